@@ -1,0 +1,17 @@
+-- Takes off what attach.sql, and `worker migrate` with it, added to the Python dashboard's tables.
+-- Our own tables stay: they are the record of what was decided.
+
+DO $$
+DECLARE
+    shared_table text;
+BEGIN
+    FOREACH shared_table IN ARRAY ARRAY['component', 'component_attribute', 'incident',
+        'incident_component_relation', 'incident_status']
+    LOOP
+        EXECUTE format('DROP TRIGGER IF EXISTS sdb_touch ON %I', shared_table);
+    END LOOP;
+END $$;
+
+ALTER TABLE incident DROP CONSTRAINT IF EXISTS sdb_one_active_system_incident_per_impact;
+DROP INDEX IF EXISTS sdb_incident_open, sdb_incident_end, sdb_incident_start,
+    sdb_relation_component, sdb_status_in_order;

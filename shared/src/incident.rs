@@ -1,0 +1,40 @@
+//! Incidents, as the messages between worker and gateway carry them.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{impact::Impact, timestamp::Timestamp};
+
+/// `incident.id`.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, sqlx::Type,
+)]
+#[serde(transparent)]
+#[sqlx(transparent)]
+pub struct IncidentId(pub i32);
+
+impl fmt::Display for IncidentId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// An incident as it stood right after one update was decided.
+///
+/// Its updates stay in the database: the ones up to `last_update_at` belong to this state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IncidentSnapshot {
+    /// Its id.
+    pub id: IncidentId,
+    /// Its title.
+    pub text: String,
+    /// Its impact at that moment.
+    pub impact: Impact,
+    /// Its start.
+    pub start_date: Timestamp,
+    /// Its end; none while it is active, possibly to come for a maintenance.
+    pub end_date: Option<Timestamp>,
+    /// The time of its newest update at that moment; none when it had none.
+    pub last_update_at: Option<Timestamp>,
+}

@@ -1,0 +1,15 @@
+//! The words that gateway and worker share: domain types, the messages they exchange, the
+//! broker's topology, settings and logging. It knows neither the web nor connection pools.
+
+pub mod broker;
+pub mod component;
+pub mod database;
+pub mod impact;
+pub mod incident;
+pub mod message;
+pub mod outcome;
+pub mod settings;
+pub mod telemetry;
+pub mod timestamp;
+pub mod topology;
+pub mod update;

@@ -1,0 +1,42 @@
+//! Logging.
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::EnvFilter;
+
+use crate::settings::{Settings, SettingsError, invalid};
+
+/// Starts the log on standard error, as the settings say.
+///
+/// # Errors
+/// When a setting can't be used.
+pub fn init(settings: &Settings) -> Result<(), SettingsError> {
+    let level = settings.required("SDB_LOG")?;
+    let filter = EnvFilter::builder()
+        .parse(&level)
+        .map_err(|_| invalid("SDB_LOG", &level, "a level such as `info` or a filter such as `info,worker=debug`"))?;
+    let format = settings.required("SDB_LOG_FORMAT")?;
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    match format.as_str() {
+        "json" => log.json().flatten_event(true).init(),
+        "text" => log.init(),
+        _ => return Err(invalid("SDB_LOG_FORMAT", &format, "`text` or `json`")),
+    }
+    Ok(())
+}
+
+/// An error with its causes, in one line.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        line.push_str(": ");
+        line.push_str(&error.to_string());
+        cause = error.source();
+    }
+    line
+}

@@ -1,0 +1,87 @@
+//! Instants as the tables keep them.
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use time::{Duration, OffsetDateTime, PrimitiveDateTime, format_description::BorrowedFormatItem};
+use time::macros::format_description;
+
+const TO_THE_MINUTE: &[BorrowedFormatItem<'_>] =
+    format_description!("[year]-[month]-[day] [hour]:[minute]");
+const TO_THE_MICROSECOND: &[BorrowedFormatItem<'_>] = format_description!(
+    "[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z"
+);
+
+/// An instant in UTC with microseconds, `timestamp without time zone` in the database.
+///
+/// Messages carry it as microseconds since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, sqlx::Type)]
+#[sqlx(transparent)]
+pub struct Timestamp(PrimitiveDateTime);
+
+impl Timestamp {
+    /// The instant that many microseconds after 1970-01-01 00:00 UTC.
+    ///
+    /// # Errors
+    /// When the calendar does not reach that far (some 10,000 years).
+    pub fn from_micros(micros: i64) -> Result<Self, time::error::ComponentRange> {
+        let instant = OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1_000)?;
+        Ok(Self(PrimitiveDateTime::new(instant.date(), instant.time())))
+    }
+
+    /// Microseconds since 1970-01-01 00:00 UTC.
+    #[must_use]
+    pub fn as_micros(self) -> i64 {
+        let nanos = self.0.assume_utc().unix_timestamp_nanos();
+        // The calendar's ±10,000 years are ±3.2e17 µs, which an i64 holds.
+        (nanos / 1_000) as i64
+    }
+
+    /// This instant and so many microseconds.
+    #[must_use]
+    pub fn plus_micros(self, micros: i64) -> Self {
+        Self(self.0.saturating_add(Duration::microseconds(micros)))
+    }
+
+    /// `YYYY-MM-DD HH:MM`, as the incidents of v1 show their times.
+    #[must_use]
+    pub fn to_the_minute(self) -> String {
+        formatted(self.0, TO_THE_MINUTE)
+    }
+
+    /// RFC 3339 with microseconds, as receipts show their times.
+    #[must_use]
+    pub fn to_the_microsecond(self) -> String {
+        formatted(self.0, TO_THE_MICROSECOND)
+    }
+}
+
+#[expect(clippy::expect_used, reason = "a date with a time has every part that the formats name")]
+fn formatted(time: PrimitiveDateTime, format: &[BorrowedFormatItem<'_>]) -> String {
+    time.format(format).expect("a date and time has all of the format's parts")
+}
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_i64(self.as_micros())
+    }
+}
+
+impl<'de> Deserialize<'de> for Timestamp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::from_micros(i64::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn micros_and_texts_agree() {
+        let instant = Timestamp::from_micros(1_700_000_000_123_456).expect("in range");
+        assert_eq!(instant.as_micros(), 1_700_000_000_123_456);
+        assert_eq!(instant.to_the_minute(), "2023-11-14 22:13");
+        assert_eq!(instant.to_the_microsecond(), "2023-11-14T22:13:20.123456Z");
+        assert_eq!(instant.plus_micros(4).to_the_microsecond(), "2023-11-14T22:13:20.123460Z");
+        assert!(Timestamp::from_micros(i64::MAX).is_err());
+    }
+}

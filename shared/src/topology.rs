@@ -1,0 +1,214 @@
+//! The exchange and queues that carry status updates, and the record of their shape.
+//!
+//! The shape is recorded in the database, since a gateway and a worker that disagree about the
+//! number of partitions would break the order of a component's updates.
+
+use lapin::{
+    Channel, ExchangeKind,
+    options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions},
+    types::{AMQPValue, FieldTable},
+};
+use sqlx::PgConnection;
+
+use crate::settings::{Settings, SettingsError};
+
+/// Deliveries after which RabbitMQ gives a message up. A worker parks what can't be applied, so
+/// only a message that kills every worker gets there. One large number, since RabbitMQ 3.10 drops
+/// messages at -1 and a crash counts against all that were prefetched.
+const DELIVERY_LIMIT: i32 = 1_000_000;
+
+/// The shape of the queues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Topology {
+    /// Its number, part of every queue's name: another shape has other queues.
+    pub version: i32,
+    /// Queues that the components are spread over.
+    pub partitions: u16,
+    /// Updates that one queue holds before it refuses more.
+    pub queue_limit: u32,
+    /// Updates of one queue that a worker holds. The same everywhere: returned messages keep their
+    /// order only between consumers with the same prefetch.
+    pub prefetch: u16,
+}
+
+/// Why a process can't take the recorded topology.
+#[derive(Debug, thiserror::Error)]
+pub enum TopologyError {
+    /// There is no record.
+    #[error("the database is not prepared: run `worker migrate`")]
+    Unprepared,
+    /// The settings disagree with the record.
+    #[error(
+        "{name} is {setting}, but the database records {recorded}: leave {name} unset, or set it to {recorded}"
+    )]
+    Disagrees {
+        /// The setting.
+        name: &'static str,
+        /// Its value.
+        setting: u32,
+        /// The record's value.
+        recorded: u32,
+    },
+    /// The record is out of range.
+    #[error("the recorded topology has {what} {value}, which is impossible")]
+    Impossible {
+        /// Which part.
+        what: &'static str,
+        /// Its value.
+        value: i32,
+    },
+    /// The settings can't be read.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// The database did not answer.
+    #[error("the topology can't be read from the database")]
+    Database(#[from] sqlx::Error),
+}
+
+impl Topology {
+    /// The first topology of a database, from the settings.
+    ///
+    /// # Errors
+    /// When a setting is out of range.
+    pub fn from_settings(settings: &Settings) -> Result<Self, SettingsError> {
+        // The ranges fit the narrower types.
+        Ok(Self {
+            version: 1,
+            partitions: settings.number("SDB_PARTITIONS", 1..=1024)? as u16,
+            queue_limit: settings.number("SDB_QUEUE_LIMIT", 1..=100_000_000)?,
+            prefetch: settings.number("SDB_PREFETCH", 1..=10_000)? as u16,
+        })
+    }
+
+    /// The recorded topology, checked against the settings that are set.
+    ///
+    /// # Errors
+    /// When there is no record, or it disagrees with a setting.
+    pub async fn read(
+        database: &mut PgConnection,
+        settings: &Settings,
+    ) -> Result<Self, TopologyError> {
+        let row: Option<(i32, i32, i32, i32)> = sqlx::query_as(
+            "SELECT version, partitions, queue_limit, prefetch FROM sdb_topology",
+        )
+        .fetch_optional(database)
+        .await
+        .or_else(|error| match error.as_database_error().and_then(|e| e.code()).as_deref() {
+            Some(UNDEFINED_TABLE) => Ok(None),
+            _ => Err(error),
+        })?;
+        let (version, partitions, queue_limit, prefetch) = row.ok_or(TopologyError::Unprepared)?;
+        let impossible = |what, value| TopologyError::Impossible { what, value };
+        let recorded = Self {
+            version,
+            partitions: u16::try_from(partitions)
+                .ok()
+                .filter(|n| *n > 0)
+                .ok_or_else(|| impossible("partitions", partitions))?,
+            queue_limit: u32::try_from(queue_limit)
+                .map_err(|_| impossible("queue_limit", queue_limit))?,
+            prefetch: u16::try_from(prefetch).map_err(|_| impossible("prefetch", prefetch))?,
+        };
+        let wanted = Self::from_settings(settings)?;
+        for (name, setting, recorded) in [
+            ("SDB_PARTITIONS", u32::from(wanted.partitions), u32::from(recorded.partitions)),
+            ("SDB_QUEUE_LIMIT", wanted.queue_limit, recorded.queue_limit),
+            ("SDB_PREFETCH", u32::from(wanted.prefetch), u32::from(recorded.prefetch)),
+        ] {
+            if settings.is_set(name) && setting != recorded {
+                return Err(TopologyError::Disagrees { name, setting, recorded });
+            }
+        }
+        Ok(recorded)
+    }
+
+    /// The exchange that gateways publish to.
+    #[must_use]
+    pub fn exchange(&self) -> String {
+        format!("sdb.updates.v{}", self.version)
+    }
+
+    /// The routing key of a partition.
+    #[must_use]
+    pub fn routing_key(&self, partition: u16) -> String {
+        format!("p{partition}")
+    }
+
+    /// The queue of a partition.
+    #[must_use]
+    pub fn queue(&self, partition: u16) -> String {
+        format!("sdb.updates.v{}.p{partition}", self.version)
+    }
+
+    /// Where RabbitMQ puts what it gave up: the last net, empty unless something is wrong.
+    #[must_use]
+    pub fn dead_letter_queue(&self) -> String {
+        format!("sdb.dead.v{}", self.version)
+    }
+
+    /// Declares everything; declaring again what stands changes nothing.
+    ///
+    /// # Errors
+    /// When RabbitMQ refuses, for one because something of that name has another shape.
+    pub async fn declare(&self, channel: &Channel) -> Result<(), lapin::Error> {
+        let durable = ExchangeDeclareOptions { durable: true, ..Default::default() };
+        for exchange in [self.exchange(), self.dead_letter_queue()] {
+            channel
+                .exchange_declare(
+                    exchange.into(),
+                    ExchangeKind::Direct,
+                    durable,
+                    FieldTable::default(),
+                )
+                .await?;
+        }
+        let mut dead = FieldTable::default();
+        dead.insert("x-queue-type".into(), text("quorum"));
+        let dead_queue = self.dead_letter_queue();
+        self.declare_queue(channel, &dead_queue, &dead_queue, &dead_queue, dead).await?;
+
+        for partition in 0..self.partitions {
+            let mut arguments = FieldTable::default();
+            arguments.insert("x-queue-type".into(), text("quorum"));
+            arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
+            arguments.insert("x-delivery-limit".into(), AMQPValue::LongInt(DELIVERY_LIMIT));
+            arguments.insert("x-dead-letter-exchange".into(), text(&dead_queue));
+            arguments.insert("x-dead-letter-routing-key".into(), text(&dead_queue));
+            arguments.insert("x-dead-letter-strategy".into(), text("at-least-once"));
+            arguments.insert("x-overflow".into(), text("reject-publish"));
+            arguments
+                .insert("x-max-length".into(), AMQPValue::LongLongInt(self.queue_limit.into()));
+            let (queue, key) = (self.queue(partition), self.routing_key(partition));
+            self.declare_queue(channel, &queue, &self.exchange(), &key, arguments).await?;
+        }
+        Ok(())
+    }
+
+    async fn declare_queue(
+        &self,
+        channel: &Channel,
+        queue: &str,
+        exchange: &str,
+        routing_key: &str,
+        arguments: FieldTable,
+    ) -> Result<(), lapin::Error> {
+        let durable = QueueDeclareOptions { durable: true, ..Default::default() };
+        channel.queue_declare(queue.into(), durable, arguments).await?;
+        channel
+            .queue_bind(
+                queue.into(),
+                exchange.into(),
+                routing_key.into(),
+                QueueBindOptions::default(),
+                FieldTable::default(),
+            )
+            .await
+    }
+}
+
+/// SQLSTATE of a table that is not there.
+const UNDEFINED_TABLE: &str = "42P01";
+
+fn text(value: &str) -> AMQPValue {
+    AMQPValue::LongString(value.into())
+}

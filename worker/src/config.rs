@@ -1,0 +1,35 @@
+//! The worker's settings.
+
+use shared::{
+    broker::Broker,
+    database,
+    settings::{Settings, SettingsError},
+};
+use sqlx::postgres::PgConnectOptions;
+
+/// What `worker run` needs.
+pub struct Config {
+    /// PostgreSQL.
+    pub database: PgConnectOptions,
+    /// RabbitMQ.
+    pub broker: Broker,
+    /// Updates in one transaction, at most.
+    pub batch: usize,
+    /// Days that the record of each update is kept.
+    pub inbox_days: u32,
+}
+
+impl Config {
+    /// From the settings.
+    ///
+    /// # Errors
+    /// When one is missing or can't be used; the text says what to write.
+    pub fn from_settings(settings: &Settings) -> Result<Self, SettingsError> {
+        Ok(Self {
+            database: database::connect_options(settings, "worker")?,
+            broker: Broker::from_settings(settings)?,
+            batch: settings.number("SDB_BATCH", 1..=10_000)? as usize,
+            inbox_days: settings.number("SDB_INBOX_DAYS", 1..=3_650)?,
+        })
+    }
+}

@@ -1,0 +1,278 @@
+//! The inbox: the record of every update, with the idempotency keys and the parked messages.
+
+use std::collections::HashMap;
+
+use shared::{
+    incident::IncidentId,
+    message::UpdateMessage,
+    outcome::Reason,
+    timestamp::Timestamp,
+    update::UpdateId,
+};
+use sqlx::PgConnection;
+
+use crate::{
+    decision::IncidentRef,
+    step::{Incoming, resolved},
+};
+
+/// What an earlier transaction did with an update.
+#[derive(Clone, Debug)]
+pub(crate) enum Known {
+    Decided { original: UpdateId, reason: Reason, incident: IncidentId },
+    Rejected,
+    Parked,
+}
+
+/// An idempotency key that is in use.
+pub(crate) struct Settled {
+    pub(crate) fingerprint: String,
+    /// The update that used it first.
+    pub(crate) original: UpdateId,
+    pub(crate) when: When,
+}
+
+/// When the first use of an idempotency key was settled.
+pub(crate) enum When {
+    /// In an earlier transaction.
+    Before(Known),
+    /// In this batch, at this place.
+    InBatch(usize),
+}
+
+/// The reasons of rows that no rule decided.
+const KEY_REPEATED: &str = "idempotency_key_repeated";
+const KEY_OF_ANOTHER_BODY: &str = "idempotency_key_of_another_body";
+
+/// Which of these updates were settled before.
+pub(crate) async fn known(
+    database: &mut PgConnection,
+    ids: &[UpdateId],
+) -> Result<HashMap<UpdateId, Known>, sqlx::Error> {
+    type Row = (UpdateId, UpdateId, String, String, Option<IncidentId>);
+    // A repetition stands for its original, which is in the inbox as long as the key is kept.
+    let rows: Vec<Row> = sqlx::query_as(
+        "SELECT i.id, coalesce(o.id, i.id), i.outcome, coalesce(o.reason, i.reason),
+            coalesce(o.incident_id, i.incident_id)
+        FROM sdb_inbox i LEFT JOIN sdb_inbox o ON i.outcome = 'repeated' AND o.id = i.original
+        WHERE i.id = ANY($1)
+        UNION ALL
+        SELECT update_id, update_id, 'parked', '', NULL FROM sdb_parked WHERE update_id = ANY($1)",
+    )
+    .bind(ids)
+    .fetch_all(database)
+    .await?;
+    rows.into_iter()
+        .map(|(id, original, outcome, reason, incident)| {
+            let known = match (outcome.as_str(), incident) {
+                ("parked", _) => Known::Parked,
+                (_, Some(incident)) => {
+                    Known::Decided { original, reason: reason_of(&reason)?, incident }
+                }
+                (_, None) => Known::Rejected,
+            };
+            Ok((id, known))
+        })
+        .collect()
+}
+
+/// Which of the updates' idempotency keys are in use.
+pub(crate) async fn settled_keys(
+    database: &mut PgConnection,
+    updates: impl Iterator<Item = &UpdateMessage>,
+    now: Timestamp,
+) -> Result<HashMap<String, Settled>, sqlx::Error> {
+    let keys: Vec<&str> =
+        updates.filter_map(|update| Some(update.idempotency.as_ref()?.key.as_str())).collect();
+    if keys.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let rows: Vec<(String, String, UpdateId, String, IncidentId)> = sqlx::query_as(
+        "SELECT k.key, k.fingerprint, i.id, i.reason, i.incident_id
+        FROM sdb_idempotency_key k JOIN sdb_inbox i ON i.id = k.update_id
+        WHERE k.key = ANY($1) AND k.used_at > $2::timestamp - interval '24 hours'",
+    )
+    .bind(keys)
+    .bind(now)
+    .fetch_all(database)
+    .await?;
+    rows.into_iter()
+        .map(|(key, fingerprint, original, reason, incident)| {
+            let known = Known::Decided { original, reason: reason_of(&reason)?, incident };
+            Ok((key, Settled { fingerprint, original, when: When::Before(known) }))
+        })
+        .collect()
+}
+
+fn reason_of(word: &str) -> Result<Reason, sqlx::Error> {
+    Reason::from_word(word).map_err(|error| sqlx::Error::Decode(Box::new(error)))
+}
+
+/// A row of the inbox, before the incidents that its batch opens have ids.
+pub(crate) struct PendingRow<'a> {
+    pub(crate) update: &'a UpdateMessage,
+    pub(crate) position: i64,
+    pub(crate) decided_at: Timestamp,
+    pub(crate) ending: Ending,
+}
+
+/// How an update ended.
+pub(crate) enum Ending {
+    Decided { reason: Reason, holder: IncidentRef },
+    Repeated { original: UpdateId },
+    Rejected { original: UpdateId },
+}
+
+/// Writes the batch's rows, and the idempotency keys that were used first.
+pub(crate) async fn write(
+    database: &mut PgConnection,
+    rows: &[PendingRow<'_>],
+    new_ids: &[IncidentId],
+) -> Result<(), sqlx::Error> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let endings: Vec<_> = rows
+        .iter()
+        .map(|row| match row.ending {
+            Ending::Decided { reason, holder } => {
+                (reason.outcome().word(), reason.word(), Some(resolved(holder, new_ids)), None)
+            }
+            Ending::Repeated { original } => ("repeated", KEY_REPEATED, None, Some(original)),
+            Ending::Rejected { original } => {
+                ("rejected", KEY_OF_ANOTHER_BODY, None, Some(original))
+            }
+        })
+        .collect();
+    sqlx::query(
+        "INSERT INTO sdb_inbox (id, component_id, impact, text, received_at, decided_at, position,
+            outcome, reason, incident_id, original)
+        SELECT * FROM unnest($1::uuid[], $2::integer[], $3::smallint[], $4::varchar[],
+            $5::timestamp[], $6::timestamp[], $7::bigint[], $8::varchar[], $9::varchar[],
+            $10::integer[], $11::uuid[])",
+    )
+    .bind(column(rows, |row| row.update.id))
+    .bind(column(rows, |row| row.update.component.id))
+    .bind(column(rows, |row| i16::from(row.update.impact)))
+    .bind(column(rows, |row| row.update.text.as_str()))
+    .bind(column(rows, |row| row.update.received_at))
+    .bind(column(rows, |row| row.decided_at))
+    .bind(column(rows, |row| row.position))
+    .bind(column(&endings, |ending| ending.0))
+    .bind(column(&endings, |ending| ending.1))
+    .bind(column(&endings, |ending| ending.2))
+    .bind(column(&endings, |ending| ending.3))
+    .execute(&mut *database)
+    .await?;
+
+    let first_uses: Vec<_> = rows
+        .iter()
+        .filter(|row| matches!(row.ending, Ending::Decided { .. }))
+        .filter_map(|row| Some((row.update.idempotency.as_ref()?, row)))
+        .collect();
+    if first_uses.is_empty() {
+        return Ok(());
+    }
+    // A key that stands is older than its 24 hours, or this would not be its first use.
+    sqlx::query(
+        "INSERT INTO sdb_idempotency_key (key, fingerprint, update_id, used_at)
+        SELECT * FROM unnest($1::varchar[], $2::varchar[], $3::uuid[], $4::timestamp[])
+        ON CONFLICT (key) DO UPDATE SET fingerprint = excluded.fingerprint,
+            update_id = excluded.update_id, used_at = excluded.used_at",
+    )
+    .bind(column(&first_uses, |(key, _)| key.key.as_str()))
+    .bind(column(&first_uses, |(key, _)| key.fingerprint.as_str()))
+    .bind(column(&first_uses, |(_, row)| row.update.id))
+    .bind(column(&first_uses, |(_, row)| row.decided_at))
+    .execute(database)
+    .await?;
+    Ok(())
+}
+
+pub(crate) fn column<'a, T, C>(rows: &'a [T], value: impl Fn(&'a T) -> C) -> Vec<C> {
+    rows.iter().map(value).collect()
+}
+
+/// A message that can't be applied for a reason of its own.
+pub(crate) struct Parked<'a> {
+    /// Tells a redelivery from another message.
+    pub(crate) delivery_key: String,
+    update_id: Option<UpdateId>,
+    queue: &'a str,
+    reason: String,
+    payload: &'a [u8],
+}
+
+impl<'a> Parked<'a> {
+    pub(crate) fn new(incoming: &'a Incoming, update_id: Option<UpdateId>, reason: String) -> Self {
+        let delivery_key = match (update_id, &incoming.message_id) {
+            (Some(id), _) => id.to_string(),
+            (None, Some(id)) => id.clone(),
+            (None, None) => digest(&incoming.payload),
+        };
+        let Incoming { queue, payload, .. } = incoming;
+        // PostgreSQL's text has no NUL, which a message that can't be read may well have.
+        let [delivery_key, reason] = [delivery_key, reason].map(|text| text.replace('\0', "␀"));
+        Self { delivery_key, update_id, queue, reason, payload }
+    }
+}
+
+fn digest(bytes: &[u8]) -> String {
+    use sha2::Digest;
+    sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Parks messages; one that stands parked already is left as it is.
+pub(crate) async fn park(
+    database: &mut PgConnection,
+    parked: &[Parked<'_>],
+    now: Timestamp,
+) -> Result<(), sqlx::Error> {
+    if parked.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "INSERT INTO sdb_parked (delivery_key, update_id, queue, reason, payload, parked_at)
+        SELECT *, $6::timestamp
+        FROM unnest($1::varchar[], $2::uuid[], $3::varchar[], $4::varchar[], $5::bytea[])
+        ON CONFLICT (delivery_key) DO NOTHING",
+    )
+    .bind(column(parked, |p| p.delivery_key.as_str()))
+    .bind(column(parked, |p| p.update_id))
+    .bind(column(parked, |p| p.queue))
+    .bind(column(parked, |p| p.reason.as_str()))
+    .bind(column(parked, |p| p.payload))
+    .bind(now)
+    .execute(database)
+    .await?;
+    for parked in parked {
+        tracing::warn!(update = parked.delivery_key, queue = parked.queue, reason = parked.reason, "parked");
+    }
+    Ok(())
+}
+
+/// Parks one message that the database refused, in a transaction of its own.
+pub(crate) async fn park_refused(
+    database: &mut PgConnection,
+    incoming: &Incoming,
+    reason: String,
+) -> Result<(), sqlx::Error> {
+    let now: Timestamp = sqlx::query_scalar("SELECT clock_timestamp() AT TIME ZONE 'UTC'")
+        .fetch_one(&mut *database)
+        .await?;
+    let id = incoming.content.as_ref().ok().map(|update| update.id);
+    park(database, &[Parked::new(incoming, id, reason)], now).await
+}
+
+/// Makes the inbox's parts ahead of time, drops those that are older than `days`, and forgets
+/// idempotency keys after their 24 hours. Workers do this side by side without harm.
+pub(crate) async fn keep(database: &mut PgConnection, days: u32) -> Result<(), sqlx::Error> {
+    sqlx::query("SELECT sdb_keep_inbox($1)").bind(days as i32).execute(&mut *database).await?;
+    sqlx::query(
+        "DELETE FROM sdb_idempotency_key
+        WHERE used_at < (clock_timestamp() AT TIME ZONE 'UTC') - interval '24 hours'",
+    )
+    .execute(database)
+    .await?;
+    Ok(())
+}

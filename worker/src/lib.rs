@@ -1,0 +1,15 @@
+//! The worker: consumes its partitions in order, decides, and writes batches of updates.
+
+pub mod catalogue;
+pub mod config;
+mod consumer;
+pub mod decision;
+pub mod history;
+mod inbox;
+pub mod migrate;
+mod replies;
+pub mod run;
+mod settle;
+mod state;
+pub mod step;
+mod write;

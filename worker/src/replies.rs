@@ -1,0 +1,99 @@
+//! Tells gateways what became of their updates: one message for each gateway and batch.
+//!
+//! Replies are a courtesy: the receipt has the same answer. So they are never waited for, and
+//! dropped when the broker can't take them.
+
+use std::{collections::HashMap, time::Duration};
+
+use lapin::{
+    BasicProperties, Channel, Connection,
+    options::BasicPublishOptions,
+};
+use shared::{
+    broker::Broker,
+    message::{ReplyMessage, UpdateResult},
+    telemetry::chain,
+};
+use tokio::{sync::mpsc, time::{sleep, timeout}};
+
+/// Batches whose replies may wait for the broker; those of further ones are dropped.
+const WAITING_BATCHES: usize = 256;
+/// Time that the broker may take for one.
+const PUBLISH_LIMIT: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_secs(1);
+
+type Replies = HashMap<String, Vec<UpdateResult>>;
+
+/// Takes the results of batches and sends them, on a connection of its own: RabbitMQ blocks
+/// connections that publish when it is short of memory, and acknowledgements must go on.
+#[derive(Clone)]
+pub(crate) struct ReplySender {
+    queue: mpsc::Sender<Replies>,
+}
+
+impl ReplySender {
+    /// Starts sending; it ends when the last sender is dropped.
+    pub(crate) fn start(broker: Broker) -> Self {
+        let (queue, waiting) = mpsc::channel(WAITING_BATCHES);
+        tokio::spawn(send_all(broker, waiting));
+        Self { queue }
+    }
+
+    /// Hands over the results of a batch, each with the queue of the gateway that waits for it.
+    pub(crate) fn send(&self, results: impl Iterator<Item = (String, UpdateResult)>) {
+        let mut replies = Replies::new();
+        for (queue, result) in results {
+            replies.entry(queue).or_default().push(result);
+        }
+        if !replies.is_empty() && self.queue.try_send(replies).is_err() {
+            tracing::debug!("replies dropped: RabbitMQ does not take them");
+        }
+    }
+}
+
+async fn send_all(broker: Broker, mut waiting: mpsc::Receiver<Replies>) {
+    loop {
+        let (_connection, channel) = match open(&broker).await {
+            Ok(open) => open,
+            Err(error) => {
+                tracing::debug!(reason = chain(&*error), "no connection for replies");
+                sleep(PAUSE).await;
+                if waiting.is_closed() {
+                    return;
+                }
+                continue;
+            }
+        };
+        loop {
+            let Some(replies) = waiting.recv().await else { return };
+            if let Err(reason) = publish(&channel, replies).await {
+                tracing::debug!(reason, "the connection for replies is given up");
+                break;
+            }
+        }
+    }
+}
+
+async fn open(
+    broker: &Broker,
+) -> Result<(Connection, Channel), Box<dyn std::error::Error + Send + Sync>> {
+    let connection = broker.connect("worker: replies").await?;
+    let channel = connection.create_channel().await?;
+    Ok((connection, channel))
+}
+
+async fn publish(channel: &Channel, replies: Replies) -> Result<(), String> {
+    for (queue, results) in replies {
+        let body = ReplyMessage { results }.encode();
+        let properties = BasicProperties::default().with_content_type("application/json".into());
+        let options = BasicPublishOptions::default();
+        // The channel has no confirms, so the second future is ready at once.
+        let sent = channel.basic_publish("".into(), queue.into(), options, &body, properties);
+        match timeout(PUBLISH_LIMIT, sent).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => return Err(chain(&error)),
+            Err(_) => return Err("RabbitMQ takes too long".to_owned()),
+        }
+    }
+    Ok(())
+}

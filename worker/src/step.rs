@@ -1,0 +1,313 @@
+//! The transaction that applies a batch. It can be run again at any time: what is in the inbox is
+//! passed over, and nothing outside the database is touched.
+
+use std::collections::{BTreeSet, HashMap, HashSet, hash_map::Entry};
+
+use shared::{
+    component::{Component, ComponentId},
+    incident::{IncidentId, IncidentSnapshot},
+    message::{DecodeError, Idempotency, UpdateMessage, UpdateResult, Verdict},
+    outcome::Reason,
+    timestamp::Timestamp,
+    update::UpdateId,
+};
+use sqlx::{Connection, PgConnection};
+
+use crate::{
+    decision::{ActiveState, Holder, IncidentRef},
+    inbox::{self, Ending, Known, Parked, PendingRow, Settled, When},
+    state,
+    write::{Changes, write_changes},
+};
+
+/// A message as it came, decoded on its own: one that can't be read harms no other.
+#[derive(Debug)]
+pub struct Incoming {
+    /// The queue it came from.
+    pub queue: String,
+    /// The id that its publisher gave the message.
+    pub message_id: Option<String>,
+    /// Its bytes.
+    pub payload: Vec<u8>,
+    /// What they say.
+    pub content: Result<UpdateMessage, DecodeError>,
+}
+
+/// A value that proves that the scope's lock is held: only [`lock_scope`] makes it.
+struct ScopeLock {
+    position: i64,
+    decided_at: Timestamp,
+}
+
+/// Waits for the lock that every deciding transaction holds until its end.
+async fn lock_scope(transaction: &mut PgConnection) -> Result<ScopeLock, sqlx::Error> {
+    let (position, decided_at) =
+        sqlx::query_as("SELECT position, decided_at FROM sdb_scope FOR UPDATE")
+            .fetch_one(transaction)
+            .await?;
+    Ok(ScopeLock { position, decided_at })
+}
+
+impl ScopeLock {
+    /// The time of the batch's first decision: the database's clock, read now that the lock is
+    /// held, and later than every earlier decision even if that clock went back.
+    async fn now(&self, transaction: &mut PgConnection) -> Result<Timestamp, sqlx::Error> {
+        let clock: Timestamp = sqlx::query_scalar("SELECT clock_timestamp() AT TIME ZONE 'UTC'")
+            .fetch_one(transaction)
+            .await?;
+        Ok(clock.max(self.decided_at.plus_micros(1)))
+    }
+}
+
+/// What becomes of one message, before the incidents that the batch opens have ids.
+enum Fate {
+    Decided { reason: Reason, holder: IncidentRef, snapshot: IncidentSnapshot },
+    Known(Known),
+    /// The batch has another message with the same id or idempotency key, at this earlier place.
+    SameAs(usize),
+    Rejected,
+    Parked,
+}
+
+/// Applies a batch in one transaction; returns what became of each message, in order. A message
+/// that can't be read has no result: nobody can be told.
+///
+/// # Errors
+/// When the database refuses the batch or fails: nothing was changed then.
+pub async fn apply(
+    database: &mut PgConnection,
+    batch: &[Incoming],
+) -> Result<Vec<Option<UpdateResult>>, sqlx::Error> {
+    let mut transaction = database.begin().await?;
+    let lock = lock_scope(&mut transaction).await?;
+    let now = lock.now(&mut transaction).await?;
+    let until = now.plus_micros(batch.len() as i64);
+
+    let ids: Vec<UpdateId> = updates(batch).map(|update| update.id).collect();
+    let known = inbox::known(&mut transaction, &ids).await?;
+    let settled = inbox::settled_keys(&mut transaction, updates(batch), now).await?;
+    let component_ids: Vec<ComponentId> = updates(batch)
+        .filter(|update| !known.contains_key(&update.id))
+        .map(|update| update.component.id)
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .collect();
+    let components = state::components(&mut transaction, &component_ids).await?;
+    let mut active = state::read(&mut transaction, &component_ids, now, until).await?;
+    let before = active.clone();
+
+    let decided = decide_batch(batch, known, settled, &components, &mut active, &lock, now);
+
+    let changes =
+        Changes { before: &before, after: &active, history: decided.history, components: &components };
+    let new_ids = write_changes(&mut transaction, changes).await?;
+    inbox::write(&mut transaction, &decided.rows, &new_ids).await?;
+    inbox::park(&mut transaction, &decided.parked, now).await?;
+    if let Some(last) = decided.rows.last() {
+        sqlx::query("UPDATE sdb_scope SET position = $1, decided_at = $2")
+            .bind(last.position)
+            .bind(last.decided_at)
+            .execute(&mut *transaction)
+            .await?;
+    }
+    transaction.commit().await?;
+    Ok(results(batch, decided.fates, &new_ids))
+}
+
+fn updates(batch: &[Incoming]) -> impl Iterator<Item = &UpdateMessage> + Clone {
+    batch.iter().filter_map(|incoming| incoming.content.as_ref().ok())
+}
+
+/// What a batch leads to, before anything of it is written.
+struct Decided<'a> {
+    fates: Vec<Fate>,
+    history: Vec<crate::decision::HistoryEntry>,
+    rows: Vec<PendingRow<'a>>,
+    parked: Vec<Parked<'a>>,
+}
+
+/// Decides message by message, in order. No I/O.
+fn decide_batch<'a>(
+    batch: &'a [Incoming],
+    known: HashMap<UpdateId, Known>,
+    mut settled: HashMap<String, Settled>,
+    components: &HashMap<ComponentId, Component>,
+    active: &mut ActiveState,
+    lock: &ScopeLock,
+    now: Timestamp,
+) -> Decided<'a> {
+    let mut decided = Decided {
+        fates: Vec::with_capacity(batch.len()),
+        history: Vec::new(),
+        rows: Vec::with_capacity(batch.len()),
+        parked: Vec::new(),
+    };
+    let mut places: HashMap<UpdateId, usize> = HashMap::with_capacity(batch.len());
+    let mut parked_keys: HashSet<String> = HashSet::new();
+
+    for (place, incoming) in batch.iter().enumerate() {
+        let mut park = |update_id, reason: String| {
+            let parked = Parked::new(incoming, update_id, reason);
+            if parked_keys.insert(parked.delivery_key.clone()) {
+                decided.parked.push(parked);
+            }
+            decided.fates.push(Fate::Parked);
+        };
+        let update = match &incoming.content {
+            Ok(update) => update,
+            Err(error) => {
+                park(None, error.to_string());
+                continue;
+            }
+        };
+        if let Some(known) = known.get(&update.id) {
+            decided.fates.push(Fate::Known(known.clone()));
+            continue;
+        }
+        match places.entry(update.id) {
+            Entry::Occupied(first) => {
+                decided.fates.push(Fate::SameAs(*first.get()));
+                continue;
+            }
+            Entry::Vacant(vacant) => vacant.insert(place),
+        };
+        let problem = match components.get(&update.component.id) {
+            None => Some("is gone"),
+            Some(current) if !update.component.is_still(current) => Some("now names another one"),
+            Some(_) => None,
+        };
+        if let Some(problem) = problem {
+            let (id, label) = (update.component.id, update.component.label());
+            park(Some(update.id), format!("component {id}, {label}, {problem}"));
+            continue;
+        }
+
+        let index = decided.rows.len() as i64;
+        let decided_at = now.plus_micros(index);
+        let first_use = update.idempotency.as_ref().and_then(|key| Some((key, settled.get(&key.key)?)));
+        let (ending, fate) = match first_use {
+            Some((key, first)) if key.fingerprint != first.fingerprint => {
+                (Ending::Rejected { original: first.original }, Fate::Rejected)
+            }
+            Some((_, first)) => {
+                let fate = match &first.when {
+                    When::Before(known) => Fate::Known(known.clone()),
+                    When::InBatch(place) => Fate::SameAs(*place),
+                };
+                (Ending::Repeated { original: first.original }, fate)
+            }
+            None => {
+                if let Some(Idempotency { key, fingerprint }) = update.idempotency.clone() {
+                    let when = When::InBatch(place);
+                    settled.insert(key, Settled { fingerprint, original: update.id, when });
+                }
+                let id = update.component.id;
+                let effect = active.apply(id, update.impact, &update.text, decided_at);
+                let reason = effect.reason;
+                let (holder, snapshot) = snapshot(active, id, effect.holder);
+                decided.history.extend(effect.history);
+                (Ending::Decided { reason, holder }, Fate::Decided { reason, holder, snapshot })
+            }
+        };
+        decided.rows.push(PendingRow {
+            update,
+            position: lock.position + 1 + index,
+            decided_at,
+            ending,
+        });
+        decided.fates.push(fate);
+    }
+    decided
+}
+
+/// The incident that holds or covers a component, as it stands now; its id is known only for one
+/// that stands in the database.
+fn snapshot(
+    active: &ActiveState,
+    component: ComponentId,
+    holder: Holder,
+) -> (IncidentRef, IncidentSnapshot) {
+    #[expect(clippy::expect_used, reason = "an effect names incidents of the state it was taken into")]
+    match holder {
+        Holder::System(id) => {
+            let incident = active.any_incident(id).expect("the holder is in the state");
+            let snapshot = IncidentSnapshot {
+                id: standing_id(id),
+                text: incident.text.clone(),
+                impact: incident.impact,
+                start_date: incident.start_date,
+                end_date: incident.end_date,
+                last_update_at: incident.last_update_at,
+            };
+            (id, snapshot)
+        }
+        Holder::Manual(place) => {
+            let incident = active.manual.get(&component).and_then(|all| all.get(place));
+            let incident = incident.expect("the holder is in the state");
+            let snapshot = IncidentSnapshot {
+                id: incident.id,
+                text: incident.text.clone(),
+                impact: incident.impact,
+                start_date: incident.start_date,
+                end_date: incident.end_date,
+                last_update_at: incident.last_update_at,
+            };
+            (IncidentRef::Standing(incident.id), snapshot)
+        }
+    }
+}
+
+/// The id of a standing incident; 0, which [`results`] replaces, for one that has none yet.
+const fn standing_id(id: IncidentRef) -> IncidentId {
+    match id {
+        IncidentRef::Standing(id) => id,
+        IncidentRef::New(_) => IncidentId(0),
+    }
+}
+
+/// The id of an incident, now that the batch is written.
+pub(crate) fn resolved(id: IncidentRef, new_ids: &[IncidentId]) -> IncidentId {
+    match id {
+        IncidentRef::Standing(id) => id,
+        #[expect(clippy::indexing_slicing, reason = "an id was made for every incident opened")]
+        IncidentRef::New(index) => new_ids[index],
+    }
+}
+
+fn results(
+    batch: &[Incoming],
+    fates: Vec<Fate>,
+    new_ids: &[IncidentId],
+) -> Vec<Option<UpdateResult>> {
+    let mut results: Vec<Option<UpdateResult>> = Vec::with_capacity(batch.len());
+    for (incoming, fate) in batch.iter().zip(fates) {
+        let verdict = match fate {
+            Fate::Decided { reason, holder, snapshot } => Verdict::Decided {
+                reason,
+                incident: IncidentSnapshot { id: resolved(holder, new_ids), ..snapshot },
+            },
+            Fate::Known(Known::Decided { original, reason, incident }) => {
+                Verdict::Repeated { original, reason, incident }
+            }
+            Fate::Known(Known::Rejected) | Fate::Rejected => Verdict::Rejected,
+            Fate::Known(Known::Parked) | Fate::Parked => Verdict::Parked,
+            Fate::SameAs(place) => match results.get(place).cloned().flatten() {
+                Some(first) => repeated(first),
+                None => Verdict::Parked,
+            },
+        };
+        let id = incoming.content.as_ref().ok().map(|update| update.id);
+        results.push(id.map(|id| UpdateResult { id, verdict }));
+    }
+    results
+}
+
+/// The verdict for a repetition of an update that this batch settled.
+fn repeated(first: UpdateResult) -> Verdict {
+    match first.verdict {
+        Verdict::Decided { reason, incident } => {
+            Verdict::Repeated { original: first.id, reason, incident: incident.id }
+        }
+        other @ (Verdict::Repeated { .. } | Verdict::Rejected | Verdict::Parked) => other,
+    }
+}
