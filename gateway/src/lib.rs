@@ -1,0 +1,18 @@
+//! The gateway: takes status updates over HTTP and publishes them, and shows what is in the
+//! database. It never decides and never writes.
+
+mod app;
+mod auth;
+mod broker;
+mod catalogue;
+pub mod config;
+mod error;
+mod incident;
+mod json;
+mod list;
+mod query;
+mod request;
+mod routes;
+pub mod server;
+pub mod token;
+mod waiters;

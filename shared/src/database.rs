@@ -8,7 +8,8 @@ use crate::settings::{Settings, SettingsError, invalid};
 
 const NAME: &str = "SDB_DATABASE_URI";
 const OTHER_NAME: &str = "SDB_SQLALCHEMY_DATABASE_URI";
-const EXPECTED: &str = "`postgresql://user:password@host:port/database`, with `?sslmode=` if wanted";
+const EXPECTED: &str =
+    "`postgresql://user:password@host:port/database`, with `?sslmode=` if wanted";
 
 /// The connection that the settings name.
 ///
@@ -21,7 +22,8 @@ pub fn connect_options(
     settings: &Settings,
     application: &str,
 ) -> Result<PgConnectOptions, SettingsError> {
-    let name = if !settings.is_set(NAME) && settings.is_set(OTHER_NAME) { OTHER_NAME } else { NAME };
+    let name =
+        if !settings.is_set(NAME) && settings.is_set(OTHER_NAME) { OTHER_NAME } else { NAME };
     let uri = settings.required(name)?;
     // The URI holds the password, so neither it nor the parser's error is shown.
     let refused = || invalid(name, "…", EXPECTED);
@@ -74,9 +76,14 @@ mod tests {
 
     #[test]
     fn other_uris_are_refused_without_showing_the_password() {
-        for uri in ["sqlite:///example", "mysql://u:hush@db/sd", "nonsense", "postgresql://u:hush@db:x/sd"] {
+        for uri in
+            ["sqlite:///example", "mysql://u:hush@db/sd", "nonsense", "postgresql://u:hush@db:x/sd"]
+        {
             let error = options(uri).expect_err(uri).to_string();
-            assert!(error.starts_with("SDB_DATABASE_URI is `…`, but must be `postgresql://"), "{error}");
+            assert!(
+                error.starts_with("SDB_DATABASE_URI is `…`, but must be `postgresql://"),
+                "{error}"
+            );
             assert!(!error.contains("hush"));
         }
     }

@@ -1,10 +1,6 @@
 //! Settings: every one of them stands in [`SETTINGS`], read from the environment by [`Settings`].
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    str::FromStr,
-};
+use std::{collections::BTreeMap, fmt, str::FromStr};
 
 /// One setting: an environment variable.
 #[derive(Debug)]
@@ -30,25 +26,95 @@ const fn setting(
 
 /// Every setting of gateway and worker. README.md shows this table; a test compares them.
 pub const SETTINGS: &[Setting] = &[
-    setting("SDB_DATABASE_URI", None, "both", "PostgreSQL: `postgresql://user:password@host:port/name?sslmode=…`; `postgresql+psycopg2://` is accepted. Required, this or the next"),
-    setting("SDB_SQLALCHEMY_DATABASE_URI", None, "both", "The Python dashboard's other name for the same; `SDB_DATABASE_URI` wins"),
-    setting("SDB_AMQP_URI", None, "both", "RabbitMQ: `amqp://user:password@host:port/vhost`, or `amqps://`. Required"),
-    setting("SDB_SECRET_KEY", None, "gateway", "The key that signs clients' tokens (HS256), 32 bytes or more. Required"),
-    setting("SDB_SECRET_KEY_PREVIOUS", None, "gateway", "A key that is accepted too, while clients change over to a new one"),
+    setting(
+        "SDB_DATABASE_URI",
+        None,
+        "both",
+        "PostgreSQL: `postgresql://user:password@host:port/name?sslmode=…`; `postgresql+psycopg2://` is accepted. Required, this or the next",
+    ),
+    setting(
+        "SDB_SQLALCHEMY_DATABASE_URI",
+        None,
+        "both",
+        "The Python dashboard's other name for the same; `SDB_DATABASE_URI` wins",
+    ),
+    setting(
+        "SDB_AMQP_URI",
+        None,
+        "both",
+        "RabbitMQ: `amqp://user:password@host:port/vhost`, or `amqps://`. Required",
+    ),
+    setting(
+        "SDB_SECRET_KEY",
+        None,
+        "gateway",
+        "The key that signs clients' tokens (HS256), 32 bytes or more. Required",
+    ),
+    setting(
+        "SDB_SECRET_KEY_PREVIOUS",
+        None,
+        "gateway",
+        "A key that is accepted too, while clients change over to a new one",
+    ),
     setting("SDB_API_PAYLOAD_KEY", Some("stackmon"), "gateway", "The claim that a token must have"),
     setting("SDB_BIND", Some("127.0.0.1:8080"), "gateway", "Address and port to serve"),
-    setting("SDB_V1_CONFLICT", Some("false"), "gateway", "`true`: an update that an incident already covers answers 409, as the Python dashboard does, instead of 200"),
-    setting("SDB_MAX_CONNECTIONS", Some("4096"), "gateway", "HTTP connections at once; further ones wait to be accepted"),
-    setting("SDB_MAX_IN_FLIGHT", Some("2048"), "gateway", "Updates between arrival and answer at once; further ones get 503"),
+    setting(
+        "SDB_V1_CONFLICT",
+        Some("false"),
+        "gateway",
+        "`true`: an update that an incident already covers answers 409, as the Python dashboard does, instead of 200",
+    ),
+    setting(
+        "SDB_MAX_CONNECTIONS",
+        Some("4096"),
+        "gateway",
+        "HTTP connections at once; further ones wait to be accepted",
+    ),
+    setting(
+        "SDB_MAX_IN_FLIGHT",
+        Some("2048"),
+        "gateway",
+        "Updates between arrival and answer at once; further ones get 503",
+    ),
     setting("SDB_AMQP_CHANNELS", Some("4"), "gateway", "Channels to publish on"),
-    setting("SDB_DATABASE_CONNECTIONS", Some("8"), "gateway", "Database connections for answers; lists have a pool of the same size"),
-    setting("SDB_MAX_LISTS", Some("4"), "gateway", "Lists over 4 MiB that are streamed at once; further ones wait, then get 503"),
+    setting(
+        "SDB_DATABASE_CONNECTIONS",
+        Some("8"),
+        "gateway",
+        "Database connections for answers; lists have a pool of the same size",
+    ),
+    setting(
+        "SDB_MAX_LISTS",
+        Some("4"),
+        "gateway",
+        "Lists over 4 MiB that are streamed at once; further ones wait, then get 503",
+    ),
     setting("SDB_BATCH", Some("512"), "worker", "Updates in one transaction, at most"),
-    setting("SDB_PARTITIONS", Some("8"), "both", "Queues that the components are spread over. Recorded by `worker migrate`; a process that has another value does not start"),
-    setting("SDB_QUEUE_LIMIT", Some("100000"), "both", "Updates that one queue holds; more get 503. Recorded likewise"),
-    setting("SDB_PREFETCH", Some("256"), "both", "Updates of one queue that a worker holds. Recorded likewise"),
+    setting(
+        "SDB_PARTITIONS",
+        Some("8"),
+        "both",
+        "Queues that the components are spread over. Recorded by `worker migrate`; a process that has another value does not start",
+    ),
+    setting(
+        "SDB_QUEUE_LIMIT",
+        Some("100000"),
+        "both",
+        "Updates that one queue holds; more get 503. Recorded likewise",
+    ),
+    setting(
+        "SDB_PREFETCH",
+        Some("256"),
+        "both",
+        "Updates of one queue that a worker holds. Recorded likewise",
+    ),
     setting("SDB_INBOX_DAYS", Some("30"), "both", "Days that the record of each update is kept"),
-    setting("SDB_LOG", Some("info"), "both", "What is logged: `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `info,worker=debug`"),
+    setting(
+        "SDB_LOG",
+        Some("info"),
+        "both",
+        "What is logged: `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `info,worker=debug`",
+    ),
     setting("SDB_LOG_FORMAT", Some("text"), "both", "`text` or `json`"),
 ];
 
@@ -227,9 +293,9 @@ impl Settings {
             .filter(|name| !SETTINGS.iter().any(|setting| setting.name == *name))
             .cloned()
             .partition(|name| {
-                PYTHON_DASHBOARD_ONLY.iter().any(|known| {
-                    name == known || (known.ends_with('_') && name.starts_with(known))
-                })
+                PYTHON_DASHBOARD_ONLY
+                    .iter()
+                    .any(|known| name == known || (known.ends_with('_') && name.starts_with(known)))
             });
         NotOurs { python, unknown }
     }
@@ -287,11 +353,21 @@ mod tests {
 
     #[test]
     fn wrong_values_are_refused_with_what_to_write() {
-        let wrong = settings(&[("SDB_BATCH", "many"), ("SDB_PREFETCH", "0"), ("SDB_V1_CONFLICT", "yes")]);
+        let wrong =
+            settings(&[("SDB_BATCH", "many"), ("SDB_PREFETCH", "0"), ("SDB_V1_CONFLICT", "yes")]);
         for (error, says) in [
-            (wrong.number("SDB_BATCH", 1..=9).expect_err("text"), "SDB_BATCH is `many`, but must be a whole number from 1 to 9"),
-            (wrong.number("SDB_PREFETCH", 1..=9).expect_err("range"), "SDB_PREFETCH is `0`, but must be a whole number from 1 to 9"),
-            (wrong.switch("SDB_V1_CONFLICT").expect_err("word"), "SDB_V1_CONFLICT is `yes`, but must be `true` or `false`"),
+            (
+                wrong.number("SDB_BATCH", 1..=9).expect_err("text"),
+                "SDB_BATCH is `many`, but must be a whole number from 1 to 9",
+            ),
+            (
+                wrong.number("SDB_PREFETCH", 1..=9).expect_err("range"),
+                "SDB_PREFETCH is `0`, but must be a whole number from 1 to 9",
+            ),
+            (
+                wrong.switch("SDB_V1_CONFLICT").expect_err("word"),
+                "SDB_V1_CONFLICT is `yes`, but must be `true` or `false`",
+            ),
         ] {
             assert_eq!(error.to_string(), says);
         }

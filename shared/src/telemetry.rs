@@ -12,9 +12,9 @@ use crate::settings::{Settings, SettingsError, invalid};
 /// When a setting can't be used.
 pub fn init(settings: &Settings) -> Result<(), SettingsError> {
     let level = settings.required("SDB_LOG")?;
-    let filter = EnvFilter::builder()
-        .parse(&level)
-        .map_err(|_| invalid("SDB_LOG", &level, "a level such as `info` or a filter such as `info,worker=debug`"))?;
+    let filter = EnvFilter::builder().parse(&level).map_err(|_| {
+        invalid("SDB_LOG", &level, "a level such as `info` or a filter such as `info,worker=debug`")
+    })?;
     let format = settings.required("SDB_LOG_FORMAT")?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)

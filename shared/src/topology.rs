@@ -88,15 +88,16 @@ impl Topology {
         database: &mut PgConnection,
         settings: &Settings,
     ) -> Result<Self, TopologyError> {
-        let row: Option<(i32, i32, i32, i32)> = sqlx::query_as(
-            "SELECT version, partitions, queue_limit, prefetch FROM sdb_topology",
-        )
-        .fetch_optional(database)
-        .await
-        .or_else(|error| match error.as_database_error().and_then(|e| e.code()).as_deref() {
-            Some(UNDEFINED_TABLE) => Ok(None),
-            _ => Err(error),
-        })?;
+        let row: Option<(i32, i32, i32, i32)> =
+            sqlx::query_as("SELECT version, partitions, queue_limit, prefetch FROM sdb_topology")
+                .fetch_optional(database)
+                .await
+                .or_else(|error| {
+                    match error.as_database_error().and_then(|e| e.code()).as_deref() {
+                        Some(UNDEFINED_TABLE) => Ok(None),
+                        _ => Err(error),
+                    }
+                })?;
         let (version, partitions, queue_limit, prefetch) = row.ok_or(TopologyError::Unprepared)?;
         let impossible = |what, value| TopologyError::Impossible { what, value };
         let recorded = Self {

@@ -246,10 +246,11 @@ pub async fn apply(
     check_lengths(&mut transaction, &wanted).await?;
     let plan = Plan::new(all_components(&mut transaction).await?, wanted);
     for wanted in &plan.add {
-        let id: ComponentId = sqlx::query_scalar("INSERT INTO component (name) VALUES ($1) RETURNING id")
-            .bind(&wanted.name)
-            .fetch_one(&mut *transaction)
-            .await?;
+        let id: ComponentId =
+            sqlx::query_scalar("INSERT INTO component (name) VALUES ($1) RETURNING id")
+                .bind(&wanted.name)
+                .fetch_one(&mut *transaction)
+                .await?;
         add_attributes(&mut transaction, id, &wanted.attributes).await?;
     }
     for (before, wanted) in &plan.change {
@@ -270,12 +271,14 @@ async fn add_attributes(
     attributes: &[Attribute],
 ) -> Result<(), sqlx::Error> {
     for Attribute { name, value } in attributes {
-        sqlx::query("INSERT INTO component_attribute (component_id, name, value) VALUES ($1, $2, $3)")
-            .bind(id)
-            .bind(name)
-            .bind(value)
-            .execute(&mut *database)
-            .await?;
+        sqlx::query(
+            "INSERT INTO component_attribute (component_id, name, value) VALUES ($1, $2, $3)",
+        )
+        .bind(id)
+        .bind(name)
+        .bind(value)
+        .execute(&mut *database)
+        .await?;
     }
     Ok(())
 }
@@ -355,10 +358,19 @@ mod tests {
             ("components:\n  - name: DNS\n    attributes: [a]\n", "line 3"),
             ("components:\n  - name: DNS\n    colour: red\n", "line 3"),
             ("components:\n  - name: ' '\n", "line 2: the name of a component is empty"),
-            ("components:\n  - name: DNS\n    attributes: {region: ''}\n", "line 2: the value of region is empty"),
-            ("components:\n  - name: \"a\\u0000b\"\n", "line 2: the name of a component has a control character"),
+            (
+                "components:\n  - name: DNS\n    attributes: {region: ''}\n",
+                "line 2: the value of region is empty",
+            ),
+            (
+                "components:\n  - name: \"a\\u0000b\"\n",
+                "line 2: the name of a component has a control character",
+            ),
             ("components:\n  - name: DNS\n    attributes: {a: b, a: c}\n", "line 3"),
-            ("components:\n  - name: DNS\n  - name: CDN\n  - name: DNS\n", "line 4: DNS () stands already at line 2"),
+            (
+                "components:\n  - name: DNS\n  - name: CDN\n  - name: DNS\n",
+                "line 4: DNS () stands already at line 2",
+            ),
         ] {
             let error = parse(yaml).expect_err(yaml).to_string();
             assert!(error.contains(says), "{yaml:?} gives {error:?}, not {says:?}");
@@ -371,14 +383,16 @@ mod tests {
         let all_new = Plan::new(vec![], wanted.clone());
         assert_eq!((all_new.add.len(), all_new.same), (2, 0));
 
-        let existing: Vec<_> = [3, 4].into_iter().zip(&wanted).map(|(id, w)| stored(id, w)).collect();
+        let existing: Vec<_> =
+            [3, 4].into_iter().zip(&wanted).map(|(id, w)| stored(id, w)).collect();
         let again = Plan::new(existing.clone(), wanted.clone());
         assert_eq!(again, Plan { same: 2, ..Plan::default() });
 
         // Both categories change: the region still tells the two apart.
         let renamed = TWO.replace("Net", "Network");
         let changed = Plan::new(existing.clone(), parse(&renamed).expect("parses"));
-        let ids: Vec<_> = changed.change.iter().map(|(before, w)| (before.id.0, w.label())).collect();
+        let ids: Vec<_> =
+            changed.change.iter().map(|(before, w)| (before.id.0, w.label())).collect();
         assert_eq!(ids, [(3, "DNS (R1, Network)".to_owned()), (4, "DNS (R2, Network)".to_owned())]);
 
         // Nothing tells which of two is meant: it is a third one.

@@ -100,10 +100,8 @@ impl Consumer {
         &self,
         connection: &Connection,
         partition: u16,
-    ) -> Result<
-        (Channel, impl Stream<Item = Result<Received, SessionError>> + use<>),
-        lapin::Error,
-    > {
+    ) -> Result<(Channel, impl Stream<Item = Result<Received, SessionError>> + use<>), lapin::Error>
+    {
         let channel = connection.create_channel().await?;
         channel.basic_qos(self.topology.prefetch, BasicQosOptions::default()).await?;
         let queue: Arc<str> = self.topology.queue(partition).into();
@@ -123,10 +121,8 @@ impl Consumer {
 
     /// Commit, then acknowledge, then reply.
     async fn work(&self, batch: Vec<Received>) -> Result<(), SessionError> {
-        let (incoming, origins): (Vec<Incoming>, Vec<_>) = batch
-            .into_iter()
-            .map(|r| (r.incoming, (r.partition, r.acker, r.reply_to)))
-            .unzip();
+        let (incoming, origins): (Vec<Incoming>, Vec<_>) =
+            batch.into_iter().map(|r| (r.incoming, (r.partition, r.acker, r.reply_to))).unzip();
         let results = settle(&self.database, &incoming).await;
 
         let mut last: HashMap<u16, &Acker> = HashMap::new();

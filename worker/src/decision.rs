@@ -339,3 +339,6 @@ impl ActiveState {
         self.system.get_mut(&id).expect("a decision names incidents of the state it looked at")
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -60,8 +60,14 @@ mod tests {
         let down = "it&#x27;s &lt;down&gt;";
         for (event, expected) in [
             (HistoryEvent::Added(c), format!("{dns} added to {down}")),
-            (HistoryEvent::MovedTo(c, i), format!("{dns} moved to <a href='/incidents/7'>{down}</a>")),
-            (HistoryEvent::MovedFrom(c, i), format!("{dns} moved from <a href='/incidents/7'>{down}</a>")),
+            (
+                HistoryEvent::MovedTo(c, i),
+                format!("{dns} moved to <a href='/incidents/7'>{down}</a>"),
+            ),
+            (
+                HistoryEvent::MovedFrom(c, i),
+                format!("{dns} moved from <a href='/incidents/7'>{down}</a>"),
+            ),
         ] {
             assert_eq!(words(&event, i, &Hostile), expected);
         }

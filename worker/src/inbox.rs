@@ -3,10 +3,7 @@
 use std::collections::HashMap;
 
 use shared::{
-    incident::IncidentId,
-    message::UpdateMessage,
-    outcome::Reason,
-    timestamp::Timestamp,
+    incident::IncidentId, message::UpdateMessage, outcome::Reason, timestamp::Timestamp,
     update::UpdateId,
 };
 use sqlx::PgConnection;
@@ -246,7 +243,12 @@ pub(crate) async fn park(
     .execute(database)
     .await?;
     for parked in parked {
-        tracing::warn!(update = parked.delivery_key, queue = parked.queue, reason = parked.reason, "parked");
+        tracing::warn!(
+            update = parked.delivery_key,
+            queue = parked.queue,
+            reason = parked.reason,
+            "parked"
+        );
     }
     Ok(())
 }

@@ -70,7 +70,9 @@ async fn command(command: Command) -> Result<()> {
         }
         Command::Detach => {
             migrate::detach(&mut connect(&settings).await?).await?;
-            println!("The dashboard's tables are as they were; `worker migrate` adopts them again.");
+            println!(
+                "The dashboard's tables are as they were; `worker migrate` adopts them again."
+            );
         }
         Command::Catalogue(Catalogue::Apply { file }) => {
             let yaml = std::fs::read_to_string(&file)

@@ -5,16 +5,16 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use lapin::{
-    BasicProperties, Channel, Connection,
-    options::BasicPublishOptions,
-};
+use lapin::{BasicProperties, Channel, Connection, options::BasicPublishOptions};
 use shared::{
     broker::Broker,
     message::{ReplyMessage, UpdateResult},
     telemetry::chain,
 };
-use tokio::{sync::mpsc, time::{sleep, timeout}};
+use tokio::{
+    sync::mpsc,
+    time::{sleep, timeout},
+};
 
 /// Batches whose replies may wait for the broker; those of further ones are dropped.
 const WAITING_BATCHES: usize = 256;

@@ -57,7 +57,10 @@ pub async fn run(
 async fn consume(consumer: &Consumer, stop: &CancellationToken) {
     while !stop.is_cancelled() {
         if let Err(error) = consumer.session(stop).await {
-            tracing::warn!(reason = chain(&error), "the session with RabbitMQ ended: connecting again");
+            tracing::warn!(
+                reason = chain(&error),
+                "the session with RabbitMQ ended: connecting again"
+            );
             pause(RECONNECT_PAUSE, stop).await;
         }
     }

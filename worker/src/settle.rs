@@ -89,8 +89,12 @@ async fn park(
     error: &sqlx::Error,
 ) -> Result<Option<UpdateResult>, sqlx::Error> {
     let mut connection = database.acquire().await?;
-    inbox::park_refused(&mut connection, incoming, format!("the database refuses it: {}", chain(error)))
-        .await?;
+    inbox::park_refused(
+        &mut connection,
+        incoming,
+        format!("the database refuses it: {}", chain(error)),
+    )
+    .await?;
     let id = incoming.content.as_ref().ok().map(|update| update.id);
     Ok(id.map(|id| UpdateResult { id, verdict: Verdict::Parked }))
 }

@@ -61,7 +61,11 @@ impl ScopeLock {
 
 /// What becomes of one message, before the incidents that the batch opens have ids.
 enum Fate {
-    Decided { reason: Reason, holder: IncidentRef, snapshot: IncidentSnapshot },
+    Decided {
+        reason: Reason,
+        holder: IncidentRef,
+        snapshot: IncidentSnapshot,
+    },
     Known(Known),
     /// The batch has another message with the same id or idempotency key, at this earlier place.
     SameAs(usize),
@@ -98,8 +102,12 @@ pub async fn apply(
 
     let decided = decide_batch(batch, known, settled, &components, &mut active, &lock, now);
 
-    let changes =
-        Changes { before: &before, after: &active, history: decided.history, components: &components };
+    let changes = Changes {
+        before: &before,
+        after: &active,
+        history: decided.history,
+        components: &components,
+    };
     let new_ids = write_changes(&mut transaction, changes).await?;
     inbox::write(&mut transaction, &decided.rows, &new_ids).await?;
     inbox::park(&mut transaction, &decided.parked, now).await?;
@@ -184,7 +192,8 @@ fn decide_batch<'a>(
 
         let index = decided.rows.len() as i64;
         let decided_at = now.plus_micros(index);
-        let first_use = update.idempotency.as_ref().and_then(|key| Some((key, settled.get(&key.key)?)));
+        let first_use =
+            update.idempotency.as_ref().and_then(|key| Some((key, settled.get(&key.key)?)));
         let (ending, fate) = match first_use {
             Some((key, first)) if key.fingerprint != first.fingerprint => {
                 (Ending::Rejected { original: first.original }, Fate::Rejected)
@@ -227,7 +236,10 @@ fn snapshot(
     component: ComponentId,
     holder: Holder,
 ) -> (IncidentRef, IncidentSnapshot) {
-    #[expect(clippy::expect_used, reason = "an effect names incidents of the state it was taken into")]
+    #[expect(
+        clippy::expect_used,
+        reason = "an effect names incidents of the state it was taken into"
+    )]
     match holder {
         Holder::System(id) => {
             let incident = active.any_incident(id).expect("the holder is in the state");

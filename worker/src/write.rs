@@ -43,9 +43,7 @@ pub(crate) async fn write_changes(
         let incident = resolved(*id, &new_ids);
         match before {
             None => opened.push((incident, after)),
-            Some(before)
-                if before.impact != after.impact || before.end_date != after.end_date =>
-            {
+            Some(before) if before.impact != after.impact || before.end_date != after.end_date => {
                 updated.push((incident, after));
             }
             Some(_) => {}

@@ -1,0 +1,92 @@
+//! What the endpoints share, and which path is whose.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{Router, http::StatusCode, routing::get};
+use sqlx::{
+    PgPool,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    auth::Auth,
+    broker::Publisher,
+    catalogue::CatalogueCopy,
+    config::AuthConfig,
+    config::Limits,
+    error::ApiError,
+    routes::{component_status, health, incidents, receipt, update},
+    waiters::Waiters,
+};
+
+/// Time that a request waits for a database connection.
+const ACQUIRE_LIMIT: Duration = Duration::from_secs(2);
+
+/// What the endpoints share.
+pub(crate) struct App {
+    pub(crate) auth: Auth,
+    pub(crate) catalogue: CatalogueCopy,
+    pub(crate) waiters: Arc<Waiters>,
+    pub(crate) publisher: Arc<Publisher>,
+    /// For what is small and quick: receipts, versions, the incidents of answers.
+    pub(crate) answers: PgPool,
+    /// For lists, so that they can hold up nothing else.
+    pub(crate) lists: PgPool,
+    /// One permit for each update between arrival and answer.
+    pub(crate) in_flight: Semaphore,
+    /// One permit for each list that is too large to hold.
+    pub(crate) streamed_lists: Arc<Semaphore>,
+    pub(crate) conflict: bool,
+    pub(crate) inbox_days: u32,
+    pub(crate) stop: CancellationToken,
+}
+
+impl App {
+    pub(crate) fn new(
+        auth: AuthConfig,
+        database: PgConnectOptions,
+        limits: Limits,
+        conflict: bool,
+        inbox_days: u32,
+        stop: CancellationToken,
+    ) -> Self {
+        let pool = || {
+            PgPoolOptions::new()
+                .max_connections(limits.database_connections)
+                .acquire_timeout(ACQUIRE_LIMIT)
+                .connect_lazy_with(database.clone())
+        };
+        let answers = pool();
+        let waiters = Arc::new(Waiters::new(answers.clone()));
+        Self {
+            auth: Auth::new(auth),
+            catalogue: CatalogueCopy::new(answers.clone()),
+            publisher: Arc::new(Publisher::new(waiters.clone(), limits.channels)),
+            waiters,
+            lists: pool(),
+            answers,
+            in_flight: Semaphore::new(limits.in_flight),
+            streamed_lists: Arc::new(Semaphore::new(limits.streamed_lists)),
+            conflict,
+            inbox_days,
+            stop,
+        }
+    }
+}
+
+/// The paths.
+pub(crate) fn router(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/api/v1/component_status", get(component_status::get).post(update::post))
+        .route("/api/v1/incidents", get(incidents::get))
+        .route("/api/v1/updates/{id}", get(receipt::get))
+        .route("/healthz", get(health::healthz))
+        .route("/readyz", get(health::readyz))
+        .method_not_allowed_fallback(async || {
+            ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "This path does not take that method")
+        })
+        .fallback(async || ApiError::new(StatusCode::NOT_FOUND, "There is nothing at this path"))
+        .with_state(app)
+}

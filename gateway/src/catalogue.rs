@@ -1,0 +1,227 @@
+//! The gateway's copy of the catalogue, kept up to date without a restart.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwapOption;
+use shared::{
+    component::{Attribute, Component, ComponentId},
+    telemetry::chain,
+};
+use sqlx::PgPool;
+use tokio::{
+    sync::Mutex,
+    time::{Instant, sleep, sleep_until},
+};
+
+/// How often its version is compared with the database's.
+const REFRESH_EVERY: Duration = Duration::from_millis(500);
+/// The least time between two readings for requests that missed a component.
+const MISS_PAUSE: Duration = Duration::from_millis(100);
+
+/// The components by name, in order of their ids.
+pub(crate) struct Catalogue {
+    pub(crate) version: i64,
+    by_name: HashMap<String, Vec<Component>>,
+}
+
+/// Why no component could be found for a name and attributes.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum NoComponent {
+    NotFound,
+    /// Several have these attributes and more: their labels.
+    Ambiguous(Vec<String>),
+}
+
+impl Catalogue {
+    fn new(version: i64, components: Vec<Component>) -> Self {
+        let mut by_name: HashMap<String, Vec<Component>> = HashMap::new();
+        for component in components {
+            by_name.entry(component.name.clone()).or_default().push(component);
+        }
+        Self { version, by_name }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.by_name.values().map(Vec::len).sum()
+    }
+
+    /// The component with this name and exactly these attributes, the lowest id of several;
+    /// failing that, the only one whose attributes contain these.
+    pub(crate) fn find(
+        &self,
+        name: &str,
+        attributes: &[Attribute],
+    ) -> Result<&Component, NoComponent> {
+        let named = self.by_name.get(name).map_or(&[][..], Vec::as_slice);
+        let containing: Vec<&Component> = named
+            .iter()
+            .filter(|component| attributes.iter().all(|a| component.attributes.contains(a)))
+            .collect();
+        let exact = containing.iter().find(|c| c.attributes.len() == attributes.len());
+        match (exact, containing.as_slice()) {
+            (Some(component), _) | (None, [component]) => Ok(component),
+            (None, []) => Err(NoComponent::NotFound),
+            (None, several) => {
+                Err(NoComponent::Ambiguous(several.iter().map(|c| c.label()).collect()))
+            }
+        }
+    }
+}
+
+/// The copy and what keeps it.
+pub(crate) struct CatalogueCopy {
+    database: PgPool,
+    current: ArcSwapOption<Catalogue>,
+    last_refresh: Mutex<Option<Instant>>,
+}
+
+impl CatalogueCopy {
+    pub(crate) fn new(database: PgPool) -> Self {
+        Self { database, current: ArcSwapOption::empty(), last_refresh: Mutex::new(None) }
+    }
+
+    /// The copy; none before the database answered for the first time.
+    pub(crate) fn get(&self) -> Option<Arc<Catalogue>> {
+        self.current.load_full()
+    }
+
+    /// Compares and reads it again for as long as the gateway runs. While the database is away, the
+    /// last copy serves.
+    pub(crate) async fn keep_fresh(&self) {
+        let mut failing = false;
+        loop {
+            match self.refresh().await {
+                Ok(()) => failing = false,
+                Err(error) if !failing => {
+                    failing = true;
+                    tracing::warn!(
+                        reason = chain(&error),
+                        "the catalogue can't be read: trying again"
+                    );
+                }
+                Err(_) => {}
+            }
+            sleep(REFRESH_EVERY).await;
+        }
+    }
+
+    /// Brings the copy up to date for a request that missed a component. Requests that miss
+    /// together read once, and unknown names can't make the gateway read more than so often.
+    pub(crate) async fn refresh_for_miss(&self) {
+        let missed = Instant::now();
+        let mut last_refresh = self.last_refresh.lock().await;
+        if let Some(last) = *last_refresh {
+            if last > missed {
+                return;
+            }
+            sleep_until(last + MISS_PAUSE).await;
+        }
+        if let Err(error) = self.read_if_changed(&mut last_refresh).await {
+            tracing::debug!(reason = chain(&error), "the catalogue can't be read for a miss");
+        }
+    }
+
+    async fn refresh(&self) -> Result<(), sqlx::Error> {
+        let mut last_refresh = self.last_refresh.lock().await;
+        self.read_if_changed(&mut last_refresh).await
+    }
+
+    async fn read_if_changed(&self, last_refresh: &mut Option<Instant>) -> Result<(), sqlx::Error> {
+        *last_refresh = Some(Instant::now());
+        // The version is read before the components: if they change between, the next comparison
+        // sees it.
+        let version: i64 = sqlx::query_scalar("SELECT catalogue FROM sdb_version")
+            .fetch_one(&self.database)
+            .await?;
+        if self.current.load().as_ref().is_some_and(|current| current.version == version) {
+            return Ok(());
+        }
+        let catalogue = Catalogue::new(version, read(&self.database).await?);
+        tracing::info!(components = catalogue.len(), version, "catalogue read");
+        self.current.store(Some(Arc::new(catalogue)));
+        Ok(())
+    }
+}
+
+async fn read(database: &PgPool) -> Result<Vec<Component>, sqlx::Error> {
+    let rows: Vec<(ComponentId, String, Vec<String>, Vec<String>)> = sqlx::query_as(
+        "SELECT c.id, c.name,
+            coalesce(array_agg(a.name ORDER BY a.id) FILTER (WHERE a.id IS NOT NULL), '{}'),
+            coalesce(array_agg(a.value ORDER BY a.id) FILTER (WHERE a.id IS NOT NULL), '{}')
+        FROM component c LEFT JOIN component_attribute a ON a.component_id = c.id
+        GROUP BY c.id, c.name ORDER BY c.id",
+    )
+    .fetch_all(database)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|(id, name, names, values)| {
+            let attributes = names
+                .into_iter()
+                .zip(values)
+                .map(|(name, value)| Attribute { name, value })
+                .collect();
+            Component { id, name, attributes }
+        })
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attributes(pairs: &[(&str, &str)]) -> Vec<Attribute> {
+        pairs
+            .iter()
+            .map(|(name, value)| Attribute { name: (*name).into(), value: (*value).into() })
+            .collect()
+    }
+
+    fn catalogue(components: &[(&str, &[(&str, &str)])]) -> Catalogue {
+        let components = (1..)
+            .zip(components)
+            .map(|(id, (name, pairs))| Component {
+                id: ComponentId(id),
+                name: (*name).into(),
+                attributes: attributes(pairs),
+            })
+            .collect();
+        Catalogue::new(1, components)
+    }
+
+    /// Name, attributes, the id found or the error.
+    #[test]
+    fn exact_matches_win_and_larger_ones_must_be_unambiguous() {
+        let catalogue = catalogue(&[
+            ("DNS", &[("region", "R1"), ("type", "dns")]),
+            ("DNS", &[("region", "R2"), ("type", "dns")]),
+            ("DNS", &[("region", "R1")]),
+            ("DNS", &[("region", "R1")]),
+            ("CDN", &[("region", "R1"), ("type", "cdn")]),
+        ]);
+        let several =
+            |ids: &[&str]| Err(NoComponent::Ambiguous(ids.iter().map(|l| (*l).into()).collect()));
+        for (name, wanted, expected) in [
+            // All of its attributes, in another order.
+            ("DNS", &[("type", "dns"), ("region", "R1")][..], Ok(1)),
+            // Exact before larger, and of two exact ones the lowest id.
+            ("DNS", &[("region", "R1")], Ok(3)),
+            // One larger one.
+            ("DNS", &[("region", "R2")], Ok(2)),
+            ("CDN", &[], Ok(5)),
+            // Several larger ones.
+            ("DNS", &[("type", "dns")], several(&["DNS (R1, dns)", "DNS (R2, dns)"])),
+            // None.
+            ("DNS", &[("region", "R3")], Err(NoComponent::NotFound)),
+            ("DN", &[], Err(NoComponent::NotFound)),
+            (
+                "CDN",
+                &[("region", "R1"), ("type", "cdn"), ("more", "x")],
+                Err(NoComponent::NotFound),
+            ),
+        ] {
+            let found = catalogue.find(name, &attributes(wanted)).map(|component| component.id.0);
+            assert_eq!(found, expected, "{name} {wanted:?}");
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! The gateway's settings.
+
+use std::net::SocketAddr;
+
+use shared::{
+    broker::Broker,
+    database,
+    settings::{Secret, Settings, SettingsError, invalid},
+};
+use sqlx::postgres::PgConnectOptions;
+
+/// A shorter key can be guessed: HS256 wants as many bytes as its hash has (RFC 7518, 3.2).
+const SAFE_KEY_BYTES: usize = 32;
+
+/// What `gateway run` needs.
+pub struct Config {
+    /// Address and port to serve; port 0 takes a free one.
+    pub bind: SocketAddr,
+    /// PostgreSQL.
+    pub database: PgConnectOptions,
+    /// RabbitMQ.
+    pub broker: Broker,
+    /// What tokens are checked against.
+    pub auth: AuthConfig,
+    /// Whether an update that is covered already answers 409.
+    pub conflict: bool,
+    /// Days that the record of each update is kept.
+    pub inbox_days: u32,
+    /// How much is taken on at once.
+    pub limits: Limits,
+}
+
+/// What tokens are checked against.
+#[derive(Clone, Debug)]
+pub struct AuthConfig {
+    /// The keys that may have signed a token, the current one first.
+    pub keys: Vec<Secret>,
+    /// The claim that a token must have.
+    pub claim: String,
+}
+
+/// How much is taken on at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// HTTP connections.
+    pub connections: usize,
+    /// Updates between arrival and answer.
+    pub in_flight: usize,
+    /// Channels to publish on.
+    pub channels: usize,
+    /// Database connections of each of the two pools.
+    pub database_connections: u32,
+    /// Lists that are too large to hold, and so are streamed.
+    pub streamed_lists: usize,
+}
+
+impl Config {
+    /// From the settings.
+    ///
+    /// # Errors
+    /// When one is missing or can't be used; the text says what to write.
+    pub fn from_settings(settings: &Settings) -> Result<Self, SettingsError> {
+        let count = |name, most| settings.number(name, 1..=most).map(|number| number as usize);
+        Ok(Self {
+            bind: settings.parsed("SDB_BIND", "an address and port such as `0.0.0.0:8080`")?,
+            database: database::connect_options(settings, "gateway")?,
+            broker: Broker::from_settings(settings)?,
+            auth: AuthConfig::from_settings(settings)?,
+            conflict: settings.switch("SDB_V1_CONFLICT")?,
+            inbox_days: settings.number("SDB_INBOX_DAYS", 1..=3_650)?,
+            limits: Limits {
+                connections: count("SDB_MAX_CONNECTIONS", 1_000_000)?,
+                in_flight: count("SDB_MAX_IN_FLIGHT", 1_000_000)?,
+                channels: count("SDB_AMQP_CHANNELS", 64)?,
+                database_connections: settings.number("SDB_DATABASE_CONNECTIONS", 1..=1_000)?,
+                streamed_lists: count("SDB_MAX_LISTS", 1_000)?,
+            },
+        })
+    }
+}
+
+impl AuthConfig {
+    /// From the settings.
+    ///
+    /// # Errors
+    /// When there is no key.
+    pub fn from_settings(settings: &Settings) -> Result<Self, SettingsError> {
+        let mut keys = vec![Secret::from(settings.required("SDB_SECRET_KEY")?)];
+        keys.extend(settings.text("SDB_SECRET_KEY_PREVIOUS").map(Secret::from));
+        let claim = settings.required("SDB_API_PAYLOAD_KEY")?;
+        if ["exp", "nbf", "iat", "aud"].contains(&claim.as_str()) {
+            let expected = "the name of a claim of your own, such as `stackmon`";
+            return Err(invalid("SDB_API_PAYLOAD_KEY", &claim, expected));
+        }
+        Ok(Self { keys, claim })
+    }
+
+    /// Warns of keys that can be guessed.
+    pub fn warn_of_short_keys(&self) {
+        if self.keys.iter().any(|key| key.expose().len() < SAFE_KEY_BYTES) {
+            tracing::warn!(
+                "a secret key is shorter than {SAFE_KEY_BYTES} bytes and can be guessed: \
+                `openssl rand -hex 32` makes a good one"
+            );
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! Reads the body of a status update, naming every field that can't be used.
+
+use serde_json::{Map, Value, json};
+use shared::{component::Attribute, impact::Impact};
+
+use crate::error::ApiError;
+
+/// Characters of the title of an incident, at most.
+const LONGEST_TEXT: usize = 255;
+const DEFAULT_TEXT: &str = "Incident";
+
+/// What a monitor posts.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct PostedUpdate {
+    pub(crate) name: String,
+    /// Never `Maintenance`.
+    pub(crate) impact: Impact,
+    pub(crate) text: String,
+    /// Each name once.
+    pub(crate) attributes: Vec<Attribute>,
+}
+
+/// An impact as clients write it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum ImpactInput {
+    Impact(Impact),
+    /// A number that is no impact.
+    OutOfRange,
+    /// Not a number at all, nor one of the words.
+    Unreadable,
+}
+
+/// Reads an impact from text: a number or a word.
+pub(crate) fn impact_from_text(text: &str) -> ImpactInput {
+    let words = Impact::REPORTABLE.into_iter().chain([Impact::Maintenance]);
+    if let Some(impact) = words.into_iter().find(|impact| impact.word() == text) {
+        return ImpactInput::Impact(impact);
+    }
+    text.parse::<f64>().map_or(ImpactInput::Unreadable, impact_from_number)
+}
+
+fn impact_from_number(number: f64) -> ImpactInput {
+    if !number.is_finite() || number.fract() != 0.0 {
+        return ImpactInput::Unreadable;
+    }
+    // Out of the range of an i16 the cast saturates, which is no impact either.
+    Impact::try_from(number as i16).map_or(ImpactInput::OutOfRange, ImpactInput::Impact)
+}
+
+impl PostedUpdate {
+    /// From the bytes of a body.
+    ///
+    /// # Errors
+    /// 400 when it is not JSON or the impact can't be reported, 422 when fields can't be used.
+    pub(crate) fn read(body: &[u8]) -> Result<Self, ApiError> {
+        if body.is_empty() {
+            return Err(ApiError::bad_request("The body is empty: a JSON object is needed"));
+        }
+        let value: Value = serde_json::from_slice(body).map_err(|error| {
+            ApiError::bad_request(format!("The body is not valid JSON: {error}"))
+        })?;
+        let Value::Object(mut fields) = value else {
+            return Err(ApiError::unprocessable(
+                "json",
+                json!({ "_schema": ["Must be an object."] }),
+            ));
+        };
+        let mut wrong = Map::new();
+        let mut note = |field: &str, problem: Value| {
+            wrong.insert(field.to_owned(), problem);
+        };
+
+        let name = required(fields.remove("name")).and_then(string);
+        let impact = required(fields.remove("impact")).and_then(impact);
+        let text = match fields.remove("text") {
+            None => Ok(DEFAULT_TEXT.to_owned()),
+            Some(value) => not_null(value).and_then(string).and_then(title),
+        };
+        let attributes = match fields.remove("attributes") {
+            None => Ok(Vec::new()),
+            Some(value) => attributes(value),
+        };
+        for field in fields.keys() {
+            note(field, json!(["Unknown field."]));
+        }
+        for (field, problem) in [
+            ("name", name.as_ref().err()),
+            ("impact", impact.as_ref().err()),
+            ("text", text.as_ref().err()),
+        ] {
+            if let Some(problem) = problem {
+                note(field, json!([problem]));
+            }
+        }
+        if let Err(problem) = &attributes {
+            note("attributes", problem.clone());
+        }
+        match (name, impact, text, attributes) {
+            (Ok(name), Ok(impact), Ok(text), Ok(attributes)) if wrong.is_empty() => {
+                let impact =
+                    impact.filter(|impact| *impact != Impact::Maintenance).ok_or_else(|| {
+                        ApiError::bad_request("Incident impact is not allowed by configuration")
+                    })?;
+                Ok(Self { name, impact, text, attributes })
+            }
+            _ => Err(ApiError::unprocessable("json", Value::Object(wrong))),
+        }
+    }
+}
+
+type Field<T> = Result<T, &'static str>;
+
+fn required(value: Option<Value>) -> Field<Value> {
+    not_null(value.ok_or("Missing data for required field.")?)
+}
+
+fn not_null(value: Value) -> Field<Value> {
+    if value.is_null() { Err("Field may not be null.") } else { Ok(value) }
+}
+
+fn string(value: Value) -> Field<String> {
+    match value {
+        Value::String(text) => Ok(text),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
+            Err("Not a valid string.")
+        }
+    }
+}
+
+fn title(text: String) -> Field<String> {
+    if text.chars().count() > LONGEST_TEXT {
+        return Err("Longer than maximum length 255.");
+    }
+    if text.chars().any(char::is_control) {
+        return Err("Control characters are not allowed.");
+    }
+    Ok(text)
+}
+
+/// The impact; none for a number that is no impact.
+fn impact(value: Value) -> Field<Option<Impact>> {
+    let input = match value {
+        Value::Number(number) => {
+            number.as_f64().map_or(ImpactInput::Unreadable, impact_from_number)
+        }
+        Value::String(text) => impact_from_text(&text),
+        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => {
+            ImpactInput::Unreadable
+        }
+    };
+    match input {
+        ImpactInput::Impact(impact) => Ok(Some(impact)),
+        ImpactInput::OutOfRange => Ok(None),
+        ImpactInput::Unreadable => {
+            Err("Not a valid impact: 1, 2, 3, \"minor\", \"major\" or \"outage\".")
+        }
+    }
+}
+
+/// The attributes, of a repeated name the last value; or what is wrong, by place in the list.
+fn attributes(value: Value) -> Result<Vec<Attribute>, Value> {
+    let Value::Array(items) = value else {
+        let problem = if value.is_null() { "Field may not be null." } else { "Not a valid list." };
+        return Err(json!([problem]));
+    };
+    let mut attributes: Vec<Attribute> = Vec::with_capacity(items.len().min(64));
+    let mut wrong = Map::new();
+    for (place, item) in items.into_iter().enumerate() {
+        let Value::Object(mut fields) = item else {
+            wrong.insert(place.to_string(), json!({ "_schema": ["Must be an object."] }));
+            continue;
+        };
+        let name = required(fields.remove("name")).and_then(string);
+        let value = required(fields.remove("value")).and_then(string);
+        let mut problems: Map<String, Value> =
+            fields.into_iter().map(|(field, _)| (field, json!(["Unknown field."]))).collect();
+        for (field, problem) in [("name", name.as_ref().err()), ("value", value.as_ref().err())] {
+            problems.extend(problem.map(|problem| (field.to_owned(), json!([problem]))));
+        }
+        if let (Ok(name), Ok(value), true) = (name, value, problems.is_empty()) {
+            match attributes.iter_mut().find(|attribute| attribute.name == name) {
+                Some(attribute) => attribute.value = value,
+                None => attributes.push(Attribute { name, value }),
+            }
+        } else {
+            wrong.insert(place.to_string(), Value::Object(problems));
+        }
+    }
+    if wrong.is_empty() { Ok(attributes) } else { Err(Value::Object(wrong)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::response::IntoResponse;
+
+    use super::*;
+
+    fn status(body: &str) -> u16 {
+        match PostedUpdate::read(body.as_bytes()) {
+            Ok(_) => 200,
+            Err(error) => error.into_response().status().as_u16(),
+        }
+    }
+
+    #[test]
+    fn impacts_are_numbers_or_words() {
+        for (text, expected) in [
+            ("1", Some(Impact::Minor)),
+            ("2", Some(Impact::Major)),
+            ("3", Some(Impact::Outage)),
+            ("3.0", Some(Impact::Outage)),
+            ("\"1\"", Some(Impact::Minor)),
+            ("\"minor\"", Some(Impact::Minor)),
+            ("\"major\"", Some(Impact::Major)),
+            ("\"outage\"", Some(Impact::Outage)),
+        ] {
+            let body = format!("{{\"name\": \"DNS\", \"impact\": {text}}}");
+            let read = PostedUpdate::read(body.as_bytes()).ok().map(|update| update.impact);
+            assert_eq!(read, expected, "{text}");
+        }
+    }
+
+    /// What is not a status update is told apart: 400 for what is no JSON or no impact that can be
+    /// reported, 422 for fields.
+    #[test]
+    fn bad_bodies_are_refused() {
+        let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
+        let long = format!("{{\"name\":\"D\",\"impact\":1,\"text\":\"{}\"}}", "x".repeat(256));
+        for (body, expected) in [
+            ("", 400),
+            ("{", 400),
+            ("nonsense", 400),
+            (deep.as_str(), 400),
+            (r#"{"name":"D","impact":0}"#, 400),
+            (r#"{"name":"D","impact":4}"#, 400),
+            (r#"{"name":"D","impact":-1}"#, 400),
+            (r#"{"name":"D","impact":99999999999999999999}"#, 400),
+            (r#"{"name":"D","impact":"maintenance"}"#, 400),
+            (r#"{"name":"D","impact":"0"}"#, 400),
+            ("[]", 422),
+            ("null", 422),
+            (r#"{"name":"D"}"#, 422),
+            (r#"{"impact":1}"#, 422),
+            (r#"{"name":"D","impact":null}"#, 422),
+            (r#"{"name":"D","impact":true}"#, 422),
+            (r#"{"name":"D","impact":1.5}"#, 422),
+            (r#"{"name":"D","impact":"bad"}"#, 422),
+            (r#"{"name":"D","impact":"NaN"}"#, 422),
+            (r#"{"name":5,"impact":1}"#, 422),
+            (r#"{"name":"D","impact":1,"text":null}"#, 422),
+            (r#"{"name":"D","impact":1,"text":"a\u0000b"}"#, 422),
+            (long.as_str(), 422),
+            (r#"{"name":"D","impact":1,"extra":1}"#, 422),
+            (r#"{"name":"D","impact":1,"attributes":null}"#, 422),
+            (r#"{"name":"D","impact":1,"attributes":{}}"#, 422),
+            (r#"{"name":"D","impact":1,"attributes":[5]}"#, 422),
+            (r#"{"name":"D","impact":1,"attributes":[{"name":"a"}]}"#, 422),
+            (r#"{"name":"D","impact":1,"attributes":[{"name":"a","value":1}]}"#, 422),
+            (r#"{"name":"D","impact":1,"attributes":[{"name":"a","value":"b","c":1}]}"#, 422),
+        ] {
+            assert_eq!(status(body), expected, "{body:.80}");
+        }
+        assert!(PostedUpdate::read(b"{\"name\":\"\xff\",\"impact\":1}").is_err());
+    }
+
+    #[test]
+    fn the_title_has_a_default_and_the_last_of_a_repeated_attribute_counts() {
+        let body = br#"{"name":"D","impact":1,"attributes":[
+            {"name":"a","value":"1"},{"name":"b","value":"2"},{"name":"a","value":"3"}]}"#;
+        let update = PostedUpdate::read(body).expect("valid");
+        assert_eq!(update.text, "Incident");
+        let pairs: Vec<_> =
+            update.attributes.iter().map(|a| (a.name.as_str(), a.value.as_str())).collect();
+        assert_eq!(pairs, [("a", "3"), ("b", "2")]);
+    }
+}

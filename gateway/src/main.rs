@@ -1,0 +1,101 @@
+//! The gateway's command line.
+
+use std::{process::ExitCode, time::Duration};
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use gateway::{
+    config::{AuthConfig, Config},
+    server, token,
+};
+use shared::{settings::Settings, telemetry};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// Takes status updates over HTTP and shows incidents. Settings are environment variables;
+/// README.md lists them.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve until SIGTERM or SIGINT; a second one ends at once.
+    Run,
+    /// Print a token for a client, signed with SDB_SECRET_KEY.
+    Token {
+        /// Who it is for: the value of the claim.
+        #[arg(long, default_value = "monitor")]
+        client: String,
+        /// Days after which it expires; without this it never does.
+        #[arg(long)]
+        days: Option<u32>,
+    },
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match command(Arguments::parse().command).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("gateway: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn command(command: Command) -> Result<()> {
+    let settings = Settings::from_environment();
+    match command {
+        Command::Run => {
+            telemetry::init(&settings)?;
+            settings.not_ours().log();
+            let config = Config::from_settings(&settings)?;
+            let bind = config.bind;
+            let server = server::build(config, stop_on_signal()?)
+                .await
+                .with_context(|| format!("SDB_BIND: {bind} can't be served"))?;
+            tracing::info!(address = %server.address()?, "serving");
+            server.run(&settings).await?;
+            tracing::info!("stopped");
+        }
+        Command::Token { client, days } => {
+            let config = AuthConfig::from_settings(&settings)?;
+            println!("{}", token::make(&config, &client, days.map(days_from_now).transpose()?)?);
+        }
+    }
+    Ok(())
+}
+
+/// That many days from now, since 1970.
+#[expect(clippy::disallowed_methods, reason = "an operator's command counts from the present")]
+fn days_from_now(days: u32) -> Result<Duration> {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
+    Ok(now + Duration::from_secs(u64::from(days) * 86_400))
+}
+
+/// Cancelled by the first SIGTERM or SIGINT; the second ends the process.
+fn stop_on_signal() -> Result<CancellationToken> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let stop = CancellationToken::new();
+    let stopping = stop.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if stopping.is_cancelled() {
+                tracing::warn!("ended at once by a second signal");
+                std::process::exit(1);
+            }
+            tracing::info!("stopping: finishing the requests under way");
+            stopping.cancel();
+        }
+    });
+    Ok(stop)
+}

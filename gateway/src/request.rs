@@ -1,0 +1,138 @@
+//! What clients ask for in headers.
+
+use std::time::Duration;
+
+use axum::http::{HeaderMap, HeaderValue, header};
+
+use crate::error::ApiError;
+
+/// Time from a request's arrival to its answer, unless the client says otherwise: the reporter
+/// that posts to the Python dashboard gives up after 2 s.
+const DEFAULT_WAIT: Duration = Duration::from_millis(1_500);
+const LONGEST_WAIT: u64 = 30;
+const LONGEST_KEY: usize = 255;
+
+/// How long a client waits for the outcome (RFC 7240).
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Preference {
+    /// Time from arrival to answer.
+    pub(crate) wait: Duration,
+    /// Whether the outcome is not waited for at all, only RabbitMQ's confirmation.
+    pub(crate) respond_async: bool,
+    /// The value for `Preference-Applied`.
+    pub(crate) applied: Option<HeaderValue>,
+}
+
+impl Preference {
+    /// From the `Prefer` headers; preferences that are unknown or make no sense are passed over.
+    pub(crate) fn read(headers: &HeaderMap) -> Self {
+        let mut respond_async = false;
+        let mut seconds: Option<u64> = None;
+        let values = headers.get_all("prefer").into_iter().filter_map(|value| value.to_str().ok());
+        for preference in values.flat_map(|value| value.split(',')) {
+            // Parameters of a preference, after `;`, mean nothing here.
+            let preference = preference.split(';').next().unwrap_or_default().trim();
+            let (name, value) = preference.split_once('=').unwrap_or((preference, ""));
+            match name.trim().to_ascii_lowercase().as_str() {
+                "respond-async" => respond_async = true,
+                // Of a repeated preference the first counts.
+                "wait" if seconds.is_none() => {
+                    seconds = value.trim().trim_matches('"').parse().ok();
+                }
+                _ => {}
+            }
+        }
+        match seconds {
+            // With both, the client waits so long for the outcome and takes 202 after that.
+            Some(seconds) if seconds > 0 => {
+                let seconds = seconds.min(LONGEST_WAIT);
+                let applied = HeaderValue::from_str(&format!("wait={seconds}")).ok();
+                Self { wait: Duration::from_secs(seconds), respond_async: false, applied }
+            }
+            Some(_) => Self {
+                wait: DEFAULT_WAIT,
+                respond_async: true,
+                applied: Some(HeaderValue::from_static("wait=0")),
+            },
+            None => Self {
+                wait: DEFAULT_WAIT,
+                respond_async,
+                applied: respond_async.then(|| HeaderValue::from_static("respond-async")),
+            },
+        }
+    }
+}
+
+/// The idempotency key, if the client sent one.
+///
+/// # Errors
+/// 400 when it is empty, too long or not printable.
+pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+    let mut keys = headers.get_all("idempotency-key").into_iter();
+    let Some(key) = keys.next() else { return Ok(None) };
+    let text = key.to_str().ok().map(str::trim).filter(|key| {
+        !key.is_empty() && key.len() <= LONGEST_KEY && !key.chars().any(|c| c.is_control())
+    });
+    match (text, keys.next()) {
+        (Some(key), None) => Ok(Some(key.to_owned())),
+        _ => Err(ApiError::bad_request(
+            "Idempotency-Key must be one value of 1 to 255 printable ASCII characters",
+        )),
+    }
+}
+
+/// Whether the body is said to be JSON.
+pub(crate) fn is_json(headers: &HeaderMap) -> bool {
+    headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.split(';').next())
+        .is_some_and(|media_type| media_type.trim().eq_ignore_ascii_case("application/json"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn preference(values: &[&'static str]) -> (u64, bool, String) {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append("prefer", HeaderValue::from_static(value));
+        }
+        let Preference { wait, respond_async, applied } = Preference::read(&headers);
+        let applied = applied.map(|v| v.to_str().expect("ASCII").to_owned()).unwrap_or_default();
+        (wait.as_millis() as u64, respond_async, applied)
+    }
+
+    #[test]
+    fn preferences_are_read() {
+        for (values, expected) in [
+            (&[][..], (1_500, false, "")),
+            (&["respond-async"], (1_500, true, "respond-async")),
+            (&["Respond-Async, wait=5"], (5_000, false, "wait=5")),
+            (&["wait=5", "respond-async"], (5_000, false, "wait=5")),
+            (&["wait=\"7\"; x=y"], (7_000, false, "wait=7")),
+            (&["wait=400"], (30_000, false, "wait=30")),
+            (&["wait=0"], (1_500, true, "wait=0")),
+            (&["wait=soon, handling=strict"], (1_500, false, "")),
+        ] {
+            let (wait, respond_async, applied) = expected;
+            assert_eq!(preference(values), (wait, respond_async, applied.to_owned()), "{values:?}");
+        }
+    }
+
+    #[test]
+    fn idempotency_keys_are_printable() {
+        let key = |value: &[u8]| {
+            let mut headers = HeaderMap::new();
+            headers.append("idempotency-key", HeaderValue::from_bytes(value).expect("a header"));
+            idempotency_key(&headers).map_err(|_| ())
+        };
+        assert_eq!(key(b" a-b "), Ok(Some("a-b".to_owned())));
+        assert_eq!(key(&[b'x'; 255]), Ok(Some("x".repeat(255))));
+        for refused in [&b""[..], b"  ", &[b'x'; 256], b"a\tb", "schlüssel".as_bytes()] {
+            assert_eq!(key(refused), Err(()), "{refused:?}");
+        }
+        assert_eq!(idempotency_key(&HeaderMap::new()).map_err(|_| ()), Ok(None));
+    }
+}

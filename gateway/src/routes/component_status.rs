@@ -1,0 +1,177 @@
+//! `GET /api/v1/component_status`: the components with their incidents.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::State,
+    http::{HeaderMap, StatusCode, Uri},
+    response::Response,
+};
+use futures_util::TryStreamExt;
+use serde_json::json;
+use shared::{
+    component::{Attribute, ComponentId},
+    incident::IncidentId,
+};
+use sqlx::{AssertSqlSafe, FromRow, PgPool, Row, postgres::PgRow};
+
+use crate::{
+    app::App,
+    error::ApiError,
+    incident::{self, Incident},
+    list::{self, ListError, ListWriter},
+    query::Query,
+    routes::incidents::STANDS_NOW,
+};
+
+/// Which components are asked for.
+enum Which {
+    /// Those whose name starts so.
+    Prefix(String),
+    /// Those with this attribute.
+    With(Attribute),
+    /// The one with this id, shown as one object.
+    One(ComponentId),
+}
+
+/// Shows the components.
+pub(crate) async fn get(
+    State(app): State<Arc<App>>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let mut query = Query::new(&uri);
+    let active = query.switch("active");
+    let name = query.text("name");
+    let attribute = match (query.text("attribute_name"), query.text("attribute_value")) {
+        (Some(name), Some(value)) => Some(Attribute { name, value }),
+        (None, None) => None,
+        (Some(_), None) => {
+            query.refuse("attribute_value", "Missing: it goes with attribute_name.");
+            None
+        }
+        (None, Some(_)) => {
+            query.refuse("attribute_name", "Missing: it goes with attribute_value.");
+            None
+        }
+    };
+    query.finish()?;
+
+    let tag = list::tag(&app.answers, active).await?;
+    let which = match (name, attribute) {
+        (Some(name), Some(attribute)) => Which::One(
+            find(&app.answers, &name, &attribute)
+                .await?
+                .ok_or_else(|| ApiError::new(StatusCode::NOT_FOUND, "Component does not exist"))?,
+        ),
+        (None, Some(attribute)) => Which::With(attribute),
+        (name, None) => Which::Prefix(name.unwrap_or_default()),
+    };
+    let lists = app.lists.clone();
+    list::serve(&app, &headers, &tag, move |writer| write(lists, which, active, writer)).await
+}
+
+/// The lowest id of the components with exactly this name and this attribute.
+async fn find(
+    database: &PgPool,
+    name: &str,
+    attribute: &Attribute,
+) -> Result<Option<ComponentId>, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT c.id FROM component c JOIN component_attribute a ON a.component_id = c.id
+        WHERE c.name = $1 AND a.name = $2 AND a.value = $3 ORDER BY c.id LIMIT 1",
+    )
+    .bind(name)
+    .bind(&attribute.name)
+    .bind(&attribute.value)
+    .fetch_optional(database)
+    .await
+}
+
+/// Writes component by component, each with its incidents, newest start first.
+async fn write(
+    database: PgPool,
+    which: Which,
+    active: bool,
+    mut writer: ListWriter,
+) -> Result<ListWriter, ListError> {
+    let one = matches!(which, Which::One(_));
+    let (condition, first, second) = match which {
+        Which::Prefix(prefix) => {
+            ("starts_with(c.name, $1) AND $2::text IS NULL", Some(prefix), None)
+        }
+        Which::With(Attribute { name, value }) => (
+            "EXISTS (SELECT FROM component_attribute a
+                WHERE a.component_id = c.id AND a.name = $1 AND a.value = $2)",
+            Some(name),
+            Some(value),
+        ),
+        Which::One(ComponentId(id)) => {
+            ("c.id = $1::integer AND $2::text IS NULL", Some(id.to_string()), None)
+        }
+    };
+    let stands = if active { STANDS_NOW } else { "true" };
+    let statement = format!(
+        "SELECT c.id AS component_id, c.name AS component_name,
+            (SELECT coalesce(json_agg(json_build_object('name', a.name, 'value', a.value)
+                ORDER BY a.id), '[]') FROM component_attribute a WHERE a.component_id = c.id
+            ) AS attributes,
+            {columns}
+        FROM component c
+        LEFT JOIN (incident_component_relation r JOIN incident i
+            ON i.id = r.incident_id AND {stands}) ON r.component_id = c.id
+        {updates}
+        WHERE {condition} ORDER BY c.id, i.start_date DESC, i.id DESC",
+        columns = incident::COLUMNS,
+        updates = incident::UPDATES,
+    );
+    let mut connection = database.acquire().await?;
+    let mut rows =
+        sqlx::query(AssertSqlSafe(statement)).bind(first).bind(second).fetch(&mut *connection);
+    let mut current: Option<ComponentId> = None;
+    let mut has_incidents = false;
+    if !one {
+        writer.buffer().push(b'[');
+    }
+    while let Some(row) = rows.try_next().await? {
+        let id: ComponentId = row.try_get("component_id")?;
+        if current != Some(id) {
+            if current.is_some() {
+                writer.buffer().extend_from_slice(b"]},");
+            }
+            current = Some(id);
+            has_incidents = false;
+            begin(&mut writer, id, &row)?;
+        }
+        let incident: Option<IncidentId> = row.try_get("id")?;
+        if incident.is_some() {
+            if std::mem::replace(&mut has_incidents, true) {
+                writer.buffer().push(b',');
+            }
+            serde_json::to_writer(writer.buffer(), &Incident::from_row(&row)?)?;
+        }
+        writer.advance().await?;
+    }
+    if current.is_some() {
+        writer.buffer().extend_from_slice(b"]}");
+    }
+    if !one {
+        writer.buffer().push(b']');
+    }
+    Ok(writer)
+}
+
+/// Begins a component; its incidents and `]}` follow.
+fn begin(writer: &mut ListWriter, id: ComponentId, row: &PgRow) -> Result<(), ListError> {
+    let name: String = row.try_get("component_name")?;
+    let attributes: sqlx::types::Json<serde_json::Value> = row.try_get("attributes")?;
+    let buffer = writer.buffer();
+    buffer.extend_from_slice(b"{\"id\":");
+    serde_json::to_writer(&mut *buffer, &id)?;
+    buffer.extend_from_slice(b",\"name\":");
+    serde_json::to_writer(&mut *buffer, &json!(name))?;
+    buffer.extend_from_slice(b",\"attributes\":");
+    serde_json::to_writer(&mut *buffer, &attributes.0)?;
+    buffer.extend_from_slice(b",\"incidents\":[");
+    Ok(())
+}

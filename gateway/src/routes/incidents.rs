@@ -1,0 +1,173 @@
+//! `GET /api/v1/incidents`: all incidents and maintenances, newest start first.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::State,
+    http::{HeaderMap, HeaderValue, Uri, header},
+    response::Response,
+};
+use futures_util::TryStreamExt;
+use shared::impact::Impact;
+use sqlx::AssertSqlSafe;
+
+use crate::{
+    app::App,
+    error::ApiError,
+    incident::{self, Incident},
+    list::{self, ListError, ListWriter},
+    query::{Cursor, Query},
+};
+
+/// Started, and with no end or an end to come, for `incident i`.
+pub(crate) const STANDS_NOW: &str = "i.start_date <= clock_timestamp() AT TIME ZONE 'UTC'
+    AND (i.end_date IS NULL OR i.end_date > clock_timestamp() AT TIME ZONE 'UTC')";
+
+struct Filter {
+    active: bool,
+    impact: Option<Impact>,
+    limit: Option<u32>,
+    after: Option<Cursor>,
+}
+
+impl Filter {
+    fn read(uri: &Uri) -> Result<Self, ApiError> {
+        let mut query = Query::new(uri);
+        let filter = Self {
+            active: query.switch("active"),
+            impact: query.impact("impact"),
+            limit: query.limit("limit"),
+            after: query.cursor("cursor"),
+        };
+        query.finish()?;
+        Ok(filter)
+    }
+
+    /// The statement for this filter: only what is asked for stands in it, so that the plan can
+    /// use the index of it. `limit` is bound as $1, impact as $2, the cursor as $3 and $4.
+    fn statement(&self) -> String {
+        let mut conditions = vec!["$2::smallint IS NULL OR i.impact = $2"];
+        conditions.extend(self.active.then_some(STANDS_NOW));
+        conditions.push(match self.after {
+            Some(_) => "(i.start_date, i.id) < ($3::timestamp, $4::integer)",
+            None => "$3::timestamp IS NULL AND $4::integer IS NULL",
+        });
+        let conditions = conditions.join(") AND (");
+        format!(
+            "SELECT {} FROM (
+                SELECT * FROM incident i WHERE ({conditions})
+                ORDER BY i.start_date DESC, i.id DESC LIMIT $1
+            ) AS i {} ORDER BY i.start_date DESC, i.id DESC",
+            incident::COLUMNS,
+            incident::UPDATES
+        )
+    }
+
+    /// The address of the page after the one that ends there.
+    fn next(&self, limit: u32, last: Cursor) -> String {
+        let mut query = url::form_urlencoded::Serializer::new(String::new());
+        if self.active {
+            query.append_pair("active", "true");
+        }
+        if let Some(impact) = self.impact {
+            query.append_pair("impact", &i16::from(impact).to_string());
+        }
+        query.append_pair("limit", &limit.to_string());
+        query.append_pair("cursor", &last.text());
+        format!("</api/v1/incidents?{}>; rel=\"next\"", query.finish())
+    }
+}
+
+/// Shows the incidents.
+pub(crate) async fn get(
+    State(app): State<Arc<App>>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let filter = Filter::read(&uri)?;
+    let tag = list::tag(&app.answers, filter.active).await?;
+    match filter.limit {
+        None => {
+            let lists = app.lists.clone();
+            list::serve(&app, &headers, &tag, |writer| stream(lists, filter, writer)).await
+        }
+        Some(limit) => page(&app, &headers, &tag, filter, limit).await,
+    }
+}
+
+/// All of them, row by row.
+async fn stream(
+    database: sqlx::PgPool,
+    filter: Filter,
+    mut writer: ListWriter,
+) -> Result<ListWriter, ListError> {
+    let mut connection = database.acquire().await?;
+    let mut rows = rows(&filter, None).fetch(&mut *connection);
+    writer.buffer().push(b'[');
+    let mut first = true;
+    while let Some(incident) = rows.try_next().await? {
+        write(&mut writer, &incident, &mut first)?;
+        writer.advance().await?;
+    }
+    writer.buffer().push(b']');
+    Ok(writer)
+}
+
+/// One page, and the address of the next.
+async fn page(
+    app: &Arc<App>,
+    headers: &HeaderMap,
+    tag: &str,
+    filter: Filter,
+    limit: u32,
+) -> Result<Response, ApiError> {
+    // One more tells whether there is a next page.
+    let mut incidents = rows(&filter, Some(i64::from(limit) + 1)).fetch_all(&app.lists).await?;
+    let more = incidents.len() > limit as usize;
+    incidents.truncate(limit as usize);
+    let next = incidents
+        .last()
+        .filter(|_| more)
+        .map(|last| filter.next(limit, Cursor { start_date: last.start_date, id: last.id.0 }));
+    let mut response = list::serve(app, headers, tag, |mut writer| async move {
+        writer.buffer().push(b'[');
+        let mut first = true;
+        for incident in &incidents {
+            write(&mut writer, incident, &mut first)?;
+            writer.advance().await?;
+        }
+        writer.buffer().push(b']');
+        Ok(writer)
+    })
+    .await?;
+    if let Some(next) = next.and_then(|next| HeaderValue::from_str(&next).ok()) {
+        response.headers_mut().insert(header::LINK, next);
+    }
+    Ok(response)
+}
+
+type Rows = sqlx::query::QueryAs<
+    'static,
+    sqlx::Postgres,
+    Incident,
+    <sqlx::Postgres as sqlx::Database>::Arguments,
+>;
+
+fn rows(filter: &Filter, limit: Option<i64>) -> Rows {
+    sqlx::query_as(AssertSqlSafe(filter.statement()))
+        .bind(limit)
+        .bind(filter.impact.map(i16::from))
+        .bind(filter.after.map(|cursor| cursor.start_date))
+        .bind(filter.after.map(|cursor| cursor.id))
+}
+
+fn write(
+    writer: &mut ListWriter,
+    incident: &Incident,
+    first: &mut bool,
+) -> Result<(), serde_json::Error> {
+    if !std::mem::take(first) {
+        writer.buffer().push(b',');
+    }
+    serde_json::to_writer(writer.buffer(), incident)
+}

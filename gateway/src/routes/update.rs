@@ -1,0 +1,263 @@
+//! `POST /api/v1/component_status`: takes a status update.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Json,
+    body::Body,
+    extract::State,
+    http::{HeaderName, HeaderValue, Request, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::Serialize;
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use shared::{
+    component::Component,
+    message::{Idempotency, UpdateMessage, Verdict},
+    outcome::{Outcome, Reason},
+    timestamp::Timestamp,
+    update::UpdateId,
+};
+use tokio::time::{Instant, timeout, timeout_at};
+use uuid::Uuid;
+
+use crate::{
+    app::App,
+    broker::PublishError,
+    catalogue::NoComponent,
+    error::{ApiError, RETRY_AFTER},
+    incident::Incident,
+    json::PostedUpdate,
+    request::{Preference, idempotency_key, is_json},
+    waiters::Settled,
+};
+
+/// Bytes of a body, at most.
+const LARGEST_BODY: usize = 64 * 1024;
+/// Time that a client may take to send its body.
+const BODY_LIMIT: Duration = Duration::from_secs(10);
+
+/// Takes an update: checks it, publishes it, and waits for its outcome up to the deadline.
+pub(crate) async fn post(
+    State(app): State<Arc<App>>,
+    request: Request<Body>,
+) -> Result<Response, ApiError> {
+    let arrived = Instant::now();
+    let (parts, body) = request.into_parts();
+    let headers = parts.headers;
+    app.auth.check(&headers)?;
+    if !is_json(&headers) {
+        return Err(ApiError::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "The body must be sent as `Content-Type: application/json`",
+        ));
+    }
+    let key = idempotency_key(&headers)?;
+    let preference = Preference::read(&headers);
+    let _place = app.in_flight.try_acquire().map_err(|_| {
+        ApiError::unavailable("Too many updates are in flight; nothing was queued, try again")
+    })?;
+    let posted = PostedUpdate::read(&read_body(body).await?)?;
+    let component = find_component(&app, &posted).await?;
+    let update = message(posted, component, key);
+
+    let mut response = deliver(&app, &update, &preference, arrived + preference.wait).await;
+    let headers = response.headers_mut();
+    if let Some(applied) = preference.applied {
+        headers.insert("preference-applied", applied);
+    }
+    Ok(response)
+}
+
+async fn read_body(body: Body) -> Result<Vec<u8>, ApiError> {
+    let collected = timeout(BODY_LIMIT, Limited::new(body, LARGEST_BODY).collect());
+    match collected.await {
+        Ok(Ok(body)) => Ok(body.to_bytes().into()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "The body is larger than 64 KiB"))
+        }
+        Ok(Err(_)) => Err(ApiError::bad_request("The body ended before its announced length")),
+        Err(_) => {
+            Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "The body did not arrive within 10 s"))
+        }
+    }
+}
+
+async fn find_component(app: &App, posted: &PostedUpdate) -> Result<Component, ApiError> {
+    for tried_again in [false, true] {
+        let catalogue = app.catalogue.get().ok_or_else(|| {
+            ApiError::unavailable("The catalogue was not read yet; nothing was queued, try again")
+        })?;
+        match catalogue.find(&posted.name, &posted.attributes) {
+            Ok(component) => return Ok(component.clone()),
+            Err(NoComponent::NotFound) if !tried_again => app.catalogue.refresh_for_miss().await,
+            Err(NoComponent::NotFound) => {}
+            Err(NoComponent::Ambiguous(candidates)) => {
+                let candidates = candidates.join("; ");
+                return Err(ApiError::bad_request(format!(
+                    "Several components have this name and these attributes; add attributes to \
+                    name one of: {candidates}"
+                )));
+            }
+        }
+    }
+    Err(ApiError::bad_request("Component not found"))
+}
+
+/// The message for the worker: here an update gets its id and its time of arrival.
+#[expect(clippy::disallowed_methods, reason = "the one place that makes ids and stamps arrivals")]
+fn message(posted: PostedUpdate, component: Component, key: Option<String>) -> UpdateMessage {
+    let PostedUpdate { impact, text, .. } = posted;
+    let idempotency = key.map(|key| {
+        let meaning = json!([component.id, impact, text]).to_string();
+        let digest = Sha256::digest(meaning.as_bytes());
+        let fingerprint = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        Idempotency { key, fingerprint }
+    });
+    let id = UpdateId(Uuid::now_v7());
+    #[expect(clippy::expect_used, reason = "the calendar reaches far beyond the present")]
+    let received_at = Timestamp::from_micros(
+        (time::OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000) as i64,
+    )
+    .expect("the present is in range");
+    UpdateMessage { id, component, impact, text, received_at, idempotency }
+}
+
+async fn deliver(
+    app: &App,
+    update: &UpdateMessage,
+    preference: &Preference,
+    deadline: Instant,
+) -> Response {
+    let wants_reply = !preference.respond_async;
+    let waiter = wants_reply.then(|| app.waiters.wait_for(update.id));
+    if let Err(error) = app.publisher.publish(update, wants_reply, deadline).await {
+        return not_accepted(update.id, &error);
+    }
+    let Some(mut waiter) = waiter else { return accepted(update.id, "pending") };
+    match timeout_at(deadline, &mut waiter.settled).await {
+        Ok(Ok(settled)) => answer(app, update, settled),
+        // The wait is over, or the connection for replies broke: the receipt will have the outcome.
+        Ok(Err(_)) | Err(_) => accepted(update.id, "pending"),
+    }
+}
+
+fn answer(app: &App, update: &UpdateMessage, settled: Settled) -> Response {
+    let Settled { verdict, incident } = settled;
+    let (id, reason, incident) = match verdict {
+        Verdict::Decided { reason, incident: snapshot } => {
+            let incident = incident.map(|incident| Incident::clone(&incident).as_of(&snapshot));
+            (update.id, reason, incident)
+        }
+        Verdict::Repeated { original, reason, .. } => {
+            (original, reason, incident.map(|incident| Incident::clone(&incident)))
+        }
+        Verdict::Parked => return accepted(update.id, "parked"),
+        Verdict::Rejected => {
+            return with_id(
+                update.id,
+                ApiError::new(
+                    StatusCode::UNPROCESSABLE_ENTITY,
+                    "This Idempotency-Key was used for another update; nothing was changed",
+                ),
+            );
+        }
+    };
+    match incident {
+        None => accepted(id, "pending"),
+        Some(incident) if app.conflict && is_conflict(reason) => {
+            let body = Conflict {
+                message: "Incident with this the component already exists",
+                target_component: update.component.label(),
+                existing_incident_id: incident.id.0,
+                existing_incident_title: &incident.text,
+                details: "Check your request parameters",
+            };
+            with_id(id, (StatusCode::CONFLICT, Json(body)))
+        }
+        Some(incident) => {
+            let changed = reason.outcome().is_change();
+            let status = if changed { StatusCode::CREATED } else { StatusCode::OK };
+            with_receipt(id, header::LINK, (status, Json(incident)))
+        }
+    }
+}
+
+/// Whether the reference answers 409: rules 2 and 3, but not a maintenance.
+fn is_conflict(reason: Reason) -> bool {
+    match reason.outcome() {
+        Outcome::Unchanged => true,
+        Outcome::Suppressed
+        | Outcome::Opened
+        | Outcome::Joined
+        | Outcome::Raised
+        | Outcome::Moved => false,
+    }
+}
+
+/// The reference's answer to an update that an incident covers already.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Conflict<'a> {
+    message: &'a str,
+    target_component: String,
+    existing_incident_id: i32,
+    existing_incident_title: &'a str,
+    details: &'a str,
+}
+
+/// 202: the update is safe, and its receipt will have the outcome.
+fn accepted(id: UpdateId, state: &str) -> Response {
+    let receipt = (StatusCode::ACCEPTED, Json(json!({ "id": id, "state": state })));
+    let mut response = with_receipt(id, header::LINK, receipt);
+    let headers = response.headers_mut();
+    headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
+    if let Ok(location) = HeaderValue::from_str(&receipt_path(id)) {
+        headers.insert(header::LOCATION, location);
+    }
+    response
+}
+
+/// 503: it was not taken, or nobody knows.
+fn not_accepted(id: UpdateId, error: &PublishError) -> Response {
+    let message = match error {
+        PublishError::Unconfirmed => {
+            tracing::warn!(update = %id, "RabbitMQ did not confirm an update in time");
+            format!(
+                "{error}: the update may have been queued or not. Send it again with the same \
+                Idempotency-Key, or look at {}",
+                receipt_path(id)
+            )
+        }
+        PublishError::Absent
+        | PublishError::Blocked
+        | PublishError::Full
+        | PublishError::Unroutable => {
+            tracing::debug!(update = %id, reason = %error, "update not taken");
+            format!("{error}; nothing was queued, try again")
+        }
+    };
+    with_id(id, ApiError::unavailable(message))
+}
+
+fn receipt_path(id: UpdateId) -> String {
+    format!("/api/v1/updates/{id}")
+}
+
+fn with_id(id: UpdateId, response: impl IntoResponse) -> Response {
+    let mut response = response.into_response();
+    if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
+        response.headers_mut().insert(HeaderName::from_static("update-id"), value);
+    }
+    response
+}
+
+fn with_receipt(id: UpdateId, link: HeaderName, response: impl IntoResponse) -> Response {
+    let mut response = with_id(id, response);
+    if let Ok(value) = HeaderValue::from_str(&format!("<{}>; rel=\"monitor\"", receipt_path(id))) {
+        response.headers_mut().insert(link, value);
+    }
+    response
+}

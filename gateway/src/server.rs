@@ -1,0 +1,163 @@
+//! Serves HTTP within limits, and ties the gateway together.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
+    service::TowerToHyperService,
+};
+use shared::{
+    broker::Broker,
+    settings::Settings,
+    telemetry::chain,
+    topology::{Topology, TopologyError},
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    app::{App, router},
+    config::Config,
+};
+
+/// Bytes of a request's head, and of what is buffered of its body.
+const LARGEST_HEAD: usize = 32 * 1024;
+const MOST_HEADERS: usize = 100;
+/// Time for a request's head, counted from when the connection is idle: an idle one is closed then.
+const HEAD_LIMIT: Duration = Duration::from_secs(30);
+/// Time that requests under way have to finish after `stop`.
+const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// A gateway that has its address.
+pub struct Server {
+    listener: TcpListener,
+    app: Arc<App>,
+    broker: Broker,
+    connections: usize,
+}
+
+/// Takes the address; [`Server::run`] serves it.
+///
+/// # Errors
+/// When the address can't be taken.
+pub async fn build(config: Config, stop: CancellationToken) -> std::io::Result<Server> {
+    config.auth.warn_of_short_keys();
+    let listener = TcpListener::bind(config.bind).await?;
+    let Config { database, broker, auth, conflict, inbox_days, limits, .. } = config;
+    let app = App::new(auth, database, limits, conflict, inbox_days, stop);
+    Ok(Server { listener, app: Arc::new(app), broker, connections: limits.connections })
+}
+
+impl Server {
+    /// The address that is served.
+    ///
+    /// # Errors
+    /// When the system does not tell.
+    pub fn address(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Serves until the token of [`build`] is cancelled, then lets the requests under way finish.
+    ///
+    /// # Errors
+    /// When the database is not prepared, or its topology is not the settings'.
+    pub async fn run(self, settings: &Settings) -> Result<(), TopologyError> {
+        let app = self.app.clone();
+        let linking = link(app.clone(), self.broker.clone(), settings);
+        let upkeep = app.catalogue.keep_fresh();
+        tokio::select! {
+            // The link stays up while requests finish; it ends only with an error.
+            Err(error) = linking => Err(error),
+            () = upkeep => Ok(()),
+            () = self.serve() => Ok(()),
+        }
+    }
+
+    async fn serve(self) {
+        let stop = self.app.stop.clone();
+        let service = TowerToHyperService::new(router(self.app));
+        let connections = Arc::new(Semaphore::new(self.connections));
+        let graceful = GracefulShutdown::new();
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new())
+            .header_read_timeout(HEAD_LIMIT)
+            .max_buf_size(LARGEST_HEAD)
+            .max_headers(MOST_HEADERS);
+        loop {
+            let accepted = tokio::select! {
+                () = stop.cancelled() => break,
+                accepted = accept(&self.listener, &connections) => accepted,
+            };
+            let Some((stream, place)) = accepted else {
+                // Out of file descriptors, most likely: those in use end with their requests.
+                sleep(Duration::from_millis(50)).await;
+                continue;
+            };
+            let connection =
+                graceful.watch(http.serve_connection(TokioIo::new(stream), service.clone()));
+            tokio::spawn(async move {
+                if let Err(error) = connection.await {
+                    tracing::debug!(reason = chain(&error), "a connection ended early");
+                }
+                drop(place);
+            });
+        }
+        drop(self.listener);
+        if timeout(DRAIN_LIMIT, graceful.shutdown()).await.is_err() {
+            tracing::warn!("stopped with requests unfinished");
+        }
+    }
+}
+
+/// The next connection, once there is a place for it; none when the system refuses.
+async fn accept(
+    listener: &TcpListener,
+    connections: &Arc<Semaphore>,
+) -> Option<(TcpStream, OwnedSemaphorePermit)> {
+    let place = connections.clone().acquire_owned().await.ok()?;
+    match listener.accept().await {
+        Ok((stream, _)) => {
+            // Answers are small and waited for.
+            if let Err(error) = stream.set_nodelay(true) {
+                tracing::debug!(reason = chain(&error), "a connection ended at once");
+            }
+            Some((stream, place))
+        }
+        Err(error) => {
+            tracing::warn!(reason = chain(&error), "no connection can be accepted");
+            None
+        }
+    }
+}
+
+/// Links the gateway to RabbitMQ once the database tells the topology.
+async fn link(app: Arc<App>, broker: Broker, settings: &Settings) -> Result<(), TopologyError> {
+    let topology = loop {
+        let read = async {
+            let mut connection = app.answers.acquire().await?;
+            Topology::read(&mut connection, settings).await
+        };
+        match read.await {
+            Ok(topology) => break topology,
+            Err(TopologyError::Database(error)) => {
+                tracing::warn!(reason = chain(&error), "waiting for the database");
+                sleep(PAUSE).await;
+            }
+            Err(
+                error @ (TopologyError::Unprepared
+                | TopologyError::Disagrees { .. }
+                | TopologyError::Impossible { .. }
+                | TopologyError::Settings(_)),
+            ) => return Err(error),
+        }
+    };
+    app.publisher.clone().keep_linked(broker, topology).await;
+    Ok(())
+}

@@ -1,0 +1,552 @@
+//! What holds for every history of updates and of edits by others, however the updates come in
+//! batches. Histories are generated; proptest keeps one that fails in `proptest-regressions/`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::{
+    bool::weighted,
+    collection::vec,
+    option,
+    prelude::*,
+    sample::{Index, select},
+    strategy::ValueTree,
+    test_runner::{TestCaseResult, TestRunner},
+};
+use shared::{
+    component::{Attribute, Component, ComponentId},
+    impact::Impact,
+    incident::IncidentId,
+    outcome::Reason,
+    timestamp::Timestamp,
+};
+
+use super::{
+    at, naive,
+    world::{Answer, Incident, Post, World},
+};
+
+/// Components 1 to 5 get updates; 6 only ever stands in incidents.
+const COMPONENTS: i32 = 6;
+const UPDATED: i32 = 5;
+/// Steps of the longest history. Times lie so close that windows begin and end amid its updates.
+const STEPS: usize = 40;
+const TITLES: [&str; 3] = ["Incident", "it's <down>", "R&D \"lab\" unreachable"];
+
+/// What stands at first, and what happens then.
+#[derive(Clone, Debug)]
+struct History {
+    world: World,
+    steps: Vec<Step>,
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// A status update, so many microseconds after the step before it.
+    Update { component: ComponentId, impact: Impact, title: &'static str, gap: i64 },
+    /// Someone else writes between two batches.
+    Edit(Edit),
+}
+
+/// What operators do, through the Python dashboard or by hand.
+#[derive(Clone, Debug)]
+enum Edit {
+    /// An open incident or maintenance ends.
+    Close(Index),
+    /// A system incident becomes a manual one.
+    TakeOver(Index),
+    /// A component is taken out of an incident.
+    Separate(Index, Index),
+    /// A manual incident that ended goes on.
+    Reopen(Index),
+    /// A maintenance or a manual incident is added.
+    Add(Incident),
+}
+
+/// How the updates between two edits come in batches.
+enum Batches<'a> {
+    OneEach,
+    /// A batch ends after the updates for which this is true.
+    CutAt(&'a [bool]),
+    AsLargeAsCanBe,
+}
+
+impl Batches<'_> {
+    fn end_after(&self, update: usize) -> bool {
+        match self {
+            Self::OneEach => true,
+            Self::CutAt(cuts) => cuts[update],
+            Self::AsLargeAsCanBe => false,
+        }
+    }
+}
+
+impl History {
+    /// Plays the history. `watch` sees the world before and after each batch, and its answers.
+    fn play(
+        &self,
+        batches: &Batches<'_>,
+        mut apply: impl FnMut(&mut World, &[Post]) -> Vec<Answer>,
+        mut watch: impl FnMut(&World, &World, &[Answer]) -> TestCaseResult,
+    ) -> Result<(World, Vec<Answer>), TestCaseError> {
+        let mut world = self.world.clone();
+        let mut answers = Vec::new();
+        let mut clock = at(0);
+        let mut batch = Vec::new();
+        let mut flush = |world: &mut World, batch: &mut Vec<Post>| {
+            let before = world.clone();
+            let told = apply(world, &std::mem::take(batch));
+            watch(&before, world, &told)?;
+            answers.extend(told);
+            Ok::<(), TestCaseError>(())
+        };
+        let mut updates = 0;
+        for step in &self.steps {
+            match step {
+                Step::Update { component, impact, title, gap } => {
+                    clock = clock.plus_micros(*gap);
+                    let (component, impact, text) = (*component, *impact, (*title).to_owned());
+                    batch.push(Post { component, impact, text, at: clock });
+                    if batches.end_after(updates) {
+                        flush(&mut world, &mut batch)?;
+                    }
+                    updates += 1;
+                }
+                Step::Edit(edit) => {
+                    flush(&mut world, &mut batch)?;
+                    edit.make(&mut world, clock);
+                }
+            }
+        }
+        flush(&mut world, &mut batch)?;
+        Ok((world, answers))
+    }
+
+    /// Plays it with the decision, in those batches.
+    fn decided(
+        &self,
+        batches: &Batches<'_>,
+        watch: impl FnMut(&World, &World, &[Answer]) -> TestCaseResult,
+    ) -> Result<(World, Vec<Answer>), TestCaseError> {
+        self.play(batches, World::apply_batch, watch)
+    }
+
+    /// Checks what holds after each batch, in small batches and in large ones.
+    fn after_each_batch(
+        &self,
+        cuts: &[bool],
+        mut watch: impl FnMut(&World, &World) -> TestCaseResult,
+    ) -> TestCaseResult {
+        for batches in [Batches::OneEach, Batches::CutAt(cuts)] {
+            self.decided(&batches, |before, after, _| watch(before, after))?;
+        }
+        Ok(())
+    }
+}
+
+impl Edit {
+    fn make(&self, world: &mut World, clock: Timestamp) {
+        match self {
+            Self::Close(index) => {
+                if let Some(incident) = pick(world, *index, |i| i.end.is_none()) {
+                    incident.end = Some(clock);
+                }
+            }
+            Self::TakeOver(index) => {
+                if let Some(incident) = pick(world, *index, Incident::is_active_system_incident) {
+                    incident.system = false;
+                }
+            }
+            Self::Separate(index, which) => {
+                if let Some(incident) = pick(world, *index, |i| !i.components.is_empty()) {
+                    let all: Vec<ComponentId> = incident.components.iter().copied().collect();
+                    incident.components.remove(which.get(&all));
+                }
+            }
+            Self::Reopen(index) => {
+                if let Some(incident) = pick(world, *index, |i| !i.system && i.end.is_some()) {
+                    incident.end = None;
+                }
+            }
+            Self::Add(incident) => {
+                world.add(incident.clone());
+            }
+        }
+    }
+}
+
+fn pick(
+    world: &mut World,
+    index: Index,
+    eligible: impl Fn(&Incident) -> bool,
+) -> Option<&mut Incident> {
+    let mut all: Vec<&mut Incident> =
+        world.incidents.values_mut().filter(|incident| eligible(incident)).collect();
+    if all.is_empty() { None } else { Some(all.swap_remove(index.index(all.len()))) }
+}
+
+/// What stands at first.
+#[derive(Clone, Copy, Debug)]
+enum Origin {
+    /// What updates leave behind: no component in two system incidents, no impact twice.
+    Rules,
+    /// Anything that the tables can hold, since others write to them.
+    Anyone,
+}
+
+fn histories(origin: Origin) -> impl Strategy<Value = History> {
+    let steps = vec(prop_oneof![7 => update(), 1 => edit().prop_map(Step::Edit)], 1..=STEPS);
+    (world(origin), steps).prop_map(|(world, steps)| History { world, steps })
+}
+
+fn cuts() -> impl Strategy<Value = Vec<bool>> {
+    vec(weighted(0.3), STEPS)
+}
+
+fn update() -> impl Strategy<Value = Step> {
+    (1..=UPDATED, reportable(), select(&TITLES[..]), 1..4_i64).prop_map(
+        |(component, impact, title, gap)| Step::Update {
+            component: ComponentId(component),
+            impact,
+            title,
+            gap,
+        },
+    )
+}
+
+fn reportable() -> impl Strategy<Value = Impact> {
+    select(&Impact::REPORTABLE[..])
+}
+
+fn edit() -> impl Strategy<Value = Edit> {
+    prop_oneof![
+        any::<Index>().prop_map(Edit::Close),
+        any::<Index>().prop_map(Edit::TakeOver),
+        any::<(Index, Index)>().prop_map(|(incident, which)| Edit::Separate(incident, which)),
+        any::<Index>().prop_map(Edit::Reopen),
+        maintenance().prop_map(Edit::Add),
+        manual_incident().prop_map(Edit::Add),
+    ]
+}
+
+fn world(origin: Origin) -> BoxedStrategy<World> {
+    let system = match origin {
+        Origin::Rules => valid_system_incidents().boxed(),
+        Origin::Anyone => vec(system_incident(), 0..6).boxed(),
+    };
+    let others = (
+        vec(maintenance(), 0..3),
+        vec(manual_incident(), 0..3),
+        vec(closed_system_incident(), 0..2),
+    );
+    (system, others)
+        .prop_map(|(system, (maintenances, manual, closed))| {
+            [system, maintenances, manual, closed].concat()
+        })
+        // Which of them is older must not matter more than the rules say.
+        .prop_shuffle()
+        .prop_map(|incidents| {
+            let mut world = World { catalogue: catalogue(), incidents: BTreeMap::new() };
+            for incident in incidents {
+                world.add(incident);
+            }
+            world
+        })
+        .boxed()
+}
+
+fn catalogue() -> BTreeMap<ComponentId, Component> {
+    let names = ["DNS", "CDN", "VPN <beta>", "R&D \"lab\"", "Object Storage", "it's"];
+    let attribute = |name: &str, value: &str| Attribute { name: name.into(), value: value.into() };
+    let component = |(id, name): (i32, &str)| {
+        let all = [attribute("region", "EU-DE"), attribute("category", "A&B")];
+        // One has no attributes, the next one, the next two.
+        let attributes = all[..(id % 3) as usize].to_vec();
+        (ComponentId(id), Component { id: ComponentId(id), name: name.to_owned(), attributes })
+    };
+    (1..=COMPONENTS).zip(names).map(component).collect()
+}
+
+fn some_components() -> impl Strategy<Value = BTreeSet<ComponentId>> {
+    vec(weighted(0.3), COMPONENTS as usize)
+        .prop_map(|taken| (1..).map(ComponentId).zip(taken).filter(|c| c.1).map(|c| c.0).collect())
+}
+
+/// Starts and ends about the times of the updates.
+fn window() -> impl Strategy<Value = (Timestamp, Option<Timestamp>)> {
+    (-30..60_i64, option::of(0..40_i64))
+        .prop_map(|(start, length)| (at(start), length.map(|length| at(start + length))))
+}
+
+/// At most one update so far, possibly ahead of the clock.
+fn earlier_updates() -> impl Strategy<Value = Vec<(Timestamp, String)>> {
+    vec((-30..30_i64).prop_map(|micros| (at(micros), "we look into it".to_owned())), 0..=1)
+}
+
+fn maintenance() -> impl Strategy<Value = Incident> {
+    (some_components(), window(), earlier_updates(), weighted(0.2)).prop_map(
+        |(components, (start, end), updates, system)| Incident {
+            text: "disks are replaced".to_owned(),
+            impact: Impact::Maintenance,
+            start,
+            end,
+            // It is a maintenance whoever made it.
+            system,
+            components,
+            updates,
+        },
+    )
+}
+
+fn manual_incident() -> impl Strategy<Value = Incident> {
+    (some_components(), reportable(), window(), earlier_updates()).prop_map(
+        |(components, impact, (start, end), updates)| Incident {
+            text: "operators' <own>".to_owned(),
+            impact,
+            start,
+            end,
+            system: false,
+            components,
+            updates,
+        },
+    )
+}
+
+fn system_incident() -> impl Strategy<Value = Incident> {
+    (some_components(), reportable(), -60..0_i64, earlier_updates(), select(&TITLES[..])).prop_map(
+        |(components, impact, start, updates, title)| Incident {
+            text: title.to_owned(),
+            impact,
+            start: at(start),
+            end: None,
+            system: true,
+            components,
+            updates,
+        },
+    )
+}
+
+fn closed_system_incident() -> impl Strategy<Value = Incident> {
+    (system_incident(), 0..60_i64).prop_map(|(incident, length)| {
+        let end = Some(incident.start.plus_micros(length));
+        Incident { end, ..incident }
+    })
+}
+
+/// For each impact one or none, and each component in one or none: some have no components, as when
+/// an operator took them out.
+fn valid_system_incidents() -> impl Strategy<Value = Vec<Incident>> {
+    let places = vec(0..=3_usize, COMPONENTS as usize);
+    let incidents = vec(option::of(system_incident()), 3);
+    (places, incidents).prop_map(|(places, incidents)| {
+        let of_impact = |(incident, impact): (Option<Incident>, Impact)| {
+            let components = (1..)
+                .map(ComponentId)
+                .zip(&places)
+                .filter(|(_, place)| **place == usize::from(i16::from(impact) as u16))
+                .map(|(component, _)| component)
+                .collect();
+            Some(Incident { impact, components, ..incident? })
+        };
+        incidents.into_iter().zip(Impact::REPORTABLE).filter_map(of_impact).collect()
+    })
+}
+
+fn active_system_incidents(world: &World) -> impl Iterator<Item = (&IncidentId, &Incident)> {
+    world.incidents.iter().filter(|(_, incident)| incident.is_active_system_incident())
+}
+
+/// Applies the updates one by one as the naive telling of the rules does.
+fn naively(world: &mut World, posts: &[Post]) -> Vec<Answer> {
+    posts.iter().map(|post| naive::apply(world, post)).collect()
+}
+
+fn unwatched(_: &World, _: &World, _: &[Answer]) -> TestCaseResult {
+    Ok(())
+}
+
+fn check_against_naive(history: &History) -> TestCaseResult {
+    let decided = history.decided(&Batches::OneEach, unwatched)?;
+    let naive = history.play(&Batches::OneEach, naively, unwatched)?;
+    prop_assert_eq!(decided, naive);
+    Ok(())
+}
+
+fn check_cuts(history: &History, cuts: &[bool]) -> TestCaseResult {
+    let large = history.decided(&Batches::AsLargeAsCanBe, unwatched)?;
+    prop_assert_eq!(&large, &history.decided(&Batches::CutAt(cuts), unwatched)?);
+    prop_assert_eq!(&large, &history.decided(&Batches::OneEach, unwatched)?);
+    Ok(())
+}
+
+fn check_repetition(history: &History) -> TestCaseResult {
+    let repeat = |world: &mut World, posts: &[Post]| {
+        let mut answers = Vec::new();
+        for post in posts {
+            let mut once = world.clone();
+            let mut twice = world.clone();
+            let first = once.apply_batch(std::slice::from_ref(post));
+            let both = twice.apply_batch(&[post.clone(), post.clone()]);
+            assert_eq!(first, both[..1]);
+            assert_eq!(once, twice, "the repetition changes nothing in the same batch");
+            let again = twice.apply_batch(std::slice::from_ref(post));
+            assert_eq!(once, twice, "nor does it in the next one");
+            assert_eq!(again, both[1..]);
+
+            let expected = if first[0].reason.outcome().is_change() {
+                Reason::CoveredBySystemIncident
+            } else {
+                first[0].reason
+            };
+            assert_eq!(again, [Answer { reason: expected, ..first[0].clone() }]);
+            answers.extend(first);
+            *world = once;
+        }
+        answers
+    };
+    history.play(&Batches::OneEach, repeat, unwatched)?;
+    Ok(())
+}
+
+proptest! {
+    #[test]
+    fn the_decision_agrees_with_the_rules_told_naively(history in histories(Origin::Rules)) {
+        check_against_naive(&history)?;
+    }
+
+    #[test]
+    fn the_decision_agrees_with_the_rules_whatever_others_wrote(
+        history in histories(Origin::Anyone),
+    ) {
+        check_against_naive(&history)?;
+    }
+
+    #[test]
+    fn batches_may_be_cut_anywhere(history in histories(Origin::Rules), cuts in cuts()) {
+        check_cuts(&history, &cuts)?;
+    }
+
+    #[test]
+    fn batches_may_be_cut_anywhere_whatever_others_wrote(
+        history in histories(Origin::Anyone), cuts in cuts(),
+    ) {
+        check_cuts(&history, &cuts)?;
+    }
+
+    #[test]
+    fn a_component_is_in_at_most_one_active_system_incident(
+        history in histories(Origin::Rules), cuts in cuts(),
+    ) {
+        history.after_each_batch(&cuts, |_, after| {
+            for component in after.catalogue.keys() {
+                let holding: Vec<_> = active_system_incidents(after)
+                    .filter(|(_, incident)| incident.components.contains(component))
+                    .collect();
+                prop_assert!(holding.len() <= 1, "{component} is in {holding:?}");
+            }
+            Ok(())
+        })?;
+    }
+
+    #[test]
+    fn there_is_at_most_one_active_system_incident_of_an_impact(
+        history in histories(Origin::Rules), cuts in cuts(),
+    ) {
+        history.after_each_batch(&cuts, |_, after| {
+            for impact in Impact::REPORTABLE {
+                let of_impact: Vec<_> =
+                    active_system_incidents(after).filter(|(_, i)| i.impact == impact).collect();
+                prop_assert!(of_impact.len() <= 1, "{impact} have {of_impact:?}");
+            }
+            Ok(())
+        })?;
+    }
+
+    #[test]
+    fn the_impact_of_an_incident_never_falls(
+        history in histories(Origin::Anyone), cuts in cuts(),
+    ) {
+        history.after_each_batch(&cuts, |before, after| {
+            for (id, incident) in &before.incidents {
+                prop_assert!(after.incidents[id].impact >= incident.impact, "{id} fell");
+            }
+            Ok(())
+        })?;
+    }
+
+    #[test]
+    fn no_update_changes_a_manual_incident_or_a_maintenance(
+        history in histories(Origin::Anyone), cuts in cuts(),
+    ) {
+        history.after_each_batch(&cuts, |before, after| {
+            for (id, incident) in &before.incidents {
+                if !incident.system || incident.impact == Impact::Maintenance {
+                    prop_assert_eq!(&after.incidents[id], incident);
+                }
+            }
+            let made = after.incidents.iter().filter(|(id, _)| !before.incidents.contains_key(id));
+            for (id, incident) in made {
+                prop_assert!(incident.system && incident.impact != Impact::Maintenance, "{id}");
+            }
+            Ok(())
+        })?;
+    }
+
+    #[test]
+    fn no_update_changes_an_incident_that_was_closed(
+        history in histories(Origin::Anyone), cuts in cuts(),
+    ) {
+        history.after_each_batch(&cuts, |before, after| {
+            for (id, incident) in before.incidents.iter().filter(|(_, i)| i.end.is_some()) {
+                prop_assert_eq!(&after.incidents[id], incident);
+            }
+            Ok(())
+        })?;
+    }
+
+    #[test]
+    fn what_an_update_adds_to_an_incident_is_later_than_all_before_it(
+        history in histories(Origin::Anyone), cuts in cuts(),
+    ) {
+        history.after_each_batch(&cuts, |before, after| {
+            for (id, incident) in &after.incidents {
+                let rising = incident.updates.is_sorted_by(|a, b| a.0 < b.0);
+                prop_assert!(rising, "{id}: {:?}", incident.updates);
+                if let Some(before) = before.incidents.get(id) {
+                    prop_assert!(incident.updates.starts_with(&before.updates), "{id}");
+                }
+            }
+            Ok(())
+        })?;
+    }
+
+    #[test]
+    fn an_update_that_is_repeated_at_once_changes_nothing(history in histories(Origin::Rules)) {
+        check_repetition(&history)?;
+    }
+
+    #[test]
+    fn an_update_that_is_repeated_at_once_changes_nothing_whatever_others_wrote(
+        history in histories(Origin::Anyone),
+    ) {
+        check_repetition(&history)?;
+    }
+}
+
+/// Properties are worth what their histories meet; this tells when a change to the generators
+/// leaves a rule out.
+#[test]
+fn generated_histories_meet_every_rule_often() {
+    let mut runner = TestRunner::deterministic();
+    let histories = histories(Origin::Rules);
+    let mut met = BTreeMap::new();
+    for _ in 0..100 {
+        let history = histories.new_tree(&mut runner).unwrap().current();
+        let (_, answers) = history.decided(&Batches::AsLargeAsCanBe, unwatched).unwrap();
+        for answer in answers {
+            *met.entry(answer.reason.word()).or_insert(0) += 1;
+        }
+    }
+    for reason in Reason::ALL {
+        assert!(met.get(reason.word()) >= Some(&10), "{met:?}");
+    }
+}
