@@ -1,26 +1,26 @@
 -- Our own tables, beside those of the Python dashboard. Times are UTC.
 
 CREATE TABLE sdb_topology (
-    only boolean PRIMARY KEY DEFAULT true CHECK (only),
+    one_row boolean PRIMARY KEY DEFAULT true CHECK (one_row),
     version integer NOT NULL CHECK (version > 0),
     partitions integer NOT NULL CHECK (partitions BETWEEN 1 AND 1024),
     queue_limit integer NOT NULL CHECK (queue_limit > 0),
     prefetch integer NOT NULL CHECK (prefetch BETWEEN 1 AND 10000)
 );
 COMMENT ON TABLE sdb_topology IS 'The shape of the queues, one row: gateways and workers with other settings do not start';
-COMMENT ON COLUMN sdb_topology.only IS 'Always true: there is one row';
+COMMENT ON COLUMN sdb_topology.one_row IS 'Always true: there is one row';
 COMMENT ON COLUMN sdb_topology.version IS 'Part of the queues'' names';
 COMMENT ON COLUMN sdb_topology.partitions IS 'Queues that the components are spread over: id modulo this';
 COMMENT ON COLUMN sdb_topology.queue_limit IS 'Updates that one queue holds before it refuses more';
 COMMENT ON COLUMN sdb_topology.prefetch IS 'Updates of one queue that a worker holds';
 
 CREATE TABLE sdb_scope (
-    only boolean PRIMARY KEY DEFAULT true CHECK (only),
+    one_row boolean PRIMARY KEY DEFAULT true CHECK (one_row),
     position bigint NOT NULL DEFAULT 0,
     decided_at timestamp NOT NULL DEFAULT '1970-01-01'
 );
 COMMENT ON TABLE sdb_scope IS 'The lock that every deciding transaction holds: one row, since the rules couple all active system incidents';
-COMMENT ON COLUMN sdb_scope.only IS 'Always true: there is one row';
+COMMENT ON COLUMN sdb_scope.one_row IS 'Always true: there is one row';
 COMMENT ON COLUMN sdb_scope.position IS 'The place of the newest update in the inbox';
 COMMENT ON COLUMN sdb_scope.decided_at IS 'The time of the newest decision: the next one is later even if the clock went back';
 INSERT INTO sdb_scope DEFAULT VALUES;
@@ -92,12 +92,12 @@ COMMENT ON COLUMN sdb_parked.payload IS 'The message as it came';
 CREATE INDEX sdb_parked_update_id ON sdb_parked (update_id);
 
 CREATE TABLE sdb_version (
-    only boolean PRIMARY KEY DEFAULT true CHECK (only),
+    one_row boolean PRIMARY KEY DEFAULT true CHECK (one_row),
     lists bigint NOT NULL DEFAULT 1,
     catalogue bigint NOT NULL DEFAULT 1
 );
 COMMENT ON TABLE sdb_version IS 'Tells readers when the lists or the catalogue changed: one row';
-COMMENT ON COLUMN sdb_version.only IS 'Always true: there is one row';
+COMMENT ON COLUMN sdb_version.one_row IS 'Always true: there is one row';
 COMMENT ON COLUMN sdb_version.lists IS 'Moves with every transaction that changes a component, an attribute, an incident, a relation or an update';
 COMMENT ON COLUMN sdb_version.catalogue IS 'Moves with every transaction that changes a component or an attribute';
 INSERT INTO sdb_version DEFAULT VALUES;

@@ -41,7 +41,7 @@ async fn main() -> ExitCode {
     match command(Arguments::parse().command).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("gateway: {error:#}");
+            eprintln!("gateway: {}", telemetry::chain(error.as_ref()));
             ExitCode::FAILURE
         }
     }

@@ -28,15 +28,16 @@ pub fn init(settings: &Settings) -> Result<(), SettingsError> {
     Ok(())
 }
 
-/// An error with its causes, in one line.
+/// An error with its causes, in one line. A cause that the text before it repeats is left out.
 #[must_use]
-pub fn chain(error: &dyn std::error::Error) -> String {
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        line.push_str(": ");
-        line.push_str(&error.to_string());
-        cause = error.source();
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    for cause in causes.map(ToString::to_string) {
+        if !line.ends_with(&cause) {
+            line.push_str(": ");
+            line.push_str(&cause);
+        }
     }
     line
 }

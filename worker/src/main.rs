@@ -48,7 +48,7 @@ async fn main() -> ExitCode {
     match command(Arguments::parse().command).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("worker: {error:#}");
+            eprintln!("worker: {}", telemetry::chain(error.as_ref()));
             ExitCode::FAILURE
         }
     }
