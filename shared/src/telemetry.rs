@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal;
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use crate::settings::{Settings, SettingsError, invalid};
 
@@ -12,9 +12,16 @@ use crate::settings::{Settings, SettingsError, invalid};
 /// When a setting can't be used.
 pub fn init(settings: &Settings) -> Result<(), SettingsError> {
     let level = settings.required("SDB_LOG")?;
-    let filter = EnvFilter::builder().parse(&level).map_err(|_| {
+    let refused = || {
         invalid("SDB_LOG", &level, "a level such as `info` or a filter such as `info,worker=debug`")
-    })?;
+    };
+    // A word that is no level would be taken for the name of a module.
+    let is_level = |part: &str| part.trim().parse::<LevelFilter>().is_ok();
+    if level.split(',').any(|part| !part.contains('=') && !is_level(part)) {
+        return Err(refused());
+    }
+    // The errors that the crate logs itself repeat ours, with less of a reason.
+    let filter = EnvFilter::builder().parse(format!("lapin=off,{level}")).map_err(|_| refused())?;
     let format = settings.required("SDB_LOG_FORMAT")?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -21,6 +21,7 @@ const WAITING_BATCHES: usize = 256;
 /// Time that the broker may take for one.
 const PUBLISH_LIMIT: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_secs(1);
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 type Replies = HashMap<String, Vec<UpdateResult>>;
 
@@ -52,22 +53,30 @@ impl ReplySender {
 }
 
 async fn send_all(broker: Broker, mut waiting: mpsc::Receiver<Replies>) {
-    loop {
-        let (_connection, channel) = match open(&broker).await {
+    let mut unsent: Option<Replies> = None;
+    while !waiting.is_closed() {
+        let (connection, channel) = match open(&broker).await {
             Ok(open) => open,
             Err(error) => {
                 tracing::debug!(reason = chain(&*error), "no connection for replies");
                 sleep(PAUSE).await;
-                if waiting.is_closed() {
-                    return;
-                }
                 continue;
             }
         };
-        loop {
-            let Some(replies) = waiting.recv().await else { return };
-            if let Err(reason) = publish(&channel, replies).await {
+        while connection.status().connected() {
+            let next = match unsent.take() {
+                Some(replies) => Some(replies),
+                // Looks at the connection again now and then: it may break while nothing is sent.
+                None => match timeout(LOOK_EVERY, waiting.recv()).await {
+                    Ok(Some(replies)) => Some(replies),
+                    Ok(None) => return,
+                    Err(_) => None,
+                },
+            };
+            let Some(replies) = next else { continue };
+            if let Err(reason) = publish(&channel, &replies).await {
                 tracing::debug!(reason, "the connection for replies is given up");
+                unsent = Some(replies);
                 break;
             }
         }
@@ -82,13 +91,13 @@ async fn open(
     Ok((connection, channel))
 }
 
-async fn publish(channel: &Channel, replies: Replies) -> Result<(), String> {
+async fn publish(channel: &Channel, replies: &Replies) -> Result<(), String> {
     for (queue, results) in replies {
-        let body = ReplyMessage { results }.encode();
+        let body = ReplyMessage { results: results.clone() }.encode();
         let properties = BasicProperties::default().with_content_type("application/json".into());
         let options = BasicPublishOptions::default();
         // The channel has no confirms, so the second future is ready at once.
-        let sent = channel.basic_publish("".into(), queue.into(), options, &body, properties);
+        let sent = channel.basic_publish("".into(), queue.as_str().into(), options, &body, properties);
         match timeout(PUBLISH_LIMIT, sent).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => return Err(chain(&error)),

@@ -1,0 +1,3 @@
+use crate::harness::tests;
+
+tests!();

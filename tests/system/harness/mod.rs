@@ -1,0 +1,166 @@
+//! Servers, processes and clients for tests, with the verbs of the domain.
+
+mod process;
+pub(crate) mod replay;
+mod system;
+
+use std::{
+    fs,
+    future::Future,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use deploy::{
+    binaries::{self, Binaries},
+    servers::Servers,
+};
+use libtest_mimic::Failed;
+use tokio::{
+    runtime::Runtime,
+    time::{Instant, sleep, timeout},
+};
+
+pub(crate) use self::{
+    process::Process,
+    system::{Answer, CLAIM, SECRET, System, answer, token},
+};
+
+/// The longest that a test may take.
+const TEST_LIMIT: Duration = Duration::from_secs(180);
+/// The longest that anything that is waited for may take.
+const WAIT_LIMIT: Duration = Duration::from_secs(30);
+
+type Run = fn(Arc<Fixture>) -> Pin<Box<dyn Future<Output = Result<()>>>>;
+
+/// A test and its name.
+pub(crate) struct Test {
+    pub(crate) name: &'static str,
+    pub(crate) run: Run,
+}
+
+/// Lists a module's tests.
+macro_rules! tests {
+    ($($name:ident),* $(,)?) => {
+        pub(crate) fn tests() -> Vec<crate::harness::Test> {
+            vec![$(crate::harness::Test {
+                name: concat!(module_path!(), "::", stringify!($name)),
+                run: |context| Box::pin($name(context)),
+            }),*]
+        }
+    };
+}
+pub(crate) use tests;
+
+/// What all tests share.
+pub(crate) struct Harness {
+    runtime: Runtime,
+    servers: Arc<Servers>,
+    binaries: Arc<Binaries>,
+    folder: PathBuf,
+}
+
+/// What one test works with.
+pub(crate) struct Fixture {
+    pub(crate) servers: Arc<Servers>,
+    pub(crate) binaries: Arc<Binaries>,
+    /// The test's name, fit for a database.
+    pub(crate) name: String,
+    /// A folder of the test's own.
+    pub(crate) folder: PathBuf,
+}
+
+impl Harness {
+    /// Starts the servers and builds the programs.
+    pub(crate) fn start() -> Result<Self> {
+        let folder = PathBuf::from(format!("/var/tmp/status-dashboard-test-{}", std::process::id()));
+        fs::create_dir(&folder)?;
+        let servers = Arc::new(Servers::start(&folder.join("servers"))?);
+        let binaries = Arc::new(binaries::build()?);
+        let runtime = Runtime::new()?;
+        Ok(Self { runtime, servers, binaries, folder })
+    }
+
+    /// Runs one test; when it fails, its processes' logs are shown.
+    pub(crate) fn run(&self, test: &Test) -> Result<(), Failed> {
+        let name = test.name.trim_start_matches("system::").replace("::", "_");
+        let folder = self.folder.join("logs").join(&name);
+        fs::create_dir_all(&folder)?;
+        let context = Arc::new(Fixture {
+            servers: self.servers.clone(),
+            binaries: self.binaries.clone(),
+            name,
+            folder: folder.clone(),
+        });
+        let run = || self.runtime.block_on(async { timeout(TEST_LIMIT, (test.run)(context)).await });
+        let problem = match catch_unwind(AssertUnwindSafe(run)) {
+            Ok(Ok(Ok(()))) => return Ok(()),
+            Ok(Ok(Err(error))) => format!("{error:#}"),
+            Ok(Err(_)) => format!("took longer than {} s", TEST_LIMIT.as_secs()),
+            Err(_) => "panicked".to_owned(),
+        };
+        Err(format!("{problem}\n{}", tails(&folder)).into())
+    }
+}
+
+impl Harness {
+    /// Stops the servers and takes their folder away.
+    pub(crate) fn stop(self) -> Result<()> {
+        drop(self.servers);
+        fs::remove_dir_all(&self.folder)?;
+        Ok(())
+    }
+}
+
+/// The ends of the logs in a folder.
+fn tails(folder: &Path) -> String {
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    files.sort();
+    files
+        .iter()
+        .map(|file| {
+            let log = fs::read_to_string(file).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            let tail = lines.get(lines.len().saturating_sub(15)..).unwrap_or_default().join("\n");
+            format!("--- the end of {}\n{tail}\n", file.display())
+        })
+        .collect()
+}
+
+/// Waits until `condition` holds, for what another process brings about.
+pub(crate) async fn eventually(
+    what: &str,
+    mut condition: impl AsyncFnMut() -> Result<bool>,
+) -> Result<()> {
+    let begin = Instant::now();
+    loop {
+        if condition().await? {
+            return Ok(());
+        }
+        anyhow::ensure!(begin.elapsed() < WAIT_LIMIT, "waited in vain until {what}");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+impl Fixture {
+    /// Runs `worker` or `gateway` to its end, as an operator does; returns whether it succeeded and
+    /// what it printed, errors included.
+    pub(crate) async fn command(
+        &self,
+        program: &Path,
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Result<(bool, String)> {
+        let mut command = tokio::process::Command::new(program);
+        command.args(arguments).env_clear().kill_on_drop(true);
+        command.envs(variables.iter().copied());
+        let output = timeout(WAIT_LIMIT, command.output()).await.context("the command hangs")??;
+        let text = [output.stdout, output.stderr].concat();
+        Ok((output.status.success(), String::from_utf8(text)?))
+    }
+}

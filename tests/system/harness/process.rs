@@ -1,0 +1,60 @@
+//! A gateway or worker process.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tokio::{
+    process::{Child, Command},
+    time::timeout,
+};
+
+/// A running program whose log is kept; it is killed when dropped.
+pub(crate) struct Process {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    pub(crate) fn start(
+        program: &Path,
+        arguments: &[&str],
+        variables: &[(String, String)],
+        log: PathBuf,
+    ) -> Result<Self> {
+        let child = Command::new(program)
+            .args(arguments)
+            .env_clear()
+            .envs(variables.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(&log)?)
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("{} can't be started", program.display()))?;
+        Ok(Self { child, log })
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = self.child.id().context("the process has ended")?;
+        Ok(kill(Pid::from_raw(pid.try_into()?), signal)?)
+    }
+
+    /// Waits for its end.
+    pub(crate) async fn ended(&mut self) -> Result<ExitStatus> {
+        Ok(timeout(Duration::from_secs(20), self.child.wait()).await.context("it does not end")??)
+    }
+
+    /// What it has logged.
+    pub(crate) fn log(&self) -> Result<String> {
+        Ok(fs::read_to_string(&self.log)?)
+    }
+}

@@ -1,0 +1,299 @@
+//! Gateways and workers on a database and a virtual host of their own.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use anyhow::{Context, Result, ensure};
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use lapin::{Connection, ConnectionProperties};
+use reqwest::{Client, Method, RequestBuilder, header::HeaderMap};
+use serde_json::{Value, json};
+use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};
+
+use super::{Fixture, Process, eventually};
+
+pub(crate) const SECRET: &str = "a-secret-that-is-long-enough-for-tests";
+pub(crate) const CLAIM: &str = "stackmon";
+
+/// A token as the reporter of the Python dashboard makes it: no `typ`, no `exp`.
+pub(crate) fn token(secret: &str, claims: &Value) -> String {
+    let mut header = Header::new(Algorithm::HS256);
+    header.typ = None;
+    let key = EncodingKey::from_secret(secret.as_bytes());
+    jsonwebtoken::encode(&header, claims, &key).expect("claims can be signed")
+}
+
+/// An answer to a request.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Value,
+}
+
+impl Answer {
+    /// The text of a header; empty without it.
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    }
+}
+
+/// The system under test.
+pub(crate) struct System {
+    pub(crate) context: Arc<Fixture>,
+    pub(crate) database: PgPool,
+    pub(crate) database_uri: String,
+    pub(crate) amqp_uri: String,
+    pub(crate) vhost: String,
+    pub(crate) client: Client,
+    pub(crate) token: String,
+    pub(crate) gateways: Vec<Process>,
+    /// The gateways' addresses, in the same order.
+    pub(crate) addresses: Vec<String>,
+    pub(crate) workers: Vec<Process>,
+    started: usize,
+}
+
+impl System {
+    /// A prepared database and a virtual host, and no process yet.
+    pub(crate) async fn prepared(context: &Arc<Fixture>) -> Result<Self> {
+        let system = Self::bare(context).await?;
+        let (done, said) = system.worker_command(&["migrate"]).await?;
+        ensure!(done, "worker migrate: {said}");
+        Ok(system)
+    }
+
+    /// An empty database and a virtual host.
+    pub(crate) async fn bare(context: &Arc<Fixture>) -> Result<Self> {
+        // PostgreSQL's names have at most 63 bytes.
+        let name: String = context.name.chars().take(60).collect();
+        let (servers, database_name) = (context.servers.clone(), name.clone());
+        let (database_uri, amqp_uri) = tokio::task::spawn_blocking(move || -> Result<_> {
+            let database = servers.postgres().create_database(&database_name)?;
+            Ok((database, servers.rabbitmq().create_vhost(&database_name)?))
+        })
+        .await??;
+        let database = PgPoolOptions::new().max_connections(3).connect(&database_uri).await?;
+        Ok(Self {
+            context: context.clone(),
+            database,
+            database_uri,
+            amqp_uri,
+            vhost: name,
+            client: Client::builder().no_gzip().no_proxy().build()?,
+            token: token(SECRET, &json!({ CLAIM: "dummy" })),
+            gateways: Vec::new(),
+            addresses: Vec::new(),
+            workers: Vec::new(),
+            started: 0,
+        })
+    }
+
+    /// One gateway and one worker.
+    pub(crate) async fn start(context: &Arc<Fixture>) -> Result<Self> {
+        let mut system = Self::prepared(context).await?;
+        system.start_worker(&[]).await?;
+        system.start_gateway(&[]).await?;
+        Ok(system)
+    }
+
+    pub(crate) fn variables(&self, more: &[(&str, &str)]) -> Vec<(String, String)> {
+        let own = [
+            ("SDB_DATABASE_URI", self.database_uri.as_str()),
+            ("SDB_AMQP_URI", &self.amqp_uri),
+            ("SDB_SECRET_KEY", SECRET),
+            ("SDB_BIND", "127.0.0.1:0"),
+            ("SDB_LOG_FORMAT", "json"),
+            ("SDB_LOG", "info,gateway=debug,worker=debug"),
+        ];
+        let mut variables: BTreeMap<&str, &str> = own.into_iter().collect();
+        variables.extend(more.iter().copied());
+        variables.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    }
+
+    /// Runs a command of `worker` on this system's database.
+    pub(crate) async fn worker_command(&self, arguments: &[&str]) -> Result<(bool, String)> {
+        let variables = [("SDB_DATABASE_URI", self.database_uri.as_str())];
+        self.context.command(&self.context.binaries.worker, arguments, &variables).await
+    }
+
+    /// Starts a worker and waits until it consumes, or stands by for another one.
+    pub(crate) async fn start_worker(&mut self, variables: &[(&str, &str)]) -> Result<()> {
+        let process = self.launch("worker", variables)?;
+        eventually("the worker consumes", async || Ok(process.log()?.contains("\"consuming\"")))
+            .await?;
+        self.workers.push(process);
+        Ok(())
+    }
+
+    /// Starts a gateway and waits until it is ready.
+    pub(crate) async fn start_gateway(&mut self, variables: &[(&str, &str)]) -> Result<()> {
+        self.start_gateway_unready(variables).await?;
+        let last = self.gateways.len() - 1;
+        eventually("the gateway is ready", async || {
+            let answer = self.request_to(last, Method::GET, "/readyz").send().await?;
+            Ok(answer.status() == 200 && answer.json::<Value>().await?["status"] == "ready")
+        })
+        .await
+    }
+
+    /// Starts a gateway and waits until it has its address.
+    pub(crate) async fn start_gateway_unready(&mut self, variables: &[(&str, &str)]) -> Result<()> {
+        let process = self.launch("gateway", variables)?;
+        let mut address = None;
+        eventually("the gateway has its address", async || {
+            address = process
+                .log()?
+                .lines()
+                .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+                .find_map(|line| line["address"].as_str().map(str::to_owned));
+            Ok(address.is_some())
+        })
+        .await?;
+        self.addresses.push(address.context("the gateway has no address")?);
+        self.gateways.push(process);
+        Ok(())
+    }
+
+    /// Starts a process and waits for nothing.
+    pub(crate) fn launch(&mut self, program: &str, variables: &[(&str, &str)]) -> Result<Process> {
+        self.started += 1;
+        let binaries = &self.context.binaries;
+        let path = if program == "gateway" { &binaries.gateway } else { &binaries.worker };
+        let log = self.context.folder.join(format!("{}-{program}.log", self.started));
+        Process::start(path, &["run"], &self.variables(variables), log)
+    }
+
+    /// A request to one of the gateways.
+    pub(crate) fn request_to(&self, gateway: usize, method: Method, path: &str) -> RequestBuilder {
+        self.client.request(method, format!("http://{}{path}", self.addresses[gateway]))
+    }
+
+    /// An update to the first gateway, with the token.
+    pub(crate) fn update(&self, body: &Value) -> RequestBuilder {
+        self.update_to(0, body)
+    }
+
+    /// An update to one of the gateways, with the token.
+    pub(crate) fn update_to(&self, gateway: usize, body: &Value) -> RequestBuilder {
+        self.request_to(gateway, Method::POST, "/api/v1/component_status")
+            .bearer_auth(&self.token)
+            .json(body)
+    }
+
+    /// Posts an update and returns the answer.
+    pub(crate) async fn post(&self, body: &Value) -> Result<Answer> {
+        answer(self.update(body)).await
+    }
+
+    /// Gets a path, with the token.
+    pub(crate) async fn get(&self, path: &str) -> Result<Answer> {
+        answer(self.request_to(0, Method::GET, path).bearer_auth(&self.token)).await
+    }
+
+    /// Runs statements on the database, as a foreign writer does.
+    pub(crate) async fn sql(&self, statements: &str) -> Result<()> {
+        sqlx::raw_sql(AssertSqlSafe(statements.to_owned())).execute(&self.database).await?;
+        Ok(())
+    }
+
+    /// One number from the database.
+    pub(crate) async fn count(&self, query: &str) -> Result<i64> {
+        Ok(sqlx::query_scalar(AssertSqlSafe(query.to_owned())).fetch_one(&self.database).await?)
+    }
+
+    /// Adds components, each a name with its attributes, and waits until every gateway knows them.
+    pub(crate) async fn components(&self, components: &[(&str, &[(&str, &str)])]) -> Result<()> {
+        for (name, attributes) in components {
+            let id: i32 = sqlx::query_scalar("INSERT INTO component (name) VALUES ($1) RETURNING id")
+                .bind(*name)
+                .fetch_one(&self.database)
+                .await?;
+            for (name, value) in *attributes {
+                sqlx::query(
+                    "INSERT INTO component_attribute (component_id, name, value)
+                    VALUES ($1, $2, $3)",
+                )
+                .bind(id)
+                .bind(*name)
+                .bind(*value)
+                .execute(&self.database)
+                .await?;
+            }
+        }
+        self.catalogue_seen().await
+    }
+
+    /// Waits until every gateway has the catalogue as the database has it.
+    pub(crate) async fn catalogue_seen(&self) -> Result<()> {
+        let version = self.count("SELECT catalogue FROM sdb_version").await?;
+        for gateway in 0..self.gateways.len() {
+            eventually("the gateway knows the catalogue", async || {
+                let ready = answer(self.request_to(gateway, Method::GET, "/readyz")).await?;
+                Ok(ready.body["catalogue"]["version"] == version)
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until every queue is empty.
+    pub(crate) async fn drained(&self) -> Result<()> {
+        let topology = self.topology().await?;
+        let queues = (0..topology.partitions)
+            .map(|partition| topology.queue(partition))
+            .chain([topology.dead_letter_queue()]);
+        for queue in queues {
+            eventually("the queues are empty", async || Ok(self.waiting(&queue).await? == 0))
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// How many messages are ready in a queue.
+    pub(crate) async fn waiting(&self, queue: &str) -> Result<u32> {
+        let connection =
+            Connection::connect(&self.amqp_uri, ConnectionProperties::default()).await?;
+        let channel = connection.create_channel().await?;
+        let options = lapin::options::QueueDeclareOptions { passive: true, ..Default::default() };
+        let arguments = lapin::types::FieldTable::default();
+        let declared = channel.queue_declare(queue.into(), options, arguments).await?;
+        connection.close(200, "done".into()).await?;
+        Ok(declared.message_count())
+    }
+
+    pub(crate) async fn topology(&self) -> Result<shared::topology::Topology> {
+        let settings = shared::settings::Settings::new([]);
+        let mut connection = self.database.acquire().await?;
+        Ok(shared::topology::Topology::read(&mut connection, &settings).await?)
+    }
+
+    /// Ends the test: all is drained, nothing is parked, and the state follows from the inbox.
+    pub(crate) async fn finish(self) -> Result<()> {
+        self.drained().await?;
+        let parked = self.count("SELECT count(*) FROM sdb_parked").await?;
+        ensure!(parked == 0, "{parked} updates are parked");
+        self.finish_with_parked()
+    }
+
+    /// Ends a test that parked something on purpose.
+    pub(crate) fn finish_with_parked(self) -> Result<()> {
+        for process in self.gateways.iter().chain(&self.workers) {
+            let log = process.log()?;
+            ensure!(!log.contains(SECRET), "the log shows the secret key");
+            ensure!(!log.contains("panicked"), "a task panicked");
+            let password = self.database_uri.split([':', '@']).nth(2).unwrap_or(SECRET);
+            ensure!(!log.contains(password), "the log shows a password");
+        }
+        Ok(())
+    }
+}
+
+/// Sends a request and reads the whole answer.
+pub(crate) async fn answer(request: RequestBuilder) -> Result<Answer> {
+    let response = request.send().await?;
+    let status = response.status().as_u16();
+    let headers = response.headers().clone();
+    let bytes = response.bytes().await?;
+    let body = if bytes.is_empty() { Value::Null } else { serde_json::from_slice(&bytes)? };
+    Ok(Answer { status, headers, body })
+}

@@ -1,0 +1,67 @@
+//! Tests of the whole system: real processes on a real PostgreSQL and a real RabbitMQ, which this
+//! program starts for itself. Each test has a database and a virtual host of its own.
+
+mod answers;
+mod burst;
+mod conformance;
+mod documents;
+mod foreign_edits;
+mod harness;
+mod idempotency;
+mod lists;
+mod operations;
+mod parking;
+mod recovery;
+
+use std::{process::ExitCode, sync::Arc};
+
+use libtest_mimic::{Arguments, Trial};
+
+use crate::harness::Harness;
+
+/// Tests at once: they mostly wait.
+const THREADS: usize = 4;
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = arguments.test_threads.or(Some(THREADS));
+    let tests = [
+        answers::tests(),
+        burst::tests(),
+        conformance::tests(),
+        documents::tests(),
+        foreign_edits::tests(),
+        idempotency::tests(),
+        lists::tests(),
+        operations::tests(),
+        parking::tests(),
+        recovery::tests(),
+    ];
+    // Servers die with the thread that starts them, which must therefore be this one.
+    let harness = if arguments.list {
+        None
+    } else {
+        match Harness::start() {
+            Ok(harness) => Some(Arc::new(harness)),
+            Err(error) => {
+                eprintln!("the tests can't start: {error:#}");
+                return ExitCode::FAILURE;
+            }
+        }
+    };
+    let trials = tests.into_iter().flatten().map(|test| {
+        let harness = harness.clone();
+        Trial::test(test.name, move || match harness {
+            Some(harness) => harness.run(&test),
+            None => Err("there are no servers to test on".into()),
+        })
+    });
+    let conclusion = libtest_mimic::run(&arguments, trials.collect());
+    if let Some(harness) = harness.and_then(Arc::into_inner)
+        && let Err(error) = harness.stop()
+    {
+        eprintln!("the tests leave something behind: {error:#}");
+        return ExitCode::FAILURE;
+    }
+    conclusion.exit_code()
+}

@@ -1,0 +1,214 @@
+//! Servers that are away, full or come back, and processes that are told to stop.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Result, ensure};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::harness::{Fixture, System, eventually, tests};
+
+tests!(
+    without_the_broker_updates_get_503_at_once_and_lists_go_on,
+    without_the_database_updates_are_kept_and_applied_later,
+    without_a_worker_an_update_is_accepted_and_pending,
+    a_full_queue_refuses,
+    a_gateway_that_never_saw_a_catalogue_is_not_ready,
+    a_worker_that_is_told_to_stop_ends_clean,
+    a_gateway_that_is_told_to_stop_answers_what_it_has,
+);
+
+fn dns(impact: u8) -> Value {
+    json!({ "name": "DNS", "impact": impact })
+}
+
+async fn with_dns(fixture: &Arc<Fixture>) -> Result<System> {
+    let system = System::start(fixture).await?;
+    system.components(&[("DNS", &[])]).await?;
+    Ok(system)
+}
+
+async fn without_the_broker_updates_get_503_at_once_and_lists_go_on(
+    fixture: Arc<Fixture>,
+) -> Result<()> {
+    let system = with_dns(&fixture).await?;
+    ensure!(system.post(&dns(1)).await?.status == 201);
+    system.drained().await?;
+    let rabbitmq = fixture.servers.clone();
+    let vhost = system.vhost.clone();
+    tokio::task::spawn_blocking(move || rabbitmq.rabbitmq().delete_vhost(&vhost)).await??;
+    eventually("the gateway notices", async || {
+        Ok(system.get("/readyz").await?.body["status"] == "degraded")
+    })
+    .await?;
+
+    let begin = Instant::now();
+    let refused = system.post(&dns(2)).await?;
+    ensure!(refused.status == 503 && refused.header("retry-after") == "1", "{refused:?}");
+    ensure!(begin.elapsed() < Duration::from_secs(1), "it took {:?}", begin.elapsed());
+    ensure!(system.get("/api/v1/incidents").await?.status == 200);
+
+    let rabbitmq = fixture.servers.clone();
+    let vhost = system.vhost.clone();
+    tokio::task::spawn_blocking(move || rabbitmq.rabbitmq().create_vhost(&vhost)).await??;
+    // The first ones may be answered 202: the worker, too, has to come back.
+    eventually("updates are taken and decided again", async || {
+        Ok([200, 201].contains(&system.post(&dns(2)).await?.status))
+    })
+    .await?;
+    let incidents = system.get("/api/v1/incidents").await?;
+    ensure!(incidents.body[0]["impact"] == 2, "{incidents:?}");
+    system.finish().await
+}
+
+async fn without_the_database_updates_are_kept_and_applied_later(
+    fixture: Arc<Fixture>,
+) -> Result<()> {
+    let system = with_dns(&fixture).await?;
+    ensure!(system.post(&dns(1)).await?.status == 201);
+    let name = &system.vhost;
+    let (servers, away) = (fixture.servers.clone(), name.clone());
+    tokio::task::spawn_blocking(move || {
+        servers.postgres().psql(
+            "postgres",
+            &format!("ALTER DATABASE {away} ALLOW_CONNECTIONS false"),
+        )?;
+        servers.postgres().psql(
+            "postgres",
+            &format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{away}'"),
+        )
+    })
+    .await??;
+
+    let kept = system.post(&dns(3)).await?;
+    ensure!(kept.status == 202 && kept.body["state"] == "pending", "{kept:?}");
+    let receipt = kept.header("location").to_owned();
+    ensure!(receipt == format!("/api/v1/updates/{}", kept.header("update-id")), "{kept:?}");
+    let list = system.get("/api/v1/incidents").await?;
+    ensure!(list.status == 503 && list.header("retry-after") == "1", "{list:?}");
+    let ready = system.get("/readyz").await?;
+    ensure!(ready.status == 200 && ready.body["status"] == "degraded", "{ready:?}");
+
+    let (servers, back) = (fixture.servers.clone(), name.clone());
+    tokio::task::spawn_blocking(move || {
+        servers
+            .postgres()
+            .psql("postgres", &format!("ALTER DATABASE {back} ALLOW_CONNECTIONS true"))
+    })
+    .await??;
+    eventually("the update is applied", async || {
+        let receipt = system.get(&receipt).await?;
+        Ok(receipt.status == 200 && receipt.body["state"] == "done")
+    })
+    .await?;
+    let receipt = system.get(&receipt).await?;
+    ensure!(receipt.body["outcome"] == "raised" && receipt.body["impact"] == 3, "{receipt:?}");
+    system.finish().await
+}
+
+async fn without_a_worker_an_update_is_accepted_and_pending(fixture: Arc<Fixture>) -> Result<()> {
+    let mut system = System::prepared(&fixture).await?;
+    system.start_gateway(&[]).await?;
+    system.components(&[("DNS", &[])]).await?;
+    let begin = Instant::now();
+    let accepted = system.post(&dns(1)).await?;
+    ensure!(accepted.status == 202, "{accepted:?}");
+    ensure!(!accepted.header("retry-after").is_empty(), "{accepted:?}");
+    ensure!(accepted.header("link").ends_with("; rel=\"monitor\""), "{accepted:?}");
+    // The reporter of the Python dashboard gives up after 2 s.
+    ensure!(begin.elapsed() < Duration::from_secs(2), "it took {:?}", begin.elapsed());
+    let receipt = system.get(accepted.header("location")).await?;
+    ensure!(receipt.body["state"] == "pending" && receipt.body["outcome"].is_null(), "{receipt:?}");
+
+    system.start_worker(&[]).await?;
+    system.drained().await?;
+    let receipt = system.get(accepted.header("location")).await?;
+    ensure!(receipt.body["state"] == "done" && receipt.body["outcome"] == "opened", "{receipt:?}");
+    system.finish().await
+}
+
+async fn a_full_queue_refuses(fixture: Arc<Fixture>) -> Result<()> {
+    let mut system = System::bare(&fixture).await?;
+    let variables = [
+        ("SDB_DATABASE_URI", system.database_uri.as_str()),
+        ("SDB_QUEUE_LIMIT", "5"),
+        ("SDB_PARTITIONS", "1"),
+    ];
+    let (done, said) = fixture.command(&fixture.binaries.worker, &["migrate"], &variables).await?;
+    ensure!(done, "{said}");
+    system.start_gateway(&[]).await?;
+    system.components(&[("DNS", &[])]).await?;
+    let post = async || {
+        let request = system.update(&dns(1)).header("Prefer", "respond-async");
+        crate::harness::answer(request).await
+    };
+    // A quorum queue may take a few more than its limit.
+    let mut taken = 0;
+    let refused = loop {
+        let answer = post().await?;
+        if answer.status != 202 {
+            break answer;
+        }
+        taken += 1;
+        ensure!(taken < 50, "the queue never fills");
+    };
+    ensure!(refused.status == 503 && taken >= 5, "{taken} were taken, then {refused:?}");
+    let message = refused.body["message"].as_str().unwrap_or_default();
+    ensure!(message.contains("the queue is full; nothing was queued"), "{refused:?}");
+
+    system.start_worker(&[]).await?;
+    system.drained().await?;
+    ensure!(system.count("SELECT count(*) FROM sdb_inbox").await? == taken);
+    ensure!(system.post(&dns(1)).await?.status == 200);
+    system.finish().await
+}
+
+async fn a_gateway_that_never_saw_a_catalogue_is_not_ready(fixture: Arc<Fixture>) -> Result<()> {
+    let mut system = System::prepared(&fixture).await?;
+    // Nothing listens there.
+    let nowhere = "postgresql://sd@127.0.0.1:1/none";
+    system.start_gateway_unready(&[("SDB_DATABASE_URI", nowhere)]).await?;
+    let ready = system.get("/readyz").await?;
+    ensure!(ready.status == 503 && ready.body["status"] == "not ready", "{ready:?}");
+    ensure!(system.get("/healthz").await?.status == 200);
+    let refused = system.post(&dns(1)).await?;
+    ensure!(refused.status == 503, "{refused:?}");
+    system.finish_with_parked()
+}
+
+async fn a_worker_that_is_told_to_stop_ends_clean(fixture: Arc<Fixture>) -> Result<()> {
+    let mut system = with_dns(&fixture).await?;
+    ensure!(system.post(&dns(1)).await?.status == 201);
+    let mut worker = system.workers.remove(0);
+    worker.signal(Signal::SIGTERM)?;
+    let status = worker.ended().await?;
+    ensure!(status.success(), "{status}: {}", worker.log()?);
+    // What comes meanwhile waits for the next worker.
+    ensure!(system.post(&dns(2)).await?.status == 202);
+    system.start_worker(&[]).await?;
+    system.finish().await
+}
+
+async fn a_gateway_that_is_told_to_stop_answers_what_it_has(fixture: Arc<Fixture>) -> Result<()> {
+    let mut system = System::prepared(&fixture).await?;
+    system.start_gateway(&[]).await?;
+    system.components(&[("DNS", &[])]).await?;
+    // Without a worker the request waits for its outcome.
+    let request = tokio::spawn(system.update(&dns(1)).header("Prefer", "wait=3").send());
+    eventually("the update is queued", async || {
+        let topology = system.topology().await?;
+        let dns = shared::component::ComponentId(1);
+        let queue = topology.queue(dns.partition(topology.partitions));
+        Ok(system.waiting(&queue).await? == 1)
+    })
+    .await?;
+    let mut gateway = system.gateways.remove(0);
+    gateway.signal(Signal::SIGTERM)?;
+    system.start_worker(&[]).await?;
+    let answer = request.await??;
+    ensure!(answer.status() == 201, "{answer:?}");
+    let status = gateway.ended().await?;
+    ensure!(status.success(), "{status}: {}", gateway.log()?);
+    system.finish().await
+}
