@@ -9,10 +9,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Fixture, System, replay, tests};
 
-tests!(
-    ten_thousand_updates_take_effect_exactly_once,
-    a_burst_survives_the_death_of_a_worker,
-);
+tests!(ten_thousand_updates_take_effect_exactly_once, a_burst_survives_the_death_of_a_worker,);
 
 const CLIENTS: usize = 64;
 

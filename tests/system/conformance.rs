@@ -55,7 +55,10 @@ async fn play(system: &System, scenario: &Value) -> Result<()> {
             Some("incident") => {
                 let suppressed = recorded["body"]["impact"] == 0;
                 ensure!(answer.status == if suppressed { 200 } else { 201 }, "{post}: {answer:?}");
-                ensure!(comparable(incident) == comparable_recorded(&recorded["body"]), "{answer:?}");
+                ensure!(
+                    comparable(incident) == comparable_recorded(&recorded["body"]),
+                    "{answer:?}"
+                );
             }
             Some("none") => ensure!(answer.status == 200, "{post} gave {answer:?}"),
             other => anyhow::bail!("unknown effect {other:?}"),

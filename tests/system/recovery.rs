@@ -70,13 +70,14 @@ async fn without_the_database_updates_are_kept_and_applied_later(
     let name = &system.vhost;
     let (servers, away) = (fixture.servers.clone(), name.clone());
     tokio::task::spawn_blocking(move || {
+        servers
+            .postgres()
+            .psql("postgres", &format!("ALTER DATABASE {away} ALLOW_CONNECTIONS false"))?;
         servers.postgres().psql(
             "postgres",
-            &format!("ALTER DATABASE {away} ALLOW_CONNECTIONS false"),
-        )?;
-        servers.postgres().psql(
-            "postgres",
-            &format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{away}'"),
+            &format!(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{away}'"
+            ),
         )
     })
     .await??;

@@ -77,7 +77,8 @@ pub(crate) struct Fixture {
 impl Harness {
     /// Starts the servers and builds the programs.
     pub(crate) fn start() -> Result<Self> {
-        let folder = PathBuf::from(format!("/var/tmp/status-dashboard-test-{}", std::process::id()));
+        let folder =
+            PathBuf::from(format!("/var/tmp/status-dashboard-test-{}", std::process::id()));
         fs::create_dir(&folder)?;
         let servers = Arc::new(Servers::start(&folder.join("servers"))?);
         let binaries = Arc::new(binaries::build()?);
@@ -96,7 +97,8 @@ impl Harness {
             name,
             folder: folder.clone(),
         });
-        let run = || self.runtime.block_on(async { timeout(TEST_LIMIT, (test.run)(context)).await });
+        let run =
+            || self.runtime.block_on(async { timeout(TEST_LIMIT, (test.run)(context)).await });
         let problem = match catch_unwind(AssertUnwindSafe(run)) {
             Ok(Ok(Ok(()))) => return Ok(()),
             Ok(Ok(Err(error))) => format!("{error:#}"),

@@ -50,7 +50,9 @@ impl Process {
 
     /// Waits for its end.
     pub(crate) async fn ended(&mut self) -> Result<ExitStatus> {
-        Ok(timeout(Duration::from_secs(20), self.child.wait()).await.context("it does not end")??)
+        Ok(timeout(Duration::from_secs(20), self.child.wait())
+            .await
+            .context("it does not end")??)
     }
 
     /// What it has logged.

@@ -11,7 +11,8 @@ use sqlx::PgPool;
 use worker::decision::{ActiveState, Holder, IncidentRef};
 
 /// What the replay and the database must agree on, by incident.
-type Shape = BTreeMap<IncidentId, (String, i16, Timestamp, Option<Timestamp>, BTreeSet<ComponentId>)>;
+type Shape =
+    BTreeMap<IncidentId, (String, i16, Timestamp, Option<Timestamp>, BTreeSet<ComponentId>)>;
 
 /// Replays a journal that nobody else wrote beside, from an empty database.
 pub(crate) async fn agrees(database: &PgPool) -> Result<()> {

@@ -9,6 +9,8 @@ use reqwest::{Client, Method, RequestBuilder, header::HeaderMap};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};
 
+use tokio::task::spawn_blocking;
+
 use super::{Fixture, Process, eventually};
 
 pub(crate) const SECRET: &str = "a-secret-that-is-long-enough-for-tests";
@@ -67,7 +69,7 @@ impl System {
         // PostgreSQL's names have at most 63 bytes.
         let name: String = context.name.chars().take(60).collect();
         let (servers, database_name) = (context.servers.clone(), name.clone());
-        let (database_uri, amqp_uri) = tokio::task::spawn_blocking(move || -> Result<_> {
+        let (database_uri, amqp_uri) = spawn_blocking(move || -> Result<_> {
             let database = servers.postgres().create_database(&database_name)?;
             Ok((database, servers.rabbitmq().create_vhost(&database_name)?))
         })
@@ -204,10 +206,11 @@ impl System {
     /// Adds components, each a name with its attributes, and waits until every gateway knows them.
     pub(crate) async fn components(&self, components: &[(&str, &[(&str, &str)])]) -> Result<()> {
         for (name, attributes) in components {
-            let id: i32 = sqlx::query_scalar("INSERT INTO component (name) VALUES ($1) RETURNING id")
-                .bind(*name)
-                .fetch_one(&self.database)
-                .await?;
+            let id: i32 =
+                sqlx::query_scalar("INSERT INTO component (name) VALUES ($1) RETURNING id")
+                    .bind(*name)
+                    .fetch_one(&self.database)
+                    .await?;
             for (name, value) in *attributes {
                 sqlx::query(
                     "INSERT INTO component_attribute (component_id, name, value)
@@ -236,17 +239,23 @@ impl System {
         Ok(())
     }
 
-    /// Waits until every queue is empty.
+    /// Waits until every update is settled: no queue has a message, not even one that a worker
+    /// holds.
     pub(crate) async fn drained(&self) -> Result<()> {
-        let topology = self.topology().await?;
-        let queues = (0..topology.partitions)
-            .map(|partition| topology.queue(partition))
-            .chain([topology.dead_letter_queue()]);
-        for queue in queues {
-            eventually("the queues are empty", async || Ok(self.waiting(&queue).await? == 0))
-                .await?;
-        }
-        Ok(())
+        // The queues' own state: statistics are some seconds old.
+        let query = format!(
+            "lists:sum([begin {{ok, {{_, Messages}}, _}} = ra:leader_query(amqqueue:get_pid(Queue),
+                fun rabbit_fifo:query_messages_total/1), Messages end
+            || Queue <- rabbit_amqqueue:list(<<\"{}\">>),
+                amqqueue:get_type(Queue) =:= rabbit_quorum_queue]).",
+            self.vhost
+        );
+        eventually("the queues are empty", async || {
+            let (servers, query) = (self.context.servers.clone(), query.clone());
+            let total = spawn_blocking(move || servers.rabbitmq().ctl(&["eval", &query])).await??;
+            Ok(total.trim() == "0")
+        })
+        .await
     }
 
     /// How many messages are ready in a queue.
