@@ -1,0 +1,90 @@
+//! Builds the programs that make up the system.
+
+use std::{
+    env,
+    ffi::OsString,
+    io::{BufRead, BufReader},
+    path::PathBuf,
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+/// The programs, built.
+#[derive(Clone, Debug)]
+pub struct Binaries {
+    /// Takes updates and answers queries.
+    pub gateway: PathBuf,
+    /// Applies updates; also `migrate` and `catalogue apply`.
+    pub worker: PathBuf,
+}
+
+/// Builds the gateway and the worker, optimized if this program is itself; cargo's messages go
+/// to the terminal.
+///
+/// # Errors
+/// When they don't build.
+pub fn build() -> Result<Binaries> {
+    // Cargo names itself to what it runs, so that the same toolchain builds the rest.
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
+    let mut command = Command::new(cargo);
+    command
+        // All packages, so that their dependencies have the features that the tests build them with.
+        .args(["build", "--workspace", "--bins"])
+        .arg("--message-format=json-render-diagnostics")
+        .current_dir(crate::checkout())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped());
+    if !cfg!(debug_assertions) {
+        command.arg("--release");
+    }
+    // What cargo tells this program of its own package would make it build dependencies again.
+    for (name, _) in env::vars_os() {
+        let package = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_"];
+        if name.to_str().is_some_and(|name| package.iter().any(|own| name.starts_with(own))) {
+            command.env_remove(name);
+        }
+    }
+    let mut cargo = command.spawn().context("cargo can't be run")?;
+    let output = cargo.stdout.take().context("cargo's output is not there")?;
+    let (mut gateway, mut worker) = (None, None);
+    for line in BufReader::new(output).lines() {
+        match executable(&line.context("cargo's output can't be read")?) {
+            Some((name, path)) if name == "gateway" => gateway = Some(path),
+            Some((name, path)) if name == "worker" => worker = Some(path),
+            Some(_) | None => {}
+        }
+    }
+    let status = cargo.wait()?;
+    if !status.success() {
+        bail!("`cargo build --workspace --bins` failed");
+    }
+    let unnamed = "is no program that cargo built";
+    Ok(Binaries {
+        gateway: gateway.with_context(|| format!("`gateway` {unnamed}"))?,
+        worker: worker.with_context(|| format!("`worker` {unnamed}"))?,
+    })
+}
+
+/// Name and path, when a message of cargo's says that a program is there.
+fn executable(message: &str) -> Option<(String, PathBuf)> {
+    let message: Value = serde_json::from_str(message).ok()?;
+    let name = message.pointer("/target/name")?.as_str()?;
+    let path = message.get("executable")?.as_str()?;
+    Some((name.to_owned(), PathBuf::from(path)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_messages_with_an_executable_count() {
+        let program = r#"{"reason":"compiler-artifact","target":{"kind":["bin"],"name":"worker"},"executable":"/t/worker"}"#;
+        assert_eq!(executable(program), Some(("worker".to_owned(), PathBuf::from("/t/worker"))));
+        let library = r#"{"reason":"compiler-artifact","target":{"kind":["lib"],"name":"worker"},"executable":null}"#;
+        assert_eq!(executable(library), None);
+        assert_eq!(executable("not JSON"), None);
+    }
+}

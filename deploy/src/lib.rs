@@ -1,0 +1,53 @@
+//! Runs the whole system on one machine, for a newcomer and for the tests: finds or installs
+//! PostgreSQL and RabbitMQ, starts private servers in a folder of their own, builds the programs.
+//! Production needs none of this.
+
+pub mod binaries;
+pub mod packages;
+pub mod process;
+pub mod servers;
+
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    path::{Path, PathBuf},
+};
+
+/// The folder of the checkout that this was built from.
+#[must_use]
+pub fn checkout() -> &'static Path {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here)
+}
+
+/// Where the servers of this checkout keep their data: one folder a user and checkout.
+///
+/// It is not inside the checkout, since a checkout in a home of mode 700 is out of reach for the
+/// user that servers started by root run as.
+#[must_use]
+pub fn data_dir() -> PathBuf {
+    let mut hasher = DefaultHasher::new();
+    checkout().hash(&mut hasher);
+    let user = nix::unistd::geteuid();
+    let short = hasher.finish() & 0xffff_ffff;
+    PathBuf::from(format!("/var/tmp/status-dashboard-{user}-{short:08x}"))
+}
+
+/// The names of the settings that this crate reads or hands on.
+pub mod settings {
+    /// The database; set together with [`AMQP`] to use servers that run already.
+    pub const DATABASE: &str = "SDB_DATABASE_URI";
+    /// The Python dashboard's name for [`DATABASE`].
+    pub const DATABASE_ALIAS: &str = "SDB_SQLALCHEMY_DATABASE_URI";
+    /// The broker.
+    pub const AMQP: &str = "SDB_AMQP_URI";
+    /// What tokens are signed with.
+    pub const SECRET_KEY: &str = "SDB_SECRET_KEY";
+    /// Where the gateway listens.
+    pub const BIND: &str = "SDB_BIND";
+}
+
+/// A setting from the environment; one that is blank counts as not set.
+#[must_use]
+pub fn setting(name: &str) -> Option<String> {
+    std::env::var(name).ok().map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
+}

@@ -1,0 +1,36 @@
+//! Starts the whole system on this machine: `cargo run`.
+
+mod runner;
+
+use std::process::ExitCode;
+
+use runner::{Arguments, Stop};
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::parse(std::env::args().skip(1)) {
+        Ok(Some(arguments)) => arguments,
+        Ok(None) => {
+            println!("{}", runner::HELP);
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            eprintln!("deploy: {error:#}\n\n{}", runner::HELP);
+            return ExitCode::from(2);
+        }
+    };
+    let outcome = Stop::on_signals().and_then(|stop| {
+        let outcome = runner::run(&arguments, &stop);
+        // Whatever fails after a Ctrl-C, for example the build that got it too, is no failure.
+        if stop.is_asked() { Ok(()) } else { outcome }
+    });
+    match outcome {
+        Ok(()) => {
+            eprintln!("deploy: stopped");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("deploy: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Where the gateways listen.
+
+use std::{
+    fmt,
+    io::{ErrorKind, Read, Write},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use deploy::{setting, settings::BIND};
+
+const DEFAULT: &str = "127.0.0.1:8080";
+const LIMIT: Duration = Duration::from_secs(2);
+
+/// What one gateway binds.
+pub(super) struct Address(SocketAddr);
+
+impl Address {
+    /// One for each gateway, all of them free, so that a port that is taken is said before
+    /// anything has started.
+    pub(super) fn all(gateways: u16) -> Result<Vec<Self>> {
+        let bind = setting(BIND).unwrap_or_else(|| DEFAULT.to_owned());
+        let first = parse(&bind)?;
+        (0..gateways)
+            .map(|number| {
+                let port = first.port().checked_add(number);
+                let port = port.with_context(|| format!("{BIND}={bind}: no {gateways} ports"))?;
+                let address = SocketAddr::new(first.ip(), port);
+                match TcpListener::bind(address) {
+                    Ok(_listener) => Ok(Self(address)),
+                    Err(error) if error.kind() == ErrorKind::AddrInUse => bail!(
+                        "the address {address} is taken by another program: set {BIND} to a free \
+                         one, for example {BIND}={}:{}",
+                        address.ip(),
+                        port.saturating_add(100)
+                    ),
+                    Err(error) => Err(error).with_context(|| format!("{BIND}={address}")),
+                }
+            })
+            .collect()
+    }
+
+    /// The beginning of the URLs that a client on this machine uses.
+    pub(super) fn url(&self) -> String {
+        format!("http://{}", self.reachable())
+    }
+
+    /// Whether the gateway there says that it is ready.
+    pub(super) fn is_ready(&self) -> bool {
+        let probe = || -> std::io::Result<bool> {
+            let mut stream = TcpStream::connect_timeout(&self.reachable(), LIMIT)?;
+            stream.set_read_timeout(Some(LIMIT))?;
+            let host = self.reachable();
+            write!(stream, "GET /readyz HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
+            let mut answer = Vec::new();
+            stream.take(4_096).read_to_end(&mut answer)?;
+            Ok(answer.starts_with(b"HTTP/1.1 200"))
+        };
+        probe().unwrap_or(false)
+    }
+
+    /// A gateway that listens on all addresses is reached on the loopback.
+    fn reachable(&self) -> SocketAddr {
+        let ip = match self.0.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+            ip @ (IpAddr::V4(_) | IpAddr::V6(_)) => ip,
+        };
+        SocketAddr::new(ip, self.0.port())
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(formatter)
+    }
+}
+
+fn parse(bind: &str) -> Result<SocketAddr> {
+    let address: Option<SocketAddr> = bind.parse().ok();
+    let address = address.filter(|address| address.port() != 0);
+    address.with_context(|| format!("{BIND} is `{bind}`, but must be like `{DEFAULT}`"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_address_with_a_port_will_do() {
+        assert!(parse("0.0.0.0:9000").is_ok() && parse("[::1]:9000").is_ok());
+        for wrong in ["", "9000", "127.0.0.1", "127.0.0.1:0", "localhost:8080"] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn all_addresses_are_reached_on_the_loopback() {
+        assert_eq!(Address(parse("0.0.0.0:9000").unwrap()).url(), "http://127.0.0.1:9000");
+        assert_eq!(Address(parse("[::]:9000").unwrap()).url(), "http://[::1]:9000");
+        assert_eq!(Address(parse("127.0.0.2:9000").unwrap()).url(), "http://127.0.0.2:9000");
+    }
+}

@@ -1,0 +1,233 @@
+//! The private PostgreSQL.
+
+use std::{
+    fs,
+    net::{Ipv4Addr, TcpStream},
+    path::PathBuf,
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::Signal;
+
+use super::{
+    DEFAULT_NAME, USER,
+    folder::{Account, Folder},
+    server::Server,
+};
+use crate::packages::Packages;
+
+/// A private PostgreSQL server. `fsync` and `synchronous_commit` are on, as in production.
+pub struct Postgres {
+    programs: PathBuf,
+    account: Account,
+    data: PathBuf,
+    password: String,
+    port: u16,
+    server: Server,
+}
+
+impl Postgres {
+    /// Prepares the data folder.
+    pub(super) fn new(
+        packages: &Packages,
+        folder: &Folder,
+        password: String,
+        port: u16,
+    ) -> Result<Self> {
+        // INT ends open connections; TERM would wait for them.
+        let server = Server::new("PostgreSQL", folder.log("postgresql"), Signal::SIGINT);
+        let parent = folder.subfolder("postgresql")?;
+        let postgres = Self {
+            programs: packages.postgresql.clone(),
+            account: folder.account(),
+            data: parent.join("data"),
+            password,
+            port,
+            server,
+        };
+        if !postgres.data.exists() {
+            let unfinished = parent.join("data.new");
+            if unfinished.exists() {
+                fs::remove_dir_all(&unfinished)?;
+            }
+            let mut initdb = postgres.account.command(postgres.programs.join("initdb"));
+            initdb.arg("-D").arg(&unfinished).args(["-U", USER]).arg("--pwfile");
+            initdb.arg(folder.path().join("password"));
+            initdb.args(["-A", "scram-sha-256", "-E", "UTF8", "--locale=C.UTF-8"]);
+            output(initdb.arg("--no-instructions").current_dir(&parent))?;
+            // Only what is complete gets the name that the next start looks for.
+            fs::rename(&unfinished, &postgres.data)?;
+        }
+        Ok(postgres)
+    }
+
+    /// Starts the server, on the same port each time, and waits until it answers.
+    ///
+    /// # Errors
+    /// When it is running already or does not come up, with the end of its log.
+    pub fn start(&self) -> Result<()> {
+        let mut command =
+            self.account.server(self.programs.join("postgres"), self.server.stop_signal());
+        command.arg("-D").arg(&self.data).current_dir(&self.data);
+        // A Unix socket's path can't be longer than 107 bytes, and the folder's may be.
+        for setting in [
+            "listen_addresses=127.0.0.1",
+            "unix_socket_directories=",
+            "timezone=UTC",
+            "log_timezone=UTC",
+            "max_connections=200",
+            &format!("port={}", self.port),
+        ] {
+            command.args(["-c", setting]);
+        }
+        self.server.launch(command)?;
+        self.server.await_ready(|| {
+            if TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).is_err() {
+                return Ok(false);
+            }
+            let found = format!("select 1 from pg_database where datname = '{DEFAULT_NAME}'");
+            if self.psql("postgres", &found)?.is_empty() {
+                self.create_database(DEFAULT_NAME)?;
+            }
+            Ok(true)
+        })
+    }
+
+    /// The id of the first process (the postmaster); none while the server is stopped.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.server.pid()
+    }
+
+    /// The port, on 127.0.0.1.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Where the default database is. Holds the password.
+    #[must_use]
+    pub fn uri(&self) -> String {
+        self.database_uri(DEFAULT_NAME)
+    }
+
+    /// Where a database is. Holds the password.
+    #[must_use]
+    pub fn database_uri(&self, database: &str) -> String {
+        format!("postgresql://{USER}:{}@127.0.0.1:{}/{database}", self.password, self.port)
+    }
+
+    /// Stops the server, ending open connections.
+    pub fn stop(&self) {
+        self.server.stop();
+    }
+
+    /// Kills all of the server's processes at once (SIGKILL).
+    pub fn kill(&self) {
+        self.server.kill();
+    }
+
+    /// Stops (SIGSTOP) all of the server's processes: connections stay open, nothing is answered.
+    pub fn pause(&self) {
+        self.server.pause();
+    }
+
+    /// Lets them go on.
+    pub fn resume(&self) {
+        self.server.resume();
+    }
+
+    /// Makes an empty database and returns its URI.
+    ///
+    /// # Errors
+    /// When there is one of this name; when the name is not of lower-case letters, digits and
+    /// underscores; when the server does not answer.
+    pub fn create_database(&self, name: &str) -> Result<String> {
+        check_name(name)?;
+        self.psql("postgres", &format!("create database {name}"))?;
+        Ok(self.database_uri(name))
+    }
+
+    /// Makes a database that is a copy of another, which nobody may be connected to, and returns
+    /// its URI.
+    ///
+    /// # Errors
+    /// As for [`Self::create_database`].
+    pub fn copy_database(&self, original: &str, name: &str) -> Result<String> {
+        check_name(original)?;
+        check_name(name)?;
+        self.psql("postgres", &format!("create database {name} template {original}"))?;
+        Ok(self.database_uri(name))
+    }
+
+    /// Removes a database, ending open connections to it; one that is not there is no error.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub fn drop_database(&self, name: &str) -> Result<()> {
+        check_name(name)?;
+        self.psql("postgres", &format!("drop database if exists {name} with (force)"))?;
+        Ok(())
+    }
+
+    /// Runs a statement in a database, and returns the rows without any decoration.
+    ///
+    /// # Errors
+    /// When the server does not answer or refuses the statement, with what it said.
+    pub fn psql(&self, database: &str, statement: &str) -> Result<String> {
+        let mut psql = Command::new(self.programs.join("psql"));
+        psql.env_clear().env("PATH", "/usr/bin:/bin").env("LANG", "C.UTF-8");
+        psql.env("PGPASSWORD", &self.password).env("PGCONNECT_TIMEOUT", "5");
+        psql.args(["-h", "127.0.0.1", "-U", USER, "-d", database, "-p", &self.port.to_string()]);
+        psql.args(["-X", "-w", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", statement]);
+        output(&mut psql)
+    }
+
+    pub(super) fn ended(&self) -> Option<String> {
+        self.server.ended()
+    }
+
+    pub(super) fn ask_to_stop(&self) {
+        self.server.ask_to_stop();
+    }
+}
+
+/// Only names that need no quotes, in SQL or in a URI.
+fn check_name(name: &str) -> Result<()> {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    let starts_well = name.starts_with(|first: char| first.is_ascii_lowercase() || first == '_');
+    if !starts_well || name.len() > 63 || !name.bytes().all(plain) {
+        bail!("`{name}` is no plain name for a database: lower-case letters, digits, underscores");
+    }
+    Ok(())
+}
+
+/// What a command prints; an error, with what it says, when it fails.
+pub(super) fn output(command: &mut Command) -> Result<String> {
+    let program = command.get_program().display().to_string();
+    let arguments: Vec<_> = command.get_args().map(|each| each.display().to_string()).collect();
+    let output = command.output().with_context(|| format!("{program} can't be run"))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        let said =
+            if said.trim().is_empty() { String::from_utf8_lossy(&output.stdout) } else { said };
+        bail!("`{program} {}` failed: {}", arguments.join(" "), said.trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_need_quotes_are_refused() {
+        for name in ["sdb", "test_12", "_a"] {
+            assert!(check_name(name).is_ok(), "{name}");
+        }
+        for name in ["", "1a", "A", "a-b", "a b", "a;drop", "ä", &"a".repeat(64)] {
+            assert!(check_name(name).is_err(), "{name}");
+        }
+    }
+}

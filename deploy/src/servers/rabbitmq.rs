@@ -1,0 +1,336 @@
+//! The private RabbitMQ.
+
+use std::{
+    fmt::Write as _,
+    io::{Read, Write as _},
+    net::{Ipv4Addr, TcpStream},
+    path::PathBuf,
+    process::Command,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::Signal;
+
+use super::{
+    DEFAULT_NAME, USER,
+    folder::{Account, Folder},
+    postgres::output,
+    server::Server,
+};
+use crate::packages::Packages;
+
+/// Opens an AMQP 0-9-1 connection; a broker that is ready answers, RabbitMQ with its properties.
+const AMQP_HEADER: &[u8; 8] = b"AMQP\0\0\x09\x01";
+
+/// A private RabbitMQ server.
+pub struct RabbitMq {
+    programs: PathBuf,
+    epmd_program: PathBuf,
+    account: Account,
+    home: PathBuf,
+    environment: Vec<(&'static str, String)>,
+    password: String,
+    ports: Ports,
+    epmd: Server,
+    server: Server,
+    /// `rabbitmqctl` is an Erlang node of its own, on one port and with one name: one at a time.
+    control: Mutex<()>,
+}
+
+/// The ports that RabbitMQ and its tools need.
+#[derive(Clone, Copy)]
+pub(super) struct Ports {
+    pub(super) amqp: u16,
+    /// Where its tools connect to.
+    pub(super) distribution: u16,
+    /// Where its tools ask for the former.
+    pub(super) epmd: u16,
+    /// Where the tools listen themselves.
+    pub(super) control: u16,
+}
+
+impl RabbitMq {
+    /// Writes the configuration.
+    pub(super) fn new(
+        packages: &Packages,
+        folder: &Folder,
+        password: String,
+        ports: Ports,
+    ) -> Result<Self> {
+        // The user and the virtual host are made at the first start only.
+        let config = format!(
+            "listeners.tcp.1 = 127.0.0.1:{}\n\
+             default_user = {USER}\ndefault_pass = {password}\ndefault_vhost = {DEFAULT_NAME}\n\
+             disk_free_limit.absolute = 256MB\nvm_memory_high_watermark.absolute = 1GiB\n\
+             log.console = true\nlog.file = false\n",
+            ports.amqp
+        );
+        let home = folder.subfolder("rabbitmq")?;
+        let text = |path: PathBuf| path.display().to_string();
+        let loopback = "-kernel inet_dist_use_interface {127,0,0,1}";
+        // All that is not set here would be taken from the machine's own RabbitMQ.
+        let environment = vec![
+            ("HOME", text(home.clone())),
+            ("ERL_EPMD_PORT", ports.epmd.to_string()),
+            ("ERL_EPMD_ADDRESS", "127.0.0.1".to_owned()),
+            // A crash dump takes seconds and hundreds of megabytes.
+            ("ERL_CRASH_DUMP_SECONDS", "0".to_owned()),
+            ("RABBITMQ_CONF_ENV_FILE", text(folder.write_shared("rabbitmq-env.conf", "")?)),
+            ("RABBITMQ_CONFIG_FILE", text(folder.write_shared("rabbitmq.conf", &config)?)),
+            ("RABBITMQ_ADVANCED_CONFIG_FILE", text(folder.path().join("none.config"))),
+            (
+                "RABBITMQ_ENABLED_PLUGINS_FILE",
+                text(folder.write_shared("rabbitmq-enabled-plugins", "[].\n")?),
+            ),
+            ("RABBITMQ_MNESIA_BASE", text(folder.subfolder("rabbitmq/mnesia")?)),
+            ("RABBITMQ_LOG_BASE", text(folder.subfolder("rabbitmq/log")?)),
+            ("RABBITMQ_PID_FILE", text(home.join("pid"))),
+            ("RABBITMQ_NODENAME", "sd@localhost".to_owned()),
+            ("RABBITMQ_DIST_PORT", ports.distribution.to_string()),
+            ("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", loopback.to_owned()),
+            ("RABBITMQ_CTL_DIST_PORT_MIN", ports.control.to_string()),
+            ("RABBITMQ_CTL_DIST_PORT_MAX", ports.control.to_string()),
+            ("RABBITMQ_CTL_ERL_ARGS", loopback.to_owned()),
+        ];
+        Ok(Self {
+            programs: packages.rabbitmq.clone(),
+            epmd_program: packages.epmd.clone(),
+            account: folder.account(),
+            home,
+            environment,
+            password,
+            ports,
+            epmd: Server::new("epmd", folder.log("epmd"), Signal::SIGTERM),
+            // INT is ignored.
+            server: Server::new("RabbitMQ", folder.log("rabbitmq"), Signal::SIGTERM),
+            control: Mutex::new(()),
+        })
+    }
+
+    /// Starts the server, on the same port each time, and waits until it answers.
+    ///
+    /// # Errors
+    /// When it is running already or does not come up, with the end of its log.
+    pub fn start(&self) -> Result<()> {
+        self.launch()?;
+        self.await_ready()
+    }
+
+    /// Starts the server and does not wait.
+    pub(super) fn launch(&self) -> Result<()> {
+        // Left alone, RabbitMQ starts an epmd that outlives it.
+        if self.epmd.pid().is_none() {
+            let mut epmd = self.account.server(&self.epmd_program, self.epmd.stop_signal());
+            epmd.args(["-port", &self.ports.epmd.to_string(), "-address", "127.0.0.1"]);
+            epmd.current_dir(&self.home);
+            self.epmd.launch(epmd)?;
+            let at = (Ipv4Addr::LOCALHOST, self.ports.epmd);
+            self.epmd.await_ready(|| Ok(TcpStream::connect(at).is_ok()))?;
+        }
+        let program = self.programs.join("rabbitmq-server");
+        let server = self.account.server(program, self.server.stop_signal());
+        self.server.launch(self.prepared(server))
+    }
+
+    /// Waits until the server answers and its default virtual host is there.
+    pub(super) fn await_ready(&self) -> Result<()> {
+        self.server.await_ready(|| Ok(self.speaks_amqp()))?;
+        self.create_vhosts(&[DEFAULT_NAME])?;
+        Ok(())
+    }
+
+    /// Whether it answers as an AMQP broker; a port that is open only may be another's.
+    fn speaks_amqp(&self) -> bool {
+        let probe = || -> std::io::Result<()> {
+            let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.ports.amqp))?;
+            stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+            stream.write_all(AMQP_HEADER)?;
+            // A method frame; `AMQP` would be a refusal of this version.
+            let mut kind = [0];
+            stream.read_exact(&mut kind)?;
+            if kind == [1] { Ok(()) } else { Err(std::io::ErrorKind::InvalidData.into()) }
+        };
+        probe().is_ok()
+    }
+
+    /// The id of the first process, a shell that holds the Erlang VM; none while it is stopped.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.server.pid()
+    }
+
+    /// The port for AMQP, on 127.0.0.1.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.ports.amqp
+    }
+
+    /// Where the default virtual host is. Holds the password.
+    #[must_use]
+    pub fn uri(&self) -> String {
+        self.vhost_uri(DEFAULT_NAME)
+    }
+
+    /// Where a virtual host is. Holds the password.
+    #[must_use]
+    pub fn vhost_uri(&self, vhost: &str) -> String {
+        let (port, vhost) = (self.ports.amqp, percent_encode(vhost));
+        format!("amqp://{USER}:{}@127.0.0.1:{port}/{vhost}", self.password)
+    }
+
+    /// Stops the server.
+    pub fn stop(&self) {
+        self.server.stop();
+    }
+
+    /// Kills all of the server's processes, the Erlang VM too, at once (SIGKILL).
+    pub fn kill(&self) {
+        self.server.kill();
+    }
+
+    /// Stops (SIGSTOP) all of the server's processes: connections stay open, nothing is answered.
+    pub fn pause(&self) {
+        self.server.pause();
+    }
+
+    /// Lets them go on.
+    pub fn resume(&self) {
+        self.server.resume();
+    }
+
+    /// Makes a virtual host and returns its URI; one that is there is no error.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub fn create_vhost(&self, name: &str) -> Result<String> {
+        self.create_vhosts(&[name])?;
+        Ok(self.vhost_uri(name))
+    }
+
+    /// Makes virtual hosts in one call, which is much faster than one after the other, and returns
+    /// their URIs.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub fn create_vhosts(&self, names: &[&str]) -> Result<Vec<String>> {
+        let user = binary(USER);
+        self.eval(&format!(
+            "lists:foreach(fun(V) -> \
+               case rabbit_vhost:exists(V) of true -> ok; false -> rabbit_vhost:add(V, {user}) end, \
+               rabbit_auth_backend_internal:set_permissions\
+                 ({user}, V, <<\".*\">>, <<\".*\">>, <<\".*\">>, {user}), \
+               rabbit_vhost:await_running_on_all_nodes(V, 30000) \
+             end, {}).",
+            binaries(names)
+        ))?;
+        Ok(names.iter().map(|name| self.vhost_uri(name)).collect())
+    }
+
+    /// Removes a virtual host, closing its connections; one that is not there is no error.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub fn delete_vhost(&self, name: &str) -> Result<()> {
+        self.delete_vhosts(&[name])
+    }
+
+    /// Removes virtual hosts in one call.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub fn delete_vhosts(&self, names: &[&str]) -> Result<()> {
+        self.eval(&format!(
+            "lists:foreach(fun(V) -> \
+               case rabbit_vhost:exists(V) of true -> rabbit_vhost:delete(V, {}); false -> ok end \
+             end, {}).",
+            binary(USER),
+            binaries(names)
+        ))
+    }
+
+    /// Has the server evaluate an Erlang expression that is to return `ok`.
+    fn eval(&self, expression: &str) -> Result<()> {
+        let answer = self.ctl(&["eval", expression])?;
+        if answer.trim() != "ok" {
+            bail!("rabbitmqctl eval answered `{}`", answer.trim());
+        }
+        Ok(())
+    }
+
+    /// Runs `rabbitmqctl`, half a second a call, and returns what it prints.
+    ///
+    /// # Errors
+    /// When it fails, with what it said.
+    pub fn ctl(&self, arguments: &[&str]) -> Result<String> {
+        let _one_at_a_time = self.control.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut command = self.account.command(self.programs.join("rabbitmqctl"));
+        command.arg("-q").args(arguments);
+        output(&mut self.prepared(command)).context("RabbitMQ's tool failed")
+    }
+
+    fn prepared(&self, mut command: Command) -> Command {
+        let environment = self.environment.iter().map(|(name, value)| (name, value));
+        command.envs(environment).current_dir(&self.home);
+        command
+    }
+
+    pub(super) fn ended(&self) -> Option<String> {
+        self.server.ended()
+    }
+
+    pub(super) fn ask_to_stop(&self) {
+        self.server.ask_to_stop();
+    }
+
+    /// Stops the server and, after it, what it is found by.
+    pub(super) fn shut_down(&self) {
+        self.server.stop();
+        self.epmd.stop();
+    }
+}
+
+/// An Erlang binary with these bytes, whatever they are.
+fn binary(text: &str) -> String {
+    let bytes: Vec<String> = text.bytes().map(|byte| byte.to_string()).collect();
+    format!("<<{}>>", bytes.join(","))
+}
+
+/// An Erlang list of binaries.
+fn binaries(texts: &[&str]) -> String {
+    let each: Vec<String> = texts.iter().map(|text| binary(text)).collect();
+    format!("[{}]", each.join(","))
+}
+
+/// A virtual host's name as part of a URI: it may hold a slash, and by default is one.
+fn percent_encode(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                encoded.push(char::from(byte));
+            }
+            _ => drop(write!(encoded, "%{byte:02X}")),
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vhosts_are_encoded_in_uris() {
+        assert_eq!(percent_encode("sdb-1.a_b~"), "sdb-1.a_b~");
+        assert_eq!(percent_encode("/"), "%2F");
+        assert_eq!(percent_encode("a b/ü%"), "a%20b%2F%C3%BC%25");
+    }
+
+    #[test]
+    fn no_name_can_leave_its_erlang_binary() {
+        assert_eq!(binaries(&["a\"", ">"]), "[<<97,34>>,<<62>>]");
+        assert_eq!(binaries(&[]), "[]");
+    }
+}
