@@ -46,7 +46,7 @@ pub(crate) struct App {
 impl App {
     pub(crate) fn new(
         auth: AuthConfig,
-        database: PgConnectOptions,
+        database: &PgConnectOptions,
         limits: Limits,
         conflict: bool,
         inbox_days: u32,

@@ -37,7 +37,7 @@ pub(crate) const UPDATES: &str = "LEFT JOIN LATERAL (
 
 impl Incident {
     /// The incident as it stood when the snapshot was taken: what was written later is left out.
-    pub(crate) fn as_of(mut self, snapshot: &IncidentSnapshot) -> Self {
+    pub(crate) fn rolled_back_to(mut self, snapshot: &IncidentSnapshot) -> Self {
         let later = self
             .update_times
             .iter()

@@ -8,9 +8,7 @@ use gateway::{
     config::{AuthConfig, Config},
     server, token,
 };
-use shared::{settings::Settings, telemetry};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
+use shared::{settings::Settings, shutdown, telemetry};
 
 /// Takes status updates over HTTP and shows incidents. Settings are environment variables;
 /// README.md lists them.
@@ -55,7 +53,7 @@ async fn command(command: Command) -> Result<()> {
             settings.not_ours().log();
             let config = Config::from_settings(&settings)?;
             let bind = config.bind;
-            let server = server::build(config, stop_on_signal()?)
+            let server = server::build(config, shutdown::on_signal()?)
                 .await
                 .with_context(|| format!("SDB_BIND: {bind} can't be served"))?;
             tracing::info!(address = %server.address()?, "serving");
@@ -75,27 +73,4 @@ async fn command(command: Command) -> Result<()> {
 fn days_from_now(days: u32) -> Result<Duration> {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
     Ok(now + Duration::from_secs(u64::from(days) * 86_400))
-}
-
-/// Cancelled by the first SIGTERM or SIGINT; the second ends the process.
-fn stop_on_signal() -> Result<CancellationToken> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let stop = CancellationToken::new();
-    let stopping = stop.clone();
-    tokio::spawn(async move {
-        loop {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-            if stopping.is_cancelled() {
-                tracing::warn!("ended at once by a second signal");
-                std::process::exit(1);
-            }
-            tracing::info!("stopping: finishing the requests under way");
-            stopping.cancel();
-        }
-    });
-    Ok(stop)
 }

@@ -14,6 +14,7 @@ use shared::{
     telemetry::chain,
     topology::{Topology, TopologyError},
 };
+use sqlx::postgres::PgConnectOptions;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -33,12 +34,12 @@ const MOST_HEADERS: usize = 100;
 const HEAD_LIMIT: Duration = Duration::from_secs(30);
 /// Time that requests under way have to finish after `stop`.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
-const PAUSE: Duration = Duration::from_secs(1);
 
 /// A gateway that has its address.
 pub struct Server {
     listener: TcpListener,
     app: Arc<App>,
+    database: PgConnectOptions,
     broker: Broker,
     connections: usize,
 }
@@ -51,8 +52,9 @@ pub async fn build(config: Config, stop: CancellationToken) -> std::io::Result<S
     config.auth.warn_of_short_keys();
     let listener = TcpListener::bind(config.bind).await?;
     let Config { database, broker, auth, conflict, inbox_days, limits, .. } = config;
-    let app = App::new(auth, database, limits, conflict, inbox_days, stop);
-    Ok(Server { listener, app: Arc::new(app), broker, connections: limits.connections })
+    let app = App::new(auth, &database, limits, conflict, inbox_days, stop);
+    let (app, connections) = (Arc::new(app), limits.connections);
+    Ok(Server { listener, app, database, broker, connections })
 }
 
 impl Server {
@@ -70,11 +72,16 @@ impl Server {
     /// When the database is not prepared, or its topology is not the settings'.
     pub async fn run(self, settings: &Settings) -> Result<(), TopologyError> {
         let app = self.app.clone();
-        let linking = link(app.clone(), self.broker.clone(), settings);
+        let (broker, database) = (self.broker.clone(), self.database.clone());
+        let linking = async {
+            let topology = Topology::read_once_up(&database, settings).await?;
+            app.publisher.clone().keep_linked(broker, topology).await;
+            Ok(())
+        };
         let upkeep = app.catalogue.keep_fresh();
         tokio::select! {
             // The link stays up while requests finish; it ends only with an error.
-            Err(error) = linking => Err(error),
+            ended = linking => ended,
             () = upkeep => Ok(()),
             () = self.serve() => Ok(()),
         }
@@ -135,29 +142,4 @@ async fn accept(
             None
         }
     }
-}
-
-/// Links the gateway to RabbitMQ once the database tells the topology.
-async fn link(app: Arc<App>, broker: Broker, settings: &Settings) -> Result<(), TopologyError> {
-    let topology = loop {
-        let read = async {
-            let mut connection = app.answers.acquire().await?;
-            Topology::read(&mut connection, settings).await
-        };
-        match read.await {
-            Ok(topology) => break topology,
-            Err(TopologyError::Database(error)) => {
-                tracing::warn!(reason = chain(&error), "waiting for the database");
-                sleep(PAUSE).await;
-            }
-            Err(
-                error @ (TopologyError::Unprepared
-                | TopologyError::Disagrees { .. }
-                | TopologyError::Impossible { .. }
-                | TopologyError::Settings(_)),
-            ) => return Err(error),
-        }
-    };
-    app.publisher.clone().keep_linked(broker, topology).await;
-    Ok(())
 }

@@ -9,6 +9,7 @@ pub mod incident;
 pub mod message;
 pub mod outcome;
 pub mod settings;
+pub mod shutdown;
 pub mod telemetry;
 pub mod timestamp;
 pub mod topology;

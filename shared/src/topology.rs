@@ -3,14 +3,23 @@
 //! The shape is recorded in the database, since a gateway and a worker that disagree about the
 //! number of partitions would break the order of a component's updates.
 
+use std::time::Duration;
+
 use lapin::{
     Channel, ExchangeKind,
     options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions},
     types::{AMQPValue, FieldTable},
 };
-use sqlx::PgConnection;
+use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
+use tokio::time::sleep;
 
-use crate::settings::{Settings, SettingsError};
+use crate::{
+    settings::{Settings, SettingsError},
+    telemetry::chain,
+};
+
+/// Between two tries to reach the database.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Deliveries after which RabbitMQ gives a message up. A worker parks what can't be applied, so
 /// only a message that kills every worker gets there. One large number, since RabbitMQ 3.10 drops
@@ -121,6 +130,36 @@ impl Topology {
             }
         }
         Ok(recorded)
+    }
+
+    /// The recorded topology, as soon as the database answers: it may be started later than we are.
+    ///
+    /// # Errors
+    /// When there is no record, or it disagrees with a setting.
+    pub async fn read_once_up(
+        database: &PgConnectOptions,
+        settings: &Settings,
+    ) -> Result<Self, TopologyError> {
+        let mut said = String::new();
+        loop {
+            let read = async {
+                let mut connection = PgConnection::connect_with(database).await?;
+                let topology = Self::read(&mut connection, settings).await?;
+                connection.close().await?;
+                Ok(topology)
+            };
+            match read.await {
+                Err(TopologyError::Database(error)) => {
+                    let reason = chain(&error);
+                    if reason != said {
+                        tracing::warn!(reason, "waiting for the database");
+                        said = reason;
+                    }
+                    sleep(PAUSE).await;
+                }
+                other => return other,
+            }
+        }
     }
 
     /// The exchange that gateways publish to.

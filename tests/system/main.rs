@@ -12,6 +12,7 @@ mod lists;
 mod operations;
 mod parking;
 mod recovery;
+mod tls;
 
 use std::{process::ExitCode, sync::Arc};
 
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         operations::tests(),
         parking::tests(),
         recovery::tests(),
+        tls::tests(),
     ];
     // Servers die with the thread that starts them, which must therefore be this one.
     let harness = if arguments.list {

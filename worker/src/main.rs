@@ -4,10 +4,8 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use shared::{database, settings::Settings, telemetry};
+use shared::{database, settings::Settings, shutdown, telemetry};
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
 use worker::{catalogue, config::Config, migrate, run};
 
 /// Applies status updates: takes them from RabbitMQ, decides which incident each belongs to, and
@@ -61,7 +59,7 @@ async fn command(command: Command) -> Result<()> {
             telemetry::init(&settings)?;
             settings.not_ours().log();
             let config = Config::from_settings(&settings)?;
-            run::run(config, &settings, stop_on_signal()?).await?;
+            run::run(config, &settings, shutdown::on_signal()?).await?;
         }
         Command::Migrate => {
             for line in migrate::migrate(&mut connect(&settings).await?, &settings).await? {
@@ -96,27 +94,4 @@ async fn connect(settings: &Settings) -> Result<PgConnection> {
         ("idle_in_transaction_session_timeout", "0"),
     ]);
     PgConnection::connect_with(&options).await.context("the database can't be reached")
-}
-
-/// Cancelled by the first SIGTERM or SIGINT; the second ends the process.
-fn stop_on_signal() -> Result<CancellationToken> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let stop = CancellationToken::new();
-    let stopping = stop.clone();
-    tokio::spawn(async move {
-        loop {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-            if stopping.is_cancelled() {
-                tracing::warn!("ended at once by a second signal");
-                std::process::exit(1);
-            }
-            tracing::info!("stopping: finishing the batch");
-            stopping.cancel();
-        }
-    });
-    Ok(stop)
 }

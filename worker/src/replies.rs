@@ -97,7 +97,8 @@ async fn publish(channel: &Channel, replies: &Replies) -> Result<(), String> {
         let properties = BasicProperties::default().with_content_type("application/json".into());
         let options = BasicPublishOptions::default();
         // The channel has no confirms, so the second future is ready at once.
-        let sent = channel.basic_publish("".into(), queue.as_str().into(), options, &body, properties);
+        let sent =
+            channel.basic_publish("".into(), queue.as_str().into(), options, &body, properties);
         match timeout(PUBLISH_LIMIT, sent).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => return Err(chain(&error)),

@@ -33,8 +33,11 @@ pub async fn run(
     let database = PgPoolOptions::new()
         .max_connections(CONNECTIONS)
         .acquire_timeout(ACQUIRE_LIMIT)
-        .connect_lazy_with(config.database);
-    let Some(topology) = topology(&database, settings, &stop).await? else { return Ok(()) };
+        .connect_lazy_with(config.database.clone());
+    let topology = tokio::select! {
+        topology = Topology::read_once_up(&config.database, settings) => topology?,
+        () = stop.cancelled() => return Ok(()),
+    };
     let upkeep = tokio::spawn(upkeep(database.clone(), config.inbox_days));
 
     let replies = ReplySender::start(config.broker.clone());
@@ -64,34 +67,6 @@ async fn consume(consumer: &Consumer, stop: &CancellationToken) {
             pause(RECONNECT_PAUSE, stop).await;
         }
     }
-}
-
-/// The recorded topology, as soon as the database answers; none when stopped before.
-async fn topology(
-    database: &PgPool,
-    settings: &Settings,
-    stop: &CancellationToken,
-) -> Result<Option<Topology>, TopologyError> {
-    while !stop.is_cancelled() {
-        let read = async {
-            let mut connection = database.acquire().await?;
-            Topology::read(&mut connection, settings).await
-        };
-        match read.await {
-            Ok(topology) => return Ok(Some(topology)),
-            Err(TopologyError::Database(error)) => {
-                tracing::warn!(reason = chain(&error), "waiting for the database");
-                pause(RECONNECT_PAUSE, stop).await;
-            }
-            Err(
-                error @ (TopologyError::Unprepared
-                | TopologyError::Disagrees { .. }
-                | TopologyError::Impossible { .. }
-                | TopologyError::Settings(_)),
-            ) => return Err(error),
-        }
-    }
-    Ok(None)
 }
 
 /// Sleeps, unless stopped before or meanwhile.

@@ -55,7 +55,8 @@ impl Address {
             write!(stream, "GET /readyz HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
             let mut answer = Vec::new();
             stream.take(4_096).read_to_end(&mut answer)?;
-            Ok(answer.starts_with(b"HTTP/1.1 200"))
+            // 200 alone may mean that a server is still missing.
+            Ok(String::from_utf8_lossy(&answer).contains(r#""status":"ready""#))
         };
         probe().unwrap_or(false)
     }

@@ -148,7 +148,8 @@ fn answer(app: &App, update: &UpdateMessage, settled: Settled) -> Response {
     let Settled { verdict, incident } = settled;
     let (id, reason, incident) = match verdict {
         Verdict::Decided { reason, incident: snapshot } => {
-            let incident = incident.map(|incident| Incident::clone(&incident).as_of(&snapshot));
+            let incident =
+                incident.map(|incident| Incident::clone(&incident).rolled_back_to(&snapshot));
             (update.id, reason, incident)
         }
         Verdict::Repeated { original, reason, .. } => {

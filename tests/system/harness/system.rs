@@ -17,6 +17,7 @@ pub(crate) const SECRET: &str = "a-secret-that-is-long-enough-for-tests";
 pub(crate) const CLAIM: &str = "stackmon";
 
 /// A token as the reporter of the Python dashboard makes it: no `typ`, no `exp`.
+#[expect(clippy::expect_used, reason = "claims of a test can be signed")]
 pub(crate) fn token(secret: &str, claims: &Value) -> String {
     let mut header = Header::new(Algorithm::HS256);
     header.typ = None;

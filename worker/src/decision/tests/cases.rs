@@ -412,7 +412,7 @@ fn an_update_above_a_manual_incident_follows_the_other_rules_beside_it() {
             .system(1, Major, &[DNS])
             .manual(5, DNS, Minor, -HOUR, None)
             .update(DNS, Major, CoveredBySystemIncident, held_by(1)),
-        given("by rule 5 a system incident beside it is raised: the manual one is no second component")
+        given("by rule 5 a system incident beside it is raised, and the manual one is not")
             .system(1, Minor, &[DNS])
             .manual(5, DNS, Minor, -HOUR, None)
             .update(DNS, Outage, RaisedAsOnlyComponent, held_by(1))

@@ -1,0 +1,30 @@
+//! Stopping on a signal.
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// A token that the first SIGTERM or SIGINT cancels; the second ends the process with status 1.
+///
+/// # Errors
+/// When the system does not let signals be handled.
+pub fn on_signal() -> std::io::Result<CancellationToken> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let stop = CancellationToken::new();
+    let stopping = stop.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if stopping.is_cancelled() {
+                tracing::warn!("ended at once by a second signal");
+                std::process::exit(1);
+            }
+            tracing::info!("stopping: finishing what is under way");
+            stopping.cancel();
+        }
+    });
+    Ok(stop)
+}
