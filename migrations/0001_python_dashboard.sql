@@ -1,5 +1,5 @@
 -- The tables that the Python dashboard also uses, in the form its ORM makes. Where they stand they
--- are adopted as they are: nothing here changes an existing table.
+-- are adopted as they are, with the indexes that its models declare where one is missing.
 
 CREATE TABLE IF NOT EXISTS component (
     id serial PRIMARY KEY,

@@ -83,7 +83,7 @@ CREATE TABLE sdb_parked (
 );
 COMMENT ON TABLE sdb_parked IS 'Messages that could not be applied for a reason of their own, for an operator to see and put back';
 COMMENT ON COLUMN sdb_parked.id IS 'For the operator''s commands';
-COMMENT ON COLUMN sdb_parked.delivery_key IS 'The message''s id, or the SHA-256 of its bytes where it has none: a redelivery is parked once';
+COMMENT ON COLUMN sdb_parked.delivery_key IS 'The update''s id, or the message''s id and the SHA-256 of its bytes where it can''t be read: a redelivery is parked once';
 COMMENT ON COLUMN sdb_parked.update_id IS 'The update, where the message could be read that far';
 COMMENT ON COLUMN sdb_parked.queue IS 'Where it came from';
 COMMENT ON COLUMN sdb_parked.reason IS 'Why it could not be applied';
@@ -147,27 +147,42 @@ $$;
 COMMENT ON FUNCTION sdb_first_id IS 'The lowest UUIDv7 of an instant (UTC): the bound of a part of the inbox';
 
 -- A part holds a week: few enough for every statement to look at, small enough to drop.
-CREATE FUNCTION sdb_keep_inbox(days integer) RETURNS void LANGUAGE plpgsql AS $$
+--
+-- A part is made beside the inbox and attached, which stops nobody; made as a part at once, it
+-- would wait for every reader, and everybody else for it.
+CREATE FUNCTION sdb_make_inbox_parts(days integer) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-    this_week date := date_trunc('week', clock_timestamp() AT TIME ZONE 'UTC')::date;
-    first_kept timestamp := (clock_timestamp() AT TIME ZONE 'UTC') - make_interval(days => days);
+    now timestamp := clock_timestamp() AT TIME ZONE 'UTC';
     week date;
     part text;
 BEGIN
-    -- Workers do this side by side; one is enough.
-    IF NOT pg_try_advisory_xact_lock(hashtext('sdb_keep_inbox')) THEN
-        RETURN;
-    END IF;
+    -- Workers do this side by side.
+    PERFORM pg_advisory_xact_lock(hashtext('sdb_inbox_parts'));
     -- From the oldest week that is kept: an update may wait long for the first worker.
     FOR week IN
-        SELECT generate_series(date_trunc('week', first_kept), this_week + 14, '7 days')::date
+        SELECT generate_series(
+            date_trunc('week', now - make_interval(days => days)),
+            date_trunc('week', now) + interval '14 days',
+            '7 days')::date
     LOOP
         part := 'sdb_inbox_' || to_char(week, 'YYYYMMDD');
         IF to_regclass(part) IS NULL THEN
-            EXECUTE format('CREATE TABLE %I PARTITION OF sdb_inbox FOR VALUES FROM (%L) TO (%L)',
+            EXECUTE format('CREATE TABLE %I (LIKE sdb_inbox INCLUDING ALL)', part);
+            EXECUTE format('ALTER TABLE sdb_inbox ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)',
                 part, sdb_first_id(week), sdb_first_id(week + 7));
         END IF;
     END LOOP;
+END $$;
+COMMENT ON FUNCTION sdb_make_inbox_parts IS 'Makes the parts of the inbox for the weeks that are kept and two more';
+
+-- Dropping waits for every reader of the inbox, and everybody else for it; so it gives up at once
+-- and is tried again an hour later.
+CREATE FUNCTION sdb_drop_inbox_parts(days integer) RETURNS void LANGUAGE plpgsql
+SET lock_timeout = '100ms' AS $$
+DECLARE
+    first_kept timestamp := (clock_timestamp() AT TIME ZONE 'UTC') - make_interval(days => days);
+    part text;
+BEGIN
     FOR part IN
         SELECT child.relname FROM pg_inherits
             JOIN pg_class child ON child.oid = inhrelid
@@ -177,4 +192,4 @@ BEGIN
         EXECUTE format('DROP TABLE %I', part);
     END LOOP;
 END $$;
-COMMENT ON FUNCTION sdb_keep_inbox IS 'Makes the parts of the inbox for the weeks that are kept and two more, and drops older ones';
+COMMENT ON FUNCTION sdb_drop_inbox_parts IS 'Drops the parts of the inbox that hold nothing younger than so many days';

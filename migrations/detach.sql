@@ -8,10 +8,12 @@ BEGIN
     FOREACH shared_table IN ARRAY ARRAY['component', 'component_attribute', 'incident',
         'incident_component_relation', 'incident_status']
     LOOP
-        EXECUTE format('DROP TRIGGER IF EXISTS sdb_touch ON %I', shared_table);
+        IF to_regclass(shared_table) IS NOT NULL THEN
+            EXECUTE format('DROP TRIGGER IF EXISTS sdb_touch ON %I', shared_table);
+        END IF;
     END LOOP;
 END $$;
 
-ALTER TABLE incident DROP CONSTRAINT IF EXISTS sdb_one_active_system_incident_per_impact;
+ALTER TABLE IF EXISTS incident DROP CONSTRAINT IF EXISTS sdb_one_active_system_incident_per_impact;
 DROP INDEX IF EXISTS sdb_incident_open, sdb_incident_end, sdb_incident_start,
-    sdb_relation_component, sdb_status_in_order;
+    sdb_incident_impact, sdb_relation_component, sdb_status_in_order;

@@ -2,12 +2,19 @@
 
 use std::{sync::Arc, time::Duration};
 
-use axum::{Router, http::StatusCode, routing::get};
+use axum::{
+    Router,
+    extract::Request,
+    http::StatusCode,
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::get,
+};
 use sqlx::{
     PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -23,6 +30,10 @@ use crate::{
 
 /// Time that a request waits for a database connection.
 const ACQUIRE_LIMIT: Duration = Duration::from_secs(2);
+/// KiB of lists that are held for readers, slow ones among them.
+const HELD_KIB: usize = 256 * 1024;
+/// Time from a request to the beginning of its answer: longer than any wait that is asked for.
+const REQUEST_LIMIT: Duration = Duration::from_secs(40);
 
 /// What the endpoints share.
 pub(crate) struct App {
@@ -38,6 +49,8 @@ pub(crate) struct App {
     pub(crate) in_flight: Semaphore,
     /// One permit for each list that is too large to hold.
     pub(crate) streamed_lists: Arc<Semaphore>,
+    /// One permit for each KiB of the lists that are held for their readers.
+    pub(crate) held_lists: Arc<Semaphore>,
     pub(crate) conflict: bool,
     pub(crate) inbox_days: u32,
     pub(crate) stop: CancellationToken,
@@ -52,23 +65,26 @@ impl App {
         inbox_days: u32,
         stop: CancellationToken,
     ) -> Self {
-        let pool = || {
+        let pool = |database: PgConnectOptions| {
             PgPoolOptions::new()
                 .max_connections(limits.database_connections)
                 .acquire_timeout(ACQUIRE_LIMIT)
-                .connect_lazy_with(database.clone())
+                .connect_lazy_with(database)
         };
-        let answers = pool();
+        let answers = pool(database.clone());
+        // A list takes as long as its reader does.
+        let lists = pool(database.clone().options([("statement_timeout", "10min")]));
         let waiters = Arc::new(Waiters::new(answers.clone()));
         Self {
             auth: Auth::new(auth),
             catalogue: CatalogueCopy::new(answers.clone()),
             publisher: Arc::new(Publisher::new(waiters.clone(), limits.channels)),
             waiters,
-            lists: pool(),
+            lists,
             answers,
             in_flight: Semaphore::new(limits.in_flight),
             streamed_lists: Arc::new(Semaphore::new(limits.streamed_lists)),
+            held_lists: Arc::new(Semaphore::new(HELD_KIB)),
             conflict,
             inbox_days,
             stop,
@@ -88,5 +104,14 @@ pub(crate) fn router(app: Arc<App>) -> Router {
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "This path does not take that method")
         })
         .fallback(async || ApiError::new(StatusCode::NOT_FOUND, "There is nothing at this path"))
+        .layer(middleware::from_fn(limited))
         .with_state(app)
+}
+
+/// Ends a request that waits for something that never comes, such as a server that is silent.
+async fn limited(request: Request, next: Next) -> Response {
+    match timeout(REQUEST_LIMIT, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => ApiError::unavailable("A server does not answer; try again").into_response(),
+    }
 }

@@ -28,11 +28,14 @@ use shared::{
     telemetry::chain,
     topology::Topology,
 };
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::waiters::Waiters;
 
 const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
+/// Time for a link to be made.
+const CONNECT_LIMIT: Duration = Duration::from_secs(30);
 /// How often the link is looked at: a connection that broke while nothing was sent.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Replies that wait for the gateway. Whoever waited is answered from the receipt then.
@@ -53,9 +56,6 @@ pub(crate) enum PublishError {
     /// The queue is full: it was refused.
     #[error("the queue is full")]
     Full,
-    /// There is no such queue: it was returned.
-    #[error("the queue does not exist")]
-    Unroutable,
     /// It was sent, but not confirmed in time, or the connection broke before: it may have been
     /// accepted or not.
     #[error("RabbitMQ did not confirm in time")]
@@ -88,7 +88,8 @@ struct Link {
     topology: Topology,
     channels: managed::Pool<Channels>,
     reply_queue: String,
-    failed: AtomicBool,
+    failed: Arc<AtomicBool>,
+    _receiving: AbortOnDropHandle<()>,
 }
 
 impl Link {
@@ -160,7 +161,7 @@ impl Publisher {
         // The channel is held while the publish is issued, not while it is confirmed.
         let issue = async {
             let channel = link.channels.get().await.map_err(|_| PublishError::Absent)?;
-            let options = BasicPublishOptions { mandatory: true, ..Default::default() };
+            let options = BasicPublishOptions::default();
             channel
                 .basic_publish(
                     link.topology.exchange().into(),
@@ -172,13 +173,21 @@ impl Publisher {
                 .await
                 .map_err(|_| PublishError::Unconfirmed)
         };
-        let confirm =
+        let mut confirm =
             timeout_at(deadline, issue).await.map_err(|_| PublishError::Unconfirmed)??;
-        match timeout_at(deadline, confirm).await {
+        match timeout_at(deadline, &mut confirm).await {
             Ok(Ok(Confirmation::Ack(None))) => Ok(()),
-            Ok(Ok(Confirmation::Ack(Some(_)))) => Err(PublishError::Unroutable),
             Ok(Ok(Confirmation::Nack(_))) => Err(PublishError::Full),
-            Ok(Ok(Confirmation::NotRequested) | Err(_)) | Err(_) => Err(PublishError::Unconfirmed),
+            Ok(Ok(Confirmation::Ack(Some(_)) | Confirmation::NotRequested) | Err(_)) => {
+                // Not what was declared: declare it again.
+                link.failed.store(true, Ordering::Relaxed);
+                Err(PublishError::Unconfirmed)
+            }
+            Err(_) => {
+                // lapin keeps a confirm that is dropped before it came, for good.
+                tokio::spawn(confirm);
+                Err(PublishError::Unconfirmed)
+            }
         }
     }
 
@@ -186,12 +195,20 @@ impl Publisher {
     pub(crate) async fn keep_linked(self: Arc<Self>, broker: Broker, topology: Topology) {
         let mut failing = false;
         loop {
-            match self.connect(&broker, topology).await {
+            let connected = timeout(CONNECT_LIMIT, self.connect(&broker, topology)).await;
+            match connected.unwrap_or(Err(ConnectError::Silent)) {
                 Ok(link) => {
                     failing = false;
                     tracing::info!("connected to RabbitMQ");
                     self.link.store(Some(link.clone()));
+                    let mut blocked = false;
                     while link.is_alive() {
+                        if std::mem::replace(&mut blocked, link.is_blocked()) != blocked {
+                            tracing::warn!(
+                                blocked,
+                                "RabbitMQ is short of memory or disk, or no more"
+                            );
+                        }
                         sleep(LOOK_EVERY).await;
                     }
                     self.link.store(None);
@@ -229,16 +246,16 @@ impl Publisher {
             reason = "building fails only for timeouts without a runtime"
         )]
         let channels = channels.expect("a pool without timeouts can be built");
-        let link =
-            Arc::new(Link { topology, channels, reply_queue, failed: AtomicBool::new(false) });
-
-        let (waiters, receiving_link) = (self.waiters.clone(), link.clone());
-        tokio::spawn(async move {
+        let failed = Arc::new(AtomicBool::new(false));
+        let (waiters, failing) = (self.waiters.clone(), failed.clone());
+        let receiving = tokio::spawn(async move {
+            // The connection lives as long as the task.
+            let _connection = receiving;
             receive(replies, &waiters).await;
-            receiving_link.failed.store(true, Ordering::Relaxed);
-            drop(receiving);
+            failing.store(true, Ordering::Relaxed);
         });
-        Ok(link)
+        let _receiving = AbortOnDropHandle::new(receiving);
+        Ok(Arc::new(Link { topology, channels, reply_queue, failed, _receiving }))
     }
 }
 

@@ -10,13 +10,15 @@ use shared::{
 use sqlx::PgPool;
 use tokio::{
     sync::Mutex,
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 /// How often its version is compared with the database's.
 const REFRESH_EVERY: Duration = Duration::from_millis(500);
 /// The least time between two readings for requests that missed a component.
 const MISS_PAUSE: Duration = Duration::from_millis(100);
+/// Time for one reading.
+const READ_LIMIT: Duration = Duration::from_secs(5);
 
 /// The components by name, in order of their ids.
 pub(crate) struct Catalogue {
@@ -107,17 +109,23 @@ impl CatalogueCopy {
 
     /// Brings the copy up to date for a request that missed a component. Requests that miss
     /// together read once, and unknown names can't make the gateway read more than so often.
-    pub(crate) async fn refresh_for_miss(&self) {
+    ///
+    /// Returns whether the database could be asked.
+    pub(crate) async fn refresh_for_miss(&self) -> bool {
         let missed = Instant::now();
         let mut last_refresh = self.last_refresh.lock().await;
         if let Some(last) = *last_refresh {
             if last > missed {
-                return;
+                return true;
             }
             sleep_until(last + MISS_PAUSE).await;
         }
-        if let Err(error) = self.read_if_changed(&mut last_refresh).await {
-            tracing::debug!(reason = chain(&error), "the catalogue can't be read for a miss");
+        match self.read_if_changed(&mut last_refresh).await {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::debug!(reason = chain(&error), "the catalogue can't be read for a miss");
+                false
+            }
         }
     }
 
@@ -127,7 +135,14 @@ impl CatalogueCopy {
     }
 
     async fn read_if_changed(&self, last_refresh: &mut Option<Instant>) -> Result<(), sqlx::Error> {
-        *last_refresh = Some(Instant::now());
+        let begin = Instant::now();
+        let silent = || sqlx::Error::Io(std::io::ErrorKind::TimedOut.into());
+        timeout(READ_LIMIT, self.compare_and_read()).await.map_err(|_| silent())??;
+        *last_refresh = Some(begin);
+        Ok(())
+    }
+
+    async fn compare_and_read(&self) -> Result<(), sqlx::Error> {
         // The version is read before the components: if they change between, the next comparison
         // sees it.
         let version: i64 = sqlx::query_scalar("SELECT catalogue FROM sdb_version")

@@ -10,6 +10,7 @@ use axum::{
 use bytes::{Bytes, BytesMut};
 use flate2::{Compression, write::GzEncoder};
 use futures_util::stream;
+use http_body_util::{BodyExt, Full};
 use shared::{telemetry::chain, timestamp::Timestamp};
 use sqlx::PgPool;
 use std::io::Write;
@@ -23,6 +24,8 @@ const HELD_BYTES: usize = 4 * 1024 * 1024;
 const CHUNK_BYTES: usize = 64 * 1024;
 /// Time that a reader may take for a chunk of a streamed list.
 const READER_LIMIT: Duration = Duration::from_secs(30);
+/// Time that a list waits for room in memory.
+const ROOM_LIMIT: Duration = Duration::from_secs(2);
 
 /// How the body is coded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +88,13 @@ pub(crate) async fn tag(database: &PgPool, active: bool) -> Result<String, sqlx:
 pub(crate) struct ListWriter {
     plain: Vec<u8>,
     gzip: Option<GzEncoder<Vec<u8>>>,
-    chunks: mpsc::Sender<Result<Bytes, ListError>>,
+    chunks: mpsc::Sender<Result<Chunk, ListError>>,
+}
+
+/// A piece of a list. A list without its end was cut off, whatever cut it.
+enum Chunk {
+    Bytes(Bytes),
+    End,
 }
 
 /// Why a list ended early.
@@ -99,6 +108,10 @@ pub(crate) enum ListError {
     Compression(#[from] io::Error),
     #[error("the reader is gone or too slow")]
     Reader,
+    #[error("what was asked for is gone")]
+    Gone,
+    #[error("the writer of the list failed")]
+    Unfinished,
 }
 
 impl ListWriter {
@@ -126,20 +139,19 @@ impl ListWriter {
 
     async fn finish(mut self) -> Result<(), ListError> {
         self.flush().await?;
-        match self.gzip.take() {
-            None => Ok(()),
-            Some(gzip) => {
-                let rest = gzip.finish()?;
-                self.send(rest).await
-            }
+        if let Some(gzip) = self.gzip.take() {
+            let rest = gzip.finish()?;
+            self.send(rest).await?;
         }
+        self.pass(Chunk::End).await
     }
 
     async fn send(&mut self, bytes: Vec<u8>) -> Result<(), ListError> {
-        if bytes.is_empty() {
-            return Ok(());
-        }
-        match timeout(READER_LIMIT, self.chunks.send(Ok(bytes.into()))).await {
+        if bytes.is_empty() { Ok(()) } else { self.pass(Chunk::Bytes(bytes.into())).await }
+    }
+
+    async fn pass(&mut self, chunk: Chunk) -> Result<(), ListError> {
+        match timeout(READER_LIMIT, self.chunks.send(Ok(chunk))).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) | Err(_) => Err(ListError::Reader),
         }
@@ -176,7 +188,17 @@ where
             Err(error) => Err(error),
         };
         if let Err(error) = ended {
-            tracing::warn!(reason = chain(&error), "a list ended early");
+            match error {
+                ListError::Reader | ListError::Gone => {
+                    tracing::debug!(reason = chain(&error), "a list ended early");
+                }
+                ListError::Database(_)
+                | ListError::Json(_)
+                | ListError::Compression(_)
+                | ListError::Unfinished => {
+                    tracing::warn!(reason = chain(&error), "a list ended early");
+                }
+            }
             // A reader that is gone needs no error.
             errors.send(Err(error)).await.unwrap_or_default();
         }
@@ -185,16 +207,15 @@ where
     let mut held = BytesMut::new();
     while held.len() < HELD_BYTES {
         match chunks.recv().await {
-            Some(Ok(chunk)) => held.extend_from_slice(&chunk),
-            Some(Err(_)) => {
-                return Err(ApiError::unavailable("The database can't be read now; try again"));
+            Some(Ok(Chunk::Bytes(chunk))) => held.extend_from_slice(&chunk),
+            Some(Ok(Chunk::End)) => {
+                return Ok(with_headers(hold(app, held.freeze()).await?, &etag, coding));
             }
-            None => {
-                let mut response = Response::new(Body::from(held.freeze()));
-                response
-                    .headers_mut()
-                    .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-                return Ok(with_headers(response, &etag, coding));
+            Some(Err(ListError::Gone)) => {
+                return Err(ApiError::new(StatusCode::NOT_FOUND, "Component does not exist"));
+            }
+            Some(Err(_)) | None => {
+                return Err(ApiError::unavailable("The database can't be read now; try again"));
             }
         }
     }
@@ -202,17 +223,34 @@ where
     let permit = app.streamed_lists.clone().try_acquire_owned().map_err(|_| {
         ApiError::unavailable("Too many large lists are being read; try again, or use `limit`")
     })?;
-    let rest = stream::unfold((chunks, permit), |(mut chunks, permit)| async move {
-        let chunk = chunks.recv().await?;
-        Some((chunk, (chunks, permit)))
+    let rest = stream::unfold(Some((chunks, permit)), |reading| async move {
+        let (mut chunks, permit) = reading?;
+        match chunks.recv().await {
+            Some(Ok(Chunk::Bytes(chunk))) => Some((Ok(chunk), Some((chunks, permit)))),
+            Some(Ok(Chunk::End)) => None,
+            Some(Err(error)) => Some((Err(error), None)),
+            None => Some((Err(ListError::Unfinished), None)),
+        }
     });
     let first = stream::once(async { Ok(held.freeze()) });
     let body = Body::from_stream(futures_util::StreamExt::chain(first, rest));
-    let mut response = Response::new(body);
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    Ok(with_headers(response, &etag, coding))
+    Ok(with_headers(Response::new(body), &etag, coding))
+}
+
+/// An answer that is held in memory until its reader has it, once there is room for it.
+async fn hold(app: &App, bytes: Bytes) -> Result<Response, ApiError> {
+    let crowded = || ApiError::unavailable("Too many lists are being read; try again");
+    let kib = u32::try_from(bytes.len() / 1024 + 1).map_err(|_| crowded())?;
+    let room = timeout(ROOM_LIMIT, app.held_lists.clone().acquire_many_owned(kib));
+    let permit = room.await.ok().and_then(Result::ok).ok_or_else(crowded)?;
+    let length = HeaderValue::from(bytes.len());
+    let mut response = Response::new(Body::new(Full::new(bytes).map_frame(move |frame| {
+        // Goes when the body does.
+        let _held = &permit;
+        frame
+    })));
+    response.headers_mut().insert(header::CONTENT_LENGTH, length);
+    Ok(response)
 }
 
 fn with_headers(mut response: Response, etag: &str, coding: Coding) -> Response {
@@ -222,10 +260,12 @@ fn with_headers(mut response: Response, etag: &str, coding: Coding) -> Response 
     }
     headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    let has_body = response.status() != StatusCode::NOT_MODIFIED;
-    if coding == Coding::Gzip && has_body {
-        let gzip = HeaderValue::from_static("gzip");
-        response.headers_mut().insert(header::CONTENT_ENCODING, gzip);
+    if response.status() != StatusCode::NOT_MODIFIED {
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if coding == Coding::Gzip {
+            headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        }
     }
     response
 }

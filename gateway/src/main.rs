@@ -3,7 +3,7 @@
 use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result};
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, builder::NonEmptyStringValueParser};
 use gateway::{
     config::{AuthConfig, Config},
     server, token,
@@ -26,7 +26,7 @@ enum Command {
     /// Print a token for a client, signed with SDB_SECRET_KEY.
     Token {
         /// Who it is for: the value of the claim.
-        #[arg(long, default_value = "monitor")]
+        #[arg(long, default_value = "monitor", value_parser = NonEmptyStringValueParser::new())]
         client: String,
         /// Days after which it expires; without this it never does.
         #[arg(long)]

@@ -13,6 +13,9 @@ use crate::{
 
 /// Incidents on a page, at most.
 const LARGEST_PAGE: u32 = 1_000;
+/// 0001-01-01 in microseconds since 1970: PostgreSQL's calendar begins earlier, but not as early as
+/// ours.
+const YEAR_1: i64 = -62_135_596_800_000_000;
 
 /// Query parameters, the last of a repeated one; unknown ones are passed over.
 pub(crate) struct Query {
@@ -34,7 +37,8 @@ impl Cursor {
 
     fn parse(text: &str) -> Option<Self> {
         let (micros, id) = text.split_once('.')?;
-        let start_date = Timestamp::from_micros(micros.parse().ok()?).ok()?;
+        let micros = micros.parse().ok().filter(|micros| *micros >= YEAR_1)?;
+        let start_date = Timestamp::from_micros(micros).ok()?;
         Some(Self { start_date, id: id.parse().ok()? })
     }
 }

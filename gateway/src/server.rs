@@ -1,6 +1,6 @@
 //! Serves HTTP within limits, and ties the gateway together.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use hyper::server::conn::http1;
 use hyper_util::{
@@ -20,6 +20,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{sleep, timeout},
 };
+use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -32,6 +33,8 @@ const LARGEST_HEAD: usize = 32 * 1024;
 const MOST_HEADERS: usize = 100;
 /// Time for a request's head, counted from when the connection is idle: an idle one is closed then.
 const HEAD_LIMIT: Duration = Duration::from_secs(30);
+/// Time that a client may take nothing of its answer.
+const WRITE_LIMIT: Duration = Duration::from_secs(30);
 /// Time that requests under way have to finish after `stop`.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 
@@ -127,7 +130,7 @@ impl Server {
 async fn accept(
     listener: &TcpListener,
     connections: &Arc<Semaphore>,
-) -> Option<(TcpStream, OwnedSemaphorePermit)> {
+) -> Option<(Pin<Box<TimeoutStream<TcpStream>>>, OwnedSemaphorePermit)> {
     let place = connections.clone().acquire_owned().await.ok()?;
     match listener.accept().await {
         Ok((stream, _)) => {
@@ -135,7 +138,10 @@ async fn accept(
             if let Err(error) = stream.set_nodelay(true) {
                 tracing::debug!(reason = chain(&error), "a connection ended at once");
             }
-            Some((stream, place))
+            // A reader that takes nothing for so long is gone, or might as well be.
+            let mut stream = TimeoutStream::new(stream);
+            stream.set_write_timeout(Some(WRITE_LIMIT));
+            Some((Box::pin(stream), place))
         }
         Err(error) => {
             tracing::warn!(reason = chain(&error), "no connection can be accepted");

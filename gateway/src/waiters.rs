@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use shared::{
@@ -11,9 +12,12 @@ use shared::{
     update::UpdateId,
 };
 use sqlx::PgPool;
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::timeout};
 
 use crate::incident::{self, Incident};
+
+/// Time for reading the incidents of a batch.
+const READ_LIMIT: Duration = Duration::from_secs(5);
 
 /// What became of an update, with the incident that it led to as that is now.
 pub(crate) struct Settled {
@@ -62,7 +66,9 @@ impl Waiters {
         let incidents = if ids.is_empty() {
             HashMap::new()
         } else {
-            incident::read(&self.database, &ids).await.unwrap_or_else(|error| {
+            let silent = || sqlx::Error::Io(std::io::ErrorKind::TimedOut.into());
+            let read = timeout(READ_LIMIT, incident::read(&self.database, &ids)).await;
+            read.unwrap_or_else(|_| Err(silent())).unwrap_or_else(|error| {
                 let reason = shared::telemetry::chain(&error);
                 tracing::warn!(reason, "the incidents of answers can't be read");
                 HashMap::new()

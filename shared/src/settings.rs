@@ -87,7 +87,7 @@ pub const SETTINGS: &[Setting] = &[
         "SDB_MAX_LISTS",
         Some("4"),
         "gateway",
-        "Lists over 4 MiB that are streamed at once; further ones wait, then get 503",
+        "Lists over 4 MiB that are streamed at once; further ones get 503",
     ),
     setting("SDB_BATCH", Some("512"), "worker", "Updates in one transaction, at most"),
     setting(

@@ -1,6 +1,12 @@
 //! Instants as the tables keep them.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use sqlx::{
+    Decode, Encode, Postgres, Type,
+    encode::IsNull,
+    error::BoxDynError,
+    postgres::{PgArgumentBuffer, PgHasArrayType, PgTypeInfo, PgValueFormat, PgValueRef},
+};
 use time::macros::format_description;
 use time::{Duration, OffsetDateTime, PrimitiveDateTime, format_description::BorrowedFormatItem};
 
@@ -12,9 +18,43 @@ const TO_THE_MICROSECOND: &[BorrowedFormatItem<'_>] =
 /// An instant in UTC with microseconds, `timestamp without time zone` in the database.
 ///
 /// Messages carry it as microseconds since 1970.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, sqlx::Type)]
-#[sqlx(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(PrimitiveDateTime);
+
+/// 2000-01-01 00:00 UTC, from which PostgreSQL counts, in microseconds since 1970.
+const POSTGRES_EPOCH: i64 = 946_684_800_000_000;
+
+impl Type<Postgres> for Timestamp {
+    fn type_info() -> PgTypeInfo {
+        PrimitiveDateTime::type_info()
+    }
+}
+
+impl PgHasArrayType for Timestamp {
+    fn array_type_info() -> PgTypeInfo {
+        PrimitiveDateTime::array_type_info()
+    }
+}
+
+impl Encode<'_, Postgres> for Timestamp {
+    fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
+        Encode::<Postgres>::encode_by_ref(&self.0, buffer)
+    }
+}
+
+impl Decode<'_, Postgres> for Timestamp {
+    /// PostgreSQL's calendar is longer than ours, and has `infinity`, which others may write: what
+    /// lies beyond ours is its first or last instant.
+    fn decode(value: PgValueRef<'_>) -> Result<Self, BoxDynError> {
+        let micros: i64 = match value.format() {
+            PgValueFormat::Binary => i64::from_be_bytes(value.as_bytes()?.try_into()?),
+            PgValueFormat::Text => return Ok(Self(Decode::<Postgres>::decode(value)?)),
+        };
+        let end = if micros < 0 { PrimitiveDateTime::MIN } else { PrimitiveDateTime::MAX };
+        let since_1970 = micros.checked_add(POSTGRES_EPOCH);
+        Ok(since_1970.and_then(|micros| Self::from_micros(micros).ok()).unwrap_or(Self(end)))
+    }
+}
 
 impl Timestamp {
     /// The instant that many microseconds after 1970-01-01 00:00 UTC.

@@ -11,7 +11,7 @@ use lapin::{
     types::{AMQPValue, FieldTable},
 };
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::{
     settings::{Settings, SettingsError},
@@ -20,6 +20,8 @@ use crate::{
 
 /// Between two tries to reach the database.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Time for one try.
+const READ_LIMIT: Duration = Duration::from_secs(10);
 
 /// Deliveries after which RabbitMQ gives a message up. A worker parks what can't be applied, so
 /// only a message that kills every worker gets there. One large number, since RabbitMQ 3.10 drops
@@ -144,11 +146,10 @@ impl Topology {
         loop {
             let read = async {
                 let mut connection = PgConnection::connect_with(database).await?;
-                let topology = Self::read(&mut connection, settings).await?;
-                connection.close().await?;
-                Ok(topology)
+                Self::read(&mut connection, settings).await
             };
-            match read.await {
+            let silent = || sqlx::Error::Io(std::io::ErrorKind::TimedOut.into());
+            match timeout(READ_LIMIT, read).await.unwrap_or_else(|_| Err(silent().into())) {
                 Err(TopologyError::Database(error)) => {
                     let reason = chain(&error);
                     if reason != said {
@@ -180,7 +181,8 @@ impl Topology {
         format!("sdb.updates.v{}.p{partition}", self.version)
     }
 
-    /// Where RabbitMQ puts what it gave up: the last net, empty unless something is wrong.
+    /// Where RabbitMQ puts what it gave up, or found no queue for: the last net, empty unless
+    /// something is wrong.
     #[must_use]
     pub fn dead_letter_queue(&self) -> String {
         format!("sdb.dead.v{}", self.version)
@@ -192,20 +194,26 @@ impl Topology {
     /// When RabbitMQ refuses, for one because something of that name has another shape.
     pub async fn declare(&self, channel: &Channel) -> Result<(), lapin::Error> {
         let durable = ExchangeDeclareOptions { durable: true, ..Default::default() };
-        for exchange in [self.exchange(), self.dead_letter_queue()] {
-            channel
-                .exchange_declare(
-                    exchange.into(),
-                    ExchangeKind::Direct,
-                    durable,
-                    FieldTable::default(),
-                )
-                .await?;
-        }
+        let dead_queue = self.dead_letter_queue();
+        channel
+            .exchange_declare(
+                dead_queue.as_str().into(),
+                ExchangeKind::Fanout,
+                durable,
+                FieldTable::default(),
+            )
+            .await?;
         let mut dead = FieldTable::default();
         dead.insert("x-queue-type".into(), text("quorum"));
-        let dead_queue = self.dead_letter_queue();
-        self.declare_queue(channel, &dead_queue, &dead_queue, &dead_queue, dead).await?;
+        self.declare_queue(channel, &dead_queue, &dead_queue, "", dead).await?;
+
+        // An update whose queue someone deleted goes there, too. To have it returned instead would
+        // not do: lapin may hand the return to another publisher of the channel.
+        let mut arguments = FieldTable::default();
+        arguments.insert("alternate-exchange".into(), text(&dead_queue));
+        channel
+            .exchange_declare(self.exchange().into(), ExchangeKind::Direct, durable, arguments)
+            .await?;
 
         for partition in 0..self.partitions {
             let mut arguments = FieldTable::default();
@@ -213,7 +221,6 @@ impl Topology {
             arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
             arguments.insert("x-delivery-limit".into(), AMQPValue::LongInt(DELIVERY_LIMIT));
             arguments.insert("x-dead-letter-exchange".into(), text(&dead_queue));
-            arguments.insert("x-dead-letter-routing-key".into(), text(&dead_queue));
             arguments.insert("x-dead-letter-strategy".into(), text("at-least-once"));
             arguments.insert("x-overflow".into(), text("reject-publish"));
             arguments

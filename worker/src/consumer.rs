@@ -1,14 +1,14 @@
 //! Moves messages: from the queues into batches, and after their commit acknowledgements and
 //! replies back. What a batch does, [`settle`] knows.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{
     Stream, StreamExt,
     stream::{self, select_all},
 };
 use lapin::{
-    Acker, Channel, Connection,
+    Acker, Connection,
     message::Delivery,
     options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions},
     types::FieldTable,
@@ -19,6 +19,7 @@ use shared::{
     topology::Topology,
 };
 use sqlx::PgPool;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::{replies::ReplySender, settle::settle, step::Incoming};
@@ -30,8 +31,23 @@ pub(crate) struct Consumer {
     pub(crate) database: PgPool,
     /// Updates in one transaction, at most.
     pub(crate) batch: usize,
+    /// Days that the record of each update is kept.
+    pub(crate) inbox_days: u32,
     pub(crate) replies: ReplySender,
 }
+
+/// What one partition delivers, in order. Their end is an error.
+type Deliveries = Pin<Box<dyn Stream<Item = Result<Received, SessionError>> + Send>>;
+
+/// Time for RabbitMQ to declare the queues and start every delivery.
+const SETUP_LIMIT: Duration = Duration::from_secs(30);
+/// Time for RabbitMQ to take an acknowledgement.
+const ACK_LIMIT: Duration = Duration::from_secs(10);
+/// Time for RabbitMQ to end a connection.
+const CLOSE_LIMIT: Duration = Duration::from_secs(5);
+/// Time for a batch, however often it is tried: RabbitMQ takes back what is held for much longer,
+/// and some versions never deliver it again when they have to (4.3.0 to 4.3.5).
+const BATCH_LIMIT: Duration = Duration::from_secs(300);
 
 /// Why a session with the broker ended.
 #[derive(Debug, thiserror::Error)]
@@ -40,10 +56,14 @@ pub(crate) enum SessionError {
     Connect(#[from] ConnectError),
     #[error("RabbitMQ refused")]
     Broker(#[from] lapin::Error),
+    #[error("RabbitMQ did not answer in time")]
+    Silent,
     #[error("RabbitMQ ended the delivery of a queue")]
     Ended,
     #[error("the messages were given to another worker before they could be acknowledged")]
     Stale,
+    #[error("a batch could not be settled within {} s", BATCH_LIMIT.as_secs())]
+    Unsettled,
 }
 
 /// One delivery, and where it goes back to.
@@ -56,43 +76,69 @@ struct Received {
 
 impl Consumer {
     /// One session with the broker: until `stop`, when it ends with its last batch committed and
-    /// acknowledged, or until the connection fails.
+    /// acknowledged, or until something fails or `abandon` leaves even that batch.
     ///
     /// What was received and not acknowledged by then is delivered again, perhaps to another
     /// worker; what of it was committed, the inbox passes over.
-    pub(crate) async fn session(&self, stop: &CancellationToken) -> Result<(), SessionError> {
+    pub(crate) async fn session(
+        &self,
+        stop: &CancellationToken,
+        abandon: &CancellationToken,
+    ) -> Result<(), SessionError> {
         let connection = self.broker.connect("worker: updates").await?;
-        let mut channels = Vec::with_capacity(self.topology.partitions.into());
-        let channel = connection.create_channel().await?;
-        self.topology.declare(&channel).await?;
-        channels.push(channel);
         let mut deliveries = Vec::with_capacity(self.topology.partitions.into());
-        for partition in 0..self.topology.partitions {
-            let (channel, stream) = self.consume(&connection, partition).await?;
-            channels.push(channel);
-            deliveries.push(Box::pin(stream));
-        }
-        tracing::info!(partitions = self.topology.partitions, "consuming");
-
+        let started = timeout(SETUP_LIMIT, self.start(&connection, &mut deliveries)).await;
         // What is ready goes into one batch, from all partitions alike; order within each is kept.
         let mut batches = select_all(deliveries).ready_chunks(self.batch);
+        let ended = match started {
+            Ok(Ok(())) => self.work_through(&mut batches, stop, abandon).await,
+            Ok(Err(error)) => Err(error.into()),
+            Err(_) => Err(SessionError::Silent),
+        };
+        // However it ended, the connection closes while its consumers live: RabbitMQ then takes
+        // back what was received, in one piece. A consumer that is dropped first is cancelled, and
+        // the next worker gets the later messages before the earlier ones.
+        let closed = timeout(CLOSE_LIMIT, connection.close(200, "the session ends".into())).await;
+        drop(batches);
+        ended?;
+        closed.map_err(|_| SessionError::Silent)??;
+        Ok(())
+    }
+
+    /// Declares the queues and starts the delivery of each partition.
+    async fn start(
+        &self,
+        connection: &Connection,
+        deliveries: &mut Vec<Deliveries>,
+    ) -> Result<(), lapin::Error> {
+        let channel = connection.create_channel().await?;
+        self.topology.declare(&channel).await?;
+        channel.close(200, "declared".into()).await?;
+        for partition in 0..self.topology.partitions {
+            deliveries.push(self.consume(connection, partition).await?);
+        }
+        tracing::info!(partitions = self.topology.partitions, "consuming");
+        Ok(())
+    }
+
+    async fn work_through(
+        &self,
+        batches: &mut (impl Stream<Item = Vec<Result<Received, SessionError>>> + Unpin),
+        stop: &CancellationToken,
+        abandon: &CancellationToken,
+    ) -> Result<(), SessionError> {
         loop {
             let batch = tokio::select! {
                 biased;
-                () = stop.cancelled() => break,
+                () = stop.cancelled() => return Ok(()),
                 batch = batches.next() => batch.ok_or(SessionError::Ended)?,
             };
             let batch: Vec<Received> = batch.into_iter().collect::<Result<_, _>>()?;
-            self.work(batch).await?;
+            tokio::select! {
+                done = self.work(batch) => done?,
+                () = abandon.cancelled() => return Err(SessionError::Unsettled),
+            }
         }
-        // Closing the channels while their consumers live returns what was received beyond the
-        // last batch in one piece; cancelling the consumers first would let the next worker
-        // overtake it.
-        for channel in channels {
-            channel.close(200, "the worker stops".into()).await?;
-        }
-        connection.close(200, "the worker stops".into()).await?;
-        Ok(())
     }
 
     /// Starts the deliveries of one partition, on a channel of its own. Their end is an error.
@@ -100,8 +146,7 @@ impl Consumer {
         &self,
         connection: &Connection,
         partition: u16,
-    ) -> Result<(Channel, impl Stream<Item = Result<Received, SessionError>> + use<>), lapin::Error>
-    {
+    ) -> Result<Deliveries, lapin::Error> {
         let channel = connection.create_channel().await?;
         channel.basic_qos(self.topology.prefetch, BasicQosOptions::default()).await?;
         let queue: Arc<str> = self.topology.queue(partition).into();
@@ -113,24 +158,26 @@ impl Consumer {
                 FieldTable::default(),
             )
             .await?;
-        let stream = consumer
+        let received = consumer
             .map(move |delivery| Ok(Received::new(partition, &queue, delivery?)))
             .chain(stream::once(async { Err(SessionError::Ended) }));
-        Ok((channel, stream))
+        Ok(Box::pin(received))
     }
 
     /// Commit, then acknowledge, then reply.
     async fn work(&self, batch: Vec<Received>) -> Result<(), SessionError> {
         let (incoming, origins): (Vec<Incoming>, Vec<_>) =
             batch.into_iter().map(|r| (r.incoming, (r.partition, r.acker, r.reply_to))).unzip();
-        let results = settle(&self.database, &incoming).await;
+        let settled = settle(&self.database, &incoming, self.inbox_days);
+        let results = timeout(BATCH_LIMIT, settled).await.map_err(|_| SessionError::Unsettled)?;
 
         let mut last: HashMap<u16, &Acker> = HashMap::new();
         for (partition, acker, _) in &origins {
             last.insert(*partition, acker);
         }
         for acker in last.into_values() {
-            if !acker.ack(BasicAckOptions { multiple: true }).await? {
+            let acknowledged = acker.ack(BasicAckOptions { multiple: true });
+            if !timeout(ACK_LIMIT, acknowledged).await.map_err(|_| SessionError::Silent)?? {
                 return Err(SessionError::Stale);
             }
         }

@@ -201,11 +201,13 @@ pub(crate) struct Parked<'a> {
 }
 
 impl<'a> Parked<'a> {
-    pub(crate) fn new(incoming: &'a Incoming, update_id: Option<UpdateId>, reason: String) -> Self {
-        let delivery_key = match (update_id, &incoming.message_id) {
-            (Some(id), _) => id.to_string(),
-            (None, Some(id)) => id.clone(),
-            (None, None) => digest(&incoming.payload),
+    pub(crate) fn new(incoming: &'a Incoming, reason: String) -> Self {
+        let update_id = incoming.update_id();
+        let delivery_key = match (&incoming.content, &incoming.message_id) {
+            (Ok(update), _) => update.id.to_string(),
+            // Whoever made a message that can't be read may have given others the same id.
+            (Err(_), Some(id)) => format!("{id} {}", digest(&incoming.payload)),
+            (Err(_), None) => digest(&incoming.payload),
         };
         let Incoming { queue, payload, .. } = incoming;
         // PostgreSQL's text has no NUL, which a message that can't be read may well have.
@@ -262,19 +264,39 @@ pub(crate) async fn park_refused(
     let now: Timestamp = sqlx::query_scalar("SELECT clock_timestamp() AT TIME ZONE 'UTC'")
         .fetch_one(&mut *database)
         .await?;
-    let id = incoming.content.as_ref().ok().map(|update| update.id);
-    park(database, &[Parked::new(incoming, id, reason)], now).await
+    park(database, &[Parked::new(incoming, reason)], now).await
 }
 
 /// Makes the inbox's parts ahead of time, drops those that are older than `days`, and forgets
 /// idempotency keys after their 24 hours. Workers do this side by side without harm.
 pub(crate) async fn keep(database: &mut PgConnection, days: u32) -> Result<(), sqlx::Error> {
-    sqlx::query("SELECT sdb_keep_inbox($1)").bind(days as i32).execute(&mut *database).await?;
-    sqlx::query(
-        "DELETE FROM sdb_idempotency_key
-        WHERE used_at < (clock_timestamp() AT TIME ZONE 'UTC') - interval '24 hours'",
-    )
-    .execute(database)
-    .await?;
-    Ok(())
+    sqlx::query("SELECT sdb_make_inbox_parts($1)")
+        .bind(days as i32)
+        .execute(&mut *database)
+        .await?;
+    let dropped =
+        sqlx::query("SELECT sdb_drop_inbox_parts($1)").bind(days as i32).execute(&mut *database);
+    match dropped.await {
+        Ok(_) => {}
+        Err(error)
+            if error.as_database_error().and_then(|e| e.code()).as_deref() == Some("55P03") =>
+        {
+            tracing::info!("old parts of the inbox are being read: they are dropped later");
+        }
+        Err(error) => return Err(error),
+    }
+    // Little by little: a statement that takes too long would be undone as a whole.
+    loop {
+        let forgotten = sqlx::query(
+            "DELETE FROM sdb_idempotency_key WHERE key IN (
+                SELECT key FROM sdb_idempotency_key
+                WHERE used_at < (clock_timestamp() AT TIME ZONE 'UTC') - interval '24 hours'
+                ORDER BY used_at LIMIT 10000 FOR UPDATE SKIP LOCKED)",
+        )
+        .execute(&mut *database)
+        .await?;
+        if forgotten.rows_affected() == 0 {
+            return Ok(());
+        }
+    }
 }

@@ -1,8 +1,11 @@
 //! Prepares a database, adopts one of the Python dashboard, and takes our additions off again.
 
-use anyhow::{Context, Result, bail};
+use std::{collections::HashMap, time::Duration};
+
+use anyhow::{Context, Result, anyhow, bail};
 use shared::{settings::Settings, topology::Topology};
-use sqlx::{Connection, Executor, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+use tokio::time::sleep;
 
 use crate::inbox;
 
@@ -13,14 +16,76 @@ const DETACH: &str = include_str!("../../migrations/detach.sql");
 /// The head of the Python dashboard's own migrations whose tables these are.
 const ALEMBIC_HEAD: &str = "14621c95e3ee";
 
-/// The columns that an existing table must have.
-const SHARED_TABLES: [(&str, &[&str]); 5] = [
-    ("component", &["id", "name"]),
-    ("component_attribute", &["id", "component_id", "name", "value"]),
-    ("incident", &["id", "text", "start_date", "end_date", "impact", "system"]),
-    ("incident_component_relation", &["incident_id", "component_id"]),
-    ("incident_status", &["id", "incident_id", "timestamp", "text", "status"]),
+const NUMBER: &[&str] = &["int4"];
+const TEXT: &[&str] = &["varchar", "text"];
+const TIME: &[&str] = &["timestamp"];
+
+/// The columns that an existing table must have, each with the types that it may have.
+const SHARED_TABLES: [(&str, &[(&str, &[&str])]); 5] = [
+    ("component", &[("id", NUMBER), ("name", TEXT)]),
+    (
+        "component_attribute",
+        &[("id", NUMBER), ("component_id", NUMBER), ("name", TEXT), ("value", TEXT)],
+    ),
+    (
+        "incident",
+        &[
+            ("id", NUMBER),
+            ("text", TEXT),
+            ("start_date", TIME),
+            ("end_date", TIME),
+            ("impact", &["int2"]),
+            ("system", &["bool"]),
+        ],
+    ),
+    ("incident_component_relation", &[("incident_id", NUMBER), ("component_id", NUMBER)]),
+    (
+        "incident_status",
+        &[
+            ("id", NUMBER),
+            ("incident_id", NUMBER),
+            ("timestamp", TIME),
+            ("text", TEXT),
+            ("status", TEXT),
+        ],
+    ),
 ];
+
+/// Our indexes on these tables. Each is made without stopping writers, and so on its own.
+const INDEXES: [(&str, &str); 6] = [
+    // The active incidents, few among many.
+    (
+        "sdb_incident_open",
+        "CREATE INDEX CONCURRENTLY sdb_incident_open ON incident (id) WHERE end_date IS NULL",
+    ),
+    // Ends that the ETag of the active lists watches, and incidents that have yet to end.
+    ("sdb_incident_end", "CREATE INDEX CONCURRENTLY sdb_incident_end ON incident (end_date)"),
+    // Lists, newest start first.
+    (
+        "sdb_incident_start",
+        "CREATE INDEX CONCURRENTLY sdb_incident_start ON incident (start_date DESC, id DESC)",
+    ),
+    (
+        "sdb_incident_impact",
+        "CREATE INDEX CONCURRENTLY sdb_incident_impact
+        ON incident (impact, start_date DESC, id DESC)",
+    ),
+    // The incidents of a component.
+    (
+        "sdb_relation_component",
+        "CREATE INDEX CONCURRENTLY sdb_relation_component
+        ON incident_component_relation (component_id, incident_id)",
+    ),
+    // The updates of an incident in order, and its newest.
+    (
+        "sdb_status_in_order",
+        "CREATE INDEX CONCURRENTLY sdb_status_in_order
+        ON incident_status (incident_id, \"timestamp\")",
+    ),
+];
+
+/// Between two looks at whether another `worker migrate` has ended.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// Prepares the database, whatever stands in it: an empty one, one of the Python dashboard, one
 /// that is prepared already. Returns what to tell the operator.
@@ -28,6 +93,30 @@ const SHARED_TABLES: [(&str, &[&str]); 5] = [
 /// # Errors
 /// When the database can't be adopted, or fails.
 pub async fn migrate(database: &mut PgConnection, settings: &Settings) -> Result<Vec<String>> {
+    lock(database).await?;
+    let said = migrate_alone(database, settings).await;
+    unlock(database).await?;
+    said
+}
+
+/// Waits until no other operator's command is at it. Not inside PostgreSQL: an index that is made
+/// without stopping writers waits for every statement, and a waiting one would be such.
+async fn lock(database: &mut PgConnection) -> Result<()> {
+    while !sqlx::query_scalar::<_, bool>("SELECT pg_try_advisory_lock(hashtext('sdb_migrate'))")
+        .fetch_one(&mut *database)
+        .await?
+    {
+        sleep(PAUSE).await;
+    }
+    Ok(())
+}
+
+async fn unlock(database: &mut PgConnection) -> Result<()> {
+    sqlx::query("SELECT pg_advisory_unlock(hashtext('sdb_migrate'))").execute(database).await?;
+    Ok(())
+}
+
+async fn migrate_alone(database: &mut PgConnection, settings: &Settings) -> Result<Vec<String>> {
     let mut said = Vec::new();
     check_python_dashboard(database).await?;
     let before = applied(database).await?;
@@ -38,11 +127,12 @@ pub async fn migrate(database: &mut PgConnection, settings: &Settings) -> Result
         steps => format!("Applied {steps} of {after} migrations."),
     });
 
+    make_indexes(database).await.context("our indexes can't be added to the dashboard's tables")?;
     let mut transaction = database.begin().await?;
     transaction
         .execute(sqlx::raw_sql(ATTACH))
         .await
-        .context("our triggers and indexes can't be added to the dashboard's tables")?;
+        .context("our triggers can't be added to the dashboard's tables")?;
     transaction.commit().await?;
     said.extend(constrain(database).await?);
     said.push(record_topology(database, settings).await?);
@@ -57,9 +147,30 @@ pub async fn migrate(database: &mut PgConnection, settings: &Settings) -> Result
 /// # Errors
 /// When the database fails.
 pub async fn detach(database: &mut PgConnection) -> Result<()> {
+    lock(database).await?;
     let mut transaction = database.begin().await?;
     transaction.execute(sqlx::raw_sql(DETACH)).await?;
     transaction.commit().await?;
+    unlock(database).await
+}
+
+async fn make_indexes(database: &mut PgConnection) -> Result<(), sqlx::Error> {
+    for (name, statement) in INDEXES {
+        let valid: Option<bool> = sqlx::query_scalar(
+            "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass($1)",
+        )
+        .bind(name)
+        .fetch_optional(&mut *database)
+        .await?;
+        if valid == Some(false) {
+            // Left behind by one that was interrupted.
+            let drop = format!("DROP INDEX CONCURRENTLY {name}");
+            database.execute(sqlx::raw_sql(AssertSqlSafe(drop))).await?;
+        }
+        if valid != Some(true) {
+            database.execute(sqlx::raw_sql(statement)).await?;
+        }
+    }
     Ok(())
 }
 
@@ -90,22 +201,44 @@ async fn check_python_dashboard(database: &mut PgConnection) -> Result<()> {
         }
     }
     for (table, columns) in SHARED_TABLES {
-        let there: Vec<String> = sqlx::query_scalar(
-            "SELECT attname::text FROM pg_attribute
-            WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped",
+        let there: HashMap<String, String> = sqlx::query_as(
+            "SELECT attname::text, typname::text
+            FROM pg_attribute JOIN pg_type ON pg_type.oid = atttypid
+            WHERE attrelid = to_regclass($1) AND attnum > 0",
         )
         .bind(table)
         .fetch_all(&mut *database)
-        .await?;
+        .await?
+        .into_iter()
+        .collect();
         if there.is_empty() {
             continue;
         }
-        if let Some(missing) = columns.iter().find(|column| !there.iter().any(|t| t == *column)) {
-            bail!(
-                "table {table} stands already, but without the column {missing}: it is not the \
-                Python dashboard's at revision {ALEMBIC_HEAD}; bring it there with \
-                `flask db upgrade {ALEMBIC_HEAD}`, or name an empty database"
-            );
+        let refused = |problem: String| {
+            anyhow!(
+                "table {table} stands already, but {problem}: it is not the Python dashboard's at \
+                revision {ALEMBIC_HEAD}; bring it there with `flask db upgrade {ALEMBIC_HEAD}`, or \
+                name an empty database"
+            )
+        };
+        for (column, types) in columns {
+            match there.get(*column) {
+                None => return Err(refused(format!("without the column {column}"))),
+                Some(other) if !types.contains(&other.as_str()) => {
+                    return Err(refused(format!("its column {column} is of the type {other}")));
+                }
+                Some(_) => {}
+            }
+        }
+        if columns.iter().any(|(column, _)| *column == "id") {
+            let sequence: Option<String> =
+                sqlx::query_scalar("SELECT pg_get_serial_sequence($1, 'id')")
+                    .bind(table)
+                    .fetch_one(&mut *database)
+                    .await?;
+            if sequence.is_none() {
+                return Err(refused("its column id has no sequence".to_owned()));
+            }
         }
     }
     Ok(())

@@ -13,6 +13,7 @@ use shared::{
 };
 use tokio::{
     sync::mpsc,
+    task::JoinHandle,
     time::{sleep, timeout},
 };
 
@@ -27,17 +28,15 @@ type Replies = HashMap<String, Vec<UpdateResult>>;
 
 /// Takes the results of batches and sends them, on a connection of its own: RabbitMQ blocks
 /// connections that publish when it is short of memory, and acknowledgements must go on.
-#[derive(Clone)]
 pub(crate) struct ReplySender {
     queue: mpsc::Sender<Replies>,
 }
 
 impl ReplySender {
-    /// Starts sending; it ends when the last sender is dropped.
-    pub(crate) fn start(broker: Broker) -> Self {
+    /// Starts sending, in a task that ends when the sender is dropped and all is sent.
+    pub(crate) fn start(broker: Broker) -> (Self, JoinHandle<()>) {
         let (queue, waiting) = mpsc::channel(WAITING_BATCHES);
-        tokio::spawn(send_all(broker, waiting));
-        Self { queue }
+        (Self { queue }, tokio::spawn(send_all(broker, waiting)))
     }
 
     /// Hands over the results of a batch, each with the queue of the gateway that waits for it.
@@ -54,7 +53,7 @@ impl ReplySender {
 
 async fn send_all(broker: Broker, mut waiting: mpsc::Receiver<Replies>) {
     let mut unsent: Option<Replies> = None;
-    while !waiting.is_closed() {
+    while !(waiting.is_closed() && waiting.is_empty() && unsent.is_none()) {
         let (connection, channel) = match open(&broker).await {
             Ok(open) => open,
             Err(error) => {
@@ -87,7 +86,7 @@ async fn open(
     broker: &Broker,
 ) -> Result<(Connection, Channel), Box<dyn std::error::Error + Send + Sync>> {
     let connection = broker.connect("worker: replies").await?;
-    let channel = connection.create_channel().await?;
+    let channel = timeout(PUBLISH_LIMIT, connection.create_channel()).await??;
     Ok((connection, channel))
 }
 

@@ -18,6 +18,9 @@ const CONNECTIONS: u32 = 2;
 const ACQUIRE_LIMIT: Duration = Duration::from_secs(5);
 const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
 const UPKEEP_EVERY: Duration = Duration::from_secs(3600);
+const UPKEEP_PAUSE: Duration = Duration::from_secs(5);
+/// Time for the replies to the last batch.
+const REPLY_LIMIT: Duration = Duration::from_secs(1);
 /// Time for the last batch after `stop`.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 
@@ -38,35 +41,50 @@ pub async fn run(
         topology = Topology::read_once_up(&config.database, settings) => topology?,
         () = stop.cancelled() => return Ok(()),
     };
+    // Without its parts the inbox takes nothing.
+    tokio::select! {
+        () = keep_inbox(&database, config.inbox_days) => {}
+        () = stop.cancelled() => return Ok(()),
+    }
     let upkeep = tokio::spawn(upkeep(database.clone(), config.inbox_days));
 
-    let replies = ReplySender::start(config.broker.clone());
-    let consumer =
-        Consumer { broker: config.broker, topology, database, batch: config.batch, replies };
-    let drain_limit = async {
-        stop.cancelled().await;
-        sleep(DRAIN_LIMIT).await;
+    let (replies, replying) = ReplySender::start(config.broker.clone());
+    let abandon = CancellationToken::new();
+    let limit = tokio::spawn(cancel_after(stop.clone(), DRAIN_LIMIT, abandon.clone()));
+    let consumer = Consumer {
+        broker: config.broker,
+        topology,
+        database,
+        batch: config.batch,
+        inbox_days: config.inbox_days,
+        replies,
     };
-    tokio::select! {
-        () = consume(&consumer, &stop) => tracing::info!("stopped"),
-        () = drain_limit => tracing::warn!(
-            "stopped with a batch unfinished: it is delivered again, to this worker or another"
-        ),
+    while !stop.is_cancelled() {
+        if let Err(error) = consumer.session(&stop, &abandon).await {
+            let reason = chain(&error);
+            tracing::warn!(
+                reason,
+                "the session with RabbitMQ ended: its messages are delivered again"
+            );
+            pause(RECONNECT_PAUSE, &stop).await;
+        }
     }
+    limit.abort();
     upkeep.abort();
+    // The replies to the last batch are still on their way.
+    drop(consumer);
+    if timeout(REPLY_LIMIT, replying).await.is_err() {
+        tracing::debug!("the last replies were not sent: their receipts have the outcome");
+    }
+    tracing::info!("stopped");
     Ok(())
 }
 
-async fn consume(consumer: &Consumer, stop: &CancellationToken) {
-    while !stop.is_cancelled() {
-        if let Err(error) = consumer.session(stop).await {
-            tracing::warn!(
-                reason = chain(&error),
-                "the session with RabbitMQ ended: connecting again"
-            );
-            pause(RECONNECT_PAUSE, stop).await;
-        }
-    }
+/// Cancels `then` some time after `first` is cancelled.
+async fn cancel_after(first: CancellationToken, time: Duration, then: CancellationToken) {
+    first.cancelled().await;
+    sleep(time).await;
+    then.cancel();
 }
 
 /// Sleeps, unless stopped before or meanwhile.
@@ -78,17 +96,24 @@ async fn pause(time: Duration, stop: &CancellationToken) {
 /// Keeps the inbox in shape for as long as the worker runs.
 async fn upkeep(database: PgPool, inbox_days: u32) {
     loop {
+        sleep(UPKEEP_EVERY).await;
+        keep_inbox(&database, inbox_days).await;
+    }
+}
+
+/// Brings the inbox in shape, however often that takes.
+async fn keep_inbox(database: &PgPool, inbox_days: u32) {
+    loop {
         let kept = async {
             let mut connection = database.acquire().await?;
             inbox::keep(&mut connection, inbox_days).await
         };
-        let next = match kept.await {
-            Ok(()) => UPKEEP_EVERY,
+        match kept.await {
+            Ok(()) => return,
             Err(error) => {
                 tracing::warn!(reason = chain(&error), "the inbox's upkeep failed: trying again");
-                Duration::from_secs(10)
+                sleep(UPKEEP_PAUSE).await;
             }
-        };
-        sleep(next).await;
+        }
     }
 }

@@ -8,7 +8,7 @@ use shared::{
     telemetry::chain,
 };
 use sqlx::PgPool;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::{
     inbox,
@@ -17,6 +17,9 @@ use crate::{
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// Time for one transaction: longer than the server lets any of its statements take.
+const ATTEMPT_LIMIT: Duration = Duration::from_secs(60);
+const TRIES_BEFORE_PARKING: u32 = 3;
 
 /// What to do about an error of the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,16 +46,32 @@ fn remedy(error: &sqlx::Error) -> Remedy {
 /// Applies a batch and returns what became of each message, however long the database is away. It
 /// may be dropped at any point and run again.
 ///
-/// A batch that the database refuses is halved until the message at fault stands alone and is
-/// parked with the database's reason; the others take effect in their order.
-pub(crate) async fn settle(database: &PgPool, batch: &[Incoming]) -> Vec<Option<UpdateResult>> {
+/// A batch that the database refuses is halved until the message at fault stands alone. When that
+/// is refused again and again it is parked with the database's reason; the others take effect in
+/// their order.
+pub(crate) async fn settle(
+    database: &PgPool,
+    batch: &[Incoming],
+    inbox_days: u32,
+) -> Vec<Option<UpdateResult>> {
     let mut pause = FIRST_PAUSE;
+    let mut tries = 0;
     loop {
+        tries += 1;
         let error = match attempt(database, batch).await {
             Ok(results) => return results,
             Err(error) => error,
         };
-        match (remedy(&error), batch) {
+        let remedy = match remedy(&error) {
+            // The parts may be missing for all updates, not only for an id out of any time.
+            Remedy::Park if is_without_part(&error) => {
+                keep(database, inbox_days).await.map_or(Remedy::TryAgain, |()| Remedy::Park)
+            }
+            remedy => remedy,
+        };
+        match (remedy, batch) {
+            // What another writer did meanwhile may be the reason, and pass.
+            (Remedy::Park, [_]) if tries < TRIES_BEFORE_PARKING => {}
             (Remedy::Park, [one]) => match park(database, one, &error).await {
                 Ok(result) => return vec![result],
                 Err(error) => report(&error, 1),
@@ -64,8 +83,8 @@ pub(crate) async fn settle(database: &PgPool, batch: &[Incoming]) -> Vec<Option<
                     "the database refuses the batch: halving it"
                 );
                 let (first, second) = several.split_at(several.len() / 2);
-                let mut results = Box::pin(settle(database, first)).await;
-                results.append(&mut Box::pin(settle(database, second)).await);
+                let mut results = Box::pin(settle(database, first, inbox_days)).await;
+                results.append(&mut Box::pin(settle(database, second, inbox_days)).await);
                 return results;
             }
             (Remedy::TryAgain, several) => report(&error, several.len()),
@@ -75,12 +94,32 @@ pub(crate) async fn settle(database: &PgPool, batch: &[Incoming]) -> Vec<Option<
     }
 }
 
+/// Whether no part of the inbox takes the id: no constraint is named then.
+fn is_without_part(error: &sqlx::Error) -> bool {
+    const CHECK_VIOLATION: &str = "23514";
+    error.as_database_error().is_some_and(|error| {
+        error.code().as_deref() == Some(CHECK_VIOLATION) && error.constraint().is_none()
+    })
+}
+
+async fn keep(database: &PgPool, inbox_days: u32) -> Result<(), sqlx::Error> {
+    let mut connection = database.acquire().await?;
+    inbox::keep(&mut connection, inbox_days).await
+}
+
 async fn attempt(
     database: &PgPool,
     batch: &[Incoming],
 ) -> Result<Vec<Option<UpdateResult>>, sqlx::Error> {
     let mut connection = database.acquire().await?;
-    step::apply(&mut connection, batch).await
+    match timeout(ATTEMPT_LIMIT, step::apply(&mut connection, batch)).await {
+        Ok(applied) => applied,
+        Err(_) => {
+            // Nobody knows what the connection is at; whatever it is, it does not commit later.
+            connection.close_on_drop();
+            Err(sqlx::Error::Protocol("the database did not answer in time".to_owned()))
+        }
+    }
 }
 
 async fn park(
@@ -95,8 +134,7 @@ async fn park(
         format!("the database refuses it: {}", chain(error)),
     )
     .await?;
-    let id = incoming.content.as_ref().ok().map(|update| update.id);
-    Ok(id.map(|id| UpdateResult { id, verdict: Verdict::Parked }))
+    Ok(incoming.update_id().map(|id| UpdateResult { id, verdict: Verdict::Parked }))
 }
 
 fn report(error: &sqlx::Error, updates: usize) {

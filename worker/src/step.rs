@@ -33,6 +33,18 @@ pub struct Incoming {
     pub content: Result<UpdateMessage, DecodeError>,
 }
 
+impl Incoming {
+    /// The update's id: the gateway gives it to the message, too, so that it is known even where
+    /// the bytes can't be read.
+    #[must_use]
+    pub fn update_id(&self) -> Option<UpdateId> {
+        match &self.content {
+            Ok(update) => Some(update.id),
+            Err(_) => self.message_id.as_ref()?.parse().ok().map(UpdateId),
+        }
+    }
+}
+
 /// A value that proves that the scope's lock is held: only [`lock_scope`] makes it.
 struct ScopeLock {
     position: i64,
@@ -154,8 +166,8 @@ fn decide_batch<'a>(
     let mut parked_keys: HashSet<String> = HashSet::new();
 
     for (place, incoming) in batch.iter().enumerate() {
-        let mut park = |update_id, reason: String| {
-            let parked = Parked::new(incoming, update_id, reason);
+        let mut park = |reason: String| {
+            let parked = Parked::new(incoming, reason);
             if parked_keys.insert(parked.delivery_key.clone()) {
                 decided.parked.push(parked);
             }
@@ -164,7 +176,7 @@ fn decide_batch<'a>(
         let update = match &incoming.content {
             Ok(update) => update,
             Err(error) => {
-                park(None, error.to_string());
+                park(error.to_string());
                 continue;
             }
         };
@@ -186,7 +198,7 @@ fn decide_batch<'a>(
         };
         if let Some(problem) = problem {
             let (id, label) = (update.component.id, update.component.label());
-            park(Some(update.id), format!("component {id}, {label}, {problem}"));
+            park(format!("component {id}, {label}, {problem}"));
             continue;
         }
 
@@ -308,8 +320,7 @@ fn results(
                 None => Verdict::Parked,
             },
         };
-        let id = incoming.content.as_ref().ok().map(|update| update.id);
-        results.push(id.map(|id| UpdateResult { id, verdict }));
+        results.push(incoming.update_id().map(|id| UpdateResult { id, verdict }));
     }
     results
 }

@@ -13,7 +13,7 @@ use shared::{
     component::{Attribute, ComponentId},
     incident::IncidentId,
 };
-use sqlx::{AssertSqlSafe, FromRow, PgPool, Row, postgres::PgRow};
+use sqlx::{AssertSqlSafe, FromRow, PgConnection, PgPool, Row, postgres::PgRow};
 
 use crate::{
     app::App,
@@ -93,6 +93,21 @@ async fn write(
     database: PgPool,
     which: Which,
     active: bool,
+    writer: ListWriter,
+) -> Result<ListWriter, ListError> {
+    let mut connection = database.acquire().await?;
+    let written = write_rows(&mut connection, which, active, writer).await;
+    if written.is_err() {
+        // Given back to the pool, it would first read all the rows that nobody wants.
+        connection.close_on_drop();
+    }
+    written
+}
+
+async fn write_rows(
+    database: &mut PgConnection,
+    which: Which,
+    active: bool,
     mut writer: ListWriter,
 ) -> Result<ListWriter, ListError> {
     let one = matches!(which, Which::One(_));
@@ -125,9 +140,7 @@ async fn write(
         columns = incident::COLUMNS,
         updates = incident::UPDATES,
     );
-    let mut connection = database.acquire().await?;
-    let mut rows =
-        sqlx::query(AssertSqlSafe(statement)).bind(first).bind(second).fetch(&mut *connection);
+    let mut rows = sqlx::query(AssertSqlSafe(statement)).bind(first).bind(second).fetch(database);
     let mut current: Option<ComponentId> = None;
     let mut has_incidents = false;
     if !one {
@@ -152,8 +165,10 @@ async fn write(
         }
         writer.advance().await?;
     }
-    if current.is_some() {
-        writer.buffer().extend_from_slice(b"]}");
+    match current {
+        Some(_) => writer.buffer().extend_from_slice(b"]}"),
+        None if one => return Err(ListError::Gone),
+        None => {}
     }
     if !one {
         writer.buffer().push(b']');

@@ -9,7 +9,7 @@ use axum::{
 };
 use futures_util::TryStreamExt;
 use shared::impact::Impact;
-use sqlx::AssertSqlSafe;
+use sqlx::{AssertSqlSafe, PgConnection, PgPool};
 
 use crate::{
     app::App,
@@ -20,8 +20,10 @@ use crate::{
 };
 
 /// Started, and with no end or an end to come, for `incident i`.
-pub(crate) const STANDS_NOW: &str = "i.start_date <= clock_timestamp() AT TIME ZONE 'UTC'
-    AND (i.end_date IS NULL OR i.end_date > clock_timestamp() AT TIME ZONE 'UTC')";
+///
+/// The statement's time stays the same throughout it, so that an index can be used.
+pub(crate) const STANDS_NOW: &str = "i.start_date <= statement_timestamp() AT TIME ZONE 'UTC'
+    AND (i.end_date IS NULL OR i.end_date > statement_timestamp() AT TIME ZONE 'UTC')";
 
 struct Filter {
     active: bool,
@@ -89,20 +91,33 @@ pub(crate) async fn get(
     match filter.limit {
         None => {
             let lists = app.lists.clone();
-            list::serve(&app, &headers, &tag, |writer| stream(lists, filter, writer)).await
+            list::serve(&app, &headers, &tag, |writer| all(lists, filter, writer)).await
         }
         Some(limit) => page(&app, &headers, &tag, filter, limit).await,
     }
 }
 
-/// All of them, row by row.
-async fn stream(
-    database: sqlx::PgPool,
+/// All of them.
+async fn all(
+    database: PgPool,
     filter: Filter,
-    mut writer: ListWriter,
+    writer: ListWriter,
 ) -> Result<ListWriter, ListError> {
     let mut connection = database.acquire().await?;
-    let mut rows = rows(&filter, None).fetch(&mut *connection);
+    let written = write_rows(&mut connection, &filter, writer).await;
+    if written.is_err() {
+        // Given back to the pool, it would first read all the rows that nobody wants.
+        connection.close_on_drop();
+    }
+    written
+}
+
+async fn write_rows(
+    database: &mut PgConnection,
+    filter: &Filter,
+    mut writer: ListWriter,
+) -> Result<ListWriter, ListError> {
+    let mut rows = rows(filter, None).fetch(database);
     writer.buffer().push(b'[');
     let mut first = true;
     while let Some(incident) = rows.try_next().await? {

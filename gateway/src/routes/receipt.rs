@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{
     Json,
-    extract::{Path, State},
+    extract::{Path, State, rejection::PathRejection},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -39,11 +39,12 @@ struct Record {
 /// Shows the receipt.
 pub(crate) async fn get(
     State(app): State<Arc<App>>,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     app.auth.check(&headers)?;
     let not_found = || ApiError::new(StatusCode::NOT_FOUND, "There is no update with this id");
+    let Path(id) = id.map_err(|_| not_found())?;
     let id = UpdateId(id.parse().map_err(|_| not_found())?);
     let made_at = id.made_at().ok_or_else(not_found)?;
     if let Some(record) = record(&app.answers, id).await? {

@@ -60,10 +60,11 @@ pub(crate) async fn post(
         ApiError::unavailable("Too many updates are in flight; nothing was queued, try again")
     })?;
     let posted = PostedUpdate::read(&read_body(body).await?)?;
-    let component = find_component(&app, &posted).await?;
+    let deadline = arrived + preference.wait;
+    let component = find_component(&app, &posted, deadline).await?;
     let update = message(posted, component, key);
 
-    let mut response = deliver(&app, &update, &preference, arrived + preference.wait).await;
+    let mut response = deliver(&app, &update, &preference, deadline).await;
     let headers = response.headers_mut();
     if let Some(applied) = preference.applied {
         headers.insert("preference-applied", applied);
@@ -85,14 +86,26 @@ async fn read_body(body: Body) -> Result<Vec<u8>, ApiError> {
     }
 }
 
-async fn find_component(app: &App, posted: &PostedUpdate) -> Result<Component, ApiError> {
+async fn find_component(
+    app: &App,
+    posted: &PostedUpdate,
+    deadline: Instant,
+) -> Result<Component, ApiError> {
     for tried_again in [false, true] {
         let catalogue = app.catalogue.get().ok_or_else(|| {
             ApiError::unavailable("The catalogue was not read yet; nothing was queued, try again")
         })?;
         match catalogue.find(&posted.name, &posted.attributes) {
             Ok(component) => return Ok(component.clone()),
-            Err(NoComponent::NotFound) if !tried_again => app.catalogue.refresh_for_miss().await,
+            Err(NoComponent::NotFound) if !tried_again => {
+                let asked = timeout_at(deadline, app.catalogue.refresh_for_miss()).await;
+                if !asked.unwrap_or(false) {
+                    return Err(ApiError::unavailable(
+                        "The component is unknown, and the database can't be asked whether it is \
+                        new; nothing was queued, try again",
+                    ));
+                }
+            }
             Err(NoComponent::NotFound) => {}
             Err(NoComponent::Ambiguous(candidates)) => {
                 let candidates = candidates.join("; ");
@@ -225,17 +238,14 @@ fn accepted(id: UpdateId, state: &str) -> Response {
 fn not_accepted(id: UpdateId, error: &PublishError) -> Response {
     let message = match error {
         PublishError::Unconfirmed => {
-            tracing::warn!(update = %id, "RabbitMQ did not confirm an update in time");
+            tracing::debug!(update = %id, "RabbitMQ did not confirm an update in time");
             format!(
                 "{error}: the update may have been queued or not. Send it again with the same \
                 Idempotency-Key, or look at {}",
                 receipt_path(id)
             )
         }
-        PublishError::Absent
-        | PublishError::Blocked
-        | PublishError::Full
-        | PublishError::Unroutable => {
+        PublishError::Absent | PublishError::Blocked | PublishError::Full => {
             tracing::debug!(update = %id, reason = %error, "update not taken");
             format!("{error}; nothing was queued, try again")
         }
