@@ -86,7 +86,10 @@ async fn every_test_in_the_architecture_exists(_: Arc<Fixture>) -> Result<()> {
     // Tests are named by sentences: words of snake case, more than three of them.
     for span in code_spans(&read("ARCHITECTURE.md")?) {
         let is_sentence = span.matches('_').count() > 2
-            && span.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+            && span.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+            // A constraint of ours and a setting of PostgreSQL's are none.
+            && !span.starts_with("sdb_")
+            && !span.ends_with("_timeout");
         if is_sentence {
             ensure!(sources.contains(&format!("fn {span}(")), "there is no test {span}");
             checked += 1;

@@ -86,7 +86,7 @@ enum Fate {
 }
 
 /// Applies a batch in one transaction; returns what became of each message, in order. A message
-/// that can't be read has no result: nobody can be told.
+/// without an id has no result: nobody can be told.
 ///
 /// # Errors
 /// When the database refuses the batch or fails: nothing was changed then.
