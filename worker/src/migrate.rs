@@ -20,8 +20,11 @@ const NUMBER: &[&str] = &["int4"];
 const TEXT: &[&str] = &["varchar", "text"];
 const TIME: &[&str] = &["timestamp"];
 
-/// The columns that an existing table must have, each with the types that it may have.
-const SHARED_TABLES: [(&str, &[(&str, &[&str])]); 5] = [
+/// A column and the types that it may have.
+type Column = (&'static str, &'static [&'static str]);
+
+/// The columns that an existing table must have.
+const SHARED_TABLES: [(&str, &[Column]); 5] = [
     ("component", &[("id", NUMBER), ("name", TEXT)]),
     (
         "component_attribute",

@@ -67,7 +67,7 @@ pub(crate) async fn settle(
             Remedy::Park if is_without_part(&error) => {
                 keep(database, inbox_days).await.map_or(Remedy::TryAgain, |()| Remedy::Park)
             }
-            remedy => remedy,
+            remedy @ (Remedy::Park | Remedy::TryAgain) => remedy,
         };
         match (remedy, batch) {
             // What another writer did meanwhile may be the reason, and pass.

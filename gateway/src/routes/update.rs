@@ -47,19 +47,24 @@ pub(crate) async fn post(
     let arrived = Instant::now();
     let (parts, body) = request.into_parts();
     let headers = parts.headers;
-    app.auth.check(&headers)?;
+    // A refusal that leaves the body unread ends the connection, and must say so: the client would
+    // send its next update on it.
+    let unread = |error: ApiError| error.with(header::CONNECTION, "close");
+    app.auth.check(&headers).map_err(unread)?;
     if !is_json(&headers) {
-        return Err(ApiError::new(
+        return Err(unread(ApiError::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             "The body must be sent as `Content-Type: application/json`",
-        ));
+        )));
     }
-    let key = idempotency_key(&headers)?;
+    let key = idempotency_key(&headers).map_err(unread)?;
     let preference = Preference::read(&headers);
     let _place = app.in_flight.try_acquire().map_err(|_| {
-        ApiError::unavailable("Too many updates are in flight; nothing was queued, try again")
+        unread(ApiError::unavailable(
+            "Too many updates are in flight; nothing was queued, try again",
+        ))
     })?;
-    let posted = PostedUpdate::read(&read_body(body).await?)?;
+    let posted = PostedUpdate::read(&read_body(body).await.map_err(unread)?)?;
     let deadline = arrived + preference.wait;
     let component = find_component(&app, &posted, deadline).await?;
     let update = message(posted, component, key);
