@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwapOption;
 use shared::{
-    component::{Attribute, Component, ComponentId},
+    component::{self, Attribute, Component},
     telemetry::chain,
 };
 use sqlx::PgPool;
@@ -145,44 +145,24 @@ impl CatalogueCopy {
     async fn compare_and_read(&self) -> Result<(), sqlx::Error> {
         // The version is read before the components: if they change between, the next comparison
         // sees it.
+        let mut connection = self.database.acquire().await?;
         let version: i64 = sqlx::query_scalar("SELECT catalogue FROM sdb_version")
-            .fetch_one(&self.database)
+            .fetch_one(&mut *connection)
             .await?;
         if self.current.load().as_ref().is_some_and(|current| current.version == version) {
             return Ok(());
         }
-        let catalogue = Catalogue::new(version, read(&self.database).await?);
+        let catalogue = Catalogue::new(version, component::read_all(&mut connection).await?);
         tracing::info!(components = catalogue.len(), version, "catalogue read");
         self.current.store(Some(Arc::new(catalogue)));
         Ok(())
     }
 }
 
-async fn read(database: &PgPool) -> Result<Vec<Component>, sqlx::Error> {
-    let rows: Vec<(ComponentId, String, Vec<String>, Vec<String>)> = sqlx::query_as(
-        "SELECT c.id, c.name,
-            coalesce(array_agg(a.name ORDER BY a.id) FILTER (WHERE a.id IS NOT NULL), '{}'),
-            coalesce(array_agg(a.value ORDER BY a.id) FILTER (WHERE a.id IS NOT NULL), '{}')
-        FROM component c LEFT JOIN component_attribute a ON a.component_id = c.id
-        GROUP BY c.id, c.name ORDER BY c.id",
-    )
-    .fetch_all(database)
-    .await?;
-    Ok(rows
-        .into_iter()
-        .map(|(id, name, names, values)| {
-            let attributes = names
-                .into_iter()
-                .zip(values)
-                .map(|(name, value)| Attribute { name, value })
-                .collect();
-            Component { id, name, attributes }
-        })
-        .collect())
-}
-
 #[cfg(test)]
 mod tests {
+    use shared::component::ComponentId;
+
     use super::*;
 
     fn attributes(pairs: &[(&str, &str)]) -> Vec<Attribute> {

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use sqlx::PgConnection;
 
 /// `component.id`.
 #[derive(
@@ -67,6 +68,46 @@ impl Component {
             && self.attributes.iter().all(|mine| {
                 other.attributes.iter().all(|its| its.name != mine.name || its.value == mine.value)
             })
+    }
+}
+
+/// A component with the names and the values of its attributes, in catalogue order.
+macro_rules! select {
+    () => {
+        "SELECT c.id, c.name,
+            coalesce(array_agg(a.name ORDER BY a.id) FILTER (WHERE a.id IS NOT NULL), '{}'),
+            coalesce(array_agg(a.value ORDER BY a.id) FILTER (WHERE a.id IS NOT NULL), '{}')
+        FROM component c LEFT JOIN component_attribute a ON a.component_id = c.id"
+    };
+}
+/// Every component, in order of their ids.
+///
+/// # Errors
+/// When the database fails.
+pub async fn read_all(database: &mut PgConnection) -> Result<Vec<Component>, sqlx::Error> {
+    let rows = sqlx::query_as(concat!(select!(), " GROUP BY c.id, c.name ORDER BY c.id"));
+    Ok(rows.fetch_all(database).await?.into_iter().map(component).collect())
+}
+
+/// The components with these ids, as they are now; one that is gone is absent.
+///
+/// # Errors
+/// When the database fails.
+pub async fn read(
+    database: &mut PgConnection,
+    ids: &[ComponentId],
+) -> Result<Vec<Component>, sqlx::Error> {
+    let rows = sqlx::query_as(concat!(select!(), " WHERE c.id = ANY($1) GROUP BY c.id, c.name"));
+    Ok(rows.bind(ids).fetch_all(database).await?.into_iter().map(component).collect())
+}
+
+fn component(row: (ComponentId, String, Vec<String>, Vec<String>)) -> Component {
+    let (id, name, names, values) = row;
+    let pairs = names.into_iter().zip(values);
+    Component {
+        id,
+        name,
+        attributes: pairs.map(|(name, value)| Attribute { name, value }).collect(),
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 
 use serde::{Deserialize, Deserializer, de};
 use serde_saphyr::Spanned;
-use shared::component::{Attribute, Component, ComponentId};
+use shared::component::{self, Attribute, Component, ComponentId};
 use sqlx::{Connection, PgConnection};
 
 /// A component as the file has it.
@@ -244,7 +244,7 @@ pub async fn apply(
         .execute(&mut *transaction)
         .await?;
     check_lengths(&mut transaction, &wanted).await?;
-    let plan = Plan::new(all_components(&mut transaction).await?, wanted);
+    let plan = Plan::new(component::read_all(&mut transaction).await?, wanted);
     for wanted in &plan.add {
         let id: ComponentId =
             sqlx::query_scalar("INSERT INTO component (name) VALUES ($1) RETURNING id")
@@ -281,12 +281,6 @@ async fn add_attributes(
         .await?;
     }
     Ok(())
-}
-
-async fn all_components(database: &mut PgConnection) -> Result<Vec<Component>, sqlx::Error> {
-    let ids: Vec<ComponentId> =
-        sqlx::query_scalar("SELECT id FROM component").fetch_all(&mut *database).await?;
-    Ok(crate::state::components(database, &ids).await?.into_values().collect())
 }
 
 /// The columns' lengths differ between the two forms of the Python dashboard's tables.

@@ -6,43 +6,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use shared::{
-    component::{Attribute, Component, ComponentId},
-    impact::Impact,
-    incident::IncidentId,
-    timestamp::Timestamp,
-};
+use shared::{component::ComponentId, impact::Impact, incident::IncidentId, timestamp::Timestamp};
 use sqlx::PgConnection;
 
 use crate::decision::{ActiveState, IncidentRef, ManualIncident, SystemIncident};
-
-/// The components with these ids, as they are now; one that is gone is absent.
-pub(crate) async fn components(
-    database: &mut PgConnection,
-    ids: &[ComponentId],
-) -> Result<HashMap<ComponentId, Component>, sqlx::Error> {
-    let rows: Vec<(ComponentId, String, Vec<String>, Vec<String>)> = sqlx::query_as(
-        "SELECT c.id, c.name,
-            coalesce(array_agg(a.name ORDER BY a.id) FILTER (WHERE a.id IS NOT NULL), '{}'),
-            coalesce(array_agg(a.value ORDER BY a.id) FILTER (WHERE a.id IS NOT NULL), '{}')
-        FROM component c LEFT JOIN component_attribute a ON a.component_id = c.id
-        WHERE c.id = ANY($1) GROUP BY c.id, c.name",
-    )
-    .bind(ids)
-    .fetch_all(database)
-    .await?;
-    Ok(rows
-        .into_iter()
-        .map(|(id, name, names, values)| {
-            let attributes = names
-                .into_iter()
-                .zip(values)
-                .map(|(name, value)| Attribute { name, value })
-                .collect();
-            (id, Component { id, name, attributes })
-        })
-        .collect())
-}
 
 /// The active state, as far as these components go. `until` is the latest time that will be decided
 /// at.

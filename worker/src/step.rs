@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet, hash_map::Entry};
 
 use shared::{
-    component::{Component, ComponentId},
+    component::{self, Component, ComponentId},
     incident::{IncidentId, IncidentSnapshot},
     message::{DecodeError, Idempotency, UpdateMessage, UpdateResult, Verdict},
     outcome::Reason,
@@ -108,7 +108,8 @@ pub async fn apply(
         .collect::<BTreeSet<_>>()
         .into_iter()
         .collect();
-    let components = state::components(&mut transaction, &component_ids).await?;
+    let components = component::read(&mut transaction, &component_ids).await?;
+    let components = components.into_iter().map(|component| (component.id, component)).collect();
     let mut active = state::read(&mut transaction, &component_ids, now, until).await?;
     let before = active.clone();
 
