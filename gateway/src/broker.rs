@@ -203,11 +203,12 @@ impl Publisher {
                     self.link.store(Some(link.clone()));
                     let mut blocked = false;
                     while link.is_alive() {
-                        if std::mem::replace(&mut blocked, link.is_blocked()) != blocked {
-                            tracing::warn!(
-                                blocked,
-                                "RabbitMQ is short of memory or disk, or no more"
-                            );
+                        match (std::mem::replace(&mut blocked, link.is_blocked()), blocked) {
+                            (false, true) => tracing::warn!(
+                                "RabbitMQ is short of memory or disk: updates get 503"
+                            ),
+                            (true, false) => tracing::info!("RabbitMQ takes updates again"),
+                            (true, true) | (false, false) => {}
                         }
                         sleep(LOOK_EVERY).await;
                     }
