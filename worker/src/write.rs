@@ -213,13 +213,17 @@ impl<'a> NamesOfBatch<'a> {
     }
 }
 
+#[expect(
+    clippy::expect_used,
+    reason = "events name components that were read for the batch, and incidents of its state"
+)]
 impl Names for NamesOfBatch<'_> {
     fn component(&self, id: ComponentId) -> &str {
-        self.labels.get(&id).map_or("", String::as_str)
+        self.labels.get(&id).expect("the component was read for the batch")
     }
 
     fn incident(&self, id: IncidentRef) -> (IncidentId, &str) {
-        let text = self.state.any_incident(id).map_or("", |incident| incident.text.as_str());
-        (resolved(id, self.new_ids), text)
+        let incident = self.state.any_incident(id).expect("the incident is in the state");
+        (resolved(id, self.new_ids), &incident.text)
     }
 }

@@ -149,18 +149,6 @@ impl Postgres {
         Ok(self.database_uri(name))
     }
 
-    /// Makes a database that is a copy of another, which nobody may be connected to, and returns
-    /// its URI.
-    ///
-    /// # Errors
-    /// As for [`Self::create_database`].
-    pub fn copy_database(&self, original: &str, name: &str) -> Result<String> {
-        check_name(original)?;
-        check_name(name)?;
-        self.psql("postgres", &format!("create database {name} template {original}"))?;
-        Ok(self.database_uri(name))
-    }
-
     /// Removes a database, ending open connections to it; one that is not there is no error.
     ///
     /// # Errors
