@@ -3,6 +3,10 @@
 //! A [`Link`] is one connection to publish on with a pool of channels in confirm mode, and another
 //! one to receive on. When either fails, both are given up and a new link is made; nothing is ever
 //! sent again by the link itself.
+//!
+//! What a given-up link has sent may still lie unread in a socket: RabbitMQ stops reading while it is
+//! short of memory, for minutes. So that it is not queued that much later, each link publishes
+//! through an exchange of its own, which is deleted before the next link is made.
 
 use std::{
     sync::{
@@ -16,9 +20,10 @@ use arc_swap::ArcSwapOption;
 use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
 use futures_util::StreamExt;
 use lapin::{
-    BasicProperties, Channel, Confirmation, Connection, Consumer,
+    BasicProperties, Channel, Confirmation, Connection, Consumer, ExchangeKind,
     options::{
-        BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions,
+        BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeBindOptions,
+        ExchangeDeclareOptions, ExchangeDeleteOptions, QueueDeclareOptions,
     },
     types::{AMQPValue, FieldTable},
 };
@@ -26,13 +31,25 @@ use shared::{
     broker::{Broker, ConnectError},
     message::{ReplyMessage, UpdateMessage},
     telemetry::chain,
-    topology::Topology,
+    topology::{DeclareError, Phase, Recorded, Topology},
 };
+use sqlx::PgPool;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::waiters::Waiters;
 
+/// Time for a confirmation after its request was answered 503, before the link counts as broken.
+const UNCONFIRMED_LIMIT: Duration = Duration::from_secs(5);
+/// How often the recorded topology is read.
+const FOLLOW_EVERY: Duration = Duration::from_millis(500);
+/// Time for reading it.
+const READ_LIMIT: Duration = Duration::from_secs(2);
+/// Time for deleting an exchange.
+const FENCE_LIMIT: Duration = Duration::from_secs(5);
+/// Time for doing so at the end.
+const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
 /// Time for a link to be made.
 const CONNECT_LIMIT: Duration = Duration::from_secs(30);
@@ -56,10 +73,26 @@ pub(crate) enum PublishError {
     /// The queue is full: it was refused.
     #[error("the queue is full")]
     Full,
+    /// The shape of the queues is being changed: it was not sent.
+    #[error("the number of partitions is being changed")]
+    Changing,
     /// It was sent, but not confirmed in time, or the connection broke before: it may have been
     /// accepted or not.
     #[error("RabbitMQ did not confirm in time")]
     Unconfirmed,
+}
+
+/// Why there is no link.
+#[derive(Debug, thiserror::Error)]
+enum LinkError {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error("RabbitMQ refused")]
+    Broker(#[from] lapin::Error),
+    #[error("RabbitMQ did not answer in time")]
+    Silent,
+    #[error("the number of partitions is being changed")]
+    Changing,
 }
 
 /// A pool's way to make channels.
@@ -87,14 +120,50 @@ impl managed::Manager for Channels {
 struct Link {
     topology: Topology,
     channels: managed::Pool<Channels>,
+    /// What this link alone publishes to.
+    exchange: String,
     reply_queue: String,
     failed: Arc<AtomicBool>,
     _receiving: AbortOnDropHandle<()>,
 }
 
 impl Link {
+    /// Publishes and waits for the confirmation, unless its turn comes after the deadline.
+    async fn send(
+        self: Arc<Self>,
+        key: String,
+        body: Vec<u8>,
+        properties: BasicProperties,
+        deadline: Instant,
+    ) -> Result<(), PublishError> {
+        let confirm = {
+            // The channel is held while the publish is issued, not while it is confirmed.
+            let channel = self.channels.get().await.map_err(|_| PublishError::Absent)?;
+            if Instant::now() >= deadline {
+                return Err(PublishError::Absent);
+            }
+            let options = BasicPublishOptions::default();
+            let exchange = self.exchange.as_str().into();
+            channel.basic_publish(exchange, key.into(), options, &body, properties).await
+        };
+        let confirmation = match confirm {
+            Ok(confirm) => confirm.await,
+            Err(error) => Err(error),
+        };
+        match confirmation {
+            Ok(Confirmation::Ack(None)) => Ok(()),
+            Ok(Confirmation::Nack(_)) => Err(PublishError::Full),
+            Ok(Confirmation::Ack(Some(_)) | Confirmation::NotRequested) | Err(_) => {
+                // Not what was declared, or not there any more: declare it again.
+                self.failed.store(true, Ordering::Relaxed);
+                Err(PublishError::Unconfirmed)
+            }
+        }
+    }
+
     fn is_blocked(&self) -> bool {
-        self.channels.manager().0.status().blocked()
+        let status = self.channels.manager().0.status();
+        status.connected() && status.blocked()
     }
 
     fn is_alive(&self) -> bool {
@@ -108,6 +177,8 @@ pub(crate) struct Publisher {
     waiters: Arc<Waiters>,
     /// Channels to publish on.
     channels: usize,
+    /// Whether there is no link because the shape of the queues is being changed.
+    changing: AtomicBool,
 }
 
 /// What the broker is like for those who would publish.
@@ -115,20 +186,22 @@ pub(crate) struct Publisher {
 pub(crate) enum BrokerState {
     Ready,
     Blocked,
+    /// The shape of the queues is being changed.
+    Changing,
     Absent,
 }
 
 impl Publisher {
     pub(crate) fn new(waiters: Arc<Waiters>, channels: usize) -> Self {
-        Self { link: ArcSwapOption::empty(), waiters, channels }
+        Self { link: ArcSwapOption::empty(), waiters, channels, changing: AtomicBool::new(false) }
     }
 
     pub(crate) fn state(&self) -> BrokerState {
         match self.link.load().as_ref() {
-            Some(link) if !link.is_alive() => BrokerState::Absent,
             Some(link) if link.is_blocked() => BrokerState::Blocked,
-            Some(_) => BrokerState::Ready,
-            None => BrokerState::Absent,
+            Some(link) if link.is_alive() => BrokerState::Ready,
+            Some(_) | None if self.changing.load(Ordering::Relaxed) => BrokerState::Changing,
+            Some(_) | None => BrokerState::Absent,
         }
     }
 
@@ -141,11 +214,12 @@ impl Publisher {
         wants_reply: bool,
         deadline: Instant,
     ) -> Result<(), PublishError> {
-        let link =
-            self.link.load_full().filter(|link| link.is_alive()).ok_or(PublishError::Absent)?;
-        if link.is_blocked() {
-            return Err(PublishError::Blocked);
-        }
+        let link = match (self.state(), self.link.load_full()) {
+            (BrokerState::Ready, Some(link)) => link,
+            (BrokerState::Blocked, _) => return Err(PublishError::Blocked),
+            (BrokerState::Changing, _) => return Err(PublishError::Changing),
+            (BrokerState::Ready | BrokerState::Absent, _) => return Err(PublishError::Absent),
+        };
         let mut properties = BasicProperties::default()
             .with_content_type("application/json".into())
             .with_type("status-update".into())
@@ -158,89 +232,124 @@ impl Publisher {
         let key = link.topology.routing_key(partition);
         let body = update.encode();
 
-        // The channel is held while the publish is issued, not while it is confirmed.
-        let issue = async {
-            let channel = link.channels.get().await.map_err(|_| PublishError::Absent)?;
-            let options = BasicPublishOptions::default();
-            channel
-                .basic_publish(
-                    link.topology.exchange().into(),
-                    key.into(),
-                    options,
-                    &body,
-                    properties,
-                )
-                .await
-                .map_err(|_| PublishError::Unconfirmed)
-        };
-        let mut confirm =
-            timeout_at(deadline, issue).await.map_err(|_| PublishError::Unconfirmed)??;
-        match timeout_at(deadline, &mut confirm).await {
-            Ok(Ok(Confirmation::Ack(None))) => Ok(()),
-            Ok(Ok(Confirmation::Nack(_))) => Err(PublishError::Full),
-            Ok(Ok(Confirmation::Ack(Some(_)) | Confirmation::NotRequested) | Err(_)) => {
-                // Not what was declared: declare it again.
-                link.failed.store(true, Ordering::Relaxed);
-                Err(PublishError::Unconfirmed)
-            }
+        let failed = link.failed.clone();
+        let mut sending = Box::pin(link.send(key, body, properties, deadline));
+        match timeout_at(deadline, &mut sending).await {
+            Ok(sent) => sent,
             Err(_) => {
-                // lapin keeps a confirm that is dropped before it came, for good.
-                tokio::spawn(confirm);
+                tokio::spawn(async move {
+                    if timeout(UNCONFIRMED_LIMIT, sending).await.is_err() {
+                        failed.store(true, Ordering::Relaxed);
+                    }
+                });
                 Err(PublishError::Unconfirmed)
             }
         }
     }
 
-    /// Keeps a link for as long as the gateway runs.
-    pub(crate) async fn keep_linked(self: Arc<Self>, broker: Broker, topology: Topology) {
-        let mut failing = false;
+    /// Keeps a link for as long as the gateway runs, with the topology that the database records.
+    pub(crate) async fn keep_linked(
+        self: Arc<Self>,
+        broker: Broker,
+        database: PgPool,
+        recorded: Recorded,
+    ) {
+        let (sender, mut recorded) = watch::channel(recorded);
+        let _following = AbortOnDropHandle::new(tokio::spawn(follow(database.clone(), sender)));
+        let mut said = String::new();
         loop {
-            let connected = timeout(CONNECT_LIMIT, self.connect(&broker, topology)).await;
-            match connected.unwrap_or(Err(ConnectError::Silent)) {
+            let now = *recorded.borrow_and_update();
+            let linked = match now.phase {
+                Phase::Open => {
+                    let linking = self.link(&broker, &database, now.topology);
+                    timeout(CONNECT_LIMIT, linking).await.unwrap_or(Err(LinkError::Silent))
+                }
+                Phase::Draining | Phase::Closed => Err(LinkError::Changing),
+            };
+            self.changing.store(matches!(linked, Err(LinkError::Changing)), Ordering::Relaxed);
+            match linked {
                 Ok(link) => {
-                    failing = false;
-                    tracing::info!("connected to RabbitMQ");
+                    said.clear();
+                    tracing::info!(topology = now.topology.version, "connected to RabbitMQ");
                     self.link.store(Some(link.clone()));
-                    let mut blocked = false;
-                    while link.is_alive() {
-                        match (std::mem::replace(&mut blocked, link.is_blocked()), blocked) {
-                            (false, true) => tracing::warn!(
-                                "RabbitMQ is short of memory or disk: updates get 503"
-                            ),
-                            (true, false) => tracing::info!("RabbitMQ takes updates again"),
-                            (true, true) | (false, false) => {}
-                        }
-                        sleep(LOOK_EVERY).await;
+                    self.watch(&link, &mut recorded).await;
+                    self.give_up(&link, &broker).await;
+                }
+                Err(error) => {
+                    let reason = chain(&error);
+                    if reason != said {
+                        tracing::warn!(reason, "no updates are taken: trying again");
+                        said = reason;
                     }
-                    self.link.store(None);
-                    tracing::warn!("the connection to RabbitMQ is lost: connecting again");
                 }
-                Err(error) if !failing => {
-                    failing = true;
-                    tracing::warn!(
-                        reason = chain(&error),
-                        "no connection to RabbitMQ: trying again"
-                    );
-                }
-                Err(_) => {}
             }
             sleep(RECONNECT_PAUSE).await;
         }
     }
 
-    async fn connect(
+    /// Ends the link, so that nothing of it stays behind in RabbitMQ.
+    pub(crate) async fn close(&self, broker: &Broker) {
+        if let Some(link) = self.link.swap(None)
+            && let Ok(Err(error)) = timeout(CLOSE_LIMIT, fence(broker, &link.exchange)).await
+        {
+            tracing::debug!(reason = chain(&error), "the exchange of this gateway stays behind");
+        }
+    }
+
+    /// Waits until the link fails, or is not the recorded topology's any more.
+    async fn watch(&self, link: &Link, recorded: &mut watch::Receiver<Recorded>) {
+        let expected = Recorded { topology: link.topology, phase: Phase::Open };
+        let mut blocked = false;
+        while link.is_alive() {
+            match (std::mem::replace(&mut blocked, link.is_blocked()), blocked) {
+                (false, true) => {
+                    tracing::warn!("RabbitMQ is short of memory or disk: updates get 503");
+                }
+                (true, false) => tracing::info!("RabbitMQ takes updates again"),
+                (true, true) | (false, false) => {}
+            }
+            if *recorded.borrow() != expected {
+                self.changing.store(true, Ordering::Relaxed);
+                link.failed.store(true, Ordering::Relaxed);
+                tracing::info!("the shape of the queues is being changed: updates get 503");
+                return;
+            }
+            sleep(LOOK_EVERY).await;
+        }
+        tracing::warn!("the connection to RabbitMQ is given up");
+    }
+
+    /// Makes sure that nothing which the link has sent is queued from now on; tries until it can
+    /// be done, as RabbitMQ must be reached for the next link anyway.
+    async fn give_up(&self, link: &Link, broker: &Broker) {
+        while let Err(error) = fence(broker, &link.exchange).await {
+            tracing::debug!(reason = chain(&error), "the exchange can't be deleted: trying again");
+            sleep(RECONNECT_PAUSE).await;
+        }
+        // A new connection would not know that RabbitMQ takes nothing before it has sent something.
+        while link.is_blocked() {
+            sleep(LOOK_EVERY).await;
+        }
+        self.link.store(None);
+    }
+
+    async fn link(
         self: &Arc<Self>,
         broker: &Broker,
+        database: &PgPool,
         topology: Topology,
-    ) -> Result<Arc<Link>, ConnectError> {
-        let refused = ConnectError::Refused;
+    ) -> Result<Arc<Link>, LinkError> {
         let publishing = broker.connect("gateway: updates").await?;
-        let channel = publishing.create_channel().await.map_err(refused)?;
-        topology.declare(&channel).await.map_err(refused)?;
-        channel.close(200, "declared".into()).await.map_err(refused)?;
+        let channel = publishing.create_channel().await?;
+        declare(topology, &channel, database).await?;
 
         let receiving = broker.connect("gateway: replies").await?;
-        let (replies, reply_queue) = consume_replies(&receiving).await.map_err(refused)?;
+        let (replies, reply_queue) = consume_replies(&receiving).await?;
+        // Named after the queue, whose name RabbitMQ made up.
+        let exchange = format!("sdb.gateway.{reply_queue}");
+        declare_own_exchange(&channel, &exchange, &topology).await?;
+        channel.close(200, "declared".into()).await?;
+
         let channels = managed::Pool::builder(Channels(publishing)).max_size(self.channels).build();
         #[expect(
             clippy::expect_used,
@@ -256,8 +365,75 @@ impl Publisher {
             failing.store(true, Ordering::Relaxed);
         });
         let _receiving = AbortOnDropHandle::new(receiving);
-        Ok(Arc::new(Link { topology, channels, reply_queue, failed, _receiving }))
+        Ok(Arc::new(Link { topology, channels, exchange, reply_queue, failed, _receiving }))
     }
+}
+
+/// Follows the recorded topology. While the database is away, the last one counts.
+async fn follow(database: PgPool, recorded: watch::Sender<Recorded>) {
+    loop {
+        sleep(FOLLOW_EVERY).await;
+        let reading = async {
+            let mut connection = database.acquire().await?;
+            Recorded::read(&mut connection).await
+        };
+        match timeout(READ_LIMIT, reading).await {
+            Ok(Ok(now)) => {
+                recorded.send_replace(now);
+            }
+            Ok(Err(error)) => tracing::debug!(reason = chain(&error), "the topology can't be read"),
+            Err(_) => tracing::debug!("the topology can't be read in time"),
+        }
+    }
+}
+
+/// Declares the queues. While the database is away they must stand already: nobody could tell whether
+/// they may be made.
+async fn declare(
+    topology: Topology,
+    channel: &Channel,
+    database: &PgPool,
+) -> Result<(), LinkError> {
+    let connected = timeout(READ_LIMIT, database.acquire()).await;
+    let declared = match connected {
+        Ok(Ok(mut connection)) => topology.declare(channel, &mut connection).await,
+        Ok(Err(error)) => Err(error.into()),
+        Err(_) => Err(sqlx::Error::PoolTimedOut.into()),
+    };
+    match declared {
+        Ok(()) => Ok(()),
+        Err(DeclareError::Changed) => Err(LinkError::Changing),
+        Err(DeclareError::Broker(error)) => Err(error.into()),
+        Err(DeclareError::Database(_) | DeclareError::Topology(_)) => {
+            Ok(topology.expect_exchange(channel).await?)
+        }
+    }
+}
+
+/// Declares the exchange of a link, which passes all on to that of the updates. It goes by itself with
+/// that, or with RabbitMQ.
+async fn declare_own_exchange(
+    channel: &Channel,
+    exchange: &str,
+    topology: &Topology,
+) -> Result<(), lapin::Error> {
+    let options = ExchangeDeclareOptions { auto_delete: true, ..Default::default() };
+    let none = FieldTable::default;
+    channel.exchange_declare(exchange.into(), ExchangeKind::Fanout, options, none()).await?;
+    let options = ExchangeBindOptions::default();
+    let updates = topology.exchange();
+    channel.exchange_bind(updates.into(), exchange.into(), "".into(), options, none()).await
+}
+
+/// Deletes the exchange of a link: what the link has sent and RabbitMQ has not read yet is refused.
+async fn fence(broker: &Broker, exchange: &str) -> Result<(), LinkError> {
+    let connection = broker.connect("gateway: fence").await?;
+    let fencing = async {
+        let channel = connection.create_channel().await?;
+        channel.exchange_delete(exchange.into(), ExchangeDeleteOptions::default()).await?;
+        connection.close(200, "done".into()).await
+    };
+    Ok(timeout(FENCE_LIMIT, fencing).await.map_err(|_| LinkError::Silent)??)
 }
 
 /// A queue of this gateway's own for replies. It goes when the gateway does.

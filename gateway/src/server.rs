@@ -77,17 +77,21 @@ impl Server {
         let app = self.app.clone();
         let (broker, database) = (self.broker.clone(), self.database.clone());
         let linking = async {
-            let topology = Topology::read_once_up(&database, settings).await?;
-            app.publisher.clone().keep_linked(broker, topology).await;
+            let recorded = Topology::read_once_up(&database, settings).await?;
+            let publisher = app.publisher.clone();
+            publisher.keep_linked(broker, app.answers.clone(), recorded).await;
             Ok(())
         };
         let upkeep = app.catalogue.keep_fresh();
+        let broker = self.broker.clone();
         tokio::select! {
             // The link stays up while requests finish; it ends only with an error.
-            ended = linking => ended,
-            () = upkeep => Ok(()),
-            () = self.serve() => Ok(()),
+            ended = linking => return ended,
+            () = upkeep => {}
+            () = self.serve() => {}
         }
+        app.publisher.close(&broker).await;
+        Ok(())
     }
 
     async fn serve(self) {

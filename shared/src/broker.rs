@@ -10,8 +10,9 @@ use crate::settings::{Settings, SettingsError, invalid};
 /// Time that a connection may take, its handshake included.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
-/// Seconds between heartbeats: a peer that is silent for twice as long is given up.
-const HEARTBEAT: u16 = 5;
+/// Seconds between heartbeats: a peer that is silent for two to three times as long is given up. Few
+/// seconds, since nobody else gets the messages of a worker that stalls before.
+const HEARTBEAT: u16 = 2;
 
 /// Where RabbitMQ is.
 #[derive(Clone)]

@@ -1,9 +1,10 @@
 //! The exchange and queues that carry status updates, and the record of their shape.
 //!
 //! The shape is recorded in the database, since a gateway and a worker that disagree about the
-//! number of partitions would break the order of a component's updates.
+//! number of partitions would break the order of a component's updates. `worker topology` changes
+//! it: gateways stop, workers empty the old queues, and all go on with new ones.
 
-use std::time::Duration;
+use std::{str::FromStr, time::Duration};
 
 use lapin::{
     Channel, ExchangeKind,
@@ -42,6 +43,49 @@ pub struct Topology {
     pub prefetch: u16,
 }
 
+/// What may be done with the queues of a topology.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Gateways publish, workers consume.
+    Open,
+    /// Workers empty the queues; gateways answer 503.
+    Draining,
+    /// Nobody publishes or consumes.
+    Closed,
+}
+
+impl Phase {
+    /// The word in the database.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Draining => "draining",
+            Self::Closed => "closed",
+        }
+    }
+}
+
+impl FromStr for Phase {
+    type Err = TopologyError;
+
+    fn from_str(word: &str) -> Result<Self, TopologyError> {
+        [Self::Open, Self::Draining, Self::Closed]
+            .into_iter()
+            .find(|phase| phase.word() == word)
+            .ok_or_else(|| TopologyError::UnknownPhase(word.to_owned()))
+    }
+}
+
+/// What the database records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recorded {
+    /// The shape of the queues.
+    pub topology: Topology,
+    /// What may be done with them.
+    pub phase: Phase,
+}
+
 /// Why a process can't take the recorded topology.
 #[derive(Debug, thiserror::Error)]
 pub enum TopologyError {
@@ -68,12 +112,32 @@ pub enum TopologyError {
         /// Its value.
         value: i32,
     },
+    /// The record has a phase that this program does not know.
+    #[error("the recorded topology has the phase `{0}`, which this program does not know")]
+    UnknownPhase(String),
     /// The settings can't be read.
     #[error(transparent)]
     Settings(#[from] SettingsError),
     /// The database did not answer.
     #[error("the topology can't be read from the database")]
     Database(#[from] sqlx::Error),
+}
+
+/// Why the queues could not be declared.
+#[derive(Debug, thiserror::Error)]
+pub enum DeclareError {
+    /// The shape of the queues is being changed, or was.
+    #[error("the shape of the queues is being changed")]
+    Changed,
+    /// The record can't be taken.
+    #[error(transparent)]
+    Topology(#[from] TopologyError),
+    /// The database failed.
+    #[error("the database failed")]
+    Database(#[from] sqlx::Error),
+    /// RabbitMQ refused.
+    #[error("RabbitMQ refused")]
+    Broker(#[from] lapin::Error),
 }
 
 impl Topology {
@@ -91,62 +155,22 @@ impl Topology {
         })
     }
 
-    /// The recorded topology, checked against the settings that are set.
-    ///
-    /// # Errors
-    /// When there is no record, or it disagrees with a setting.
-    pub async fn read(
-        database: &mut PgConnection,
-        settings: &Settings,
-    ) -> Result<Self, TopologyError> {
-        let row: Option<(i32, i32, i32, i32)> =
-            sqlx::query_as("SELECT version, partitions, queue_limit, prefetch FROM sdb_topology")
-                .fetch_optional(database)
-                .await
-                .or_else(|error| {
-                    match error.as_database_error().and_then(|e| e.code()).as_deref() {
-                        Some(UNDEFINED_TABLE) => Ok(None),
-                        _ => Err(error),
-                    }
-                })?;
-        let (version, partitions, queue_limit, prefetch) = row.ok_or(TopologyError::Unprepared)?;
-        let impossible = |what, value| TopologyError::Impossible { what, value };
-        let recorded = Self {
-            version,
-            partitions: u16::try_from(partitions)
-                .ok()
-                .filter(|n| *n > 0)
-                .ok_or_else(|| impossible("partitions", partitions))?,
-            queue_limit: u32::try_from(queue_limit)
-                .map_err(|_| impossible("queue_limit", queue_limit))?,
-            prefetch: u16::try_from(prefetch).map_err(|_| impossible("prefetch", prefetch))?,
-        };
-        let wanted = Self::from_settings(settings)?;
-        for (name, setting, recorded) in [
-            ("SDB_PARTITIONS", u32::from(wanted.partitions), u32::from(recorded.partitions)),
-            ("SDB_QUEUE_LIMIT", wanted.queue_limit, recorded.queue_limit),
-            ("SDB_PREFETCH", u32::from(wanted.prefetch), u32::from(recorded.prefetch)),
-        ] {
-            if settings.is_set(name) && setting != recorded {
-                return Err(TopologyError::Disagrees { name, setting, recorded });
-            }
-        }
-        Ok(recorded)
-    }
-
-    /// The recorded topology, as soon as the database answers: it may be started later than we are.
+    /// The recorded topology, as soon as the database answers, checked against the settings that
+    /// are set: the database may be started later than we are.
     ///
     /// # Errors
     /// When there is no record, or it disagrees with a setting.
     pub async fn read_once_up(
         database: &PgConnectOptions,
         settings: &Settings,
-    ) -> Result<Self, TopologyError> {
+    ) -> Result<Recorded, TopologyError> {
         let mut said = String::new();
         loop {
             let read = async {
                 let mut connection = PgConnection::connect_with(database).await?;
-                Self::read(&mut connection, settings).await
+                let recorded = Recorded::read(&mut connection).await?;
+                recorded.topology.check(settings)?;
+                Ok(recorded)
             };
             let silent = || sqlx::Error::Io(std::io::ErrorKind::TimedOut.into());
             match timeout(READ_LIMIT, read).await.unwrap_or_else(|_| Err(silent().into())) {
@@ -161,6 +185,24 @@ impl Topology {
                 other => return other,
             }
         }
+    }
+
+    /// Checks it against the settings that are set.
+    ///
+    /// # Errors
+    /// When one disagrees.
+    pub fn check(&self, settings: &Settings) -> Result<(), TopologyError> {
+        let wanted = Self::from_settings(settings)?;
+        for (name, setting, recorded) in [
+            ("SDB_PARTITIONS", u32::from(wanted.partitions), u32::from(self.partitions)),
+            ("SDB_QUEUE_LIMIT", wanted.queue_limit, self.queue_limit),
+            ("SDB_PREFETCH", u32::from(wanted.prefetch), u32::from(self.prefetch)),
+        ] {
+            if settings.is_set(name) && setting != recorded {
+                return Err(TopologyError::Disagrees { name, setting, recorded });
+            }
+        }
+        Ok(())
     }
 
     /// The exchange that gateways publish to.
@@ -188,11 +230,46 @@ impl Topology {
         format!("sdb.dead.v{}", self.version)
     }
 
-    /// Declares everything; declaring again what stands changes nothing.
+    /// Declares everything, provided that the database still records this topology as open, and
+    /// holds it to that meanwhile: nobody may make queues that others have just emptied and left.
+    /// Declaring again what stands changes nothing.
     ///
     /// # Errors
-    /// When RabbitMQ refuses, for one because something of that name has another shape.
-    pub async fn declare(&self, channel: &Channel) -> Result<(), lapin::Error> {
+    /// When it is not the recorded one any more, when the database fails, and when RabbitMQ refuses,
+    /// for one because something of that name has another shape.
+    pub async fn declare(
+        &self,
+        channel: &Channel,
+        database: &mut PgConnection,
+    ) -> Result<(), DeclareError> {
+        let mut transaction = database.begin().await?;
+        // Many queues take RabbitMQ longer than a transaction may usually be idle.
+        sqlx::query("SET LOCAL idle_in_transaction_session_timeout = '60s'")
+            .execute(&mut *transaction)
+            .await?;
+        sqlx::query("SELECT pg_advisory_xact_lock_shared(hashtext('sdb_topology'))")
+            .execute(&mut *transaction)
+            .await?;
+        let recorded = Recorded::read(&mut transaction).await?;
+        if recorded != (Recorded { topology: *self, phase: Phase::Open }) {
+            return Err(DeclareError::Changed);
+        }
+        self.declare_all(channel).await?;
+        Ok(transaction.commit().await?)
+    }
+
+    /// Whether the exchange stands, which it does for as long as updates may be published; for when
+    /// the database can't be asked. Where it does not, RabbitMQ closes the channel.
+    ///
+    /// # Errors
+    /// When it does not stand, or RabbitMQ can't be asked.
+    pub async fn expect_exchange(&self, channel: &Channel) -> Result<(), lapin::Error> {
+        let passive = ExchangeDeclareOptions { passive: true, ..Default::default() };
+        let (exchange, arguments) = (self.exchange(), FieldTable::default());
+        channel.exchange_declare(exchange.into(), ExchangeKind::Direct, passive, arguments).await
+    }
+
+    async fn declare_all(&self, channel: &Channel) -> Result<(), lapin::Error> {
         let durable = ExchangeDeclareOptions { durable: true, ..Default::default() };
         let dead_queue = self.dead_letter_queue();
         channel
@@ -253,6 +330,42 @@ impl Topology {
     }
 }
 
+impl Recorded {
+    /// What the database records now.
+    ///
+    /// # Errors
+    /// When there is no record, or the database fails.
+    pub async fn read(database: &mut PgConnection) -> Result<Self, TopologyError> {
+        let row: Option<(i32, i32, i32, i32, String)> = sqlx::query_as(
+            "SELECT version, partitions, queue_limit, prefetch, phase FROM sdb_topology",
+        )
+        .fetch_optional(database)
+        .await
+        .or_else(|error| {
+            match error.as_database_error().and_then(|e| e.code()).as_deref() {
+                Some(UNDEFINED_TABLE | UNDEFINED_COLUMN) => Ok(None),
+                _ => Err(error),
+            }
+        })?;
+        let (version, partitions, queue_limit, prefetch, phase) =
+            row.ok_or(TopologyError::Unprepared)?;
+        let impossible = |what, value| TopologyError::Impossible { what, value };
+        let topology = Topology {
+            version,
+            partitions: u16::try_from(partitions)
+                .ok()
+                .filter(|n| *n > 0)
+                .ok_or_else(|| impossible("partitions", partitions))?,
+            queue_limit: u32::try_from(queue_limit)
+                .map_err(|_| impossible("queue_limit", queue_limit))?,
+            prefetch: u16::try_from(prefetch).map_err(|_| impossible("prefetch", prefetch))?,
+        };
+        Ok(Self { topology, phase: phase.parse()? })
+    }
+}
+
+/// SQLSTATE of a column that is not there: a migration is missing.
+const UNDEFINED_COLUMN: &str = "42703";
 /// SQLSTATE of a table that is not there.
 const UNDEFINED_TABLE: &str = "42P01";
 

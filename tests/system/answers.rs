@@ -16,7 +16,7 @@ use reqwest::{
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::harness::{Answer, CLAIM, Fixture, SECRET, System, answer, eventually, tests, token};
+use harness::{Answer, CLAIM, Fixture, SECRET, System, answer, eventually, tests, token};
 
 tests!(
     an_update_that_opens_or_changes_an_incident_gets_201_and_the_incident,

@@ -7,7 +7,7 @@ use futures_util::future::try_join_all;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::harness::{Fixture, System, replay, tests};
+use harness::{Fixture, System, replay, tests};
 
 tests!(ten_thousand_updates_take_effect_exactly_once, a_burst_survives_the_death_of_a_worker,);
 
@@ -94,7 +94,7 @@ async fn a_burst_survives_the_death_of_a_worker(fixture: Arc<Fixture>) -> Result
     hundred_components(&system).await?;
     let killed = async {
         // In the middle: some are decided, many are not.
-        crate::harness::eventually("some updates are decided", async || {
+        harness::eventually("some updates are decided", async || {
             Ok(system.count("SELECT count(*) FROM sdb_inbox").await? > 300)
         })
         .await?;

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fmt::Write, sync::Arc};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::harness::{Fixture, System, tests};
+use harness::{Fixture, System, tests};
 
 tests!(
     first_quarter_of_the_scenarios,

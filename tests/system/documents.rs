@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use shared::settings::SETTINGS;
 
-use crate::harness::{Fixture, tests};
+use harness::{Fixture, tests};
 
 tests!(
     every_path_in_the_documents_exists,

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, PgConnection, Postgres, Transaction};
 use tokio::time::sleep;
 
-use crate::harness::{Answer, Fixture, System, answer, eventually, replay, tests};
+use harness::{Answer, Fixture, System, answer, eventually, replay, tests};
 
 tests!(
     every_foreign_write_is_shown_by_the_next_get,

@@ -7,7 +7,7 @@ use futures_util::future::try_join_all;
 use reqwest::header::HeaderValue;
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Fixture, System, answer, eventually, tests};
+use harness::{Answer, Fixture, System, answer, eventually, tests};
 
 tests!(
     the_same_update_under_one_key_happens_once,

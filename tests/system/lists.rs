@@ -12,7 +12,7 @@ use flate2::read::GzDecoder;
 use reqwest::{Method, header::HeaderMap};
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Fixture, System, answer, eventually, tests};
+use harness::{Answer, Fixture, System, answer, eventually, tests};
 
 tests!(
     incidents_are_listed_with_the_newest_start_first,

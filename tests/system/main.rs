@@ -6,7 +6,6 @@ mod burst;
 mod conformance;
 mod documents;
 mod foreign_edits;
-mod harness;
 mod idempotency;
 mod lists;
 mod operations;
@@ -18,7 +17,7 @@ use std::{process::ExitCode, sync::Arc};
 
 use libtest_mimic::{Arguments, Trial};
 
-use crate::harness::Harness;
+use harness::Harness;
 
 /// Tests at once: they mostly wait.
 const THREADS: usize = 4;

@@ -14,7 +14,7 @@ use futures_util::future::try_join_all;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, postgres::PgConnectOptions};
 
-use crate::harness::{Fixture, Process, SECRET, System, answer, eventually, replay, tests};
+use harness::{Fixture, Process, SECRET, System, answer, eventually, replay, tests};
 
 tests!(
     an_empty_database_is_prepared_and_then_up_to_date,

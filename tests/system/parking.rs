@@ -21,7 +21,7 @@ use sqlx::AssertSqlSafe;
 use tokio::time::sleep;
 use uuid::Uuid;
 
-use crate::harness::{Fixture, System, answer, eventually, replay, tests};
+use harness::{Fixture, System, answer, eventually, replay, tests};
 
 tests!(
     a_message_that_is_no_update_is_parked_once_and_its_queue_goes_on,

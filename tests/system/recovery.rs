@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::harness::{Fixture, System, eventually, tests};
+use harness::{Fixture, System, eventually, tests};
 
 tests!(
     without_the_broker_updates_get_503_at_once_and_lists_go_on,
@@ -142,7 +142,7 @@ async fn a_full_queue_refuses(fixture: Arc<Fixture>) -> Result<()> {
     system.components(&[("DNS", &[])]).await?;
     let post = async || {
         let request = system.update(&dns(1)).header("Prefer", "respond-async");
-        crate::harness::answer(request).await
+        harness::answer(request).await
     };
     // A quorum queue may take a few more than its limit.
     let mut taken = 0;

@@ -18,7 +18,7 @@ use tokio_rustls::{
     },
 };
 
-use crate::harness::{Fixture, System, eventually, tests};
+use harness::{Fixture, System, eventually, tests};
 
 tests!(tls_is_spoken_to_both_servers, a_server_of_an_unknown_authority_is_not_trusted);
 

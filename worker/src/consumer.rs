@@ -1,7 +1,12 @@
 //! Moves messages: from the queues into batches, and after their commit acknowledgements and
 //! replies back. What a batch does, [`settle`] knows.
 
-use std::{collections::HashMap, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::{
     Stream, StreamExt,
@@ -11,51 +16,67 @@ use lapin::{
     Acker, Connection,
     message::Delivery,
     options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions},
-    types::FieldTable,
+    types::{FieldTable, ShortString},
 };
 use shared::{
     broker::{Broker, ConnectError},
     message::{UpdateMessage, UpdateResult},
-    topology::Topology,
+    topology::{DeclareError, Phase},
 };
-use sqlx::PgPool;
-use tokio::time::timeout;
+use sqlx::PgConnection;
+use tokio::{
+    sync::Mutex,
+    time::{sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
-use crate::{replies::ReplySender, settle::settle, step::Incoming};
+use crate::{
+    database::Database,
+    membership::{Member, MemberId, MembershipError, Share},
+    replies::ReplySender,
+    settle::{Lapsed, settle},
+    step::{Incoming, Unusable},
+};
 
 /// What a consumer works with.
 pub(crate) struct Consumer {
     pub(crate) broker: Broker,
-    pub(crate) topology: Topology,
-    pub(crate) database: PgPool,
+    pub(crate) database: Mutex<Database>,
     /// Updates in one transaction, at most.
     pub(crate) batch: usize,
     /// Days that the record of each update is kept.
     pub(crate) inbox_days: u32,
     pub(crate) replies: ReplySender,
+    /// Cancelled when the worker is to stop, with its last batch committed and acknowledged.
+    pub(crate) stop: CancellationToken,
+    /// Cancelled when even that took too long.
+    pub(crate) abandon: CancellationToken,
 }
 
-/// What one partition delivers, in order. Their end is an error.
+/// What one queue delivers, in order. Their end is an error.
 type Deliveries = Pin<Box<dyn Stream<Item = Result<Received, SessionError>> + Send>>;
 
 /// Time for RabbitMQ to declare the queues and start every delivery.
 const SETUP_LIMIT: Duration = Duration::from_secs(30);
 /// Time for RabbitMQ to take an acknowledgement.
 const ACK_LIMIT: Duration = Duration::from_secs(10);
+/// How often a connection is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Time for RabbitMQ to end a connection.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 /// Time for a batch, however often it is tried: RabbitMQ takes back what is held for much longer,
 /// and some versions never deliver it again when they have to (4.3.0 to 4.3.5).
 const BATCH_LIMIT: Duration = Duration::from_secs(300);
 
-/// Why a session with the broker ended.
+/// Why a worker's part in the work ended.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SessionError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
     #[error("RabbitMQ refused")]
     Broker(#[from] lapin::Error),
+    #[error("the queues can't be declared")]
+    Declare(#[from] DeclareError),
     #[error("RabbitMQ did not answer in time")]
     Silent,
     #[error("RabbitMQ ended the delivery of a queue")]
@@ -64,35 +85,63 @@ pub(crate) enum SessionError {
     Stale,
     #[error("a batch could not be settled within {} s", BATCH_LIMIT.as_secs())]
     Unsettled,
+    #[error("stopped in the middle of a batch")]
+    Abandoned,
+    #[error(transparent)]
+    Membership(#[from] MembershipError),
 }
 
 /// One delivery, and where it goes back to.
 struct Received {
-    partition: u16,
+    queue: Arc<str>,
     acker: Acker,
     reply_to: Option<String>,
     incoming: Incoming,
 }
 
 impl Consumer {
-    /// One session with the broker: until `stop`, when it ends with its last batch committed and
-    /// acknowledged, or until something fails or `abandon` leaves even that batch.
+    /// Takes part in the work: joins the living workers, and consumes what is this worker's share,
+    /// session by session, until it is to stop or something fails.
+    pub(crate) async fn take_part(&self) -> Result<(), SessionError> {
+        // Connected first: a worker that can't reach RabbitMQ would hold its share up.
+        let mut connection = self.broker.connect("worker: updates").await?;
+        let member = Member::join(self.database.lock().await.options()).await?;
+        let ended = loop {
+            if let Err(error) = self.session(connection, &member).await {
+                break Err(error);
+            }
+            if self.stop.is_cancelled() {
+                break Ok(());
+            }
+            connection = match self.broker.connect("worker: updates").await {
+                Ok(connection) => connection,
+                Err(error) => break Err(error.into()),
+            };
+        };
+        member.leave().await;
+        ended
+    }
+
+    /// One session with the broker: until this worker's share is another one, or the worker is to
+    /// stop, when it ends with its last batch committed and acknowledged; or until something fails.
     ///
     /// What was received and not acknowledged by then is delivered again, perhaps to another
     /// worker; what of it was committed, the inbox passes over.
-    pub(crate) async fn session(
-        &self,
-        stop: &CancellationToken,
-        abandon: &CancellationToken,
-    ) -> Result<(), SessionError> {
-        let connection = self.broker.connect("worker: updates").await?;
-        let mut deliveries = Vec::with_capacity(self.topology.partitions.into());
-        let started = timeout(SETUP_LIMIT, self.start(&connection, &mut deliveries)).await;
-        // What is ready goes into one batch, from all partitions alike; order within each is kept.
+    async fn session(&self, connection: Connection, member: &Member) -> Result<(), SessionError> {
+        let share = member.share()?;
+        let mut deliveries = Vec::with_capacity(share.partitions.len() + 1);
+        let started = timeout(SETUP_LIMIT, self.start(&connection, &share, &mut deliveries)).await;
+        // What is ready goes into one batch, from all queues alike; order within each is kept.
         let mut batches = select_all(deliveries).ready_chunks(self.batch);
         let ended = match started {
-            Ok(Ok(())) => self.work_through(&mut batches, stop, abandon).await,
-            Ok(Err(error)) => Err(error.into()),
+            Ok(Ok(())) => {
+                let working = self.work_through(&mut batches, &share, member);
+                tokio::select! {
+                    ended = working => ended,
+                    () = lost(&connection) => Err(SessionError::Ended),
+                }
+            }
+            Ok(Err(error)) => Err(error),
             Err(_) => Err(SessionError::Silent),
         };
         // However it ended, the connection closes while its consumers live: RabbitMQ then takes
@@ -105,51 +154,75 @@ impl Consumer {
         Ok(())
     }
 
-    /// Declares the queues and starts the delivery of each partition.
+    /// Declares the queues and starts the delivery of each that is in the share.
     async fn start(
         &self,
         connection: &Connection,
+        share: &Share,
         deliveries: &mut Vec<Deliveries>,
-    ) -> Result<(), lapin::Error> {
-        let channel = connection.create_channel().await?;
-        self.topology.declare(&channel).await?;
-        channel.close(200, "declared".into()).await?;
-        for partition in 0..self.topology.partitions {
-            deliveries.push(self.consume(connection, partition).await?);
+    ) -> Result<(), SessionError> {
+        // While they are being emptied they stand, and must not be made anew.
+        if share.recorded.phase == Phase::Open {
+            let channel = connection.create_channel().await?;
+            let mut database = self.database.lock().await;
+            let declare = async |database: &mut PgConnection| {
+                share.topology().declare(&channel, database).await
+            };
+            database.with(declare).await?;
+            channel.close(200, "declared".into()).await?;
         }
-        tracing::info!(partitions = self.topology.partitions, "consuming");
+        for partition in &share.partitions {
+            let queue = share.topology().queue(*partition);
+            deliveries.push(self.consume(connection, share, queue, Received::update).await?);
+        }
+        if share.dead_letters {
+            let queue = share.topology().dead_letter_queue();
+            deliveries.push(self.consume(connection, share, queue, Received::dead_letter).await?);
+        }
+        tracing::info!(
+            partitions = ?share.partitions,
+            of = share.topology().partitions,
+            topology = share.topology().version,
+            "consuming"
+        );
         Ok(())
     }
 
     async fn work_through(
         &self,
         batches: &mut (impl Stream<Item = Vec<Result<Received, SessionError>>> + Unpin),
-        stop: &CancellationToken,
-        abandon: &CancellationToken,
+        share: &Share,
+        member: &Member,
     ) -> Result<(), SessionError> {
+        let mut another_share = pin!(member.share_other_than(share));
         loop {
             let batch = tokio::select! {
                 biased;
-                () = stop.cancelled() => return Ok(()),
-                batch = batches.next() => batch.ok_or(SessionError::Ended)?,
+                () = self.stop.cancelled() => return Ok(()),
+                () = &mut another_share => return Ok(()),
+                // None when the share is empty.
+                Some(batch) = batches.next() => batch,
             };
             let batch: Vec<Received> = batch.into_iter().collect::<Result<_, _>>()?;
             tokio::select! {
-                done = self.work(batch) => done?,
-                () = abandon.cancelled() => return Err(SessionError::Unsettled),
+                done = self.work(member.id, batch) => done?,
+                () = self.abandon.cancelled() => return Err(SessionError::Abandoned),
+                () = member.lapsed() => return Err(MembershipError::Lapsed.into()),
             }
         }
     }
 
-    /// Starts the deliveries of one partition, on a channel of its own. Their end is an error.
+    /// Starts the deliveries of one queue, on a channel of its own. Their end is an error.
     async fn consume(
         &self,
         connection: &Connection,
-        partition: u16,
+        share: &Share,
+        queue: String,
+        received: fn(&Arc<str>, Delivery) -> Received,
     ) -> Result<Deliveries, lapin::Error> {
         let channel = connection.create_channel().await?;
-        channel.basic_qos(self.topology.prefetch, BasicQosOptions::default()).await?;
-        let queue: Arc<str> = self.topology.queue(partition).into();
+        channel.basic_qos(share.topology().prefetch, BasicQosOptions::default()).await?;
+        let queue: Arc<str> = queue.into();
         let consumer = channel
             .basic_consume(
                 queue.as_ref().into(),
@@ -158,22 +231,26 @@ impl Consumer {
                 FieldTable::default(),
             )
             .await?;
-        let received = consumer
-            .map(move |delivery| Ok(Received::new(partition, &queue, delivery?)))
+        let deliveries = consumer
+            .map(move |delivery| Ok(received(&queue, delivery?)))
             .chain(stream::once(async { Err(SessionError::Ended) }));
-        Ok(Box::pin(received))
+        Ok(Box::pin(deliveries))
     }
 
     /// Commit, then acknowledge, then reply.
-    async fn work(&self, batch: Vec<Received>) -> Result<(), SessionError> {
+    async fn work(&self, member: MemberId, batch: Vec<Received>) -> Result<(), SessionError> {
         let (incoming, origins): (Vec<Incoming>, Vec<_>) =
-            batch.into_iter().map(|r| (r.incoming, (r.partition, r.acker, r.reply_to))).unzip();
-        let settled = settle(&self.database, &incoming, self.inbox_days);
-        let results = timeout(BATCH_LIMIT, settled).await.map_err(|_| SessionError::Unsettled)?;
+            batch.into_iter().map(|r| (r.incoming, (r.queue, r.acker, r.reply_to))).unzip();
+        let mut database = self.database.lock().await;
+        let settled = settle(&mut database, member, &incoming, self.inbox_days);
+        let results = timeout(BATCH_LIMIT, settled)
+            .await
+            .map_err(|_| SessionError::Unsettled)?
+            .map_err(|Lapsed| MembershipError::Lapsed)?;
 
-        let mut last: HashMap<u16, &Acker> = HashMap::new();
-        for (partition, acker, _) in &origins {
-            last.insert(*partition, acker);
+        let mut last: HashMap<&str, &Acker> = HashMap::new();
+        for (queue, acker, _) in &origins {
+            last.insert(queue, acker);
         }
         for acker in last.into_values() {
             let acknowledged = acker.ack(BasicAckOptions { multiple: true });
@@ -191,19 +268,49 @@ impl Consumer {
     }
 }
 
+/// Waits until a connection is lost, which nobody is told who only waits for deliveries or settles
+/// a batch.
+async fn lost(connection: &Connection) {
+    while connection.status().connected() {
+        sleep(LOOK_EVERY).await;
+    }
+}
+
 impl Received {
-    fn new(partition: u16, queue: &str, delivery: Delivery) -> Self {
-        let text = |text: &lapin::types::ShortString| text.as_str().to_owned();
+    /// From a partition.
+    fn update(queue: &Arc<str>, delivery: Delivery) -> Self {
+        let content = UpdateMessage::decode(&delivery.data).map_err(Unusable::Unreadable);
+        Self::new(queue, delivery, content)
+    }
+
+    /// From the dead-letter queue.
+    fn dead_letter(queue: &Arc<str>, delivery: Delivery) -> Self {
+        let why = why_dead(&delivery);
+        Self::new(queue, delivery, Err(Unusable::GivenUp(why)))
+    }
+
+    fn new(queue: &Arc<str>, delivery: Delivery, content: Result<UpdateMessage, Unusable>) -> Self {
+        let text = |text: &ShortString| text.as_str().to_owned();
         Self {
-            partition,
+            queue: queue.clone(),
             reply_to: delivery.properties.reply_to().as_ref().map(text),
             incoming: Incoming {
-                queue: queue.to_owned(),
+                queue: queue.as_ref().to_owned(),
                 message_id: delivery.properties.message_id().as_ref().map(text),
-                content: UpdateMessage::decode(&delivery.data),
+                content,
                 payload: delivery.data,
             },
             acker: delivery.acker,
         }
+    }
+}
+
+/// Why RabbitMQ put a message into the dead-letter queue.
+fn why_dead(delivery: &Delivery) -> String {
+    let headers = delivery.properties.headers().as_ref();
+    let header = |name| headers?.inner().get(name)?.as_long_string();
+    match (header("x-first-death-reason"), header("x-first-death-queue")) {
+        (Some(reason), Some(queue)) => format!("{reason} in {queue}"),
+        _ => format!("there was no queue for {}", delivery.routing_key),
     }
 }

@@ -1,6 +1,6 @@
 //! The inbox: the record of every update, with the idempotency keys and the parked messages.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use shared::{
     incident::IncidentId, message::UpdateMessage, outcome::Reason, timestamp::Timestamp,
@@ -10,7 +10,7 @@ use sqlx::PgConnection;
 
 use crate::{
     decision::IncidentRef,
-    step::{Incoming, resolved},
+    step::{Incoming, Unusable, resolved},
 };
 
 /// What an earlier transaction did with an update.
@@ -41,11 +41,19 @@ pub(crate) enum When {
 const KEY_REPEATED: &str = "idempotency_key_repeated";
 const KEY_OF_ANOTHER_BODY: &str = "idempotency_key_of_another_body";
 
-/// Which of these updates were settled before.
-pub(crate) async fn known(
+/// What is on record of a batch's updates.
+pub(crate) struct Earlier {
+    /// Those that were settled before.
+    pub(crate) known: HashMap<UpdateId, Known>,
+    /// Those that were parked, and that an operator put back.
+    pub(crate) put_back: HashSet<UpdateId>,
+}
+
+/// What is on record of these updates.
+pub(crate) async fn earlier(
     database: &mut PgConnection,
     ids: &[UpdateId],
-) -> Result<HashMap<UpdateId, Known>, sqlx::Error> {
+) -> Result<Earlier, sqlx::Error> {
     type Row = (UpdateId, UpdateId, String, String, Option<IncidentId>);
     // A repetition stands for its original, which is in the inbox as long as the key is kept.
     let rows: Vec<Row> = sqlx::query_as(
@@ -54,23 +62,28 @@ pub(crate) async fn known(
         FROM sdb_inbox i LEFT JOIN sdb_inbox o ON i.outcome = 'repeated' AND o.id = i.original
         WHERE i.id = ANY($1)
         UNION ALL
-        SELECT update_id, update_id, 'parked', '', NULL FROM sdb_parked WHERE update_id = ANY($1)",
+        SELECT update_id, update_id, CASE WHEN put_back_at IS NULL THEN 'parked' ELSE 'put back' END,
+            '', NULL FROM sdb_parked WHERE update_id = ANY($1)",
     )
     .bind(ids)
     .fetch_all(database)
     .await?;
-    rows.into_iter()
-        .map(|(id, original, outcome, reason, incident)| {
-            let known = match (outcome.as_str(), incident) {
-                ("parked", _) => Known::Parked,
-                (_, Some(incident)) => {
-                    Known::Decided { original, reason: reason_of(&reason)?, incident }
-                }
-                (_, None) => Known::Rejected,
-            };
-            Ok((id, known))
-        })
-        .collect()
+    let mut earlier = Earlier { known: HashMap::new(), put_back: HashSet::new() };
+    for (id, original, outcome, reason, incident) in rows {
+        let known = match (outcome.as_str(), incident) {
+            ("put back", _) => {
+                earlier.put_back.insert(id);
+                continue;
+            }
+            ("parked", _) => Known::Parked,
+            (_, Some(incident)) => {
+                Known::Decided { original, reason: reason_of(&reason)?, incident }
+            }
+            (_, None) => Known::Rejected,
+        };
+        earlier.known.insert(id, known);
+    }
+    Ok(earlier)
 }
 
 /// Which of the updates' idempotency keys are in use.
@@ -203,11 +216,13 @@ pub(crate) struct Parked<'a> {
 impl<'a> Parked<'a> {
     pub(crate) fn new(incoming: &'a Incoming, reason: String) -> Self {
         let update_id = incoming.update_id();
-        let delivery_key = match (&incoming.content, &incoming.message_id) {
-            (Ok(update), _) => update.id.to_string(),
+        let delivery_key = match (&incoming.content, update_id, &incoming.message_id) {
+            (Ok(_) | Err(Unusable::GivenUp(_) | Unusable::Refused(_)), Some(id), _) => {
+                id.to_string()
+            }
             // Whoever made a message that can't be read may have given others the same id.
-            (Err(_), Some(id)) => format!("{id} {}", digest(&incoming.payload)),
-            (Err(_), None) => digest(&incoming.payload),
+            (_, _, Some(id)) => format!("{id} {}", digest(&incoming.payload)),
+            (_, _, None) => digest(&incoming.payload),
         };
         let Incoming { queue, payload, .. } = incoming;
         // PostgreSQL's text has no NUL, which a message that can't be read may well have.
@@ -221,7 +236,24 @@ fn digest(bytes: &[u8]) -> String {
     sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Parks messages; one that stands parked already is left as it is.
+/// Takes what was put back out of the parked messages, now that it is decided.
+pub(crate) async fn unpark(
+    database: &mut PgConnection,
+    rows: &[PendingRow<'_>],
+    put_back: &HashSet<UpdateId>,
+) -> Result<(), sqlx::Error> {
+    let decided: Vec<UpdateId> =
+        rows.iter().map(|row| row.update.id).filter(|id| put_back.contains(id)).collect();
+    if !decided.is_empty() {
+        sqlx::query("DELETE FROM sdb_parked WHERE update_id = ANY($1)")
+            .bind(decided)
+            .execute(database)
+            .await?;
+    }
+    Ok(())
+}
+
+/// Parks messages; one that stands parked already is left as it is, unless it was put back.
 pub(crate) async fn park(
     database: &mut PgConnection,
     parked: &[Parked<'_>],
@@ -234,7 +266,9 @@ pub(crate) async fn park(
         "INSERT INTO sdb_parked (delivery_key, update_id, queue, reason, payload, parked_at)
         SELECT *, $6::timestamp
         FROM unnest($1::varchar[], $2::uuid[], $3::varchar[], $4::varchar[], $5::bytea[])
-        ON CONFLICT (delivery_key) DO NOTHING",
+        ON CONFLICT (delivery_key) DO UPDATE SET put_back_at = NULL, queue = excluded.queue,
+            reason = excluded.reason, parked_at = excluded.parked_at
+            WHERE sdb_parked.put_back_at IS NOT NULL",
     )
     .bind(column(parked, |p| p.delivery_key.as_str()))
     .bind(column(parked, |p| p.update_id))
@@ -253,18 +287,6 @@ pub(crate) async fn park(
         );
     }
     Ok(())
-}
-
-/// Parks one message that the database refused, in a transaction of its own.
-pub(crate) async fn park_refused(
-    database: &mut PgConnection,
-    incoming: &Incoming,
-    reason: String,
-) -> Result<(), sqlx::Error> {
-    let now: Timestamp = sqlx::query_scalar("SELECT clock_timestamp() AT TIME ZONE 'UTC'")
-        .fetch_one(&mut *database)
-        .await?;
-    park(database, &[Parked::new(incoming, reason)], now).await
 }
 
 /// Makes the inbox's parts ahead of time, drops those that are older than `days`, and forgets

@@ -3,11 +3,15 @@
 pub mod catalogue;
 pub mod config;
 mod consumer;
+mod database;
 pub mod decision;
 pub mod history;
 mod inbox;
+pub mod membership;
 pub mod migrate;
+pub mod parked;
 mod replies;
+pub mod reshape;
 pub mod run;
 mod settle;
 mod state;

@@ -3,10 +3,18 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result};
-use clap::{Parser, Subcommand};
-use shared::{database, settings::Settings, shutdown, telemetry};
+use clap::{Parser, Subcommand, value_parser};
+use serde::Serialize;
+use shared::{broker::Broker, database, settings::Settings, shutdown, telemetry};
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
-use worker::{catalogue, config::Config, migrate, run};
+use worker::{
+    catalogue,
+    config::Config,
+    migrate,
+    parked::{self, Which},
+    reshape::{self, Wanted},
+    run,
+};
 
 /// Applies status updates: takes them from RabbitMQ, decides which incident each belongs to, and
 /// writes PostgreSQL. Settings are environment variables; README.md lists them.
@@ -29,6 +37,66 @@ enum Command {
     /// The components that updates may name.
     #[command(subcommand)]
     Catalogue(Catalogue),
+    /// The updates that could not be applied.
+    #[command(subcommand)]
+    Parked(ParkedCommand),
+    /// The shape of the queues, and the workers that live.
+    #[command(subcommand)]
+    Topology(TopologyCommand),
+}
+
+#[derive(Subcommand)]
+enum ParkedCommand {
+    /// List them, oldest first: number, time, component, reason.
+    List {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show all there is about some of them.
+    Show {
+        /// Their numbers.
+        #[arg(required = true)]
+        ids: Vec<i64>,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Put some back, when what kept them from being applied is mended. They take their place at the
+    /// end of their queue; what can't be applied again is parked again.
+    #[command(arg_required_else_help = true)]
+    PutBack {
+        /// Their numbers.
+        #[arg(conflicts_with = "all", required_unless_present = "all")]
+        ids: Vec<i64>,
+        /// All of them, in the order in which they were parked.
+        #[arg(long)]
+        all: bool,
+    },
+}
+
+#[derive(Subcommand)]
+enum TopologyCommand {
+    /// Show them.
+    Show {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Change the shape while all runs. POST answers 503 for up to 10 s: the old queues are emptied
+    /// before the new ones are used, so that no update overtakes another.
+    #[command(arg_required_else_help = true)]
+    Change {
+        /// Queues that the components are spread over.
+        #[arg(long, value_parser = value_parser!(u16).range(1..=1024))]
+        partitions: Option<u16>,
+        /// Updates that one queue holds.
+        #[arg(long, value_parser = value_parser!(u32).range(1..=100_000_000))]
+        queue_limit: Option<u32>,
+        /// Updates of one queue that a worker holds.
+        #[arg(long, value_parser = value_parser!(u16).range(1..=10_000))]
+        prefetch: Option<u16>,
+    },
 }
 
 #[derive(Subcommand)]
@@ -81,7 +149,51 @@ async fn command(command: Command) -> Result<()> {
                 .with_context(|| file.display().to_string())?;
             println!("{plan}");
         }
+        Command::Parked(command) => parked(command, &settings).await?,
+        Command::Topology(TopologyCommand::Show { json }) => {
+            let shape = reshape::show(&mut connect(&settings).await?).await?;
+            print(&shape, shape.to_string(), json)?;
+        }
+        Command::Topology(TopologyCommand::Change { partitions, queue_limit, prefetch }) => {
+            let wanted = Wanted { partitions, queue_limit, prefetch };
+            let broker = Broker::from_settings(&settings)?;
+            let stop = shutdown::on_signal()?;
+            let database = &mut connect(&settings).await?;
+            println!("{}", reshape::change(database, &broker, wanted, &stop).await?);
+        }
     }
+    Ok(())
+}
+
+async fn parked(command: ParkedCommand, settings: &Settings) -> Result<()> {
+    let database = &mut connect(settings).await?;
+    match command {
+        ParkedCommand::List { json } => {
+            let all = parked::list(database, &Which::All).await?;
+            let lines = if all.is_empty() {
+                "Nothing is parked.".to_owned()
+            } else {
+                all.iter().map(|parked| parked.line()).collect::<Vec<_>>().join("\n")
+            };
+            print(&all, lines, json)
+        }
+        ParkedCommand::Show { ids, json } => {
+            let these = parked::list(database, &Which::These(ids)).await?;
+            let texts: Vec<String> = these.iter().map(ToString::to_string).collect();
+            print(&these, texts.join("\n\n"), json)
+        }
+        ParkedCommand::PutBack { ids, all } => {
+            let which = if all { Which::All } else { Which::These(ids) };
+            let broker = Broker::from_settings(settings)?;
+            let count = parked::put_back(database, &broker, &which).await?;
+            println!("Put back: {count}. `worker parked list` shows what is parked again.");
+            Ok(())
+        }
+    }
+}
+
+fn print(value: &impl Serialize, text: String, json: bool) -> Result<()> {
+    println!("{}", if json { serde_json::to_string_pretty(value)? } else { text });
     Ok(())
 }
 

@@ -3,7 +3,10 @@
 use std::{collections::HashMap, time::Duration};
 
 use anyhow::{Context, Result, anyhow, bail};
-use shared::{settings::Settings, topology::Topology};
+use shared::{
+    settings::Settings,
+    topology::{Recorded, Topology},
+};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tokio::time::sleep;
 
@@ -104,7 +107,7 @@ pub async fn migrate(database: &mut PgConnection, settings: &Settings) -> Result
 
 /// Waits until no other operator's command is at it. Not inside PostgreSQL: an index that is made
 /// without stopping writers waits for every statement, and a waiting one would be such.
-async fn lock(database: &mut PgConnection) -> Result<()> {
+pub(crate) async fn lock(database: &mut PgConnection) -> Result<()> {
     while !sqlx::query_scalar::<_, bool>("SELECT pg_try_advisory_lock(hashtext('sdb_migrate'))")
         .fetch_one(&mut *database)
         .await?
@@ -114,7 +117,7 @@ async fn lock(database: &mut PgConnection) -> Result<()> {
     Ok(())
 }
 
-async fn unlock(database: &mut PgConnection) -> Result<()> {
+pub(crate) async fn unlock(database: &mut PgConnection) -> Result<()> {
     sqlx::query("SELECT pg_advisory_unlock(hashtext('sdb_migrate'))").execute(database).await?;
     Ok(())
 }
@@ -298,7 +301,8 @@ async fn record_topology(database: &mut PgConnection, settings: &Settings) -> Re
     .bind(i32::from(first.prefetch))
     .execute(&mut *database)
     .await?;
-    let recorded = Topology::read(database, settings).await?;
+    let recorded = Recorded::read(database).await?.topology;
+    recorded.check(settings)?;
     Ok(format!(
         "Updates take {} partitions of at most {} updates.",
         recorded.partitions, recorded.queue_limit

@@ -7,15 +7,15 @@ use shared::{
     telemetry::chain,
     topology::{Topology, TopologyError},
 };
-use sqlx::{PgPool, postgres::PgPoolOptions};
-use tokio::time::{sleep, timeout};
+use sqlx::PgConnection;
+use tokio::{
+    sync::Mutex,
+    time::{sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
-use crate::{config::Config, consumer::Consumer, inbox, replies::ReplySender};
+use crate::{config::Config, consumer::Consumer, database::Database, inbox, replies::ReplySender};
 
-/// One for the batch, one for the upkeep of the inbox.
-const CONNECTIONS: u32 = 2;
-const ACQUIRE_LIMIT: Duration = Duration::from_secs(5);
 const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
 const UPKEEP_EVERY: Duration = Duration::from_secs(3600);
 const UPKEEP_PAUSE: Duration = Duration::from_secs(5);
@@ -33,39 +33,35 @@ pub async fn run(
     settings: &Settings,
     stop: CancellationToken,
 ) -> Result<(), TopologyError> {
-    let database = PgPoolOptions::new()
-        .max_connections(CONNECTIONS)
-        .acquire_timeout(ACQUIRE_LIMIT)
-        .connect_lazy_with(config.database.clone());
-    let topology = tokio::select! {
-        topology = Topology::read_once_up(&config.database, settings) => topology?,
+    let mut upkeep =
+        Upkeep { database: Database::new(config.database.clone()), days: config.inbox_days };
+    tokio::select! {
+        recorded = Topology::read_once_up(&config.database, settings) => drop(recorded?),
         () = stop.cancelled() => return Ok(()),
     };
     // Without its parts the inbox takes nothing.
     tokio::select! {
-        () = keep_inbox(&database, config.inbox_days) => {}
+        () = upkeep.once() => {}
         () = stop.cancelled() => return Ok(()),
     }
-    let upkeep = tokio::spawn(upkeep(database.clone(), config.inbox_days));
+    let upkeep = tokio::spawn(upkeep.run());
 
     let (replies, replying) = ReplySender::start(config.broker.clone());
     let abandon = CancellationToken::new();
     let limit = tokio::spawn(cancel_after(stop.clone(), DRAIN_LIMIT, abandon.clone()));
     let consumer = Consumer {
         broker: config.broker,
-        topology,
-        database,
+        database: Mutex::new(Database::new(config.database)),
         batch: config.batch,
         inbox_days: config.inbox_days,
         replies,
+        stop: stop.clone(),
+        abandon,
     };
     while !stop.is_cancelled() {
-        if let Err(error) = consumer.session(&stop, &abandon).await {
+        if let Err(error) = consumer.take_part().await {
             let reason = chain(&error);
-            tracing::warn!(
-                reason,
-                "the session with RabbitMQ ended: its messages are delivered again"
-            );
+            tracing::warn!(reason, "this worker's part ended: what it held is delivered again");
             pause(RECONNECT_PAUSE, &stop).await;
         }
     }
@@ -93,26 +89,35 @@ async fn pause(time: Duration, stop: &CancellationToken) {
     timeout(time, stop.cancelled()).await.unwrap_or_default();
 }
 
-/// Keeps the inbox in shape for as long as the worker runs.
-async fn upkeep(database: PgPool, inbox_days: u32) {
-    loop {
-        sleep(UPKEEP_EVERY).await;
-        keep_inbox(&database, inbox_days).await;
-    }
+/// Keeps the inbox in shape.
+struct Upkeep {
+    database: Database,
+    days: u32,
 }
 
-/// Brings the inbox in shape, however often that takes.
-async fn keep_inbox(database: &PgPool, inbox_days: u32) {
-    loop {
-        let kept = async {
-            let mut connection = database.acquire().await?;
-            inbox::keep(&mut connection, inbox_days).await
-        };
-        match kept.await {
-            Ok(()) => return,
-            Err(error) => {
-                tracing::warn!(reason = chain(&error), "the inbox's upkeep failed: trying again");
-                sleep(UPKEEP_PAUSE).await;
+impl Upkeep {
+    /// For as long as the worker runs.
+    async fn run(mut self) {
+        loop {
+            sleep(UPKEEP_EVERY).await;
+            self.once().await;
+        }
+    }
+
+    /// Once, however often that has to be tried.
+    async fn once(&mut self) {
+        let days = self.days;
+        loop {
+            let kept = self
+                .database
+                .with(async |connection: &mut PgConnection| inbox::keep(connection, days).await);
+            match kept.await {
+                Ok(()) => return,
+                Err(error) => {
+                    let reason = chain(&error);
+                    tracing::warn!(reason, "the inbox's upkeep failed: trying again");
+                    sleep(UPKEEP_PAUSE).await;
+                }
             }
         }
     }

@@ -3,16 +3,15 @@
 
 use std::time::Duration;
 
-use shared::{
-    message::{UpdateResult, Verdict},
-    telemetry::chain,
-};
-use sqlx::PgPool;
+use shared::{message::UpdateResult, telemetry::chain};
+use sqlx::PgConnection;
 use tokio::time::{sleep, timeout};
 
 use crate::{
+    database::Database,
     inbox,
-    step::{self, Incoming},
+    membership::MemberId,
+    step::{self, ApplyError, Incoming, Unusable},
 };
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -43,6 +42,10 @@ fn remedy(error: &sqlx::Error) -> Remedy {
     }
 }
 
+/// The worker is not among the living any more: nothing that it does would count.
+#[derive(Debug)]
+pub(crate) struct Lapsed;
+
 /// Applies a batch and returns what became of each message, however long the database is away. It
 /// may be dropped at any point and run again.
 ///
@@ -50,17 +53,19 @@ fn remedy(error: &sqlx::Error) -> Remedy {
 /// is refused again and again it is parked with the database's reason; the others take effect in
 /// their order.
 pub(crate) async fn settle(
-    database: &PgPool,
+    database: &mut Database,
+    member: MemberId,
     batch: &[Incoming],
     inbox_days: u32,
-) -> Vec<Option<UpdateResult>> {
+) -> Result<Vec<Option<UpdateResult>>, Lapsed> {
     let mut pause = FIRST_PAUSE;
     let mut tries = 0;
     loop {
         tries += 1;
-        let error = match attempt(database, batch).await {
-            Ok(results) => return results,
-            Err(error) => error,
+        let error = match attempt(database, member, batch).await {
+            Ok(results) => return Ok(results),
+            Err(ApplyError::Lapsed) => return Err(Lapsed),
+            Err(ApplyError::Database(error)) => error,
         };
         let remedy = match remedy(&error) {
             // The parts may be missing for all updates, not only for an id out of any time.
@@ -72,10 +77,14 @@ pub(crate) async fn settle(
         match (remedy, batch) {
             // What another writer did meanwhile may be the reason, and pass.
             (Remedy::Park, [_]) if tries < TRIES_BEFORE_PARKING => {}
-            (Remedy::Park, [one]) => match park(database, one, &error).await {
-                Ok(result) => return vec![result],
-                Err(error) => report(&error, 1),
-            },
+            (Remedy::Park, [one]) => {
+                let refused = [refused(one, &error)];
+                match attempt(database, member, &refused).await {
+                    Ok(results) => return Ok(results),
+                    Err(ApplyError::Lapsed) => return Err(Lapsed),
+                    Err(ApplyError::Database(error)) => report(&error, 1),
+                }
+            }
             (Remedy::Park, several) => {
                 tracing::info!(
                     updates = several.len(),
@@ -83,9 +92,10 @@ pub(crate) async fn settle(
                     "the database refuses the batch: halving it"
                 );
                 let (first, second) = several.split_at(several.len() / 2);
-                let mut results = Box::pin(settle(database, first, inbox_days)).await;
-                results.append(&mut Box::pin(settle(database, second, inbox_days)).await);
-                return results;
+                let mut results = Box::pin(settle(database, member, first, inbox_days)).await?;
+                let rest = Box::pin(settle(database, member, second, inbox_days)).await?;
+                results.extend(rest);
+                return Ok(results);
             }
             (Remedy::TryAgain, several) => report(&error, several.len()),
         }
@@ -102,39 +112,34 @@ fn is_without_part(error: &sqlx::Error) -> bool {
     })
 }
 
-async fn keep(database: &PgPool, inbox_days: u32) -> Result<(), sqlx::Error> {
-    let mut connection = database.acquire().await?;
-    inbox::keep(&mut connection, inbox_days).await
+async fn keep(database: &mut Database, inbox_days: u32) -> Result<(), sqlx::Error> {
+    database
+        .with(async |connection: &mut PgConnection| inbox::keep(connection, inbox_days).await)
+        .await
 }
 
 async fn attempt(
-    database: &PgPool,
+    database: &mut Database,
+    member: MemberId,
     batch: &[Incoming],
-) -> Result<Vec<Option<UpdateResult>>, sqlx::Error> {
-    let mut connection = database.acquire().await?;
-    match timeout(ATTEMPT_LIMIT, step::apply(&mut connection, batch)).await {
-        Ok(applied) => applied,
-        Err(_) => {
-            // Nobody knows what the connection is at; whatever it is, it does not commit later.
-            connection.close_on_drop();
-            Err(sqlx::Error::Protocol("the database did not answer in time".to_owned()))
-        }
-    }
+) -> Result<Vec<Option<UpdateResult>>, ApplyError> {
+    let applying = database
+        .with(async |connection: &mut PgConnection| step::apply(connection, member, batch).await);
+    // When it takes longer, nobody knows what the connection is at; it is closed, and does not
+    // commit later.
+    timeout(ATTEMPT_LIMIT, applying).await.unwrap_or_else(|_| {
+        Err(sqlx::Error::Protocol("the database did not answer in time".to_owned()).into())
+    })
 }
 
-async fn park(
-    database: &PgPool,
-    incoming: &Incoming,
-    error: &sqlx::Error,
-) -> Result<Option<UpdateResult>, sqlx::Error> {
-    let mut connection = database.acquire().await?;
-    inbox::park_refused(
-        &mut connection,
-        incoming,
-        format!("the database refuses it: {}", chain(error)),
-    )
-    .await?;
-    Ok(incoming.update_id().map(|id| UpdateResult { id, verdict: Verdict::Parked }))
+/// The same message, to be parked.
+fn refused(incoming: &Incoming, error: &sqlx::Error) -> Incoming {
+    Incoming {
+        queue: incoming.queue.clone(),
+        message_id: incoming.update_id().map(|id| id.to_string()),
+        payload: incoming.payload.clone(),
+        content: Err(Unusable::Refused(chain(error))),
+    }
 }
 
 fn report(error: &sqlx::Error, updates: usize) {

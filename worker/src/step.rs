@@ -15,7 +15,8 @@ use sqlx::{Connection, PgConnection};
 
 use crate::{
     decision::{ActiveState, Holder, IncidentRef},
-    inbox::{self, Ending, Known, Parked, PendingRow, Settled, When},
+    inbox::{self, Earlier, Ending, Known, Parked, PendingRow, Settled, When},
+    membership::MemberId,
     state,
     write::{Changes, write_changes},
 };
@@ -30,7 +31,21 @@ pub struct Incoming {
     /// Its bytes.
     pub payload: Vec<u8>,
     /// What they say.
-    pub content: Result<UpdateMessage, DecodeError>,
+    pub content: Result<UpdateMessage, Unusable>,
+}
+
+/// Why a message is not tried.
+#[derive(Debug, thiserror::Error)]
+pub enum Unusable {
+    /// Its bytes are not an update's.
+    #[error(transparent)]
+    Unreadable(#[from] DecodeError),
+    /// It comes from the dead-letter queue.
+    #[error("RabbitMQ gave it up: {0}")]
+    GivenUp(String),
+    /// The database refused it again and again.
+    #[error("the database refuses it: {0}")]
+    Refused(String),
 }
 
 impl Incoming {
@@ -45,30 +60,47 @@ impl Incoming {
     }
 }
 
-/// A value that proves that the scope's lock is held: only [`lock_scope`] makes it.
+/// Why a batch was not applied.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// The worker is not among the living any more: the others have its partitions.
+    #[error("the others have this worker's partitions: it was away for too long")]
+    Lapsed,
+    /// The database refused the batch, or failed.
+    #[error("the database failed")]
+    Database(#[from] sqlx::Error),
+}
+
+/// A value that proves that the scope's lock is held, and by a living worker: only [`lock_scope`]
+/// makes it.
 struct ScopeLock {
     position: i64,
-    decided_at: Timestamp,
+    /// The time of the batch's first decision: the database's clock, read when the lock was held,
+    /// and later than every earlier decision even if that clock went back.
+    now: Timestamp,
 }
 
 /// Waits for the lock that every deciding transaction holds until its end.
-async fn lock_scope(transaction: &mut PgConnection) -> Result<ScopeLock, sqlx::Error> {
-    let (position, decided_at) =
+async fn lock_scope(
+    transaction: &mut PgConnection,
+    member: MemberId,
+) -> Result<ScopeLock, ApplyError> {
+    let (position, decided_at): (i64, Timestamp) =
         sqlx::query_as("SELECT position, decided_at FROM sdb_scope FOR UPDATE")
-            .fetch_one(transaction)
+            .fetch_one(&mut *transaction)
             .await?;
-    Ok(ScopeLock { position, decided_at })
-}
-
-impl ScopeLock {
-    /// The time of the batch's first decision: the database's clock, read now that the lock is
-    /// held, and later than every earlier decision even if that clock went back.
-    async fn now(&self, transaction: &mut PgConnection) -> Result<Timestamp, sqlx::Error> {
-        let clock: Timestamp = sqlx::query_scalar("SELECT clock_timestamp() AT TIME ZONE 'UTC'")
-            .fetch_one(transaction)
-            .await?;
-        Ok(clock.max(self.decided_at.plus_micros(1)))
+    // The lock may have been waited for, so what follows is asked now that it is held.
+    let (clock, lives): (Timestamp, bool) = sqlx::query_as(
+        "SELECT clock_timestamp() AT TIME ZONE 'UTC',
+            EXISTS (SELECT FROM sdb_living_worker WHERE id = $1)",
+    )
+    .bind(member)
+    .fetch_one(transaction)
+    .await?;
+    if !lives {
+        return Err(ApplyError::Lapsed);
     }
+    Ok(ScopeLock { position, now: clock.max(decided_at.plus_micros(1)) })
 }
 
 /// What becomes of one message, before the incidents that the batch opens have ids.
@@ -85,22 +117,24 @@ enum Fate {
     Parked,
 }
 
-/// Applies a batch in one transaction; returns what became of each message, in order. A message
-/// without an id has no result: nobody can be told.
+/// Applies a batch for a worker in one transaction; returns what became of each message, in order. A
+/// message without an id has no result: nobody can be told.
 ///
 /// # Errors
-/// When the database refuses the batch or fails: nothing was changed then.
+/// When the database refuses the batch or fails, or when the worker was missed by the others: nothing
+/// was changed then.
 pub async fn apply(
     database: &mut PgConnection,
+    member: MemberId,
     batch: &[Incoming],
-) -> Result<Vec<Option<UpdateResult>>, sqlx::Error> {
+) -> Result<Vec<Option<UpdateResult>>, ApplyError> {
     let mut transaction = database.begin().await?;
-    let lock = lock_scope(&mut transaction).await?;
-    let now = lock.now(&mut transaction).await?;
+    let lock = lock_scope(&mut transaction, member).await?;
+    let now = lock.now;
     let until = now.plus_micros(batch.len() as i64);
 
-    let ids: Vec<UpdateId> = updates(batch).map(|update| update.id).collect();
-    let known = inbox::known(&mut transaction, &ids).await?;
+    let ids: Vec<UpdateId> = batch.iter().filter_map(Incoming::update_id).collect();
+    let Earlier { known, put_back } = inbox::earlier(&mut transaction, &ids).await?;
     let settled = inbox::settled_keys(&mut transaction, updates(batch), now).await?;
     let component_ids: Vec<ComponentId> = updates(batch)
         .filter(|update| !known.contains_key(&update.id))
@@ -113,7 +147,7 @@ pub async fn apply(
     let mut active = state::read(&mut transaction, &component_ids, now, until).await?;
     let before = active.clone();
 
-    let decided = decide_batch(batch, known, settled, &components, &mut active, &lock, now);
+    let decided = decide_batch(batch, known, settled, &components, &mut active, &lock);
 
     let changes = Changes {
         before: &before,
@@ -123,6 +157,7 @@ pub async fn apply(
     };
     let new_ids = write_changes(&mut transaction, changes).await?;
     inbox::write(&mut transaction, &decided.rows, &new_ids).await?;
+    inbox::unpark(&mut transaction, &decided.rows, &put_back).await?;
     inbox::park(&mut transaction, &decided.parked, now).await?;
     if let Some(last) = decided.rows.last() {
         sqlx::query("UPDATE sdb_scope SET position = $1, decided_at = $2")
@@ -155,7 +190,6 @@ fn decide_batch<'a>(
     components: &HashMap<ComponentId, Component>,
     active: &mut ActiveState,
     lock: &ScopeLock,
-    now: Timestamp,
 ) -> Decided<'a> {
     let mut decided = Decided {
         fates: Vec::with_capacity(batch.len()),
@@ -177,7 +211,15 @@ fn decide_batch<'a>(
         let update = match &incoming.content {
             Ok(update) => update,
             Err(error) => {
-                park(error.to_string());
+                let known = incoming.update_id().and_then(|id| known.get(&id));
+                match (error, known) {
+                    // It was settled, and its acknowledgement lost.
+                    (Unusable::GivenUp(_) | Unusable::Refused(_), Some(known)) => {
+                        decided.fates.push(Fate::Known(known.clone()));
+                    }
+                    // Whoever made a message that can't be read may have given it any id.
+                    (Unusable::Unreadable(_), Some(_)) | (_, None) => park(error.to_string()),
+                }
                 continue;
             }
         };
@@ -204,7 +246,7 @@ fn decide_batch<'a>(
         }
 
         let index = decided.rows.len() as i64;
-        let decided_at = now.plus_micros(index);
+        let decided_at = lock.now.plus_micros(index);
         let first_use =
             update.idempotency.as_ref().and_then(|key| Some((key, settled.get(&key.key)?)));
         let (ending, fate) = match first_use {

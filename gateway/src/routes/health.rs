@@ -40,6 +40,9 @@ pub(crate) async fn readyz(State(app): State<Arc<App>>) -> Response {
         BrokerState::Blocked => {
             reasons.push("RabbitMQ is short of memory or disk: updates get 503")
         }
+        BrokerState::Changing => {
+            reasons.push("the number of partitions is being changed: updates get 503")
+        }
         BrokerState::Absent => reasons.push("RabbitMQ can't be reached: updates get 503"),
     }
     if !database {

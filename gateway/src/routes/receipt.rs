@@ -50,11 +50,12 @@ pub(crate) async fn get(
     if let Some(record) = record(&app.answers, id).await? {
         return Ok(Json(receipt(&app.answers, record).await?).into_response());
     }
-    let parked: Option<(String, Timestamp)> =
-        sqlx::query_as("SELECT reason, parked_at FROM sdb_parked WHERE update_id = $1")
-            .bind(id)
-            .fetch_optional(&app.answers)
-            .await?;
+    let parked: Option<(String, Timestamp)> = sqlx::query_as(
+        "SELECT reason, parked_at FROM sdb_parked WHERE update_id = $1 AND put_back_at IS NULL",
+    )
+    .bind(id)
+    .fetch_optional(&app.answers)
+    .await?;
     if let Some((reason, parked_at)) = parked {
         let body = blank(id, "parked", Some(&reason), Some(parked_at));
         return Ok(Json(body).into_response());

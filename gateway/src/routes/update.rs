@@ -250,7 +250,10 @@ fn not_accepted(id: UpdateId, error: &PublishError) -> Response {
                 receipt_path(id)
             )
         }
-        PublishError::Absent | PublishError::Blocked | PublishError::Full => {
+        PublishError::Absent
+        | PublishError::Blocked
+        | PublishError::Full
+        | PublishError::Changing => {
             tracing::debug!(update = %id, reason = %error, "update not taken");
             format!("{error}; nothing was queued, try again")
         }

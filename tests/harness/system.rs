@@ -8,17 +8,18 @@ use lapin::{Connection, ConnectionProperties};
 use reqwest::{Client, Method, RequestBuilder, header::HeaderMap};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};
-
 use tokio::task::spawn_blocking;
 
 use super::{Fixture, Process, eventually};
 
-pub(crate) const SECRET: &str = "a-secret-that-is-long-enough-for-tests";
-pub(crate) const CLAIM: &str = "stackmon";
+/// What the gateways' tokens are signed with.
+pub const SECRET: &str = "a-secret-that-is-long-enough-for-tests";
+/// The claim that a token must have.
+pub const CLAIM: &str = "stackmon";
 
 /// A token as the reporter of the Python dashboard makes it: no `typ`, no `exp`.
 #[expect(clippy::expect_used, reason = "claims of a test can be signed")]
-pub(crate) fn token(secret: &str, claims: &Value) -> String {
+pub fn token(secret: &str, claims: &Value) -> String {
     let mut header = Header::new(Algorithm::HS256);
     header.typ = None;
     let key = EncodingKey::from_secret(secret.as_bytes());
@@ -27,38 +28,50 @@ pub(crate) fn token(secret: &str, claims: &Value) -> String {
 
 /// An answer to a request.
 #[derive(Debug)]
-pub(crate) struct Answer {
-    pub(crate) status: u16,
-    pub(crate) headers: HeaderMap,
-    pub(crate) body: Value,
+pub struct Answer {
+    /// Its status.
+    pub status: u16,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its body; null when it is empty.
+    pub body: Value,
 }
 
 impl Answer {
     /// The text of a header; empty without it.
-    pub(crate) fn header(&self, name: &str) -> &str {
+    pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
     }
 }
 
 /// The system under test.
-pub(crate) struct System {
-    pub(crate) context: Arc<Fixture>,
-    pub(crate) database: PgPool,
-    pub(crate) database_uri: String,
-    pub(crate) amqp_uri: String,
-    pub(crate) vhost: String,
-    pub(crate) client: Client,
-    pub(crate) token: String,
-    pub(crate) gateways: Vec<Process>,
+pub struct System {
+    /// What the test works with.
+    pub context: Arc<Fixture>,
+    /// Connections of the test's own.
+    pub database: PgPool,
+    /// Where the database is.
+    pub database_uri: String,
+    /// Where the virtual host is.
+    pub amqp_uri: String,
+    /// The name of the virtual host, and of the database.
+    pub vhost: String,
+    /// What requests are sent with.
+    pub client: Client,
+    /// A token that the gateways accept.
+    pub token: String,
+    /// The gateways, in the order of their start.
+    pub gateways: Vec<Process>,
     /// The gateways' addresses, in the same order.
-    pub(crate) addresses: Vec<String>,
-    pub(crate) workers: Vec<Process>,
+    pub addresses: Vec<String>,
+    /// The workers, in the order of their start.
+    pub workers: Vec<Process>,
     started: usize,
 }
 
 impl System {
     /// A prepared database and a virtual host, and no process yet.
-    pub(crate) async fn prepared(context: &Arc<Fixture>) -> Result<Self> {
+    pub async fn prepared(context: &Arc<Fixture>) -> Result<Self> {
         let system = Self::bare(context).await?;
         let (done, said) = system.worker_command(&["migrate"]).await?;
         ensure!(done, "worker migrate: {said}");
@@ -66,7 +79,7 @@ impl System {
     }
 
     /// An empty database and a virtual host.
-    pub(crate) async fn bare(context: &Arc<Fixture>) -> Result<Self> {
+    pub async fn bare(context: &Arc<Fixture>) -> Result<Self> {
         // PostgreSQL's names have at most 63 bytes.
         let name: String = context.name.chars().take(60).collect();
         let (servers, database_name) = (context.servers.clone(), name.clone());
@@ -92,14 +105,15 @@ impl System {
     }
 
     /// One gateway and one worker.
-    pub(crate) async fn start(context: &Arc<Fixture>) -> Result<Self> {
+    pub async fn start(context: &Arc<Fixture>) -> Result<Self> {
         let mut system = Self::prepared(context).await?;
         system.start_worker(&[]).await?;
         system.start_gateway(&[]).await?;
         Ok(system)
     }
 
-    pub(crate) fn variables(&self, more: &[(&str, &str)]) -> Vec<(String, String)> {
+    /// A process's variables: those of this system, and more that win over them.
+    pub fn variables(&self, more: &[(&str, &str)]) -> Vec<(String, String)> {
         let own = [
             ("SDB_DATABASE_URI", self.database_uri.as_str()),
             ("SDB_AMQP_URI", &self.amqp_uri),
@@ -114,13 +128,13 @@ impl System {
     }
 
     /// Runs a command of `worker` on this system's database.
-    pub(crate) async fn worker_command(&self, arguments: &[&str]) -> Result<(bool, String)> {
+    pub async fn worker_command(&self, arguments: &[&str]) -> Result<(bool, String)> {
         let variables = [("SDB_DATABASE_URI", self.database_uri.as_str())];
         self.context.command(&self.context.binaries.worker, arguments, &variables).await
     }
 
     /// Starts a worker and waits until it consumes, or stands by for another one.
-    pub(crate) async fn start_worker(&mut self, variables: &[(&str, &str)]) -> Result<()> {
+    pub async fn start_worker(&mut self, variables: &[(&str, &str)]) -> Result<()> {
         let process = self.launch("worker", variables)?;
         eventually("the worker consumes", async || Ok(process.log()?.contains("\"consuming\"")))
             .await?;
@@ -129,7 +143,7 @@ impl System {
     }
 
     /// Starts a gateway and waits until it is ready.
-    pub(crate) async fn start_gateway(&mut self, variables: &[(&str, &str)]) -> Result<()> {
+    pub async fn start_gateway(&mut self, variables: &[(&str, &str)]) -> Result<()> {
         self.start_gateway_unready(variables).await?;
         let last = self.gateways.len() - 1;
         eventually("the gateway is ready", async || {
@@ -140,7 +154,7 @@ impl System {
     }
 
     /// Starts a gateway and waits until it has its address.
-    pub(crate) async fn start_gateway_unready(&mut self, variables: &[(&str, &str)]) -> Result<()> {
+    pub async fn start_gateway_unready(&mut self, variables: &[(&str, &str)]) -> Result<()> {
         let process = self.launch("gateway", variables)?;
         let mut address = None;
         eventually("the gateway has its address", async || {
@@ -158,7 +172,7 @@ impl System {
     }
 
     /// Starts a process and waits for nothing.
-    pub(crate) fn launch(&mut self, program: &str, variables: &[(&str, &str)]) -> Result<Process> {
+    pub fn launch(&mut self, program: &str, variables: &[(&str, &str)]) -> Result<Process> {
         self.started += 1;
         let binaries = &self.context.binaries;
         let path = if program == "gateway" { &binaries.gateway } else { &binaries.worker };
@@ -167,45 +181,45 @@ impl System {
     }
 
     /// A request to one of the gateways.
-    pub(crate) fn request_to(&self, gateway: usize, method: Method, path: &str) -> RequestBuilder {
+    pub fn request_to(&self, gateway: usize, method: Method, path: &str) -> RequestBuilder {
         self.client.request(method, format!("http://{}{path}", self.addresses[gateway]))
     }
 
     /// An update to the first gateway, with the token.
-    pub(crate) fn update(&self, body: &Value) -> RequestBuilder {
+    pub fn update(&self, body: &Value) -> RequestBuilder {
         self.update_to(0, body)
     }
 
     /// An update to one of the gateways, with the token.
-    pub(crate) fn update_to(&self, gateway: usize, body: &Value) -> RequestBuilder {
+    pub fn update_to(&self, gateway: usize, body: &Value) -> RequestBuilder {
         self.request_to(gateway, Method::POST, "/api/v1/component_status")
             .bearer_auth(&self.token)
             .json(body)
     }
 
     /// Posts an update and returns the answer.
-    pub(crate) async fn post(&self, body: &Value) -> Result<Answer> {
+    pub async fn post(&self, body: &Value) -> Result<Answer> {
         answer(self.update(body)).await
     }
 
     /// Gets a path, with the token.
-    pub(crate) async fn get(&self, path: &str) -> Result<Answer> {
+    pub async fn get(&self, path: &str) -> Result<Answer> {
         answer(self.request_to(0, Method::GET, path).bearer_auth(&self.token)).await
     }
 
     /// Runs statements on the database, as a foreign writer does.
-    pub(crate) async fn sql(&self, statements: &str) -> Result<()> {
+    pub async fn sql(&self, statements: &str) -> Result<()> {
         sqlx::raw_sql(AssertSqlSafe(statements.to_owned())).execute(&self.database).await?;
         Ok(())
     }
 
     /// One number from the database.
-    pub(crate) async fn count(&self, query: &str) -> Result<i64> {
+    pub async fn count(&self, query: &str) -> Result<i64> {
         Ok(sqlx::query_scalar(AssertSqlSafe(query.to_owned())).fetch_one(&self.database).await?)
     }
 
     /// Adds components, each a name with its attributes, and waits until every gateway knows them.
-    pub(crate) async fn components(&self, components: &[(&str, &[(&str, &str)])]) -> Result<()> {
+    pub async fn components(&self, components: &[(&str, &[(&str, &str)])]) -> Result<()> {
         for (name, attributes) in components {
             let id: i32 =
                 sqlx::query_scalar("INSERT INTO component (name) VALUES ($1) RETURNING id")
@@ -228,7 +242,7 @@ impl System {
     }
 
     /// Waits until every gateway has the catalogue as the database has it.
-    pub(crate) async fn catalogue_seen(&self) -> Result<()> {
+    pub async fn catalogue_seen(&self) -> Result<()> {
         let version = self.count("SELECT catalogue FROM sdb_version").await?;
         for gateway in 0..self.gateways.len() {
             eventually("the gateway knows the catalogue", async || {
@@ -242,7 +256,7 @@ impl System {
 
     /// Waits until every update is settled: no queue has a message, not even one that a worker
     /// holds.
-    pub(crate) async fn drained(&self) -> Result<()> {
+    pub async fn drained(&self) -> Result<()> {
         // The queues' own state: statistics are some seconds old.
         let query = format!(
             "lists:sum([begin {{ok, {{_, Messages}}, _}} = ra:leader_query(amqqueue:get_pid(Queue),
@@ -260,7 +274,7 @@ impl System {
     }
 
     /// How many messages are ready in a queue.
-    pub(crate) async fn waiting(&self, queue: &str) -> Result<u32> {
+    pub async fn waiting(&self, queue: &str) -> Result<u32> {
         let connection =
             Connection::connect(&self.amqp_uri, ConnectionProperties::default()).await?;
         let channel = connection.create_channel().await?;
@@ -271,14 +285,14 @@ impl System {
         Ok(declared.message_count())
     }
 
-    pub(crate) async fn topology(&self) -> Result<shared::topology::Topology> {
-        let settings = shared::settings::Settings::new([]);
+    /// The recorded shape of the queues.
+    pub async fn topology(&self) -> Result<shared::topology::Topology> {
         let mut connection = self.database.acquire().await?;
-        Ok(shared::topology::Topology::read(&mut connection, &settings).await?)
+        Ok(shared::topology::Recorded::read(&mut connection).await?.topology)
     }
 
     /// Ends the test: all is drained, nothing is parked, and the state follows from the inbox.
-    pub(crate) async fn finish(self) -> Result<()> {
+    pub async fn finish(self) -> Result<()> {
         self.drained().await?;
         let parked = self.count("SELECT count(*) FROM sdb_parked").await?;
         ensure!(parked == 0, "{parked} updates are parked");
@@ -286,7 +300,7 @@ impl System {
     }
 
     /// Ends a test that parked something on purpose.
-    pub(crate) fn finish_with_parked(self) -> Result<()> {
+    pub fn finish_with_parked(self) -> Result<()> {
         for process in self.gateways.iter().chain(&self.workers) {
             let log = process.log()?;
             ensure!(!log.contains(SECRET), "the log shows the secret key");
@@ -299,7 +313,7 @@ impl System {
 }
 
 /// Sends a request and reads the whole answer.
-pub(crate) async fn answer(request: RequestBuilder) -> Result<Answer> {
+pub async fn answer(request: RequestBuilder) -> Result<Answer> {
     let response = request.send().await?;
     let status = response.status().as_u16();
     let headers = response.headers().clone();

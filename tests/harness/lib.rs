@@ -1,7 +1,7 @@
-//! Servers, processes and clients for tests, with the verbs of the domain.
+//! Servers, processes and clients for tests of the whole system, with the verbs of the domain.
 
 mod process;
-pub(crate) mod replay;
+pub mod replay;
 mod system;
 
 use std::{
@@ -25,7 +25,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-pub(crate) use self::{
+pub use self::{
     process::Process,
     system::{Answer, CLAIM, SECRET, System, answer, token},
 };
@@ -35,29 +35,32 @@ const TEST_LIMIT: Duration = Duration::from_secs(180);
 /// The longest that anything that is waited for may take.
 const WAIT_LIMIT: Duration = Duration::from_secs(30);
 
-type Run = fn(Arc<Fixture>) -> Pin<Box<dyn Future<Output = Result<()>>>>;
+/// What a test does with its fixture.
+pub type Run = fn(Arc<Fixture>) -> Pin<Box<dyn Future<Output = Result<()>>>>;
 
 /// A test and its name.
-pub(crate) struct Test {
-    pub(crate) name: &'static str,
-    pub(crate) run: Run,
+pub struct Test {
+    /// Its module's path and its function's name.
+    pub name: &'static str,
+    /// Its function.
+    pub run: Run,
 }
 
 /// Lists a module's tests.
+#[macro_export]
 macro_rules! tests {
     ($($name:ident),* $(,)?) => {
-        pub(crate) fn tests() -> Vec<crate::harness::Test> {
-            vec![$(crate::harness::Test {
+        pub(crate) fn tests() -> Vec<$crate::Test> {
+            vec![$($crate::Test {
                 name: concat!(module_path!(), "::", stringify!($name)),
                 run: |context| Box::pin($name(context)),
             }),*]
         }
     };
 }
-pub(crate) use tests;
 
 /// What all tests share.
-pub(crate) struct Harness {
+pub struct Harness {
     runtime: Runtime,
     servers: Arc<Servers>,
     binaries: Arc<Binaries>,
@@ -65,18 +68,20 @@ pub(crate) struct Harness {
 }
 
 /// What one test works with.
-pub(crate) struct Fixture {
-    pub(crate) servers: Arc<Servers>,
-    pub(crate) binaries: Arc<Binaries>,
+pub struct Fixture {
+    /// The servers that all tests share.
+    pub servers: Arc<Servers>,
+    /// The programs under test.
+    pub binaries: Arc<Binaries>,
     /// The test's name, fit for a database.
-    pub(crate) name: String,
+    pub name: String,
     /// A folder of the test's own.
-    pub(crate) folder: PathBuf,
+    pub folder: PathBuf,
 }
 
 impl Harness {
     /// Starts the servers and builds the programs.
-    pub(crate) fn start() -> Result<Self> {
+    pub fn start() -> Result<Self> {
         let folder =
             PathBuf::from(format!("/var/tmp/status-dashboard-test-{}", std::process::id()));
         fs::create_dir(&folder)?;
@@ -87,7 +92,7 @@ impl Harness {
     }
 
     /// Runs one test; when it fails, its processes' logs are shown.
-    pub(crate) fn run(&self, test: &Test) -> Result<(), Failed> {
+    pub fn run(&self, test: &Test) -> Result<(), Failed> {
         let name = test.name.trim_start_matches("system::").replace("::", "_");
         let folder = self.folder.join("logs").join(&name);
         fs::create_dir_all(&folder)?;
@@ -111,7 +116,7 @@ impl Harness {
 
 impl Harness {
     /// Stops the servers and takes their folder away.
-    pub(crate) fn stop(self) -> Result<()> {
+    pub fn stop(self) -> Result<()> {
         drop(self.servers);
         fs::remove_dir_all(&self.folder)?;
         Ok(())
@@ -135,7 +140,7 @@ fn tails(folder: &Path) -> String {
 }
 
 /// Waits until `condition` holds, for what another process brings about.
-pub(crate) async fn eventually(
+pub async fn eventually(
     what: &str,
     mut condition: impl AsyncFnMut() -> Result<bool>,
 ) -> Result<()> {
@@ -152,7 +157,7 @@ pub(crate) async fn eventually(
 impl Fixture {
     /// Runs `worker` or `gateway` to its end, as an operator does; returns whether it succeeded and
     /// what it printed, errors included.
-    pub(crate) async fn command(
+    pub async fn command(
         &self,
         program: &Path,
         arguments: &[&str],

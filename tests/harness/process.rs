@@ -18,13 +18,14 @@ use tokio::{
 };
 
 /// A running program whose log is kept; it is killed when dropped.
-pub(crate) struct Process {
+pub struct Process {
     child: Child,
     log: PathBuf,
 }
 
 impl Process {
-    pub(crate) fn start(
+    /// Starts it with these variables and no others; `log` is where its errors go.
+    pub fn start(
         program: &Path,
         arguments: &[&str],
         variables: &[(String, String)],
@@ -43,20 +44,21 @@ impl Process {
         Ok(Self { child, log })
     }
 
-    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
         let pid = self.child.id().context("the process has ended")?;
         Ok(kill(Pid::from_raw(pid.try_into()?), signal)?)
     }
 
     /// Waits for its end.
-    pub(crate) async fn ended(&mut self) -> Result<ExitStatus> {
+    pub async fn ended(&mut self) -> Result<ExitStatus> {
         Ok(timeout(Duration::from_secs(20), self.child.wait())
             .await
             .context("it does not end")??)
     }
 
     /// What it has logged.
-    pub(crate) fn log(&self) -> Result<String> {
+    pub fn log(&self) -> Result<String> {
         Ok(fs::read_to_string(&self.log)?)
     }
 }

@@ -15,7 +15,7 @@ type Shape =
     BTreeMap<IncidentId, (String, i16, Timestamp, Option<Timestamp>, BTreeSet<ComponentId>)>;
 
 /// Replays a journal that nobody else wrote beside, from an empty database.
-pub(crate) async fn agrees(database: &PgPool) -> Result<()> {
+pub async fn agrees(database: &PgPool) -> Result<()> {
     type Row = (i64, ComponentId, i16, String, Timestamp, String, IncidentId);
     let rows: Vec<Row> = sqlx::query_as(
         "SELECT position, component_id, impact, text, decided_at, reason, incident_id
@@ -75,7 +75,7 @@ async fn stored(database: &PgPool) -> Result<Shape> {
 }
 
 /// Invariant 3, as the database has it.
-pub(crate) async fn holds_one_active_incident(database: &PgPool) -> Result<()> {
+pub async fn holds_one_active_incident(database: &PgPool) -> Result<()> {
     let shared_impacts: i64 = sqlx::query_scalar(
         "SELECT count(*) FROM (SELECT impact FROM incident
             WHERE system AND end_date IS NULL GROUP BY impact HAVING count(*) > 1) AS twice",
