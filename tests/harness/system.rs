@@ -127,9 +127,12 @@ impl System {
         variables.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
     }
 
-    /// Runs a command of `worker` on this system's database.
+    /// Runs a command of `worker` on this system's servers.
     pub async fn worker_command(&self, arguments: &[&str]) -> Result<(bool, String)> {
-        let variables = [("SDB_DATABASE_URI", self.database_uri.as_str())];
+        let variables = [
+            ("SDB_DATABASE_URI", self.database_uri.as_str()),
+            ("SDB_AMQP_URI", self.amqp_uri.as_str()),
+        ];
         self.context.command(&self.context.binaries.worker, arguments, &variables).await
     }
 

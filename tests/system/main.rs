@@ -10,7 +10,10 @@ mod idempotency;
 mod lists;
 mod operations;
 mod parking;
+mod put_back;
 mod recovery;
+mod reshape;
+mod spreading;
 mod tls;
 
 use std::{process::ExitCode, sync::Arc};
@@ -35,7 +38,10 @@ fn main() -> ExitCode {
         lists::tests(),
         operations::tests(),
         parking::tests(),
+        put_back::tests(),
         recovery::tests(),
+        reshape::tests(),
+        spreading::tests(),
         tls::tests(),
     ];
     // Servers die with the thread that starts them, which must therefore be this one.

@@ -130,7 +130,8 @@ impl Consumer {
     async fn session(&self, connection: Connection, member: &Member) -> Result<(), SessionError> {
         let share = member.share()?;
         let mut deliveries = Vec::with_capacity(share.partitions.len() + 1);
-        let started = timeout(SETUP_LIMIT, self.start(&connection, &share, &mut deliveries)).await;
+        let started =
+            timeout(SETUP_LIMIT, self.start(&connection, &share, member.id, &mut deliveries)).await;
         // What is ready goes into one batch, from all queues alike; order within each is kept.
         let mut batches = select_all(deliveries).ready_chunks(self.batch);
         let ended = match started {
@@ -159,6 +160,7 @@ impl Consumer {
         &self,
         connection: &Connection,
         share: &Share,
+        member: MemberId,
         deliveries: &mut Vec<Deliveries>,
     ) -> Result<(), SessionError> {
         // While they are being emptied they stand, and must not be made anew.
@@ -171,13 +173,14 @@ impl Consumer {
             database.with(declare).await?;
             channel.close(200, "declared".into()).await?;
         }
+        let consume = |queue, received| consume(connection, share, member, queue, received);
         for partition in &share.partitions {
             let queue = share.topology().queue(*partition);
-            deliveries.push(self.consume(connection, share, queue, Received::update).await?);
+            deliveries.push(consume(queue, Received::update).await?);
         }
         if share.dead_letters {
             let queue = share.topology().dead_letter_queue();
-            deliveries.push(self.consume(connection, share, queue, Received::dead_letter).await?);
+            deliveries.push(consume(queue, Received::dead_letter).await?);
         }
         tracing::info!(
             partitions = ?share.partitions,
@@ -212,31 +215,6 @@ impl Consumer {
         }
     }
 
-    /// Starts the deliveries of one queue, on a channel of its own. Their end is an error.
-    async fn consume(
-        &self,
-        connection: &Connection,
-        share: &Share,
-        queue: String,
-        received: fn(&Arc<str>, Delivery) -> Received,
-    ) -> Result<Deliveries, lapin::Error> {
-        let channel = connection.create_channel().await?;
-        channel.basic_qos(share.topology().prefetch, BasicQosOptions::default()).await?;
-        let queue: Arc<str> = queue.into();
-        let consumer = channel
-            .basic_consume(
-                queue.as_ref().into(),
-                "".into(),
-                BasicConsumeOptions::default(),
-                FieldTable::default(),
-            )
-            .await?;
-        let deliveries = consumer
-            .map(move |delivery| Ok(received(&queue, delivery?)))
-            .chain(stream::once(async { Err(SessionError::Ended) }));
-        Ok(Box::pin(deliveries))
-    }
-
     /// Commit, then acknowledge, then reply.
     async fn work(&self, member: MemberId, batch: Vec<Received>) -> Result<(), SessionError> {
         let (incoming, origins): (Vec<Incoming>, Vec<_>) =
@@ -266,6 +244,32 @@ impl Consumer {
         self.replies.send(replies);
         Ok(())
     }
+}
+
+/// Starts the deliveries of one queue, on a channel of its own. Their end is an error. The worker's
+/// number shows in RabbitMQ's list of consumers.
+async fn consume(
+    connection: &Connection,
+    share: &Share,
+    member: MemberId,
+    queue: String,
+    received: fn(&Arc<str>, Delivery) -> Received,
+) -> Result<Deliveries, lapin::Error> {
+    let channel = connection.create_channel().await?;
+    channel.basic_qos(share.topology().prefetch, BasicQosOptions::default()).await?;
+    let queue: Arc<str> = queue.into();
+    let consumer = channel
+        .basic_consume(
+            queue.as_ref().into(),
+            format!("worker {}", member.0).into(),
+            BasicConsumeOptions::default(),
+            FieldTable::default(),
+        )
+        .await?;
+    let deliveries = consumer
+        .map(move |delivery| Ok(received(&queue, delivery?)))
+        .chain(stream::once(async { Err(SessionError::Ended) }));
+    Ok(Box::pin(deliveries))
 }
 
 /// Waits until a connection is lost, which nobody is told who only waits for deliveries or settles

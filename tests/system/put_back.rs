@@ -1,0 +1,207 @@
+//! An operator lists parked updates, looks at them, mends what kept them from being applied, and puts
+//! them back.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result, ensure};
+use lapin::{
+    BasicProperties, Connection, ConnectionProperties,
+    options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeleteOptions},
+};
+use serde_json::{Value, json};
+
+use harness::{Fixture, System, answer, eventually, tests};
+
+tests!(
+    a_parked_update_is_listed_shown_and_put_back_to_the_end,
+    what_can_not_be_applied_again_is_parked_again,
+    an_update_without_a_queue_is_parked_and_put_back,
+    a_message_that_rabbitmq_gave_up_is_parked,
+    a_command_that_makes_no_sense_says_what_does,
+);
+
+fn dns(impact: u8, text: &str) -> Value {
+    json!({ "name": "DNS", "impact": impact, "text": text })
+}
+
+async fn command(system: &System, arguments: &[&str]) -> Result<String> {
+    let (done, said) = system.worker_command(arguments).await?;
+    ensure!(done, "worker {arguments:?}: {said}");
+    Ok(said)
+}
+
+/// What `worker parked list --json` shows.
+async fn listed(system: &System) -> Result<Vec<Value>> {
+    Ok(serde_json::from_str(&command(system, &["parked", "list", "--json"]).await?)?)
+}
+
+/// Waits until so many are parked, and returns them.
+async fn parked(system: &System, count: usize) -> Result<Vec<Value>> {
+    let mut all = Vec::new();
+    eventually("the updates are parked", async || {
+        all = listed(system).await?;
+        Ok(all.len() == count && all.iter().all(|parked| parked["put_back_at"].is_null()))
+    })
+    .await?;
+    Ok(all)
+}
+
+async fn post_async(system: &System, body: &Value) -> Result<String> {
+    let accepted = answer(system.update(body).header("Prefer", "respond-async")).await?;
+    ensure!(accepted.status == 202, "{accepted:?}");
+    Ok(accepted.header("update-id").to_owned())
+}
+
+/// Waits until an update's receipt has this state, and returns it.
+async fn receipt(system: &System, id: &str, state: &str) -> Result<Value> {
+    let mut body = Value::Null;
+    eventually(&format!("the update is {state}"), async || {
+        body = system.get(&format!("/api/v1/updates/{id}")).await?.body;
+        Ok(body["state"] == state)
+    })
+    .await?;
+    Ok(body)
+}
+
+/// A system whose updates about DNS are parked, since the id of that component names another one.
+async fn with_another_component(fixture: &Arc<Fixture>) -> Result<System> {
+    let mut system = System::prepared(fixture).await?;
+    system.start_gateway(&[]).await?;
+    system.components(&[("DNS", &[])]).await?;
+    Ok(system)
+}
+
+async fn rename(system: &System, name: &str) -> Result<()> {
+    system.sql(&format!("UPDATE component SET name = '{name}' WHERE id = 1")).await?;
+    system.catalogue_seen().await
+}
+
+async fn a_parked_update_is_listed_shown_and_put_back_to_the_end(
+    fixture: Arc<Fixture>,
+) -> Result<()> {
+    let mut system = with_another_component(&fixture).await?;
+    ensure!(command(&system, &["parked", "list"]).await?.trim() == "Nothing is parked.");
+    let first = post_async(&system, &dns(1, "first")).await?;
+    let second = post_async(&system, &dns(2, "second")).await?;
+    rename(&system, "Other").await?;
+    system.start_worker(&[]).await?;
+    let all = parked(&system, 2).await?;
+    ensure!(all[0]["update_id"] == first && all[1]["update_id"] == second, "{all:?}");
+    let reason = "component 1, DNS (), now names another one";
+    ensure!(all[0]["reason"] == reason, "{all:?}");
+    let message = all[0]["message"].as_str().context("no message")?;
+    ensure!(message.contains("\"first\""), "{message}");
+
+    let lines = command(&system, &["parked", "list"]).await?;
+    ensure!(lines.lines().count() == 2 && lines.contains("DNS ()") && lines.contains(reason));
+    let number = all[0]["id"].to_string();
+    let shown = command(&system, &["parked", "show", &number]).await?;
+    ensure!(shown.contains(&first) && shown.contains(reason) && shown.contains("\"first\""));
+    ensure!(!shown.contains(&second), "{shown}");
+
+    // Mended; one that comes before it is put back goes first.
+    rename(&system, "DNS").await?;
+    let third = system.post(&dns(1, "third")).await?;
+    ensure!(third.status == 201, "{third:?}");
+    command(&system, &["parked", "put-back", &number]).await?;
+    let applied = receipt(&system, &first, "done").await?;
+    ensure!(applied["outcome"] == "unchanged" && applied["incident"]["text"] == "third");
+    // Put back again by mistake: there is nothing any more.
+    let (done, said) = system.worker_command(&["parked", "put-back", &number]).await?;
+    ensure!(!done && said.contains(&format!("nothing is parked under {number}")), "{said}");
+    let said = command(&system, &["parked", "put-back", "--all"]).await?;
+    ensure!(said.contains("Put back: 1."), "{said}");
+    let applied = receipt(&system, &second, "done").await?;
+    ensure!(applied["outcome"] == "raised", "{applied}");
+    let order: Vec<String> = sqlx::query_scalar("SELECT text FROM sdb_inbox ORDER BY position")
+        .fetch_all(&system.database)
+        .await?;
+    ensure!(order == ["third", "first", "second"], "{order:?}");
+    system.finish().await
+}
+
+async fn what_can_not_be_applied_again_is_parked_again(fixture: Arc<Fixture>) -> Result<()> {
+    let mut system = with_another_component(&fixture).await?;
+    let update = post_async(&system, &dns(1, "early")).await?;
+    rename(&system, "Other").await?;
+    system.start_worker(&[]).await?;
+    let before = parked(&system, 1).await?;
+    // Put back while no worker runs: it waits, and its receipt says so.
+    drop(system.workers.remove(0));
+    command(&system, &["parked", "put-back", "--all"]).await?;
+    let all = listed(&system).await?;
+    ensure!(all.len() == 1 && !all[0]["put_back_at"].is_null(), "{all:?}");
+    ensure!(command(&system, &["parked", "list"]).await?.contains("put back, not applied yet"));
+    receipt(&system, &update, "pending").await?;
+    // And again, as after a command that was killed.
+    command(&system, &["parked", "put-back", "--all"]).await?;
+    system.start_worker(&[]).await?;
+    let after = parked(&system, 1).await?;
+    ensure!(after[0]["id"] == before[0]["id"] && after[0]["parked_at"] != before[0]["parked_at"]);
+    receipt(&system, &update, "parked").await?;
+
+    rename(&system, "DNS").await?;
+    command(&system, &["parked", "put-back", "--all"]).await?;
+    command(&system, &["parked", "put-back", "--all"]).await?;
+    ensure!(receipt(&system, &update, "done").await?["outcome"] == "opened");
+    ensure!(system.count("SELECT count(*) FROM sdb_inbox").await? == 1);
+    system.finish().await
+}
+
+async fn an_update_without_a_queue_is_parked_and_put_back(fixture: Arc<Fixture>) -> Result<()> {
+    let mut system = with_another_component(&fixture).await?;
+    // Someone deletes the queue behind the gateway's back.
+    let connection = Connection::connect(&system.amqp_uri, ConnectionProperties::default()).await?;
+    let channel = connection.create_channel().await?;
+    let queue = system.topology().await?.queue(1);
+    channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await?;
+    let update = post_async(&system, &dns(1, "lost?")).await?;
+    system.start_worker(&[]).await?;
+    let all = parked(&system, 1).await?;
+    ensure!(all[0]["update_id"] == update, "{all:?}");
+    let reason = all[0]["reason"].as_str().unwrap_or_default();
+    ensure!(reason == "RabbitMQ gave it up: there was no queue for p1", "{reason}");
+    // The worker has made the queue anew.
+    command(&system, &["parked", "put-back", "--all"]).await?;
+    ensure!(receipt(&system, &update, "done").await?["outcome"] == "opened");
+    connection.close(200, "done".into()).await?;
+    system.finish().await
+}
+
+async fn a_message_that_rabbitmq_gave_up_is_parked(fixture: Arc<Fixture>) -> Result<()> {
+    let system = System::start(&fixture).await?;
+    system.components(&[("DNS", &[])]).await?;
+    let settled = system.post(&dns(1, "settled")).await?;
+    let connection = Connection::connect(&system.amqp_uri, ConnectionProperties::default()).await?;
+    let channel = connection.create_channel().await?;
+    channel.confirm_select(ConfirmSelectOptions::default()).await?;
+    // One that was settled before, one that never was, and one that nobody can read.
+    let dead = system.topology().await?.dead_letter_queue();
+    let unknown = uuid::Uuid::max().to_string();
+    for id in [settled.header("update-id"), &unknown, "nonsense"] {
+        let properties = BasicProperties::default().with_message_id(id.into());
+        let options = BasicPublishOptions::default();
+        let publish =
+            channel.basic_publish("".into(), dead.as_str().into(), options, b"{}", properties);
+        ensure!(publish.await?.await?.is_ack());
+    }
+    let all = parked(&system, 2).await?;
+    ensure!(all[0]["update_id"] == unknown.as_str() && all[1]["update_id"].is_null(), "{all:?}");
+    receipt(&system, settled.header("update-id"), "done").await?;
+    system.drained().await?;
+    connection.close(200, "done".into()).await?;
+    system.finish_with_parked()
+}
+
+async fn a_command_that_makes_no_sense_says_what_does(fixture: Arc<Fixture>) -> Result<()> {
+    let system = System::prepared(&fixture).await?;
+    for (arguments, says) in [
+        (["parked", "show", "7"], "nothing is parked under 7: `worker parked list` shows what is"),
+        (["parked", "put-back", "--all"], "there are no queues yet: start a worker first"),
+        (["parked", "put-back", "x"], "invalid value 'x'"),
+    ] {
+        let (done, said) = system.worker_command(&arguments).await?;
+        ensure!(!done && said.contains(says), "{arguments:?}: {said}");
+    }
+    system.finish_with_parked()
+}

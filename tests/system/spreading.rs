@@ -1,0 +1,245 @@
+//! Several workers: who has which partitions, and what becomes of those of a worker that is killed,
+//! that stalls and wakes, or that can't reach a server.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use tokio::task::spawn_blocking;
+use worker::{
+    membership::MemberId,
+    step::{ApplyError, apply},
+};
+
+use harness::{Fixture, System, answer, eventually, replay, tests};
+
+tests!(
+    partitions_are_spread_evenly_over_the_workers_that_live,
+    more_workers_than_partitions_stand_by,
+    a_worker_that_stalls_between_batches_is_replaced_and_does_no_harm,
+    a_worker_that_stalls_in_its_transaction_is_replaced_and_does_no_harm,
+    a_worker_that_was_missed_may_not_commit,
+    a_second_signal_ends_a_worker_at_once_and_loses_nothing,
+    an_update_whose_gateway_is_killed_takes_effect_once_for_a_client_that_tries_another,
+);
+
+fn dns(impact: u8) -> Value {
+    json!({ "name": "DNS", "impact": impact })
+}
+
+/// How many partitions each worker is given messages of, by what RabbitMQ says.
+async fn spread(system: &System) -> Result<BTreeMap<String, usize>> {
+    let (servers, vhost) = (system.context.servers.clone(), system.vhost.clone());
+    let listed = spawn_blocking(move || {
+        let columns = ["queue_name", "consumer_tag", "active"];
+        let list = ["list_consumers", "--no-table-headers", "-p", &vhost];
+        servers.rabbitmq().ctl(&[list.as_slice(), &columns].concat())
+    })
+    .await??;
+    let mut spread: BTreeMap<String, usize> = BTreeMap::new();
+    for line in listed.lines() {
+        let columns: Vec<&str> = line.split('\t').collect();
+        if let [queue, worker, "true"] = columns[..]
+            && queue.contains(".p")
+        {
+            *spread.entry(worker.to_owned()).or_default() += 1;
+        }
+    }
+    Ok(spread)
+}
+
+/// Waits until the workers have so many partitions each.
+async fn are_spread(system: &System, expected: &[usize]) -> Result<()> {
+    let mut last = BTreeMap::new();
+    eventually("the partitions are spread", async || {
+        last = spread(system).await?;
+        let mut counts: Vec<usize> = last.values().copied().collect();
+        counts.sort_unstable();
+        Ok(counts == expected)
+    })
+    .await
+    .with_context(|| format!("expected {expected:?}, have {last:?}"))
+}
+
+async fn partitions_are_spread_evenly_over_the_workers_that_live(
+    fixture: Arc<Fixture>,
+) -> Result<()> {
+    let mut system = System::start(&fixture).await?;
+    system.components(&[("DNS", &[])]).await?;
+    are_spread(&system, &[8]).await?;
+    system.start_worker(&[]).await?;
+    are_spread(&system, &[4, 4]).await?;
+    system.start_worker(&[]).await?;
+    are_spread(&system, &[2, 3, 3]).await?;
+
+    system.workers[0].signal(Signal::SIGKILL)?;
+    are_spread(&system, &[4, 4]).await?;
+    system.workers[1].signal(Signal::SIGTERM)?;
+    are_spread(&system, &[8]).await?;
+    system.start_worker(&[]).await?;
+    are_spread(&system, &[4, 4]).await?;
+    ensure!(system.post(&dns(1)).await?.status == 201);
+    system.finish().await
+}
+
+async fn more_workers_than_partitions_stand_by(fixture: Arc<Fixture>) -> Result<()> {
+    let mut system = System::bare(&fixture).await?;
+    let variables = [("SDB_DATABASE_URI", system.database_uri.as_str()), ("SDB_PARTITIONS", "2")];
+    let (done, said) = fixture.command(&fixture.binaries.worker, &["migrate"], &variables).await?;
+    ensure!(done, "{said}");
+    for _ in 0..3 {
+        system.start_worker(&[]).await?;
+    }
+    system.start_gateway(&[]).await?;
+    system.components(&[("DNS", &[]), ("CDN", &[])]).await?;
+    are_spread(&system, &[1, 1]).await?;
+    // The one that stands by takes over.
+    system.workers[0].signal(Signal::SIGKILL)?;
+    eventually("both components are decided", async || {
+        let cdn = json!({ "name": "CDN", "impact": 1 });
+        let (dns, cdn) = (system.post(&dns(1)).await?, system.post(&cdn).await?);
+        Ok([dns.status, cdn.status].iter().all(|status| [200, 201].contains(status)))
+    })
+    .await?;
+    are_spread(&system, &[1, 1]).await?;
+    system.finish().await
+}
+
+/// Posts updates of one component until one is answered with its outcome.
+async fn is_decided(system: &System) -> Result<()> {
+    eventually("updates are decided", async || {
+        Ok([200, 201].contains(&system.post(&dns(1)).await?.status))
+    })
+    .await
+}
+
+/// What was taken is in the inbox once, the state follows from it, and both workers have a share.
+async fn no_harm_was_done(system: System, taken: i64) -> Result<()> {
+    are_spread(&system, &[4, 4]).await?;
+    is_decided(&system).await?;
+    system.drained().await?;
+    ensure!(system.count("SELECT count(*) FROM sdb_inbox").await? >= taken);
+    ensure!(system.count("SELECT count(*) FROM incident").await? == 1);
+    replay::agrees(&system.database).await?;
+    system.finish().await
+}
+
+async fn a_worker_that_stalls_between_batches_is_replaced_and_does_no_harm(
+    fixture: Arc<Fixture>,
+) -> Result<()> {
+    let mut system = System::start(&fixture).await?;
+    system.components(&[("DNS", &[])]).await?;
+    system.workers[0].signal(Signal::SIGSTOP)?;
+    // They are delivered to the one that is stalled.
+    let mut taken = 0;
+    for _ in 0..20 {
+        let accepted = answer(system.update(&dns(1)).header("Prefer", "respond-async")).await?;
+        ensure!(accepted.status == 202, "{accepted:?}");
+        taken += 1;
+    }
+    system.start_worker(&[]).await?;
+    is_decided(&system).await?;
+    ensure!(system.count("SELECT count(*) FROM sdb_inbox").await? > taken);
+    system.workers[0].signal(Signal::SIGCONT)?;
+    no_harm_was_done(system, taken).await
+}
+
+async fn a_worker_that_stalls_in_its_transaction_is_replaced_and_does_no_harm(
+    fixture: Arc<Fixture>,
+) -> Result<()> {
+    let mut system = System::start(&fixture).await?;
+    system.components(&[("DNS", &[])]).await?;
+    // Its transaction has the scope's lock when it waits for this one.
+    let mut held = system.database.begin().await?;
+    sqlx::query("LOCK TABLE incident IN EXCLUSIVE MODE").execute(&mut *held).await?;
+    let accepted = answer(system.update(&dns(1)).header("Prefer", "respond-async")).await?;
+    ensure!(accepted.status == 202, "{accepted:?}");
+    let waiting = "SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    eventually("the worker waits", async || Ok(system.count(waiting).await? > 0)).await?;
+    system.workers[0].signal(Signal::SIGSTOP)?;
+    held.rollback().await?;
+
+    system.start_worker(&[]).await?;
+    is_decided(&system).await?;
+    let first = system.get(accepted.header("location")).await?;
+    ensure!(first.body["outcome"] == "opened", "{first:?}");
+    system.workers[0].signal(Signal::SIGCONT)?;
+    no_harm_was_done(system, 2).await
+}
+
+async fn a_worker_that_was_missed_may_not_commit(fixture: Arc<Fixture>) -> Result<()> {
+    let system = System::prepared(&fixture).await?;
+    let join = "INSERT INTO sdb_worker (seen_at) VALUES
+        ((clock_timestamp() AT TIME ZONE 'UTC') - make_interval(secs => $1)) RETURNING id";
+    let mut database = system.database.acquire().await?;
+    for (seconds, lives) in [(0.0, true), (2.0, true), (4.0, false), (-4.0, false)] {
+        let member: MemberId =
+            sqlx::query_scalar(join).bind(seconds).fetch_one(&mut *database).await?;
+        match (apply(&mut database, member, &[]).await, lives) {
+            (Ok(_), true) | (Err(ApplyError::Lapsed), false) => {}
+            (other, _) => anyhow::bail!("seen {seconds} s ago: {other:?}"),
+        }
+    }
+    system.finish_with_parked()
+}
+
+async fn a_second_signal_ends_a_worker_at_once_and_loses_nothing(
+    fixture: Arc<Fixture>,
+) -> Result<()> {
+    let mut system = System::start(&fixture).await?;
+    system.components(&[("DNS", &[])]).await?;
+    let mut held = system.database.begin().await?;
+    sqlx::query("SELECT 1 FROM sdb_scope FOR UPDATE").execute(&mut *held).await?;
+    let accepted = answer(system.update(&dns(1)).header("Prefer", "respond-async")).await?;
+    ensure!(accepted.status == 202, "{accepted:?}");
+    let waiting = "SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    eventually("the worker waits", async || Ok(system.count(waiting).await? > 0)).await?;
+    let mut worker = system.workers.remove(0);
+    worker.signal(Signal::SIGTERM)?;
+    eventually("the worker heard", async || Ok(worker.log()?.contains("stopping"))).await?;
+    worker.signal(Signal::SIGTERM)?;
+    let status = worker.ended().await?;
+    ensure!(status.code() == Some(1), "{status}");
+    held.rollback().await?;
+    system.start_worker(&[]).await?;
+    system.drained().await?;
+    let receipt = system.get(accepted.header("location")).await?;
+    ensure!(receipt.body["outcome"] == "opened", "{receipt:?}");
+    system.finish().await
+}
+
+async fn an_update_whose_gateway_is_killed_takes_effect_once_for_a_client_that_tries_another(
+    fixture: Arc<Fixture>,
+) -> Result<()> {
+    let mut system = System::prepared(&fixture).await?;
+    system.start_gateway(&[]).await?;
+    system.start_gateway(&[]).await?;
+    system.components(&[("DNS", &[])]).await?;
+    let with_key = |gateway| {
+        system
+            .update_to(gateway, &dns(2))
+            .header("Idempotency-Key", "once")
+            .header("Prefer", "wait=20")
+    };
+    // Without a worker the first waits for its outcome, confirmed and queued.
+    let first = tokio::spawn(with_key(0).send());
+    let queue = system.topology().await?.queue(1);
+    eventually("the update is queued", async || Ok(system.waiting(&queue).await? == 1)).await?;
+    system.gateways[0].signal(Signal::SIGKILL)?;
+    ensure!(first.await?.is_err(), "a killed gateway answers nothing");
+    let second = tokio::spawn(with_key(1).send());
+    eventually("the second is queued", async || Ok(system.waiting(&queue).await? == 2)).await?;
+    system.start_worker(&[]).await?;
+    let second = second.await??;
+    ensure!([200, 201].contains(&second.status().as_u16()), "{second:?}");
+    system.drained().await?;
+    let outcomes: Vec<String> =
+        sqlx::query_scalar("SELECT outcome FROM sdb_inbox ORDER BY position")
+            .fetch_all(&system.database)
+            .await?;
+    ensure!(outcomes == ["opened", "repeated"], "{outcomes:?}");
+    system.finish().await
+}
