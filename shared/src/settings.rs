@@ -94,7 +94,7 @@ pub const SETTINGS: &[Setting] = &[
         "SDB_PARTITIONS",
         Some("8"),
         "both",
-        "Queues that the components are spread over. Recorded by `worker migrate`; a process that has another value does not start",
+        "Queues that the components are spread over. Recorded by `worker migrate`, changed by `worker topology change`; a process that has another value does not start",
     ),
     setting(
         "SDB_QUEUE_LIMIT",
