@@ -82,6 +82,43 @@ impl Servers {
     }
 }
 
+/// A private PostgreSQL without a RabbitMQ, for who has one already. It stops when this is dropped,
+/// and also when this process is killed.
+pub struct PostgresAlone {
+    postgres: Postgres,
+    // Last, so that the folder's lock is given back after the server has stopped.
+    _folder: Folder,
+}
+
+impl PostgresAlone {
+    /// Starts it in a folder of its own, as [`Servers::start`] does both.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn start(dir: &Path) -> Result<Self> {
+        let packages = packages::ensure()?;
+        let folder = Folder::open(dir)?;
+        let password = folder.shared_secret("password")?;
+        let [port] = ports::free()?;
+        let postgres = Postgres::new(&packages, &folder, password, port)?;
+        let alone = Self { postgres, _folder: folder };
+        alone.postgres.start()?;
+        Ok(alone)
+    }
+
+    /// The server.
+    #[must_use]
+    pub fn postgres(&self) -> &Postgres {
+        &self.postgres
+    }
+}
+
+impl Drop for PostgresAlone {
+    fn drop(&mut self) {
+        self.postgres.stop();
+    }
+}
+
 impl Drop for Servers {
     fn drop(&mut self) {
         // Both are asked before either is waited for.

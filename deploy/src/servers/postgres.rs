@@ -94,6 +94,16 @@ impl Postgres {
         })
     }
 
+    /// Starts the server as a standby, which answers queries and takes no writes until it is promoted
+    /// (`pg_promote()`): what clients meet while a cluster fails over.
+    ///
+    /// # Errors
+    /// The same as [`Self::start`]'s.
+    pub fn start_as_standby(&self) -> Result<()> {
+        fs::write(self.data.join("standby.signal"), "")?;
+        self.start()
+    }
+
     /// The id of the first process (the postmaster); none while the server is stopped.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
