@@ -1,6 +1,8 @@
 //! Servers, processes and clients for tests of the whole system, with the verbs of the domain.
 
+pub mod burst;
 mod process;
+pub mod proxy;
 pub mod replay;
 mod system;
 
@@ -17,7 +19,7 @@ use std::{
 use anyhow::{Context, Result};
 use deploy::{
     binaries::{self, Binaries},
-    servers::Servers,
+    servers::{Postgres, PostgresAlone, RabbitMq, Servers},
 };
 use libtest_mimic::Failed;
 use tokio::{
@@ -69,8 +71,10 @@ pub struct Harness {
 
 /// What one test works with.
 pub struct Fixture {
-    /// The servers that all tests share.
+    /// The servers that all tests share, or those of the test's own.
     pub servers: Arc<Servers>,
+    /// A PostgreSQL of the test's own, to be used instead.
+    pub own_postgres: Option<PostgresAlone>,
     /// The programs under test.
     pub binaries: Arc<Binaries>,
     /// The test's name, fit for a database.
@@ -98,6 +102,7 @@ impl Harness {
         fs::create_dir_all(&folder)?;
         let context = Arc::new(Fixture {
             servers: self.servers.clone(),
+            own_postgres: None,
             binaries: self.binaries.clone(),
             name,
             folder: folder.clone(),
@@ -127,6 +132,7 @@ impl Harness {
 fn tails(folder: &Path) -> String {
     let mut files: Vec<PathBuf> =
         fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    files.retain(|file| file.is_file());
     files.sort();
     files
         .iter()
@@ -140,7 +146,13 @@ fn tails(folder: &Path) -> String {
 }
 
 /// Waits until `condition` holds, for what another process brings about.
-pub async fn eventually(
+pub async fn eventually(what: &str, condition: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
+    eventually_within(WAIT_LIMIT, what, condition).await
+}
+
+/// The same for what may take longer by its nature.
+pub async fn eventually_within(
+    limit: Duration,
     what: &str,
     mut condition: impl AsyncFnMut() -> Result<bool>,
 ) -> Result<()> {
@@ -149,12 +161,42 @@ pub async fn eventually(
         if condition().await? {
             return Ok(());
         }
-        anyhow::ensure!(begin.elapsed() < WAIT_LIMIT, "waited in vain until {what}");
+        anyhow::ensure!(begin.elapsed() < limit, "waited in vain until {what}");
         sleep(Duration::from_millis(20)).await;
     }
 }
 
 impl Fixture {
+    /// The same with servers of the test's own, which it may stop, stall and fill while other tests
+    /// use the shared ones.
+    pub fn with_own_servers(&self) -> Result<Arc<Self>> {
+        let servers = Servers::start(&self.folder.join("servers"))?;
+        Ok(self.with(Arc::new(servers), None))
+    }
+
+    /// The same with a PostgreSQL of the test's own, which is there much sooner than both servers.
+    pub fn with_own_postgres(&self) -> Result<Arc<Self>> {
+        let postgres = PostgresAlone::start(&self.folder.join("postgresql"))?;
+        Ok(self.with(self.servers.clone(), Some(postgres)))
+    }
+
+    fn with(&self, servers: Arc<Servers>, own_postgres: Option<PostgresAlone>) -> Arc<Self> {
+        let (binaries, name) = (self.binaries.clone(), self.name.clone());
+        Arc::new(Self { servers, own_postgres, binaries, name, folder: self.folder.clone() })
+    }
+
+    /// The PostgreSQL that the test works with.
+    #[must_use]
+    pub fn postgres(&self) -> &Postgres {
+        self.own_postgres.as_ref().map_or(self.servers.postgres(), PostgresAlone::postgres)
+    }
+
+    /// The RabbitMQ that the test works with.
+    #[must_use]
+    pub fn rabbitmq(&self) -> &RabbitMq {
+        self.servers.rabbitmq()
+    }
+
     /// Runs `worker` or `gateway` to its end, as an operator does; returns whether it succeeded and
     /// what it printed, errors included.
     pub async fn command(

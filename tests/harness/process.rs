@@ -50,6 +50,20 @@ impl Process {
         Ok(kill(Pid::from_raw(pid.try_into()?), signal)?)
     }
 
+    /// Whether it runs still.
+    pub fn is_running(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_none())
+    }
+
+    /// The most memory that it ever had, in bytes.
+    pub fn peak_memory(&self) -> Result<u64> {
+        let pid = self.child.id().context("the process has ended")?;
+        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = peak.and_then(|peak| peak.split_ascii_whitespace().next());
+        Ok(kib.context("the system does not tell")?.parse::<u64>()? * 1024)
+    }
+
     /// Waits for its end.
     pub async fn ended(&mut self) -> Result<ExitStatus> {
         Ok(timeout(Duration::from_secs(20), self.child.wait())

@@ -82,7 +82,7 @@ impl System {
     pub async fn bare(context: &Arc<Fixture>) -> Result<Self> {
         // PostgreSQL's names have at most 63 bytes.
         let name: String = context.name.chars().take(60).collect();
-        let (servers, database_name) = (context.servers.clone(), name.clone());
+        let (servers, database_name) = (context.clone(), name.clone());
         let (database_uri, amqp_uri) = spawn_blocking(move || -> Result<_> {
             let database = servers.postgres().create_database(&database_name)?;
             Ok((database, servers.rabbitmq().create_vhost(&database_name)?))
@@ -269,7 +269,7 @@ impl System {
             self.vhost
         );
         eventually("the queues are empty", async || {
-            let (servers, query) = (self.context.servers.clone(), query.clone());
+            let (servers, query) = (self.context.clone(), query.clone());
             let total = spawn_blocking(move || servers.rabbitmq().ctl(&["eval", &query])).await??;
             Ok(total.trim() == "0")
         })

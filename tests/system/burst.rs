@@ -5,46 +5,16 @@ use std::{collections::BTreeSet, sync::Arc};
 use anyhow::{Context, Result, ensure};
 use futures_util::future::try_join_all;
 use nix::sys::signal::Signal;
-use serde_json::{Value, json};
 
-use harness::{Fixture, System, replay, tests};
+use harness::{
+    Fixture, System,
+    burst::{add_components, update},
+    eventually, replay, tests,
+};
 
 tests!(ten_thousand_updates_take_effect_exactly_once, a_burst_survives_the_death_of_a_worker,);
 
 const CLIENTS: usize = 64;
-
-/// Component `number` of 100: 50 names in two regions.
-fn name_and_region(number: usize) -> (String, &'static str) {
-    (format!("Service {}", number / 2), if number.is_multiple_of(2) { "R1" } else { "R2" })
-}
-
-async fn hundred_components(system: &System) -> Result<()> {
-    system
-        .sql(
-            "INSERT INTO component (name) SELECT 'Service ' || n / 2 FROM generate_series(0, 99) n;
-            INSERT INTO component_attribute (component_id, name, value)
-            SELECT id, 'region', CASE id % 2 WHEN 1 THEN 'R1' ELSE 'R2' END FROM component;",
-        )
-        .await?;
-    system.catalogue_seen().await
-}
-
-/// The `number`th update of a burst: components and impacts vary without a pattern that repeats
-/// soon, and outages are rare enough to leave something to raise.
-fn update(number: usize) -> Value {
-    let mixed = number.wrapping_mul(2_654_435_761) >> 7;
-    let (name, region) = name_and_region(mixed % 100);
-    let impact = match mixed / 100 % 50 {
-        0 => 3,
-        1..=9 => 2,
-        _ => 1,
-    };
-    json!({
-        "name": name,
-        "impact": impact,
-        "attributes": [{ "name": "region", "value": region }],
-    })
-}
 
 /// Posts updates `0..count` from many clients, in turn to all gateways; returns their ids.
 async fn burst(system: &System, count: usize) -> Result<Vec<String>> {
@@ -78,7 +48,7 @@ async fn inbox_has_exactly(system: &System, ids: Vec<String>) -> Result<()> {
 
 async fn ten_thousand_updates_take_effect_exactly_once(fixture: Arc<Fixture>) -> Result<()> {
     let system = System::start(&fixture).await?;
-    hundred_components(&system).await?;
+    add_components(&system).await?;
     let ids = burst(&system, 10_000).await?;
     system.drained().await?;
     inbox_has_exactly(&system, ids).await?;
@@ -91,10 +61,10 @@ async fn a_burst_survives_the_death_of_a_worker(fixture: Arc<Fixture>) -> Result
     let mut system = System::start(&fixture).await?;
     system.start_worker(&[]).await?;
     system.start_gateway(&[]).await?;
-    hundred_components(&system).await?;
+    add_components(&system).await?;
     let killed = async {
         // In the middle: some are decided, many are not.
-        harness::eventually("some updates are decided", async || {
+        eventually("some updates are decided", async || {
             Ok(system.count("SELECT count(*) FROM sdb_inbox").await? > 300)
         })
         .await?;
