@@ -356,6 +356,7 @@ fn effect(
         };
         ensure!(row.component == component(number), "{id} took effect on another component");
         // A repetition stands for its original, which may have had no answer that told its id.
+        named.extend(row.original);
         decided.insert(row.original.unwrap_or(*id));
     }
     ensure!(decided.len() <= 1, "update {number} took effect several times: {decided:?}");

@@ -13,6 +13,7 @@ mod parking;
 mod put_back;
 mod recovery;
 mod reshape;
+mod rolling_restart;
 mod spreading;
 mod tls;
 
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         put_back::tests(),
         recovery::tests(),
         reshape::tests(),
+        rolling_restart::tests(),
         spreading::tests(),
         tls::tests(),
     ];

@@ -7,9 +7,15 @@ use lapin::{Connection, ConnectionProperties, options::QueueDeclareOptions, type
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use harness::{Fixture, System, eventually, tests};
+use harness::{
+    Fixture, System,
+    burst::{Burst, took_effect_once},
+    eventually, tests,
+};
 
 tests!(
+    the_number_of_partitions_changes_in_a_burst_and_nothing_is_lost_or_overtaken,
+    a_worker_that_is_killed_while_the_queues_are_emptied_loses_nothing,
     a_change_that_can_not_be_finished_leaves_all_as_it_was,
     a_change_that_was_killed_is_taken_back_by_the_next,
     a_change_to_what_is_there_changes_nothing,
@@ -27,6 +33,51 @@ async fn shown(system: &System) -> Result<Value> {
     let (done, said) = system.worker_command(&["topology", "show", "--json"]).await?;
     ensure!(done, "{said}");
     Ok(serde_json::from_str(&said)?)
+}
+
+async fn the_number_of_partitions_changes_in_a_burst_and_nothing_is_lost_or_overtaken(
+    fixture: Arc<Fixture>,
+) -> Result<()> {
+    let mut system = System::start(&fixture).await?;
+    system.start_worker(&[]).await?;
+    system.start_gateway(&[]).await?;
+    let burst = Burst::start(&system).await?;
+    for partitions in ["3", "16", "1"] {
+        let (done, said) = change(&system, partitions).await?;
+        ensure!(done, "{said}");
+        burst.is_decided().await?;
+        ensure!(shown(&system).await?["partitions"].to_string() == partitions);
+    }
+    let sent = burst.stop().await?;
+    system.drained().await?;
+    took_effect_once(&system, &sent).await?;
+    system.finish().await
+}
+
+async fn a_worker_that_is_killed_while_the_queues_are_emptied_loses_nothing(
+    fixture: Arc<Fixture>,
+) -> Result<()> {
+    let mut system = System::start(&fixture).await?;
+    system.start_worker(&[]).await?;
+    let burst = Burst::start(&system).await?;
+    // What the workers hold stays unsettled until one of them is dead.
+    let mut held = system.database.begin().await?;
+    sqlx::query("SELECT 1 FROM sdb_scope FOR UPDATE").execute(&mut *held).await?;
+    burst.is_accepted().await?;
+    let killed = async {
+        burst.is_refused(0, "the number of partitions is being changed").await?;
+        system.workers[0].signal(Signal::SIGKILL)?;
+        Ok(held.rollback().await?)
+    };
+    let (changed, killed): (_, Result<()>) = tokio::join!(change(&system, "5"), killed);
+    killed?;
+    let (done, said) = changed?;
+    ensure!(done, "{said}");
+    burst.is_decided().await?;
+    let sent = burst.stop().await?;
+    system.drained().await?;
+    took_effect_once(&system, &sent).await?;
+    system.finish().await
 }
 
 async fn a_change_that_can_not_be_finished_leaves_all_as_it_was(
