@@ -31,7 +31,7 @@ pub fn build() -> Result<Binaries> {
     let mut command = Command::new(cargo);
     command
         // All packages, so that their dependencies have the features that the tests build them with.
-        .args(["build", "--workspace", "--bins"])
+        .args(["build", "--workspace", "--bin", "gateway", "--bin", "worker"])
         .arg("--message-format=json-render-diagnostics")
         .current_dir(crate::checkout())
         .stdin(Stdio::null())
@@ -58,7 +58,7 @@ pub fn build() -> Result<Binaries> {
     }
     let status = cargo.wait()?;
     if !status.success() {
-        bail!("`cargo build --workspace --bins` failed");
+        bail!("`cargo build --workspace --bin gateway --bin worker` failed");
     }
     let unnamed = "is no program that cargo built";
     Ok(Binaries {
