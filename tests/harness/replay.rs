@@ -14,8 +14,31 @@ use worker::decision::{ActiveState, Holder, IncidentRef};
 type Shape =
     BTreeMap<IncidentId, (String, i16, Timestamp, Option<Timestamp>, BTreeSet<ComponentId>)>;
 
+/// An incident that an operator closed, while nothing was decided.
+#[derive(Clone, Copy, Debug)]
+pub struct Closing {
+    /// The newest place in the inbox then.
+    pub after: i64,
+    /// The incident.
+    pub incident: IncidentId,
+    /// The end that it got.
+    pub at: Timestamp,
+}
+
 /// Replays a journal that nobody else wrote beside, from an empty database.
 pub async fn agrees(database: &PgPool) -> Result<()> {
+    agrees_with(database, Vec::new()).await
+}
+
+/// The same, where an operator closed incidents meanwhile. Those that the database does not have
+/// with that end were not closed: their commit failed.
+pub async fn agrees_with(database: &PgPool, mut closings: Vec<Closing>) -> Result<()> {
+    let stored = stored(database).await?;
+    closings.retain(|closing| {
+        stored.get(&closing.incident).is_some_and(|(_, _, _, end, _)| *end == Some(closing.at))
+    });
+    closings.sort_by_key(|closing| closing.after);
+    let mut closings = closings.into_iter().peekable();
     type Row = (i64, ComponentId, i16, String, Timestamp, String, IncidentId);
     let rows: Vec<Row> = sqlx::query_as(
         "SELECT position, component_id, impact, text, decided_at, reason, incident_id
@@ -26,6 +49,9 @@ pub async fn agrees(database: &PgPool) -> Result<()> {
     let mut state = ActiveState::default();
     let mut ids: Vec<IncidentId> = Vec::new();
     for (position, component, impact, text, decided_at, reason, incident) in rows {
+        while let Some(closing) = closings.next_if(|closing| closing.after < position) {
+            close(&mut state, &ids, closing)?;
+        }
         let effect = state.apply(component, Impact::try_from(impact)?, &text, decided_at);
         let recorded = Reason::from_word(&reason)?;
         ensure!(effect.reason == recorded, "{position}: {} was {recorded}", effect.reason);
@@ -36,6 +62,9 @@ pub async fn agrees(database: &PgPool) -> Result<()> {
             ids.push(incident);
         }
         ensure!(ids.get(index) == Some(&incident), "{position} went to {incident}");
+    }
+    for closing in closings {
+        close(&mut state, &ids, closing)?;
     }
 
     let mut replayed = Shape::new();
@@ -52,7 +81,17 @@ pub async fn agrees(database: &PgPool) -> Result<()> {
         );
         replayed.insert(id, shape);
     }
-    ensure!(replayed == stored(database).await?, "the replay gives another state");
+    ensure!(replayed == stored, "the replay gives another state");
+    Ok(())
+}
+
+/// Closes an incident as an operator did.
+fn close(state: &mut ActiveState, ids: &[IncidentId], closing: Closing) -> Result<()> {
+    let index = ids.iter().position(|id| *id == closing.incident);
+    let id = IncidentRef::New(index.context("an incident was closed before it was opened")?);
+    let mut incident = state.system.remove(&id).context("an incident was closed twice")?;
+    incident.end_date = Some(closing.at);
+    state.closed.insert(id, incident);
     Ok(())
 }
 

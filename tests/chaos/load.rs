@@ -1,0 +1,270 @@
+//! The clients: monitors that post updates, and readers of the lists.
+
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use harness::{Answer, burst::COMPONENTS};
+use reqwest::Client;
+use serde_json::{Value, json};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep},
+};
+use uuid::Uuid;
+
+use crate::{
+    diary::Diary,
+    random::Random,
+    record::{Attempt, Record, Told},
+};
+
+const READERS: usize = 4;
+/// Time for an answer: more than any gateway may take for those that are asked for.
+const PATIENCE: Duration = Duration::from_secs(8);
+/// Updates whose answer is compared with what the other gateway shows next, of a hundred.
+const COMPARED: usize = 5;
+
+/// What the clients share.
+pub(crate) struct Load {
+    pub(crate) client: Client,
+    pub(crate) token: String,
+    pub(crate) addresses: Vec<String>,
+    pub(crate) record: Record,
+    pub(crate) diary: Arc<Diary>,
+    pub(crate) stopped: AtomicBool,
+}
+
+/// An update that a client is to send.
+struct Update {
+    text: String,
+    component: usize,
+    impact: i64,
+    has_key: bool,
+    prefer: Option<&'static str>,
+}
+
+impl Load {
+    /// Starts the monitors and the readers.
+    pub(crate) fn start(self: &Arc<Self>, seed: u64, monitors: usize) -> Vec<JoinHandle<()>> {
+        let monitor = |number: usize| {
+            // Each component is one monitor's, so that the order of its updates is known.
+            let own = (number..COMPONENTS).step_by(monitors).collect();
+            tokio::spawn(self.clone().monitor(number, own, Random::new(seed, 100 + number as u64)))
+        };
+        let reader = |number: usize| {
+            tokio::spawn(self.clone().reader(Random::new(seed, 10 + number as u64)))
+        };
+        (0..monitors).map(monitor).chain((0..READERS).map(reader)).collect()
+    }
+
+    fn runs(&self) -> bool {
+        !self.stopped.load(Ordering::Relaxed)
+    }
+
+    async fn monitor(self: Arc<Self>, number: usize, own: Vec<usize>, mut random: Random) {
+        for count in 0_usize.. {
+            if !self.runs() {
+                return;
+            }
+            let Some(component) = own.get(random.below(own.len())) else { return };
+            let mut update = Update {
+                text: format!("{number}-{count}"),
+                component: *component,
+                impact: match random.below(100) {
+                    0..10 => 3,
+                    10..35 => 2,
+                    _ => 1,
+                },
+                has_key: random.percent(50),
+                prefer: match random.below(100) {
+                    0..25 => Some("respond-async"),
+                    25..35 => Some("wait=5"),
+                    _ => None,
+                },
+            };
+            let gateway = random.below(self.addresses.len());
+            let compared = random.percent(COMPARED);
+            let mut pause = random.millis(0, 150);
+            if !self.post(&update, gateway, false, compared).await {
+                if !update.has_key {
+                    // Nobody can tell that it is the same: it is another one.
+                    update.text += " again";
+                }
+                if !self.post(&update, self.other(gateway), true, compared).await {
+                    pause += Duration::from_millis(300);
+                }
+            }
+            sleep(pause).await;
+        }
+    }
+
+    fn other(&self, gateway: usize) -> usize {
+        (gateway + 1) % self.addresses.len()
+    }
+
+    /// Sends an update once; returns whether it was taken.
+    async fn post(&self, update: &Update, gateway: usize, again: bool, compared: bool) -> bool {
+        let body = json!({
+            "name": format!("Service {}", update.component / 2),
+            "impact": update.impact,
+            "text": update.text,
+            "attributes": [{
+                "name": "region",
+                "value": if update.component.is_multiple_of(2) { "R1" } else { "R2" },
+            }],
+        });
+        let mut request = self
+            .client
+            .post(self.url(gateway, "/api/v1/component_status"))
+            .bearer_auth(&self.token)
+            .timeout(PATIENCE)
+            .json(&body);
+        if let Some(prefer) = update.prefer {
+            request = request.header("Prefer", prefer);
+        }
+        if update.has_key {
+            request = request.header("Idempotency-Key", &update.text);
+        }
+        let sent = Instant::now();
+        let answer = harness::answer(request).await;
+        let answered = Instant::now();
+        let told = match &answer {
+            Err(error) => Told::Nothing(format!("{error:#}: {}", error.root_cause())),
+            Ok(answer) => read(answer, update.impact)
+                .unwrap_or_else(|error| Told::Wrong(format!("{error:#}: {answer:?}"))),
+        };
+        if let Told::Wrong(what) = &told {
+            self.see_wrong(format!("the answer to update {}: {what}", update.text));
+        }
+        let decided = matches!(told, Told::Outcome { .. });
+        let taken = told.taken().is_some();
+        self.record.add(Attempt {
+            update: update.text.clone(),
+            component: update.component as i32 + 1,
+            impact: update.impact,
+            has_key: update.has_key,
+            prefer: update.prefer,
+            gateway,
+            again,
+            sent,
+            answered,
+            told,
+        });
+        if let (true, true, Ok(answer)) = (compared, decided, answer) {
+            self.compare(&update.text, &answer.body, self.other(gateway)).await;
+        }
+        taken
+    }
+
+    /// What was answered must be in the list that any gateway shows afterwards, or more.
+    async fn compare(&self, update: &str, incident: &Value, gateway: usize) {
+        let path = "/api/v1/incidents?limit=200";
+        let Some(list) = self.get(gateway, path).await else { return };
+        let shown = list.iter().find(|each| each["id"] == incident["id"]);
+        let updates = |incident: &Value| incident["updates"].as_array().map_or(0, Vec::len);
+        let is_older = |shown: &Value| {
+            shown["impact"].as_i64() < incident["impact"].as_i64()
+                || updates(shown) < updates(incident)
+        };
+        if shown.is_none_or(is_older) {
+            self.see_wrong(format!(
+                "gateway {} shows an older state than update {update} was answered with: \
+                {incident}, then {shown:?}",
+                gateway + 1
+            ));
+        }
+    }
+
+    async fn reader(self: Arc<Self>, mut random: Random) {
+        while self.runs() {
+            let gateway = random.below(self.addresses.len());
+            let components = random.percent(50);
+            let path = match (components, random.percent(70)) {
+                (true, true) => "/api/v1/component_status?active=true",
+                (true, false) => "/api/v1/component_status",
+                (false, true) => "/api/v1/incidents?active=true",
+                (false, false) => "/api/v1/incidents",
+            };
+            if let Some(list) = self.get(gateway, path).await {
+                let broken = if components { doubled_component(&list) } else { doubled(&list) };
+                if let Some(broken) = broken {
+                    self.see_wrong(format!("gateway {} shows in {path}: {broken}", gateway + 1));
+                }
+                self.record.read();
+            }
+            sleep(random.millis(100, 800)).await;
+        }
+    }
+
+    /// A list; none when it can't be had now.
+    async fn get(&self, gateway: usize, path: &str) -> Option<Vec<Value>> {
+        let request = self.client.get(self.url(gateway, path)).timeout(PATIENCE);
+        let response = request.send().await.ok()?;
+        let status = response.status().as_u16();
+        // A body that breaks off is an error here: a list that is shown is whole.
+        let bytes = response.bytes().await.ok()?;
+        match (status, serde_json::from_slice(&bytes)) {
+            (200, Ok(Value::Array(list))) => Some(list),
+            (503, _) => None,
+            (status, read) => {
+                let read = read.map(|_| "JSON").map_err(|error| error.to_string());
+                self.see_wrong(format!("{path}: {status} with {read:?}"));
+                None
+            }
+        }
+    }
+
+    fn see_wrong(&self, what: String) {
+        self.diary.note(format!("WRONG: {what}"));
+        self.record.wrong(what);
+    }
+
+    fn url(&self, gateway: usize, path: &str) -> String {
+        let address = self.addresses.get(gateway).map(String::as_str).unwrap_or_default();
+        format!("http://{address}{path}")
+    }
+}
+
+fn read(answer: &Answer, impact: i64) -> Result<Told> {
+    let id = answer.header("update-id").parse::<Uuid>();
+    let message = answer.body["message"].as_str().unwrap_or_default().to_owned();
+    Ok(match answer.status {
+        status @ (200 | 201) => {
+            let incident = answer.body["id"].as_i64().context("an incident without an id")?;
+            let covers = answer.body["impact"].as_i64().is_some_and(|held| held >= impact);
+            anyhow::ensure!(covers, "the incident has a lower impact than the update");
+            Told::Outcome { changed: status == 201, id: id?, incident }
+        }
+        202 => Told::Accepted(id?),
+        503 if message.contains("nothing was queued") => Told::Refused(id.ok(), message),
+        503 if message.contains("may have been queued or not") => Told::Unknown(id.ok(), message),
+        _ => anyhow::bail!("an answer that is not expected"),
+    })
+}
+
+/// Two active incidents of one impact, in a list of incidents.
+fn doubled(incidents: &[Value]) -> Option<String> {
+    let mut seen = HashSet::new();
+    let active = incidents.iter().filter(|incident| incident["end_date"].is_null());
+    let twice = active.clone().find(|incident| !seen.insert(incident["impact"].as_i64()));
+    twice.map(|_| format!("two active incidents of an impact: {:?}", active.collect::<Vec<_>>()))
+}
+
+/// A component in two active incidents, in a list of components.
+fn doubled_component(components: &[Value]) -> Option<String> {
+    let active = |component: &Value| {
+        let incidents = component["incidents"].as_array().map(Vec::as_slice).unwrap_or_default();
+        incidents.iter().filter(|incident| incident["end_date"].is_null()).count()
+    };
+    if components.len() != COMPONENTS {
+        return Some(format!("{} components of {COMPONENTS}", components.len()));
+    }
+    components.iter().find(|component| active(component) > 1).map(ToString::to_string)
+}

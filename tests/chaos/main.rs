@@ -1,0 +1,277 @@
+//! A storm over the whole system: real gateways and workers on real servers, under load, while
+//! processes and servers are killed, stalled and restarted, connections cut and queues reshaped. At
+//! the end, what the clients were told is compared with what the database has.
+
+mod diary;
+mod load;
+mod member;
+mod operator;
+mod plan;
+mod random;
+mod record;
+mod report;
+mod storm;
+mod verdict;
+
+use std::{
+    collections::HashSet,
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use deploy::{binaries, servers::Servers};
+use harness::{Fixture, System, burst::add_components, replay};
+use serde_json::Value;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use crate::{
+    diary::Diary,
+    load::Load,
+    member::Member,
+    random::Random,
+    record::{Attempt, Record, Told},
+    report::Report,
+    storm::{Storm, Tally},
+};
+
+const GATEWAYS: usize = 2;
+const WORKERS: usize = 3;
+/// Receipts that are compared with the answers.
+const RECEIPTS: usize = 300;
+
+/// Breaks a whole system under load, at random, and checks that nothing is lost, doubled or taken out
+/// of order. Ctrl-C ends the storm early and goes on to the check.
+#[derive(Parser)]
+struct Arguments {
+    /// How long things are broken.
+    #[arg(long, default_value_t = 5.0)]
+    minutes: f64,
+    /// What is broken when: the same seed draws the same plan.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Clients that post updates.
+    #[arg(long, default_value_t = 48, value_parser = clap::value_parser!(u16).range(1..=100))]
+    clients: u16,
+    /// Keep the folder with logs, answers and data, also when all is well.
+    #[arg(long)]
+    keep: bool,
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("chaos: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Returns whether all was as promised.
+fn run(arguments: &Arguments) -> Result<bool> {
+    let seed = arguments.seed.unwrap_or_else(|| u64::from(std::process::id()));
+    let folder = PathBuf::from(format!("/var/tmp/status-dashboard-chaos-{}", std::process::id()));
+    let logs = folder.join("logs");
+    let binaries = Arc::new(binaries::build()?);
+    fs::create_dir(&folder)?;
+    fs::create_dir(&logs)?;
+    let servers = Arc::new(Servers::start(&folder.join("servers"))?);
+    let fixture = Arc::new(Fixture {
+        servers,
+        own_postgres: None,
+        binaries,
+        name: "chaos".to_owned(),
+        folder: logs,
+    });
+    let runtime = tokio::runtime::Runtime::new()?;
+    let good = runtime.block_on(storm_and_check(arguments, seed, &folder, &fixture));
+    // What still uses the servers ends before they do.
+    drop(runtime);
+    drop(fixture);
+    let good = good.with_context(|| format!("seed {seed}, folder {}", folder.display()))?;
+    if good && !arguments.keep {
+        fs::remove_dir_all(&folder)?;
+    } else {
+        println!("Logs, answers and data are kept in {}", folder.display());
+    }
+    Ok(good)
+}
+
+async fn storm_and_check(
+    arguments: &Arguments,
+    seed: u64,
+    folder: &Path,
+    fixture: &Arc<Fixture>,
+) -> Result<bool> {
+    let diary = Arc::new(Diary::begin(&folder.join("diary.log"))?);
+    let system = System::prepared(fixture).await?;
+    add_components(&system).await?;
+    let mut members = Vec::new();
+    for number in 0..GATEWAYS {
+        members.push(Arc::new(Member::new(&system, "gateway", number + 1).await?));
+    }
+    for number in 0..WORKERS {
+        members.push(Arc::new(Member::new(&system, "worker", number + 1).await?));
+    }
+    for member in &members {
+        member.start()?;
+    }
+    let now: String = sqlx::query_scalar("SELECT (now() AT TIME ZONE 'UTC')::text")
+        .fetch_one(&system.database)
+        .await?;
+    diary.note(format!(
+        "{now} UTC, seed {seed}: {GATEWAYS} gateways, {WORKERS} workers, {} clients, folder {}",
+        arguments.clients,
+        folder.display()
+    ));
+    let load = Arc::new(Load {
+        client: system.client.clone(),
+        token: system.token.clone(),
+        addresses: members.iter().take(GATEWAYS).map(|member| member.address.clone()).collect(),
+        record: Record::new(GATEWAYS),
+        diary: diary.clone(),
+        stopped: AtomicBool::new(false),
+    });
+    let ended = Arc::new(AtomicBool::new(false));
+    let asked = ended.clone();
+    tokio::spawn(async move {
+        if tokio::signal::ctrl_c().await.is_ok() {
+            asked.store(true, Ordering::Relaxed);
+        }
+    });
+
+    let closings = Mutex::default();
+    let storm = Storm { system, members, load, diary, ended, tally: Mutex::default() };
+    let clients = storm.load.start(seed, usize::from(arguments.clients));
+    let time = Duration::from_secs_f64(arguments.minutes * 60.0);
+    let raged = tokio::select! {
+        raged = storm.rage(Random::new(seed, 0), time) => raged,
+        watched = storm.watch() => watched,
+        () = operator::close_now_and_then(
+            &storm.system.database, &storm.load, Random::new(seed, 1), &closings) => Ok(()),
+    };
+    if let Err(error) = raged {
+        storm.see_wrong(format!("{error:#}"));
+    }
+    storm.diary.note("the storm is over: the clients stop");
+    storm.load.stopped.store(true, Ordering::Relaxed);
+    for client in clients {
+        client.await.context("a client panicked")?;
+    }
+    if let Err(error) = drained(&storm.system).await {
+        storm.see_wrong(format!("{error:#}"));
+    }
+    storm.diary.note("the queues are empty");
+    let closings = closings.into_inner().unwrap_or_else(PoisonError::into_inner);
+    check(&storm, closings, folder).await
+}
+
+/// Twice the harness's limit.
+async fn drained(system: &System) -> Result<()> {
+    if system.drained().await.is_err() {
+        system.drained().await?;
+    }
+    Ok(())
+}
+
+/// Compares all there is, prints the table, and returns whether all was as promised.
+async fn check(storm: &Storm, closings: Vec<replay::Closing>, folder: &Path) -> Result<bool> {
+    let database = &storm.system.database;
+    let (attempts, mut wrong, reads) = storm.load.record.all();
+    record::write(&attempts, &storm.diary, &folder.join("answers.jsonl"))?;
+    let rows = verdict::inbox(database).await?;
+    verdict::write(&rows, &folder.join("inbox.jsonl"))?;
+    let parked: Vec<Option<Uuid>> =
+        sqlx::query_scalar("SELECT update_id FROM sdb_parked").fetch_all(database).await?;
+    let without_id = parked.iter().filter(|id| id.is_none()).count();
+    if without_id > 0 {
+        wrong.push(format!("{without_id} messages without an id are parked"));
+    }
+    let parked: HashSet<Uuid> = parked.into_iter().flatten().collect();
+    let verdict = verdict::compare(&attempts, &rows, &parked);
+
+    let times: HashSet<i64> = closings.iter().map(|closing| closing.after).collect();
+    let state = match replay::agrees_with(database, closings).await {
+        Ok(()) => replay::holds_one_active_incident(database).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = receipts(&storm.load, &attempts).await {
+        wrong.push(format!("receipts: {error:#}"));
+    }
+    for member in &storm.members {
+        // Its memory is looked at a last time.
+        wrong.extend(member.look());
+        member.kill()?;
+    }
+    wrong.extend(panics(&folder.join("logs"))?);
+    let tally: Tally = storm.tally().clone();
+    wrong.extend(tally.wrong.iter().cloned());
+    let report = Report {
+        attempts: &attempts,
+        reads,
+        tally: &tally,
+        verdict: &verdict,
+        closings: times.len(),
+        members: &storm.members,
+        state: state.err().map(|error| format!("{error:#}")),
+        wrong: &wrong,
+    };
+    let (table, findings) = (report.table(), report.findings());
+    println!("\n{table}\n{findings}");
+    fs::write(folder.join("report.md"), format!("{table}\n{findings}"))?;
+    Ok(report.is_good())
+}
+
+/// The receipts of some updates say what their answers said.
+async fn receipts(load: &Load, attempts: &[Attempt]) -> Result<()> {
+    let answered: Vec<(bool, Uuid, i64)> = attempts
+        .iter()
+        .filter_map(|attempt| match attempt.told {
+            Told::Outcome { changed, id, incident } => Some((changed, id, incident)),
+            Told::Accepted(_)
+            | Told::Refused(..)
+            | Told::Unknown(..)
+            | Told::Nothing(_)
+            | Told::Wrong(_) => None,
+        })
+        .collect();
+    let address = load.addresses.first().context("there is no gateway")?;
+    for (changed, id, incident) in answered.iter().step_by((answered.len() / RECEIPTS).max(1)) {
+        let url = format!("http://{address}/api/v1/updates/{id}");
+        let request = load.client.get(url).bearer_auth(&load.token);
+        let receipt = timeout(Duration::from_secs(5), harness::answer(request)).await??;
+        let Value::String(outcome) = &receipt.body["outcome"] else {
+            anyhow::bail!("{id} has no outcome: {receipt:?}")
+        };
+        let changes = outcome != "unchanged";
+        let same = receipt.body["incident"]["id"] == *incident;
+        let done = receipt.status == 200 && receipt.body["state"] == "done";
+        ensure!(done && same && changes == *changed, "{id}, {changed}, {incident}: {receipt:?}");
+    }
+    Ok(())
+}
+
+/// What the logs say of panics.
+fn panics(logs: &Path) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(logs)? {
+        let path = entry?.path();
+        if !path.is_file() {
+            continue;
+        }
+        let log = String::from_utf8_lossy(&fs::read(&path)?).into_owned();
+        let panics = log.lines().filter(|line| line.contains("panicked"));
+        found.extend(panics.map(|line| format!("{}: {line}", path.display())));
+    }
+    Ok(found)
+}

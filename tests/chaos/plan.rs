@@ -1,0 +1,154 @@
+//! What is broken next: drawn by chance before it is done, so that a seed repeats it.
+
+use std::{fmt, time::Duration};
+
+use crate::random::Random;
+
+/// A server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Server {
+    PostgreSql,
+    RabbitMq,
+}
+
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::PostgreSql => "PostgreSQL",
+            Self::RabbitMq => "RabbitMQ",
+        })
+    }
+}
+
+/// What a network does to connections.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Cut {
+    /// They are reset, and new ones pass.
+    Reset,
+    /// They are reset, and new ones too.
+    Refuse,
+    /// They stay open, and nothing comes through.
+    Silence,
+    /// Everything comes later by so much.
+    Delay(Duration),
+}
+
+/// What is broken, and for how long.
+#[derive(Clone, Debug)]
+pub(crate) enum Fault {
+    /// A process is killed (SIGKILL) and started again after a while.
+    Kill { member: usize, away: Duration },
+    /// A process is stalled (SIGSTOP) for a while.
+    Stall { member: usize, time: Duration },
+    /// A process is told to stop (SIGTERM), and started again.
+    Roll { member: usize },
+    /// A server is stopped and started again after a while.
+    Restart { server: Server, away: Duration },
+    /// A server is killed (SIGKILL) and started again after a while.
+    KillServer { server: Server, away: Duration },
+    /// A server is stalled (SIGSTOP) for a while.
+    StallServer { server: Server, time: Duration },
+    /// The wires of some processes to a server are cut.
+    Cut { members: Vec<usize>, server: Server, cut: Cut, time: Duration },
+    /// RabbitMQ is short of memory for a while.
+    Alarm { time: Duration },
+    /// The number of partitions is changed; the command may be killed before it is done.
+    Reshape { partitions: u16, killed_after: Option<Duration> },
+}
+
+impl Fault {
+    /// What no other fault may touch at the same time.
+    fn touches(&self) -> Vec<String> {
+        match self {
+            Self::Kill { member, .. } | Self::Stall { member, .. } | Self::Roll { member } => {
+                vec![format!("process {member}")]
+            }
+            Self::Restart { server, .. }
+            | Self::KillServer { server, .. }
+            | Self::StallServer { server, .. } => vec![server.to_string()],
+            Self::Cut { members, server, .. } => {
+                members.iter().map(|member| format!("wire {member} {server}")).collect()
+            }
+            // It asks the server's own tool.
+            Self::Alarm { .. } => vec![Server::RabbitMq.to_string()],
+            Self::Reshape { .. } => vec!["topology".to_owned()],
+        }
+    }
+}
+
+/// Faults that overlap, each with the time of its beginning.
+pub(crate) struct Episode {
+    pub(crate) faults: Vec<(Duration, Fault)>,
+    /// How long all is well afterwards.
+    pub(crate) quiet: Duration,
+}
+
+impl Episode {
+    /// Draws one, for so many processes.
+    pub(crate) fn draw(random: &mut Random, members: usize) -> Self {
+        let count = match random.below(100) {
+            0..40 => 1,
+            40..75 => 2,
+            75..92 => 3,
+            _ => 5,
+        };
+        let mut faults: Vec<(Duration, Fault)> = Vec::new();
+        let mut touched: Vec<String> = Vec::new();
+        for _ in 0..count {
+            let begin = if faults.is_empty() { Duration::ZERO } else { random.millis(0, 4_000) };
+            let fault = draw_fault(random, members);
+            let touches = fault.touches();
+            if touches.iter().all(|each| !touched.contains(each)) {
+                touched.extend(touches);
+                faults.push((begin, fault));
+            }
+        }
+        Self { faults, quiet: random.millis(200, 2_500) }
+    }
+}
+
+fn draw_fault(random: &mut Random, members: usize) -> Fault {
+    let member = random.below(members);
+    let server = if random.percent(50) { Server::PostgreSql } else { Server::RabbitMq };
+    let away = if random.percent(40) { Duration::ZERO } else { random.millis(0, 5_000) };
+    let time = stall(random);
+    match random.below(100) {
+        0..24 => Fault::Kill { member, away },
+        24..38 => Fault::Stall { member, time },
+        38..48 => Fault::Roll { member },
+        48..54 => Fault::Restart { server, away },
+        54..60 => Fault::KillServer { server, away },
+        60..67 => Fault::StallServer { server, time: time.min(Duration::from_secs(12)) },
+        67..87 => draw_cut(random, members, server),
+        87..92 => Fault::Alarm { time: random.millis(500, 6_000) },
+        _ => Fault::Reshape {
+            partitions: 1 + random.below(16) as u16,
+            killed_after: random.percent(40).then(|| random.millis(0, 4_000)),
+        },
+    }
+}
+
+/// Short ones, around the limits of the workers (3 s, 5 s), and long ones.
+fn stall(random: &mut Random) -> Duration {
+    match random.below(100) {
+        0..30 => random.millis(1_000, 2_500),
+        30..70 => random.millis(2_500, 7_000),
+        _ => random.millis(7_000, 20_000),
+    }
+}
+
+fn draw_cut(random: &mut Random, members: usize, server: Server) -> Fault {
+    let one = random.below(members);
+    let members = if random.percent(65) { vec![one] } else { (0..members).collect() };
+    let cut = match random.below(4) {
+        0 => Cut::Reset,
+        1 => Cut::Refuse,
+        2 => Cut::Silence,
+        _ => Cut::Delay(random.millis(5, 400)),
+    };
+    let time = match cut {
+        Cut::Reset => Duration::ZERO,
+        Cut::Refuse | Cut::Silence | Cut::Delay(_) => stall(random).min(Duration::from_secs(12)),
+    };
+    Fault::Cut { members, server, cut, time }
+}

@@ -1,0 +1,172 @@
+//! What the clients sent and what they were told.
+
+use std::{
+    fs::File,
+    io::{BufWriter, Write},
+    path::Path,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use anyhow::Result;
+use serde_json::json;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::diary::Diary;
+
+/// One request, and its answer.
+#[derive(Clone, Debug)]
+pub(crate) struct Attempt {
+    /// Names the update: its text, which the inbox keeps. Updates that are sent again with their
+    /// idempotency key keep it; without a key it is another update.
+    pub(crate) update: String,
+    /// The component's id.
+    pub(crate) component: i32,
+    pub(crate) impact: i64,
+    pub(crate) has_key: bool,
+    /// The `Prefer` header.
+    pub(crate) prefer: Option<&'static str>,
+    pub(crate) gateway: usize,
+    /// Whether it is sent because the one before had no good answer.
+    pub(crate) again: bool,
+    pub(crate) sent: Instant,
+    pub(crate) answered: Instant,
+    pub(crate) told: Told,
+}
+
+/// An answer.
+#[derive(Clone, Debug)]
+pub(crate) enum Told {
+    /// 200 or 201.
+    Outcome { changed: bool, id: Uuid, incident: i64 },
+    /// 202.
+    Accepted(Uuid),
+    /// 503: nothing was queued.
+    Refused(Option<Uuid>, String),
+    /// 503: it may have been queued or not.
+    Unknown(Option<Uuid>, String),
+    /// No answer.
+    Nothing(String),
+    /// An answer that no client should get.
+    Wrong(String),
+}
+
+impl Told {
+    /// The update's id of a 2xx.
+    pub(crate) const fn taken(&self) -> Option<Uuid> {
+        match self {
+            Self::Outcome { id, .. } | Self::Accepted(id) => Some(*id),
+            Self::Refused(..) | Self::Unknown(..) | Self::Nothing(_) | Self::Wrong(_) => None,
+        }
+    }
+}
+
+/// All of them.
+pub(crate) struct Record(Mutex<Kept>);
+
+struct Kept {
+    attempts: Vec<Attempt>,
+    /// Updates that were answered 202 and not seen in the inbox yet, and when they were answered.
+    unsettled: Vec<(Instant, Uuid)>,
+    /// By gateway: when the newest request was sent that was answered with an outcome.
+    outcomes: Vec<Option<Instant>>,
+    /// What readers and clients saw that must not be.
+    wrong: Vec<String>,
+    /// Lists that were read and found whole.
+    reads: usize,
+}
+
+impl Record {
+    pub(crate) fn new(gateways: usize) -> Self {
+        Self(Mutex::new(Kept {
+            attempts: Vec::new(),
+            unsettled: Vec::new(),
+            outcomes: vec![None; gateways],
+            wrong: Vec::new(),
+            reads: 0,
+        }))
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn add(&self, attempt: Attempt) {
+        let mut kept = self.kept();
+        match &attempt.told {
+            Told::Outcome { .. } => {
+                if let Some(newest) = kept.outcomes.get_mut(attempt.gateway) {
+                    *newest = (*newest).max(Some(attempt.sent));
+                }
+            }
+            Told::Accepted(id) => kept.unsettled.push((attempt.answered, *id)),
+            Told::Refused(..) | Told::Unknown(..) | Told::Nothing(_) | Told::Wrong(_) => {}
+        }
+        kept.attempts.push(attempt);
+    }
+
+    pub(crate) fn wrong(&self, what: String) {
+        self.kept().wrong.push(what);
+    }
+
+    pub(crate) fn read(&self) {
+        self.kept().reads += 1;
+    }
+
+    /// Whether every gateway has answered an update with an outcome that was sent after this.
+    pub(crate) fn all_decide_since(&self, since: Instant) -> bool {
+        self.kept().outcomes.iter().all(|newest| newest.is_some_and(|newest| newest >= since))
+    }
+
+    /// The updates of which no outcome was seen, answered before this.
+    pub(crate) fn unsettled_before(&self, before: Instant) -> Vec<Uuid> {
+        let kept = self.kept();
+        kept.unsettled.iter().filter(|(at, _)| *at < before).map(|(_, id)| *id).collect()
+    }
+
+    /// Notes that these are settled.
+    pub(crate) fn settled(&self, ids: &[Uuid]) {
+        let ids: std::collections::HashSet<&Uuid> = ids.iter().collect();
+        self.kept().unsettled.retain(|(_, id)| !ids.contains(id));
+    }
+
+    /// All attempts, in the order of their answers; what was wrong; and how many lists were read.
+    pub(crate) fn all(&self) -> (Vec<Attempt>, Vec<String>, usize) {
+        let kept = self.kept();
+        (kept.attempts.clone(), kept.wrong.clone(), kept.reads)
+    }
+}
+
+/// Writes the attempts as JSON lines.
+pub(crate) fn write(attempts: &[Attempt], diary: &Diary, path: &Path) -> Result<()> {
+    let mut file = BufWriter::new(File::create(path)?);
+    for attempt in attempts {
+        let (told, id, more) = match &attempt.told {
+            Told::Outcome { changed, id, incident } => {
+                let status = if *changed { "201" } else { "200" };
+                (status, Some(*id), incident.to_string())
+            }
+            Told::Accepted(id) => ("202", Some(*id), String::new()),
+            Told::Refused(id, message) => ("503, not queued", *id, message.clone()),
+            Told::Unknown(id, message) => ("503, unknown", *id, message.clone()),
+            Told::Nothing(error) => ("no answer", None, error.clone()),
+            Told::Wrong(what) => ("wrong", None, what.clone()),
+        };
+        let line = json!({
+            "update": attempt.update,
+            "component": attempt.component,
+            "impact": attempt.impact,
+            "key": attempt.has_key,
+            "prefer": attempt.prefer,
+            "gateway": attempt.gateway + 1,
+            "again": attempt.again,
+            "sent": diary.seconds(attempt.sent),
+            "answered": diary.seconds(attempt.answered),
+            "told": told,
+            "id": id,
+            "more": more,
+        });
+        writeln!(file, "{line}")?;
+    }
+    Ok(file.flush()?)
+}

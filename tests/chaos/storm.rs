@@ -1,0 +1,384 @@
+//! Breaks things, mends them, and measures how long the system takes to recover.
+
+use std::{
+    process::Stdio,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use futures_util::future::join_all;
+use harness::System;
+use sqlx::PgPool;
+use tokio::{
+    process::Command,
+    task::spawn_blocking,
+    time::{Instant, sleep, timeout},
+};
+use uuid::Uuid;
+
+use crate::{
+    diary::Diary,
+    load::Load,
+    member::Member,
+    plan::{Cut, Episode, Fault, Server},
+    random::Random,
+};
+
+/// Time for the system to recover.
+const RECOVERY_LIMIT: Duration = Duration::from_secs(60);
+/// Time for a change of the topology, which ends by itself sooner.
+const RESHAPE_LIMIT: Duration = Duration::from_secs(90);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// What was done.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) episodes: usize,
+    pub(crate) kills: usize,
+    pub(crate) stalls: usize,
+    pub(crate) rolls: usize,
+    pub(crate) server_restarts: usize,
+    pub(crate) server_kills: usize,
+    pub(crate) server_stalls: usize,
+    pub(crate) cuts: usize,
+    pub(crate) alarms: usize,
+    pub(crate) reshapes: usize,
+    pub(crate) reshapes_killed: usize,
+    pub(crate) reshapes_given_up: usize,
+    pub(crate) longest_recovery: Duration,
+    /// What processes or the system as a whole did that must not be.
+    pub(crate) wrong: Vec<String>,
+}
+
+/// The system and those who break it.
+pub(crate) struct Storm {
+    pub(crate) system: System,
+    pub(crate) members: Vec<Arc<Member>>,
+    pub(crate) load: Arc<Load>,
+    pub(crate) diary: Arc<Diary>,
+    /// Set when the storm is to end early.
+    pub(crate) ended: Arc<AtomicBool>,
+    pub(crate) tally: Mutex<Tally>,
+}
+
+impl Storm {
+    /// Breaks things until the time is over; returns when all is well again.
+    pub(crate) async fn rage(&self, mut random: Random, time: Duration) -> Result<()> {
+        let begin = Instant::now();
+        self.recover(begin).await?;
+        while begin.elapsed() < time && !self.ended.load(Ordering::Relaxed) {
+            let episode = Episode::draw(&mut random, self.members.len());
+            self.tally().episodes += 1;
+            let breaking = episode.faults.iter().map(async |(begin, fault)| {
+                sleep(*begin).await;
+                self.suffer(fault).await
+            });
+            for done in join_all(breaking).await {
+                done?;
+            }
+            let healed = Instant::now();
+            self.reopen().await?;
+            self.recover(healed).await?;
+            sleep(episode.quiet).await;
+        }
+        Ok(())
+    }
+
+    /// One fault, from its beginning to its end.
+    async fn suffer(&self, fault: &Fault) -> Result<()> {
+        match fault {
+            Fault::Kill { member, away } => {
+                let member = self.member(*member)?;
+                self.diary.note(format!("{}: killed, away for {away:.1?}", member.name));
+                self.tally().kills += 1;
+                member.kill()?;
+                sleep(*away).await;
+                member.start()?;
+                self.diary.note(format!("{}: started", member.name));
+            }
+            Fault::Stall { member, time } => {
+                let member = self.member(*member)?;
+                self.diary.note(format!("{}: stalled for {time:.1?}", member.name));
+                self.tally().stalls += 1;
+                member.freeze();
+                sleep(*time).await;
+                member.thaw();
+                self.diary.note(format!("{}: goes on", member.name));
+            }
+            Fault::Roll { member } => {
+                let member = self.member(*member)?.clone();
+                self.diary.note(format!("{}: told to stop", member.name));
+                self.tally().rolls += 1;
+                let (begin, stopping) = (Instant::now(), member.clone());
+                if let Err(error) = spawn_blocking(move || stopping.stop()).await? {
+                    self.see_wrong(format!("{error:#}"));
+                }
+                member.start()?;
+                let took = begin.elapsed();
+                self.diary.note(format!("{}: stopped in {took:.1?}, started", member.name));
+            }
+            Fault::Restart { server, away } => {
+                self.diary.note(format!("{server}: stopped, away for {away:.1?}"));
+                self.tally().server_restarts += 1;
+                self.on_server(*server, |server| server.stop()).await?;
+                sleep(*away).await;
+                self.start_server(*server).await?;
+            }
+            Fault::KillServer { server, away } => {
+                self.diary.note(format!("{server}: killed, away for {away:.1?}"));
+                self.tally().server_kills += 1;
+                self.on_server(*server, |server| server.kill()).await?;
+                sleep(*away).await;
+                self.start_server(*server).await?;
+            }
+            Fault::StallServer { server, time } => {
+                self.diary.note(format!("{server}: stalled for {time:.1?}"));
+                self.tally().server_stalls += 1;
+                self.on_server(*server, |server| server.pause()).await?;
+                sleep(*time).await;
+                self.on_server(*server, |server| server.resume()).await?;
+                self.diary.note(format!("{server}: goes on"));
+            }
+            Fault::Cut { members, server, cut, time } => {
+                self.cut(members, *server, *cut, *time).await?;
+            }
+            Fault::Alarm { time } => self.alarm(*time).await?,
+            Fault::Reshape { partitions, killed_after } => {
+                self.reshape(*partitions, *killed_after).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn cut(&self, members: &[usize], server: Server, cut: Cut, time: Duration) -> Result<()> {
+        let members: Vec<&Arc<Member>> =
+            members.iter().map(|member| self.member(*member)).collect::<Result<_>>()?;
+        let names: Vec<&str> = members.iter().map(|member| member.name.as_str()).collect();
+        let names = names.join(", ");
+        self.diary.note(format!("{names} to {server}: {cut:?} for {time:.1?}"));
+        self.tally().cuts += 1;
+        let wires = || {
+            members.iter().map(|member| match server {
+                Server::PostgreSql => &member.database,
+                Server::RabbitMq => &member.broker,
+            })
+        };
+        for wire in wires() {
+            match cut {
+                Cut::Reset => wire.reset(),
+                Cut::Refuse => wire.cut(),
+                Cut::Silence => wire.silence(),
+                Cut::Delay(time) => wire.delay(time),
+            }
+        }
+        sleep(time).await;
+        wires().for_each(harness::proxy::Proxy::pass);
+        self.diary.note(format!("{names} to {server}: connected"));
+        Ok(())
+    }
+
+    async fn alarm(&self, time: Duration) -> Result<()> {
+        self.diary.note(format!("RabbitMQ: short of memory for {time:.1?}"));
+        self.tally().alarms += 1;
+        self.watermark(&["0"]).await?;
+        sleep(time).await;
+        self.watermark(&["absolute", "1GiB"]).await?;
+        self.diary.note("RabbitMQ: has memory again");
+        Ok(())
+    }
+
+    async fn watermark(&self, value: &'static [&str]) -> Result<()> {
+        let servers = self.system.context.clone();
+        let arguments = [&["set_vm_memory_high_watermark"], value].concat();
+        spawn_blocking(move || servers.rabbitmq().ctl(&arguments)).await??;
+        Ok(())
+    }
+
+    async fn start_server(&self, server: Server) -> Result<()> {
+        self.on_server(server, |server| server.start()).await??;
+        self.diary.note(format!("{server}: started"));
+        Ok(())
+    }
+
+    async fn on_server<T: Send + 'static>(
+        &self,
+        server: Server,
+        act: impl FnOnce(&dyn Acts) -> T + Send + 'static,
+    ) -> Result<T> {
+        let servers = self.system.context.clone();
+        Ok(spawn_blocking(move || match server {
+            Server::PostgreSql => act(servers.postgres()),
+            Server::RabbitMq => act(servers.rabbitmq()),
+        })
+        .await?)
+    }
+
+    /// Changes the number of partitions, as an operator does.
+    async fn reshape(&self, partitions: u16, killed_after: Option<Duration>) -> Result<()> {
+        let how = match killed_after {
+            Some(time) => format!(", the command killed after {time:.1?}"),
+            None => String::new(),
+        };
+        self.diary.note(format!("topology: {partitions} partitions{how}"));
+        let limit = killed_after.unwrap_or(RESHAPE_LIMIT);
+        match (self.change_topology(partitions, limit).await?, killed_after) {
+            (None, Some(_)) => self.tally().reshapes_killed += 1,
+            (None, None) => self.see_wrong("`worker topology change` hangs".to_owned()),
+            (Some((true, _)), _) => {
+                self.tally().reshapes += 1;
+                self.diary.note(format!("topology: {partitions} partitions now"));
+            }
+            (Some((false, said)), _) => {
+                self.tally().reshapes_given_up += 1;
+                self.diary.note(format!("topology: not changed: {said}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether it succeeded, and what it said; none when it was killed, after the limit.
+    async fn change_topology(
+        &self,
+        partitions: u16,
+        limit: Duration,
+    ) -> Result<Option<(bool, String)>> {
+        let mut command = Command::new(&self.system.context.binaries.worker);
+        command
+            .args(["topology", "change", "--partitions", &partitions.to_string()])
+            .env_clear()
+            .env("SDB_DATABASE_URI", &self.system.database_uri)
+            .env("SDB_AMQP_URI", &self.system.amqp_uri)
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        let Ok(output) = timeout(limit, command.output()).await else { return Ok(None) };
+        let output = output.context("the worker can't be run")?;
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        Ok(Some((output.status.success(), said.trim().to_owned())))
+    }
+
+    /// What a change that was killed left closed, an operator opens by running it again.
+    async fn reopen(&self) -> Result<()> {
+        for _ in 0..10 {
+            let recorded: (String, i32) =
+                sqlx::query_as("SELECT phase, partitions FROM sdb_topology")
+                    .fetch_one(&self.system.database)
+                    .await?;
+            let (phase, partitions) = recorded;
+            if phase == "open" {
+                return Ok(());
+            }
+            self.diary.note(format!("topology: left {phase}, the change is run again"));
+            let again = self.change_topology(u16::try_from(partitions)?, RESHAPE_LIMIT).await?;
+            self.diary.note(format!("topology: {again:?}"));
+        }
+        self.see_wrong("the topology can't be opened again".to_owned());
+        Ok(())
+    }
+
+    /// Waits until every gateway answers with outcomes and all that was accepted before is settled.
+    async fn recover(&self, healed: Instant) -> Result<()> {
+        let database = &self.system.database;
+        loop {
+            let settled = unsettled(&self.load, database, healed).await;
+            let (settled, waiting) = match settled {
+                Ok(waiting) => (waiting == 0, format!("{waiting} updates")),
+                Err(error) => (false, format!("{error:#}")),
+            };
+            let decided = self.load.record.all_decide_since(healed);
+            let took = healed.elapsed();
+            if settled && decided {
+                self.diary.note(format!("recovered in {took:.2?}"));
+                let mut tally = self.tally();
+                tally.longest_recovery = tally.longest_recovery.max(took);
+                return Ok(());
+            }
+            ensure!(
+                took < RECOVERY_LIMIT,
+                "the system did not recover within {} s: all gateways decide: {decided}; not \
+                settled: {waiting}",
+                RECOVERY_LIMIT.as_secs()
+            );
+            sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Looks at the processes for as long as it is polled: none may end by itself.
+    pub(crate) async fn watch(&self) -> Result<()> {
+        loop {
+            for member in &self.members {
+                if let Some(ended) = member.look() {
+                    self.see_wrong(ended);
+                    member.start()?;
+                }
+            }
+            sleep(Duration::from_millis(500)).await;
+        }
+    }
+
+    pub(crate) fn see_wrong(&self, what: String) {
+        self.diary.note(format!("WRONG: {what}"));
+        self.tally().wrong.push(what);
+    }
+
+    pub(crate) fn tally(&self) -> MutexGuard<'_, Tally> {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn member(&self, number: usize) -> Result<&Arc<Member>> {
+        self.members.get(number).context("there is no such process")
+    }
+}
+
+/// How many updates that were answered 202 before this are not settled.
+async fn unsettled(load: &Load, database: &PgPool, before: Instant) -> Result<usize> {
+    let waiting = load.record.unsettled_before(before);
+    if waiting.is_empty() {
+        return Ok(0);
+    }
+    let asking = sqlx::query_scalar(
+        "SELECT id FROM sdb_inbox WHERE id = ANY($1)
+        UNION ALL SELECT update_id FROM sdb_parked WHERE update_id = ANY($1)",
+    )
+    .bind(&waiting)
+    .fetch_all(database);
+    let settled: Vec<Uuid> = timeout(Duration::from_secs(5), asking).await.context("silence")??;
+    load.record.settled(&settled);
+    Ok(waiting.len().saturating_sub(settled.len()))
+}
+
+/// What both servers can be made to do.
+trait Acts {
+    fn start(&self) -> Result<()>;
+    fn stop(&self);
+    fn kill(&self);
+    fn pause(&self);
+    fn resume(&self);
+}
+
+macro_rules! acts {
+    ($($server:ty),*) => {
+        $(impl Acts for $server {
+            fn start(&self) -> Result<()> {
+                self.start()
+            }
+            fn stop(&self) {
+                self.stop();
+            }
+            fn kill(&self) {
+                self.kill();
+            }
+            fn pause(&self) {
+                self.pause();
+            }
+            fn resume(&self) {
+                self.resume();
+            }
+        })*
+    };
+}
+
+acts!(deploy::servers::Postgres, deploy::servers::RabbitMq);
