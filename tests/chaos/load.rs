@@ -22,7 +22,7 @@ use uuid::Uuid;
 use crate::{
     diary::Diary,
     random::Random,
-    record::{Attempt, Record, Told},
+    record::{Attempt, RESPOND_ASYNC, Record, Told},
 };
 
 const READERS: usize = 4;
@@ -84,7 +84,7 @@ impl Load {
                 },
                 has_key: random.percent(50),
                 prefer: match random.below(100) {
-                    0..25 => Some("respond-async"),
+                    0..25 => Some(RESPOND_ASYNC),
                     25..35 => Some("wait=5"),
                     _ => None,
                 },

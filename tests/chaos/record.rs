@@ -14,6 +14,9 @@ use uuid::Uuid;
 
 use crate::diary::Diary;
 
+/// Asks for no outcome.
+pub(crate) const RESPOND_ASYNC: &str = "respond-async";
+
 /// One request, and its answer.
 #[derive(Clone, Debug)]
 pub(crate) struct Attempt {
@@ -70,6 +73,9 @@ struct Kept {
     unsettled: Vec<(Instant, Uuid)>,
     /// By gateway: when the newest request was sent that was answered with an outcome.
     outcomes: Vec<Option<Instant>>,
+    /// The newest request that was answered worse than it would be on a good day: when it was sent,
+    /// and when answered.
+    worse: Option<(Instant, Instant)>,
     /// What readers and clients saw that must not be.
     wrong: Vec<String>,
     /// Lists that were read and found whole.
@@ -82,6 +88,7 @@ impl Record {
             attempts: Vec::new(),
             unsettled: Vec::new(),
             outcomes: vec![None; gateways],
+            worse: None,
             wrong: Vec::new(),
             reads: 0,
         }))
@@ -102,6 +109,15 @@ impl Record {
             Told::Accepted(id) => kept.unsettled.push((attempt.answered, *id)),
             Told::Refused(..) | Told::Unknown(..) | Told::Nothing(_) | Told::Wrong(_) => {}
         }
+        let is_asked_for = attempt.prefer == Some(RESPOND_ASYNC);
+        let is_good = match &attempt.told {
+            Told::Outcome { .. } => true,
+            Told::Accepted(_) => is_asked_for,
+            Told::Refused(..) | Told::Unknown(..) | Told::Nothing(_) | Told::Wrong(_) => false,
+        };
+        if !is_good && kept.worse.is_none_or(|(sent, _)| sent < attempt.sent) {
+            kept.worse = Some((attempt.sent, attempt.answered));
+        }
         kept.attempts.push(attempt);
     }
 
@@ -116,6 +132,13 @@ impl Record {
     /// Whether every gateway has answered an update with an outcome that was sent after this.
     pub(crate) fn all_decide_since(&self, since: Instant) -> bool {
         self.kept().outcomes.iter().all(|newest| newest.is_some_and(|newest| newest >= since))
+    }
+
+    /// When the newest request was answered, of those sent after this, that had no outcome though it
+    /// waited for one.
+    pub(crate) fn worse_since(&self, since: Instant) -> Option<Instant> {
+        let worse = self.kept().worse.filter(|(sent, _)| *sent >= since);
+        worse.map(|(_, answered)| answered)
     }
 
     /// The updates of which no outcome was seen, answered before this.

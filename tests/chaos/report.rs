@@ -1,6 +1,10 @@
 //! The table at the end.
 
-use std::fmt::Write;
+use std::{
+    fmt::{Display, Write},
+    sync::Arc,
+    time::Duration,
+};
 
 use crate::{
     member::Member,
@@ -16,7 +20,7 @@ pub(crate) struct Report<'a> {
     pub(crate) tally: &'a Tally,
     pub(crate) verdict: &'a Verdict,
     pub(crate) closings: usize,
-    pub(crate) members: &'a [std::sync::Arc<Member>],
+    pub(crate) members: &'a [Arc<Member>],
     /// What the replay and other checks of the state say, if they do not agree.
     pub(crate) state: Option<String>,
     /// All else that must not be.
@@ -47,73 +51,60 @@ impl Report<'_> {
         updates.dedup();
         let peak = |role: &str| {
             let all = self.members.iter().filter(|member| member.name.starts_with(role));
-            let peaks: Vec<String> = all.map(|member| (member.peak() >> 20).to_string()).collect();
-            format!("{} MiB", peaks.join(", "))
+            all.map(|member| member.peak() >> 20).max().unwrap_or_default()
         };
+        let Verdict { lost, doubled, out_of_order, told_wrong, parked, rows } = self.verdict;
         let tally = self.tally;
-        let verdict = self.verdict;
-        let rows = [
-            ("updates", updates.len().to_string()),
-            (
-                "requests: those, and again with a key what had no 2xx",
-                self.attempts.len().to_string(),
-            ),
-            (
-                "answered 201 or 200, with the outcome",
-                count(|t| matches!(t, Told::Outcome { .. })).to_string(),
-            ),
-            ("answered 202", count(|t| matches!(t, Told::Accepted(_))).to_string()),
-            (
-                "answered 503: nothing was queued",
-                count(|t| matches!(t, Told::Refused(..))).to_string(),
-            ),
-            (
-                "answered 503: may have been queued",
-                count(|t| matches!(t, Told::Unknown(..))).to_string(),
-            ),
-            ("no answer", count(|t| matches!(t, Told::Nothing(_))).to_string()),
-            ("sent again to the other gateway; of these no 2xx", format!("{retries}; {failed}")),
-            ("lists read and compared", self.reads.to_string()),
-            ("times an operator closed all incidents", self.closings.to_string()),
-            ("updates in the inbox", verdict.rows.to_string()),
-            ("**lost**", verdict.lost.len().to_string()),
-            ("**doubled**", verdict.doubled.len().to_string()),
-            ("**out of order**", verdict.out_of_order.len().to_string()),
-            ("told otherwise than decided", verdict.told_wrong.len().to_string()),
-            ("parked", verdict.parked.len().to_string()),
-            (
-                "replay of the inbox gives the state",
-                self.state.as_deref().unwrap_or("yes").to_owned(),
-            ),
-            ("what else must not be", self.wrong.len().to_string()),
-            ("processes killed (SIGKILL)", tally.kills.to_string()),
-            ("processes stalled (SIGSTOP, 1–20 s)", tally.stalls.to_string()),
-            ("processes told to stop and started again", tally.rolls.to_string()),
-            (
-                "servers stopped and started; killed and started; stalled",
-                format!(
-                    "{}; {}; {}",
-                    tally.server_restarts, tally.server_kills, tally.server_stalls
-                ),
-            ),
-            ("connections cut, silenced or delayed", tally.cuts.to_string()),
-            ("RabbitMQ short of memory", tally.alarms.to_string()),
-            (
-                "topology changed; given up; command killed",
-                format!(
-                    "{}; {}; {}",
-                    tally.reshapes, tally.reshapes_given_up, tally.reshapes_killed
-                ),
-            ),
-            ("times of trouble, of up to five faults that overlap", tally.episodes.to_string()),
-            ("longest time to recover", format!("{:.1} s", tally.longest_recovery.as_secs_f64())),
-            ("most memory: gateways; workers", format!("{}; {}", peak("gateway"), peak("worker"))),
-        ];
+        let seconds = |time: Duration| format!("{:.1} s", time.as_secs_f64());
+
         let mut table = "| what | how much |\n|---|---|\n".to_owned();
-        for (what, how_much) in rows {
+        let mut row = |what: &str, how_much: &dyn Display| {
             // Writing to a string can't fail.
             writeln!(table, "| {what} | {how_much} |").ok();
-        }
+        };
+        row("updates", &updates.len());
+        row("requests", &self.attempts.len());
+        row("200 and 201, with the outcome", &count(|t| matches!(t, Told::Outcome { .. })));
+        row("202", &count(|t| matches!(t, Told::Accepted(_))));
+        row("503, nothing was queued", &count(|t| matches!(t, Told::Refused(..))));
+        row("503, may have been queued or not", &count(|t| matches!(t, Told::Unknown(..))));
+        row("no answer", &count(|t| matches!(t, Told::Nothing(_))));
+        row("sent again to the other gateway", &retries);
+        row("of these no 2xx either", &failed);
+        row("lists read and compared", &self.reads);
+        row("times an operator closed all incidents", &self.closings);
+        row("updates in the inbox", rows);
+        row("**lost**", &lost.len());
+        row("**doubled**", &doubled.len());
+        row("**out of order**", &out_of_order.len());
+        row("told otherwise than decided", &told_wrong.len());
+        row("parked", &parked.len());
+        row("the inbox replayed gives the state", &self.state.as_deref().unwrap_or("yes"));
+        row("what else must not be", &self.wrong.len());
+        row("processes killed (SIGKILL)", &tally.kills);
+        row("processes stalled (SIGSTOP, 1 to 20 s)", &tally.stalls);
+        row("processes told to stop (SIGTERM) and started again", &tally.rolls);
+        row("servers stopped and started again", &tally.server_restarts);
+        row("servers killed (SIGKILL) and started again", &tally.server_kills);
+        row("servers stalled (SIGSTOP, 1 to 12 s)", &tally.server_stalls);
+        row("networks cut, silenced or delayed", &tally.cuts);
+        row("RabbitMQ short of memory", &tally.alarms);
+        row("changes of the number of partitions", &tally.reshapes);
+        row("such changes given up; killed", &{
+            format!("{}; {}", tally.reshapes_given_up, tally.reshapes_killed)
+        });
+        row("times of trouble, of up to five faults that overlap", &tally.episodes);
+        row(
+            "after such a time: longest until every gateway gave outcomes and the backlog was settled",
+            &seconds(tally.longest_recovery),
+        );
+        row(
+            "after such a time: longest until the last answer without an outcome",
+            &seconds(tally.longest_unease),
+        );
+        row("most memory of a gateway; of a worker", &{
+            format!("{} MiB; {} MiB", peak("gateway"), peak("worker"))
+        });
         table
     }
 

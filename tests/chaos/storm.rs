@@ -32,6 +32,8 @@ use crate::{
 const RECOVERY_LIMIT: Duration = Duration::from_secs(60);
 /// Time for a change of the topology, which ends by itself sooner.
 const RESHAPE_LIMIT: Duration = Duration::from_secs(90);
+/// All must be well for so long, for the system to count as recovered.
+const WELL_FOR: Duration = Duration::from_millis(1_500);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// What was done.
@@ -49,7 +51,10 @@ pub(crate) struct Tally {
     pub(crate) reshapes: usize,
     pub(crate) reshapes_killed: usize,
     pub(crate) reshapes_given_up: usize,
+    /// Until every gateway answered with an outcome and all accepted before was settled.
     pub(crate) longest_recovery: Duration,
+    /// Until the last answer that was not an outcome though its client waited for one.
+    pub(crate) longest_unease: Duration,
     /// What processes or the system as a whole did that must not be.
     pub(crate) wrong: Vec<String>,
 }
@@ -279,28 +284,40 @@ impl Storm {
         Ok(())
     }
 
-    /// Waits until every gateway answers with outcomes and all that was accepted before is settled.
+    /// Waits until every gateway answers with outcomes and all that was accepted before is settled,
+    /// and then until all answers are outcomes again.
     async fn recover(&self, healed: Instant) -> Result<()> {
         let database = &self.system.database;
+        let mut recovered = None;
         loop {
-            let settled = unsettled(&self.load, database, healed).await;
-            let (settled, waiting) = match settled {
-                Ok(waiting) => (waiting == 0, format!("{waiting} updates")),
-                Err(error) => (false, format!("{error:#}")),
-            };
+            let now = Instant::now();
             let decided = self.load.record.all_decide_since(healed);
-            let took = healed.elapsed();
-            if settled && decided {
-                self.diary.note(format!("recovered in {took:.2?}"));
+            let waiting = match unsettled(&self.load, database, healed).await {
+                Ok(0) => None,
+                Ok(count) => Some(format!("{count} updates")),
+                Err(error) => Some(format!("{error:#}")),
+            };
+            if decided && waiting.is_none() {
+                recovered.get_or_insert_with(|| healed.elapsed());
+            }
+            let worse = self.load.record.worse_since(healed);
+            let is_well = now.duration_since(worse.unwrap_or(healed)) >= WELL_FOR;
+            if let (Some(recovered), true) = (recovered, is_well) {
+                let unease = worse.map_or(Duration::ZERO, |worse| worse.duration_since(healed));
+                self.diary.note(format!(
+                    "recovered in {recovered:.2?}; all answers are outcomes since {unease:.2?}"
+                ));
                 let mut tally = self.tally();
-                tally.longest_recovery = tally.longest_recovery.max(took);
+                tally.longest_recovery = tally.longest_recovery.max(recovered);
+                tally.longest_unease = tally.longest_unease.max(unease);
                 return Ok(());
             }
             ensure!(
-                took < RECOVERY_LIMIT,
+                healed.elapsed() < RECOVERY_LIMIT,
                 "the system did not recover within {} s: all gateways decide: {decided}; not \
-                settled: {waiting}",
-                RECOVERY_LIMIT.as_secs()
+                settled: {waiting:?}; the last answer without an outcome: {:?} ago",
+                RECOVERY_LIMIT.as_secs(),
+                worse.map(|worse| worse.elapsed())
             );
             sleep(LOOK_EVERY).await;
         }
