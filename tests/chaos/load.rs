@@ -31,6 +31,9 @@ const PATIENCE: Duration = Duration::from_secs(8);
 /// Updates whose answer is compared with what the other gateway shows next, of a hundred.
 const COMPARED: usize = 5;
 
+/// Updates with a key that are sent to both gateways at once, of a hundred.
+const TWICE: usize = 5;
+
 /// What the clients share.
 pub(crate) struct Load {
     pub(crate) client: Client,
@@ -92,7 +95,14 @@ impl Load {
             let gateway = random.below(self.addresses.len());
             let compared = random.percent(COMPARED);
             let mut pause = random.millis(0, 150);
-            if !self.post(&update, gateway, false, compared).await {
+            if update.has_key && random.percent(TWICE) {
+                let other = self.other(gateway);
+                let (one, two) = (
+                    self.post(&update, gateway, false, compared),
+                    self.post(&update, other, false, false),
+                );
+                tokio::join!(one, two);
+            } else if !self.post(&update, gateway, false, compared).await {
                 if !update.has_key {
                     // Nobody can tell that it is the same: it is another one.
                     update.text += " again";
