@@ -119,8 +119,8 @@ fn draw_fault(random: &mut Random, members: usize) -> Fault {
         48..54 => Fault::Restart { server, away },
         54..60 => Fault::KillServer { server, away },
         60..67 => Fault::StallServer { server, time: time.min(Duration::from_secs(12)) },
-        67..87 => draw_cut(random, members, server),
-        87..92 => Fault::Alarm { time: random.millis(500, 12_000) },
+        67..85 => draw_cut(random, members, server),
+        85..90 => Fault::Alarm { time: random.millis(500, 12_000) },
         _ => Fault::Reshape {
             partitions: 1 + random.below(16) as u16,
             killed_after: random.percent(40).then(|| random.millis(0, 4_000)),
