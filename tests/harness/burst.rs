@@ -89,6 +89,8 @@ pub struct Sent {
     pub number: usize,
     /// The gateway that answered.
     pub gateway: usize,
+    /// Whether the client waited for the outcome.
+    pub waited: bool,
     /// When it was sent.
     pub at: Instant,
     /// When its answer was there.
@@ -139,14 +141,9 @@ impl Burst {
         Ok(burst)
     }
 
-    /// Waits until a client is told such a thing about an update that it sends from now on to this
+    /// Waits until a client gets such an answer to an update that it sends from now on to this
     /// gateway.
-    pub async fn hears(
-        &self,
-        gateway: usize,
-        what: &str,
-        mut such: impl FnMut(&Told) -> bool,
-    ) -> Result<()> {
+    async fn hears(&self, gateway: usize, what: &str, such: impl Fn(&Sent) -> bool) -> Result<()> {
         let (now, mut looked) = (Instant::now(), 0);
         eventually(&format!("gateway {gateway} answers {what}"), async || {
             let seen = self.shared.seen();
@@ -155,9 +152,7 @@ impl Burst {
             }
             let fresh = seen.sent.get(looked..).unwrap_or_default();
             looked = seen.sent.len();
-            Ok(fresh
-                .iter()
-                .any(|sent| sent.gateway == gateway && sent.at > now && such(&sent.told)))
+            Ok(fresh.iter().any(|sent| sent.gateway == gateway && sent.at > now && such(sent)))
         })
         .await
     }
@@ -165,27 +160,41 @@ impl Burst {
     /// Waits until every gateway answers with outcomes.
     pub async fn is_decided(&self) -> Result<()> {
         for gateway in 0..self.shared.addresses.len() {
-            self.hears(gateway, "with an outcome", |told| matches!(told, Told::Decided(_))).await?;
+            self.is_decided_by(gateway).await?;
         }
         Ok(())
     }
 
-    /// Waits until every gateway accepts updates without their outcome.
+    /// Waits until this gateway answers with outcomes.
+    pub async fn is_decided_by(&self, gateway: usize) -> Result<()> {
+        let such = |sent: &Sent| matches!(sent.told, Told::Decided(_));
+        self.hears(gateway, "with an outcome", such).await
+    }
+
+    /// Waits until every gateway accepts updates whose outcome does not come.
     pub async fn is_accepted(&self) -> Result<()> {
         for gateway in 0..self.shared.addresses.len() {
-            self.hears(gateway, "202", |told| matches!(told, Told::Accepted(_))).await?;
+            self.is_accepted_by(gateway).await?;
         }
         Ok(())
+    }
+
+    /// Waits until this gateway accepts an update whose outcome does not come.
+    pub async fn is_accepted_by(&self, gateway: usize) -> Result<()> {
+        let such = |sent: &Sent| sent.waited && matches!(sent.told, Told::Accepted(_));
+        self.hears(gateway, "202 to one that waits", such).await
+    }
+
+    /// Waits until this gateway does not know whether an update was queued.
+    pub async fn is_unknown_to(&self, gateway: usize) -> Result<()> {
+        let such = |sent: &Sent| matches!(sent.told, Told::Unknown(..));
+        self.hears(gateway, "that it does not know", such).await
     }
 
     /// Waits until this gateway refuses updates with a sentence that has these words.
-    pub async fn is_refused(&self, gateway: usize, words: &str) -> Result<()> {
-        self.hears(
-            gateway,
-            &format!("503, `{words}`"),
-            |told| matches!(told, Told::Refused(_, sentence) if sentence.contains(words)),
-        )
-        .await
+    pub async fn is_refused_by(&self, gateway: usize, words: &str) -> Result<()> {
+        let such = |sent: &Sent| matches!(&sent.told, Told::Refused(_, why) if why.contains(words));
+        self.hears(gateway, &format!("503, `{words}`"), such).await
     }
 
     /// Stops the clients once each has its last answer, and returns all that they sent.
@@ -278,7 +287,7 @@ impl Shared {
             }
             _ => bail!("{answer:?}"),
         };
-        Ok(Sent { number, gateway, at, answered, told })
+        Ok(Sent { number, gateway, waited: waits, at, answered, told })
     }
 }
 

@@ -8,11 +8,15 @@ use nix::sys::signal::Signal;
 
 use harness::{
     Fixture, System,
-    burst::{add_components, update},
+    burst::{Burst, Told, add_components, took_effect_once, update},
     eventually, replay, tests,
 };
 
-tests!(ten_thousand_updates_take_effect_exactly_once, a_burst_survives_the_death_of_a_worker,);
+tests!(
+    ten_thousand_updates_take_effect_exactly_once,
+    a_burst_survives_the_death_of_a_worker,
+    an_inbox_that_is_not_what_clients_were_told_is_noticed,
+);
 
 const CLIENTS: usize = 64;
 
@@ -76,5 +80,48 @@ async fn a_burst_survives_the_death_of_a_worker(fixture: Arc<Fixture>) -> Result
     inbox_has_exactly(&system, ids?).await?;
     replay::agrees(&system.database).await?;
     replay::holds_one_active_incident(&system.database).await?;
+    system.finish().await
+}
+
+/// The check that ends every burst looks at something: each damage to the inbox is found.
+async fn an_inbox_that_is_not_what_clients_were_told_is_noticed(
+    fixture: Arc<Fixture>,
+) -> Result<()> {
+    let system = System::start(&fixture).await?;
+    let burst = Burst::start(&system).await?;
+    eventually("there is an inbox to damage", async || {
+        Ok(system.count("SELECT count(*) FROM sdb_inbox").await? > 500)
+    })
+    .await?;
+    let mut sent = burst.stop().await?;
+    system.drained().await?;
+    took_effect_once(&system, &sent).await?;
+
+    // All of a component's updates at the places of others of it, the last one first.
+    let backwards = "UPDATE sdb_inbox SET position = -position WHERE component_id = 7";
+    let notices = async |damage: &str, repair: &str, sent: &[_], problem: &str| -> Result<()> {
+        system.sql(damage).await?;
+        let found = took_effect_once(&system, sent).await;
+        system.sql(repair).await?;
+        let found = found.err().with_context(|| format!("{damage}: nothing was noticed"))?;
+        ensure!(found.to_string().contains(problem), "{damage}: {found:#}");
+        Ok(())
+    };
+    notices(backwards, backwards, &sent, "but stands after it").await?;
+    let lose = "CREATE TABLE lost AS SELECT * FROM sdb_inbox ORDER BY position DESC LIMIT 1;
+        DELETE FROM sdb_inbox WHERE id = (SELECT id FROM lost)";
+    let find = "INSERT INTO sdb_inbox SELECT * FROM lost";
+    notices(lose, find, &sent, "is lost").await?;
+    let invent = "CREATE TABLE invented AS SELECT * FROM sdb_inbox LIMIT 1;
+        UPDATE invented SET id = (left(id::text, 24) || '000000000000')::uuid;
+        INSERT INTO sdb_inbox SELECT * FROM invented";
+    let forget = "DELETE FROM sdb_inbox WHERE id = (SELECT id FROM invented)";
+    notices(invent, forget, &sent, "nobody sent it").await?;
+    // One that was taken was refused, says the client.
+    let last = sent.last_mut().context("nothing was sent")?;
+    if let Told::Decided(id) | Told::Accepted(id) = last.told {
+        last.told = Told::Refused(Some(id), "not now".to_owned());
+    }
+    notices("", "", &sent, "took effect after `not now`").await?;
     system.finish().await
 }

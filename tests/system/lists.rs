@@ -12,7 +12,7 @@ use flate2::read::GzDecoder;
 use reqwest::{Method, header::HeaderMap};
 use serde_json::{Value, json};
 
-use harness::{Answer, Fixture, System, answer, eventually, tests};
+use harness::{Answer, Fixture, System, answer, eventually, eventually_within, tests};
 
 tests!(
     incidents_are_listed_with_the_newest_start_first,
@@ -34,6 +34,7 @@ tests!(
     head_has_the_headers_and_no_body,
     a_large_list_is_streamed_whole,
     a_reader_that_stops_keeps_others_from_large_lists_alone,
+    a_reader_that_takes_nothing_is_ended,
 );
 
 const INCIDENTS: &str = "/api/v1/incidents";
@@ -980,5 +981,36 @@ async fn a_reader_that_stops_keeps_others_from_large_lists_alone(
         Ok(list.status == 200 && serde_json::from_slice::<Value>(&list.bytes)?.is_array())
     })
     .await?;
+    system.finish().await
+}
+
+async fn a_reader_that_takes_nothing_is_ended(fixture: Arc<Fixture>) -> Result<()> {
+    let mut system = System::prepared(&fixture).await?;
+    system.start_worker(&[]).await?;
+    system.start_gateway(&[("SDB_MAX_LISTS", "1")]).await?;
+    system.components(&CATALOGUE[..2]).await?;
+    many(&system).await?;
+    let address = system.addresses[0].clone();
+    let mut slow =
+        tokio::task::spawn_blocking(move || begin_to_read(&address, INCIDENTS)).await??;
+    ensure!(get(&system, COMPONENTS, &[]).await?.status == 503, "it has no place");
+    // It gets 30 s; its place is another one's then, though it neither reads nor leaves.
+    eventually_within(Duration::from_secs(60), "large lists are sent again", async || {
+        let list = get(&system, COMPONENTS, &[]).await?;
+        ensure!([200, 503].contains(&list.status), "{}", list.status);
+        Ok(list.status == 200)
+    })
+    .await?;
+    let rest = tokio::task::spawn_blocking(move || {
+        let mut rest = Vec::new();
+        // What was sent to it before is there still; whether its end is a reset does not matter.
+        slow.read_to_end(&mut rest).map(drop).or_else(|error| {
+            let ended = error.kind() == std::io::ErrorKind::ConnectionReset;
+            if ended { Ok(()) } else { Err(error) }
+        })?;
+        anyhow::Ok(rest)
+    })
+    .await??;
+    ensure!(!rest.ends_with(b"0\r\n\r\n"), "a list that was ended looks whole");
     system.finish().await
 }

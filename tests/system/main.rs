@@ -5,6 +5,7 @@ mod answers;
 mod burst;
 mod conformance;
 mod documents;
+mod failures;
 mod foreign_edits;
 mod idempotency;
 mod lists;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         burst::tests(),
         conformance::tests(),
         documents::tests(),
+        failures::tests(),
         foreign_edits::tests(),
         idempotency::tests(),
         lists::tests(),
@@ -46,7 +48,6 @@ fn main() -> ExitCode {
         spreading::tests(),
         tls::tests(),
     ];
-    // Servers die with the thread that starts them, which must therefore be this one.
     let harness = if arguments.list {
         None
     } else {

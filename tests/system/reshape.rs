@@ -65,7 +65,7 @@ async fn a_worker_that_is_killed_while_the_queues_are_emptied_loses_nothing(
     sqlx::query("SELECT 1 FROM sdb_scope FOR UPDATE").execute(&mut *held).await?;
     burst.is_accepted().await?;
     let killed = async {
-        burst.is_refused(0, "the number of partitions is being changed").await?;
+        burst.is_refused_by(0, "the number of partitions is being changed").await?;
         system.workers[0].signal(Signal::SIGKILL)?;
         Ok(held.rollback().await?)
     };

@@ -74,7 +74,7 @@ impl Clients<'_> {
                 202 => Told::Accepted(id),
                 _ => anyhow::bail!("{answer:?}"),
             };
-            let sent = Sent { number, gateway, at, answered: Instant::now(), told };
+            let sent = Sent { number, gateway, waited: true, at, answered: Instant::now(), told };
             self.sent.lock().ok().context("a client panicked")?.push(sent);
         }
         Ok(answer)

@@ -1,0 +1,135 @@
+//! More than the system takes at once: it refuses at the edge, keeps what it took, and holds no more
+//! in memory than it should.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use anyhow::{Result, ensure};
+use futures_util::future::try_join_all;
+use harness::{
+    Fixture, System, answer,
+    burst::{add_components, update},
+    eventually, replay, tests,
+};
+use reqwest::Method;
+use serde_json::json;
+use shared::component::ComponentId;
+
+use super::LISTS;
+
+tests!(updates_beyond_the_bound_in_flight_are_shed_at_once, a_storm_fills_the_queue_and_drains);
+
+async fn updates_beyond_the_bound_in_flight_are_shed_at_once(fixture: Arc<Fixture>) -> Result<()> {
+    let mut system = System::prepared(&fixture).await?;
+    system.start_gateway(&[("SDB_MAX_IN_FLIGHT", "4")]).await?;
+    system.components(&[("DNS", &[])]).await?;
+    let dns = json!({ "name": "DNS", "impact": 1 });
+    let in_flight: Vec<_> = (0..4)
+        .map(|_| tokio::spawn(answer(system.update(&dns).header("Prefer", "wait=30"))))
+        .collect();
+    let topology = system.topology().await?;
+    let queue = topology.queue(ComponentId(1).partition(topology.partitions));
+    eventually("four are in flight", async || Ok(system.waiting(&queue).await? == 4)).await?;
+
+    for _ in 0..20 {
+        let shed = system.post(&dns).await?;
+        let sentence = shed.body["message"].as_str().unwrap_or_default();
+        ensure!(
+            sentence.contains("Too many updates are in flight; nothing was queued"),
+            "{shed:?}"
+        );
+        ensure!(shed.status == 503 && shed.header("retry-after") == "1", "{shed:?}");
+    }
+    ensure!(in_flight.iter().all(|update| !update.is_finished()), "they were to be in flight");
+    // Everything else goes on.
+    for path in LISTS {
+        ensure!(system.get(path).await?.status == 200);
+    }
+
+    system.start_worker(&[]).await?;
+    let mut statuses = Vec::new();
+    for update in in_flight {
+        statuses.push(update.await??.status);
+    }
+    statuses.sort_unstable();
+    ensure!(statuses == [200, 200, 200, 201], "{statuses:?}");
+    ensure!(system.post(&dns).await?.status == 200);
+    ensure!(system.count("SELECT count(*) FROM sdb_inbox").await? == 5);
+    system.finish().await
+}
+
+/// Clients of the storm, and what each of them sends.
+const CLIENTS: usize = 64;
+const UPDATES: usize = 100;
+/// The most memory that a process may have had: programs that are not optimized.
+const MOST_MEMORY: u64 = 100 << 20;
+
+async fn a_storm_fills_the_queue_and_drains(fixture: Arc<Fixture>) -> Result<()> {
+    let mut system = System::bare(&fixture).await?;
+    let variables = [
+        ("SDB_DATABASE_URI", system.database_uri.as_str()),
+        ("SDB_QUEUE_LIMIT", "100"),
+        ("SDB_PARTITIONS", "4"),
+    ];
+    let (done, said) = fixture.command(&fixture.binaries.worker, &["migrate"], &variables).await?;
+    ensure!(done, "{said}");
+    system.start_worker(&[]).await?;
+    system.start_gateway(&[]).await?;
+    add_components(&system).await?;
+    // Someone holds what every decision needs.
+    let mut scope = system.database.begin().await?;
+    sqlx::query("SELECT FROM sdb_scope FOR UPDATE").execute(&mut *scope).await?;
+
+    let client = async |client: usize| -> Result<(Vec<String>, usize)> {
+        let (mut taken, mut refused) = (Vec::new(), 0);
+        for number in 0..UPDATES {
+            let update = system.update(&update(number * CLIENTS + client));
+            let answer = answer(update.header("Prefer", "respond-async")).await?;
+            match answer.status {
+                202 => taken.push(answer.header("update-id").to_owned()),
+                503 => {
+                    let sentence = answer.body["message"].as_str().unwrap_or_default();
+                    ensure!(
+                        sentence.contains("the queue is full; nothing was queued"),
+                        "{answer:?}"
+                    );
+                    ensure!(answer.header("retry-after") == "1", "{answer:?}");
+                    refused += 1;
+                }
+                _ => anyhow::bail!("{answer:?}"),
+            }
+        }
+        Ok((taken, refused))
+    };
+    let reader = async |path: &'static str| -> Result<()> {
+        for _ in 0..UPDATES {
+            let list = answer(system.request_to(0, Method::GET, path)).await?;
+            ensure!(list.status == 200, "{path}: {list:?}");
+        }
+        Ok(())
+    };
+    let (clients, readers) =
+        tokio::join!(try_join_all((0..CLIENTS).map(client)), try_join_all(LISTS.map(reader)));
+    readers?;
+    let (taken, refused): (Vec<_>, Vec<_>) = clients?.into_iter().unzip();
+    let (taken, refused) = (taken.concat(), refused.into_iter().sum::<usize>());
+    // Four queues, and what the worker holds of them.
+    ensure!(taken.len() >= 4 * 100 && refused > taken.len(), "{} and {refused}", taken.len());
+    ensure!(system.count("SELECT count(*) FROM sdb_inbox").await? == 0);
+
+    scope.rollback().await?;
+    system.drained().await?;
+    let inbox: Vec<String> =
+        sqlx::query_scalar("SELECT id::text FROM sdb_inbox").fetch_all(&system.database).await?;
+    ensure!(inbox.len() == taken.len(), "{} rows for {} updates", inbox.len(), taken.len());
+    let ids = |ids: Vec<String>| ids.into_iter().collect::<BTreeSet<_>>();
+    ensure!(ids(inbox) == ids(taken), "the inbox has other updates");
+    replay::agrees(&system.database).await?;
+    replay::holds_one_active_incident(&system.database).await?;
+    ensure!(system.post(&update(0)).await?.status == 200);
+
+    for process in system.gateways.iter().chain(&system.workers) {
+        let peak = process.peak_memory()?;
+        ensure!(peak < MOST_MEMORY, "a process had {} MiB", peak >> 20);
+    }
+    system.finish().await
+}
