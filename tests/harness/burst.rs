@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    ops::Range,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -141,60 +142,77 @@ impl Burst {
         Ok(burst)
     }
 
-    /// Waits until a client gets such an answer to an update that it sends from now on to this
-    /// gateway.
-    async fn hears(&self, gateway: usize, what: &str, such: impl Fn(&Sent) -> bool) -> Result<()> {
+    /// Waits until each of these gateways has given such an answer to an update that was sent from
+    /// now on.
+    async fn hears(
+        &self,
+        gateways: impl IntoIterator<Item = usize>,
+        what: &str,
+        such: impl Fn(&Sent) -> bool,
+    ) -> Result<()> {
         let (now, mut looked) = (Instant::now(), 0);
-        eventually(&format!("gateway {gateway} answers {what}"), async || {
+        let mut missing: BTreeSet<usize> = gateways.into_iter().collect();
+        eventually(&format!("gateways {missing:?} answer {what}"), async || {
             let seen = self.shared.seen();
             if let Some(wrong) = &seen.wrong {
                 bail!("{wrong}");
             }
-            let fresh = seen.sent.get(looked..).unwrap_or_default();
+            for sent in seen.sent.get(looked..).unwrap_or_default() {
+                if sent.at > now && such(sent) {
+                    missing.remove(&sent.gateway);
+                }
+            }
             looked = seen.sent.len();
-            Ok(fresh.iter().any(|sent| sent.gateway == gateway && sent.at > now && such(sent)))
+            Ok(missing.is_empty())
         })
         .await
     }
 
+    /// All gateways.
+    fn everyone(&self) -> Range<usize> {
+        0..self.shared.addresses.len()
+    }
+
     /// Waits until every gateway answers with outcomes.
     pub async fn is_decided(&self) -> Result<()> {
-        for gateway in 0..self.shared.addresses.len() {
-            self.is_decided_by(gateway).await?;
-        }
-        Ok(())
+        self.decide(self.everyone()).await
     }
 
     /// Waits until this gateway answers with outcomes.
     pub async fn is_decided_by(&self, gateway: usize) -> Result<()> {
+        self.decide([gateway]).await
+    }
+
+    async fn decide(&self, gateways: impl IntoIterator<Item = usize>) -> Result<()> {
         let such = |sent: &Sent| matches!(sent.told, Told::Decided(_));
-        self.hears(gateway, "with an outcome", such).await
+        self.hears(gateways, "with an outcome", such).await
     }
 
     /// Waits until every gateway accepts updates whose outcome does not come.
     pub async fn is_accepted(&self) -> Result<()> {
-        for gateway in 0..self.shared.addresses.len() {
-            self.is_accepted_by(gateway).await?;
-        }
-        Ok(())
+        self.accept(self.everyone()).await
     }
 
     /// Waits until this gateway accepts an update whose outcome does not come.
     pub async fn is_accepted_by(&self, gateway: usize) -> Result<()> {
+        self.accept([gateway]).await
+    }
+
+    async fn accept(&self, gateways: impl IntoIterator<Item = usize>) -> Result<()> {
         let such = |sent: &Sent| sent.waited && matches!(sent.told, Told::Accepted(_));
-        self.hears(gateway, "202 to one that waits", such).await
+        self.hears(gateways, "202 to one that waits", such).await
     }
 
     /// Waits until this gateway does not know whether an update was queued.
     pub async fn is_unknown_to(&self, gateway: usize) -> Result<()> {
         let such = |sent: &Sent| matches!(sent.told, Told::Unknown(..));
-        self.hears(gateway, "that it does not know", such).await
+        self.hears([gateway], "that it does not know", such).await
     }
 
     /// Waits until this gateway refuses updates with a sentence that has these words.
     pub async fn is_refused_by(&self, gateway: usize, words: &str) -> Result<()> {
         let such = |sent: &Sent| matches!(&sent.told, Told::Refused(_, why) if why.contains(words));
-        self.hears(gateway, &format!("503, `{words}`"), such).await
+        self.hears([gateway], &format!("503, `{words}`"), such).await
     }
 
     /// Stops the clients once each has its last answer, and returns all that they sent.

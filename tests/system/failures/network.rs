@@ -80,7 +80,7 @@ async fn a_gateways_connections_to_rabbitmq_are_reset(fixture: Arc<Fixture>) -> 
     for times in 1..=3 {
         proxy.reset();
         eventually("the gateway notices", async || {
-            Ok(system.gateways[0].log()?.matches("to RabbitMQ is lost").count() == times)
+            Ok(system.gateways[0].log()?.matches("to RabbitMQ is given up").count() >= times)
         })
         .await?;
         burst.is_decided().await?;
@@ -134,7 +134,7 @@ async fn a_workers_connections_to_rabbitmq_are_reset(fixture: Arc<Fixture>) -> R
 /// Waits until the first worker's sessions have ended so often.
 async fn consumes_no_more(system: &System, times: usize) -> Result<()> {
     eventually("the worker notices", async || {
-        Ok(system.workers[0].log()?.matches("the session with RabbitMQ ended").count() >= times)
+        Ok(system.workers[0].log()?.matches("this worker's part ended").count() >= times)
     })
     .await
 }
@@ -143,7 +143,7 @@ async fn consumes_no_more(system: &System, times: usize) -> Result<()> {
 async fn consumes_again(system: &System) -> Result<()> {
     eventually("the worker consumes again", async || {
         let log = system.workers[0].log()?;
-        let last = log.rsplit("the session with RabbitMQ ended").next().unwrap_or_default();
+        let last = log.rsplit("this worker's part ended").next().unwrap_or_default();
         Ok(last.contains("\"consuming\""))
     })
     .await
