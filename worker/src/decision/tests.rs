@@ -3,7 +3,6 @@
 
 mod cases;
 mod conformance;
-mod naive;
 mod properties;
 mod world;
 

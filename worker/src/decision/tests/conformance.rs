@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
+use model::{Answer, Incident, Post, World};
 use serde::{
     Deserialize, Deserializer,
     de::{MapAccess, Visitor},
@@ -14,10 +15,7 @@ use shared::{
     timestamp::Timestamp,
 };
 
-use super::{
-    at,
-    world::{Answer, Incident, Post, World},
-};
+use super::{at, world::apply_batch};
 use crate::history;
 
 const RECORDINGS: &str = include_str!("../../../../tests/data/v1-scenarios.json");
@@ -197,7 +195,7 @@ impl Scenario {
         let mut world = self.world();
         let mut answers = Vec::new();
         for batch in self.updates(&world).chunks(batch_size) {
-            answers.extend(world.apply_batch(batch));
+            answers.extend(apply_batch(&mut world, batch));
         }
         assert_eq!(answers.len(), self.answers.len(), "scenario {seed}");
         for (place, (answer, recorded)) in answers.iter().zip(&self.answers).enumerate() {

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use model::{Answer, Incident, Post, World};
 use proptest::{
     bool::weighted,
     collection::vec,
@@ -20,10 +21,7 @@ use shared::{
     timestamp::Timestamp,
 };
 
-use super::{
-    at, naive,
-    world::{Answer, Incident, Post, World},
-};
+use super::{at, world::apply_batch};
 
 /// Components 1 to 5 get updates; 6 only ever stands in incidents.
 const COMPONENTS: i32 = 6;
@@ -127,7 +125,7 @@ impl History {
         batches: &Batches<'_>,
         watch: impl FnMut(&World, &World, &[Answer]) -> TestCaseResult,
     ) -> Result<(World, Vec<Answer>), TestCaseError> {
-        self.play(batches, World::apply_batch, watch)
+        self.play(batches, apply_batch, watch)
     }
 
     /// Checks what holds after each batch, in small batches and in large ones.
@@ -357,7 +355,7 @@ fn active_system_incidents(world: &World) -> impl Iterator<Item = (&IncidentId, 
 
 /// Applies the updates one by one as the naive telling of the rules does.
 fn naively(world: &mut World, posts: &[Post]) -> Vec<Answer> {
-    posts.iter().map(|post| naive::apply(world, post)).collect()
+    posts.iter().map(|post| model::apply(world, post)).collect()
 }
 
 fn unwatched(_: &World, _: &World, _: &[Answer]) -> TestCaseResult {
@@ -384,11 +382,11 @@ fn check_repetition(history: &History) -> TestCaseResult {
         for post in posts {
             let mut once = world.clone();
             let mut twice = world.clone();
-            let first = once.apply_batch(std::slice::from_ref(post));
-            let both = twice.apply_batch(&[post.clone(), post.clone()]);
+            let first = apply_batch(&mut once, std::slice::from_ref(post));
+            let both = apply_batch(&mut twice, &[post.clone(), post.clone()]);
             assert_eq!(first, both[..1]);
             assert_eq!(once, twice, "the repetition changes nothing in the same batch");
-            let again = twice.apply_batch(std::slice::from_ref(post));
+            let again = apply_batch(&mut twice, std::slice::from_ref(post));
             assert_eq!(once, twice, "nor does it in the next one");
             assert_eq!(again, both[1..]);
 

@@ -1,7 +1,10 @@
-//! The rules a second time, from the contract and without a look at the decision: update by update
-//! on all incidents there are, each rule as it is written, and the words spelt out.
+//! The rules of the contract a second time, for tests: from its text and without a look at the
+//! decision, update by update on all incidents there are, each rule as it is written, and the words
+//! spelt out.
 
-use std::collections::BTreeSet;
+#![expect(clippy::unwrap_used, reason = "a model that meets an incident it does not have is wrong")]
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use shared::{
     component::{Component, ComponentId},
@@ -11,10 +14,91 @@ use shared::{
     timestamp::Timestamp,
 };
 
-use super::world::{Answer, Incident, Post, World};
+/// An incident with everything that an update may look at or change.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Incident {
+    /// Its title.
+    pub text: String,
+    /// `Maintenance` makes it a maintenance.
+    pub impact: Impact,
+    /// Its start, possibly to come.
+    pub start: Timestamp,
+    /// Its end, possibly to come.
+    pub end: Option<Timestamp>,
+    /// Whether the system opened it and no person took it over since.
+    pub system: bool,
+    /// The components that it affects.
+    pub components: BTreeSet<ComponentId>,
+    /// Times and texts, oldest first.
+    pub updates: Vec<(Timestamp, String)>,
+}
+
+impl Incident {
+    /// Whether updates may change it.
+    #[must_use]
+    pub fn is_active_system_incident(&self) -> bool {
+        self.system && self.end.is_none() && self.impact != Impact::Maintenance
+    }
+}
+
+/// A status update and the time at which it is decided.
+#[derive(Clone, Debug)]
+pub struct Post {
+    /// The component that shows it.
+    pub component: ComponentId,
+    /// The impact, never `Maintenance`.
+    pub impact: Impact,
+    /// The title of an incident that it opens.
+    pub text: String,
+    /// When it is decided.
+    pub at: Timestamp,
+}
+
+/// What the client is told: the rule, and the incident as it stood right after the update.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer {
+    /// The rule.
+    pub reason: Reason,
+    /// The incident that holds or covers the component.
+    pub id: IncidentId,
+    /// Its title.
+    pub text: String,
+    /// Its impact.
+    pub impact: Impact,
+    /// Its start.
+    pub start: Timestamp,
+    /// Its end.
+    pub end: Option<Timestamp>,
+    /// Times and texts, oldest first.
+    pub updates: Vec<(Timestamp, String)>,
+}
+
+/// All that a database has of incidents.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct World {
+    /// The components.
+    pub catalogue: BTreeMap<ComponentId, Component>,
+    /// The incidents and maintenances.
+    pub incidents: BTreeMap<IncidentId, Incident>,
+}
+
+impl World {
+    /// The id that the next incident gets: ids are given once and in order.
+    #[must_use]
+    pub fn next_id(&self) -> IncidentId {
+        IncidentId(self.incidents.keys().next_back().map_or(1, |last| last.0 + 1))
+    }
+
+    /// Adds an incident under the next id.
+    pub fn add(&mut self, incident: Incident) -> IncidentId {
+        let id = self.next_id();
+        self.incidents.insert(id, incident);
+        id
+    }
+}
 
 /// Applies one update; says what its client is told.
-pub(super) fn apply(world: &mut World, post: &Post) -> Answer {
+pub fn apply(world: &mut World, post: &Post) -> Answer {
     let (reason, holder) = follow_the_rules(world, post);
     let Incident { text, impact, start, end, updates, .. } = world.incidents[&holder].clone();
     Answer { reason, id: holder, text, impact, start, end, updates }
