@@ -4,6 +4,7 @@ pub mod burst;
 mod process;
 pub mod proxy;
 pub mod replay;
+pub mod simulation;
 mod system;
 
 use std::{

@@ -15,6 +15,7 @@ mod put_back;
 mod recovery;
 mod reshape;
 mod rolling_restart;
+mod simulation;
 mod spreading;
 mod tls;
 
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         recovery::tests(),
         reshape::tests(),
         rolling_restart::tests(),
+        simulation::tests(),
         spreading::tests(),
         tls::tests(),
     ];

@@ -48,6 +48,23 @@ pub enum Unusable {
     Refused(String),
 }
 
+/// What the bytes of a message from a partition say.
+///
+/// # Errors
+/// When they are not an update's.
+pub fn content(payload: &[u8]) -> Result<UpdateMessage, Unusable> {
+    UpdateMessage::decode(payload).map_err(Unusable::Unreadable)
+}
+
+/// The same for a message from the dead-letter queue, with what RabbitMQ says of it: it is not tried,
+/// but one that can't be read is the same whichever way it comes.
+///
+/// # Errors
+/// Always.
+pub fn content_given_up(payload: &[u8], why: String) -> Result<UpdateMessage, Unusable> {
+    content(payload).and(Err(Unusable::GivenUp(why)))
+}
+
 impl Incoming {
     /// The update's id: the gateway gives it to the message, too, so that it is known even where
     /// the bytes can't be read.
@@ -211,14 +228,19 @@ fn decide_batch<'a>(
         let update = match &incoming.content {
             Ok(update) => update,
             Err(error) => {
-                let known = incoming.update_id().and_then(|id| known.get(&id));
-                match (error, known) {
-                    // It was settled, and its acknowledgement lost.
-                    (Unusable::GivenUp(_) | Unusable::Refused(_), Some(known)) => {
-                        decided.fates.push(Fate::Known(known.clone()));
-                    }
+                let settled = match (error, incoming.update_id()) {
+                    // It may be settled, and only its acknowledgement lost.
+                    (Unusable::GivenUp(_) | Unusable::Refused(_), Some(id)) => match known.get(&id)
+                    {
+                        Some(known) => Some(Fate::Known(known.clone())),
+                        None => same_as(&mut places, id, place),
+                    },
                     // Whoever made a message that can't be read may have given it any id.
-                    (Unusable::Unreadable(_), Some(_)) | (_, None) => park(error.to_string()),
+                    (Unusable::Unreadable(_), _) | (_, None) => None,
+                };
+                match settled {
+                    Some(fate) => decided.fates.push(fate),
+                    None => park(error.to_string()),
                 }
                 continue;
             }
@@ -227,13 +249,10 @@ fn decide_batch<'a>(
             decided.fates.push(Fate::Known(known.clone()));
             continue;
         }
-        match places.entry(update.id) {
-            Entry::Occupied(first) => {
-                decided.fates.push(Fate::SameAs(*first.get()));
-                continue;
-            }
-            Entry::Vacant(vacant) => vacant.insert(place),
-        };
+        if let Some(fate) = same_as(&mut places, update.id, place) {
+            decided.fates.push(fate);
+            continue;
+        }
         let problem = match components.get(&update.component.id) {
             None => Some("is gone"),
             Some(current) if !update.component.is_still(current) => Some("now names another one"),
@@ -282,6 +301,17 @@ fn decide_batch<'a>(
         decided.fates.push(fate);
     }
     decided
+}
+
+/// The fate of a message whose update the batch has at an earlier place; none for the first one.
+fn same_as(places: &mut HashMap<UpdateId, usize>, id: UpdateId, place: usize) -> Option<Fate> {
+    match places.entry(id) {
+        Entry::Occupied(first) => Some(Fate::SameAs(*first.get())),
+        Entry::Vacant(vacant) => {
+            vacant.insert(place);
+            None
+        }
+    }
 }
 
 /// The incident that holds or covers a component, as it stands now; its id is known only for one

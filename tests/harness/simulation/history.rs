@@ -1,0 +1,165 @@
+//! What happens in a simulation, and how it is drawn.
+
+use proptest::{collection::vec, option, prelude::*, sample::select};
+use shared::impact::Impact;
+
+/// Components that updates are about.
+pub(super) const COMPONENTS: i32 = 5;
+const STEPS: usize = 70;
+const TITLES: [&str; 3] = ["Incident", "it's <down>", "R&D \"lab\" unreachable"];
+
+/// What happens, in order, from an empty database with one worker.
+#[derive(Clone, Debug)]
+pub struct History(pub Vec<Step>);
+
+/// Something that happens.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// A gateway queues an update of a component; those with the same key are sent again, perhaps
+    /// with another meaning.
+    Post {
+        /// The component's id.
+        component: i32,
+        /// The impact.
+        impact: Impact,
+        /// The title.
+        title: &'static str,
+        /// The idempotency key.
+        key: Option<u8>,
+        /// What is wrong with the message.
+        flaw: Option<Flaw>,
+    },
+    /// A message is delivered again, after all that is queued.
+    Redeliver(Pick),
+    /// A message is delivered from the dead-letter queue, perhaps though it was settled.
+    GiveUp(Pick),
+    /// A worker takes a batch of what is delivered to it.
+    Work(Pick, usize, End),
+    /// Two workers take a batch each at the same time.
+    Together(Pick, Pick, usize),
+    /// A worker joins: the partitions are shared anew.
+    Join,
+    /// A worker leaves, with nothing in its hands.
+    Leave(Pick),
+    /// A worker takes a batch and stalls before its transaction; the others miss it.
+    Stall(Pick, usize),
+    /// All workers that stalled go on with what they have in their hands.
+    Wake,
+    /// Someone else writes.
+    Edit(Edit),
+    /// An operator puts all back that is parked.
+    PutBack,
+}
+
+/// One of those that there are at that moment: this one, counted round and round.
+#[derive(Clone, Copy, Debug)]
+pub struct Pick(pub usize);
+
+impl Pick {
+    pub(super) const fn of(self, count: usize) -> usize {
+        self.0 % count
+    }
+}
+
+/// What is wrong with a message.
+#[derive(Clone, Copy, Debug)]
+pub enum Flaw {
+    /// Its bytes are cut off.
+    Unreadable,
+    /// It has a version that nobody knows.
+    Version,
+}
+
+/// How a worker's batch ends.
+#[derive(Clone, Copy, Debug)]
+pub enum End {
+    /// Committed, acknowledged, replied.
+    Done,
+    /// The worker is killed after the commit, before the acknowledgement.
+    KilledAfterCommit,
+    /// The worker is killed when its transaction was waited for so often.
+    KilledIn(usize),
+}
+
+/// What operators do, through the Python dashboard or by hand.
+#[derive(Clone, Debug)]
+pub enum Edit {
+    /// An open incident or maintenance ends.
+    Close(Pick),
+    /// A system incident becomes a manual one, with a word from the operator.
+    TakeOver(Pick),
+    /// A component is taken out of an incident.
+    Separate(Pick, Pick),
+    /// A manual incident that ended goes on.
+    Reopen(Pick),
+    /// A manual incident or, without impact, a maintenance is added: its components, its start and its
+    /// end in hours from now.
+    Add(Vec<i32>, Option<Impact>, i32, Option<i32>),
+    /// An incident is deleted with all that belongs to it.
+    Delete(Pick),
+    /// A component gets another name: its id now means another one.
+    Rename(i32),
+    /// A component goes; when it is gone, it comes back.
+    Toggle(i32),
+}
+
+pub(super) fn histories() -> impl Strategy<Value = History> {
+    vec(step(), 1..=STEPS).prop_map(History)
+}
+
+fn pick() -> impl Strategy<Value = Pick> {
+    (0..1_000_usize).prop_map(Pick)
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        20 => post(),
+        5 => pick().prop_map(Step::Redeliver),
+        1 => pick().prop_map(Step::GiveUp),
+        12 => (pick(), 1..12_usize, end()).prop_map(|(w, n, end)| Step::Work(w, n, end)),
+        3 => (pick(), pick(), 1..12_usize)
+            .prop_map(|(a, b, n)| Step::Together(a, b, n)),
+        3 => Just(Step::Join),
+        1 => pick().prop_map(Step::Leave),
+        2 => (pick(), 1..12_usize).prop_map(|(worker, n)| Step::Stall(worker, n)),
+        2 => Just(Step::Wake),
+        6 => edit().prop_map(Step::Edit),
+        2 => Just(Step::PutBack),
+    ]
+}
+
+fn post() -> impl Strategy<Value = Step> {
+    let flaw = prop_oneof![
+        15 => Just(None),
+        1 => select(&[Flaw::Unreadable, Flaw::Version][..]).prop_map(Some),
+    ];
+    let key = option::weighted(0.2, 0..4_u8);
+    (1..=COMPONENTS, select(&Impact::REPORTABLE[..]), select(&TITLES[..]), key, flaw).prop_map(
+        |(component, impact, title, key, flaw)| Step::Post { component, impact, title, key, flaw },
+    )
+}
+
+fn end() -> impl Strategy<Value = End> {
+    prop_oneof![
+        6 => Just(End::Done),
+        1 => Just(End::KilledAfterCommit),
+        3 => (1..30_usize).prop_map(End::KilledIn),
+    ]
+}
+
+fn edit() -> impl Strategy<Value = Edit> {
+    let impact = option::of(select(&Impact::REPORTABLE[..]));
+    let add = (vec(1..=COMPONENTS, 0..3), impact, -2..2, option::of(-1..3));
+    prop_oneof![
+        3 => pick().prop_map(Edit::Close),
+        1 => pick().prop_map(Edit::TakeOver),
+        2 => (pick(), pick()).prop_map(|(incident, which)| Edit::Separate(incident, which)),
+        1 => pick().prop_map(Edit::Reopen),
+        2 => add.prop_map(|(components, impact, start, end)| {
+            Edit::Add(components, impact, start, end)
+        }),
+        1 => pick().prop_map(Edit::Delete),
+        1 => (1..=COMPONENTS).prop_map(Edit::Rename),
+        4 => (1..=COMPONENTS).prop_map(Edit::Toggle),
+    ]
+}
