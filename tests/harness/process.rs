@@ -44,10 +44,14 @@ impl Process {
         Ok(Self { child, log })
     }
 
+    /// Its id.
+    pub fn pid(&self) -> Result<u32> {
+        self.child.id().context("the process has ended")
+    }
+
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        let pid = self.child.id().context("the process has ended")?;
-        Ok(kill(Pid::from_raw(pid.try_into()?), signal)?)
+        Ok(kill(Pid::from_raw(self.pid()?.try_into()?), signal)?)
     }
 
     /// Whether it runs still.
@@ -57,10 +61,18 @@ impl Process {
 
     /// The most memory that it ever had, in bytes.
     pub fn peak_memory(&self) -> Result<u64> {
-        let pid = self.child.id().context("the process has ended")?;
-        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kib = peak.and_then(|peak| peak.split_ascii_whitespace().next());
+        self.bytes_of("VmHWM:")
+    }
+
+    /// The memory that it has now, in bytes.
+    pub fn memory(&self) -> Result<u64> {
+        self.bytes_of("VmRSS:")
+    }
+
+    fn bytes_of(&self, name: &str) -> Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()?))?;
+        let value = status.lines().find_map(|line| line.strip_prefix(name));
+        let kib = value.and_then(|value| value.split_ascii_whitespace().next());
         Ok(kib.context("the system does not tell")?.parse::<u64>()? * 1024)
     }
 

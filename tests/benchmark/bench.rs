@@ -1,0 +1,259 @@
+//! What all measurements share: servers, systems, generators and the report.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use deploy::{binaries::Binaries, servers::Servers};
+use harness::{Fixture, System, burst::add_components};
+use serde_json::Value;
+use tokio::time::sleep;
+
+use crate::{
+    load::{Generators, Outcome, Request},
+    report::{Load, Report, Row},
+    usage::{Meter, Usage},
+};
+
+/// Default settings, and the log as it is in production.
+const SETTINGS: [(&str, &str); 1] = [("SDB_LOG", "info")];
+/// How often a start is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(2);
+/// How long a system that is at rest is looked at, and what it may use of a core meanwhile.
+const REST: Duration = Duration::from_millis(200);
+const RESTING_SHARE: f64 = 0.15;
+/// Longer than what a load leaves behind takes.
+const REST_LIMIT: Duration = Duration::from_secs(60);
+/// Longer than any start takes.
+const START_LIMIT: Duration = Duration::from_secs(20);
+
+/// How much is measured.
+#[derive(Clone, Copy)]
+pub(crate) struct Scale {
+    /// A run of a rate.
+    pub(crate) time: Duration,
+    /// Runs, of which the median counts.
+    pub(crate) runs: usize,
+    /// Updates in a backlog.
+    pub(crate) backlog: u64,
+    /// Closed incidents of a grown database.
+    pub(crate) incidents: u32,
+    /// Rows of its inbox.
+    pub(crate) inbox: u64,
+}
+
+/// What is measured with.
+pub(crate) struct Bench {
+    pub(crate) scale: Scale,
+    pub(crate) folder: PathBuf,
+    pub(crate) generators: Generators,
+    pub(crate) report: Report,
+    servers: Arc<Servers>,
+    binaries: Arc<Binaries>,
+    /// Systems that were made.
+    names: BTreeSet<String>,
+}
+
+impl Bench {
+    pub(crate) fn new(
+        scale: Scale,
+        folder: &Path,
+        generators: Generators,
+        servers: Servers,
+        binaries: Binaries,
+    ) -> Self {
+        Self {
+            scale,
+            folder: folder.to_owned(),
+            generators,
+            report: Report::default(),
+            servers: Arc::new(servers),
+            binaries: Arc::new(binaries),
+            names: BTreeSet::new(),
+        }
+    }
+
+    /// A database and a virtual host with the catalogue, and no process yet.
+    pub(crate) async fn prepared(&mut self, name: &str) -> Result<System> {
+        ensure!(self.names.insert(name.to_owned()), "two systems are called {name}");
+        let folder = self.folder.join(name);
+        std::fs::create_dir(&folder)?;
+        let fixture = Arc::new(Fixture {
+            servers: self.servers.clone(),
+            own_postgres: None,
+            binaries: self.binaries.clone(),
+            name: format!("benchmark_{name}"),
+            folder,
+        });
+        let system = System::prepared(&fixture).await?;
+        add_components(&system).await?;
+        Ok(system)
+    }
+
+    /// The same with a worker and a gateway.
+    pub(crate) async fn system(&mut self, name: &str) -> Result<System> {
+        let mut system = self.prepared(name).await?;
+        start_worker(&mut system).await?;
+        start_gateway(&mut system).await?;
+        Ok(system)
+    }
+
+    /// Runs a load several times, each time with something else right after it, so that both see
+    /// the same machine; returns the medians of both.
+    pub(crate) async fn alternate(
+        &mut self,
+        what: &str,
+        system: &System,
+        mut load: impl AsyncFnMut(&Generators, Duration) -> Result<Outcome>,
+        mut other: impl AsyncFnMut(&Generators, Duration) -> Result<Option<Outcome>>,
+    ) -> Result<(Outcome, Option<Outcome>)> {
+        say(what);
+        // Connections are made, code is loaded, caches fill.
+        load(&self.generators, Duration::from_secs(1)).await?;
+        at_rest(system).await?;
+        let (mut outcomes, mut others) = (Vec::new(), Vec::new());
+        let mut usage = Usage::default();
+        for _ in 0..self.scale.runs {
+            let meter = Meter::start(system)?;
+            outcomes.push(load(&self.generators, self.scale.time).await?);
+            usage = usage.plus(meter.stop()?);
+            at_rest(system).await?;
+            others.extend(other(&self.generators, self.scale.time).await?);
+        }
+        let outcome = median(&outcomes)?;
+        // The CPU time is that of all runs, and so must their requests be.
+        let requests = outcomes.iter().map(|run| run.requests).sum();
+        let failed = outcomes.iter().map(|run| run.failed).sum();
+        self.note_failures(what, failed);
+        let shown = Outcome {
+            requests,
+            failed,
+            seconds: requests as f64 / (outcome.requests as f64 / outcome.seconds),
+            ..outcome
+        };
+        self.report.loads.push(Load { what: what.to_owned(), outcome: shown, usage });
+        Ok((outcome, median(&others).ok()))
+    }
+
+    /// Runs a load several times and returns the median.
+    pub(crate) async fn repeat(
+        &mut self,
+        what: &str,
+        system: &System,
+        load: impl AsyncFnMut(&Generators, Duration) -> Result<Outcome>,
+    ) -> Result<Outcome> {
+        Ok(self.alternate(what, system, load, async |_, _| Ok(None)).await?.0)
+    }
+
+    pub(crate) fn add(&mut self, row: Row) {
+        self.report.rows.push(row);
+    }
+
+    fn note_failures(&mut self, what: &str, failed: u64) {
+        if failed > 0 {
+            self.report.notes.push(format!("{what}: {failed} requests failed."));
+        }
+    }
+}
+
+/// A closed loop on the first gateway of a system.
+pub(crate) async fn closed(
+    generators: &Generators,
+    system: &System,
+    request: &Request,
+    connections: usize,
+    time: Duration,
+) -> Result<Outcome> {
+    generators.closed(address(system)?, request, connections, time).await
+}
+
+/// The first gateway's address.
+pub(crate) fn address(system: &System) -> Result<&str> {
+    Ok(system.addresses.first().context("there is no gateway")?)
+}
+
+/// The run with the median rate, with the medians of the latencies.
+pub(crate) fn median(outcomes: &[Outcome]) -> Result<Outcome> {
+    let mut sorted = outcomes.to_vec();
+    sorted.sort_by(|one, other| one.rate().total_cmp(&other.rate()));
+    let middle = *sorted.get(sorted.len() / 2).context("nothing was run")?;
+    let of = |latency: fn(&Outcome) -> Option<f64>| {
+        middle_of(outcomes.iter().filter_map(latency).collect())
+    };
+    Ok(Outcome {
+        p50: of(|outcome| outcome.p50),
+        p99: of(|outcome| outcome.p99),
+        // The worst of all is what it is called.
+        max: outcomes.iter().filter_map(|outcome| outcome.max).reduce(f64::max),
+        ..middle
+    })
+}
+
+pub(crate) fn middle_of(mut figures: Vec<f64>) -> Option<f64> {
+    figures.sort_by(f64::total_cmp);
+    figures.get(figures.len() / 2).copied()
+}
+
+/// Starts a worker, and returns how long it took to consume.
+pub(crate) async fn start_worker(system: &mut System) -> Result<Duration> {
+    let begin = Instant::now();
+    let worker = system.launch("worker", &SETTINGS)?;
+    while !worker.log()?.contains("\"consuming\"") {
+        ensure!(begin.elapsed() < START_LIMIT, "the worker does not consume: {}", worker.log()?);
+        sleep(LOOK_EVERY).await;
+    }
+    let took = begin.elapsed();
+    system.workers.push(worker);
+    Ok(took)
+}
+
+/// Starts a gateway, and returns how long it took to be ready.
+pub(crate) async fn start_gateway(system: &mut System) -> Result<Duration> {
+    let begin = Instant::now();
+    let gateway = system.launch("gateway", &SETTINGS)?;
+    let address = loop {
+        let log = gateway.log()?;
+        let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let address = lines.filter_map(|line| line["address"].as_str().map(str::to_owned)).next();
+        if let Some(address) = address {
+            break address;
+        }
+        ensure!(begin.elapsed() < START_LIMIT, "the gateway has no address: {log}");
+        sleep(LOOK_EVERY).await;
+    };
+    let url = format!("http://{address}/readyz");
+    loop {
+        let answer = system.client.get(&url).send().await?;
+        if answer.status() == 200 && answer.json::<Value>().await?["status"] == "ready" {
+            break;
+        }
+        ensure!(begin.elapsed() < START_LIMIT, "the gateway is not ready: {}", gateway.log()?);
+        sleep(LOOK_EVERY).await;
+    }
+    let took = begin.elapsed();
+    system.addresses.push(address);
+    system.gateways.push(gateway);
+    Ok(took)
+}
+
+/// Waits until the system does nothing any more: what a load left behind must not run beside what
+/// comes next.
+pub(crate) async fn at_rest(system: &System) -> Result<()> {
+    let begin = Instant::now();
+    loop {
+        let meter = Meter::start(system)?;
+        sleep(REST).await;
+        if meter.stop()?.of_system() < REST.as_secs_f64() * RESTING_SHARE {
+            return Ok(());
+        }
+        ensure!(begin.elapsed() < REST_LIMIT, "the system does not come to rest");
+    }
+}
+
+pub(crate) fn say(what: &str) {
+    eprintln!("benchmark: {what}");
+}

@@ -1,0 +1,143 @@
+//! What a long history costs.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use futures_util::future::try_join_all;
+use harness::System;
+use shared::timestamp::Timestamp;
+
+use crate::{
+    bench::{Bench, address, closed, say, start_gateway, start_worker},
+    history,
+    load::Request,
+    report::{Row, Target, Unit},
+    updates::CONNECTIONS,
+};
+
+/// Lists over 4 MiB that a gateway streams at once.
+const STREAMS: usize = 4;
+/// Incidents of a page.
+const PAGE: i64 = 100;
+/// The page that is compared with the first, if there are so many.
+const FAR_PAGE: i64 = 1_000;
+/// Requests a second for the incidents that stand.
+const ASKED: u32 = 200;
+
+pub(crate) async fn grown(bench: &mut Bench) -> Result<()> {
+    let (incidents, inbox) = (bench.scale.incidents, bench.scale.inbox);
+    let empty = bench.system("empty").await?;
+    let mut grown = bench.prepared("grown").await?;
+    let history = format!("{incidents} closed incidents and {inbox} decided updates");
+    say(&format!("making {history}"));
+    history::add_incidents(&grown, incidents, 5, 2, true).await?;
+    history::add_inbox(&grown, inbox).await?;
+    history::settle(&grown).await?;
+    start_worker(&mut grown).await?;
+    start_gateway(&mut grown).await?;
+
+    streamed(bench, &grown).await?;
+
+    let request = Request::Post(Vec::new());
+    let what = format!("POST with its outcome, {history}");
+    // The empty one is warmed up like the grown one.
+    let warm = Duration::from_secs(1);
+    closed(&bench.generators, &empty, &request, CONNECTIONS, warm).await?;
+    let (posts, others) = bench
+        .alternate(
+            &what,
+            &grown,
+            async |generators, time| closed(generators, &grown, &request, CONNECTIONS, time).await,
+            async |generators, time| {
+                Ok(Some(closed(generators, &empty, &request, CONNECTIONS, time).await?))
+            },
+        )
+        .await?;
+    let others = others.context("the empty one was not asked")?;
+    bench.add(
+        Row::new(what, posts.rate(), Unit::PerSecond)
+            .beside("an empty database", others.rate(), Unit::PerSecond)
+            .target(Target::RatioAtLeast(0.9)),
+    );
+
+    let request = Request::Get("/api/v1/incidents?active=true".to_owned(), Vec::new());
+    let what = format!("GET /api/v1/incidents?active=true at a steady {ASKED}/s");
+    let active = bench
+        .repeat(&what, &grown, async |generators, time| {
+            generators.steady(address(&grown)?, &request, ASKED, time).await
+        })
+        .await?;
+    let p99 = active.p99.unwrap_or_default();
+    bench
+        .add(Row::new(format!("{what}, p99"), p99, Unit::Milliseconds).target(Target::Below(10.0)));
+    pages(bench, &grown).await
+}
+
+/// The whole list by several readers at once, before anything else: the peak is theirs.
+async fn streamed(bench: &mut Bench, grown: &System) -> Result<()> {
+    say("the full list");
+    let url = format!("http://{}/api/v1/incidents", address(grown)?);
+    let begin = Instant::now();
+    let sizes = try_join_all((0..STREAMS).map(|_| async {
+        let mut answer = grown.client.get(&url).send().await?;
+        ensure!(answer.status() == 200, "the full list: {}", answer.status());
+        let mut size = 0;
+        while let Some(chunk) = answer.chunk().await? {
+            size += chunk.len();
+        }
+        Ok(size)
+    }));
+    let megabytes = sizes.await?.iter().sum::<usize>() as f64 / 1e6;
+    let seconds = begin.elapsed().as_secs_f64();
+    let gateway = grown.gateways.first().context("there is no gateway")?;
+    let peak = gateway.peak_memory()? as f64 / f64::from(1 << 20);
+    bench.add(
+        Row::new(
+            format!(
+                "gateway's peak memory, the full list of {:.0} MB to {STREAMS} readers at once",
+                megabytes / STREAMS as f64
+            ),
+            peak,
+            Unit::Mebibytes,
+        )
+        .target(Target::Below(100.0)),
+    );
+    bench.report.notes.push(format!(
+        "The full list had {:.0} MB/s for all {STREAMS} readers together.",
+        megabytes / seconds
+    ));
+    Ok(())
+}
+
+/// A page far down against the first.
+async fn pages(bench: &mut Bench, grown: &System) -> Result<()> {
+    let all = grown.count("SELECT count(*) FROM incident").await?;
+    let far = FAR_PAGE.min(all / PAGE);
+    // Where the page before ends.
+    let (start, id): (Timestamp, i32) = sqlx::query_as(
+        "SELECT start_date, id FROM incident ORDER BY start_date DESC, id DESC OFFSET $1 LIMIT 1",
+    )
+    .bind((far - 1) * PAGE - 1)
+    .fetch_one(&grown.database)
+    .await?;
+    let first = Request::Get(format!("/api/v1/incidents?limit={PAGE}"), Vec::new());
+    let path = format!("/api/v1/incidents?limit={PAGE}&cursor={}.{id}", start.as_micros());
+    let last = Request::Get(path, Vec::new());
+    let what = format!("GET /api/v1/incidents?limit={PAGE}, page {far}, one connection");
+    let (deep, top) = bench
+        .alternate(
+            &what,
+            grown,
+            async |generators, time| closed(generators, grown, &last, 1, time).await,
+            async |generators, time| Ok(Some(closed(generators, grown, &first, 1, time).await?)),
+        )
+        .await?;
+    let top = top.context("the first page was not asked for")?;
+    let p50 = |outcome: crate::load::Outcome| outcome.p50.unwrap_or_default();
+    bench.add(Row::new(format!("{what}, p50"), p50(deep), Unit::Milliseconds).beside(
+        "page 1",
+        p50(top),
+        Unit::Milliseconds,
+    ));
+    Ok(())
+}
