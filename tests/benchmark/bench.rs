@@ -1,4 +1,4 @@
-//! What all measurements share: servers, systems, generators and the report.
+//! What all measurements share: servers, systems, generator and the report.
 
 use std::{
     collections::BTreeSet,
@@ -14,7 +14,7 @@ use serde_json::Value;
 use tokio::time::sleep;
 
 use crate::{
-    load::{Generators, Outcome, Request},
+    load::{Generator, Outcome, Request},
     report::{Load, Report, Row},
     usage::{Meter, Usage},
 };
@@ -50,7 +50,7 @@ pub(crate) struct Scale {
 pub(crate) struct Bench {
     pub(crate) scale: Scale,
     pub(crate) folder: PathBuf,
-    pub(crate) generators: Generators,
+    pub(crate) generator: Generator,
     pub(crate) report: Report,
     servers: Arc<Servers>,
     binaries: Arc<Binaries>,
@@ -62,14 +62,14 @@ impl Bench {
     pub(crate) fn new(
         scale: Scale,
         folder: &Path,
-        generators: Generators,
+        generator: Generator,
         servers: Servers,
         binaries: Binaries,
     ) -> Self {
         Self {
             scale,
             folder: folder.to_owned(),
-            generators,
+            generator,
             report: Report::default(),
             servers: Arc::new(servers),
             binaries: Arc::new(binaries),
@@ -108,21 +108,21 @@ impl Bench {
         &mut self,
         what: &str,
         system: &System,
-        mut load: impl AsyncFnMut(&Generators, Duration) -> Result<Outcome>,
-        mut other: impl AsyncFnMut(&Generators, Duration) -> Result<Option<Outcome>>,
+        mut load: impl AsyncFnMut(&Generator, Duration) -> Result<Outcome>,
+        mut other: impl AsyncFnMut(&Generator, Duration) -> Result<Option<Outcome>>,
     ) -> Result<(Outcome, Option<Outcome>)> {
         say(what);
         // Connections are made, code is loaded, caches fill.
-        load(&self.generators, Duration::from_secs(1)).await?;
+        load(&self.generator, Duration::from_secs(1)).await?;
         at_rest(system).await?;
         let (mut outcomes, mut others) = (Vec::new(), Vec::new());
         let mut usage = Usage::default();
         for _ in 0..self.scale.runs {
             let meter = Meter::start(system)?;
-            outcomes.push(load(&self.generators, self.scale.time).await?);
+            outcomes.push(load(&self.generator, self.scale.time).await?);
             usage = usage.plus(meter.stop()?);
             at_rest(system).await?;
-            others.extend(other(&self.generators, self.scale.time).await?);
+            others.extend(other(&self.generator, self.scale.time).await?);
         }
         let outcome = median(&outcomes)?;
         // The CPU time is that of all runs, and so must their requests be.
@@ -144,7 +144,7 @@ impl Bench {
         &mut self,
         what: &str,
         system: &System,
-        load: impl AsyncFnMut(&Generators, Duration) -> Result<Outcome>,
+        load: impl AsyncFnMut(&Generator, Duration) -> Result<Outcome>,
     ) -> Result<Outcome> {
         Ok(self.alternate(what, system, load, async |_, _| Ok(None)).await?.0)
     }
@@ -162,13 +162,13 @@ impl Bench {
 
 /// A closed loop on the first gateway of a system.
 pub(crate) async fn closed(
-    generators: &Generators,
+    generator: &Generator,
     system: &System,
     request: &Request,
     connections: usize,
     time: Duration,
 ) -> Result<Outcome> {
-    generators.closed(address(system)?, request, connections, time).await
+    generator.closed(address(system)?, request, connections, time).await
 }
 
 /// The first gateway's address.

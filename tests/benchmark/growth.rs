@@ -42,14 +42,14 @@ pub(crate) async fn grown(bench: &mut Bench) -> Result<()> {
     let what = format!("POST with its outcome, {history}");
     // The empty one is warmed up like the grown one.
     let warm = Duration::from_secs(1);
-    closed(&bench.generators, &empty, &request, CONNECTIONS, warm).await?;
+    closed(&bench.generator, &empty, &request, CONNECTIONS, warm).await?;
     let (posts, others) = bench
         .alternate(
             &what,
             &grown,
-            async |generators, time| closed(generators, &grown, &request, CONNECTIONS, time).await,
-            async |generators, time| {
-                Ok(Some(closed(generators, &empty, &request, CONNECTIONS, time).await?))
+            async |generator, time| closed(generator, &grown, &request, CONNECTIONS, time).await,
+            async |generator, time| {
+                Ok(Some(closed(generator, &empty, &request, CONNECTIONS, time).await?))
             },
         )
         .await?;
@@ -63,8 +63,8 @@ pub(crate) async fn grown(bench: &mut Bench) -> Result<()> {
     let request = Request::Get("/api/v1/incidents?active=true".to_owned(), Vec::new());
     let what = format!("GET /api/v1/incidents?active=true at a steady {ASKED}/s");
     let active = bench
-        .repeat(&what, &grown, async |generators, time| {
-            generators.steady(address(&grown)?, &request, ASKED, time).await
+        .repeat(&what, &grown, async |generator, time| {
+            generator.steady(address(&grown)?, &request, ASKED, time).await
         })
         .await?;
     let p99 = active.p99.unwrap_or_default();
@@ -128,8 +128,8 @@ async fn pages(bench: &mut Bench, grown: &System) -> Result<()> {
         .alternate(
             &what,
             grown,
-            async |generators, time| closed(generators, grown, &last, 1, time).await,
-            async |generators, time| Ok(Some(closed(generators, grown, &first, 1, time).await?)),
+            async |generator, time| closed(generator, grown, &last, 1, time).await,
+            async |generator, time| Ok(Some(closed(generator, grown, &first, 1, time).await?)),
         )
         .await?;
     let top = top.context("the first page was not asked for")?;

@@ -43,11 +43,11 @@ pub(crate) async fn small(bench: &mut Bench) -> Result<()> {
         .alternate(
             &what,
             &system,
-            async |generators, time| {
-                closed(generators, &system, &list(path), CONNECTIONS, time).await
+            async |generator, time| {
+                closed(generator, &system, &list(path), CONNECTIONS, time).await
             },
-            async |generators, time| {
-                Ok(Some(generators.closed(&bare.address, &list("/"), CONNECTIONS, time).await?))
+            async |generator, time| {
+                Ok(Some(generator.closed(&bare.address, &list("/"), CONNECTIONS, time).await?))
             },
         )
         .await?;
@@ -59,8 +59,8 @@ pub(crate) async fn small(bench: &mut Bench) -> Result<()> {
         .alternate(
             &unchanged,
             &system,
-            async |generators, time| {
-                closed(generators, &system, &conditional, CONNECTIONS, time).await
+            async |generator, time| {
+                closed(generator, &system, &conditional, CONNECTIONS, time).await
             },
             async |_, time| {
                 Ok(Some(yardsticks::one_row_reads(&system.database_uri, READERS, time).await?))
@@ -104,12 +104,12 @@ pub(crate) async fn large(bench: &mut Bench) -> Result<()> {
             .alternate(
                 &what,
                 &system,
-                async |generators, time| {
-                    closed(generators, &system, &list(path), CONNECTIONS, time).await
+                async |generator, time| {
+                    closed(generator, &system, &list(path), CONNECTIONS, time).await
                 },
-                async |generators, time| {
+                async |generator, time| {
                     let whole = list("/");
-                    Ok(Some(generators.closed(&bare.address, &whole, CONNECTIONS, time).await?))
+                    Ok(Some(generator.closed(&bare.address, &whole, CONNECTIONS, time).await?))
                 },
             )
             .await?;

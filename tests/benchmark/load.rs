@@ -1,4 +1,4 @@
-//! The load generators: `wrk` for as many requests as can be had, `oha` for a steady rate.
+//! The load generator, oha: as many requests as can be had, or a steady rate of them.
 
 use std::{
     path::{Path, PathBuf},
@@ -13,18 +13,6 @@ use tokio::process::Command;
 
 /// Updates before they repeat: each component with each impact as often as a burst has it.
 const BODIES: usize = 5_000;
-/// Its `done` prints what wrk measured, in a form that can be read.
-const WRK_DONE: &str = r#"
-function done(summary, latency, requests)
-    local errors = summary.errors
-    io.write(string.format(
-        "\n{\"requests\":%d,\"micros\":%d,\"failed\":%d,\"p50\":%.3f,\"p99\":%.3f,\"max\":%.3f}\n",
-        summary.requests, summary.duration,
-        errors.connect + errors.read + errors.write + errors.status + errors.timeout,
-        latency:percentile(50) / 1000, latency:percentile(99) / 1000, latency.max / 1000))
-end
-"#;
-
 /// What is asked.
 #[derive(Clone, Debug)]
 pub(crate) enum Request {
@@ -54,27 +42,20 @@ impl Outcome {
     }
 }
 
-/// The generators, and where they find what they send.
-pub(crate) struct Generators {
-    wrk: PathBuf,
+/// The generator, and where it finds what it sends.
+pub(crate) struct Generator {
     oha: PathBuf,
-    folder: PathBuf,
+    bodies: PathBuf,
     token: String,
 }
 
-impl Generators {
-    /// Writes the updates that they send.
-    pub(crate) fn prepare(
-        wrk: PathBuf,
-        oha: PathBuf,
-        folder: &Path,
-        token: String,
-    ) -> Result<Self> {
-        let folder = folder.join("load");
-        std::fs::create_dir(&folder)?;
-        let bodies: Vec<String> = (0..BODIES).map(|n| burst::update(n).to_string()).collect();
-        std::fs::write(folder.join("bodies"), bodies.join("\n"))?;
-        Ok(Self { wrk, oha, folder, token })
+impl Generator {
+    /// Writes the updates that it sends.
+    pub(crate) fn prepare(oha: PathBuf, folder: &Path, token: String) -> Result<Self> {
+        let all: Vec<String> = (0..BODIES).map(|n| burst::update(n).to_string()).collect();
+        let bodies = folder.join("bodies");
+        std::fs::write(&bodies, all.join("\n"))?;
+        Ok(Self { oha, bodies, token })
     }
 
     /// As many requests as so many connections get answered, each sending its next one when it
@@ -86,28 +67,7 @@ impl Generators {
         connections: usize,
         time: Duration,
     ) -> Result<Outcome> {
-        let script = self.folder.join("wrk.lua");
-        std::fs::write(&script, self.script(request))?;
-        let threads = connections.min(2);
-        let mut command = Command::new(&self.wrk);
-        command
-            .args(["--timeout", "30s", "--threads", &threads.to_string()])
-            .args(["--connections", &connections.to_string()])
-            .args(["--duration", &format!("{}s", time.as_secs().max(1))])
-            .arg("--script")
-            .arg(&script)
-            .arg(format!("http://{address}{}", path(request)));
-        let printed = output(command).await?;
-        let line = printed.lines().rfind(|line| line.starts_with('{'));
-        let said: Value = serde_json::from_str(line.context("wrk printed no result")?)?;
-        Ok(Outcome {
-            requests: said["requests"].as_u64().unwrap_or_default(),
-            seconds: said["micros"].as_f64().unwrap_or_default() / 1e6,
-            failed: said["failed"].as_u64().unwrap_or_default(),
-            p50: said["p50"].as_f64(),
-            p99: said["p99"].as_f64(),
-            max: said["max"].as_f64(),
-        })
+        self.run(address, request, time, &["-c", &connections.to_string()]).await
     }
 
     /// So many requests a second, whatever becomes of those before: latency counts from when a
@@ -119,22 +79,26 @@ impl Generators {
         rate: u32,
         time: Duration,
     ) -> Result<Outcome> {
+        let how = ["-c", "64", "-q", &rate.to_string(), "--latency-correction"];
+        self.run(address, request, time, &how).await
+    }
+
+    async fn run(
+        &self,
+        address: &str,
+        request: &Request,
+        time: Duration,
+        how: &[&str],
+    ) -> Result<Outcome> {
         let mut command = Command::new(&self.oha);
-        command
-            .args(["--no-tui", "--output-format", "json", "--latency-correction"])
-            .args(["-c", "64", "-q", &rate.to_string()])
-            .args([
-                "-z",
-                &format!("{}s", time.as_secs().max(1)),
-                "--wait-ongoing-requests-after-deadline",
-            ])
-            // One thread: the programs under test need the others.
-            .args(["--worker-threads", "1", "--disable-compression"]);
+        command.args(["--no-tui", "--output-format", "json", "--disable-compression"]).args(how);
+        // What is under way at the end counts, and so does the time that it takes.
+        command.args(["-w", "-t", "30s", "-z", &format!("{}s", time.as_secs().max(1))]);
         for (name, value) in self.headers(request) {
             command.arg("-H").arg(format!("{name}: {value}"));
         }
         if matches!(request, Request::Post(_)) {
-            command.args(["-m", "POST", "-Z"]).arg(self.folder.join("bodies"));
+            command.args(["-m", "POST", "-Z"]).arg(&self.bodies);
         }
         command.arg(format!("http://{address}{}", path(request)));
         let said: Value = serde_json::from_str(&output(command).await?)?;
@@ -169,37 +133,6 @@ impl Generators {
             }
             Request::Get(_, headers) => headers.clone(),
         }
-    }
-
-    fn script(&self, request: &Request) -> String {
-        let mut script = String::from(WRK_DONE);
-        for (name, value) in self.headers(request) {
-            script.push_str(&format!("wrk.headers[{name:?}] = {value:?}\n"));
-        }
-        if matches!(request, Request::Post(_)) {
-            // Requests are put together before the measurement. Each thread begins at another.
-            script.push_str(&format!(
-                r#"
-local requests, place, threads = {{}}, 0, 0
-function setup(thread)
-    thread:set("first", threads * {BODIES} / 2)
-    threads = threads + 1
-end
-function init(args)
-    for body in io.lines({:?}) do
-        requests[#requests + 1] = wrk.format("POST", nil, nil, body)
-    end
-    place = math.floor(first)
-end
-function request()
-    place = place % #requests + 1
-    return requests[place]
-end
-"#,
-                self.folder.join("bodies")
-            ));
-        }
-        script
     }
 }
 

@@ -29,7 +29,7 @@ use serde_json::json;
 
 use crate::{
     bench::{Bench, Scale, say},
-    load::Generators,
+    load::Generator,
 };
 
 /// Measures the system and prints a table. Release builds only.
@@ -98,15 +98,15 @@ fn run(arguments: &Arguments) -> Result<()> {
         say("this is not a release build: its figures mean nothing");
     }
     let begin = Instant::now();
-    let (wrk, oha) = (tools::wrk()?, tools::oha()?);
+    let oha = tools::oha()?;
     let binaries = binaries::build()?;
     let folder =
         PathBuf::from(format!("/var/tmp/status-dashboard-benchmark-{}", std::process::id()));
     fs::create_dir(&folder)?;
     let servers = Servers::start(&folder.join("servers"))?;
     let token = token(SECRET, &json!({ CLAIM: "benchmark" }));
-    let generators = Generators::prepare(wrk, oha, &folder, token)?;
-    let mut bench = Bench::new(scale(arguments), &folder, generators, servers, binaries);
+    let generator = Generator::prepare(oha, &folder, token)?;
+    let mut bench = Bench::new(scale(arguments), &folder, generator, servers, binaries);
     let measured = runtime.block_on(measure(&mut bench, &arguments.only));
     // Whatever was measured before an error is shown.
     let machine = machine();

@@ -35,7 +35,7 @@ pub(crate) async fn post(bench: &mut Bench) -> Result<()> {
         .alternate(
             &what,
             &system,
-            async |generators, time| closed(generators, &system, &request, CONNECTIONS, time).await,
+            async |generator, time| closed(generator, &system, &request, CONNECTIONS, time).await,
             async |_, time| {
                 let published = publisher.publish(CONNECTIONS, time, u64::MAX).await?;
                 publisher.purge().await?;
@@ -67,8 +67,8 @@ pub(crate) async fn respond_async(bench: &mut Bench) -> Result<()> {
         .alternate(
             &what,
             &system,
-            async |generators, time| {
-                closed(generators, &system, &request, ASYNC_CONNECTIONS, time).await
+            async |generator, time| {
+                closed(generator, &system, &request, ASYNC_CONNECTIONS, time).await
             },
             async |_, time| {
                 let published = publisher.publish(ASYNC_CONNECTIONS, time, u64::MAX).await?;
@@ -147,8 +147,8 @@ pub(crate) async fn steady(bench: &mut Bench) -> Result<()> {
         .alternate(
             &what,
             &system,
-            async |generators, time| {
-                generators.steady(address(&system)?, &request, STEADY, time).await
+            async |generator, time| {
+                generator.steady(address(&system)?, &request, STEADY, time).await
             },
             async |_, _| {
                 let folder = servers.clone();
@@ -191,17 +191,17 @@ pub(crate) async fn mixed(bench: &mut Bench) -> Result<()> {
     {
         let alone = format!("{name} at a steady {STEADY}/s, alone");
         let alone = bench
-            .repeat(&alone, &system, async |generators, time| {
-                generators.steady(address(&system)?, watched, STEADY, time).await
+            .repeat(&alone, &system, async |generator, time| {
+                generator.steady(address(&system)?, watched, STEADY, time).await
             })
             .await?;
         let beside =
             format!("{name} at a steady {STEADY}/s, beside 32 connections that {others_name}");
         let mut storms = Vec::new();
         let both = bench
-            .repeat(&beside, &system, async |generators, time| {
-                let steady = generators.steady(address(&system)?, watched, STEADY, time);
-                let storm = closed(generators, &system, others, 32, time);
+            .repeat(&beside, &system, async |generator, time| {
+                let steady = generator.steady(address(&system)?, watched, STEADY, time);
+                let storm = closed(generator, &system, others, 32, time);
                 let (steady, storm) = tokio::try_join!(steady, storm)?;
                 storms.push(storm);
                 Ok(steady)

@@ -94,7 +94,7 @@ impl Meter {
 struct Ticks {
     parent: u32,
     own: u64,
-    /// Of the children that it has waited for: of this program, the load generators.
+    /// Of the children that it has waited for: of this program, the load generator.
     ended_children: u64,
 }
 
