@@ -114,10 +114,10 @@ impl Bench {
         say(what);
         // Connections are made, code is loaded, caches fill.
         load(&self.generator, Duration::from_secs(1)).await?;
-        at_rest(system).await?;
         let (mut outcomes, mut others) = (Vec::new(), Vec::new());
         let mut usage = Usage::default();
         for _ in 0..self.scale.runs {
+            at_rest(system).await?;
             let meter = Meter::start(system)?;
             outcomes.push(load(&self.generator, self.scale.time).await?);
             usage = usage.plus(meter.stop()?);
