@@ -19,7 +19,7 @@ tests!(
 /// The same histories in every run, so that a change that breaks something breaks the run that has
 /// it. `cargo run -p tests --bin simulation` draws others, and many more.
 const SEED: u64 = 1;
-const HISTORIES: u32 = 60;
+const HISTORIES: u32 = 150;
 
 async fn what_is_simulated_agrees_with_the_model(fixture: Arc<Fixture>) -> Result<()> {
     let system = System::bare(&fixture).await?;

@@ -8,10 +8,9 @@ use std::{
     future::{Future, poll_fn},
     pin::pin,
     task::Poll,
-    time::Duration,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use model::{Answer, World};
 use shared::{
     component::{Attribute, Component, ComponentId},
@@ -21,12 +20,13 @@ use shared::{
     update::UpdateId,
 };
 use sqlx::PgConnection;
-use tokio::time::sleep;
 use uuid::Uuid;
 use worker::{
     membership::MemberId,
     step::{ApplyError, Incoming, apply, content, content_given_up},
 };
+
+use crate::eventually;
 
 use super::{
     connect,
@@ -285,6 +285,8 @@ impl Rig {
         }
         self.beat().await?;
         let mut connection = self.connection().await?;
+        let backend: i32 =
+            sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut connection).await?;
         let incoming: Vec<Incoming> = batch.iter().map(Message::incoming).collect();
         let polls = match end {
             End::KilledIn(polls) => polls,
@@ -301,7 +303,8 @@ impl Rig {
             }
             Some(Err(error)) => bail!("the batch was refused: {error}"),
             None => {
-                self.close(connection).await?;
+                drop(connection);
+                self.has_noticed(backend).await?;
                 self.compare(&[(&batch, None)]).await?;
             }
         }
@@ -438,23 +441,15 @@ impl Rig {
         }
     }
 
-    /// Drops a connection in the middle of something, and waits until the server has noticed.
-    async fn close(&mut self, connection: PgConnection) -> Result<()> {
-        drop(connection);
-        for _ in 0..2_000 {
-            let others: i64 = sqlx::query_scalar(
-                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
-                    AND pid <> pg_backend_pid() AND backend_type = 'client backend'",
-            )
-            .fetch_one(&mut self.database)
-            .await?;
-            if others == self.idle.len() as i64 {
-                return Ok(());
-            }
-            sleep(Duration::from_millis(1)).await;
-        }
-        ensure!(false, "the server keeps a connection that was dropped");
-        Ok(())
+    /// Waits until the server has noticed that a connection was dropped in the middle of something.
+    async fn has_noticed(&mut self, backend: i32) -> Result<()> {
+        eventually("the server notices that a worker is gone", async || {
+            let there = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)";
+            let there: bool =
+                sqlx::query_scalar(there).bind(backend).fetch_one(&mut self.database).await?;
+            Ok(!there)
+        })
+        .await
     }
 }
 
