@@ -35,7 +35,7 @@ use crate::{
     membership::{Member, MemberId, MembershipError, Share},
     replies::ReplySender,
     settle::{Lapsed, settle},
-    step::{Incoming, Unusable, content, content_given_up},
+    step::{Incoming, Unusable},
 };
 
 /// What a consumer works with.
@@ -283,14 +283,14 @@ async fn lost(connection: &Connection) {
 impl Received {
     /// From a partition.
     fn update(queue: &Arc<str>, delivery: Delivery) -> Self {
-        let content = content(&delivery.data);
+        let content = UpdateMessage::decode(&delivery.data).map_err(Unusable::Unreadable);
         Self::new(queue, delivery, content)
     }
 
     /// From the dead-letter queue.
     fn dead_letter(queue: &Arc<str>, delivery: Delivery) -> Self {
-        let content = content_given_up(&delivery.data, why_dead(&delivery));
-        Self::new(queue, delivery, content)
+        let why = why_dead(&delivery);
+        Self::new(queue, delivery, Err(Unusable::GivenUp(why)))
     }
 
     fn new(queue: &Arc<str>, delivery: Delivery, content: Result<UpdateMessage, Unusable>) -> Self {

@@ -216,10 +216,15 @@ pub(crate) struct Parked<'a> {
 impl<'a> Parked<'a> {
     pub(crate) fn new(incoming: &'a Incoming, reason: String) -> Self {
         let update_id = incoming.update_id();
-        let delivery_key = match (&incoming.content, update_id, &incoming.message_id) {
-            (Ok(_) | Err(Unusable::GivenUp(_) | Unusable::Refused(_)), Some(id), _) => {
-                id.to_string()
+        let is_readable = match &incoming.content {
+            Ok(_) => true,
+            Err(Unusable::Unreadable(_)) => false,
+            Err(Unusable::GivenUp(_) | Unusable::Refused(_)) => {
+                UpdateMessage::decode(&incoming.payload).is_ok()
             }
+        };
+        let delivery_key = match (is_readable, update_id, &incoming.message_id) {
+            (true, Some(id), _) => id.to_string(),
             // Whoever made a message that can't be read may have given others the same id.
             (_, _, Some(id)) => format!("{id} {}", digest(&incoming.payload)),
             (_, _, None) => digest(&incoming.payload),

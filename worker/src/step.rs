@@ -48,23 +48,6 @@ pub enum Unusable {
     Refused(String),
 }
 
-/// What the bytes of a message from a partition say.
-///
-/// # Errors
-/// When they are not an update's.
-pub fn content(payload: &[u8]) -> Result<UpdateMessage, Unusable> {
-    UpdateMessage::decode(payload).map_err(Unusable::Unreadable)
-}
-
-/// The same for a message from the dead-letter queue, with what RabbitMQ says of it: it is not tried,
-/// but one that can't be read is the same whichever way it comes.
-///
-/// # Errors
-/// Always.
-pub fn content_given_up(payload: &[u8], why: String) -> Result<UpdateMessage, Unusable> {
-    content(payload).and(Err(Unusable::GivenUp(why)))
-}
-
 impl Incoming {
     /// The update's id: the gateway gives it to the message, too, so that it is known even where
     /// the bytes can't be read.

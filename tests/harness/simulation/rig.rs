@@ -23,7 +23,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 use worker::{
     membership::MemberId,
-    step::{ApplyError, Incoming, apply, content, content_given_up},
+    step::{ApplyError, Incoming, Unusable, apply},
 };
 
 use crate::eventually;
@@ -48,9 +48,9 @@ struct Message {
 impl Message {
     fn incoming(&self) -> Incoming {
         let content = if self.given_up {
-            content_given_up(&self.payload, "played".to_owned())
+            Err(Unusable::GivenUp("played".to_owned()))
         } else {
-            content(&self.payload)
+            UpdateMessage::decode(&self.payload).map_err(Unusable::Unreadable)
         };
         Incoming {
             queue: format!("p{}", self.component.partition(PARTITIONS)),
