@@ -24,6 +24,7 @@ use crate::{
     config::AuthConfig,
     config::Limits,
     error::ApiError,
+    list::{Cache, Versions},
     routes::{component_status, health, incidents, receipt, update},
     waiters::Waiters,
 };
@@ -51,6 +52,10 @@ pub(crate) struct App {
     pub(crate) streamed_lists: Arc<Semaphore>,
     /// One permit for each KiB of the lists that are held for their readers.
     pub(crate) held_lists: Arc<Semaphore>,
+    /// The lists that were written lately.
+    pub(crate) written_lists: Cache,
+    /// Tells whether they are what the database has.
+    pub(crate) versions: Versions,
     pub(crate) conflict: bool,
     pub(crate) inbox_days: u32,
     pub(crate) stop: CancellationToken,
@@ -85,6 +90,8 @@ impl App {
             in_flight: Semaphore::new(limits.in_flight),
             streamed_lists: Arc::new(Semaphore::new(limits.streamed_lists)),
             held_lists: Arc::new(Semaphore::new(HELD_KIB)),
+            written_lists: Cache::default(),
+            versions: Versions::new(database.clone()),
             conflict,
             inbox_days,
             stop,

@@ -1,6 +1,11 @@
-//! Serves a list: conditional, compressed, and streamed when it is too large to hold.
+//! Serves a list: conditional, compressed, from memory while nothing changed, and streamed when it is
+//! too large to hold.
 
-use std::{future::Future, io, sync::Arc, time::Duration};
+mod cache;
+mod version;
+mod writer;
+
+use std::{future::Future, sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
@@ -8,27 +13,28 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::{Bytes, BytesMut};
-use flate2::{Compression, write::GzEncoder};
-use futures_util::stream;
-use http_body_util::{BodyExt, Full};
-use shared::{telemetry::chain, timestamp::Timestamp};
-use sqlx::PgPool;
-use std::io::Write;
-use tokio::{sync::mpsc, time::timeout};
+use futures_util::{StreamExt, stream};
+use shared::telemetry::chain;
+use tokio::{
+    sync::{OwnedSemaphorePermit, mpsc},
+    time::timeout,
+};
 
+pub(crate) use self::{
+    cache::Cache,
+    version::Versions,
+    writer::{ListError, ListWriter},
+};
+use self::{cache::Written, version::Version, writer::Chunk};
 use crate::{app::App, error::ApiError};
 
 /// Bytes of an answer that are held before it is streamed instead.
 const HELD_BYTES: usize = 4 * 1024 * 1024;
-/// Bytes that are written at once.
-const CHUNK_BYTES: usize = 64 * 1024;
-/// Time that a reader may take for a chunk of a streamed list.
-const READER_LIMIT: Duration = Duration::from_secs(30);
 /// Time that a list waits for room in memory.
 const ROOM_LIMIT: Duration = Duration::from_secs(2);
 
 /// How the body is coded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Coding {
     Identity,
     Gzip,
@@ -61,127 +67,119 @@ impl Coding {
     }
 }
 
-/// What tells one state of the lists from another.
-///
-/// It is read before the rows: if they change between, the answer is newer than its tag, and the
-/// next comparison finds another tag.
-pub(crate) async fn tag(database: &PgPool, active: bool) -> Result<String, sqlx::Error> {
-    if !active {
-        let version: i64 =
-            sqlx::query_scalar("SELECT lists FROM sdb_version").fetch_one(database).await?;
-        return Ok(version.to_string());
-    }
-    // What stands now changes without a write, too, when a start or an end passes.
-    let (version, start, end): (i64, Option<Timestamp>, Option<Timestamp>) = sqlx::query_as(
-        "SELECT lists,
-            (SELECT max(start_date) FROM incident WHERE start_date <= now),
-            (SELECT max(end_date) FROM incident WHERE end_date <= now)
-        FROM sdb_version, (SELECT clock_timestamp() AT TIME ZONE 'UTC' AS now) AS clock",
-    )
-    .fetch_one(database)
-    .await?;
-    let micros = |instant: Option<Timestamp>| instant.map_or(0, Timestamp::as_micros);
-    Ok(format!("{version}-{:x}-{:x}", micros(start), micros(end)))
+/// Which list is asked for.
+pub(crate) struct Asked<'a> {
+    /// The request's headers.
+    pub(crate) headers: &'a HeaderMap,
+    /// Everything that the content depends on, beside the state of the lists.
+    pub(crate) list: String,
+    /// Whether it shows what stands now only.
+    pub(crate) active: bool,
 }
 
-/// Takes the bytes of a list, in pieces.
-pub(crate) struct ListWriter {
-    plain: Vec<u8>,
-    gzip: Option<GzEncoder<Vec<u8>>>,
-    chunks: mpsc::Sender<Result<Chunk, ListError>>,
-}
-
-/// A piece of a list. A list without its end was cut off, whatever cut it.
-enum Chunk {
-    Bytes(Bytes),
-    End,
-}
-
-/// Why a list ended early.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ListError {
-    #[error("the database failed")]
-    Database(#[from] sqlx::Error),
-    #[error("a row can't be written")]
-    Json(#[from] serde_json::Error),
-    #[error("the list can't be compressed")]
-    Compression(#[from] io::Error),
-    #[error("the reader is gone or too slow")]
-    Reader,
-    #[error("what was asked for is gone")]
-    Gone,
-    #[error("the writer of the list failed")]
-    Unfinished,
-}
-
-impl ListWriter {
-    /// Where to write JSON. [`ListWriter::advance`] passes it on.
-    pub(crate) fn buffer(&mut self) -> &mut Vec<u8> {
-        &mut self.plain
-    }
-
-    /// Passes on what was written, once it is enough; waits while the reader is behind.
-    pub(crate) async fn advance(&mut self) -> Result<(), ListError> {
-        if self.plain.len() < CHUNK_BYTES { Ok(()) } else { self.flush().await }
-    }
-
-    async fn flush(&mut self) -> Result<(), ListError> {
-        let ready = match &mut self.gzip {
-            None => std::mem::take(&mut self.plain),
-            Some(gzip) => {
-                gzip.write_all(&self.plain)?;
-                self.plain.clear();
-                std::mem::take(gzip.get_mut())
-            }
-        };
-        self.send(ready).await
-    }
-
-    async fn finish(mut self) -> Result<(), ListError> {
-        self.flush().await?;
-        if let Some(gzip) = self.gzip.take() {
-            let rest = gzip.finish()?;
-            self.send(rest).await?;
-        }
-        self.pass(Chunk::End).await
-    }
-
-    async fn send(&mut self, bytes: Vec<u8>) -> Result<(), ListError> {
-        if bytes.is_empty() { Ok(()) } else { self.pass(Chunk::Bytes(bytes.into())).await }
-    }
-
-    async fn pass(&mut self, chunk: Chunk) -> Result<(), ListError> {
-        match timeout(READER_LIMIT, self.chunks.send(Ok(chunk))).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(ListError::Reader),
-        }
-    }
-}
-
-/// Answers with a list that `produce` writes, or with 304 when the client has this one already.
+/// Answers with a list that `produce` writes, or that it has written for another request and that
+/// nothing has changed since; or with 304 when the client has this one already.
 ///
 /// # Errors
 /// 503 when the database fails before the answer begins, or too many lists are being streamed.
 pub(crate) async fn serve<P>(
     app: &Arc<App>,
-    headers: &HeaderMap,
-    tag: &str,
+    asked: Asked<'_>,
     produce: impl FnOnce(ListWriter) -> P,
 ) -> Result<Response, ApiError>
 where
     P: Future<Output = Result<ListWriter, ListError>> + Send + 'static,
 {
+    let Asked { headers, list, active } = asked;
     let coding = Coding::negotiate(headers);
-    let etag = format!("\"{tag}-{}\"", coding.name());
-    if matches(headers, &etag) {
-        return Ok(with_headers(StatusCode::NOT_MODIFIED.into_response(), &etag, coding));
+    let version = now(app, active).await?;
+    let tag = etag(version, coding);
+    if names(headers, &tag) {
+        return Ok(with_headers(StatusCode::NOT_MODIFIED.into_response(), &tag, coding));
     }
+    let response = current(app, list, active, coding, version, produce).await?;
+    if names(headers, "*") {
+        // Only now is it known that there is anything to have.
+        return Ok(with_headers(StatusCode::NOT_MODIFIED.into_response(), &tag, coding));
+    }
+    Ok(response)
+}
 
+/// The list as it is in memory, or as `produce` writes it.
+async fn current<P>(
+    app: &Arc<App>,
+    list: String,
+    active: bool,
+    coding: Coding,
+    version: Version,
+    produce: impl FnOnce(ListWriter) -> P,
+) -> Result<Response, ApiError>
+where
+    P: Future<Output = Result<ListWriter, ListError>> + Send + 'static,
+{
+    let slot = app.written_lists.slot(list, coding);
+    let mut written = slot.lock().await;
+    match written.as_ref().filter(|written| written.version() >= version) {
+        Some(Written::Held { version, body, next }) => {
+            return Ok(held(*version, body.clone(), next.clone(), coding));
+        }
+        Some(Written::TooLarge(_)) => {
+            drop(written);
+            let rendering = render(produce, coding).await?;
+            return respond(app, version, rendering, coding).await;
+        }
+        None => {}
+    }
+    // Read again, so that all who wait by now find what is written: their versions are no later.
+    // It is read before the rows: if they change between, the list is newer than its tag, and the
+    // next comparison finds another tag.
+    let version = now(app, active).await?;
+    match render(produce, coding).await? {
+        Rendering::Whole { body, next } => {
+            let body = hold(app, body).await?;
+            app.written_lists.make_room(body.len());
+            let response = held(version, body.clone(), next.clone(), coding);
+            *written = Some(Written::Held { version, body, next });
+            Ok(response)
+        }
+        part @ Rendering::Part { .. } => {
+            *written = Some(Written::TooLarge(version));
+            drop(written);
+            respond(app, version, part, coding).await
+        }
+    }
+}
+
+async fn now(app: &App, active: bool) -> Result<Version, ApiError> {
+    let version = app.versions.now().await?;
+    Ok(if active { version } else { version.without_windows() })
+}
+
+/// A list that was begun.
+enum Rendering {
+    Whole {
+        body: Bytes,
+        next: Option<HeaderValue>,
+    },
+    /// It is too large to be held.
+    Part {
+        begin: Bytes,
+        rest: mpsc::Receiver<Result<Chunk, ListError>>,
+        next: Option<HeaderValue>,
+    },
+}
+
+/// Lets the list be written, to its end or until it is too large to be held.
+async fn render<P>(
+    produce: impl FnOnce(ListWriter) -> P,
+    coding: Coding,
+) -> Result<Rendering, ApiError>
+where
+    P: Future<Output = Result<ListWriter, ListError>> + Send + 'static,
+{
     let (sender, mut chunks) = mpsc::channel(1);
     let errors = sender.clone();
-    let gzip = (coding == Coding::Gzip).then(|| GzEncoder::new(Vec::new(), Compression::fast()));
-    let writer = ListWriter { plain: Vec::new(), gzip, chunks: sender };
-    let produced = produce(writer);
+    let produced = produce(ListWriter::new(coding, sender));
     tokio::spawn(async move {
         let ended = match produced.await {
             Ok(writer) => writer.finish().await,
@@ -204,13 +202,12 @@ where
         }
     });
 
-    let mut held = BytesMut::new();
-    while held.len() < HELD_BYTES {
+    let (mut body, mut next) = (BytesMut::new(), None);
+    while body.len() < HELD_BYTES {
         match chunks.recv().await {
-            Some(Ok(Chunk::Bytes(chunk))) => held.extend_from_slice(&chunk),
-            Some(Ok(Chunk::End)) => {
-                return Ok(with_headers(hold(app, held.freeze()).await?, &etag, coding));
-            }
+            Some(Ok(Chunk::Next(link))) => next = Some(link),
+            Some(Ok(Chunk::Bytes(chunk))) => body.extend_from_slice(&chunk),
+            Some(Ok(Chunk::End)) => return Ok(Rendering::Whole { body: body.freeze(), next }),
             Some(Err(ListError::Gone)) => {
                 return Err(ApiError::new(StatusCode::NOT_FOUND, "Component does not exist"));
             }
@@ -219,38 +216,83 @@ where
             }
         }
     }
+    Ok(Rendering::Part { begin: body.freeze(), rest: chunks, next })
+}
 
+/// Answers with a list that is not kept for others.
+async fn respond(
+    app: &App,
+    version: Version,
+    rendering: Rendering,
+    coding: Coding,
+) -> Result<Response, ApiError> {
+    let (begin, rest, next) = match rendering {
+        Rendering::Whole { body, next } => {
+            return Ok(held(version, hold(app, body).await?, next, coding));
+        }
+        Rendering::Part { begin, rest, next } => (begin, rest, next),
+    };
     let permit = app.streamed_lists.clone().try_acquire_owned().map_err(|_| {
         ApiError::unavailable("Too many large lists are being read; try again, or use `limit`")
     })?;
-    let rest = stream::unfold(Some((chunks, permit)), |reading| async move {
+    let rest = stream::unfold(Some((rest, permit)), |reading| async move {
         let (mut chunks, permit) = reading?;
         match chunks.recv().await {
             Some(Ok(Chunk::Bytes(chunk))) => Some((Ok(chunk), Some((chunks, permit)))),
             Some(Ok(Chunk::End)) => None,
+            Some(Ok(Chunk::Next(_))) | None => Some((Err(ListError::Unfinished), None)),
             Some(Err(error)) => Some((Err(error), None)),
-            None => Some((Err(ListError::Unfinished), None)),
         }
     });
-    let first = stream::once(async { Ok(held.freeze()) });
-    let body = Body::from_stream(futures_util::StreamExt::chain(first, rest));
-    Ok(with_headers(Response::new(body), &etag, coding))
+    let body = Body::from_stream(stream::once(async { Ok(begin) }).chain(rest));
+    let response = with_next(Response::new(body), next);
+    Ok(with_headers(response, &etag(version, coding), coding))
 }
 
-/// An answer that is held in memory until its reader has it, once there is room for it.
-async fn hold(app: &App, bytes: Bytes) -> Result<Response, ApiError> {
+/// The bytes of a list and its share of the memory for lists, given back when its last reader has
+/// it and nobody keeps it any more.
+struct Room {
+    bytes: Bytes,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Room {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// Holds a list in memory, once there is room for it.
+async fn hold(app: &App, bytes: Bytes) -> Result<Bytes, ApiError> {
     let crowded = || ApiError::unavailable("Too many lists are being read; try again");
     let kib = u32::try_from(bytes.len() / 1024 + 1).map_err(|_| crowded())?;
-    let room = timeout(ROOM_LIMIT, app.held_lists.clone().acquire_many_owned(kib));
-    let permit = room.await.ok().and_then(Result::ok).ok_or_else(crowded)?;
-    let length = HeaderValue::from(bytes.len());
-    let mut response = Response::new(Body::new(Full::new(bytes).map_frame(move |frame| {
-        // Goes when the body does.
-        let _held = &permit;
-        frame
-    })));
-    response.headers_mut().insert(header::CONTENT_LENGTH, length);
-    Ok(response)
+    let room = app.held_lists.clone();
+    let _permit = match room.clone().try_acquire_many_owned(kib) {
+        Ok(permit) => permit,
+        Err(_) => {
+            app.written_lists.clear();
+            let room = timeout(ROOM_LIMIT, room.acquire_many_owned(kib)).await;
+            room.ok().and_then(Result::ok).ok_or_else(crowded)?
+        }
+    };
+    Ok(Bytes::from_owner(Room { bytes, _permit }))
+}
+
+fn held(version: Version, body: Bytes, next: Option<HeaderValue>, coding: Coding) -> Response {
+    let response = with_next(Response::new(Body::from(body)), next);
+    with_headers(response, &etag(version, coding), coding)
+}
+
+fn with_next(mut response: Response, next: Option<HeaderValue>) -> Response {
+    if let Some(next) = next {
+        response.headers_mut().insert(header::LINK, next);
+    }
+    response
+}
+
+/// One for each content coding.
+fn etag(version: Version, coding: Coding) -> String {
+    format!("\"{}-{}\"", version.text(), coding.name())
 }
 
 fn with_headers(mut response: Response, etag: &str, coding: Coding) -> Response {
@@ -270,15 +312,15 @@ fn with_headers(mut response: Response, etag: &str, coding: Coding) -> Response 
     response
 }
 
-/// Whether `If-None-Match` names this tag (RFC 9110, 13.1.2: compared weakly).
-fn matches(headers: &HeaderMap, etag: &str) -> bool {
+/// Whether `If-None-Match` has this tag, or this `*` (RFC 9110, 13.1.2: compared weakly).
+fn names(headers: &HeaderMap, etag: &str) -> bool {
     headers
         .get_all(header::IF_NONE_MATCH)
         .into_iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .map(str::trim)
-        .any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag)
+        .any(|tag| tag.strip_prefix("W/").unwrap_or(tag) == etag)
 }
 
 #[cfg(test)]
@@ -309,13 +351,13 @@ mod tests {
             ("\"5-gzip\"", true),
             ("W/\"5-gzip\"", true),
             ("\"4-gzip\", \"5-gzip\"", true),
-            ("*", true),
+            ("*", false),
             ("\"5-identity\"", false),
             ("5-gzip", false),
         ] {
             let mut headers = HeaderMap::new();
             headers.insert(header::IF_NONE_MATCH, HeaderValue::from_static(value));
-            assert_eq!(matches(&headers, "\"5-gzip\""), expected, "{value}");
+            assert_eq!(names(&headers, "\"5-gzip\""), expected, "{value}");
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use sqlx::{ConnectOptions, postgres::PgConnectOptions};
+use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
 
 use crate::settings::{Settings, SettingsError, invalid};
 
@@ -48,6 +48,46 @@ pub fn connect_options(
         ])
         .log_slow_statements(tracing::log::LevelFilter::Warn, std::time::Duration::from_secs(1));
     Ok(options)
+}
+
+/// One connection, made when it is needed. Unlike a pool's, a connection that was given up in the
+/// middle of something is closed at once, so that nothing waits for a server that is silent.
+#[derive(Debug)]
+pub struct Database {
+    options: PgConnectOptions,
+    idle: Option<PgConnection>,
+}
+
+impl Database {
+    /// To where these options lead.
+    #[must_use]
+    pub const fn new(options: PgConnectOptions) -> Self {
+        Self { options, idle: None }
+    }
+
+    /// Where it leads.
+    #[must_use]
+    pub const fn options(&self) -> &PgConnectOptions {
+        &self.options
+    }
+
+    /// Runs something on the connection. It is kept only when that was done to its end, and without
+    /// an error: dropped before, or failed, it is closed, and what it was at is rolled back.
+    ///
+    /// # Errors
+    /// Those of `work`, and those of making the connection.
+    pub async fn with<T, E: From<sqlx::Error>>(
+        &mut self,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let mut connection = match self.idle.take() {
+            Some(connection) => connection,
+            None => PgConnection::connect_with(&self.options).await?,
+        };
+        let done = work(&mut connection).await?;
+        self.idle = Some(connection);
+        Ok(done)
+    }
 }
 
 #[cfg(test)]

@@ -9,8 +9,10 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use flate2::read::GzDecoder;
+use futures_util::future::join_all;
 use reqwest::{Method, header::HeaderMap};
 use serde_json::{Value, json};
+use tokio::time::sleep;
 
 use harness::{Answer, Fixture, System, answer, eventually, eventually_within, tests};
 
@@ -32,6 +34,7 @@ tests!(
     active_lists_change_when_a_window_opens_or_closes,
     lists_are_compressed_where_the_client_accepts_it,
     head_has_the_headers_and_no_body,
+    a_list_is_read_once_for_all_who_wait_for_it,
     a_large_list_is_streamed_whole,
     a_reader_that_stops_keeps_others_from_large_lists_alone,
     a_reader_that_takes_nothing_is_ended,
@@ -673,6 +676,50 @@ async fn a_transaction_shows_when_it_commits(fixture: Arc<Fixture>) -> Result<()
         }
         ensure!(changed == commit, "{statement} does not show");
     }
+    system.finish().await
+}
+
+async fn a_list_is_read_once_for_all_who_wait_for_it(fixture: Arc<Fixture>) -> Result<()> {
+    let system = with(&fixture, &CATALOGUE[..4]).await?;
+    windows(&system).await?;
+    system.sql("INSERT INTO incident_component_relation VALUES (1, 1)").await?;
+    let readers = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+        AND application_name = 'gateway' AND wait_event_type = 'Lock'";
+    for (path, statement) in [
+        (INCIDENTS, "UPDATE incident SET text = 'Changed' WHERE id = 1"),
+        (COMPONENTS, "UPDATE incident SET text = 'Changed again' WHERE id = 1"),
+    ] {
+        let old = get(&system, path, &[]).await?;
+        system.sql(statement).await?;
+        let mut held = system.database.begin().await?;
+        sqlx::raw_sql("LOCK TABLE incident_status").execute(&mut *held).await?;
+        let all = join_all((0..20).map(|_| get(&system, path, &[])));
+        let meanwhile = async {
+            eventually("a list is being read", async || Ok(system.count(readers).await? > 0))
+                .await?;
+            // Long enough for the others to come.
+            sleep(Duration::from_millis(500)).await;
+            let waiting = system.count(readers).await?;
+            held.rollback().await?;
+            ensure!(waiting == 1, "{path} is read {waiting} times at once");
+            anyhow::Ok(())
+        };
+        let (all, meanwhile) = tokio::join!(all, meanwhile);
+        meanwhile?;
+        for got in all {
+            let got = got?;
+            ensure!(got.status == 200 && got.bytes != old.bytes, "{path} is stale");
+        }
+    }
+
+    // Nothing changes: no reader needs the rows.
+    get(&system, INCIDENTS, &[]).await?;
+    let mut held = system.database.begin().await?;
+    sqlx::raw_sql("LOCK TABLE incident_status").execute(&mut *held).await?;
+    for path in [INCIDENTS, COMPONENTS] {
+        ensure!(get(&system, path, &[]).await?.status == 200, "{path}");
+    }
+    held.rollback().await?;
     system.finish().await
 }
 

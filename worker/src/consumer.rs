@@ -20,6 +20,7 @@ use lapin::{
 };
 use shared::{
     broker::{Broker, ConnectError},
+    database::Database,
     message::{UpdateMessage, UpdateResult},
     topology::{DeclareError, Phase},
 };
@@ -31,7 +32,6 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    database::Database,
     membership::{Member, MemberId, MembershipError, Share},
     replies::ReplySender,
     settle::{Lapsed, settle},

@@ -3,7 +3,6 @@
 pub mod catalogue;
 pub mod config;
 mod consumer;
-mod database;
 pub mod decision;
 pub mod history;
 mod inbox;

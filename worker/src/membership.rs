@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use shared::{
+    database::Database,
     telemetry::chain,
     topology::{Phase, Recorded, Topology, TopologyError},
 };
@@ -17,8 +18,6 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
-
-use crate::database::Database;
 
 const BEAT_EVERY: Duration = Duration::from_millis(500);
 /// Time for one beat.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use shared::{
+    database::Database,
     settings::Settings,
     telemetry::chain,
     topology::{Topology, TopologyError},
@@ -14,7 +15,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{config::Config, consumer::Consumer, database::Database, inbox, replies::ReplySender};
+use crate::{config::Config, consumer::Consumer, inbox, replies::ReplySender};
 
 const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
 const UPKEEP_EVERY: Duration = Duration::from_secs(3600);

@@ -3,12 +3,11 @@
 
 use std::time::Duration;
 
-use shared::{message::UpdateResult, telemetry::chain};
+use shared::{database::Database, message::UpdateResult, telemetry::chain};
 use sqlx::PgConnection;
 use tokio::time::{sleep, timeout};
 
 use crate::{
-    database::Database,
     inbox,
     membership::MemberId,
     step::{self, ApplyError, Incoming, Unusable},

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{
     extract::State,
-    http::{HeaderMap, StatusCode, Uri},
+    http::{HeaderMap, Uri},
     response::Response,
 };
 use futures_util::TryStreamExt;
@@ -19,19 +19,20 @@ use crate::{
     app::App,
     error::ApiError,
     incident::{self, Incident},
-    list::{self, ListError, ListWriter},
+    list::{self, Asked, ListError, ListWriter},
     query::Query,
     routes::incidents::STANDS_NOW,
 };
 
 /// Which components are asked for.
+#[derive(Debug)]
 enum Which {
     /// Those whose name starts so.
     Prefix(String),
     /// Those with this attribute.
     With(Attribute),
-    /// The one with this id, shown as one object.
-    One(ComponentId),
+    /// The one with this name and this attribute, shown as one object.
+    One(String, Attribute),
 }
 
 /// Shows the components.
@@ -57,23 +58,20 @@ pub(crate) async fn get(
     };
     query.finish()?;
 
-    let tag = list::tag(&app.answers, active).await?;
     let which = match (name, attribute) {
-        (Some(name), Some(attribute)) => Which::One(
-            find(&app.answers, &name, &attribute)
-                .await?
-                .ok_or_else(|| ApiError::new(StatusCode::NOT_FOUND, "Component does not exist"))?,
-        ),
+        (Some(name), Some(attribute)) => Which::One(name, attribute),
         (None, Some(attribute)) => Which::With(attribute),
         (name, None) => Which::Prefix(name.unwrap_or_default()),
     };
+    let list = format!("component_status {active} {which:?}");
+    let asked = Asked { headers: &headers, list, active };
     let lists = app.lists.clone();
-    list::serve(&app, &headers, &tag, move |writer| write(lists, which, active, writer)).await
+    list::serve(&app, asked, move |writer| write(lists, which, active, writer)).await
 }
 
 /// The lowest id of the components with exactly this name and this attribute.
 async fn find(
-    database: &PgPool,
+    database: &mut PgConnection,
     name: &str,
     attribute: &Attribute,
 ) -> Result<Option<ComponentId>, sqlx::Error> {
@@ -97,7 +95,7 @@ async fn write(
 ) -> Result<ListWriter, ListError> {
     let mut connection = database.acquire().await?;
     let written = write_rows(&mut connection, which, active, writer).await;
-    if written.is_err() {
+    if !matches!(written, Ok(_) | Err(ListError::Gone)) {
         // Given back to the pool, it would first read all the rows that nobody wants.
         connection.close_on_drop();
     }
@@ -110,7 +108,7 @@ async fn write_rows(
     active: bool,
     mut writer: ListWriter,
 ) -> Result<ListWriter, ListError> {
-    let one = matches!(which, Which::One(_));
+    let one = matches!(which, Which::One(..));
     let (condition, first, second) = match which {
         Which::Prefix(prefix) => {
             ("starts_with(c.name, $1) AND $2::text IS NULL", Some(prefix), None)
@@ -121,7 +119,8 @@ async fn write_rows(
             Some(name),
             Some(value),
         ),
-        Which::One(ComponentId(id)) => {
+        Which::One(name, attribute) => {
+            let id = find(database, &name, &attribute).await?.ok_or(ListError::Gone)?;
             ("c.id = $1::integer AND $2::text IS NULL", Some(id.to_string()), None)
         }
     };

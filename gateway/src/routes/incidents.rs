@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{
     extract::State,
-    http::{HeaderMap, HeaderValue, Uri, header},
+    http::{HeaderMap, HeaderValue, Uri},
     response::Response,
 };
 use futures_util::TryStreamExt;
@@ -15,7 +15,7 @@ use crate::{
     app::App,
     error::ApiError,
     incident::{self, Incident},
-    list::{self, ListError, ListWriter},
+    list::{self, Asked, ListError, ListWriter},
     query::{Cursor, Query},
 };
 
@@ -25,6 +25,7 @@ use crate::{
 pub(crate) const STANDS_NOW: &str = "i.start_date <= statement_timestamp() AT TIME ZONE 'UTC'
     AND (i.end_date IS NULL OR i.end_date > statement_timestamp() AT TIME ZONE 'UTC')";
 
+#[derive(Debug)]
 struct Filter {
     active: bool,
     impact: Option<Impact>,
@@ -87,13 +88,20 @@ pub(crate) async fn get(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let filter = Filter::read(&uri)?;
-    let tag = list::tag(&app.answers, filter.active).await?;
+    let list = format!("incidents {filter:?}");
+    let asked = Asked { headers: &headers, list, active: filter.active };
+    let lists = app.lists.clone();
+    list::serve(&app, asked, |writer| write(lists, filter, writer)).await
+}
+
+async fn write(
+    database: PgPool,
+    filter: Filter,
+    writer: ListWriter,
+) -> Result<ListWriter, ListError> {
     match filter.limit {
-        None => {
-            let lists = app.lists.clone();
-            list::serve(&app, &headers, &tag, |writer| all(lists, filter, writer)).await
-        }
-        Some(limit) => page(&app, &headers, &tag, filter, limit).await,
+        None => all(database, filter, writer).await,
+        Some(limit) => page(database, filter, limit, writer).await,
     }
 }
 
@@ -121,7 +129,7 @@ async fn write_rows(
     writer.buffer().push(b'[');
     let mut first = true;
     while let Some(incident) = rows.try_next().await? {
-        write(&mut writer, &incident, &mut first)?;
+        write_one(&mut writer, &incident, &mut first)?;
         writer.advance().await?;
     }
     writer.buffer().push(b']');
@@ -130,35 +138,29 @@ async fn write_rows(
 
 /// One page, and the address of the next.
 async fn page(
-    app: &Arc<App>,
-    headers: &HeaderMap,
-    tag: &str,
+    database: PgPool,
     filter: Filter,
     limit: u32,
-) -> Result<Response, ApiError> {
+    mut writer: ListWriter,
+) -> Result<ListWriter, ListError> {
     // One more tells whether there is a next page.
-    let mut incidents = rows(&filter, Some(i64::from(limit) + 1)).fetch_all(&app.lists).await?;
+    let mut incidents = rows(&filter, Some(i64::from(limit) + 1)).fetch_all(&database).await?;
     let more = incidents.len() > limit as usize;
     incidents.truncate(limit as usize);
-    let next = incidents
-        .last()
-        .filter(|_| more)
-        .map(|last| filter.next(limit, Cursor { start_date: last.start_date, id: last.id.0 }));
-    let mut response = list::serve(app, headers, tag, |mut writer| async move {
-        writer.buffer().push(b'[');
-        let mut first = true;
-        for incident in &incidents {
-            write(&mut writer, incident, &mut first)?;
-            writer.advance().await?;
+    if let Some(last) = incidents.last().filter(|_| more) {
+        let next = filter.next(limit, Cursor { start_date: last.start_date, id: last.id.0 });
+        if let Ok(link) = HeaderValue::from_str(&next) {
+            writer.next_page(link).await?;
         }
-        writer.buffer().push(b']');
-        Ok(writer)
-    })
-    .await?;
-    if let Some(next) = next.and_then(|next| HeaderValue::from_str(&next).ok()) {
-        response.headers_mut().insert(header::LINK, next);
     }
-    Ok(response)
+    writer.buffer().push(b'[');
+    let mut first = true;
+    for incident in &incidents {
+        write_one(&mut writer, incident, &mut first)?;
+        writer.advance().await?;
+    }
+    writer.buffer().push(b']');
+    Ok(writer)
 }
 
 type Rows = sqlx::query::QueryAs<
@@ -176,7 +178,7 @@ fn rows(filter: &Filter, limit: Option<i64>) -> Rows {
         .bind(filter.after.map(|cursor| cursor.id))
 }
 
-fn write(
+fn write_one(
     writer: &mut ListWriter,
     incident: &Incident,
     first: &mut bool,

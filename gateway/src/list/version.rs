@@ -1,0 +1,115 @@
+//! What tells one state of the lists from another.
+
+use std::time::Duration;
+
+use shared::{database::Database, telemetry::chain, timestamp::Timestamp};
+use sqlx::{PgConnection, postgres::PgConnectOptions};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
+
+use crate::error::ApiError;
+
+/// Requests that one reading answers, at most.
+const MOST_AT_ONCE: usize = 1_024;
+/// Time for one reading.
+const READ_LIMIT: Duration = Duration::from_secs(2);
+
+/// A state of the lists; a later one is greater.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Version {
+    /// Moves with every transaction that changes the lists.
+    lists: i64,
+    /// The newest start and end of an incident that have passed, in microseconds since 1970: what
+    /// stands now changes without a write, too.
+    windows: Option<(i64, i64)>,
+}
+
+impl Version {
+    /// For a list that does not ask what stands now.
+    pub(super) const fn without_windows(self) -> Self {
+        Self { windows: None, ..self }
+    }
+
+    /// As it stands in an entity tag.
+    pub(super) fn text(self) -> String {
+        match self.windows {
+            None => self.lists.to_string(),
+            Some((start, end)) => format!("{}-{start:x}-{end:x}", self.lists),
+        }
+    }
+}
+
+/// Reads the version for all who ask. Those who ask while it is being read get the next reading: what
+/// was committed before they asked is in it.
+pub(crate) struct Versions {
+    asking: mpsc::UnboundedSender<oneshot::Sender<Version>>,
+}
+
+impl Versions {
+    /// Starts the reader, a task that ends when this is dropped.
+    pub(crate) fn new(database: PgConnectOptions) -> Self {
+        let (asking, asked) = mpsc::unbounded_channel();
+        tokio::spawn(answer(Database::new(database), asked));
+        Self { asking }
+    }
+
+    /// The version as it is now.
+    ///
+    /// # Errors
+    /// 503 when the database does not tell.
+    pub(crate) async fn now(&self) -> Result<Version, ApiError> {
+        let unavailable = || ApiError::unavailable("The database can't be read now; try again");
+        let (sender, version) = oneshot::channel();
+        self.asking.send(sender).map_err(|_| unavailable())?;
+        version.await.map_err(|_| unavailable())
+    }
+}
+
+async fn answer(
+    mut database: Database,
+    mut asked: mpsc::UnboundedReceiver<oneshot::Sender<Version>>,
+) {
+    let mut waiting = Vec::new();
+    while asked.recv_many(&mut waiting, MOST_AT_ONCE).await > 0 {
+        let version = match timeout(READ_LIMIT, read_twice(&mut database)).await {
+            Ok(Ok(version)) => version,
+            Ok(Err(error)) => {
+                tracing::warn!(reason = chain(&error), "the version of the lists can't be read");
+                waiting.clear();
+                continue;
+            }
+            Err(_) => {
+                tracing::warn!("the version of the lists can't be read: the database is silent");
+                waiting.clear();
+                continue;
+            }
+        };
+        for sender in waiting.drain(..) {
+            // A request that gave up meanwhile needs no answer.
+            sender.send(version).ok();
+        }
+    }
+}
+
+/// A connection may have been lost since it was used last: then a new one is tried at once.
+async fn read_twice(database: &mut Database) -> Result<Version, sqlx::Error> {
+    match database.with(read).await {
+        Ok(version) => Ok(version),
+        Err(_) => database.with(read).await,
+    }
+}
+
+async fn read(database: &mut PgConnection) -> Result<Version, sqlx::Error> {
+    let (lists, start, end): (i64, Option<Timestamp>, Option<Timestamp>) = sqlx::query_as(
+        "SELECT lists,
+            (SELECT max(start_date) FROM incident WHERE start_date <= now),
+            (SELECT max(end_date) FROM incident WHERE end_date <= now)
+        FROM sdb_version, (SELECT clock_timestamp() AT TIME ZONE 'UTC' AS now) AS clock",
+    )
+    .fetch_one(database)
+    .await?;
+    let micros = |instant: Option<Timestamp>| instant.map_or(0, Timestamp::as_micros);
+    Ok(Version { lists, windows: Some((micros(start), micros(end))) })
+}
