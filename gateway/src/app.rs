@@ -10,8 +10,9 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use shared::database::BY_INDEX;
 use sqlx::{
-    PgPool,
+    Connection, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 use tokio::{sync::Semaphore, time::timeout};
@@ -31,6 +32,8 @@ use crate::{
 
 /// Time that a request waits for a database connection.
 const ACQUIRE_LIMIT: Duration = Duration::from_secs(2);
+/// Time for which a connection that was used is taken to be good: beyond it is asked first.
+const TRUSTED_FOR: Duration = Duration::from_secs(1);
 /// KiB of lists that are held for readers, slow ones among them.
 const HELD_KIB: usize = 256 * 1024;
 /// Time from a request to the beginning of its answer: longer than any wait that is asked for.
@@ -74,12 +77,22 @@ impl App {
             PgPoolOptions::new()
                 .max_connections(limits.database_connections)
                 .acquire_timeout(ACQUIRE_LIMIT)
+                .test_before_acquire(false)
+                .before_acquire(|connection, idle| {
+                    Box::pin(async move {
+                        if idle.idle_for > TRUSTED_FOR {
+                            connection.ping().await?;
+                        }
+                        Ok(true)
+                    })
+                })
                 .connect_lazy_with(database)
         };
-        let answers = pool(database.clone());
+        let answers = pool(database.clone().options(BY_INDEX));
         // A list takes as long as its reader does.
         let lists = pool(database.clone().options([("statement_timeout", "10min")]));
-        let waiters = Arc::new(Waiters::new(answers.clone()));
+        let versions = Versions::new(database.clone().options(BY_INDEX));
+        let waiters = Arc::new(Waiters::new(answers.clone(), versions.clone()));
         Self {
             auth: Auth::new(auth),
             catalogue: CatalogueCopy::new(answers.clone()),
@@ -91,7 +104,7 @@ impl App {
             streamed_lists: Arc::new(Semaphore::new(limits.streamed_lists)),
             held_lists: Arc::new(Semaphore::new(HELD_KIB)),
             written_lists: Cache::default(),
-            versions: Versions::new(database.clone()),
+            versions,
             conflict,
             inbox_days,
             stop,

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use serde::{Serialize, Serializer, ser::SerializeStruct};
+use serde::{Serialize, Serializer};
 use shared::{
     incident::{IncidentId, IncidentSnapshot},
     timestamp::Timestamp,
@@ -35,35 +35,108 @@ pub(crate) const UPDATES: &str = "LEFT JOIN LATERAL (
         FROM incident_status WHERE incident_id = i.id
     ) AS u ON true";
 
+/// An incident for the answers to the updates of one batch: its own updates are written once for all
+/// of them.
+pub(crate) struct Shown {
+    pub(crate) incident: Incident,
+    /// Its updates as JSON, with commas between them.
+    updates: Vec<u8>,
+    /// Where each begins.
+    begins: Vec<usize>,
+}
+
+impl Shown {
+    pub(crate) fn new(incident: Incident) -> Self {
+        let (mut updates, mut begins) = (Vec::new(), Vec::new());
+        for update in incident.updates() {
+            if !begins.is_empty() {
+                updates.push(b',');
+            }
+            begins.push(updates.len());
+            updates.append(&mut json(&update));
+        }
+        Self { incident, updates, begins }
+    }
+
+    /// As it is now, as JSON.
+    pub(crate) fn now(&self) -> Vec<u8> {
+        self.json(self.incident.head(), 0)
+    }
+
+    /// As it stood when the snapshot was taken, as JSON: what was written later is left out.
+    pub(crate) fn at(&self, snapshot: &IncidentSnapshot) -> Vec<u8> {
+        let IncidentSnapshot { id, text, impact, start_date, end_date, last_update_at } = snapshot;
+        let times = self.incident.update_times.iter();
+        let later = times.take_while(|time| last_update_at.is_none_or(|last| **time > last));
+        self.json(Shape::new(*id, text, (*impact).into(), *start_date, *end_date), later.count())
+    }
+
+    fn json(&self, head: Shape<'_, ()>, later: usize) -> Vec<u8> {
+        let begin = self.begins.get(later).copied().unwrap_or(self.updates.len());
+        let mut json = json(&head);
+        // The updates take the place of the `null` that ends it.
+        json.truncate(json.len() - "null}".len());
+        json.push(b'[');
+        json.extend_from_slice(self.updates.get(begin..).unwrap_or_default());
+        json.extend_from_slice(b"]}");
+        json
+    }
+}
+
+#[expect(clippy::expect_used, reason = "texts, numbers and lists of them are always JSON")]
+fn json(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("what is shown is JSON")
+}
+
+/// An incident as answers show it.
+#[derive(Serialize)]
+struct Shape<'a, U> {
+    id: IncidentId,
+    text: &'a str,
+    impact: i16,
+    start_date: String,
+    end_date: Option<String>,
+    updates: U,
+}
+
+impl<'a> Shape<'a, ()> {
+    /// Without its updates.
+    fn new(
+        id: IncidentId,
+        text: &'a str,
+        impact: i16,
+        start_date: Timestamp,
+        end_date: Option<Timestamp>,
+    ) -> Self {
+        let (start_date, end_date) =
+            (start_date.to_the_minute(), end_date.map(Timestamp::to_the_minute));
+        Self { id, text, impact, start_date, end_date, updates: () }
+    }
+
+    fn with<U>(self, updates: U) -> Shape<'a, U> {
+        let Self { id, text, impact, start_date, end_date, updates: () } = self;
+        Shape { id, text, impact, start_date, end_date, updates }
+    }
+}
+
 impl Incident {
-    /// The incident as it stood when the snapshot was taken: what was written later is left out.
-    pub(crate) fn rolled_back_to(mut self, snapshot: &IncidentSnapshot) -> Self {
-        let later = self
-            .update_times
-            .iter()
-            .take_while(|time| snapshot.last_update_at.is_none_or(|last| **time > last))
-            .count();
-        self.update_statuses.drain(..later);
-        self.update_texts.drain(..later);
-        self.update_times.drain(..later);
-        self.text.clone_from(&snapshot.text);
-        self.impact = snapshot.impact.into();
-        self.start_date = snapshot.start_date;
-        self.end_date = snapshot.end_date;
-        self
+    fn head(&self) -> Shape<'_, ()> {
+        Shape::new(self.id, &self.text, self.impact, self.start_date, self.end_date)
+    }
+
+    fn updates(&self) -> impl Iterator<Item = Update<'_>> {
+        let updates = self.update_statuses.iter().zip(&self.update_texts).zip(&self.update_times);
+        updates.map(|((status, text), time)| Update {
+            status,
+            text,
+            timestamp: time.to_the_minute(),
+        })
     }
 }
 
 impl Serialize for Incident {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut incident = serializer.serialize_struct("Incident", 6)?;
-        incident.serialize_field("id", &self.id)?;
-        incident.serialize_field("text", &self.text)?;
-        incident.serialize_field("impact", &self.impact)?;
-        incident.serialize_field("start_date", &self.start_date.to_the_minute())?;
-        incident.serialize_field("end_date", &self.end_date.map(Timestamp::to_the_minute))?;
-        incident.serialize_field("updates", &Updates(self))?;
-        incident.end()
+        self.head().with(Updates(self)).serialize(serializer)
     }
 }
 
@@ -78,13 +151,7 @@ struct Update<'a> {
 
 impl Serialize for Updates<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Incident { update_statuses, update_texts, update_times, .. } = self.0;
-        let updates = update_statuses.iter().zip(update_texts).zip(update_times);
-        serializer.collect_seq(updates.map(|((status, text), time)| Update {
-            status,
-            text,
-            timestamp: time.to_the_minute(),
-        }))
+        serializer.collect_seq(self.0.updates())
     }
 }
 

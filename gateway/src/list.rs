@@ -22,10 +22,10 @@ use tokio::{
 
 pub(crate) use self::{
     cache::Cache,
-    version::Versions,
+    version::{Version, Versions},
     writer::{ListError, ListWriter},
 };
-use self::{cache::Written, version::Version, writer::Chunk};
+use self::{cache::Written, writer::Chunk};
 use crate::{app::App, error::ApiError};
 
 /// Bytes of an answer that are held before it is streamed instead.

@@ -14,22 +14,30 @@ use shared::{
 use sqlx::PgPool;
 use tokio::{sync::oneshot, time::timeout};
 
-use crate::incident::{self, Incident};
+use crate::{
+    incident::{self, Shown},
+    list::{Version, Versions},
+};
 
 /// Time for reading the incidents of a batch.
 const READ_LIMIT: Duration = Duration::from_secs(5);
+/// Incidents that are kept for the next batch.
+const KEPT: usize = 64;
 
 /// What became of an update, with the incident that it led to as that is now.
 pub(crate) struct Settled {
     pub(crate) verdict: Verdict,
     /// None when the verdict names none, or it could not be read.
-    pub(crate) incident: Option<Arc<Incident>>,
+    pub(crate) incident: Option<Arc<Shown>>,
 }
 
 /// The requests that wait, by the id of their update.
 pub(crate) struct Waiters {
     database: PgPool,
+    versions: Versions,
     waiting: Mutex<HashMap<UpdateId, oneshot::Sender<Settled>>>,
+    /// The incidents that were read lately, with the version at which they were.
+    incidents: Mutex<HashMap<IncidentId, (Version, Arc<Shown>)>>,
 }
 
 /// One request's place among those that wait; it is given up when dropped.
@@ -41,14 +49,14 @@ pub(crate) struct Waiter<'a> {
 }
 
 impl Waiters {
-    pub(crate) fn new(database: PgPool) -> Self {
-        Self { database, waiting: Mutex::default() }
+    pub(crate) fn new(database: PgPool, versions: Versions) -> Self {
+        Self { database, versions, waiting: Mutex::default(), incidents: Mutex::default() }
     }
 
     /// Starts to wait. Done before the update is published, or the reply could come first.
     pub(crate) fn wait_for(&self, id: UpdateId) -> Waiter<'_> {
         let (sender, settled) = oneshot::channel();
-        self.lock().insert(id, sender);
+        lock(&self.waiting).insert(id, sender);
         Waiter { waiters: self, id, settled }
     }
 
@@ -57,26 +65,23 @@ impl Waiters {
     /// receipts have the outcome.
     pub(crate) async fn settle(&self, mut results: Vec<UpdateResult>) {
         {
-            let waiting = self.lock();
+            let waiting = lock(&self.waiting);
             results.retain(|result| waiting.contains_key(&result.id));
         }
         let ids: BTreeSet<IncidentId> =
             results.iter().filter_map(|result| incident_id(&result.verdict)).collect();
-        let ids: Vec<IncidentId> = ids.into_iter().collect();
         let incidents = if ids.is_empty() {
             HashMap::new()
         } else {
-            let silent = || sqlx::Error::Io(std::io::ErrorKind::TimedOut.into());
-            let read = timeout(READ_LIMIT, incident::read(&self.database, &ids)).await;
-            read.unwrap_or_else(|_| Err(silent())).unwrap_or_else(|error| {
+            let silent = |_| Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()));
+            let read = timeout(READ_LIMIT, self.incidents(&ids)).await;
+            read.unwrap_or_else(silent).unwrap_or_else(|error| {
                 let reason = shared::telemetry::chain(&error);
                 tracing::warn!(reason, "the incidents of answers can't be read");
                 HashMap::new()
             })
         };
-        let incidents: HashMap<_, _> =
-            incidents.into_iter().map(|(id, incident)| (id, Arc::new(incident))).collect();
-        let mut waiting = self.lock();
+        let mut waiting = lock(&self.waiting);
         for UpdateResult { id, verdict } in results {
             if let Some(sender) = waiting.remove(&id) {
                 let incident = incident_id(&verdict).and_then(|id| incidents.get(&id).cloned());
@@ -86,10 +91,46 @@ impl Waiters {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<UpdateId, oneshot::Sender<Settled>>> {
-        // A map of senders is whole after any panic.
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The incidents as they are now: those that no transaction has changed since they were read are
+    /// in memory. Monitors repeat themselves, and nothing changes then.
+    async fn incidents(
+        &self,
+        ids: &BTreeSet<IncidentId>,
+    ) -> Result<HashMap<IncidentId, Arc<Shown>>, sqlx::Error> {
+        // Before the incidents: what is kept may be newer than its version, and is read again then.
+        let unread = |_| sqlx::Error::Protocol("the version of the lists can't be read".to_owned());
+        let version = self.versions.now().await.map_err(unread)?.without_windows();
+        let mut incidents = HashMap::new();
+        {
+            let kept = lock(&self.incidents);
+            for id in ids {
+                if let Some((_, shown)) = kept.get(id).filter(|(at, _)| *at >= version) {
+                    incidents.insert(*id, shown.clone());
+                }
+            }
+        }
+        let missing: Vec<IncidentId> =
+            ids.iter().filter(|id| !incidents.contains_key(id)).copied().collect();
+        if missing.is_empty() {
+            return Ok(incidents);
+        }
+        let read = incident::read(&self.database, &missing).await?;
+        let mut kept = lock(&self.incidents);
+        if kept.len() + read.len() > KEPT {
+            kept.clear();
+        }
+        for (id, incident) in read {
+            let shown = Arc::new(Shown::new(incident));
+            kept.insert(id, (version, shown.clone()));
+            incidents.insert(id, shown);
+        }
+        Ok(incidents)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A map is whole after any panic.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn incident_id(verdict: &Verdict) -> Option<IncidentId> {
@@ -102,6 +143,6 @@ fn incident_id(verdict: &Verdict) -> Option<IncidentId> {
 
 impl Drop for Waiter<'_> {
     fn drop(&mut self) {
-        self.waiters.lock().remove(&self.id);
+        lock(&self.waiters.waiting).remove(&self.id);
     }
 }

@@ -89,18 +89,6 @@ pub async fn read_all(database: &mut PgConnection) -> Result<Vec<Component>, sql
     Ok(rows.fetch_all(database).await?.into_iter().map(component).collect())
 }
 
-/// The components with these ids, as they are now; one that is gone is absent.
-///
-/// # Errors
-/// When the database fails.
-pub async fn read(
-    database: &mut PgConnection,
-    ids: &[ComponentId],
-) -> Result<Vec<Component>, sqlx::Error> {
-    let rows = sqlx::query_as(concat!(select!(), " WHERE c.id = ANY($1) GROUP BY c.id, c.name"));
-    Ok(rows.bind(ids).fetch_all(database).await?.into_iter().map(component).collect())
-}
-
 fn component(row: (ComponentId, String, Vec<String>, Vec<String>)) -> Component {
     let (id, name, names, values) = row;
     let pairs = names.into_iter().zip(values);

@@ -11,6 +11,18 @@ const OTHER_NAME: &str = "SDB_SQLALCHEMY_DATABASE_URI";
 const EXPECTED: &str =
     "`postgresql://user:password@host:port/database`, with `?sslmode=` if wanted";
 
+/// Options for connections that find by an index whatever they read, each time. It is said to
+/// PostgreSQL, since it would plan by the size that a table had once, and keep the plan: every part
+/// of the inbox is empty when its week begins.
+pub const BY_INDEX: [(&str, &str); 5] = [
+    ("enable_seqscan", "off"),
+    ("enable_hashjoin", "off"),
+    ("enable_mergejoin", "off"),
+    ("plan_cache_mode", "force_generic_plan"),
+    // A table of one row is read without its index, at a price that would have plans compiled.
+    ("jit", "off"),
+];
+
 /// The connection that the settings name.
 ///
 /// Each session ends by itself when its client is gone or stalls: a lost one must not hold the lock

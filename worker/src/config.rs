@@ -26,7 +26,7 @@ impl Config {
     /// When one is missing or can't be used; the text says what to write.
     pub fn from_settings(settings: &Settings) -> Result<Self, SettingsError> {
         Ok(Self {
-            database: database::connect_options(settings, "worker")?,
+            database: database::connect_options(settings, "worker")?.options(database::BY_INDEX),
             broker: Broker::from_settings(settings)?,
             batch: settings.number("SDB_BATCH", 1..=10_000)? as usize,
             inbox_days: settings.number("SDB_INBOX_DAYS", 1..=3_650)?,

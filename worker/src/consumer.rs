@@ -10,6 +10,7 @@ use std::{
 
 use futures_util::{
     Stream, StreamExt,
+    future::try_join_all,
     stream::{self, select_all},
 };
 use lapin::{
@@ -215,7 +216,8 @@ impl Consumer {
         }
     }
 
-    /// Commit, then acknowledge, then reply.
+    /// Commit, then reply and acknowledge. Replies go first, as clients wait for them: what is then
+    /// not acknowledged comes again, and the inbox passes over it.
     async fn work(&self, member: MemberId, batch: Vec<Received>) -> Result<(), SessionError> {
         let (incoming, origins): (Vec<Incoming>, Vec<_>) =
             batch.into_iter().map(|r| (r.incoming, (r.queue, r.acker, r.reply_to))).unzip();
@@ -230,18 +232,23 @@ impl Consumer {
         for (queue, acker, _) in &origins {
             last.insert(queue, acker);
         }
-        for acker in last.into_values() {
+        let acknowledging = last.into_values().map(|acker| async {
             let acknowledged = acker.ack(BasicAckOptions { multiple: true });
-            if !timeout(ACK_LIMIT, acknowledged).await.map_err(|_| SessionError::Silent)?? {
-                return Err(SessionError::Stale);
+            match timeout(ACK_LIMIT, acknowledged).await {
+                Ok(Ok(true)) => Ok(()),
+                Ok(Ok(false)) => Err(SessionError::Stale),
+                Ok(Err(error)) => Err(error.into()),
+                Err(_) => Err(SessionError::Silent),
             }
-        }
-        let replies = origins.into_iter().zip(results).filter_map(
+        });
+        let acknowledging = try_join_all(acknowledging);
+        let replies = origins.iter().zip(results).filter_map(
             |((_, _, reply_to), result)| -> Option<(String, UpdateResult)> {
-                Some((reply_to?, result?))
+                Some((reply_to.clone()?, result?))
             },
         );
         self.replies.send(replies);
+        acknowledging.await?;
         Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! The inbox: the record of every update, with the idempotency keys and the parked messages.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use shared::{
     incident::IncidentId, message::UpdateMessage, outcome::Reason, timestamp::Timestamp,
@@ -22,6 +22,7 @@ pub(crate) enum Known {
 }
 
 /// An idempotency key that is in use.
+#[derive(Clone)]
 pub(crate) struct Settled {
     pub(crate) fingerprint: String,
     /// The update that used it first.
@@ -30,6 +31,7 @@ pub(crate) struct Settled {
 }
 
 /// When the first use of an idempotency key was settled.
+#[derive(Clone)]
 pub(crate) enum When {
     /// In an earlier transaction.
     Before(Known),
@@ -40,83 +42,6 @@ pub(crate) enum When {
 /// The reasons of rows that no rule decided.
 const KEY_REPEATED: &str = "idempotency_key_repeated";
 const KEY_OF_ANOTHER_BODY: &str = "idempotency_key_of_another_body";
-
-/// What is on record of a batch's updates.
-pub(crate) struct Earlier {
-    /// Those that were settled before.
-    pub(crate) known: HashMap<UpdateId, Known>,
-    /// Those that were parked, and that an operator put back.
-    pub(crate) put_back: HashSet<UpdateId>,
-}
-
-/// What is on record of these updates.
-pub(crate) async fn earlier(
-    database: &mut PgConnection,
-    ids: &[UpdateId],
-) -> Result<Earlier, sqlx::Error> {
-    type Row = (UpdateId, UpdateId, String, String, Option<IncidentId>);
-    // A repetition stands for its original, which is in the inbox as long as the key is kept.
-    let rows: Vec<Row> = sqlx::query_as(
-        "SELECT i.id, coalesce(o.id, i.id), i.outcome, coalesce(o.reason, i.reason),
-            coalesce(o.incident_id, i.incident_id)
-        FROM sdb_inbox i LEFT JOIN sdb_inbox o ON i.outcome = 'repeated' AND o.id = i.original
-        WHERE i.id = ANY($1)
-        UNION ALL
-        SELECT update_id, update_id, CASE WHEN put_back_at IS NULL THEN 'parked' ELSE 'put back' END,
-            '', NULL FROM sdb_parked WHERE update_id = ANY($1)",
-    )
-    .bind(ids)
-    .fetch_all(database)
-    .await?;
-    let mut earlier = Earlier { known: HashMap::new(), put_back: HashSet::new() };
-    for (id, original, outcome, reason, incident) in rows {
-        let known = match (outcome.as_str(), incident) {
-            ("put back", _) => {
-                earlier.put_back.insert(id);
-                continue;
-            }
-            ("parked", _) => Known::Parked,
-            (_, Some(incident)) => {
-                Known::Decided { original, reason: reason_of(&reason)?, incident }
-            }
-            (_, None) => Known::Rejected,
-        };
-        earlier.known.insert(id, known);
-    }
-    Ok(earlier)
-}
-
-/// Which of the updates' idempotency keys are in use.
-pub(crate) async fn settled_keys(
-    database: &mut PgConnection,
-    updates: impl Iterator<Item = &UpdateMessage>,
-    now: Timestamp,
-) -> Result<HashMap<String, Settled>, sqlx::Error> {
-    let keys: Vec<&str> =
-        updates.filter_map(|update| Some(update.idempotency.as_ref()?.key.as_str())).collect();
-    if keys.is_empty() {
-        return Ok(HashMap::new());
-    }
-    let rows: Vec<(String, String, UpdateId, String, IncidentId)> = sqlx::query_as(
-        "SELECT k.key, k.fingerprint, i.id, i.reason, i.incident_id
-        FROM sdb_idempotency_key k JOIN sdb_inbox i ON i.id = k.update_id
-        WHERE k.key = ANY($1) AND k.used_at > $2::timestamp - interval '24 hours'",
-    )
-    .bind(keys)
-    .bind(now)
-    .fetch_all(database)
-    .await?;
-    rows.into_iter()
-        .map(|(key, fingerprint, original, reason, incident)| {
-            let known = Known::Decided { original, reason: reason_of(&reason)?, incident };
-            Ok((key, Settled { fingerprint, original, when: When::Before(known) }))
-        })
-        .collect()
-}
-
-fn reason_of(word: &str) -> Result<Reason, sqlx::Error> {
-    Reason::from_word(word).map_err(|error| sqlx::Error::Decode(Box::new(error)))
-}
 
 /// A row of the inbox, before the incidents that its batch opens have ids.
 pub(crate) struct PendingRow<'a> {
@@ -133,15 +58,14 @@ pub(crate) enum Ending {
     Rejected { original: UpdateId },
 }
 
-/// Writes the batch's rows, and the idempotency keys that were used first.
+/// Writes the batch's rows, the idempotency keys that were used first, and the place and time of the
+/// newest row.
 pub(crate) async fn write(
     database: &mut PgConnection,
     rows: &[PendingRow<'_>],
     new_ids: &[IncidentId],
 ) -> Result<(), sqlx::Error> {
-    if rows.is_empty() {
-        return Ok(());
-    }
+    let Some(last) = rows.last() else { return Ok(()) };
     let endings: Vec<_> = rows
         .iter()
         .map(|row| match row.ending {
@@ -154,8 +78,20 @@ pub(crate) async fn write(
             }
         })
         .collect();
+    let first_uses: Vec<_> = rows
+        .iter()
+        .filter(|row| matches!(row.ending, Ending::Decided { .. }))
+        .filter_map(|row| Some((row.update.idempotency.as_ref()?, row)))
+        .collect();
+    // A key that stands is older than its 24 hours, or this would not be its first use.
     sqlx::query(
-        "INSERT INTO sdb_inbox (id, component_id, impact, text, received_at, decided_at, position,
+        "WITH scope AS (UPDATE sdb_scope SET position = $12, decided_at = $13),
+        keys AS (
+            INSERT INTO sdb_idempotency_key (key, fingerprint, update_id, used_at)
+            SELECT * FROM unnest($14::varchar[], $15::varchar[], $16::uuid[], $17::timestamp[])
+            ON CONFLICT (key) DO UPDATE SET fingerprint = excluded.fingerprint,
+                update_id = excluded.update_id, used_at = excluded.used_at)
+        INSERT INTO sdb_inbox (id, component_id, impact, text, received_at, decided_at, position,
             outcome, reason, incident_id, original)
         SELECT * FROM unnest($1::uuid[], $2::integer[], $3::smallint[], $4::varchar[],
             $5::timestamp[], $6::timestamp[], $7::bigint[], $8::varchar[], $9::varchar[],
@@ -172,24 +108,8 @@ pub(crate) async fn write(
     .bind(column(&endings, |ending| ending.1))
     .bind(column(&endings, |ending| ending.2))
     .bind(column(&endings, |ending| ending.3))
-    .execute(&mut *database)
-    .await?;
-
-    let first_uses: Vec<_> = rows
-        .iter()
-        .filter(|row| matches!(row.ending, Ending::Decided { .. }))
-        .filter_map(|row| Some((row.update.idempotency.as_ref()?, row)))
-        .collect();
-    if first_uses.is_empty() {
-        return Ok(());
-    }
-    // A key that stands is older than its 24 hours, or this would not be its first use.
-    sqlx::query(
-        "INSERT INTO sdb_idempotency_key (key, fingerprint, update_id, used_at)
-        SELECT * FROM unnest($1::varchar[], $2::varchar[], $3::uuid[], $4::timestamp[])
-        ON CONFLICT (key) DO UPDATE SET fingerprint = excluded.fingerprint,
-            update_id = excluded.update_id, used_at = excluded.used_at",
-    )
+    .bind(last.position)
+    .bind(last.decided_at)
     .bind(column(&first_uses, |(key, _)| key.key.as_str()))
     .bind(column(&first_uses, |(key, _)| key.fingerprint.as_str()))
     .bind(column(&first_uses, |(_, row)| row.update.id))

@@ -6,6 +6,7 @@ mod consumer;
 pub mod decision;
 pub mod history;
 mod inbox;
+mod lookup;
 pub mod membership;
 pub mod migrate;
 pub mod parked;

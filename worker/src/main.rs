@@ -109,7 +109,8 @@ enum Catalogue {
     },
 }
 
-#[tokio::main(worker_threads = 2)]
+// One thread: a batch is a chain of waits, and each would wake another thread.
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     match command(Arguments::parse().command).await {
         Ok(()) => ExitCode::SUCCESS,

@@ -4,18 +4,18 @@
 use std::collections::{BTreeSet, HashMap, HashSet, hash_map::Entry};
 
 use shared::{
-    component::{self, Component, ComponentId},
+    component::ComponentId,
     incident::{IncidentId, IncidentSnapshot},
     message::{DecodeError, Idempotency, UpdateMessage, UpdateResult, Verdict},
     outcome::Reason,
-    timestamp::Timestamp,
     update::UpdateId,
 };
 use sqlx::{Connection, PgConnection};
 
 use crate::{
     decision::{ActiveState, Holder, IncidentRef},
-    inbox::{self, Earlier, Ending, Known, Parked, PendingRow, Settled, When},
+    inbox::{self, Ending, Known, Parked, PendingRow, Settled, When},
+    lookup::{Found, Wanted, look_up},
     membership::MemberId,
     state,
     write::{Changes, write_changes},
@@ -71,37 +71,8 @@ pub enum ApplyError {
     Database(#[from] sqlx::Error),
 }
 
-/// A value that proves that the scope's lock is held, and by a living worker: only [`lock_scope`]
-/// makes it.
-struct ScopeLock {
-    position: i64,
-    /// The time of the batch's first decision: the database's clock, read when the lock was held,
-    /// and later than every earlier decision even if that clock went back.
-    now: Timestamp,
-}
-
-/// Waits for the lock that every deciding transaction holds until its end.
-async fn lock_scope(
-    transaction: &mut PgConnection,
-    member: MemberId,
-) -> Result<ScopeLock, ApplyError> {
-    let (position, decided_at): (i64, Timestamp) =
-        sqlx::query_as("SELECT position, decided_at FROM sdb_scope FOR UPDATE")
-            .fetch_one(&mut *transaction)
-            .await?;
-    // The lock may have been waited for, so what follows is asked now that it is held.
-    let (clock, lives): (Timestamp, bool) = sqlx::query_as(
-        "SELECT clock_timestamp() AT TIME ZONE 'UTC',
-            EXISTS (SELECT FROM sdb_living_worker WHERE id = $1)",
-    )
-    .bind(member)
-    .fetch_one(transaction)
-    .await?;
-    if !lives {
-        return Err(ApplyError::Lapsed);
-    }
-    Ok(ScopeLock { position, now: clock.max(decided_at.plus_micros(1)) })
-}
+/// Begins a transaction with the lock that every deciding one holds until its end.
+const BEGIN: &str = "BEGIN; SELECT FROM sdb_scope FOR UPDATE";
 
 /// What becomes of one message, before the incidents that the batch opens have ids.
 enum Fate {
@@ -128,44 +99,44 @@ pub async fn apply(
     member: MemberId,
     batch: &[Incoming],
 ) -> Result<Vec<Option<UpdateResult>>, ApplyError> {
-    let mut transaction = database.begin().await?;
-    let lock = lock_scope(&mut transaction, member).await?;
-    let now = lock.now;
-    let until = now.plus_micros(batch.len() as i64);
-
-    let ids: Vec<UpdateId> = batch.iter().filter_map(Incoming::update_id).collect();
-    let Earlier { known, put_back } = inbox::earlier(&mut transaction, &ids).await?;
-    let settled = inbox::settled_keys(&mut transaction, updates(batch), now).await?;
     let component_ids: Vec<ComponentId> = updates(batch)
-        .filter(|update| !known.contains_key(&update.id))
         .map(|update| update.component.id)
         .collect::<BTreeSet<_>>()
         .into_iter()
         .collect();
-    let components = component::read(&mut transaction, &component_ids).await?;
-    let components = components.into_iter().map(|component| (component.id, component)).collect();
+    let wanted = Wanted {
+        member,
+        updates: batch.iter().filter_map(Incoming::update_id).collect(),
+        keys: updates(batch)
+            .filter_map(|update| Some(update.idempotency.as_ref()?.key.as_str()))
+            .collect(),
+        components: &component_ids,
+    };
+
+    let mut transaction = database.begin_with(BEGIN).await?;
+    // The lock may have been waited for, so all else is asked now that it is held.
+    let found = look_up(&mut transaction, wanted).await?;
+    if !found.lives {
+        return Err(ApplyError::Lapsed);
+    }
+    // The time of the batch's first decision.
+    let now = found.now;
+    let until = now.plus_micros(batch.len() as i64);
     let mut active = state::read(&mut transaction, &component_ids, now, until).await?;
     let before = active.clone();
 
-    let decided = decide_batch(batch, known, settled, &components, &mut active, &lock);
+    let decided = decide_batch(batch, &found, &mut active);
 
     let changes = Changes {
         before: &before,
         after: &active,
         history: decided.history,
-        components: &components,
+        components: &found.components,
     };
     let new_ids = write_changes(&mut transaction, changes).await?;
     inbox::write(&mut transaction, &decided.rows, &new_ids).await?;
-    inbox::unpark(&mut transaction, &decided.rows, &put_back).await?;
+    inbox::unpark(&mut transaction, &decided.rows, &found.put_back).await?;
     inbox::park(&mut transaction, &decided.parked, now).await?;
-    if let Some(last) = decided.rows.last() {
-        sqlx::query("UPDATE sdb_scope SET position = $1, decided_at = $2")
-            .bind(last.position)
-            .bind(last.decided_at)
-            .execute(&mut *transaction)
-            .await?;
-    }
     transaction.commit().await?;
     Ok(results(batch, decided.fates, &new_ids))
 }
@@ -185,12 +156,12 @@ struct Decided<'a> {
 /// Decides message by message, in order. No I/O.
 fn decide_batch<'a>(
     batch: &'a [Incoming],
-    known: HashMap<UpdateId, Known>,
-    mut settled: HashMap<String, Settled>,
-    components: &HashMap<ComponentId, Component>,
+    found: &'a Found,
     active: &mut ActiveState,
-    lock: &ScopeLock,
 ) -> Decided<'a> {
+    let Found { known, components, position, now, .. } = found;
+    let mut settled: HashMap<&str, Settled> =
+        found.settled.iter().map(|(key, settled)| (key.as_str(), settled.clone())).collect();
     let mut decided = Decided {
         fates: Vec::with_capacity(batch.len()),
         history: Vec::new(),
@@ -248,9 +219,9 @@ fn decide_batch<'a>(
         }
 
         let index = decided.rows.len() as i64;
-        let decided_at = lock.now.plus_micros(index);
+        let decided_at = now.plus_micros(index);
         let first_use =
-            update.idempotency.as_ref().and_then(|key| Some((key, settled.get(&key.key)?)));
+            update.idempotency.as_ref().and_then(|key| Some((key, settled.get(key.key.as_str())?)));
         let (ending, fate) = match first_use {
             Some((key, first)) if key.fingerprint != first.fingerprint => {
                 (Ending::Rejected { original: first.original }, Fate::Rejected)
@@ -263,8 +234,8 @@ fn decide_batch<'a>(
                 (Ending::Repeated { original: first.original }, fate)
             }
             None => {
-                if let Some(Idempotency { key, fingerprint }) = update.idempotency.clone() {
-                    let when = When::InBatch(place);
+                if let Some(Idempotency { key, fingerprint }) = &update.idempotency {
+                    let (fingerprint, when) = (fingerprint.clone(), When::InBatch(place));
                     settled.insert(key, Settled { fingerprint, original: update.id, when });
                 }
                 let id = update.component.id;
@@ -277,7 +248,7 @@ fn decide_batch<'a>(
         };
         decided.rows.push(PendingRow {
             update,
-            position: lock.position + 1 + index,
+            position: position + 1 + index,
             decided_at,
             ending,
         });

@@ -70,6 +70,8 @@ impl RabbitMq {
         let home = folder.subfolder("rabbitmq")?;
         let text = |path: PathBuf| path.display().to_string();
         let loopback = "-kernel inet_dist_use_interface {127,0,0,1}";
+        // Erlang's threads would spin before they sleep, on cores that the whole system shares.
+        let server_arguments = format!("{loopback} +sbwt none +sbwtdcpu none +sbwtdio none");
         // All that is not set here would be taken from the machine's own RabbitMQ.
         let environment = vec![
             ("HOME", text(home.clone())),
@@ -89,7 +91,7 @@ impl RabbitMq {
             ("RABBITMQ_PID_FILE", text(home.join("pid"))),
             ("RABBITMQ_NODENAME", "sd@localhost".to_owned()),
             ("RABBITMQ_DIST_PORT", ports.distribution.to_string()),
-            ("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", loopback.to_owned()),
+            ("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", server_arguments),
             ("RABBITMQ_CTL_DIST_PORT_MIN", ports.control.to_string()),
             ("RABBITMQ_CTL_DIST_PORT_MAX", ports.control.to_string()),
             ("RABBITMQ_CTL_ERL_ARGS", loopback.to_owned()),

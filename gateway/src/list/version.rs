@@ -28,7 +28,7 @@ pub(crate) struct Version {
 
 impl Version {
     /// For a list that does not ask what stands now.
-    pub(super) const fn without_windows(self) -> Self {
+    pub(crate) const fn without_windows(self) -> Self {
         Self { windows: None, ..self }
     }
 
@@ -43,12 +43,13 @@ impl Version {
 
 /// Reads the version for all who ask. Those who ask while it is being read get the next reading: what
 /// was committed before they asked is in it.
+#[derive(Clone)]
 pub(crate) struct Versions {
     asking: mpsc::UnboundedSender<oneshot::Sender<Version>>,
 }
 
 impl Versions {
-    /// Starts the reader, a task that ends when this is dropped.
+    /// Starts the reader, a task that ends when the last clone is dropped.
     pub(crate) fn new(database: PgConnectOptions) -> Self {
         let (asking, asked) = mpsc::unbounded_channel();
         tokio::spawn(answer(Database::new(database), asked));

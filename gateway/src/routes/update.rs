@@ -28,7 +28,6 @@ use crate::{
     broker::PublishError,
     catalogue::NoComponent,
     error::{ApiError, RETRY_AFTER},
-    incident::Incident,
     json::PostedUpdate,
     request::{Preference, idempotency_key, is_json},
     waiters::Settled,
@@ -164,15 +163,9 @@ async fn deliver(
 
 fn answer(app: &App, update: &UpdateMessage, settled: Settled) -> Response {
     let Settled { verdict, incident } = settled;
-    let (id, reason, incident) = match verdict {
-        Verdict::Decided { reason, incident: snapshot } => {
-            let incident =
-                incident.map(|incident| Incident::clone(&incident).rolled_back_to(&snapshot));
-            (update.id, reason, incident)
-        }
-        Verdict::Repeated { original, reason, .. } => {
-            (original, reason, incident.map(|incident| Incident::clone(&incident)))
-        }
+    let (id, reason, snapshot) = match verdict {
+        Verdict::Decided { reason, incident } => (update.id, reason, Some(incident)),
+        Verdict::Repeated { original, reason, .. } => (original, reason, None),
         Verdict::Parked => return accepted(update.id, "parked"),
         Verdict::Rejected => {
             return with_id(
@@ -184,24 +177,22 @@ fn answer(app: &App, update: &UpdateMessage, settled: Settled) -> Response {
             );
         }
     };
-    match incident {
-        None => accepted(id, "pending"),
-        Some(incident) if app.conflict && is_conflict(reason) => {
-            let body = Conflict {
-                message: "Incident with this the component already exists",
-                target_component: update.component.label(),
-                existing_incident_id: incident.id.0,
-                existing_incident_title: &incident.text,
-                details: "Check your request parameters",
-            };
-            with_id(id, (StatusCode::CONFLICT, Json(body)))
-        }
-        Some(incident) => {
-            let changed = reason.outcome().is_change();
-            let status = if changed { StatusCode::CREATED } else { StatusCode::OK };
-            with_receipt(id, header::LINK, (status, Json(incident)))
-        }
+    let Some(shown) = incident else { return accepted(id, "pending") };
+    if app.conflict && is_conflict(reason) {
+        let text = snapshot.as_ref().map_or(&shown.incident.text, |snapshot| &snapshot.text);
+        let body = Conflict {
+            message: "Incident with this the component already exists",
+            target_component: update.component.label(),
+            existing_incident_id: shown.incident.id.0,
+            existing_incident_title: text,
+            details: "Check your request parameters",
+        };
+        return with_id(id, (StatusCode::CONFLICT, Json(body)));
     }
+    let json = snapshot.map_or_else(|| shown.now(), |snapshot| shown.at(&snapshot));
+    let status = if reason.outcome().is_change() { StatusCode::CREATED } else { StatusCode::OK };
+    let content_type = [(header::CONTENT_TYPE, "application/json")];
+    with_receipt(id, header::LINK, (status, content_type, json))
 }
 
 /// Whether the reference answers 409: rules 2 and 3, but not a maintenance.

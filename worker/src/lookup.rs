@@ -1,0 +1,226 @@
+//! What a batch finds in the database, beside the active incidents: one statement for all of it,
+//! since each one costs a round trip while every other worker waits.
+
+use std::collections::{HashMap, HashSet};
+
+use serde::Deserialize;
+use shared::{
+    component::{Component, ComponentId},
+    incident::IncidentId,
+    outcome::Reason,
+    timestamp::Timestamp,
+    update::UpdateId,
+};
+use sqlx::{AssertSqlSafe, FromRow, PgConnection, types::Json};
+use uuid::Uuid;
+
+use crate::{
+    inbox::{Known, Settled, When},
+    membership::MemberId,
+};
+
+/// What is looked for.
+pub(crate) struct Wanted<'a> {
+    pub(crate) member: MemberId,
+    pub(crate) updates: Vec<UpdateId>,
+    pub(crate) keys: Vec<&'a str>,
+    pub(crate) components: &'a [ComponentId],
+}
+
+/// What was found.
+pub(crate) struct Found {
+    /// Whether the worker is among the living.
+    pub(crate) lives: bool,
+    /// The place of the newest update in the inbox.
+    pub(crate) position: i64,
+    /// The database's clock, or the moment after the last decision if that is later.
+    pub(crate) now: Timestamp,
+    /// The updates that were settled before.
+    pub(crate) known: HashMap<UpdateId, Known>,
+    /// Those that were parked, and that an operator put back.
+    pub(crate) put_back: HashSet<UpdateId>,
+    /// The idempotency keys that are in use.
+    pub(crate) settled: HashMap<String, Settled>,
+    /// The components as they are now; one that is gone is absent.
+    pub(crate) components: HashMap<ComponentId, Component>,
+}
+
+#[derive(FromRow)]
+struct Row {
+    lives: bool,
+    position: i64,
+    now: Timestamp,
+    recorded: Json<Vec<Recorded>>,
+    parked: Json<Vec<ParkedBefore>>,
+    keys: Json<Vec<KeyInUse>>,
+    components: Json<Vec<Component>>,
+}
+
+/// A row of the inbox.
+#[derive(Clone, Deserialize)]
+struct Recorded {
+    id: UpdateId,
+    /// For one whose idempotency key was used before.
+    original: Option<UpdateId>,
+    repeated: bool,
+    reason: String,
+    incident: Option<IncidentId>,
+}
+
+#[derive(Deserialize)]
+struct ParkedBefore {
+    id: UpdateId,
+    was_put_back: bool,
+}
+
+#[derive(Deserialize)]
+struct KeyInUse {
+    key: String,
+    fingerprint: String,
+    original: UpdateId,
+}
+
+/// A row of the inbox `i` as JSON.
+macro_rules! recorded {
+    () => {
+        "coalesce(json_agg(json_build_object('id', i.id, 'original', i.original,
+            'repeated', i.outcome = 'repeated', 'reason', i.reason,
+            'incident', i.incident_id)), '[]')"
+    };
+}
+
+/// Looks all of it up, once the scope's lock is held: what earlier deciders wrote is seen then.
+pub(crate) async fn look_up(
+    database: &mut PgConnection,
+    wanted: Wanted<'_>,
+) -> Result<Found, sqlx::Error> {
+    let (first, end) = days(&wanted.updates);
+    // The bounds stand in the text, so that the plan has only the parts of the inbox between them.
+    // All of its parts would cost more than all the rest.
+    let statement = format!(
+        "SELECT EXISTS (SELECT FROM sdb_living_worker WHERE id = $1) AS lives,
+            scope.position, clock.now,
+            (SELECT {recorded} FROM sdb_inbox i
+                WHERE i.id = ANY($2) AND i.id >= '{first}' AND i.id <= '{end}') AS recorded,
+            (SELECT coalesce(json_agg(json_build_object(
+                    'id', update_id, 'was_put_back', put_back_at IS NOT NULL)), '[]')
+                FROM sdb_parked WHERE update_id = ANY($2)) AS parked,
+            (SELECT coalesce(json_agg(json_build_object(
+                    'key', key, 'fingerprint', fingerprint, 'original', update_id)), '[]')
+                FROM sdb_idempotency_key
+                WHERE key = ANY($3) AND used_at > clock.now - interval '24 hours') AS keys,
+            (SELECT coalesce(json_agg(json_build_object('id', c.id, 'name', c.name,
+                    'attributes', coalesce(
+                        (SELECT json_agg(json_build_object('name', a.name, 'value', a.value)
+                            ORDER BY a.id)
+                        FROM component_attribute a WHERE a.component_id = c.id), '[]'))), '[]')
+                FROM component c WHERE c.id = ANY($4)) AS components
+        FROM sdb_scope scope, LATERAL (SELECT greatest(clock_timestamp() AT TIME ZONE 'UTC',
+            scope.decided_at + interval '1 microsecond') AS now) AS clock",
+        recorded = recorded!(),
+    );
+    let row: Row = sqlx::query_as(AssertSqlSafe(statement))
+        .bind(wanted.member)
+        .bind(wanted.updates)
+        .bind(wanted.keys)
+        .bind(wanted.components)
+        .fetch_one(&mut *database)
+        .await?;
+    let originals = originals(database, &row).await?;
+
+    let mut found = Found {
+        lives: row.lives,
+        position: row.position,
+        now: row.now,
+        known: HashMap::new(),
+        put_back: HashSet::new(),
+        settled: HashMap::new(),
+        components: row.components.0.into_iter().map(|c| (c.id, c)).collect(),
+    };
+    for recorded in row.recorded.0 {
+        // A repetition stands for its original, which is kept as long as the key is.
+        let original = recorded.original.filter(|_| recorded.repeated);
+        let stands_for = original.and_then(|id| originals.get(&id)).unwrap_or(&recorded);
+        found.known.insert(recorded.id, stands_for.known()?);
+    }
+    for ParkedBefore { id, was_put_back } in row.parked.0 {
+        if was_put_back {
+            found.put_back.insert(id);
+        } else {
+            found.known.insert(id, Known::Parked);
+        }
+    }
+    for KeyInUse { key, fingerprint, original } in row.keys.0 {
+        if let Some(recorded) = originals.get(&original) {
+            let when = When::Before(recorded.known()?);
+            found.settled.insert(key, Settled { fingerprint, original, when });
+        }
+    }
+    Ok(found)
+}
+
+/// The updates that others repeat, wherever in the inbox they are.
+async fn originals(
+    database: &mut PgConnection,
+    row: &Row,
+) -> Result<HashMap<UpdateId, Recorded>, sqlx::Error> {
+    let repeated = row.recorded.iter().filter(|recorded| recorded.repeated);
+    let ids: Vec<UpdateId> = repeated
+        .filter_map(|recorded| recorded.original)
+        .chain(row.keys.iter().map(|key| key.original))
+        .collect();
+    if ids.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let statement = concat!("SELECT ", recorded!(), " FROM sdb_inbox i WHERE i.id = ANY($1)");
+    let Json(originals): Json<Vec<Recorded>> =
+        sqlx::query_scalar(statement).bind(ids).fetch_one(database).await?;
+    Ok(originals.into_iter().map(|recorded| (recorded.id, recorded)).collect())
+}
+
+impl Recorded {
+    fn known(&self) -> Result<Known, sqlx::Error> {
+        let Some(incident) = self.incident else { return Ok(Known::Rejected) };
+        let reason = Reason::from_word(&self.reason)
+            .map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
+        Ok(Known::Decided { original: self.id, reason, incident })
+    }
+}
+
+/// The first and the last id of the days in which these were made. Days, so that the same statement
+/// serves, planned already, for all of a day.
+fn days(ids: &[UpdateId]) -> (Uuid, Uuid) {
+    /// A UUIDv7 begins with its millisecond; this many of its 128 bits follow.
+    const BITS_AFTER: u32 = 80;
+    const DAY: u128 = (24 * 60 * 60 * 1000) << BITS_AFTER;
+    let (mut first, mut last) = (u128::MAX, 0);
+    for UpdateId(id) in ids {
+        first = first.min(id.as_u128());
+        last = last.max(id.as_u128());
+    }
+    let end = (last / DAY + 1).checked_mul(DAY).map_or(u128::MAX, |next_day| next_day - 1);
+    (Uuid::from_u128(first / DAY * DAY), Uuid::from_u128(end))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days_are_whole_and_hold_every_id() {
+        let id = |text: &str| UpdateId(text.parse().expect("a UUID"));
+        let ids = [
+            // 2025-10-20 05:03 and 2025-10-21 18:20.
+            id("019a0000-0000-7000-8000-000000000000"),
+            id("019a07ff-ffff-7fff-bfff-ffffffffffff"),
+        ];
+        let (first, last) = days(&ids);
+        assert!(first <= ids[0].0 && ids[1].0 <= last);
+        let same_day = days(&ids[..1]);
+        assert_eq!(same_day.0, first);
+        assert!(same_day.1 < last);
+        let (nil, max) = (UpdateId(Uuid::nil()), UpdateId(Uuid::max()));
+        assert_eq!(days(&[max, nil]), (nil.0, max.0));
+        assert!(days(&[]).0 > days(&[]).1, "without ids there are no days");
+    }
+}
