@@ -10,7 +10,7 @@ use crate::{config::AuthConfig, error::ApiError};
 const LEEWAY: u64 = 5;
 
 /// Checks tokens.
-pub(crate) struct Auth {
+pub struct Auth {
     keys: Vec<DecodingKey>,
     claim: String,
     validation: Validation,
@@ -18,19 +18,25 @@ pub(crate) struct Auth {
 
 /// Why a token was refused: for the log, never for the client.
 #[derive(Debug, thiserror::Error)]
-enum Refusal {
+pub enum Refusal {
+    /// There is none.
     #[error("no Authorization header")]
     NoHeader,
+    /// The header is of another kind.
     #[error("not of the scheme Bearer")]
     NotBearer,
+    /// It was not signed with our keys, is not valid now, or can't be read.
     #[error("the token is not valid: {0}")]
     Token(#[from] jsonwebtoken::errors::Error),
+    /// It may be anybody's.
     #[error("the token has no claim {0}, or an empty one")]
     Claim(String),
 }
 
 impl Auth {
-    pub(crate) fn new(config: AuthConfig) -> Self {
+    /// With the keys and the claim of the settings.
+    #[must_use]
+    pub fn new(config: AuthConfig) -> Self {
         // The only algorithm, whatever the token's header asks for.
         let mut validation = Validation::new(Algorithm::HS256);
         validation.leeway = LEEWAY;
@@ -60,7 +66,11 @@ impl Auth {
         })
     }
 
-    fn verify(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+    /// Whether a request's token is good.
+    ///
+    /// # Errors
+    /// When it is not, with the reason.
+    pub fn verify(&self, headers: &HeaderMap) -> Result<(), Refusal> {
         let header = headers.get(header::AUTHORIZATION).ok_or(Refusal::NoHeader)?;
         let (scheme, token) = header
             .to_str()

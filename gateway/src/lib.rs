@@ -2,7 +2,7 @@
 //! database. It never decides and never writes.
 
 mod app;
-mod auth;
+pub mod auth;
 mod broker;
 mod catalogue;
 pub mod config;

@@ -16,7 +16,7 @@ use shared::{
 };
 use sqlx::postgres::PgConnectOptions;
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{sleep, timeout},
 };
@@ -35,6 +35,9 @@ const MOST_HEADERS: usize = 100;
 const HEAD_LIMIT: Duration = Duration::from_secs(30);
 /// Time that a client may take nothing of its answer.
 const WRITE_LIMIT: Duration = Duration::from_secs(30);
+/// Connections that wait to be accepted. One that comes beyond them is tried again by the client's
+/// system, a whole second later, and monitors connect all at once.
+const BACKLOG: u32 = 4096;
 /// Time that requests under way have to finish after `stop`.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 
@@ -53,7 +56,7 @@ pub struct Server {
 /// When the address can't be taken.
 pub async fn build(config: Config, stop: CancellationToken) -> std::io::Result<Server> {
     config.auth.warn_of_short_keys();
-    let listener = TcpListener::bind(config.bind).await?;
+    let listener = listen(config.bind)?;
     let Config { database, broker, auth, conflict, inbox_days, limits, .. } = config;
     let app = App::new(auth, &database, limits, conflict, inbox_days, stop);
     let (app, connections) = (Arc::new(app), limits.connections);
@@ -128,6 +131,17 @@ impl Server {
             tracing::warn!("stopped with requests unfinished");
         }
     }
+}
+
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // A gateway that was just stopped keeps nobody from the address.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// The next connection, once there is a place for it; none when the system refuses.

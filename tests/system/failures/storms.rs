@@ -1,22 +1,46 @@
 //! More than the system takes at once: it refuses at the edge, keeps what it took, and holds no more
 //! in memory than it should.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use anyhow::{Result, ensure};
-use futures_util::future::try_join_all;
+use futures_util::future::{join_all, try_join_all};
 use harness::{
     Fixture, System, answer,
     burst::{add_components, update},
     eventually, replay, tests,
 };
+use nix::sys::signal::Signal;
 use reqwest::Method;
 use serde_json::json;
 use shared::component::ComponentId;
+use tokio::{net::TcpStream, time::timeout};
 
 use super::LISTS;
 
-tests!(updates_beyond_the_bound_in_flight_are_shed_at_once, a_storm_fills_the_queue_and_drains);
+/// Long enough for the system to try to connect several times.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
+tests!(
+    clients_that_connect_all_at_once_are_let_in,
+    updates_beyond_the_bound_in_flight_are_shed_at_once,
+    a_storm_fills_the_queue_and_drains,
+);
+
+async fn clients_that_connect_all_at_once_are_let_in(fixture: Arc<Fixture>) -> Result<()> {
+    let mut system = System::prepared(&fixture).await?;
+    system.start_gateway(&[]).await?;
+    let address = system.addresses[0].trim_start_matches("http://").to_owned();
+    // Stopped, it accepts none: all of them wait to be.
+    system.gateways[0].signal(Signal::SIGSTOP)?;
+    let all = (0..300).map(|_| timeout(CONNECT_LIMIT, TcpStream::connect(&address)));
+    let connected = join_all(all).await;
+    system.gateways[0].signal(Signal::SIGCONT)?;
+    let let_in = connected.iter().filter(|one| matches!(one, Ok(Ok(_)))).count();
+    ensure!(let_in == 300, "{let_in} of 300 were let in");
+    drop(connected);
+    system.finish().await
+}
 
 async fn updates_beyond_the_bound_in_flight_are_shed_at_once(fixture: Arc<Fixture>) -> Result<()> {
     let mut system = System::prepared(&fixture).await?;

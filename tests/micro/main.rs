@@ -1,0 +1,118 @@
+//! Micro-benchmarks of what each update costs without any I/O: CONTRIBUTING.md says how to run them.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    hint::black_box,
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use axum::http::{HeaderMap, HeaderValue, header};
+use criterion::{BatchSize, Criterion, Throughput};
+use gateway::{auth::Auth, config::AuthConfig};
+use harness::{CLAIM, SECRET, token};
+use serde_json::json;
+use shared::{
+    component::{Attribute, Component, ComponentId},
+    impact::Impact,
+    message::UpdateMessage,
+    settings::Settings,
+    timestamp::Timestamp,
+    update::UpdateId,
+};
+use uuid::Uuid;
+use worker::decision::ActiveState;
+
+/// Updates of a batch, as a busy worker takes them.
+const BATCH: u64 = 512;
+/// Components that they are about.
+const COMPONENTS: u64 = 100;
+
+fn main() -> Result<()> {
+    let mut criterion = Criterion::default()
+        .warm_up_time(Duration::from_secs(1))
+        .measurement_time(Duration::from_secs(3))
+        .configure_from_args();
+    decisions(&mut criterion)?;
+    messages(&mut criterion)?;
+    tokens(&mut criterion)?;
+    criterion.final_summary();
+    Ok(())
+}
+
+/// A batch into an empty state, where every component opens or joins an incident, and the same batch
+/// again, which changes nothing: monitors repeat themselves.
+fn decisions(criterion: &mut Criterion) -> Result<()> {
+    let updates = (0..BATCH)
+        .map(|index| {
+            let impact = Impact::try_from((index / COMPONENTS % 3) as i16 + 1)?;
+            Ok((ComponentId((index % COMPONENTS) as i32), impact, at(index as i64)?))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let decide = |mut state: ActiveState| {
+        for (component, impact, now) in &updates {
+            black_box(state.apply(*component, *impact, "Incident", *now));
+        }
+        state
+    };
+    let empty = ActiveState::new(BTreeMap::new(), HashMap::new());
+    let full = decide(empty.clone());
+
+    let mut group = criterion.benchmark_group("decision");
+    group.throughput(Throughput::Elements(BATCH));
+    group.bench_function("batch that changes much", |bencher| {
+        bencher.iter_batched(|| empty.clone(), decide, BatchSize::SmallInput);
+    });
+    group.bench_function("batch that changes nothing", |bencher| {
+        bencher.iter_batched(|| full.clone(), decide, BatchSize::SmallInput);
+    });
+    group.finish();
+    Ok(())
+}
+
+fn messages(criterion: &mut Criterion) -> Result<()> {
+    let attributes = [("region", "Region 1"), ("category", "Compute"), ("type", "ecs")];
+    let attributes = attributes
+        .map(|(name, value)| Attribute { name: name.to_owned(), value: value.to_owned() })
+        .to_vec();
+    let update = UpdateMessage {
+        id: UpdateId(Uuid::from_u128(0x019a_0000_0000_7000_8000_0000_0000_0001)),
+        component: Component {
+            id: ComponentId(1),
+            name: "Virtual Machines".to_owned(),
+            attributes,
+        },
+        impact: Impact::Major,
+        text: "High latency of the control plane".to_owned(),
+        received_at: at(0)?,
+        idempotency: None,
+    };
+    let bytes = update.encode();
+
+    let mut group = criterion.benchmark_group("update");
+    group.throughput(Throughput::Bytes(bytes.len() as u64));
+    group.bench_function("encode", |bencher| bencher.iter(|| black_box(&update).encode()));
+    group.bench_function("decode", |bencher| {
+        bencher.iter(|| UpdateMessage::decode(black_box(&bytes)));
+    });
+    group.finish();
+    Ok(())
+}
+
+fn tokens(criterion: &mut Criterion) -> Result<()> {
+    let settings = [("SDB_SECRET_KEY", SECRET), ("SDB_API_PAYLOAD_KEY", CLAIM)];
+    let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let auth = Auth::new(AuthConfig::from_settings(&Settings::new(settings))?);
+    let bearer = format!("Bearer {}", token(SECRET, &json!({ CLAIM: "benchmark" })));
+    let mut headers = HeaderMap::new();
+    headers.insert(header::AUTHORIZATION, HeaderValue::from_str(&bearer)?);
+    auth.verify(&headers).context("the token is refused")?;
+    criterion.bench_function("token/verify", |bencher| {
+        bencher.iter(|| auth.verify(black_box(&headers)));
+    });
+    Ok(())
+}
+
+fn at(micros: i64) -> Result<Timestamp> {
+    Ok(Timestamp::from_micros(1_764_072_000_000_000 + micros)?)
+}
