@@ -14,6 +14,7 @@ use harness::{
 
 tests!(
     ten_thousand_updates_take_effect_exactly_once,
+    a_batch_reads_its_own_part_of_the_inbox_by_its_index,
     a_burst_survives_the_death_of_a_worker,
     an_inbox_that_is_not_what_clients_were_told_is_noticed,
 );
@@ -58,6 +59,43 @@ async fn ten_thousand_updates_take_effect_exactly_once(fixture: Arc<Fixture>) ->
     inbox_has_exactly(&system, ids).await?;
     replay::agrees(&system.database).await?;
     replay::holds_one_active_incident(&system.database).await?;
+    system.finish().await
+}
+
+/// PostgreSQL plans for an inbox that is empty, as each part is when its week begins.
+async fn a_batch_reads_its_own_part_of_the_inbox_by_its_index(fixture: Arc<Fixture>) -> Result<()> {
+    let system = System::start(&fixture).await?;
+    add_components(&system).await?;
+    burst(&system, 500).await?;
+    system.drained().await?;
+    let parts: Vec<String> = sqlx::query_scalar(
+        "SELECT relid::regclass::text FROM pg_partition_tree('sdb_inbox') WHERE isleaf
+        ORDER BY sdb_first_id(clock_timestamp() AT TIME ZONE 'UTC')
+            BETWEEN sdb_first_id(to_date(right(relid::regclass::text, 8), 'YYYYMMDD'))
+            AND sdb_first_id(to_date(right(relid::regclass::text, 8), 'YYYYMMDD') + 7) DESC",
+    )
+    .fetch_all(&system.database)
+    .await?;
+    let (current, others) = parts.split_first().context("no parts")?;
+    ensure!(others.len() > 3, "{parts:?}");
+    let scans = async |part: &str, which: &str| {
+        let query = format!(
+            "SELECT coalesce(sum({which}), 0)::bigint FROM pg_stat_user_tables WHERE relname = '{part}'"
+        );
+        system.count(&query).await
+    };
+    // What a session did is counted a while later.
+    eventually("batches read the inbox", async || Ok(scans(current, "idx_scan").await? > 20))
+        .await?;
+    for part in &parts {
+        let whole = scans(part, "seq_scan").await?;
+        // PostgreSQL does so when the part is made and attached, and these tests do.
+        ensure!(whole < 5, "{part} was read as a whole {whole} times");
+    }
+    for part in others {
+        let looked_at = scans(part, "idx_scan").await?;
+        ensure!(looked_at == 0, "{part} was looked at {looked_at} times");
+    }
     system.finish().await
 }
 
