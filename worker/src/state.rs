@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use shared::{component::ComponentId, impact::Impact, incident::IncidentId, timestamp::Timestamp};
-use sqlx::{FromRow, PgConnection};
+use sqlx::{FromRow, PgConnection, Row, postgres::PgRow};
 
 use crate::decision::{ActiveState, IncidentRef, ManualIncident, SystemIncident};
 
@@ -45,49 +45,62 @@ pub(crate) async fn read(
     }
     let mut manual: HashMap<ComponentId, Vec<ManualIncident>> = HashMap::new();
     for related in related(database, &ids, components, now, until).await? {
-        let Related { incident: id, component, has_others, impact, last_update_at, .. } = related;
-        match (component, impact, system.get_mut(&IncidentRef::Standing(id))) {
-            (Some(component), Some(impact), _) => {
-                let (Some(text), Some(start_date)) = (related.text, related.start_date) else {
-                    continue;
-                };
-                manual.entry(component).or_default().push(ManualIncident {
-                    id,
-                    text,
-                    impact: impact_of(impact)?,
-                    start_date,
-                    end_date: related.end_date,
-                    last_update_at,
-                });
+        match related {
+            Related::Affected { incident, component } => {
+                if let Some(incident) = system.get_mut(&IncidentRef::Standing(incident)) {
+                    incident.components.insert(component);
+                }
             }
-            (Some(component), None, Some(incident)) => {
-                incident.components.insert(component);
+            Related::Rest { incident, has_others, last_update_at } => {
+                if let Some(incident) = system.get_mut(&IncidentRef::Standing(incident)) {
+                    incident.has_others = has_others;
+                    incident.last_update_at = last_update_at;
+                }
             }
-            (None, _, Some(incident)) => {
-                incident.has_others = has_others;
-                incident.last_update_at = last_update_at;
+            Related::Manual { component, incident } => {
+                manual.entry(component).or_default().push(incident);
             }
-            (_, None, None) | (None, Some(_), None) => {}
         }
     }
     Ok(ActiveState::new(system, manual))
 }
 
-/// One of three things: that an active system incident has a component of the batch; what else there
-/// is about such an incident (without a component); or that a manual incident has a component of the
-/// batch (with an impact).
-#[derive(FromRow)]
-struct Related {
-    incident: IncidentId,
-    component: Option<ComponentId>,
-    has_others: bool,
-    text: Option<String>,
-    impact: Option<i16>,
-    start_date: Option<Timestamp>,
-    end_date: Option<Timestamp>,
-    last_update_at: Option<Timestamp>,
+/// What the components of a batch, and the active system incidents, have to do with each other.
+enum Related {
+    /// A system incident has this component of the batch.
+    Affected { incident: IncidentId, component: ComponentId },
+    /// What else there is to know of a system incident.
+    Rest { incident: IncidentId, has_others: bool, last_update_at: Option<Timestamp> },
+    /// A person's incident, or a maintenance, has this component of the batch.
+    Manual { component: ComponentId, incident: ManualIncident },
 }
 
+impl FromRow<'_, PgRow> for Related {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        let incident = row.try_get("incident")?;
+        Ok(match row.try_get("what")? {
+            "affected" => Self::Affected { incident, component: row.try_get("component")? },
+            "rest" => Self::Rest {
+                incident,
+                has_others: row.try_get("has_others")?,
+                last_update_at: row.try_get("last_update_at")?,
+            },
+            _manual => Self::Manual {
+                component: row.try_get("component")?,
+                incident: ManualIncident {
+                    id: incident,
+                    text: row.try_get("text")?,
+                    impact: impact_of(row.try_get("impact")?)?,
+                    start_date: row.try_get("start_date")?,
+                    end_date: row.try_get("end_date")?,
+                    last_update_at: row.try_get("last_update_at")?,
+                },
+            },
+        })
+    }
+}
+
+/// One statement for three questions, since each costs a round trip while other workers wait.
 async fn related(
     database: &mut PgConnection,
     system: &[IncidentId],
@@ -104,7 +117,7 @@ async fn related(
             SELECT incident_id, component_id FROM incident_component_relation
             WHERE incident_id = ANY($1) AND component_id = ANY($2)
             ORDER BY incident_id, component_id FOR UPDATE
-        ), others AS (
+        ), rest AS (
             SELECT ids.id, other.component_id IS NOT NULL AS has_others,
                 (SELECT max(\"timestamp\") FROM incident_status s WHERE s.incident_id = ids.id)
                     AS last_update_at
@@ -124,13 +137,15 @@ async fn related(
                 AND i.start_date <= $4 AND (i.end_date IS NULL OR i.end_date > $3)
             ORDER BY i.id, r.component_id FOR SHARE OF i, r
         )
-        SELECT incident_id AS incident, component_id AS component, false AS has_others,
-            NULL AS text, NULL::smallint AS impact, NULL::timestamp AS start_date,
-            NULL::timestamp AS end_date, NULL::timestamp AS last_update_at FROM affected
+        SELECT 'affected' AS what, incident_id AS incident, component_id AS component,
+            NULL::boolean AS has_others, NULL AS text, NULL::smallint AS impact,
+            NULL::timestamp AS start_date, NULL::timestamp AS end_date,
+            NULL::timestamp AS last_update_at
+        FROM affected
         UNION ALL
-        SELECT id, NULL, has_others, NULL, NULL, NULL, NULL, last_update_at FROM others
+        SELECT 'rest', id, NULL, has_others, NULL, NULL, NULL, NULL, last_update_at FROM rest
         UNION ALL
-        SELECT id, component_id, false, text, impact, start_date, end_date, last_update_at
+        SELECT 'manual', id, component_id, NULL, text, impact, start_date, end_date, last_update_at
         FROM manual",
     )
     .bind(system)
