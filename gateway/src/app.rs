@@ -10,7 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use shared::database::BY_INDEX;
+use shared::{database::BY_INDEX, traces};
 use sqlx::{
     Connection, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
@@ -27,6 +27,7 @@ use crate::{
     error::ApiError,
     list::{Cache, Versions},
     routes::{component_status, health, incidents, receipt, update},
+    traced::traced,
     waiters::Waiters,
 };
 
@@ -114,7 +115,7 @@ impl App {
 
 /// The paths.
 pub(crate) fn router(app: Arc<App>) -> Router {
-    Router::new()
+    let router = Router::new()
         .route("/api/v1/component_status", get(component_status::get).post(update::post))
         .route("/api/v1/incidents", get(incidents::get))
         .route("/api/v1/updates/{id}", get(receipt::get))
@@ -124,8 +125,14 @@ pub(crate) fn router(app: Arc<App>) -> Router {
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "This path does not take that method")
         })
         .fallback(async || ApiError::new(StatusCode::NOT_FOUND, "There is nothing at this path"))
-        .layer(middleware::from_fn(limited))
-        .with_state(app)
+        .layer(middleware::from_fn(limited));
+    let router = match traces::get() {
+        Some(traces) => {
+            router.layer(middleware::from_fn(|request, next| traced(traces, request, next)))
+        }
+        None => router,
+    };
+    router.with_state(app)
 }
 
 /// Ends a request that waits for something that never comes, such as a server that is silent.

@@ -32,6 +32,7 @@ use shared::{
     message::{ReplyMessage, UpdateMessage},
     telemetry::chain,
     topology::{DeclareError, Phase, Recorded, Topology},
+    traces,
 };
 use sqlx::PgPool;
 use tokio::sync::watch;
@@ -231,10 +232,15 @@ impl Publisher {
         let partition = update.component.id.partition(link.topology.partitions);
         let key = link.topology.routing_key(partition);
         let body = update.encode();
+        let publishing =
+            traces::get().map(|traces| traces.publish(&link.topology.exchange(), &key, update.id));
+        if let Some(publishing) = &publishing {
+            properties = properties.with_headers(publishing.headers());
+        }
 
         let failed = link.failed.clone();
         let mut sending = Box::pin(link.send(key, body, properties, deadline));
-        match timeout_at(deadline, &mut sending).await {
+        let sent = match timeout_at(deadline, &mut sending).await {
             Ok(sent) => sent,
             Err(_) => {
                 tokio::spawn(async move {
@@ -244,7 +250,11 @@ impl Publisher {
                 });
                 Err(PublishError::Unconfirmed)
             }
+        };
+        if let Some(publishing) = publishing {
+            publishing.end(sent.as_ref().err().map(|error| format!("{error:?}")));
         }
+        sent
     }
 
     /// Keeps a link for as long as the gateway runs, with the topology that the database records.

@@ -15,4 +15,5 @@ mod request;
 mod routes;
 pub mod server;
 pub mod token;
+mod traced;
 mod waiters;

@@ -8,7 +8,7 @@ use gateway::{
     config::{AuthConfig, Config},
     server, token,
 };
-use shared::{settings::Settings, shutdown, telemetry};
+use shared::{settings::Settings, shutdown, telemetry, traces};
 
 /// Takes status updates over HTTP and shows incidents. Settings are environment variables;
 /// README.md lists them.
@@ -52,12 +52,15 @@ async fn command(command: Command) -> Result<()> {
             telemetry::init(&settings)?;
             settings.not_ours().log();
             let config = Config::from_settings(&settings)?;
+            traces::start("status-dashboard-gateway", &settings)?;
             let bind = config.bind;
             let server = server::build(config, shutdown::on_signal()?)
                 .await
                 .with_context(|| format!("SDB_BIND: {bind} can't be served"))?;
             tracing::info!(address = %server.address()?, "serving");
-            server.run(&settings).await?;
+            let served = server.run(&settings).await;
+            traces::flush().await;
+            served?;
             tracing::info!("stopped");
         }
         Command::Token { client, days } => {

@@ -46,6 +46,11 @@ impl Broker {
         Ok(Self { uri })
     }
 
+    /// Its host and port, for traces.
+    pub(crate) fn address(&self) -> (String, u16) {
+        (self.uri.authority.host.clone(), self.uri.authority.port)
+    }
+
     /// Opens a connection; `purpose` names it in RabbitMQ's lists.
     ///
     /// It does not reconnect by itself: a connection that came back would send what its callers

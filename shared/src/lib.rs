@@ -13,4 +13,5 @@ pub mod shutdown;
 pub mod telemetry;
 pub mod timestamp;
 pub mod topology;
+pub mod traces;
 pub mod update;

@@ -18,6 +18,7 @@ mod rolling_restart;
 mod simulation;
 mod spreading;
 mod tls;
+mod traces;
 
 use std::{process::ExitCode, sync::Arc};
 
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         simulation::tests(),
         spreading::tests(),
         tls::tests(),
+        traces::tests(),
     ];
     let harness = if arguments.list {
         None

@@ -22,8 +22,9 @@ use lapin::{
 use shared::{
     broker::{Broker, ConnectError},
     database::Database,
-    message::{UpdateMessage, UpdateResult},
+    message::{UpdateMessage, Verdict},
     topology::{DeclareError, Phase},
+    traces::{self, Processing},
 };
 use sqlx::PgConnection;
 use tokio::{
@@ -34,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     membership::{Member, MemberId, MembershipError, Share},
-    replies::ReplySender,
+    replies::{Reply, ReplySender},
     settle::{Lapsed, settle},
     step::{Incoming, Unusable},
 };
@@ -242,15 +243,30 @@ impl Consumer {
             }
         });
         let acknowledging = try_join_all(acknowledging);
-        let replies = origins.iter().zip(results).filter_map(
-            |((_, _, reply_to), result)| -> Option<(String, UpdateResult)> {
-                Some((reply_to.clone()?, result?))
+        if traces::get().is_some() {
+            for (trace, result) in traces_of(&incoming).zip(&results) {
+                // What has no id can't be told of, and is parked.
+                let parked = &Verdict::Parked;
+                trace.decided(result.as_ref().map_or(parked, |result| &result.verdict));
+            }
+        }
+        let replies = origins.iter().zip(&incoming).zip(results).filter_map(
+            |(((_, _, reply_to), incoming), result)| -> Option<Reply> {
+                Some((reply_to.clone()?, result?, incoming.trace.clone()))
             },
         );
         self.replies.send(replies);
         acknowledging.await?;
+        if traces::get().is_some() {
+            traces_of(&incoming).for_each(|trace| trace.acknowledged());
+        }
         Ok(())
     }
+}
+
+/// The spans of a batch: of all its messages, or of none.
+fn traces_of(batch: &[Incoming]) -> impl Iterator<Item = &Arc<Processing>> {
+    batch.iter().filter_map(|incoming| incoming.trace.as_ref())
 }
 
 /// Starts the deliveries of one queue, on a channel of its own. Their end is an error. The worker's
@@ -302,6 +318,7 @@ impl Received {
 
     fn new(queue: &Arc<str>, delivery: Delivery, content: Result<UpdateMessage, Unusable>) -> Self {
         let text = |text: &ShortString| text.as_str().to_owned();
+        let trace = traces::get().map(|traces| traces.process(queue, &delivery));
         Self {
             queue: queue.clone(),
             reply_to: delivery.properties.reply_to().as_ref().map(text),
@@ -310,6 +327,7 @@ impl Received {
                 message_id: delivery.properties.message_id().as_ref().map(text),
                 content,
                 payload: delivery.data,
+                trace,
             },
             acker: delivery.acker,
         }

@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, value_parser};
 use serde::Serialize;
-use shared::{broker::Broker, database, settings::Settings, shutdown, telemetry};
+use shared::{broker::Broker, database, settings::Settings, shutdown, telemetry, traces};
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 use worker::{
     catalogue,
@@ -128,7 +128,10 @@ async fn command(command: Command) -> Result<()> {
             telemetry::init(&settings)?;
             settings.not_ours().log();
             let config = Config::from_settings(&settings)?;
-            run::run(config, &settings, shutdown::on_signal()?).await?;
+            traces::start("status-dashboard-worker", &settings)?;
+            let ran = run::run(config, &settings, shutdown::on_signal()?).await;
+            traces::flush().await;
+            ran?;
         }
         Command::Migrate => {
             for line in migrate::migrate(&mut connect(&settings).await?, &settings).await? {

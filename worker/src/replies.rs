@@ -3,13 +3,14 @@
 //! Replies are a courtesy: the receipt has the same answer. So they are never waited for, and
 //! dropped when the broker can't take them.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use lapin::{BasicProperties, Channel, Connection, options::BasicPublishOptions};
 use shared::{
     broker::Broker,
     message::{ReplyMessage, UpdateResult},
     telemetry::chain,
+    traces::{self, Processing},
 };
 use tokio::{
     sync::mpsc,
@@ -24,7 +25,11 @@ const PUBLISH_LIMIT: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-type Replies = HashMap<String, Vec<UpdateResult>>;
+/// A result, with the queue of the gateway that waits for it and the span of its message.
+pub(crate) type Reply = (String, UpdateResult, Option<Arc<Processing>>);
+
+/// The results for each queue, with the span of the first.
+type Replies = HashMap<String, (Vec<UpdateResult>, Option<Arc<Processing>>)>;
 
 /// Takes the results of batches and sends them, on a connection of its own: RabbitMQ blocks
 /// connections that publish when it is short of memory, and acknowledgements must go on.
@@ -39,11 +44,11 @@ impl ReplySender {
         (Self { queue }, tokio::spawn(send_all(broker, waiting)))
     }
 
-    /// Hands over the results of a batch, each with the queue of the gateway that waits for it.
-    pub(crate) fn send(&self, results: impl Iterator<Item = (String, UpdateResult)>) {
+    /// Hands over the results of a batch.
+    pub(crate) fn send(&self, results: impl Iterator<Item = Reply>) {
         let mut replies = Replies::new();
-        for (queue, result) in results {
-            replies.entry(queue).or_default().push(result);
+        for (queue, result, trace) in results {
+            replies.entry(queue).or_insert_with(|| (Vec::new(), trace)).0.push(result);
         }
         if !replies.is_empty() && self.queue.try_send(replies).is_err() {
             tracing::debug!("replies dropped: RabbitMQ does not take them");
@@ -91,18 +96,25 @@ async fn open(
 }
 
 async fn publish(channel: &Channel, replies: &Replies) -> Result<(), String> {
-    for (queue, results) in replies {
+    for (queue, (results, trace)) in replies {
+        let replying = traces::get()
+            .zip(trace.as_ref())
+            .and_then(|(traces, first)| traces.reply(first, queue, results.len()));
         let body = ReplyMessage { results: results.clone() }.encode();
         let properties = BasicProperties::default().with_content_type("application/json".into());
         let options = BasicPublishOptions::default();
         // The channel has no confirms, so the second future is ready at once.
         let sent =
             channel.basic_publish("".into(), queue.as_str().into(), options, &body, properties);
-        match timeout(PUBLISH_LIMIT, sent).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => return Err(chain(&error)),
-            Err(_) => return Err("RabbitMQ takes too long".to_owned()),
+        let failure = match timeout(PUBLISH_LIMIT, sent).await {
+            Ok(Ok(_)) => continue,
+            Ok(Err(error)) => chain(&error),
+            Err(_) => "RabbitMQ takes too long".to_owned(),
+        };
+        if let Some(replying) = replying {
+            replying.failed();
         }
+        return Err(failure);
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use shared::{database::Database, message::UpdateResult, telemetry::chain};
+use shared::{database::Database, message::UpdateResult, telemetry::chain, traces};
 use sqlx::PgConnection;
 use tokio::time::{sleep, timeout};
 
@@ -81,7 +81,7 @@ pub(crate) async fn settle(
                 match attempt(database, member, &refused).await {
                     Ok(results) => return Ok(results),
                     Err(ApplyError::Lapsed) => return Err(Lapsed),
-                    Err(ApplyError::Database(error)) => report(&error, 1),
+                    Err(ApplyError::Database(error)) => report(&error, &refused),
                 }
             }
             (Remedy::Park, several) => {
@@ -96,7 +96,7 @@ pub(crate) async fn settle(
                 results.extend(rest);
                 return Ok(results);
             }
-            (Remedy::TryAgain, several) => report(&error, several.len()),
+            (Remedy::TryAgain, several) => report(&error, several),
         }
         sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
@@ -122,13 +122,28 @@ async fn attempt(
     member: MemberId,
     batch: &[Incoming],
 ) -> Result<Vec<Option<UpdateResult>>, ApplyError> {
+    let transaction = traces::get().and_then(|traces| {
+        traces.transaction(batch.len(), batch.iter().filter_map(|one| one.trace.as_ref()))
+    });
     let applying = database
         .with(async |connection: &mut PgConnection| step::apply(connection, member, batch).await);
     // When it takes longer, nobody knows what the connection is at; it is closed, and does not
     // commit later.
-    timeout(ATTEMPT_LIMIT, applying).await.unwrap_or_else(|_| {
+    let applied = timeout(ATTEMPT_LIMIT, applying).await.unwrap_or_else(|_| {
         Err(sqlx::Error::Protocol("the database did not answer in time".to_owned()).into())
-    })
+    });
+    if let Some(transaction) = transaction {
+        match &applied {
+            Ok(_) => transaction.committed(),
+            Err(ApplyError::Database(error)) => transaction.failed(sqlstate(error)),
+            Err(ApplyError::Lapsed) => transaction.failed(None),
+        }
+    }
+    applied
+}
+
+fn sqlstate(error: &sqlx::Error) -> Option<String> {
+    error.as_database_error()?.code().map(|code| code.into_owned())
 }
 
 /// The same message, to be parked.
@@ -137,10 +152,17 @@ fn refused(incoming: &Incoming, error: &sqlx::Error) -> Incoming {
         queue: incoming.queue.clone(),
         message_id: incoming.update_id().map(|id| id.to_string()),
         payload: incoming.payload.clone(),
+        trace: incoming.trace.clone(),
         content: Err(Unusable::Refused(chain(error))),
     }
 }
 
-fn report(error: &sqlx::Error, updates: usize) {
-    tracing::warn!(updates, reason = chain(error), "the database failed: trying again");
+fn report(error: &sqlx::Error, batch: &[Incoming]) {
+    let updates = batch.len();
+    // The log names a trace where the line belongs to one.
+    let trace_id = match batch {
+        [one] => one.trace.as_ref().and_then(|trace| trace.id()).map(tracing::field::display),
+        _ => None,
+    };
+    tracing::warn!(updates, trace_id, reason = chain(error), "the database failed: trying again");
 }

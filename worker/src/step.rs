@@ -1,13 +1,17 @@
 //! The transaction that applies a batch. It can be run again at any time: what is in the inbox is
 //! passed over, and nothing outside the database is touched.
 
-use std::collections::{BTreeSet, HashMap, HashSet, hash_map::Entry};
+use std::{
+    collections::{BTreeSet, HashMap, HashSet, hash_map::Entry},
+    sync::Arc,
+};
 
 use shared::{
     component::ComponentId,
     incident::{IncidentId, IncidentSnapshot},
     message::{DecodeError, Idempotency, UpdateMessage, UpdateResult, Verdict},
     outcome::Reason,
+    traces::Processing,
     update::UpdateId,
 };
 use sqlx::{Connection, PgConnection};
@@ -32,6 +36,8 @@ pub struct Incoming {
     pub payload: Vec<u8>,
     /// What they say.
     pub content: Result<UpdateMessage, Unusable>,
+    /// Its span, when traces are wanted.
+    pub trace: Option<Arc<Processing>>,
 }
 
 /// Why a message is not tried.

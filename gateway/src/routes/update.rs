@@ -18,6 +18,7 @@ use shared::{
     message::{Idempotency, UpdateMessage, Verdict},
     outcome::{Outcome, Reason},
     timestamp::Timestamp,
+    traces::{self, Traces},
     update::UpdateId,
 };
 use tokio::time::{Instant, timeout, timeout_at};
@@ -154,8 +155,14 @@ async fn deliver(
         return not_accepted(update.id, &error);
     }
     let Some(mut waiter) = waiter else { return accepted(update.id, "pending") };
+    let waiting = traces::get().map(Traces::wait);
     match timeout_at(deadline, &mut waiter.settled).await {
-        Ok(Ok(settled)) => answer(app, update, settled),
+        Ok(Ok(settled)) => {
+            if let Some(waiting) = waiting {
+                waiting.end(&settled.verdict);
+            }
+            answer(app, update, settled)
+        }
         // The wait is over, or the connection for replies broke: the receipt will have the outcome.
         Ok(Err(_)) | Err(_) => accepted(update.id, "pending"),
     }
@@ -232,9 +239,10 @@ fn accepted(id: UpdateId, state: &str) -> Response {
 
 /// 503: it was not taken, or nobody knows.
 fn not_accepted(id: UpdateId, error: &PublishError) -> Response {
+    let trace_id = traces::current_id().map(tracing::field::display);
     let message = match error {
         PublishError::Unconfirmed => {
-            tracing::debug!(update = %id, "RabbitMQ did not confirm an update in time");
+            tracing::debug!(update = %id, trace_id, "RabbitMQ did not confirm an update in time");
             format!(
                 "{error}: the update may have been queued or not. Send it again with the same \
                 Idempotency-Key, or look at {}",
@@ -245,7 +253,7 @@ fn not_accepted(id: UpdateId, error: &PublishError) -> Response {
         | PublishError::Blocked
         | PublishError::Full
         | PublishError::Changing => {
-            tracing::debug!(update = %id, reason = %error, "update not taken");
+            tracing::debug!(update = %id, trace_id, reason = %error, "update not taken");
             format!("{error}; nothing was queued, try again")
         }
     };

@@ -57,6 +57,7 @@ impl Message {
             message_id: Some(self.id.to_string()),
             payload: self.payload.clone(),
             content,
+            trace: None,
         }
     }
 }

@@ -1,0 +1,82 @@
+//! A span for each request that is served, when traces are wanted. Its names follow the semantic
+//! conventions for HTTP; those of what happens meanwhile stand in [`shared::traces`].
+
+use axum::{
+    extract::{MatchedPath, Request},
+    http::{HeaderMap, Method, Version, header, uri::Uri},
+    middleware::Next,
+    response::Response,
+};
+use opentelemetry::{
+    KeyValue,
+    trace::{FutureExt, Status, TraceContextExt},
+};
+use opentelemetry_http::HeaderExtractor;
+use shared::traces::Traces;
+
+/// Serves a request within a span.
+pub(crate) async fn traced(traces: &Traces, request: Request, next: Next) -> Response {
+    let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
+    // Those who watch ask all the time, and nothing happens.
+    if matches!(route.as_deref(), Some("/healthz" | "/readyz")) {
+        return next.run(request).await;
+    }
+    let method = if KNOWN_METHODS.contains(request.method()) {
+        request.method().as_str().to_owned()
+    } else {
+        "_OTHER".to_owned()
+    };
+    let name = match (method.as_str(), &route) {
+        ("_OTHER", _) => "HTTP".to_owned(),
+        (_, Some(route)) => format!("{method} {route}"),
+        (_, None) => method.clone(),
+    };
+    let mut attributes = vec![KeyValue::new("http.request.method", method)];
+    attributes.extend(route.map(|route| KeyValue::new("http.route", route)));
+    attributes.extend(asked(request.uri(), request.version(), request.headers()));
+
+    let context = traces.serve(name, &HeaderExtractor(request.headers()), attributes);
+    let response = next.run(request).with_context(context.clone()).await;
+
+    let (span, status) = (context.span(), response.status());
+    span.set_attribute(KeyValue::new("http.response.status_code", i64::from(status.as_u16())));
+    if status.is_server_error() {
+        span.set_attribute(KeyValue::new("error.type", status.as_str().to_owned()));
+        span.set_status(Status::error(""));
+    }
+    span.end();
+    response
+}
+
+/// Others could be any text.
+const KNOWN_METHODS: [Method; 9] = [
+    Method::CONNECT,
+    Method::DELETE,
+    Method::GET,
+    Method::HEAD,
+    Method::OPTIONS,
+    Method::PATCH,
+    Method::POST,
+    Method::PUT,
+    Method::TRACE,
+];
+
+/// What a request says about itself.
+fn asked(uri: &Uri, version: Version, headers: &HeaderMap) -> impl Iterator<Item = KeyValue> {
+    let text = |name| headers.get(name)?.to_str().ok().map(str::to_owned);
+    let version = if version == Version::HTTP_10 { "1.0" } else { "1.1" };
+    let host = text(header::HOST).and_then(|host| host.parse::<Uri>().ok());
+    [
+        Some(KeyValue::new("url.path", uri.path().to_owned())),
+        Some(KeyValue::new("url.scheme", "http")),
+        uri.query().map(|query| KeyValue::new("url.query", query.to_owned())),
+        Some(KeyValue::new("network.protocol.version", version)),
+        text(header::USER_AGENT).map(|agent| KeyValue::new("user_agent.original", agent)),
+        host.as_ref()
+            .and_then(|host| Some(KeyValue::new("server.address", host.host()?.to_owned()))),
+        host.as_ref()
+            .and_then(|host| Some(KeyValue::new("server.port", i64::from(host.port_u16()?)))),
+    ]
+    .into_iter()
+    .flatten()
+}

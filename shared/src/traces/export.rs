@@ -1,0 +1,208 @@
+//! Where spans go: to the collector that the standard `OTEL_` variables name, over OTLP/HTTP.
+//!
+//! The SDK encodes and sends from a thread of its own, and drops what does not fit into its queue:
+//! nobody ever waits for a collector.
+
+use std::{
+    env, fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use opentelemetry::KeyValue;
+use opentelemetry_http::{HttpClient, HttpError, Request, Response};
+use opentelemetry_otlp::{ExporterBuildError, SpanExporter, WithHttpConfig};
+use opentelemetry_sdk::{
+    Resource,
+    error::{OTelSdkError, OTelSdkResult},
+    trace::{BatchSpanProcessor, SdkTracerProvider, SpanData},
+};
+use rustls::{ClientConfig, RootCertStore, crypto::ring};
+use tokio::{runtime::Handle, time::timeout};
+
+use crate::settings::{SettingsError, invalid};
+
+/// Time that a collector may take for one request; the SDK's own limit is for all tries together.
+const SEND_LIMIT: Duration = Duration::from_secs(10);
+/// Bytes of a collector's answer that are read.
+const LARGEST_ANSWER: usize = 64 * 1024;
+/// Between two lines in the log about spans that were lost.
+const SAY_EVERY: Duration = Duration::from_secs(60);
+/// Updates that one transaction may have, each with a link to its trace: the SDK's own limit is lower
+/// than a batch.
+const MOST_LINKS: u32 = 10_000;
+
+/// Why traces can't be exported.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// A variable has a value that can't be used.
+    #[error(transparent)]
+    Setting(#[from] SettingsError),
+    /// The SDK refuses the variables.
+    #[error("the OTEL_ variables can't be used")]
+    Refused(#[from] ExporterBuildError),
+    /// TLS is wanted, and there is nothing to trust.
+    #[error("the system's certificates can't be read")]
+    Certificates(#[source] std::io::Error),
+}
+
+/// Whether the variables ask for traces.
+pub(super) fn is_wanted() -> Result<bool, SettingsError> {
+    if variable("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true")) {
+        return Ok(false);
+    }
+    const EXPORTER: &str = "OTEL_TRACES_EXPORTER";
+    match variable(EXPORTER).as_deref() {
+        Some("none") => Ok(false),
+        Some("otlp") => Ok(true),
+        Some(other) => Err(invalid(EXPORTER, other, "`otlp` or `none`")),
+        None => Ok(endpoint().is_some()),
+    }
+}
+
+/// The exporter and its thread, as the variables say.
+pub(super) fn start(service: &'static str) -> Result<SdkTracerProvider, ExportError> {
+    const PROTOCOLS: [&str; 2] =
+        ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"];
+    for name in PROTOCOLS {
+        if let Some(protocol) = variable(name).filter(|protocol| protocol != "http/protobuf") {
+            return Err(invalid(name, &protocol, "`http/protobuf`").into());
+        }
+    }
+    let exporter = SpanExporter::builder().with_http().with_http_client(Sender::new()?).build()?;
+    let processor = BatchSpanProcessor::builder(Reporting::of(exporter)).build();
+    let mut provider = SdkTracerProvider::builder()
+        .with_span_processor(processor)
+        .with_resource(resource(service));
+    if variable("OTEL_SPAN_LINK_COUNT_LIMIT").is_none() {
+        provider = provider.with_max_links_per_span(MOST_LINKS);
+    }
+    Ok(provider.build())
+}
+
+/// Who makes the spans; the variables win.
+fn resource(service: &'static str) -> Resource {
+    let detected = Resource::builder().build();
+    let named = variable("OTEL_SERVICE_NAME").is_some()
+        || variable("OTEL_RESOURCE_ATTRIBUTES").is_some_and(|all| all.contains("service.name="));
+    let own = [
+        (!named).then(|| KeyValue::new("service.name", service)),
+        Some(KeyValue::new("service.version", env!("CARGO_PKG_VERSION"))),
+        Some(KeyValue::new("process.pid", i64::from(std::process::id()))),
+    ];
+    let theirs = detected.iter().filter(|(name, _)| named || name.as_str() != "service.name");
+    let theirs = theirs.map(|(name, value)| KeyValue::new(name.clone(), value.clone()));
+    Resource::builder_empty().with_attributes(own.into_iter().flatten().chain(theirs)).build()
+}
+
+fn endpoint() -> Option<String> {
+    variable("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+        .or_else(|| variable("OTEL_EXPORTER_OTLP_ENDPOINT"))
+}
+
+/// A variable; empty counts as not set.
+fn variable(name: &str) -> Option<String> {
+    env::var(name).ok().map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
+}
+
+/// Sends for the SDK, whose thread has no runtime, on the program's: there it is a task that waits.
+#[derive(Debug)]
+struct Sender {
+    runtime: Handle,
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+}
+
+impl Sender {
+    fn new() -> Result<Self, ExportError> {
+        let (provider, builder) = (ring::default_provider(), HttpsConnectorBuilder::new());
+        let builder = if endpoint().is_some_and(|endpoint| endpoint.starts_with("https:")) {
+            builder.with_provider_and_native_roots(provider).map_err(ExportError::Certificates)?
+        } else {
+            // Without TLS nothing need be trusted, and a container may have no certificates.
+            let tls = ClientConfig::builder_with_provider(Arc::new(provider))
+                .with_safe_default_protocol_versions()
+                .map_err(|error| ExportError::Certificates(std::io::Error::other(error)))?;
+            let nobody = RootCertStore::empty();
+            builder.with_tls_config(tls.with_root_certificates(nobody).with_no_client_auth())
+        };
+        let connector = builder.https_or_http().enable_http1().build();
+        let client = Client::builder(TokioExecutor::new()).build(connector);
+        Ok(Self { runtime: Handle::current(), client })
+    }
+}
+
+#[async_trait]
+impl HttpClient for Sender {
+    async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+        let client = self.client.clone();
+        let sending = async move {
+            let (head, body) = client.request(request.map(Full::new)).await?.into_parts();
+            let body = Limited::new(body, LARGEST_ANSWER).collect().await?.to_bytes();
+            Ok(Response::from_parts(head, body))
+        };
+        self.runtime.spawn(async { timeout(SEND_LIMIT, sending).await? }).await?
+    }
+}
+
+/// Passes spans on, and says now and then how many were lost.
+struct Reporting {
+    exporter: SpanExporter,
+    lost: Mutex<Lost>,
+}
+
+#[derive(Default)]
+struct Lost {
+    /// Since it was said last.
+    spans: usize,
+    said: Option<Instant>,
+}
+
+impl Reporting {
+    fn of(exporter: SpanExporter) -> Self {
+        Self { exporter, lost: Mutex::default() }
+    }
+
+    fn failed(&self, spans: usize, error: &OTelSdkError) {
+        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        lost.spans += spans;
+        if lost.said.is_none_or(|said| said.elapsed() >= SAY_EVERY) {
+            let (spans, reason) = (lost.spans, error.to_string());
+            tracing::warn!(spans, reason, "spans are lost: the collector does not take them");
+            *lost = Lost { spans: 0, said: Some(Instant::now()) };
+        }
+    }
+}
+
+impl fmt::Debug for Reporting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The exporter would show its headers, which may hold a key.
+        f.write_str("Reporting")
+    }
+}
+
+impl opentelemetry_sdk::trace::SpanExporter for Reporting {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        let spans = batch.len();
+        if let Err(error) = self.exporter.export(batch).await {
+            self.failed(spans, &error);
+        }
+        // The SDK would log each failure.
+        Ok(())
+    }
+
+    fn shutdown_with_timeout(&self, limit: Duration) -> OTelSdkResult {
+        self.exporter.shutdown_with_timeout(limit)
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.exporter.set_resource(resource);
+    }
+}
