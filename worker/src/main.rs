@@ -8,6 +8,7 @@ use serde::Serialize;
 use shared::{broker::Broker, database, settings::Settings, shutdown, telemetry};
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 use worker::{
+    admin::{self, IncidentArguments, MaintenanceArguments},
     catalogue,
     config::Config,
     migrate,
@@ -37,6 +38,12 @@ enum Command {
     /// The components that updates may name.
     #[command(subcommand)]
     Catalogue(Catalogue),
+    /// What is active: look at it, comment it, change it, close it. Each change is written into the
+    /// updates of the incident.
+    Incident(IncidentArguments),
+    /// Maintenances: schedule one, change it, end it. `worker incident` lists, shows and comments
+    /// them.
+    Maintenance(MaintenanceArguments),
     /// The updates that could not be applied.
     #[command(subcommand)]
     Parked(ParkedCommand),
@@ -149,6 +156,12 @@ async fn command(command: Command) -> Result<()> {
                 .await
                 .with_context(|| file.display().to_string())?;
             println!("{plan}");
+        }
+        Command::Incident(arguments) => {
+            println!("{}", admin::incident(arguments, &mut connect(&settings).await?).await?);
+        }
+        Command::Maintenance(arguments) => {
+            println!("{}", admin::maintenance(arguments, &mut connect(&settings).await?).await?);
         }
         Command::Parked(command) => parked(command, &settings).await?,
         Command::Topology(TopologyCommand::Show { json }) => {
