@@ -1,6 +1,7 @@
-//! An operator without the Python dashboard's pages: commands on incidents and maintenances, beside gateways and workers that run.
+//! An operator without the Python dashboard's pages: commands on incidents, maintenances and the
+//! catalogue, beside gateways and workers that run.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, fs, sync::Arc};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -26,6 +27,7 @@ tests!(
     an_update_of_an_operator_sorts_after_those_that_are_there,
     what_makes_no_sense_is_refused_and_changes_nothing,
     decisions_beside_an_operators_commands_are_right,
+    a_catalogue_is_planned_and_pruned,
     every_command_explains_itself,
 );
 
@@ -112,7 +114,14 @@ async fn minutes_from_now(system: &System, minutes: i64) -> Result<String> {
 /// Every row that an operator's commands may change.
 async fn contents(system: &System) -> Result<Vec<String>> {
     let mut rows = Vec::new();
-    for table in ["incident", "incident_component_relation", "incident_status", "sdb_version"] {
+    for table in [
+        "component",
+        "component_attribute",
+        "incident",
+        "incident_component_relation",
+        "incident_status",
+        "sdb_version",
+    ] {
         let query = format!("SELECT '{table} ' || t::text FROM {table} t ORDER BY 1");
         rows.extend(
             sqlx::query_scalar::<_, String>(AssertSqlSafe(query))
@@ -581,6 +590,71 @@ fn took_place(state: &mut ActiveState, ids: &[IncidentId], command: Command) -> 
     Ok(())
 }
 
+async fn a_catalogue_is_planned_and_pruned(fixture: Arc<Fixture>) -> Result<()> {
+    let system = with_components(&fixture).await?;
+    let incident = post(&system, "CDN", 1, 201).await?["id"].to_string();
+    let path = fixture.folder.join("catalogue.yaml");
+    let path_text = path.to_str().context("the path is no text")?;
+    let apply = |more: &[&'static str]| [&["catalogue", "apply", path_text], more].concat();
+    let dns = "components:
+  - name: DNS
+    attributes: {region: R1, type: names}
+  - name: Mail
+";
+    fs::write(&path, dns)?;
+    let before = contents(&system).await?;
+    let plan = run(&system, &apply(&["--dry-run"])).await?;
+    for line in [
+        "added    Mail ()",
+        "changed  DNS (R1, dns) to DNS (R1, names)",
+        "stays    CDN (), which the file does not have",
+        "1 added, 1 changed, 0 as they were, 3 not in the file",
+        "A dry run: nothing was changed.",
+    ] {
+        ensure!(plan.contains(line), "{line:?} is not in {plan}");
+    }
+    let refusal = format!(
+        "catalogue.yaml: these can't be removed, since incidents have them: CDN () in {incident}; \
+        nothing was applied"
+    );
+    for arguments in [&["--prune"][..], &["--prune", "--dry-run"]] {
+        let (done, said) = system.worker_command(&apply(arguments)).await?;
+        ensure!(!done && said.contains(&refusal), "{said} does not say {refusal}");
+    }
+    // Also by one that is closed.
+    run(&system, &["incident", "close", &incident]).await?;
+    let (done, said) = system.worker_command(&apply(&["--prune"])).await?;
+    ensure!(!done && said.contains(&refusal), "{said}");
+    let kept = contents(&system).await?;
+    let of_components = |rows: &[String]| -> Vec<String> {
+        rows.iter().filter(|row| row.starts_with("component")).cloned().collect()
+    };
+    ensure!(of_components(&kept) == of_components(&before), "something was applied");
+
+    fs::write(&path, format!("{dns}  - name: CDN\n"))?;
+    let plan = json_of(&system, &apply(&["--prune", "--dry-run"])).await?;
+    ensure!(contents(&system).await? == kept, "the dry run changed something");
+    let removed = plan["remove"].as_array().context("no list")?;
+    let removed: Vec<_> = removed.iter().map(|component| component["id"].clone()).collect();
+    ensure!(removed == [2, 4] && plan["same"] == 1 && plan["stay"] == json!([]), "{plan}");
+    ensure!(plan["add"][0]["name"] == "Mail", "{plan}");
+    let change = &plan["change"][0];
+    ensure!(change["before"]["id"] == 1, "{plan}");
+    ensure!(change["after"]["attributes"][1]["value"] == "names", "{plan}");
+    ensure!(json_of(&system, &apply(&["--prune"])).await? == plan);
+    let names: Vec<String> = sqlx::query_scalar("SELECT name FROM component ORDER BY id")
+        .fetch_all(&system.database)
+        .await?;
+    ensure!(names == ["DNS", "CDN", "Mail"], "{names:?}");
+    let orphans = "SELECT count(*) FROM component_attribute WHERE component_id IN (2, 4)";
+    ensure!(system.count(orphans).await? == 0);
+    // The gateways know at once what is gone.
+    system.catalogue_seen().await?;
+    post(&system, "Mail", 1, 201).await?;
+    post(&system, "R&D <lab>", 1, 400).await?;
+    system.finish().await
+}
+
 async fn every_command_explains_itself(fixture: Arc<Fixture>) -> Result<()> {
     let worker = &fixture.binaries.worker;
     for (command, takes_a_time) in [
@@ -594,6 +668,7 @@ async fn every_command_explains_itself(fixture: Arc<Fixture>) -> Result<()> {
         (&["maintenance", "schedule"], true),
         (&["maintenance", "change"], true),
         (&["maintenance", "end"], false),
+        (&["catalogue", "apply"], false),
     ] {
         let arguments = [command, &["--help"]].concat();
         let (done, said) = fixture.command(worker, &arguments, &[]).await?;

@@ -19,6 +19,8 @@ use self::{
     incident::Table,
 };
 
+pub(crate) use self::change::LOCK_SCOPE;
+
 /// Characters of a title, at most: as many as an update may bring.
 const TITLE_LIMIT: usize = 255;
 

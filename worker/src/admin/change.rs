@@ -23,7 +23,7 @@ use crate::history;
 
 /// Takes the scope's lock in a transaction that an operator began. Every worker waits for it: the
 /// transaction is ended by PostgreSQL when the command stalls, or waits for others that stall.
-const LOCK_SCOPE: &str = "SET LOCAL idle_in_transaction_session_timeout = '5s';
+pub(crate) const LOCK_SCOPE: &str = "SET LOCAL idle_in_transaction_session_timeout = '5s';
     SELECT FROM sdb_scope FOR UPDATE;
     SET LOCAL lock_timeout = '5s'";
 
