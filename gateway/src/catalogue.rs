@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwapOption;
 use shared::{
-    component::{self, Attribute, Component},
+    component::{self, Attribute, Component, NoComponent},
     telemetry::chain,
 };
 use sqlx::PgPool;
@@ -26,14 +26,6 @@ pub(crate) struct Catalogue {
     by_name: HashMap<String, Vec<Component>>,
 }
 
-/// Why no component could be found for a name and attributes.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum NoComponent {
-    NotFound,
-    /// Several have these attributes and more: their labels.
-    Ambiguous(Vec<String>),
-}
-
 impl Catalogue {
     fn new(version: i64, components: Vec<Component>) -> Self {
         let mut by_name: HashMap<String, Vec<Component>> = HashMap::new();
@@ -53,20 +45,8 @@ impl Catalogue {
         &self,
         name: &str,
         attributes: &[Attribute],
-    ) -> Result<&Component, NoComponent> {
-        let named = self.by_name.get(name).map_or(&[][..], Vec::as_slice);
-        let containing: Vec<&Component> = named
-            .iter()
-            .filter(|component| attributes.iter().all(|a| component.attributes.contains(a)))
-            .collect();
-        let exact = containing.iter().find(|c| c.attributes.len() == attributes.len());
-        match (exact, containing.as_slice()) {
-            (Some(component), _) | (None, [component]) => Ok(component),
-            (None, []) => Err(NoComponent::NotFound),
-            (None, several) => {
-                Err(NoComponent::Ambiguous(several.iter().map(|c| c.label()).collect()))
-            }
-        }
+    ) -> Result<&Component, NoComponent<'_>> {
+        component::find(self.by_name.get(name).into_iter().flatten(), attributes)
     }
 }
 
@@ -184,7 +164,7 @@ mod tests {
         Catalogue::new(1, components)
     }
 
-    /// Name, attributes, the id found or the error.
+    /// Name, attributes, the id found or those of the candidates.
     #[test]
     fn exact_matches_win_and_larger_ones_must_be_unambiguous() {
         let catalogue = catalogue(&[
@@ -194,8 +174,7 @@ mod tests {
             ("DNS", &[("region", "R1")]),
             ("CDN", &[("region", "R1"), ("type", "cdn")]),
         ]);
-        let several =
-            |ids: &[&str]| Err(NoComponent::Ambiguous(ids.iter().map(|l| (*l).into()).collect()));
+        let several = |ids: &[i32]| Err(Some(ids.to_vec()));
         for (name, wanted, expected) in [
             // All of its attributes, in another order.
             ("DNS", &[("type", "dns"), ("region", "R1")][..], Ok(1)),
@@ -205,17 +184,17 @@ mod tests {
             ("DNS", &[("region", "R2")], Ok(2)),
             ("CDN", &[], Ok(5)),
             // Several larger ones.
-            ("DNS", &[("type", "dns")], several(&["DNS (R1, dns)", "DNS (R2, dns)"])),
+            ("DNS", &[("type", "dns")], several(&[1, 2])),
             // None.
-            ("DNS", &[("region", "R3")], Err(NoComponent::NotFound)),
-            ("DN", &[], Err(NoComponent::NotFound)),
-            (
-                "CDN",
-                &[("region", "R1"), ("type", "cdn"), ("more", "x")],
-                Err(NoComponent::NotFound),
-            ),
+            ("DNS", &[("region", "R3")], Err(None)),
+            ("DN", &[], Err(None)),
+            ("CDN", &[("region", "R1"), ("type", "cdn"), ("more", "x")], Err(None)),
         ] {
-            let found = catalogue.find(name, &attributes(wanted)).map(|component| component.id.0);
+            let found = catalogue.find(name, &attributes(wanted));
+            let found = found.map(|component| component.id.0).map_err(|none| match none {
+                NoComponent::NotFound => None,
+                NoComponent::Ambiguous(several) => Some(several.iter().map(|c| c.id.0).collect()),
+            });
             assert_eq!(found, expected, "{name} {wanted:?}");
         }
     }

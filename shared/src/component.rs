@@ -71,6 +71,37 @@ impl Component {
     }
 }
 
+/// Why no component could be found for a name and attributes.
+#[derive(Debug, PartialEq, Eq)]
+pub enum NoComponent<'a> {
+    /// None has these.
+    NotFound,
+    /// Several have these attributes and more.
+    Ambiguous(Vec<&'a Component>),
+}
+
+/// Of the components of one name, in order of their ids: the one with exactly these attributes, the
+/// lowest id of several; failing that, the only one whose attributes contain these (`api-v1`, "POST
+/// /api/v1/component_status").
+///
+/// # Errors
+/// When there is none such, or several contain them.
+pub fn find<'a>(
+    named: impl IntoIterator<Item = &'a Component>,
+    attributes: &[Attribute],
+) -> Result<&'a Component, NoComponent<'a>> {
+    let containing: Vec<&Component> = named
+        .into_iter()
+        .filter(|component| attributes.iter().all(|a| component.attributes.contains(a)))
+        .collect();
+    let exact = containing.iter().find(|c| c.attributes.len() == attributes.len());
+    match (exact, containing.as_slice()) {
+        (Some(component), _) | (None, [component]) => Ok(component),
+        (None, []) => Err(NoComponent::NotFound),
+        (None, _) => Err(NoComponent::Ambiguous(containing)),
+    }
+}
+
 /// A component with the names and the values of its attributes, in catalogue order.
 macro_rules! select {
     () => {

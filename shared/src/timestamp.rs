@@ -1,5 +1,7 @@
 //! Instants as the tables keep them.
 
+use std::str::FromStr;
+
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sqlx::{
     Decode, Encode, Postgres, Type,
@@ -8,7 +10,10 @@ use sqlx::{
     postgres::{PgArgumentBuffer, PgHasArrayType, PgTypeInfo, PgValueFormat, PgValueRef},
 };
 use time::macros::format_description;
-use time::{Duration, OffsetDateTime, PrimitiveDateTime, format_description::BorrowedFormatItem};
+use time::{
+    Duration, OffsetDateTime, PrimitiveDateTime,
+    format_description::{BorrowedFormatItem, well_known::Rfc3339},
+};
 
 const TO_THE_MINUTE: &[BorrowedFormatItem<'_>] =
     format_description!("[year]-[month]-[day] [hour]:[minute]");
@@ -98,6 +103,26 @@ fn formatted(time: PrimitiveDateTime, format: &[BorrowedFormatItem<'_>]) -> Stri
     time.format(format).expect("a date and time has all of the format's parts")
 }
 
+/// A text that names no instant.
+#[derive(Debug, thiserror::Error)]
+#[error("write UTC as `YYYY-MM-DD HH:MM`, or RFC 3339 such as `2026-05-01T22:00:00+02:00`")]
+pub struct UnreadableTime;
+
+impl FromStr for Timestamp {
+    type Err = UnreadableTime;
+
+    /// Reads `YYYY-MM-DD HH:MM` in UTC, or RFC 3339 with its own offset; microseconds are kept.
+    fn from_str(text: &str) -> Result<Self, UnreadableTime> {
+        if let Ok(minute) = PrimitiveDateTime::parse(text, TO_THE_MINUTE) {
+            return Ok(Self(minute));
+        }
+        let instant = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| UnreadableTime)?;
+        let micros = instant.unix_timestamp_nanos() / 1_000;
+        let micros = i64::try_from(micros).map_err(|_| UnreadableTime)?;
+        Self::from_micros(micros).map_err(|_| UnreadableTime)
+    }
+}
+
 impl Serialize for Timestamp {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_i64(self.as_micros())
@@ -122,5 +147,20 @@ mod tests {
         assert_eq!(instant.to_the_microsecond(), "2023-11-14T22:13:20.123456Z");
         assert_eq!(instant.plus_micros(4).to_the_microsecond(), "2023-11-14T22:13:20.123460Z");
         assert!(Timestamp::from_micros(i64::MAX).is_err());
+    }
+
+    #[test]
+    fn what_people_write_is_read_as_utc() {
+        for (text, means) in [
+            ("2026-05-01 22:00", "2026-05-01T22:00:00.000000Z"),
+            ("2026-05-01T22:00:00Z", "2026-05-01T22:00:00.000000Z"),
+            ("2026-05-01T22:00:00.1234567+02:00", "2026-05-01T20:00:00.123456Z"),
+        ] {
+            let instant: Timestamp = text.parse().expect(text);
+            assert_eq!(instant.to_the_microsecond(), means, "{text}");
+        }
+        for text in ["", "now", "2026-05-01", "2026-13-01 22:00", "2026-05-01T22:00:00", "22:00"] {
+            assert!(text.parse::<Timestamp>().is_err(), "{text}");
+        }
     }
 }

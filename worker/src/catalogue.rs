@@ -8,15 +8,24 @@ use std::{
     fmt,
 };
 
-use serde::{Deserialize, Deserializer, de};
+use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_saphyr::Spanned;
-use shared::component::{self, Attribute, Component, ComponentId};
+use shared::{
+    component::{self, Attribute, Component, ComponentId},
+    incident::IncidentId,
+};
 use sqlx::{Connection, PgConnection};
 
+use crate::admin::LOCK_SCOPE;
+
+/// Incidents of one component that a refusal names, at most.
+const NAMED_INCIDENTS: usize = 5;
+
 /// A component as the file has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Wanted {
     /// The file's line, from 1.
+    #[serde(skip)]
     pub line: u64,
     /// Its name.
     pub name: String,
@@ -46,6 +55,9 @@ pub enum CatalogueError {
         /// What is wrong with it.
         reason: String,
     },
+    /// Components that the file does not have can't be removed.
+    #[error("these can't be removed, since incidents have them: {0}; nothing was applied")]
+    InIncidents(String),
     /// The database failed; nothing was applied.
     #[error("the database failed")]
     Database(#[from] sqlx::Error),
@@ -132,14 +144,34 @@ fn check_text(what: &str, text: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// How a catalogue is applied.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct How {
+    /// Only the plan is made, and nothing changed.
+    pub dry_run: bool,
+    /// Components that the file does not have are removed.
+    pub prune: bool,
+}
+
+/// A component whose attributes change.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Changed {
+    /// As the database has it.
+    pub before: Component,
+    /// As the file has it.
+    pub after: Wanted,
+}
+
 /// What applying a catalogue does.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Plan {
     /// Components to add.
     pub add: Vec<Wanted>,
     /// Components whose attributes change.
-    pub change: Vec<(Component, Wanted)>,
-    /// Components of the database that the file does not have. They stay.
+    pub change: Vec<Changed>,
+    /// Components of the database that the file does not have and that go.
+    pub remove: Vec<Component>,
+    /// Components of the database that the file does not have and that stay.
     pub stay: Vec<Component>,
     /// How many stand already as the file has them.
     pub same: usize,
@@ -173,7 +205,7 @@ impl Plan {
         for (wanted, claim) in unmatched.into_iter().zip(claims) {
             let free = claim.filter(|id| !contested.contains(id)).and_then(|id| left.remove(&id));
             match free {
-                Some(component) => plan.change.push((component, wanted)),
+                Some(component) => plan.change.push(Changed { before: component, after: wanted }),
                 None => plan.add.push(wanted),
             }
         }
@@ -187,20 +219,26 @@ impl fmt::Display for Plan {
         for wanted in &self.add {
             writeln!(f, "added    {}", wanted.label())?;
         }
-        for (before, wanted) in &self.change {
-            writeln!(f, "changed  {} to {}", before.label(), wanted.label())?;
+        for Changed { before, after } in &self.change {
+            writeln!(f, "changed  {} to {}", before.label(), after.label())?;
+        }
+        for component in &self.remove {
+            writeln!(f, "removed  {}", component.label())?;
         }
         for component in &self.stay {
             writeln!(f, "stays    {}, which the file does not have", component.label())?;
         }
         write!(
             f,
-            "{} added, {} changed, {} as they were, {} not in the file",
+            "{} added, {} changed, {} as they were, ",
             self.add.len(),
             self.change.len(),
-            self.same,
-            self.stay.len()
-        )
+            self.same
+        )?;
+        if !self.remove.is_empty() {
+            write!(f, "{} removed, ", self.remove.len())?;
+        }
+        write!(f, "{} not in the file", self.stay.len())
     }
 }
 
@@ -230,13 +268,16 @@ fn closest<'a>(
     }
 }
 
-/// Applies a catalogue in one transaction and returns what it did. Applying it again does nothing.
+/// Applies a catalogue in one transaction and returns what it did, or would do. Applying it again
+/// does nothing.
 ///
 /// # Errors
-/// When a text does not fit its column, or the database fails; nothing was applied then.
+/// When a text does not fit its column, when a component that is to go has incidents, or when the
+/// database fails; nothing was applied then.
 pub async fn apply(
     database: &mut PgConnection,
     wanted: Vec<Wanted>,
+    how: How,
 ) -> Result<Plan, CatalogueError> {
     let mut transaction = database.begin().await?;
     // Two operators at once would both add what both find missing.
@@ -244,7 +285,20 @@ pub async fn apply(
         .execute(&mut *transaction)
         .await?;
     check_lengths(&mut transaction, &wanted).await?;
-    let plan = Plan::new(component::read_all(&mut transaction).await?, wanted);
+    if how.prune {
+        // No worker decides about a component while it goes: those that wait find it gone.
+        sqlx::raw_sql(LOCK_SCOPE).execute(&mut *transaction).await?;
+    }
+    let mut plan = Plan::new(component::read_all(&mut transaction).await?, wanted);
+    if how.prune {
+        plan.remove = std::mem::take(&mut plan.stay);
+        check_unused(&mut transaction, &plan.remove).await?;
+    }
+    if how.dry_run {
+        transaction.rollback().await?;
+        return Ok(plan);
+    }
+    remove(&mut transaction, &plan.remove).await?;
     for wanted in &plan.add {
         let id: ComponentId =
             sqlx::query_scalar("INSERT INTO component (name) VALUES ($1) RETURNING id")
@@ -253,13 +307,13 @@ pub async fn apply(
                 .await?;
         add_attributes(&mut transaction, id, &wanted.attributes).await?;
     }
-    for (before, wanted) in &plan.change {
+    for Changed { before, after } in &plan.change {
         // Written anew, since their order is that of their ids.
         sqlx::query("DELETE FROM component_attribute WHERE component_id = $1")
             .bind(before.id)
             .execute(&mut *transaction)
             .await?;
-        add_attributes(&mut transaction, before.id, &wanted.attributes).await?;
+        add_attributes(&mut transaction, before.id, &after.attributes).await?;
     }
     transaction.commit().await?;
     Ok(plan)
@@ -279,6 +333,57 @@ async fn add_attributes(
         .bind(value)
         .execute(&mut *database)
         .await?;
+    }
+    Ok(())
+}
+
+fn ids(components: &[Component]) -> Vec<ComponentId> {
+    components.iter().map(|component| component.id).collect()
+}
+
+/// Refuses to remove components that incidents have, closed ones included: they are history.
+async fn check_unused(
+    database: &mut PgConnection,
+    components: &[Component],
+) -> Result<(), CatalogueError> {
+    // Locked, so that nobody puts one into an incident meanwhile.
+    sqlx::query("SELECT FROM component WHERE id = ANY($1) ORDER BY id FOR UPDATE")
+        .bind(ids(components))
+        .execute(&mut *database)
+        .await?;
+    let used: Vec<(ComponentId, Vec<IncidentId>)> = sqlx::query_as(
+        "SELECT component_id, array_agg(incident_id ORDER BY incident_id DESC)
+        FROM incident_component_relation WHERE component_id = ANY($1)
+        GROUP BY component_id ORDER BY component_id",
+    )
+    .bind(ids(components))
+    .fetch_all(database)
+    .await?;
+    if used.is_empty() {
+        return Ok(());
+    }
+    let named = used.iter().filter_map(|(id, incidents)| {
+        let component = components.iter().find(|component| component.id == *id)?;
+        let mut named: Vec<String> =
+            incidents.iter().take(NAMED_INCIDENTS).map(ToString::to_string).collect();
+        let more = incidents.len() - named.len();
+        if more > 0 {
+            named.push(format!("{more} more"));
+        }
+        Some(format!("{} in {}", component.label(), named.join(", ")))
+    });
+    Err(CatalogueError::InIncidents(named.collect::<Vec<_>>().join("; ")))
+}
+
+async fn remove(database: &mut PgConnection, components: &[Component]) -> Result<(), sqlx::Error> {
+    if components.is_empty() {
+        return Ok(());
+    }
+    for statement in [
+        "DELETE FROM component_attribute WHERE component_id = ANY($1)",
+        "DELETE FROM component WHERE id = ANY($1)",
+    ] {
+        sqlx::query(statement).bind(ids(components)).execute(&mut *database).await?;
     }
     Ok(())
 }
@@ -385,8 +490,7 @@ mod tests {
         // Both categories change: the region still tells the two apart.
         let renamed = TWO.replace("Net", "Network");
         let changed = Plan::new(existing.clone(), parse(&renamed).expect("parses"));
-        let ids: Vec<_> =
-            changed.change.iter().map(|(before, w)| (before.id.0, w.label())).collect();
+        let ids: Vec<_> = changed.change.iter().map(|c| (c.before.id.0, c.after.label())).collect();
         assert_eq!(ids, [(3, "DNS (R1, Network)".to_owned()), (4, "DNS (R2, Network)".to_owned())]);
 
         // Nothing tells which of two is meant: it is a third one.

@@ -1,7 +1,7 @@
 //! The words in the updates of incidents. Dashboards show them as HTML.
 
 use html_escape::encode_quoted_attribute as escaped;
-use shared::{component::ComponentId, incident::IncidentId};
+use shared::{component::ComponentId, impact::Impact, incident::IncidentId};
 
 use crate::decision::{HistoryEvent, IncidentRef};
 
@@ -19,22 +19,46 @@ pub trait Names {
 /// The words for an event in the updates of `incident`, HTML with every name escaped.
 #[must_use]
 pub fn words(event: &HistoryEvent, incident: IncidentRef, names: &impl Names) -> String {
-    let link = |id| {
-        let (id, text) = names.incident(id);
-        format!("<a href='/incidents/{id}'>{}</a>", escaped(text))
-    };
-    let component = |id| escaped(names.component(id));
     match event {
-        HistoryEvent::Added(id) => {
-            format!("{} added to {}", component(*id), escaped(names.incident(incident).1))
-        }
-        HistoryEvent::MovedTo(id, to) => format!("{} moved to {}", component(*id), link(*to)),
+        HistoryEvent::Added(id) => added(names.component(*id), names.incident(incident).1),
+        HistoryEvent::MovedTo(id, to) => moved_to(names.component(*id), names.incident(*to)),
         HistoryEvent::MovedFrom(id, from) => {
-            format!("{} moved from {}", component(*id), link(*from))
+            moved_from(names.component(*id), names.incident(*from))
         }
-        HistoryEvent::Raised(from, to) => format!("impact changed from {from} to {to}"),
-        HistoryEvent::Closed => "CLOSED BY SYSTEM".to_owned(),
+        HistoryEvent::Raised(from, to) => impact_changed(*from, *to),
+        HistoryEvent::Closed => CLOSED.to_owned(),
     }
+}
+
+/// The words when the system closes an incident.
+pub(crate) const CLOSED: &str = "CLOSED BY SYSTEM";
+
+pub(crate) fn added(component: &str, title: &str) -> String {
+    format!("{} added to {}", escaped(component), escaped(title))
+}
+
+pub(crate) fn removed(component: &str, title: &str) -> String {
+    format!("{} removed from {}", escaped(component), escaped(title))
+}
+
+pub(crate) fn moved_to(component: &str, to: (IncidentId, &str)) -> String {
+    format!("{} moved to {}", escaped(component), link(to))
+}
+
+pub(crate) fn moved_from(component: &str, from: (IncidentId, &str)) -> String {
+    format!("{} moved from {}", escaped(component), link(from))
+}
+
+pub(crate) fn impact_changed(from: Impact, to: Impact) -> String {
+    format!("impact changed from {from} to {to}")
+}
+
+pub(crate) fn title_changed(from: &str, to: &str) -> String {
+    format!("title changed from {} to {}", escaped(from), escaped(to))
+}
+
+fn link((id, title): (IncidentId, &str)) -> String {
+    format!("<a href='/incidents/{id}'>{}</a>", escaped(title))
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The worker: consumes its partitions in order, decides, and writes batches of updates.
 
+pub mod admin;
 pub mod catalogue;
 pub mod config;
 mod consumer;

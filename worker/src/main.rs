@@ -8,7 +8,8 @@ use serde::Serialize;
 use shared::{broker::Broker, database, settings::Settings, shutdown, telemetry, traces};
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 use worker::{
-    catalogue,
+    admin::{self, IncidentArguments, MaintenanceArguments},
+    catalogue::{self, How},
     config::Config,
     migrate,
     parked::{self, Which},
@@ -37,6 +38,12 @@ enum Command {
     /// The components that updates may name.
     #[command(subcommand)]
     Catalogue(Catalogue),
+    /// What is active: look at it, comment it, change it, close it. Each change is written into the
+    /// updates of the incident.
+    Incident(IncidentArguments),
+    /// Maintenances: schedule one, change it, end it. `worker incident` lists, shows and comments
+    /// them.
+    Maintenance(MaintenanceArguments),
     /// The updates that could not be applied.
     #[command(subcommand)]
     Parked(ParkedCommand),
@@ -101,11 +108,22 @@ enum TopologyCommand {
 
 #[derive(Subcommand)]
 enum Catalogue {
-    /// Add the components of a catalogue file (YAML) and change those that it has otherwise; none
-    /// is removed.
+    /// Add the components of a catalogue file (YAML) and change those that it has otherwise, all in
+    /// one transaction; none is removed, unless that is asked for.
     Apply {
-        /// The file.
+        /// The file: `components`, a list of `name` and `attributes`.
         file: PathBuf,
+        /// Print what would be done, and change nothing.
+        #[arg(long)]
+        dry_run: bool,
+        /// Remove the components that the file does not have. If incidents have one of them, closed
+        /// ones included, it is named and nothing is applied. Updates of it that still wait are
+        /// parked.
+        #[arg(long)]
+        prune: bool,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -144,14 +162,22 @@ async fn command(command: Command) -> Result<()> {
                 "The dashboard's tables are as they were; `worker migrate` adopts them again."
             );
         }
-        Command::Catalogue(Catalogue::Apply { file }) => {
+        Command::Catalogue(Catalogue::Apply { file, dry_run, prune, json }) => {
             let yaml = std::fs::read_to_string(&file)
                 .with_context(|| format!("{} can't be read", file.display()))?;
             let wanted = catalogue::parse(&yaml).with_context(|| file.display().to_string())?;
-            let plan = catalogue::apply(&mut connect(&settings).await?, wanted)
+            let how = How { dry_run, prune };
+            let plan = catalogue::apply(&mut connect(&settings).await?, wanted, how)
                 .await
                 .with_context(|| file.display().to_string())?;
-            println!("{plan}");
+            let end = if dry_run { "\nA dry run: nothing was changed." } else { "" };
+            print(&plan, format!("{plan}{end}"), json)?;
+        }
+        Command::Incident(arguments) => {
+            println!("{}", admin::incident(arguments, &mut connect(&settings).await?).await?);
+        }
+        Command::Maintenance(arguments) => {
+            println!("{}", admin::maintenance(arguments, &mut connect(&settings).await?).await?);
         }
         Command::Parked(command) => parked(command, &settings).await?,
         Command::Topology(TopologyCommand::Show { json }) => {

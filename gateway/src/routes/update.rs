@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use shared::{
-    component::Component,
+    component::{Component, NoComponent},
     message::{Idempotency, UpdateMessage, Verdict},
     outcome::{Outcome, Reason},
     timestamp::Timestamp,
@@ -27,7 +27,6 @@ use uuid::Uuid;
 use crate::{
     app::App,
     broker::PublishError,
-    catalogue::NoComponent,
     error::{ApiError, RETRY_AFTER},
     json::PostedUpdate,
     request::{Preference, idempotency_key, is_json},
@@ -113,6 +112,7 @@ async fn find_component(
             }
             Err(NoComponent::NotFound) => {}
             Err(NoComponent::Ambiguous(candidates)) => {
+                let candidates: Vec<String> = candidates.iter().map(|c| c.label()).collect();
                 let candidates = candidates.join("; ");
                 return Err(ApiError::bad_request(format!(
                     "Several components have this name and these attributes; add attributes to \
