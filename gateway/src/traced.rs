@@ -16,23 +16,23 @@ use shared::traces::Traces;
 
 /// Serves a request within a span.
 pub(crate) async fn traced(traces: &Traces, request: Request, next: Next) -> Response {
-    let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
-    // Those who watch ask all the time, and nothing happens.
-    if matches!(route.as_deref(), Some("/healthz" | "/readyz")) {
+    // Those who watch ask for the other paths all the time, and nothing happens.
+    if !request.uri().path().starts_with("/api/") {
         return next.run(request).await;
     }
-    let method = if KNOWN_METHODS.contains(request.method()) {
-        request.method().as_str().to_owned()
+    let method = request.method().as_str();
+    let mut attributes = Vec::new();
+    let (mut name, method) = if KNOWN_METHODS.contains(request.method()) {
+        (method.to_owned(), method)
     } else {
-        "_OTHER".to_owned()
+        attributes.push(KeyValue::new("http.request.method_original", method.to_owned()));
+        ("HTTP".to_owned(), "_OTHER")
     };
-    let name = match (method.as_str(), &route) {
-        ("_OTHER", _) => "HTTP".to_owned(),
-        (_, Some(route)) => format!("{method} {route}"),
-        (_, None) => method.clone(),
-    };
-    let mut attributes = vec![KeyValue::new("http.request.method", method)];
-    attributes.extend(route.map(|route| KeyValue::new("http.route", route)));
+    attributes.push(KeyValue::new("http.request.method", method.to_owned()));
+    if let Some(route) = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str) {
+        name = format!("{name} {route}");
+        attributes.push(KeyValue::new("http.route", route.to_owned()));
+    }
     attributes.extend(asked(request.uri(), request.version(), request.headers()));
 
     let context = traces.serve(name, &HeaderExtractor(request.headers()), attributes);

@@ -1,5 +1,6 @@
 //! The words that gateway and worker share: domain types, the messages they exchange, the
-//! broker's topology, settings and logging. It knows neither the web nor connection pools.
+//! broker's topology, settings, logging and traces. It knows neither the web nor connection pools, but
+//! for the collector of traces.
 
 pub mod broker;
 pub mod component;

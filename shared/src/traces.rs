@@ -40,6 +40,7 @@ const LARGEST_STATE: usize = 512;
 const UPDATES: &str = "sdb.updates";
 /// The gateways' queues for replies, whatever RabbitMQ named them.
 const REPLIES: &str = "sdb.replies";
+const TRANSACTION: &str = "transaction";
 
 static TRACES: OnceLock<Traces> = OnceLock::new();
 
@@ -150,17 +151,11 @@ impl Traces {
     /// A message that a worker has received from a queue, in the trace that its headers name.
     pub fn process(&self, queue: &str, delivery: &Delivery) -> Arc<Processing> {
         let key = delivery.routing_key.as_str();
-        // Not the exchange of the delivery: it is that of a gateway's link, one of many.
-        let exchange = queue.strip_suffix(key).and_then(|exchange| exchange.strip_suffix('.'));
-        let destination = match exchange {
-            Some(exchange) => format!("{exchange}:{key}:{queue}"),
-            None => format!("{key}:{queue}"),
-        };
         // Queues are named after the number of their topology.
-        let kind = queue.rfind(".v").map_or(queue, |end| queue.get(..end).unwrap_or(queue));
+        let kind = queue.rsplit_once(".v").map_or(queue, |(kind, _)| kind);
         let mut attributes = self.messaging("process", "process", kind);
         attributes.extend([
-            KeyValue::new("messaging.destination.name", destination),
+            KeyValue::new("messaging.destination.name", destination(queue, key)),
             KeyValue::new("messaging.rabbitmq.destination.routing_key", key.to_owned()),
             KeyValue::new(
                 "messaging.rabbitmq.message.delivery_tag",
@@ -197,12 +192,12 @@ impl Traces {
         let links = std::iter::once(first).chain(&others).map(|p| p.creation()).collect();
         let mut attributes = vec![
             KeyValue::new("db.system.name", "postgresql"),
-            KeyValue::new("db.operation.name", "transaction"),
+            KeyValue::new("db.operation.name", TRANSACTION),
+            KeyValue::new("db.query.summary", TRANSACTION),
             count(messages),
         ];
         attributes.extend(self.database.clone());
-        let name = "transaction";
-        let span = self.span(name, SpanKind::Client, attributes, links, &first.context);
+        let span = self.span(TRANSACTION, SpanKind::Client, attributes, links, &first.context);
         Some(Transaction { traces: self, began: opentelemetry::time::now(), span, others })
     }
 
@@ -214,6 +209,7 @@ impl Traces {
         let mut attributes = self.messaging("publish", "send", REPLIES);
         attributes.extend([
             KeyValue::new("messaging.destination.name", queue.to_owned()),
+            KeyValue::new("messaging.rabbitmq.destination.routing_key", queue.to_owned()),
             KeyValue::new("messaging.destination.temporary", true),
             KeyValue::new("messaging.destination.anonymous", true),
             count(results),
@@ -274,6 +270,16 @@ impl Traces {
             TraceState::NONE,
         );
         Context::new().with_remote_span_context(context)
+    }
+}
+
+/// Where a message was consumed from. The exchange is not that of the delivery, which is a gateway's
+/// link's, one of many, but the one after which the queue is named.
+fn destination(queue: &str, key: &str) -> String {
+    match queue.strip_suffix(key).and_then(|exchange| exchange.strip_suffix('.')) {
+        Some(exchange) => format!("{exchange}:{key}:{queue}"),
+        None if key.is_empty() => queue.to_owned(),
+        None => format!("{key}:{queue}"),
     }
 }
 
@@ -381,7 +387,7 @@ impl Transaction<'_> {
             let link = Link::with_context(self.span.span_context().clone());
             let tracer = &self.traces.tracer;
             let mut span = tracer
-                .span_builder("transaction")
+                .span_builder(TRANSACTION)
                 .with_kind(SpanKind::Internal)
                 .with_start_time(self.began)
                 .with_links(vec![link])
@@ -451,6 +457,81 @@ impl Injector for Injected {
         // An empty state says nothing.
         if !value.is_empty() {
             self.0.insert(name.into(), AMQPValue::LongString(value.into()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn traces() -> Traces {
+        let provider = SdkTracerProvider::builder().build();
+        Traces {
+            tracer: provider.tracer("test"),
+            provider,
+            propagator: TraceContextPropagator::new(),
+            broker: address("rabbitmq".to_owned(), 5672),
+            database: ["db.namespace", "server.address", "server.port"]
+                .map(|name| KeyValue::new(name, "")),
+        }
+    }
+
+    fn headers(values: &[(&str, AMQPValue)]) -> FieldTable {
+        let mut headers = FieldTable::default();
+        for (name, value) in values {
+            headers.insert((*name).into(), value.clone());
+        }
+        headers
+    }
+
+    const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+    #[test]
+    fn headers_of_any_publisher_are_read_and_nonsense_is_passed_over() {
+        let long = |text: &str| AMQPValue::LongString(text.into());
+        for (value, valid) in [
+            (long(PARENT), true),
+            (AMQPValue::ShortString(PARENT.into()), true),
+            (long(PARENT.trim_end_matches("-01")), false),
+            (long("00-00000000000000000000000000000000-00f067aa0ba902b7-01"), false),
+            (AMQPValue::LongString(vec![0xff, 0xfe].into()), false),
+            (AMQPValue::LongInt(7), false),
+        ] {
+            let table = headers(&[("traceparent", value.clone())]);
+            let context = traces().remote(&Headers(&table));
+            assert_eq!(context.span().span_context().is_valid(), valid, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_put_on_a_message_is_read_from_it_without_a_state_that_is_too_long() {
+        for (bytes, kept) in [(512, true), (513, false)] {
+            // One member has at most 256.
+            let state = format!("a={},b={}", "x".repeat(256), "x".repeat(bytes - 261));
+            let table = headers(&[
+                ("traceparent", AMQPValue::LongString(PARENT.into())),
+                ("tracestate", AMQPValue::LongString(state.as_str().into())),
+            ]);
+            let traces = traces();
+            let context = traces.remote(&Headers(&table));
+            let published = Publishing(context).headers();
+            let read = traces.remote(&Headers(&published));
+            let span = read.span();
+            assert_eq!(span.span_context().trace_id().to_string(), &PARENT[3..35]);
+            assert_eq!(span.span_context().trace_state().header() == state, kept, "{bytes}");
+            assert_eq!(published.contains_key("tracestate"), kept);
+        }
+    }
+
+    #[test]
+    fn destinations_are_named_by_what_is_the_same_for_all_gateways() {
+        for (queue, key, name) in [
+            ("sdb.updates.v2.p11", "p11", "sdb.updates.v2:p11:sdb.updates.v2.p11"),
+            ("sdb.dead.v2", "p11", "p11:sdb.dead.v2"),
+            ("sdb.dead.v2", "", "sdb.dead.v2"),
+        ] {
+            assert_eq!(destination(queue, key), name);
         }
     }
 }

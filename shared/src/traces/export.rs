@@ -5,7 +5,7 @@
 
 use std::{
     env, fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -23,12 +23,16 @@ use opentelemetry_otlp::{ExporterBuildError, SpanExporter, WithHttpConfig};
 use opentelemetry_sdk::{
     Resource,
     error::{OTelSdkError, OTelSdkResult},
+    resource::{EnvResourceDetector, TelemetryResourceDetector},
     trace::{BatchSpanProcessor, SdkTracerProvider, SpanData},
 };
 use rustls::{ClientConfig, RootCertStore, crypto::ring};
 use tokio::{runtime::Handle, time::timeout};
 
-use crate::settings::{SettingsError, invalid};
+use crate::{
+    settings::{SettingsError, invalid},
+    telemetry::chain,
+};
 
 /// Time that a collector may take for one request; the SDK's own limit is for all tries together.
 const SEND_LIMIT: Duration = Duration::from_secs(10);
@@ -70,15 +74,17 @@ pub(super) fn is_wanted() -> Result<bool, SettingsError> {
 
 /// The exporter and its thread, as the variables say.
 pub(super) fn start(service: &'static str) -> Result<SdkTracerProvider, ExportError> {
-    const PROTOCOLS: [&str; 2] =
-        ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"];
-    for name in PROTOCOLS {
-        if let Some(protocol) = variable(name).filter(|protocol| protocol != "http/protobuf") {
-            return Err(invalid(name, &protocol, "`http/protobuf`").into());
-        }
+    let protocol = ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"]
+        .into_iter()
+        .find_map(|name| Some((name, variable(name)?)));
+    if let Some((name, protocol)) = protocol.filter(|(_, protocol)| protocol != "http/protobuf") {
+        return Err(invalid(name, &protocol, "`http/protobuf`").into());
     }
-    let exporter = SpanExporter::builder().with_http().with_http_client(Sender::new()?).build()?;
-    let processor = BatchSpanProcessor::builder(Reporting::of(exporter)).build();
+    let failure = Failure::default();
+    let sender = Sender::new(failure.clone())?;
+    let exporter = SpanExporter::builder().with_http().with_http_client(sender).build()?;
+    let reporting = Reporting { exporter, failure, lost: Mutex::default() };
+    let processor = BatchSpanProcessor::builder(reporting).build();
     let mut provider = SdkTracerProvider::builder()
         .with_span_processor(processor)
         .with_resource(resource(service));
@@ -90,17 +96,16 @@ pub(super) fn start(service: &'static str) -> Result<SdkTracerProvider, ExportEr
 
 /// Who makes the spans; the variables win.
 fn resource(service: &'static str) -> Resource {
-    let detected = Resource::builder().build();
-    let named = variable("OTEL_SERVICE_NAME").is_some()
-        || variable("OTEL_RESOURCE_ATTRIBUTES").is_some_and(|all| all.contains("service.name="));
-    let own = [
-        (!named).then(|| KeyValue::new("service.name", service)),
-        Some(KeyValue::new("service.version", env!("CARGO_PKG_VERSION"))),
-        Some(KeyValue::new("process.pid", i64::from(std::process::id()))),
-    ];
-    let theirs = detected.iter().filter(|(name, _)| named || name.as_str() != "service.name");
-    let theirs = theirs.map(|(name, value)| KeyValue::new(name.clone(), value.clone()));
-    Resource::builder_empty().with_attributes(own.into_iter().flatten().chain(theirs)).build()
+    let resource = Resource::builder_empty()
+        .with_service_name(service)
+        .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
+        .with_attribute(KeyValue::new("process.pid", i64::from(std::process::id())))
+        .with_detector(Box::new(TelemetryResourceDetector))
+        .with_detector(Box::new(EnvResourceDetector::new()));
+    match variable("OTEL_SERVICE_NAME") {
+        Some(name) => resource.with_service_name(name).build(),
+        None => resource.build(),
+    }
 }
 
 fn endpoint() -> Option<String> {
@@ -118,10 +123,14 @@ fn variable(name: &str) -> Option<String> {
 struct Sender {
     runtime: Handle,
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    failure: Failure,
 }
 
+/// Why nothing could be sent the last time: the SDK keeps only that it was so.
+type Failure = Arc<Mutex<Option<String>>>;
+
 impl Sender {
-    fn new() -> Result<Self, ExportError> {
+    fn new(failure: Failure) -> Result<Self, ExportError> {
         let (provider, builder) = (ring::default_provider(), HttpsConnectorBuilder::new());
         let builder = if endpoint().is_some_and(|endpoint| endpoint.starts_with("https:")) {
             builder.with_provider_and_native_roots(provider).map_err(ExportError::Certificates)?
@@ -135,7 +144,7 @@ impl Sender {
         };
         let connector = builder.https_or_http().enable_http1().build();
         let client = Client::builder(TokioExecutor::new()).build(connector);
-        Ok(Self { runtime: Handle::current(), client })
+        Ok(Self { runtime: Handle::current(), client, failure })
     }
 }
 
@@ -148,13 +157,17 @@ impl HttpClient for Sender {
             let body = Limited::new(body, LARGEST_ANSWER).collect().await?.to_bytes();
             Ok(Response::from_parts(head, body))
         };
-        self.runtime.spawn(async { timeout(SEND_LIMIT, sending).await? }).await?
+        let sent = self.runtime.spawn(async { timeout(SEND_LIMIT, sending).await? }).await?;
+        let failure = sent.as_ref().err().map(|error: &HttpError| chain(error.as_ref()));
+        *lock(&self.failure) = failure;
+        sent
     }
 }
 
 /// Passes spans on, and says now and then how many were lost.
 struct Reporting {
     exporter: SpanExporter,
+    failure: Failure,
     lost: Mutex<Lost>,
 }
 
@@ -166,19 +179,20 @@ struct Lost {
 }
 
 impl Reporting {
-    fn of(exporter: SpanExporter) -> Self {
-        Self { exporter, lost: Mutex::default() }
-    }
-
     fn failed(&self, spans: usize, error: &OTelSdkError) {
-        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lost = lock(&self.lost);
         lost.spans += spans;
         if lost.said.is_none_or(|said| said.elapsed() >= SAY_EVERY) {
-            let (spans, reason) = (lost.spans, error.to_string());
+            let reason = lock(&self.failure).take().unwrap_or_else(|| error.to_string());
+            let spans = lost.spans;
             tracing::warn!(spans, reason, "spans are lost: the collector does not take them");
             *lost = Lost { spans: 0, said: Some(Instant::now()) };
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl fmt::Debug for Reporting {
