@@ -8,6 +8,7 @@ pub mod impact;
 pub mod incident;
 pub mod message;
 pub mod outcome;
+pub mod seldom;
 pub mod settings;
 pub mod shutdown;
 pub mod telemetry;
