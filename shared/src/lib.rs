@@ -7,6 +7,7 @@ pub mod database;
 pub mod impact;
 pub mod incident;
 pub mod message;
+pub mod metrics;
 pub mod outcome;
 pub mod seldom;
 pub mod settings;

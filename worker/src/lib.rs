@@ -1,5 +1,6 @@
 //! The worker: consumes its partitions in order, decides, and writes batches of updates.
 
+mod admin;
 pub mod catalogue;
 pub mod config;
 mod consumer;
@@ -7,6 +8,7 @@ pub mod decision;
 pub mod history;
 mod inbox;
 mod lookup;
+mod measure;
 pub mod membership;
 pub mod migrate;
 pub mod parked;
@@ -14,6 +16,7 @@ mod replies;
 pub mod reshape;
 pub mod run;
 mod settle;
+mod standing;
 mod state;
 pub mod step;
 mod write;

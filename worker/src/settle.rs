@@ -3,9 +3,15 @@
 
 use std::time::Duration;
 
-use shared::{database::Database, message::UpdateResult, telemetry::chain};
+use shared::{
+    database::Database,
+    message::UpdateResult,
+    metrics::{Ended, WORKER},
+    seldom,
+    telemetry::chain,
+};
 use sqlx::PgConnection;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
     inbox,
@@ -85,9 +91,12 @@ pub(crate) async fn settle(
                 }
             }
             (Remedy::Park, several) => {
-                tracing::info!(
-                    updates = several.len(),
-                    reason = chain(&error),
+                let (updates, reason) = (several.len(), chain(&error));
+                seldom!(
+                    info,
+                    &reason,
+                    updates,
+                    reason,
                     "the database refuses the batch: halving it"
                 );
                 let (first, second) = several.split_at(several.len() / 2);
@@ -122,13 +131,17 @@ async fn attempt(
     member: MemberId,
     batch: &[Incoming],
 ) -> Result<Vec<Option<UpdateResult>>, ApplyError> {
+    let began = Instant::now();
     let applying = database
         .with(async |connection: &mut PgConnection| step::apply(connection, member, batch).await);
     // When it takes longer, nobody knows what the connection is at; it is closed, and does not
     // commit later.
-    timeout(ATTEMPT_LIMIT, applying).await.unwrap_or_else(|_| {
+    let applied = timeout(ATTEMPT_LIMIT, applying).await.unwrap_or_else(|_| {
         Err(sqlx::Error::Protocol("the database did not answer in time".to_owned()).into())
-    })
+    });
+    let ended = if applied.is_ok() { Ended::Committed } else { Ended::Failed };
+    WORKER.transaction_duration.of(ended).observe(began.elapsed().as_secs_f64());
+    applied
 }
 
 /// The same message, to be parked.
@@ -142,5 +155,6 @@ fn refused(incoming: &Incoming, error: &sqlx::Error) -> Incoming {
 }
 
 fn report(error: &sqlx::Error, updates: usize) {
-    tracing::warn!(updates, reason = chain(error), "the database failed: trying again");
+    let reason = chain(error);
+    seldom!(warn, &reason, updates, reason, "the database failed: trying again");
 }
