@@ -4,6 +4,7 @@
 pub mod broker;
 pub mod component;
 pub mod database;
+pub mod health;
 pub mod impact;
 pub mod incident;
 pub mod message;

@@ -20,6 +20,7 @@ tests!(
     the_metrics_of_a_burst_add_up,
     a_killed_worker_shows_in_metrics_readiness_and_logs,
     a_worker_answers_while_it_waits_for_the_servers,
+    health_commands_tell_whether_the_process_is_well,
     refused_tokens_do_not_flood_the_log,
     parked_updates_do_not_flood_the_log,
     what_is_said_of_metrics_is_true,
@@ -277,6 +278,44 @@ async fn a_worker_answers_while_it_waits_for_the_servers(fixture: Arc<Fixture>) 
         ensure!(said.body["share"].is_null(), "{said:?}");
         Scrape::of(&system, &address).await?.is("sdb_ready", &[], 0)?;
     }
+    system.finish().await
+}
+
+async fn health_commands_tell_whether_the_process_is_well(fixture: Arc<Fixture>) -> Result<()> {
+    let (system, workers) = watched(&fixture, 1).await?;
+    let port = |address: &str| address.rsplit(':').next().unwrap_or_default().to_owned();
+    let (gateway, worker) = (&fixture.binaries.gateway, &fixture.binaries.worker);
+    for (program, name, process, port) in [
+        (gateway, "SDB_BIND", &system.gateways[0], port(&system.addresses[0])),
+        (worker, "SDB_ADMIN_ADDRESS", &system.workers[0], port(&workers[0])),
+    ] {
+        // Also where it is served on every address.
+        for address in [format!("127.0.0.1:{port}"), format!("0.0.0.0:{port}")] {
+            let variables = [(name, address.as_str())];
+            let (well, said) = fixture.command(program, &["health"], &variables).await?;
+            ensure!(well && said.contains("ok"), "{said}");
+            eventually("it is ready", async || {
+                let ready = ["health", "--ready"];
+                let (well, said) = fixture.command(program, &ready, &variables).await?;
+                Ok(well && said.contains("ready"))
+            })
+            .await?;
+        }
+        let address = format!("0.0.0.0:{port}");
+        let variables = [(name, address.as_str())];
+        process.signal(Signal::SIGSTOP)?;
+        let asked = Instant::now();
+        let (well, said) = fixture.command(program, &["health"], &variables).await?;
+        let took = asked.elapsed();
+        process.signal(Signal::SIGCONT)?;
+        ensure!(!well && said.contains("does not answer within"), "{said}");
+        ensure!(took < Duration::from_secs(3), "{took:?}");
+        let nobody = [(name, "127.0.0.1:1")];
+        let (well, said) = fixture.command(program, &["health"], &nobody).await?;
+        ensure!(!well && said.contains("127.0.0.1:1 does not answer"), "{said}");
+    }
+    let (well, said) = fixture.command(worker, &["health"], &[]).await?;
+    ensure!(!well && said.contains("SDB_ADMIN_ADDRESS is not set"), "{said}");
     system.finish().await
 }
 
