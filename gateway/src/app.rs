@@ -4,18 +4,21 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    extract::Request,
-    http::StatusCode,
+    extract::{MatchedPath, Request},
+    http::{Method, StatusCode},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::get,
 };
-use shared::{database::BY_INDEX, traces};
+use shared::{database::BY_INDEX, metrics::GATEWAY, traces};
 use sqlx::{
     Connection, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -26,7 +29,7 @@ use crate::{
     config::Limits,
     error::ApiError,
     list::{Cache, Versions},
-    routes::{component_status, health, incidents, receipt, update},
+    routes::{component_status, health, incidents, metrics, receipt, update},
     traced::traced,
     waiters::Waiters,
 };
@@ -52,6 +55,8 @@ pub(crate) struct App {
     pub(crate) lists: PgPool,
     /// One permit for each update between arrival and answer.
     pub(crate) in_flight: Semaphore,
+    /// How many there are.
+    pub(crate) most_in_flight: usize,
     /// One permit for each list that is too large to hold.
     pub(crate) streamed_lists: Arc<Semaphore>,
     /// One permit for each KiB of the lists that are held for their readers.
@@ -102,6 +107,7 @@ impl App {
             lists,
             answers,
             in_flight: Semaphore::new(limits.in_flight),
+            most_in_flight: limits.in_flight,
             streamed_lists: Arc::new(Semaphore::new(limits.streamed_lists)),
             held_lists: Arc::new(Semaphore::new(HELD_KIB)),
             written_lists: Cache::default(),
@@ -121,11 +127,13 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/api/v1/updates/{id}", get(receipt::get))
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
+        .route("/metrics", get(metrics::get))
         .method_not_allowed_fallback(async || {
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "This path does not take that method")
         })
         .fallback(async || ApiError::new(StatusCode::NOT_FOUND, "There is nothing at this path"))
-        .layer(middleware::from_fn(limited));
+        .layer(middleware::from_fn(limited))
+        .layer(middleware::from_fn(measured));
     let router = match traces::get() {
         Some(traces) => {
             router.layer(middleware::from_fn(|request, next| traced(traces, request, next)))
@@ -141,4 +149,20 @@ async fn limited(request: Request, next: Next) -> Response {
         Ok(response) => response,
         Err(_) => ApiError::unavailable("A server does not answer; try again").into_response(),
     }
+}
+
+/// Counts and measures what is answered.
+async fn measured(request: Request, next: Next) -> Response {
+    let began = Instant::now();
+    let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str);
+    let (route, method) = (route.to_owned(), word(request.method()));
+    let response = next.run(request).await;
+    GATEWAY.request(route, method, response.status().as_u16(), began.elapsed());
+    response
+}
+
+/// The method's name; clients may make up others.
+fn word(method: &Method) -> &'static str {
+    const NAMES: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+    NAMES.into_iter().find(|name| method == *name).unwrap_or("other")
 }

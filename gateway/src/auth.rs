@@ -3,6 +3,10 @@
 use axum::http::{HeaderMap, StatusCode, header};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, errors::ErrorKind};
 use serde_json::{Map, Value};
+use shared::{
+    metrics::{GATEWAY, TokenRefusal, Words},
+    seldom,
+};
 
 use crate::{config::AuthConfig, error::ApiError};
 
@@ -14,23 +18,6 @@ pub struct Auth {
     keys: Vec<DecodingKey>,
     claim: String,
     validation: Validation,
-}
-
-/// Why a token was refused: for the log, never for the client.
-#[derive(Debug, thiserror::Error)]
-pub enum Refusal {
-    /// There is none.
-    #[error("no Authorization header")]
-    NoHeader,
-    /// The header is of another kind.
-    #[error("not of the scheme Bearer")]
-    NotBearer,
-    /// It was not signed with our keys, is not valid now, or can't be read.
-    #[error("the token is not valid: {0}")]
-    Token(#[from] jsonwebtoken::errors::Error),
-    /// It may be anybody's.
-    #[error("the token has no claim {0}, or an empty one")]
-    Claim(String),
 }
 
 impl Auth {
@@ -57,7 +44,10 @@ impl Auth {
     /// 401, which says to the log alone what was wrong.
     pub(crate) fn check(&self, headers: &HeaderMap) -> Result<(), ApiError> {
         self.verify(headers).map_err(|refusal| {
-            tracing::info!(reason = %refusal, "token refused");
+            GATEWAY.tokens_refused.of(refusal).inc();
+            // A word, since the errors of others may show a part of the token.
+            let reason = refusal.word();
+            seldom!(info, reason, reason, "token refused");
             ApiError::new(
                 StatusCode::UNAUTHORIZED,
                 "A valid token is needed: `Authorization: Bearer <JWT>`",
@@ -70,17 +60,17 @@ impl Auth {
     ///
     /// # Errors
     /// When it is not, with the reason.
-    pub fn verify(&self, headers: &HeaderMap) -> Result<(), Refusal> {
-        let header = headers.get(header::AUTHORIZATION).ok_or(Refusal::NoHeader)?;
+    pub fn verify(&self, headers: &HeaderMap) -> Result<(), TokenRefusal> {
+        let header = headers.get(header::AUTHORIZATION).ok_or(TokenRefusal::NoHeader)?;
         let (scheme, token) = header
             .to_str()
             .ok()
             .and_then(|h| h.trim().split_once(' '))
-            .ok_or(Refusal::NotBearer)?;
+            .ok_or(TokenRefusal::NotBearer)?;
         if !scheme.eq_ignore_ascii_case("bearer") {
-            return Err(Refusal::NotBearer);
+            return Err(TokenRefusal::NotBearer);
         }
-        let claims = self.claims(token.trim())?;
+        let claims = self.claims(token.trim()).map_err(|error| refusal(error.kind()))?;
         let present = match claims.get(&self.claim) {
             None | Some(Value::Null) => false,
             Some(Value::Bool(value)) => *value,
@@ -89,7 +79,7 @@ impl Auth {
             Some(Value::Array(value)) => !value.is_empty(),
             Some(Value::Object(value)) => !value.is_empty(),
         };
-        if present { Ok(()) } else { Err(Refusal::Claim(self.claim.clone())) }
+        if present { Ok(()) } else { Err(TokenRefusal::Claim) }
     }
 
     /// The claims, by the first key that signed them.
@@ -105,5 +95,17 @@ impl Auth {
             }
         }
         Err(refused)
+    }
+}
+
+fn refusal(error: &ErrorKind) -> TokenRefusal {
+    if matches!(error, ErrorKind::InvalidSignature) {
+        TokenRefusal::Signature
+    } else if matches!(error, ErrorKind::ExpiredSignature) {
+        TokenRefusal::Expired
+    } else if matches!(error, ErrorKind::ImmatureSignature) {
+        TokenRefusal::Early
+    } else {
+        TokenRefusal::Malformed
     }
 }

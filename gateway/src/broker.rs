@@ -30,6 +30,8 @@ use lapin::{
 use shared::{
     broker::{Broker, ConnectError},
     message::{ReplyMessage, UpdateMessage},
+    metrics::{COMMON, Server},
+    seldom,
     telemetry::chain,
     topology::{DeclareError, Phase, Recorded, Topology},
     traces,
@@ -266,7 +268,7 @@ impl Publisher {
     ) {
         let (sender, mut recorded) = watch::channel(recorded);
         let _following = AbortOnDropHandle::new(tokio::spawn(follow(database.clone(), sender)));
-        let mut said = String::new();
+        let (mut said, mut linked_before) = (String::new(), false);
         loop {
             let now = *recorded.borrow_and_update();
             let linked = match now.phase {
@@ -280,6 +282,9 @@ impl Publisher {
             match linked {
                 Ok(link) => {
                     said.clear();
+                    if std::mem::replace(&mut linked_before, true) {
+                        COMMON.reconnects.of(Server::Rabbitmq).inc();
+                    }
                     tracing::info!(topology = now.topology.version, "connected to RabbitMQ");
                     self.link.store(Some(link.clone()));
                     self.watch(&link, &mut recorded).await;
@@ -472,7 +477,10 @@ async fn receive(mut replies: Consumer, waiters: &Arc<Waiters>) {
                 tokio::spawn(async move { waiters.settle(reply.results).await });
             }
             // A worker of another version: whoever waits gets 202 and finds the receipt.
-            Err(error) => tracing::warn!(reason = chain(&error), "a reply can't be read"),
+            Err(error) => {
+                let reason = chain(&error);
+                seldom!(warn, &reason, reason, "a reply can't be read");
+            }
         }
     }
 }

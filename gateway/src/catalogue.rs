@@ -5,6 +5,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use arc_swap::ArcSwapOption;
 use shared::{
     component::{self, Attribute, Component, NoComponent},
+    metrics::{COMMON, Server},
     telemetry::chain,
 };
 use sqlx::PgPool;
@@ -73,7 +74,11 @@ impl CatalogueCopy {
         let mut failing = false;
         loop {
             match self.refresh().await {
-                Ok(()) => failing = false,
+                Ok(()) if failing => {
+                    failing = false;
+                    COMMON.reconnects.of(Server::Postgresql).inc();
+                }
+                Ok(()) => {}
                 Err(error) if !failing => {
                     failing = true;
                     tracing::warn!(

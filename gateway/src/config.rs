@@ -62,7 +62,7 @@ impl Config {
     pub fn from_settings(settings: &Settings) -> Result<Self, SettingsError> {
         let count = |name, most| settings.number(name, 1..=most).map(|number| number as usize);
         Ok(Self {
-            bind: settings.parsed("SDB_BIND", "an address and port such as `0.0.0.0:8080`")?,
+            bind: Self::bind(settings)?,
             database: database::connect_options(settings, "gateway")?,
             broker: Broker::from_settings(settings)?,
             auth: AuthConfig::from_settings(settings)?,
@@ -76,6 +76,14 @@ impl Config {
                 streamed_lists: count("SDB_MAX_LISTS", 1_000)?,
             },
         })
+    }
+
+    /// Address and port to serve.
+    ///
+    /// # Errors
+    /// When it can't be used; the text says what to write.
+    pub fn bind(settings: &Settings) -> Result<SocketAddr, SettingsError> {
+        settings.parsed("SDB_BIND", "an address and port such as `0.0.0.0:8080`")
     }
 }
 

@@ -7,7 +7,7 @@ use axum::{
 };
 use serde::Serialize;
 use serde_json::{Value, json};
-use shared::telemetry::chain;
+use shared::{seldom, telemetry::chain};
 
 /// Seconds after which a client may try again what a server could not take.
 pub(crate) const RETRY_AFTER: &str = "1";
@@ -61,7 +61,8 @@ impl ApiError {
 
 impl From<sqlx::Error> for ApiError {
     fn from(error: sqlx::Error) -> Self {
-        tracing::warn!(reason = chain(&error), "the database did not answer a request");
+        let reason = chain(&error);
+        seldom!(warn, &reason, reason, "the database did not answer a request");
         Self::unavailable("The database can't be read now; try again")
     }
 }

@@ -14,7 +14,11 @@ use axum::{
 };
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt, stream};
-use shared::telemetry::chain;
+use shared::{
+    metrics::{GATEWAY, ListSource},
+    seldom,
+    telemetry::chain,
+};
 use tokio::{
     sync::{OwnedSemaphorePermit, mpsc},
     time::timeout,
@@ -95,6 +99,7 @@ where
     let version = now(app, active).await?;
     let tag = etag(version, coding);
     if names(headers, &tag) {
+        GATEWAY.lists.of(ListSource::Client).inc();
         return Ok(with_headers(StatusCode::NOT_MODIFIED.into_response(), &tag, coding));
     }
     let response = current(app, list, active, coding, version, produce).await?;
@@ -121,6 +126,7 @@ where
     let mut written = slot.lock().await;
     match written.as_ref().filter(|written| written.version() >= version) {
         Some(Written::Held { version, body, next }) => {
+            GATEWAY.lists.of(ListSource::Memory).inc();
             return Ok(held(*version, body.clone(), next.clone(), coding));
         }
         Some(Written::TooLarge(_)) => {
@@ -137,6 +143,7 @@ where
     match render(produce, coding).await? {
         Rendering::Whole { body, next } => {
             let body = hold(app, body).await?;
+            GATEWAY.lists.of(ListSource::Rendered).inc();
             app.written_lists.make_room(body.len());
             let response = held(version, body.clone(), next.clone(), coding);
             *written = Some(Written::Held { version, body, next });
@@ -194,7 +201,8 @@ where
                 | ListError::Json(_)
                 | ListError::Compression(_)
                 | ListError::Unfinished => {
-                    tracing::warn!(reason = chain(&error), "a list ended early");
+                    let reason = chain(&error);
+                    seldom!(warn, &reason, reason, "a list ended early");
                 }
             }
             // A reader that is gone needs no error.
@@ -228,13 +236,16 @@ async fn respond(
 ) -> Result<Response, ApiError> {
     let (begin, rest, next) = match rendering {
         Rendering::Whole { body, next } => {
-            return Ok(held(version, hold(app, body).await?, next, coding));
+            let body = hold(app, body).await?;
+            GATEWAY.lists.of(ListSource::Rendered).inc();
+            return Ok(held(version, body, next, coding));
         }
         Rendering::Part { begin, rest, next } => (begin, rest, next),
     };
     let permit = app.streamed_lists.clone().try_acquire_owned().map_err(|_| {
         ApiError::unavailable("Too many large lists are being read; try again, or use `limit`")
     })?;
+    GATEWAY.lists.of(ListSource::Streamed).inc();
     let rest = stream::unfold(Some((rest, permit)), |reading| async move {
         let (mut chunks, permit) = reading?;
         match chunks.recv().await {

@@ -8,7 +8,7 @@ use gateway::{
     config::{AuthConfig, Config},
     server, token,
 };
-use shared::{settings::Settings, shutdown, telemetry, traces};
+use shared::{health, settings::Settings, shutdown, telemetry, traces};
 
 /// Takes status updates over HTTP and shows incidents. Settings are environment variables;
 /// README.md lists them.
@@ -23,6 +23,12 @@ struct Arguments {
 enum Command {
     /// Serve until SIGTERM or SIGINT; a second one ends at once.
     Run,
+    /// Ask the gateway of this machine, at SDB_BIND, whether it lives; exit with 1 when it does not.
+    Health {
+        /// Whether it is ready for requests instead.
+        #[arg(long)]
+        ready: bool,
+    },
     /// Print a token for a client, signed with SDB_SECRET_KEY.
     Token {
         /// Who it is for: the value of the claim.
@@ -62,6 +68,10 @@ async fn command(command: Command) -> Result<()> {
             traces::flush().await;
             served?;
             tracing::info!("stopped");
+        }
+        Command::Health { ready } => {
+            let path = if ready { "/readyz" } else { "/healthz" };
+            println!("{}", health::ask(Config::bind(&settings)?, path).await?);
         }
         Command::Token { client, days } => {
             let config = AuthConfig::from_settings(&settings)?;

@@ -10,6 +10,7 @@ use hyper_util::{
 };
 use shared::{
     broker::Broker,
+    seldom,
     settings::Settings,
     telemetry::chain,
     topology::{Topology, TopologyError},
@@ -162,7 +163,8 @@ async fn accept(
             Some((Box::pin(stream), place))
         }
         Err(error) => {
-            tracing::warn!(reason = chain(&error), "no connection can be accepted");
+            let reason = chain(&error);
+            seldom!(warn, &reason, reason, "no connection can be accepted");
             None
         }
     }

@@ -9,6 +9,7 @@ use std::{
 use shared::{
     incident::IncidentId,
     message::{UpdateResult, Verdict},
+    seldom,
     update::UpdateId,
 };
 use sqlx::PgPool;
@@ -77,7 +78,7 @@ impl Waiters {
             let read = timeout(READ_LIMIT, self.incidents(&ids)).await;
             read.unwrap_or_else(silent).unwrap_or_else(|error| {
                 let reason = shared::telemetry::chain(&error);
-                tracing::warn!(reason, "the incidents of answers can't be read");
+                seldom!(warn, &reason, reason, "the incidents of answers can't be read");
                 HashMap::new()
             })
         };

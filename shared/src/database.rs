@@ -4,7 +4,10 @@ use std::str::FromStr;
 
 use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
 
-use crate::settings::{Settings, SettingsError, invalid};
+use crate::{
+    metrics::{COMMON, Server},
+    settings::{Settings, SettingsError, invalid},
+};
 
 const NAME: &str = "SDB_DATABASE_URI";
 const OTHER_NAME: &str = "SDB_SQLALCHEMY_DATABASE_URI";
@@ -68,13 +71,15 @@ pub fn connect_options(
 pub struct Database {
     options: PgConnectOptions,
     idle: Option<PgConnection>,
+    /// Whether there was a connection already.
+    connected: bool,
 }
 
 impl Database {
     /// To where these options lead.
     #[must_use]
     pub const fn new(options: PgConnectOptions) -> Self {
-        Self { options, idle: None }
+        Self { options, idle: None, connected: false }
     }
 
     /// Where it leads.
@@ -94,7 +99,13 @@ impl Database {
     ) -> Result<T, E> {
         let mut connection = match self.idle.take() {
             Some(connection) => connection,
-            None => PgConnection::connect_with(&self.options).await?,
+            None => {
+                let connection = PgConnection::connect_with(&self.options).await?;
+                if std::mem::replace(&mut self.connected, true) {
+                    COMMON.reconnects.of(Server::Postgresql).inc();
+                }
+                connection
+            }
         };
         let done = work(&mut connection).await?;
         self.idle = Some(connection);

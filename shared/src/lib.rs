@@ -5,10 +5,13 @@
 pub mod broker;
 pub mod component;
 pub mod database;
+pub mod health;
 pub mod impact;
 pub mod incident;
 pub mod message;
+pub mod metrics;
 pub mod outcome;
+pub mod seldom;
 pub mod settings;
 pub mod shutdown;
 pub mod telemetry;

@@ -24,6 +24,10 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// Every outcome.
+    pub const ALL: [Self; 6] =
+        [Self::Opened, Self::Joined, Self::Raised, Self::Moved, Self::Unchanged, Self::Suppressed];
+
     /// Whether the update changed something: the difference between 201 and 200.
     #[must_use]
     pub const fn is_change(self) -> bool {

@@ -89,6 +89,12 @@ pub const SETTINGS: &[Setting] = &[
         "gateway",
         "Lists over 4 MiB that are streamed at once; further ones get 503",
     ),
+    setting(
+        "SDB_ADMIN_ADDRESS",
+        None,
+        "worker",
+        "Address and port for `/healthz`, `/readyz` and `/metrics`, such as `127.0.0.1:9090`; not set, there are none",
+    ),
     setting("SDB_BATCH", Some("512"), "worker", "Updates in one transaction, at most"),
     setting(
         "SDB_PARTITIONS",

@@ -10,6 +10,7 @@ mod failures;
 mod foreign_edits;
 mod idempotency;
 mod lists;
+mod metrics;
 mod operations;
 mod parking;
 mod put_back;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         foreign_edits::tests(),
         idempotency::tests(),
         lists::tests(),
+        metrics::tests(),
         operations::tests(),
         parking::tests(),
         put_back::tests(),

@@ -683,8 +683,14 @@ async fn a_setting_that_cannot_be_used_stops_the_gateway(fixture: Arc<Fixture>) 
 }
 
 async fn a_setting_that_cannot_be_used_stops_the_worker(fixture: Arc<Fixture>) -> Result<()> {
-    let wrong =
-        [("SDB_BATCH", "0", NUMBER), ("SDB_BATCH", "10001", NUMBER), ("SDB_BATCH", "1e3", NUMBER)];
+    const ADDRESS: &str = "an address and port such as `127.0.0.1:9090`";
+    let wrong = [
+        ("SDB_ADMIN_ADDRESS", "9090", ADDRESS),
+        ("SDB_ADMIN_ADDRESS", "localhost:9090", ADDRESS),
+        ("SDB_BATCH", "0", NUMBER),
+        ("SDB_BATCH", "10001", NUMBER),
+        ("SDB_BATCH", "1e3", NUMBER),
+    ];
     settings_are_refused(&fixture, "worker", &wrong).await
 }
 
@@ -768,10 +774,20 @@ async fn an_address_that_is_taken_is_named(fixture: Arc<Fixture>) -> Result<()> 
     let mut system = System::prepared(&fixture).await?;
     let taken = TcpListener::bind("127.0.0.1:0")?;
     let address = taken.local_addr()?.to_string();
-    let log = refused(&mut system, "gateway", &[("SDB_BIND", &address)]).await?;
-    let sentence = log.lines().last().unwrap_or_default();
-    ensure!(sentence.contains(&format!("SDB_BIND: {address} can't be served")), "{log}");
-    ensure!(sentence.contains("in use"), "{log}");
+    for (program, name) in [("gateway", "SDB_BIND"), ("worker", "SDB_ADMIN_ADDRESS")] {
+        let log = refused(&mut system, program, &[(name, &address)]).await?;
+        let sentence = log.lines().last().unwrap_or_default();
+        ensure!(sentence.contains(&format!("{name}: {address} can't be served")), "{log}");
+        ensure!(sentence.contains("in use"), "{log}");
+    }
+    // Who does not serve does not mind.
+    let variables = [
+        ("SDB_DATABASE_URI", system.database_uri.as_str()),
+        ("SDB_ADMIN_ADDRESS", address.as_str()),
+    ];
+    let worker = &fixture.binaries.worker;
+    let (done, said) = fixture.command(worker, &["topology", "show"], &variables).await?;
+    ensure!(done, "{said}");
     system.finish().await
 }
 

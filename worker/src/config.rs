@@ -1,9 +1,11 @@
 //! The worker's settings.
 
+use std::net::SocketAddr;
+
 use shared::{
     broker::Broker,
     database,
-    settings::{Settings, SettingsError},
+    settings::{Settings, SettingsError, invalid},
 };
 use sqlx::postgres::PgConnectOptions;
 
@@ -17,6 +19,8 @@ pub struct Config {
     pub batch: usize,
     /// Days that the record of each update is kept.
     pub inbox_days: u32,
+    /// Address and port for health and metrics, if they are served.
+    pub admin: Option<SocketAddr>,
 }
 
 impl Config {
@@ -30,6 +34,18 @@ impl Config {
             broker: Broker::from_settings(settings)?,
             batch: settings.number("SDB_BATCH", 1..=10_000)? as usize,
             inbox_days: settings.number("SDB_INBOX_DAYS", 1..=3_650)?,
+            admin: Self::admin(settings)?,
         })
+    }
+
+    /// Address and port for health and metrics.
+    ///
+    /// # Errors
+    /// When it can't be used; the text says what to write.
+    pub fn admin(settings: &Settings) -> Result<Option<SocketAddr>, SettingsError> {
+        const NAME: &str = "SDB_ADMIN_ADDRESS";
+        let refused =
+            |text: &str| invalid(NAME, text, "an address and port such as `127.0.0.1:9090`");
+        settings.text(NAME).map(|text| text.parse().map_err(|_| refused(&text))).transpose()
     }
 }

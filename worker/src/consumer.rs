@@ -23,6 +23,7 @@ use shared::{
     broker::{Broker, ConnectError},
     database::Database,
     message::{UpdateMessage, Verdict},
+    telemetry::chain,
     topology::{DeclareError, Phase},
     traces::{self, Processing},
 };
@@ -34,9 +35,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    measure,
     membership::{Member, MemberId, MembershipError, Share},
     replies::{Reply, ReplySender},
     settle::{Lapsed, settle},
+    standing::Standing,
     step::{Incoming, Unusable},
 };
 
@@ -49,6 +52,10 @@ pub(crate) struct Consumer {
     /// Days that the record of each update is kept.
     pub(crate) inbox_days: u32,
     pub(crate) replies: ReplySender,
+    /// What others are told about this worker.
+    pub(crate) standing: Arc<Standing>,
+    /// Whether the queues are measured.
+    pub(crate) is_measured: bool,
     /// Cancelled when the worker is to stop, with its last batch committed and acknowledged.
     pub(crate) stop: CancellationToken,
     /// Cancelled when even that took too long.
@@ -138,11 +145,18 @@ impl Consumer {
         let mut batches = select_all(deliveries).ready_chunks(self.batch);
         let ended = match started {
             Ok(Ok(())) => {
+                self.standing.takes_part(member.id, share.clone());
                 let working = self.work_through(&mut batches, &share, member);
-                tokio::select! {
+                let ended = tokio::select! {
                     ended = working => ended,
                     () = lost(&connection) => Err(SessionError::Ended),
+                    () = measure::queues(&connection, &share), if self.is_measured => Ok(()),
+                };
+                match &ended {
+                    Ok(()) => self.standing.waits("the partitions are being shared anew"),
+                    Err(error) => self.standing.is_away(chain(error)),
                 }
+                ended
             }
             Ok(Err(error)) => Err(error),
             Err(_) => Err(SessionError::Silent),
@@ -228,6 +242,8 @@ impl Consumer {
             .await
             .map_err(|_| SessionError::Unsettled)?
             .map_err(|Lapsed| MembershipError::Lapsed)?;
+
+        measure::settled(&incoming, &results);
 
         let mut last: HashMap<&str, &Acker> = HashMap::new();
         for (queue, acker, _) in &origins {

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use shared::{
-    incident::IncidentId, message::UpdateMessage, outcome::Reason, timestamp::Timestamp,
+    incident::IncidentId, message::UpdateMessage, outcome::Reason, seldom, timestamp::Timestamp,
     update::UpdateId,
 };
 use sqlx::PgConnection;
@@ -204,12 +204,8 @@ pub(crate) async fn park(
     .execute(database)
     .await?;
     for parked in parked {
-        tracing::warn!(
-            update = parked.delivery_key,
-            queue = parked.queue,
-            reason = parked.reason,
-            "parked"
-        );
+        let Parked { delivery_key: update, queue, reason, .. } = parked;
+        seldom!(warn, reason, update, queue, reason, "parked");
     }
     Ok(())
 }

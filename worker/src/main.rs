@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, value_parser};
 use serde::Serialize;
-use shared::{broker::Broker, database, settings::Settings, shutdown, telemetry, traces};
+use shared::{broker::Broker, database, health, settings::Settings, shutdown, telemetry, traces};
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 use worker::{
     admin::{self, IncidentArguments, MaintenanceArguments},
@@ -30,6 +30,13 @@ struct Arguments {
 enum Command {
     /// Consume updates until SIGTERM or SIGINT; a second one ends at once.
     Run,
+    /// Ask the worker of this machine, at SDB_ADMIN_ADDRESS, whether it lives; exit with 1 when it
+    /// does not.
+    Health {
+        /// Whether it takes part in the work or stands by instead.
+        #[arg(long)]
+        ready: bool,
+    },
     /// Prepare the database, empty or the Python dashboard's; safe to run again.
     Migrate,
     /// Take our triggers, indexes and constraint off the Python dashboard's tables. `migrate` adds
@@ -150,6 +157,12 @@ async fn command(command: Command) -> Result<()> {
             let ran = run::run(config, &settings, shutdown::on_signal()?).await;
             traces::flush().await;
             ran?;
+        }
+        Command::Health { ready } => {
+            let address = Config::admin(&settings)?;
+            let address = address.context("SDB_ADMIN_ADDRESS is not set: nobody can be asked")?;
+            let path = if ready { "/readyz" } else { "/healthz" };
+            println!("{}", health::ask(address, path).await?);
         }
         Command::Migrate => {
             for line in migrate::migrate(&mut connect(&settings).await?, &settings).await? {

@@ -9,6 +9,7 @@ use lapin::{BasicProperties, Channel, Connection, options::BasicPublishOptions};
 use shared::{
     broker::Broker,
     message::{ReplyMessage, UpdateResult},
+    metrics::{COMMON, Server, WORKER},
     telemetry::chain,
     traces::{self, Processing},
 };
@@ -50,14 +51,16 @@ impl ReplySender {
         for (queue, result, trace) in results {
             replies.entry(queue).or_insert_with(|| (Vec::new(), trace)).0.push(result);
         }
-        if !replies.is_empty() && self.queue.try_send(replies).is_err() {
-            tracing::debug!("replies dropped: RabbitMQ does not take them");
+        let outcomes: usize = replies.values().map(|(results, _)| results.len()).sum();
+        if outcomes > 0 && self.queue.try_send(replies).is_err() {
+            WORKER.replies_dropped.inc_by(outcomes as u64);
+            tracing::debug!(outcomes, "replies dropped: RabbitMQ does not take them");
         }
     }
 }
 
 async fn send_all(broker: Broker, mut waiting: mpsc::Receiver<Replies>) {
-    let mut unsent: Option<Replies> = None;
+    let (mut unsent, mut connected_before): (Option<Replies>, _) = (None, false);
     while !(waiting.is_closed() && waiting.is_empty() && unsent.is_none()) {
         let (connection, channel) = match open(&broker).await {
             Ok(open) => open,
@@ -67,6 +70,9 @@ async fn send_all(broker: Broker, mut waiting: mpsc::Receiver<Replies>) {
                 continue;
             }
         };
+        if std::mem::replace(&mut connected_before, true) {
+            COMMON.reconnects.of(Server::Rabbitmq).inc();
+        }
         while connection.status().connected() {
             let next = match unsent.take() {
                 Some(replies) => Some(replies),

@@ -1,9 +1,10 @@
 //! Runs the worker.
 
-use std::time::Duration;
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use shared::{
     database::Database,
+    seldom,
     settings::Settings,
     telemetry::chain,
     topology::{Topology, TopologyError},
@@ -13,9 +14,29 @@ use tokio::{
     sync::Mutex,
     time::{sleep, timeout},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use crate::{config::Config, consumer::Consumer, inbox, replies::ReplySender};
+use crate::{
+    config::Config, consumer::Consumer, http, inbox, measure, replies::ReplySender,
+    standing::Standing,
+};
+
+/// Why a worker does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The address for health and metrics can't be taken.
+    #[error("SDB_ADMIN_ADDRESS: {address} can't be served")]
+    Admin {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        error: std::io::Error,
+    },
+    /// The database is not prepared, or its topology is not the settings'.
+    #[error(transparent)]
+    Topology(#[from] TopologyError),
+}
 
 const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
 const UPKEEP_EVERY: Duration = Duration::from_secs(3600);
@@ -28,12 +49,23 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 /// Consumes until `stop`. Broker and database may come and go meanwhile.
 ///
 /// # Errors
-/// When the database is not prepared, or its topology is not the settings'.
+/// When the database is not prepared, or its topology is not the settings', or when the address for
+/// health and metrics can't be taken.
 pub async fn run(
     config: Config,
     settings: &Settings,
     stop: CancellationToken,
-) -> Result<(), TopologyError> {
+) -> Result<(), RunError> {
+    let standing = Arc::new(Standing::new(stop.clone()));
+    // Served before anything else, so that it says what is waited for.
+    let _admin = match config.admin {
+        Some(address) => {
+            let taken = http::bind(address).await;
+            let listener = taken.map_err(|error| RunError::Admin { address, error })?;
+            Some(AbortOnDropHandle::new(tokio::spawn(http::serve(listener, standing.clone()))))
+        }
+        None => None,
+    };
     let mut upkeep =
         Upkeep { database: Database::new(config.database.clone()), days: config.inbox_days };
     tokio::select! {
@@ -46,6 +78,11 @@ pub async fn run(
         () = stop.cancelled() => return Ok(()),
     }
     let upkeep = tokio::spawn(upkeep.run());
+    standing.waits("RabbitMQ did not answer yet");
+    let _measuring = config.admin.map(|_| {
+        let database = Database::new(config.database.clone());
+        AbortOnDropHandle::new(tokio::spawn(measure::database(database, config.inbox_days)))
+    });
 
     let (replies, replying) = ReplySender::start(config.broker.clone());
     let abandon = CancellationToken::new();
@@ -56,13 +93,17 @@ pub async fn run(
         batch: config.batch,
         inbox_days: config.inbox_days,
         replies,
+        standing,
+        is_measured: config.admin.is_some(),
         stop: stop.clone(),
         abandon,
     };
     while !stop.is_cancelled() {
         if let Err(error) = consumer.take_part().await {
             let reason = chain(&error);
-            tracing::warn!(reason, "this worker's part ended: what it held is delivered again");
+            let line = "this worker's part ended: what it held is delivered again";
+            seldom!(warn, &reason, reason, "{line}");
+            consumer.standing.is_away(reason);
             pause(RECONNECT_PAUSE, &stop).await;
         }
     }

@@ -3,9 +3,16 @@
 
 use std::time::Duration;
 
-use shared::{database::Database, message::UpdateResult, telemetry::chain, traces};
+use shared::{
+    database::Database,
+    message::UpdateResult,
+    metrics::{Ended, WORKER},
+    seldom,
+    telemetry::chain,
+    traces,
+};
 use sqlx::PgConnection;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
     inbox,
@@ -85,9 +92,12 @@ pub(crate) async fn settle(
                 }
             }
             (Remedy::Park, several) => {
-                tracing::info!(
-                    updates = several.len(),
-                    reason = chain(&error),
+                let (updates, reason) = (several.len(), chain(&error));
+                seldom!(
+                    info,
+                    &reason,
+                    updates,
+                    reason,
                     "the database refuses the batch: halving it"
                 );
                 let (first, second) = several.split_at(several.len() / 2);
@@ -122,6 +132,7 @@ async fn attempt(
     member: MemberId,
     batch: &[Incoming],
 ) -> Result<Vec<Option<UpdateResult>>, ApplyError> {
+    let began = Instant::now();
     let transaction = traces::get().and_then(|traces| {
         traces.transaction(batch.len(), batch.iter().filter_map(|one| one.trace.as_ref()))
     });
@@ -132,6 +143,8 @@ async fn attempt(
     let applied = timeout(ATTEMPT_LIMIT, applying).await.unwrap_or_else(|_| {
         Err(sqlx::Error::Protocol("the database did not answer in time".to_owned()).into())
     });
+    let ended = if applied.is_ok() { Ended::Committed } else { Ended::Failed };
+    WORKER.transaction_duration.of(ended).observe(began.elapsed().as_secs_f64());
     if let Some(transaction) = transaction {
         match &applied {
             Ok(_) => transaction.committed(),
@@ -158,11 +171,11 @@ fn refused(incoming: &Incoming, error: &sqlx::Error) -> Incoming {
 }
 
 fn report(error: &sqlx::Error, batch: &[Incoming]) {
-    let updates = batch.len();
+    let (updates, reason) = (batch.len(), chain(error));
     // The log names a trace where the line belongs to one.
     let trace_id = match batch {
         [one] => one.trace.as_ref().and_then(|trace| trace.id()).map(tracing::field::display),
         _ => None,
     };
-    tracing::warn!(updates, trace_id, reason = chain(error), "the database failed: trying again");
+    seldom!(warn, &reason, updates, trace_id, reason, "the database failed: trying again");
 }

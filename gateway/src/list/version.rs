@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use shared::{database::Database, telemetry::chain, timestamp::Timestamp};
+use shared::{database::Database, seldom, telemetry::chain, timestamp::Timestamp};
 use sqlx::{PgConnection, postgres::PgConnectOptions};
 use tokio::{
     sync::{mpsc, oneshot},
@@ -77,12 +77,13 @@ async fn answer(
         let version = match timeout(READ_LIMIT, read_twice(&mut database)).await {
             Ok(Ok(version)) => version,
             Ok(Err(error)) => {
-                tracing::warn!(reason = chain(&error), "the version of the lists can't be read");
+                let reason = chain(&error);
+                seldom!(warn, &reason, reason, "the version of the lists can't be read");
                 waiting.clear();
                 continue;
             }
             Err(_) => {
-                tracing::warn!("the version of the lists can't be read: the database is silent");
+                seldom!(warn, "", "the version of the lists can't be read: the database is silent");
                 waiting.clear();
                 continue;
             }

@@ -3,5 +3,6 @@
 pub(crate) mod component_status;
 pub(crate) mod health;
 pub(crate) mod incidents;
+pub(crate) mod metrics;
 pub(crate) mod receipt;
 pub(crate) mod update;

@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 use shared::{
     component::{Component, NoComponent},
     message::{Idempotency, UpdateMessage, Verdict},
+    metrics::{self, GATEWAY, Refused, Told},
     outcome::{Outcome, Reason},
     timestamp::Timestamp,
     traces::{self, Traces},
@@ -59,6 +60,7 @@ pub(crate) async fn post(
     let key = idempotency_key(&headers).map_err(unread)?;
     let preference = Preference::read(&headers);
     let _place = app.in_flight.try_acquire().map_err(|_| {
+        GATEWAY.refused.of(Refused::InFlight).inc();
         unread(ApiError::unavailable(
             "Too many updates are in flight; nothing was queued, try again",
         ))
@@ -97,6 +99,7 @@ async fn find_component(
 ) -> Result<Component, ApiError> {
     for tried_again in [false, true] {
         let catalogue = app.catalogue.get().ok_or_else(|| {
+            GATEWAY.refused.of(Refused::Catalogue).inc();
             ApiError::unavailable("The catalogue was not read yet; nothing was queued, try again")
         })?;
         match catalogue.find(&posted.name, &posted.attributes) {
@@ -104,6 +107,7 @@ async fn find_component(
             Err(NoComponent::NotFound) if !tried_again => {
                 let asked = timeout_at(deadline, app.catalogue.refresh_for_miss()).await;
                 if !asked.unwrap_or(false) {
+                    GATEWAY.refused.of(Refused::Catalogue).inc();
                     return Err(ApiError::unavailable(
                         "The component is unknown, and the database can't be asked whether it is \
                         new; nothing was queued, try again",
@@ -154,18 +158,38 @@ async fn deliver(
     if let Err(error) = app.publisher.publish(update, wants_reply, deadline).await {
         return not_accepted(update.id, &error);
     }
-    let Some(mut waiter) = waiter else { return accepted(update.id, "pending") };
-    let waiting = traces::get().map(Traces::wait);
-    match timeout_at(deadline, &mut waiter.settled).await {
-        Ok(Ok(settled)) => {
+    GATEWAY.accepted.inc();
+    let waiting = waiter.as_ref().and_then(|_| traces::get()).map(Traces::wait);
+    let settled = match waiter {
+        // When the wait is over, or the connection for replies broke, the receipt will have the
+        // outcome.
+        Some(mut waiter) => {
+            timeout_at(deadline, &mut waiter.settled).await.ok().and_then(Result::ok)
+        }
+        None => None,
+    };
+    GATEWAY.answered.of(settled.as_ref().map_or(Told::Pending, told)).inc();
+    match settled {
+        Some(settled) => {
             if let Some(waiting) = waiting {
                 waiting.end(&settled.verdict);
             }
             answer(app, update, settled)
         }
-        // The wait is over, or the connection for replies broke: the receipt will have the outcome.
-        Ok(Err(_)) | Err(_) => accepted(update.id, "pending"),
+        None => accepted(update.id, "pending"),
     }
+}
+
+/// What the client is told.
+fn told(settled: &Settled) -> Told {
+    Told::Settled(match (&settled.verdict, &settled.incident) {
+        (Verdict::Parked, _) => metrics::Settled::Parked,
+        (Verdict::Rejected, _) => metrics::Settled::Rejected,
+        // Without its incident it can't be shown.
+        (_, None) => return Told::Pending,
+        (Verdict::Decided { reason, .. }, Some(_)) => metrics::Settled::Decided(reason.outcome()),
+        (Verdict::Repeated { .. }, Some(_)) => metrics::Settled::Repeated,
+    })
 }
 
 fn answer(app: &App, update: &UpdateMessage, settled: Settled) -> Response {
@@ -239,23 +263,26 @@ fn accepted(id: UpdateId, state: &str) -> Response {
 
 /// 503: it was not taken, or nobody knows.
 fn not_accepted(id: UpdateId, error: &PublishError) -> Response {
+    let refused = match error {
+        PublishError::Absent => Refused::Absent,
+        PublishError::Blocked => Refused::Blocked,
+        PublishError::Full => Refused::Full,
+        PublishError::Changing => Refused::Changing,
+        PublishError::Unconfirmed => Refused::Unconfirmed,
+    };
+    GATEWAY.refused.of(refused).inc();
     let trace_id = traces::current_id().map(tracing::field::display);
+    tracing::debug!(update = %id, trace_id, reason = %error, "update not taken");
     let message = match error {
-        PublishError::Unconfirmed => {
-            tracing::debug!(update = %id, trace_id, "RabbitMQ did not confirm an update in time");
-            format!(
-                "{error}: the update may have been queued or not. Send it again with the same \
-                Idempotency-Key, or look at {}",
-                receipt_path(id)
-            )
-        }
+        PublishError::Unconfirmed => format!(
+            "{error}: the update may have been queued or not. Send it again with the same \
+            Idempotency-Key, or look at {}",
+            receipt_path(id)
+        ),
         PublishError::Absent
         | PublishError::Blocked
         | PublishError::Full
-        | PublishError::Changing => {
-            tracing::debug!(update = %id, trace_id, reason = %error, "update not taken");
-            format!("{error}; nothing was queued, try again")
-        }
+        | PublishError::Changing => format!("{error}; nothing was queued, try again"),
     };
     with_id(id, ApiError::unavailable(message))
 }

@@ -1,0 +1,25 @@
+//! `GET /metrics`: what this gateway counts and measures.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use shared::metrics::{COMMON, CONTENT_TYPE, GATEWAY, Server};
+
+use crate::{app::App, broker::BrokerState, routes::health::Readiness};
+
+/// Shows them, with what stands at this moment.
+pub(crate) async fn get(State(app): State<Arc<App>>) -> Response {
+    let readiness = Readiness::of(&app).await;
+    COMMON.ready.set((readiness.status() == StatusCode::OK).into());
+    GATEWAY.reachable.of(Server::Postgresql).set(readiness.database.into());
+    let broker = readiness.broker == BrokerState::Ready;
+    GATEWAY.reachable.of(Server::Rabbitmq).set(broker.into());
+    let in_flight = app.most_in_flight - app.in_flight.available_permits();
+    GATEWAY.in_flight.set(in_flight as i64);
+    GATEWAY.in_flight_limit.set(app.most_in_flight as i64);
+    ([(header::CONTENT_TYPE, CONTENT_TYPE)], GATEWAY.text()).into_response()
+}
