@@ -1,0 +1,268 @@
+#!/usr/bin/env bash
+# Checks the files for containers, Kubernetes and systemd, on a machine that has none of the three.
+# What it needs and does not find it installs: Python packages into target/tools, Debian packages for
+# the system. It builds and starts nothing.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+root=$PWD
+tools=$root/target/tools/python
+failed=0
+
+# The oldest Kubernetes that has all the fields, and the newest whose schemas the packages hold.
+kubernetes_versions=(1.30.0 1.37.0)
+# What `systemd-analyze security` may find at most, in tenths: 0 is nothing, 100 all.
+exposure=25
+
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+
+# Names what it checks, and shows what a check says only when it fails.
+check() {
+    local name=$1 said
+    shift
+    if said=$("$@" 2>&1); then
+        echo "ok       $name"
+    else
+        echo "FAILED   $name"
+        echo "         ${said//$'\n'/$'\n'         }"
+        failed=1
+    fi
+}
+
+install_packages() {
+    local missing=()
+    command -v systemd-analyze >/dev/null || missing+=(systemd)
+    command -v shellcheck >/dev/null || missing+=(shellcheck)
+    # Debian's Python comes without what makes virtual environments.
+    python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3 python3-venv)
+    if [ ${#missing[@]} = 0 ]; then
+        return
+    fi
+    local shell=(sh)
+    if [ "$(id -u)" != 0 ]; then
+        shell=(sudo -n sh)
+    fi
+    if ! command -v apt-get >/dev/null || { [ "$(id -u)" != 0 ] && ! sudo -n true 2>/dev/null; }; then
+        echo "check: not installed: ${missing[*]}. Run this, then try again:" >&2
+        echo >&2
+        echo "    sudo apt-get update && sudo apt-get install -y --no-install-recommends ${missing[*]}" >&2
+        exit 1
+    fi
+    echo "check: not installed: ${missing[*]}. Installing with apt-get." >&2
+    "${shell[@]}" deploy/src/install.sh update
+    "${shell[@]}" deploy/src/install.sh install "${missing[@]}"
+}
+
+# Anew only when the list of versions changes; one run at a time.
+install_tools() {
+    mkdir -p "$(dirname "$tools")"
+    exec 8>"$tools.lock"
+    flock 8
+    if ! cmp -s deploy/check-requirements.txt "$tools/requirements.txt"; then
+        echo "check: installing Python packages into target/tools/python" >&2
+        rm -rf "$tools"
+        python3 -m venv "$tools"
+        "$tools/bin/pip" install --quiet --disable-pip-version-check --requirement deploy/check-requirements.txt
+        cp deploy/check-requirements.txt "$tools/requirements.txt"
+    fi
+    exec 8>&-
+}
+
+# What no schema knows: that files, names and settings that one file mentions are there.
+names_agree() {
+    "$tools/bin/python" - <<'PYTHON'
+import fnmatch, pathlib, re, sys
+from ruamel.yaml import YAML
+
+problems = []
+deploy = pathlib.Path("deploy")
+
+def documents(path):
+    # It refuses a key that stands twice, which most readers pass over.
+    return [d for d in YAML(typ="safe").load_all(path.read_text()) if d is not None]
+
+parsed = {}
+for path in sorted(p for p in deploy.rglob("*") if p.suffix in (".yaml", ".yml")):
+    try:
+        parsed[path] = documents(path)
+    except Exception as error:
+        problems.append(f"{path}: {error}")
+
+def each(value, key):
+    """Every value of this key, however deep."""
+    if isinstance(value, dict):
+        for k, v in value.items():
+            if k == key:
+                yield v
+            yield from each(v, key)
+    elif isinstance(value, list):
+        for v in value:
+            yield from each(v, key)
+
+# Kubernetes
+folder = deploy / "kubernetes"
+kustomization = parsed.get(folder / "kustomization.yaml", [{}])[0]
+listed = set(kustomization.get("resources", []))
+manifests = {
+    p.name: d for p, d in parsed.items()
+    if p.parent == folder and p.name != "kustomization.yaml"
+    and any(isinstance(x, dict) and "apiVersion" in x for x in d)
+}
+problems += [f"kustomization.yaml lists {n}, which is no manifest here" for n in listed - set(manifests)]
+problems += [f"kustomization.yaml does not list {n}" for n in set(manifests) - listed]
+generators = kustomization.get("configMapGenerator", [])
+for name in each(generators, "files"):
+    problems += [f"kustomization.yaml: there is no {f}" for f in name if not (folder / f.split("=")[-1]).exists()]
+maps = {g["name"] for g in generators}
+images = {i["name"] for i in kustomization.get("images", [])}
+readme = (folder / "README.md").read_text()
+pods_made = [
+    r["spec"]["template"]["metadata"]["labels"]
+    for d in manifests.values() for r in d if "template" in r.get("spec", {})
+]
+for name, resources in manifests.items():
+    problems += [f"{name}: no image {i} in kustomization.yaml" for i in set(each(resources, "image")) - images]
+    for key in ("configMapRef", "configMap"):
+        problems += [f"{name}: no ConfigMap {r['name']} is generated" for r in each(resources, key) if r["name"] not in maps]
+    for r in each(resources, "secretKeyRef"):
+        if r["name"] != "status-dashboard" or f"`{r['key']}`" not in readme:
+            problems.append(f"{name}: the README tells of no key {r['key']} in a secret {r['name']}")
+    for resource in resources:
+        spec = resource.get("spec", {})
+        pods = spec.get("template")
+        selector = spec.get("selector", spec.get("podSelector", {}))
+        wanted = selector.get("matchLabels", selector)
+        made = [pods["metadata"]["labels"]] if pods else pods_made
+        if not any(wanted.items() <= labels.items() for labels in made):
+            problems.append(f"{name}: the {resource['kind']} {resource['metadata']['name']} selects no pods of ours")
+        if not pods:
+            continue
+        ports = {p["name"] for c in pods["spec"]["containers"] for p in c.get("ports", [])}
+        for get in each(pods, "httpGet"):
+            if get["port"] not in ports:
+                problems.append(f"{name}: there is no port {get['port']}")
+if (folder / "catalogue.yaml").read_bytes() != (deploy / "sample-catalogue.yaml").read_bytes():
+    problems.append("kubernetes/catalogue.yaml differs from sample-catalogue.yaml")
+
+# Compose
+compose = parsed.get(deploy / "container/compose.yaml", [{}])[0]
+services = compose.get("services", {})
+for name, service in services.items():
+    named = [("services", n) for n in service.get("depends_on", {})]
+    named += [("networks", n) for n in service.get("networks", [])]
+    named += [("configs", c["source"]) for c in service.get("configs", [])]
+    named += [("volumes", v.split(":")[0]) for v in service.get("volumes", []) if isinstance(v, str)]
+    problems += [f"compose.yaml: {name} names {n}, which is not among the {kind}" for kind, n in named if n not in compose[kind]]
+for file in each(compose.get("configs"), "file"):
+    if not (deploy / "container" / file).exists():
+        problems.append(f"compose.yaml: there is no {file}")
+
+# Settings: one that nobody reads is no more than a warning in a log.
+settings = set(re.findall(r'"(SDB_[A-Z_]+)"', pathlib.Path("shared/src/settings.rs").read_text()))
+for path in sorted(p for p in deploy.rglob("*") if p.is_file() and p.parent.name in ("container", "kubernetes", "systemd")):
+    for name in sorted(set(re.findall(r"\bSDB_[A-Z_]*[A-Z]\b", path.read_text())) - settings):
+        problems.append(f"{path}: no setting {name} in shared/src/settings.rs")
+
+# The image: what is copied is there and not ignored, and Rust is what Cargo.toml asks for.
+dockerfile = (deploy / "container/Dockerfile").read_text()
+rules = [l for l in (deploy / "container/Dockerfile.dockerignore").read_text().splitlines() if l and l[0] != "#"]
+for line in re.findall(r"^COPY (?!--from)(.+)$", dockerfile, re.M):
+    for source in (s.rstrip("/") for s in line.split()[:-1]):
+        ignored = False
+        for rule in rules:
+            pattern = rule.lstrip("!")
+            if fnmatch.fnmatch(source, pattern) or source.startswith(pattern + "/"):
+                ignored = not rule.startswith("!")
+        if ignored or not pathlib.Path(source).exists():
+            problems.append(f"Dockerfile: {source} is {'ignored' if ignored else 'not there'}")
+rust = re.search(r'rust-version = "([\d.]+)"', pathlib.Path("Cargo.toml").read_text())[1]
+if f"FROM rust:{rust}-" not in dockerfile:
+    problems.append(f"Dockerfile: Cargo.toml asks for Rust {rust}")
+
+sys.exit("\n".join(problems) or None)
+PYTHON
+}
+
+# The programs are not where the units say, so copies of the units name others.
+prepare_units() {
+    printf '#!/bin/sh\n' >"$scratch/program"
+    chmod 755 "$scratch/program"
+    local unit
+    for unit in deploy/systemd/*.service; do
+        sed -E "s#^(ExecStart=)/usr/local/lib/status-dashboard/(gateway|worker) #\1$scratch/program #" \
+            "$unit" >"$scratch/$(basename "$unit")"
+    done
+}
+
+# It calls what it passes over a warning and is content, so anything it says of ours is an error.
+verify_units() {
+    local said
+    said=$(systemd-analyze verify --man=no "$scratch"/*.service 2>&1) || {
+        echo "$said"
+        return 1
+    }
+    if grep -F status-dashboard <<<"$said"; then
+        return 1
+    fi
+}
+
+expose_unit() {
+    systemd-analyze security --no-pager --offline=true --threshold="$exposure" "$1"
+}
+
+# Debian's own kubectl has a kustomize that is too old for this kustomization.
+find_kustomize() {
+    if command -v kustomize >/dev/null; then
+        kustomize=(kustomize build)
+    elif kubectl version --client 2>/dev/null | grep -q '^Kustomize Version: v[5-9]'; then
+        kustomize=(kubectl kustomize)
+    else
+        return 1
+    fi
+}
+
+render_kustomization() {
+    "${kustomize[@]}" deploy/kubernetes >"$scratch/rendered.yaml"
+}
+
+install_packages
+install_tools
+prepare_units
+
+check "names and settings agree" names_agree
+check "compose.yaml" "$tools/bin/check-jsonschema" --builtin-schema vendor.compose-spec deploy/container/compose.yaml
+# Several RUNs in a row are wanted: each is a layer of its own only while images are built.
+check "Dockerfile" "$tools/bin/hadolint" --no-color --failure-threshold warning deploy/container/Dockerfile
+
+manifests=(deploy/kubernetes/*.yaml)
+for index in "${!manifests[@]}"; do
+    case ${manifests[index]} in
+        */kustomization.yaml | */catalogue.yaml) unset "manifests[index]" ;;
+    esac
+done
+if find_kustomize; then
+    check "kustomization" render_kustomization
+    manifests+=("$scratch/rendered.yaml")
+else
+    echo "skipped  kustomization: neither kustomize 5 nor a kubectl that has it was found"
+fi
+for version in "${kubernetes_versions[@]}"; do
+    for manifest in "${manifests[@]}"; do
+        check "Kubernetes $version: $(basename "$manifest")" \
+            "$tools/bin/kubernetes-validate" --strict --quiet --kubernetes-version "$version" "$manifest"
+    done
+done
+
+check "systemd units" verify_units
+for unit in "$scratch"/*.service; do
+    check "exposure of $(basename "$unit")" expose_unit "$unit"
+done
+
+check "shell scripts" shellcheck --shell=bash deploy/check.sh
+check "shell scripts, plain" shellcheck --shell=sh deploy/src/install.sh
+
+if [ "$failed" != 0 ]; then
+    echo "check: something is wrong" >&2
+    exit 1
+fi
