@@ -4,6 +4,7 @@
 use std::{collections::BTreeSet, fs, sync::Arc};
 
 use anyhow::{Context, Result, ensure};
+use futures_util::future::try_join_all;
 use serde_json::{Value, json};
 use shared::{
     component::ComponentId, impact::Impact, incident::IncidentId, outcome::Reason,
@@ -15,7 +16,7 @@ use worker::decision::{ActiveState, Holder, IncidentRef, ManualIncident};
 use harness::{
     Fixture, System,
     burst::{Burst, is_in_the_inbox_once},
-    replay, tests,
+    eventually, replay, tests,
 };
 
 tests!(
@@ -26,6 +27,8 @@ tests!(
     a_maintenance_is_scheduled_changed_and_ended,
     an_update_of_an_operator_sorts_after_those_that_are_there,
     what_makes_no_sense_is_refused_and_changes_nothing,
+    of_several_operators_who_close_an_incident_one_does,
+    what_another_writer_does_meanwhile_counts,
     decisions_beside_an_operators_commands_are_right,
     a_catalogue_is_planned_and_pruned,
     every_command_explains_itself,
@@ -446,6 +449,55 @@ async fn what_makes_no_sense_is_refused_and_changes_nothing(fixture: Arc<Fixture
         ensure!(!said.contains("panicked"), "{arguments:?}: {said}");
     }
     ensure!(contents(&system).await? == before, "something was changed");
+    system.finish().await
+}
+
+async fn of_several_operators_who_close_an_incident_one_does(fixture: Arc<Fixture>) -> Result<()> {
+    let system = with_components(&fixture).await?;
+    let id = post(&system, "CDN", 1, 201).await?["id"].to_string();
+    let close = ["incident", "close", &id];
+    let said = try_join_all((0..4).map(|_| system.worker_command(&close))).await?;
+    let (done, refused): (Vec<_>, Vec<_>) = said.iter().partition(|(done, _)| *done);
+    ensure!(done.len() == 1, "{said:?}");
+    let closed = format!("incident {id} was closed at");
+    ensure!(refused.iter().all(|(_, said)| said.contains(&closed)), "{said:?}");
+    has_updates(&system, &json!(id), &[("resolved", "Incident resolved")]).await?;
+    system.finish().await
+}
+
+async fn what_another_writer_does_meanwhile_counts(fixture: Arc<Fixture>) -> Result<()> {
+    let system = with_components(&fixture).await?;
+    let first = post(&system, "CDN", 1, 201).await?["id"].to_string();
+    let second = post(&system, "DNS", 3, 201).await?["id"].to_string();
+    // The Python dashboard closes the first, and takes its time to commit.
+    let mut foreign = system.database.begin().await?;
+    let close = format!(
+        "UPDATE incident SET end_date = clock_timestamp() AT TIME ZONE 'UTC' WHERE id = {first}"
+    );
+    sqlx::raw_sql(AssertSqlSafe(close)).execute(&mut *foreign).await?;
+    let open = ["incident", "open", "--title", "Seen", "--impact", "2", "--component", "3"];
+    let open = [&open[..], &["--component", "1", "--json"]].concat();
+    let command = system.worker_command(&open);
+    let commit = async {
+        eventually("the command waits", async || {
+            let waiting = "SELECT count(*) FROM pg_stat_activity
+                WHERE datname = current_database() AND wait_event_type = 'Lock'";
+            Ok(system.count(waiting).await? > 0)
+        })
+        .await?;
+        foreign.commit().await?;
+        anyhow::Ok(())
+    };
+    let (command, commit) = tokio::join!(command, commit);
+    commit?;
+    let (done, said) = command?;
+    ensure!(done, "{said}");
+    // Only the other one had something to leave.
+    ensure!(updates(&system, &json!(first)).await?.is_empty());
+    ensure!(components(&system, &first).await? == [3]);
+    let opened: Value = serde_json::from_str(&said)?;
+    let opened = updates(&system, &opened["id"]).await?;
+    ensure!(opened.len() == 1 && opened[0].1.contains(&format!("/incidents/{second}'")));
     system.finish().await
 }
 

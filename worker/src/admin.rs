@@ -4,6 +4,7 @@
 mod change;
 mod component;
 mod incident;
+mod transaction;
 
 use std::fmt::Display;
 
@@ -14,12 +15,12 @@ use shared::{impact::Impact, incident::IncidentId, timestamp::Timestamp};
 use sqlx::PgConnection;
 
 use self::{
-    change::{Closing, Kind, New, Wanted},
+    change::{Closing, New, Wanted},
     component::ComponentName,
-    incident::Table,
+    incident::{Kind, Table},
 };
 
-pub(crate) use self::change::LOCK_SCOPE;
+pub(crate) use self::transaction::LOCK_SCOPE;
 
 /// Characters of a title, at most: as many as an update may bring.
 const TITLE_LIMIT: usize = 255;
@@ -209,9 +210,12 @@ pub async fn incident(arguments: IncidentArguments, database: &mut PgConnection)
     let shown = match arguments.command {
         IncidentCommand::List => {
             let all = incident::list(database).await?;
-            return if json { print(&all, "", json) } else { print(&(), Table(&all), json) };
+            return printed(&all, Table(&all), json);
         }
-        IncidentCommand::Show { id } => incident::read(database, IncidentId(id)).await?,
+        IncidentCommand::Show { id } => {
+            let now = incident::now(database).await?;
+            incident::read(database, IncidentId(id), now).await?
+        }
         IncidentCommand::Open { new, impact, start } => {
             let NewArguments { title, components } = new;
             change::open(database, New::Incident { impact, start }, title, &components).await?
@@ -232,7 +236,7 @@ pub async fn incident(arguments: IncidentArguments, database: &mut PgConnection)
             change::remove_component(database, IncidentId(id), component).await?
         }
     };
-    print(&shown, &shown, json)
+    printed(&shown, &shown, json)
 }
 
 /// Runs `worker maintenance`; returns what to print.
@@ -259,10 +263,14 @@ pub async fn maintenance(
             change::close(database, IncidentId(id), Kind::Maintenance, closing).await?
         }
     };
-    print(&shown, &shown, arguments.json)
+    printed(&shown, &shown, arguments.json)
 }
 
-fn print(value: &impl Serialize, text: impl Display, json: bool) -> Result<String> {
+/// What a command prints about a value: its text, or JSON where that is asked for.
+///
+/// # Errors
+/// When the value can't be written as JSON.
+pub fn printed(value: &impl Serialize, text: impl Display, json: bool) -> Result<String> {
     Ok(if json { serde_json::to_string_pretty(value)? } else { text.to_string() })
 }
 

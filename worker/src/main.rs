@@ -236,7 +236,7 @@ async fn parked(command: ParkedCommand, settings: &Settings) -> Result<()> {
 }
 
 fn print(value: &impl Serialize, text: String, json: bool) -> Result<()> {
-    println!("{}", if json { serde_json::to_string_pretty(value)? } else { text });
+    println!("{}", admin::printed(value, text, json)?);
     Ok(())
 }
 

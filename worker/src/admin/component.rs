@@ -49,14 +49,26 @@ pub(super) async fn find(
     let catalogue = component::read_all(database).await?;
     let mut found: Vec<Component> = Vec::with_capacity(names.len());
     for name in names {
-        found.push(find_one(&catalogue, name)?.clone());
+        found.push(pick(&catalogue, name)?.clone());
     }
     found.sort_by_key(|component| component.id);
     found.dedup_by_key(|component| component.id);
     Ok(found)
 }
 
-fn find_one<'a>(catalogue: &'a [Component], name: &ComponentName) -> Result<&'a Component> {
+/// Finds the component that is named.
+///
+/// # Errors
+/// The same.
+pub(super) async fn find_one(
+    database: &mut PgConnection,
+    name: &ComponentName,
+) -> Result<Component> {
+    let catalogue = component::read_all(database).await?;
+    Ok(pick(&catalogue, name)?.clone())
+}
+
+fn pick<'a>(catalogue: &'a [Component], name: &ComponentName) -> Result<&'a Component> {
     match name {
         ComponentName::Id(id) => catalogue
             .iter()

@@ -37,6 +37,53 @@ pub(super) struct Incident {
     pub(super) updates: Vec<Update>,
 }
 
+/// The two kinds of incidents, each with commands of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Incident,
+    Maintenance,
+}
+
+impl Kind {
+    pub(super) const fn of(impact: Impact) -> Self {
+        match impact {
+            Impact::Maintenance => Self::Maintenance,
+            Impact::Minor | Impact::Major | Impact::Outage => Self::Incident,
+        }
+    }
+
+    pub(super) const fn word(self) -> &'static str {
+        match self {
+            Self::Incident => "incident",
+            Self::Maintenance => "maintenance",
+        }
+    }
+
+    /// The status words of the Python dashboard that only say something.
+    pub(super) const fn comments(self) -> &'static [&'static str] {
+        match self {
+            Self::Incident => &["analyzing", "fixing", "observing"],
+            Self::Maintenance => &["scheduled", "in progress"],
+        }
+    }
+
+    /// Its status word for what has none of its own.
+    pub(super) const fn changed(self) -> &'static str {
+        match self {
+            Self::Incident => "changed",
+            Self::Maintenance => "modified",
+        }
+    }
+
+    /// Its status word at the end.
+    pub(super) const fn closed(self) -> &'static str {
+        match self {
+            Self::Incident => "resolved",
+            Self::Maintenance => "completed",
+        }
+    }
+}
+
 /// Where an incident or a maintenance stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -90,12 +137,6 @@ fn as_text<S: Serializer, T: Copy + Into<Option<Timestamp>>>(
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
     (*time).into().map(Timestamp::to_the_microsecond).serialize(serializer)
-}
-
-/// `incident 7` or `maintenance 7`.
-pub(super) fn name(id: IncidentId, impact: Impact) -> String {
-    let kind = if impact == Impact::Maintenance { "maintenance" } else { "incident" };
-    format!("{kind} {id}")
 }
 
 /// A table of incidents, a line for each.
@@ -177,24 +218,23 @@ struct Row {
     times: Vec<Timestamp>,
     statuses: Vec<String>,
     texts: Vec<String>,
-    now: Timestamp,
 }
 
 /// The columns of [`Row`] for those incidents `i` for which something holds.
 macro_rules! select {
     ($which:literal) => {
         concat!(
-            "SELECT i.id, i.text, i.impact, i.start_date, i.end_date, i.system, clock.now,
+            "SELECT i.id, i.text, i.impact, i.start_date, i.end_date, i.system,
                 ARRAY(SELECT component_id FROM incident_component_relation r
                     WHERE r.incident_id = i.id ORDER BY component_id) AS components,
-                ARRAY(SELECT \"timestamp\" FROM incident_status s WHERE s.incident_id = i.id
-                    ORDER BY \"timestamp\" DESC, id DESC) AS times,
-                ARRAY(SELECT status FROM incident_status s WHERE s.incident_id = i.id
-                    ORDER BY \"timestamp\" DESC, id DESC) AS statuses,
-                ARRAY(SELECT text FROM incident_status s WHERE s.incident_id = i.id
-                    ORDER BY \"timestamp\" DESC, id DESC) AS texts
-            FROM incident i,
-                (SELECT clock_timestamp() AT TIME ZONE 'UTC' AS now OFFSET 0) AS clock
+                u.times, u.statuses, u.texts
+            FROM incident i LEFT JOIN LATERAL (SELECT
+                    coalesce(array_agg(\"timestamp\" ORDER BY \"timestamp\" DESC, id DESC), '{}')
+                        AS times,
+                    coalesce(array_agg(status ORDER BY \"timestamp\" DESC, id DESC), '{}')
+                        AS statuses,
+                    coalesce(array_agg(text ORDER BY \"timestamp\" DESC, id DESC), '{}') AS texts
+                FROM incident_status WHERE incident_id = i.id) AS u ON true
             WHERE ",
             $which,
             " ORDER BY i.start_date DESC, i.id DESC"
@@ -202,24 +242,32 @@ macro_rules! select {
     };
 }
 
-/// What is active or scheduled, newest start first.
-///
-/// # Errors
-/// When the database fails.
-pub(super) async fn list(database: &mut PgConnection) -> Result<Vec<Incident>> {
-    let rows = sqlx::query_as(select!("i.end_date IS NULL OR i.end_date > clock.now"));
-    let rows: Vec<Row> = rows.fetch_all(&mut *database).await?;
-    with_components(database, rows).await
+/// The database's clock.
+pub(super) async fn now(database: &mut PgConnection) -> Result<Timestamp, sqlx::Error> {
+    let clock = "SELECT clock_timestamp() AT TIME ZONE 'UTC'";
+    sqlx::query_scalar(clock).fetch_one(database).await
 }
 
-/// One incident or maintenance, whatever its state.
+/// What is active or scheduled, newest start first.
+pub(super) async fn list(database: &mut PgConnection) -> Result<Vec<Incident>> {
+    let now = now(database).await?;
+    let rows = sqlx::query_as(select!("i.end_date IS NULL OR i.end_date > $1")).bind(now);
+    let rows: Vec<Row> = rows.fetch_all(&mut *database).await?;
+    with_components(database, rows, now).await
+}
+
+/// One incident or maintenance, whatever its state at that time.
 ///
 /// # Errors
 /// When there is none with that number, or the database fails.
-pub(super) async fn read(database: &mut PgConnection, id: IncidentId) -> Result<Incident> {
+pub(super) async fn read(
+    database: &mut PgConnection,
+    id: IncidentId,
+    now: Timestamp,
+) -> Result<Incident> {
     let row: Option<Row> =
         sqlx::query_as(select!("i.id = $1")).bind(id).fetch_optional(&mut *database).await?;
-    let incidents = with_components(database, row.into_iter().collect()).await?;
+    let incidents = with_components(database, row.into_iter().collect(), now).await?;
     incidents.into_iter().next().with_context(|| unknown(id))
 }
 
@@ -227,7 +275,11 @@ pub(super) fn unknown(id: IncidentId) -> String {
     format!("there is no incident {id}: `worker incident list` shows those that are active")
 }
 
-async fn with_components(database: &mut PgConnection, rows: Vec<Row>) -> Result<Vec<Incident>> {
+async fn with_components(
+    database: &mut PgConnection,
+    rows: Vec<Row>,
+    now: Timestamp,
+) -> Result<Vec<Incident>> {
     let catalogue: HashMap<ComponentId, Component> =
         component::read_all(database).await?.into_iter().map(|c| (c.id, c)).collect();
     let incident = |row: Row| -> Result<Incident> {
@@ -235,8 +287,8 @@ async fn with_components(database: &mut PgConnection, rows: Vec<Row>) -> Result<
         Ok(Incident {
             id: row.id,
             text: row.text,
-            impact: Impact::try_from(row.impact)?,
-            state: State::at(row.now, row.start_date, row.end_date),
+            impact: Impact::try_from(row.impact).with_context(|| format!("incident {}", row.id))?,
+            state: State::at(now, row.start_date, row.end_date),
             start_date: row.start_date,
             end_date: row.end_date,
             system: row.system,

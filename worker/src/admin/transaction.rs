@@ -1,0 +1,265 @@
+//! The transactions in which an operator changes incidents.
+//!
+//! Each holds the scope's lock, as every deciding transaction does, so that it stands between two
+//! batches; then it locks as `state` does: incidents, then relations, in order of their ids.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result, bail, ensure};
+use shared::{
+    component::{Component, ComponentId},
+    impact::Impact,
+    incident::IncidentId,
+    timestamp::Timestamp,
+};
+use sqlx::{Connection, FromRow, PgConnection, Postgres, Transaction};
+
+use super::incident::{self, Incident, Kind, State, unknown};
+use crate::history;
+
+/// Takes the scope's lock in a transaction that an operator began. Every worker waits for it: the
+/// transaction is ended by PostgreSQL when the command stalls, or waits for others that stall.
+pub(crate) const LOCK_SCOPE: &str = "SET LOCAL idle_in_transaction_session_timeout = '5s';
+    SELECT FROM sdb_scope FOR UPDATE;
+    SET LOCAL lock_timeout = '5s'";
+
+/// An incident that this transaction has locked, with its components.
+pub(super) struct Locked {
+    pub(super) id: IncidentId,
+    pub(super) text: String,
+    pub(super) impact: Impact,
+    pub(super) start_date: Timestamp,
+    pub(super) end_date: Option<Timestamp>,
+    pub(super) components: BTreeSet<ComponentId>,
+}
+
+impl Locked {
+    /// `incident 7` or `maintenance 7`.
+    pub(super) fn name(&self) -> String {
+        format!("{} {}", Kind::of(self.impact).word(), self.id)
+    }
+
+    /// Refuses what is over, and what the command is not for.
+    pub(super) fn expect_open_as(&self, kind: Kind, now: Timestamp) -> Result<()> {
+        let its = Kind::of(self.impact);
+        ensure!(its == kind, "{} is no {}: see `worker {}`", self.name(), kind.word(), its.word());
+        self.expect_open(now)
+    }
+
+    pub(super) fn expect_open(&self, now: Timestamp) -> Result<()> {
+        let state = State::at(now, self.start_date, self.end_date);
+        if let (State::Closed, Some(end)) = (state, self.end_date) {
+            bail!("{} was closed at {} UTC", self.name(), end.to_the_minute());
+        }
+        Ok(())
+    }
+}
+
+/// A change under way.
+pub(super) struct Change<'a> {
+    pub(super) transaction: Transaction<'a, Postgres>,
+    /// When it takes place: later than every decision before it.
+    pub(super) now: Timestamp,
+}
+
+impl<'a> Change<'a> {
+    pub(super) async fn begin(database: &'a mut PgConnection) -> Result<Self> {
+        let mut transaction = database.begin().await?;
+        sqlx::raw_sql(LOCK_SCOPE).execute(&mut *transaction).await?;
+        // What a person changes is a decision, too: the next one is later even if the clock goes back.
+        let now = sqlx::query_scalar(
+            "UPDATE sdb_scope SET decided_at = greatest(clock_timestamp() AT TIME ZONE 'UTC',
+                decided_at + interval '1 microsecond') RETURNING decided_at",
+        )
+        .fetch_one(&mut *transaction)
+        .await?;
+        Ok(Self { transaction, now })
+    }
+
+    /// Commits; returns the incident as it stands then.
+    pub(super) async fn commit(mut self, id: IncidentId) -> Result<Incident> {
+        let incident = incident::read(&mut self.transaction, id, self.now).await?;
+        self.transaction.commit().await?;
+        Ok(incident)
+    }
+
+    /// Locks an incident, and the active ones that have one of these components.
+    pub(super) async fn lock(
+        &mut self,
+        id: IncidentId,
+        components: &[ComponentId],
+    ) -> Result<(Locked, Vec<Locked>)> {
+        let mut others = self.lock_all(Some(id), components).await?;
+        let place = others.iter().position(|incident| incident.id == id);
+        let incident = others.remove(place.with_context(|| unknown(id))?);
+        Ok((incident, others))
+    }
+
+    pub(super) async fn lock_all(
+        &mut self,
+        id: Option<IncidentId>,
+        components: &[ComponentId],
+    ) -> Result<Vec<Locked>> {
+        #[derive(FromRow)]
+        struct Row {
+            id: IncidentId,
+            text: String,
+            impact: i16,
+            start_date: Timestamp,
+            end_date: Option<Timestamp>,
+        }
+        let mut rows: Vec<Row> = sqlx::query_as(
+            "SELECT id, text, impact, start_date, end_date FROM incident
+            WHERE id = ANY($1::integer || ARRAY(SELECT i.id FROM incident i
+                WHERE end_date IS NULL AND EXISTS (SELECT FROM incident_component_relation r
+                    WHERE r.incident_id = i.id AND r.component_id = ANY($2))))
+            ORDER BY id FOR UPDATE",
+        )
+        .bind(id)
+        .bind(components)
+        .fetch_all(&mut *self.transaction)
+        .await?;
+        // Once they are locked: someone may have closed one meanwhile.
+        rows.retain(|row| {
+            let is_incident =
+                Impact::try_from(row.impact).is_ok_and(|impact| impact != Impact::Maintenance);
+            let is_active = row.end_date.is_none() && row.start_date <= self.now;
+            id == Some(row.id) || is_incident && is_active
+        });
+        let ids: Vec<IncidentId> = rows.iter().map(|row| row.id).collect();
+        // A statement of its own: it sees what a writer did that was waited for.
+        let relations: Vec<(IncidentId, ComponentId)> = sqlx::query_as(
+            "SELECT incident_id, component_id FROM incident_component_relation
+            WHERE incident_id = ANY($1) ORDER BY incident_id, component_id FOR UPDATE",
+        )
+        .bind(ids)
+        .fetch_all(&mut *self.transaction)
+        .await?;
+        let locked = |Row { id, text, impact, start_date, end_date }| -> Result<Locked> {
+            let components = relations.iter().filter(|(incident, _)| *incident == id);
+            Ok(Locked {
+                id,
+                text,
+                impact: Impact::try_from(impact).with_context(|| format!("incident {id}"))?,
+                start_date,
+                end_date,
+                components: components.map(|(_, component)| *component).collect(),
+            })
+        };
+        rows.into_iter().map(locked).collect()
+    }
+
+    /// Writes a locked incident as it is to be from now on, a person's.
+    pub(super) async fn write(&mut self, incident: &Locked) -> Result<()> {
+        let written = sqlx::query(
+            "UPDATE incident SET text = $2, impact = $3, start_date = $4, end_date = $5,
+                system = false WHERE id = $1",
+        )
+        .bind(incident.id)
+        .bind(&incident.text)
+        .bind(i16::from(incident.impact))
+        .bind(incident.start_date)
+        .bind(incident.end_date)
+        .execute(&mut *self.transaction)
+        .await?;
+        ensure!(written.rows_affected() == 1, "{} is gone, though it is locked", incident.name());
+        Ok(())
+    }
+
+    /// Adds an update, later than the incident's last one even if that lies ahead of the clock.
+    pub(super) async fn note(
+        &mut self,
+        incident: IncidentId,
+        status: &str,
+        text: &str,
+    ) -> Result<()> {
+        sqlx::query(
+            "INSERT INTO incident_status (incident_id, \"timestamp\", text, status)
+            SELECT $1, greatest($2, max(\"timestamp\") + interval '1 microsecond'), $3, $4
+            FROM incident_status WHERE incident_id = $1",
+        )
+        .bind(incident)
+        .bind(self.now)
+        .bind(text)
+        .bind(status)
+        .execute(&mut *self.transaction)
+        .await?;
+        Ok(())
+    }
+
+    pub(super) async fn relate(
+        &mut self,
+        incident: IncidentId,
+        components: &[ComponentId],
+    ) -> Result<()> {
+        // The Python dashboard may have written the row since it was looked for.
+        sqlx::query(
+            "INSERT INTO incident_component_relation (incident_id, component_id)
+            SELECT $1, component_id FROM unnest($2::integer[]) AS component_id
+            ON CONFLICT DO NOTHING",
+        )
+        .bind(incident)
+        .bind(components)
+        .execute(&mut *self.transaction)
+        .await?;
+        Ok(())
+    }
+
+    pub(super) async fn separate(
+        &mut self,
+        incident: IncidentId,
+        component: ComponentId,
+    ) -> Result<()> {
+        sqlx::query(
+            "DELETE FROM incident_component_relation WHERE incident_id = $1 AND component_id = $2",
+        )
+        .bind(incident)
+        .bind(component)
+        .execute(&mut *self.transaction)
+        .await?;
+        Ok(())
+    }
+
+    /// Takes components out of the other active incidents into this one, in the words of a move. An
+    /// incident of which none would be left is closed and keeps the last one as its history.
+    /// Returns which were moved.
+    pub(super) async fn gather(
+        &mut self,
+        into: (IncidentId, &str),
+        components: &[Component],
+        others: Vec<Locked>,
+    ) -> Result<BTreeSet<ComponentId>> {
+        let mut moved = BTreeSet::new();
+        for other in others {
+            let from = (other.id, other.text.as_str());
+            let mut left = other.components.len();
+            for component in components.iter().filter(|c| other.components.contains(&c.id)) {
+                let label = component.label();
+                self.note(from.0, history::STATUS, &history::moved_to(&label, into)).await?;
+                self.note(into.0, history::STATUS, &history::moved_from(&label, from)).await?;
+                moved.insert(component.id);
+                if left > 1 {
+                    left -= 1;
+                    self.separate(other.id, component.id).await?;
+                } else {
+                    // Not `write`: it stays whose it was.
+                    sqlx::query("UPDATE incident SET end_date = $2 WHERE id = $1")
+                        .bind(other.id)
+                        .bind(self.now)
+                        .execute(&mut *self.transaction)
+                        .await?;
+                    self.note(other.id, history::STATUS, history::CLOSED).await?;
+                }
+            }
+        }
+        Ok(moved)
+    }
+
+    pub(super) fn check_window(&self, start: Timestamp, end: Timestamp) -> Result<()> {
+        let (start_text, end_text) = (start.to_the_minute(), end.to_the_minute());
+        ensure!(start < end, "the end, {end_text} UTC, is not after the start, {start_text} UTC");
+        let now = self.now.to_the_minute();
+        ensure!(self.now < end, "the end, {end_text} UTC, is not in the future: it is {now} UTC");
+        Ok(())
+    }
+}
