@@ -19,6 +19,9 @@ use harness::{Answer, Fixture, Process, System, answer, burst, eventually, tests
 tests!(
     the_metrics_of_a_burst_add_up,
     a_killed_worker_shows_in_metrics_readiness_and_logs,
+    updates_that_wait_and_transactions_that_fail_show,
+    lost_connections_show,
+    a_gateway_without_rabbitmq_shows_what_it_refuses,
     a_worker_answers_while_it_waits_for_the_servers,
     health_commands_tell_whether_the_process_is_well,
     refused_tokens_do_not_flood_the_log,
@@ -253,6 +256,87 @@ async fn a_killed_worker_shows_in_metrics_readiness_and_logs(fixture: Arc<Fixtur
     let partitions = last.context("it consumes nothing")?["partitions"].to_string();
     ensure!(partitions.contains('7') && partitions.contains('0'), "{partitions}");
     system.finish().await
+}
+
+async fn updates_that_wait_and_transactions_that_fail_show(fixture: Arc<Fixture>) -> Result<()> {
+    let mut system = System::bare(&fixture).await?;
+    let variables = [("SDB_DATABASE_URI", system.database_uri.as_str()), ("SDB_PREFETCH", "1")];
+    let (done, said) = fixture.command(&fixture.binaries.worker, &["migrate"], &variables).await?;
+    ensure!(done, "{said}");
+    system.start_worker(&[ADMIN]).await?;
+    system.start_gateway(&[]).await?;
+    system.components(&[("DNS", &[])]).await?;
+    let address = admin_address(&system.workers[0]).await?;
+    // The worker holds one update, and can't apply it.
+    let mut held = system.database.begin().await?;
+    sqlx::query("SELECT FROM sdb_scope FOR UPDATE").execute(&mut *held).await?;
+    for _ in 0..5 {
+        let update = system.update(&json!({ "name": "DNS", "impact": 1 }));
+        let accepted = answer(update.header("Prefer", "respond-async")).await?;
+        ensure!(accepted.status == 202, "{accepted:?}");
+    }
+    let failed = ["result=\"failed\""];
+    eventually("four wait, and a transaction has failed", async || {
+        let scrape = Scrape::of(&system, &address).await?;
+        Ok(scrape.sum("sdb_queue_messages", &["partition=\"1\""]) == 4.0
+            && scrape.sum("sdb_queue_messages", &[]) == 4.0
+            && scrape.sum("sdb_transaction_duration_seconds_count", &failed) > 0.0)
+    })
+    .await?;
+    Scrape::of(&system, &address).await?.is("sdb_updates_applied_total", &[], 0)?;
+    held.rollback().await?;
+    eventually("all are applied, and none waits", async || {
+        let scrape = Scrape::of(&system, &address).await?;
+        let waiting = scrape.sum("sdb_queue_messages", &[]);
+        Ok(waiting == 0.0 && scrape.sum("sdb_updates_applied_total", &[]) == 5.0)
+    })
+    .await?;
+    system.finish().await
+}
+
+async fn lost_connections_show(fixture: Arc<Fixture>) -> Result<()> {
+    let (system, workers) = watched(&fixture, 1).await?;
+    let (servers, vhost) = (system.context.servers.clone(), system.vhost.clone());
+    tokio::task::spawn_blocking(move || {
+        servers.rabbitmq().ctl(&["close_all_connections", "-p", &vhost, "a test"])
+    })
+    .await??;
+    system
+        .sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+            WHERE datname = current_database() AND application_name IN ('worker', 'gateway')",
+        )
+        .await?;
+    for address in [&workers[0], &system.addresses[0]] {
+        for server in ["rabbitmq", "postgresql"] {
+            eventually(&format!("{address} has {server} again"), async || {
+                // A list is read through a connection that was lost.
+                system.get("/api/v1/incidents").await?;
+                let scrape = Scrape::of(&system, address).await?;
+                let label = format!("server=\"{server}\"");
+                let again = scrape.sum("sdb_reconnects_total", &[&label]) > 0.0;
+                Ok(again && scrape.sum("sdb_ready", &[]) == 1.0)
+            })
+            .await?;
+        }
+    }
+    system.finish().await
+}
+
+async fn a_gateway_without_rabbitmq_shows_what_it_refuses(fixture: Arc<Fixture>) -> Result<()> {
+    let mut system = System::prepared(&fixture).await?;
+    system.start_gateway_unready(&[("SDB_AMQP_URI", "amqp://u:p@127.0.0.1:1/sd")]).await?;
+    system.components(&[("DNS", &[])]).await?;
+    let refused = system.post(&json!({ "name": "DNS", "impact": 1 })).await?;
+    ensure!(refused.status == 503, "{refused:?}");
+    let told = Scrape::of(&system, &system.addresses[0]).await?;
+    told.is("sdb_updates_refused_total", &["reason=\"rabbitmq_absent\""], 1)?;
+    told.is("sdb_updates_refused_total", &[], 1)?;
+    told.is("sdb_updates_accepted_total", &[], 0)?;
+    told.is("sdb_server_reachable", &["server=\"rabbitmq\""], 0)?;
+    told.is("sdb_server_reachable", &["server=\"postgresql\""], 1)?;
+    told.is("sdb_ready", &[], 1)?;
+    system.finish_with_parked()
 }
 
 async fn a_worker_answers_while_it_waits_for_the_servers(fixture: Arc<Fixture>) -> Result<()> {
