@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use shared::{
     incident::IncidentId, message::UpdateMessage, outcome::Reason, timestamp::Timestamp,
-    update::UpdateId,
+    traces::Processing, update::UpdateId,
 };
 use sqlx::PgConnection;
 
@@ -131,6 +131,7 @@ pub(crate) struct Parked<'a> {
     queue: &'a str,
     reason: String,
     payload: &'a [u8],
+    trace: Option<&'a Processing>,
 }
 
 impl<'a> Parked<'a> {
@@ -149,10 +150,10 @@ impl<'a> Parked<'a> {
             (_, _, Some(id)) => format!("{id} {}", digest(&incoming.payload)),
             (_, _, None) => digest(&incoming.payload),
         };
-        let Incoming { queue, payload, .. } = incoming;
+        let Incoming { queue, payload, trace, .. } = incoming;
         // PostgreSQL's text has no NUL, which a message that can't be read may well have.
         let [delivery_key, reason] = [delivery_key, reason].map(|text| text.replace('\0', "␀"));
-        Self { delivery_key, update_id, queue, reason, payload }
+        Self { delivery_key, update_id, queue, reason, payload, trace: trace.as_deref() }
     }
 }
 
@@ -206,6 +207,7 @@ pub(crate) async fn park(
     for parked in parked {
         tracing::warn!(
             update = parked.delivery_key,
+            trace_id = parked.trace.and_then(Processing::id).map(tracing::field::display),
             queue = parked.queue,
             reason = parked.reason,
             "parked"
