@@ -31,6 +31,7 @@ tests!(
     one_trace_leads_from_the_request_to_the_reply,
     a_batch_is_linked_to_the_messages_of_all_its_traces,
     a_redelivered_update_stays_in_its_trace,
+    an_update_that_is_parked_is_logged_with_its_trace,
     without_the_variables_no_header_is_put_on_a_message,
     a_collector_that_takes_nothing_harms_nothing,
     variables_that_cannot_be_used_stop_the_start,
@@ -435,6 +436,28 @@ async fn a_redelivered_update_stays_in_its_trace(fixture: Arc<Fixture>) -> Resul
     let receipt = system.get(accepted.header("location")).await?;
     ensure!(receipt.body["outcome"] == "opened", "{receipt:?}");
     system.finish().await
+}
+
+async fn an_update_that_is_parked_is_logged_with_its_trace(fixture: Arc<Fixture>) -> Result<()> {
+    let collector = Collector::start().await?;
+    let mut system = System::prepared(&fixture).await?;
+    system.start_worker(&collector.variables()).await?;
+    system.start_gateway(&collector.variables()).await?;
+    system.components(&[("DNS", &[])]).await?;
+    let mut scope = system.database.begin().await?;
+    sqlx::query("SELECT 1 FROM sdb_scope FOR UPDATE").execute(&mut *scope).await?;
+    let trace = trace_id(0);
+    let request = within(system.update(&dns(1)), &trace).header("Prefer", "respond-async");
+    ensure!(answer(request).await?.status == 202);
+    system.sql("DELETE FROM component").await?;
+    scope.rollback().await?;
+
+    let spans = collector.wait_for(&trace, &[PROCESS]).await?;
+    ensure!(named(&spans, PROCESS)?.attribute("sdb.outcome") == "parked", "{spans:#?}");
+    let log = system.workers[0].log()?;
+    let line = log.lines().find(|line| line.contains("\"message\":\"parked\""));
+    ensure!(line.is_some_and(|line| line.contains(&format!("\"trace_id\":\"{trace}\""))), "{log}");
+    system.finish_with_parked()
 }
 
 async fn without_the_variables_no_header_is_put_on_a_message(fixture: Arc<Fixture>) -> Result<()> {

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use shared::{
     incident::IncidentId, message::UpdateMessage, outcome::Reason, seldom, timestamp::Timestamp,
-    update::UpdateId,
+    traces::Processing, update::UpdateId,
 };
 use sqlx::PgConnection;
 
@@ -131,6 +131,7 @@ pub(crate) struct Parked<'a> {
     queue: &'a str,
     reason: String,
     payload: &'a [u8],
+    trace: Option<&'a Processing>,
 }
 
 impl<'a> Parked<'a> {
@@ -149,10 +150,10 @@ impl<'a> Parked<'a> {
             (_, _, Some(id)) => format!("{id} {}", digest(&incoming.payload)),
             (_, _, None) => digest(&incoming.payload),
         };
-        let Incoming { queue, payload, .. } = incoming;
+        let Incoming { queue, payload, trace, .. } = incoming;
         // PostgreSQL's text has no NUL, which a message that can't be read may well have.
         let [delivery_key, reason] = [delivery_key, reason].map(|text| text.replace('\0', "␀"));
-        Self { delivery_key, update_id, queue, reason, payload }
+        Self { delivery_key, update_id, queue, reason, payload, trace: trace.as_deref() }
     }
 }
 
@@ -205,7 +206,8 @@ pub(crate) async fn park(
     .await?;
     for parked in parked {
         let Parked { delivery_key: update, queue, reason, .. } = parked;
-        seldom!(warn, reason, update, queue, reason, "parked");
+        let trace_id = parked.trace.and_then(Processing::id).map(tracing::field::display);
+        seldom!(warn, reason, update, trace_id, queue, reason, "parked");
     }
     Ok(())
 }
