@@ -26,7 +26,7 @@ use crate::{
     config::Limits,
     error::ApiError,
     list::{Cache, Versions},
-    routes::{component_status, health, incidents, receipt, update},
+    routes::{component_status, docs, health, incidents, receipt, update},
     waiters::Waiters,
 };
 
@@ -120,6 +120,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/api/v1/updates/{id}", get(receipt::get))
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
+        .merge(docs::router())
         .method_not_allowed_fallback(async || {
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "This path does not take that method")
         })

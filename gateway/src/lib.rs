@@ -10,6 +10,7 @@ mod error;
 mod incident;
 mod json;
 mod list;
+mod openapi;
 mod query;
 mod request;
 mod routes;

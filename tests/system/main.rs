@@ -9,6 +9,7 @@ mod failures;
 mod foreign_edits;
 mod idempotency;
 mod lists;
+mod openapi;
 mod operations;
 mod parking;
 mod put_back;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         foreign_edits::tests(),
         idempotency::tests(),
         lists::tests(),
+        openapi::tests(),
         operations::tests(),
         parking::tests(),
         put_back::tests(),
