@@ -25,7 +25,9 @@ use crate::{
     config::AuthConfig,
     config::Limits,
     error::ApiError,
+    headers::protect,
     list::{Cache, Versions},
+    rate::RateLimit,
     routes::{component_status, docs, health, incidents, receipt, update},
     waiters::Waiters,
 };
@@ -51,6 +53,8 @@ pub(crate) struct App {
     pub(crate) lists: PgPool,
     /// One permit for each update between arrival and answer.
     pub(crate) in_flight: Semaphore,
+    /// How many updates a token may send; none when that is not limited.
+    pub(crate) rate_limit: Option<RateLimit>,
     /// One permit for each list that is too large to hold.
     pub(crate) streamed_lists: Arc<Semaphore>,
     /// One permit for each KiB of the lists that are held for their readers.
@@ -101,6 +105,7 @@ impl App {
             lists,
             answers,
             in_flight: Semaphore::new(limits.in_flight),
+            rate_limit: limits.updates_per_second.map(RateLimit::new),
             streamed_lists: Arc::new(Semaphore::new(limits.streamed_lists)),
             held_lists: Arc::new(Semaphore::new(HELD_KIB)),
             written_lists: Cache::default(),
@@ -129,10 +134,13 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .with_state(app)
 }
 
-/// Ends a request that waits for something that never comes, such as a server that is silent.
+/// Ends a request that waits for something that never comes, such as a server that is silent, and
+/// protects every answer.
 async fn limited(request: Request, next: Next) -> Response {
-    match timeout(REQUEST_LIMIT, next.run(request)).await {
+    let mut response = match timeout(REQUEST_LIMIT, next.run(request)).await {
         Ok(response) => response,
         Err(_) => ApiError::unavailable("A server does not answer; try again").into_response(),
-    }
+    };
+    protect(response.headers_mut());
+    response
 }

@@ -45,11 +45,11 @@ impl Auth {
         Self { keys, claim: config.claim, validation }
     }
 
-    /// Checks the request's token.
+    /// Checks the request's token; returns it.
     ///
     /// # Errors
     /// 401, which says to the log alone what was wrong.
-    pub(crate) fn check(&self, headers: &HeaderMap) -> Result<(), ApiError> {
+    pub(crate) fn check<'a>(&self, headers: &'a HeaderMap) -> Result<&'a str, ApiError> {
         self.verify(headers).map_err(|refusal| {
             tracing::info!(reason = %refusal, "token refused");
             ApiError::new(
@@ -60,7 +60,7 @@ impl Auth {
         })
     }
 
-    fn verify(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+    fn verify<'a>(&self, headers: &'a HeaderMap) -> Result<&'a str, Refusal> {
         let header = headers.get(header::AUTHORIZATION).ok_or(Refusal::NoHeader)?;
         let (scheme, token) = header
             .to_str()
@@ -70,7 +70,8 @@ impl Auth {
         if !scheme.eq_ignore_ascii_case("bearer") {
             return Err(Refusal::NotBearer);
         }
-        let claims = self.claims(token.trim())?;
+        let token = token.trim();
+        let claims = self.claims(token)?;
         let present = match claims.get(&self.claim) {
             None | Some(Value::Null) => false,
             Some(Value::Bool(value)) => *value,
@@ -79,7 +80,7 @@ impl Auth {
             Some(Value::Array(value)) => !value.is_empty(),
             Some(Value::Object(value)) => !value.is_empty(),
         };
-        if present { Ok(()) } else { Err(Refusal::Claim(self.claim.clone())) }
+        if present { Ok(token) } else { Err(Refusal::Claim(self.claim.clone())) }
     }
 
     /// The claims, by the first key that signed them.

@@ -65,6 +65,11 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, message).with(header::RETRY_AFTER, RETRY_AFTER)
     }
 
+    /// 429 for who asks for too much.
+    pub(crate) fn too_many(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, message).with(header::RETRY_AFTER, RETRY_AFTER)
+    }
+
     #[must_use]
     pub(crate) fn with(mut self, name: HeaderName, value: &'static str) -> Self {
         self.headers.push((name, HeaderValue::from_static(value)));

@@ -3,7 +3,10 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use anyhow::{Context, Result, ensure};
-use reqwest::{Method, RequestBuilder, header::HeaderMap};
+use reqwest::{
+    Method, RequestBuilder,
+    header::{HeaderMap, HeaderValue},
+};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -26,18 +29,16 @@ const NOWHERE: [(&str, &str); 2] = [
     ("SDB_DATABASE_URI", "postgresql://x:y@127.0.0.1:1/z"),
     ("SDB_AMQP_URI", "amqp://127.0.0.1:1"),
 ];
-/// Headers that HTTP has everywhere, and those that the document's introduction names.
-const EVERYWHERE: [&str; 10] = [
-    "cache-control",
-    "connection",
-    "content-length",
-    "content-security-policy",
-    "content-type",
-    "date",
-    "referrer-policy",
-    "transfer-encoding",
-    "x-content-type-options",
-    "x-frame-options",
+/// Headers that HTTP has everywhere.
+const EVERYWHERE: [&str; 5] =
+    ["connection", "content-length", "content-type", "date", "transfer-encoding"];
+/// What every answer has, and how it begins.
+const PROTECTION: [(&str, &str); 5] = [
+    ("cache-control", "no-"),
+    ("content-security-policy", "default-src 'none'; "),
+    ("referrer-policy", "no-referrer"),
+    ("x-content-type-options", "nosniff"),
+    ("x-frame-options", "DENY"),
 ];
 
 /// The document, and what of it was met.
@@ -95,6 +96,9 @@ impl Document {
                 }
             }
         }
+        for (header, value) in PROTECTION {
+            ensure!(answer.header(header).starts_with(value), "{header}");
+        }
         let documented = described["headers"].as_object().into_iter().flatten();
         let documented: Vec<String> = documented.map(|(header, _)| header.clone()).collect();
         for (header, value) in &answer.headers {
@@ -109,7 +113,9 @@ impl Document {
                 self.fits(schema, &value)?;
                 self.met.insert(format!("{name} {known}").replace("HEAD", "GET"));
             } else {
-                ensure!(EVERYWHERE.contains(&header.as_str()), "the header {header}");
+                let common = PROTECTION.map(|(name, _)| name);
+                let mut known = EVERYWHERE.iter().chain(&common);
+                ensure!(known.any(|known| header == known), "the header {header}");
             }
         }
         self.met.insert(name.replace("HEAD", "GET"));
@@ -286,6 +292,14 @@ async fn updates(system: &mut System, document: &mut Document) -> Result<()> {
     let conflict = patient(system.update_to(last, &update("DNS", 1)));
     let conflict = document.check("POST", UPDATES, answer(conflict).await?)?;
     ensure!(conflict.status == 409, "{conflict:?}");
+
+    system.start_gateway(&[("SDB_RATE_LIMIT", "1")]).await?;
+    let last = system.addresses.len() - 1;
+    eventually("the token has sent too much", async || {
+        let sent = answer(patient(system.update_to(last, &update("DNS", 1)))).await?;
+        Ok(document.check("POST", UPDATES, sent)?.status == 429)
+    })
+    .await?;
     Ok(())
 }
 
@@ -332,11 +346,10 @@ async fn lists(system: &System, document: &mut Document) -> Result<()> {
 async fn without_servers(system: &mut System, document: &mut Document) -> Result<()> {
     system.start_gateway_unready(&NOWHERE).await?;
     let last = system.addresses.len() - 1;
-    let id = uuid::Uuid::now_v7();
     for (path, asked) in [
         (UPDATES, UPDATES),
         (INCIDENTS, INCIDENTS),
-        (RECEIPT, format!("/api/v1/updates/{id}").as_str()),
+        (RECEIPT, "/api/v1/updates/019ce2a4-7c00-7000-8000-000000000000"),
         ("/readyz", "/readyz"),
     ] {
         let request = system.request_to(last, Method::GET, asked).bearer_auth(&system.token);
@@ -378,9 +391,9 @@ async fn an_answer_that_is_not_in_the_document_is_found(fixture: Arc<Fixture>) -
         |answer| answer.body = json!({}),
         |answer| answer.body = json!({ "status": 1 }),
         |answer| answer.body["more"] = json!(1),
-        |answer| drop(answer.headers.insert("content-type", "text/html".parse().expect("text"))),
+        |answer| drop(answer.headers.insert("content-type", HeaderValue::from_static("text/html"))),
         |answer| drop(answer.headers.remove("content-type")),
-        |answer| drop(answer.headers.insert("x-more", "1".parse().expect("text"))),
+        |answer| drop(answer.headers.insert("x-more", HeaderValue::from_static("1"))),
     ] {
         let found = document.check("GET", "/healthz", with(change, good().await?));
         ensure!(found.is_err(), "it is not found: {found:?}");
@@ -404,6 +417,7 @@ async fn the_page_of_the_document_needs_nothing_else(fixture: Arc<Fixture>) -> R
             let policy = file.headers()["content-security-policy"].to_str()?;
             ensure!(policy.starts_with("default-src 'none'"), "{policy}");
             ensure!(!policy.contains("unsafe") && !policy.contains('*'), "{policy}");
+            ensure!(policy.ends_with("frame-ancestors 'none'"), "{policy}");
         }
         let text = file.text().await?;
         ensure!(!text.contains("://"), "{path} names another address");

@@ -85,6 +85,7 @@ const BODY_LIMIT: Duration = Duration::from_secs(10);
         (status = 415, description = "The body is not said to be `application/json`"),
         (status = 422, description = "A field can't be used, or the Idempotency-Key was used for \
             another update", headers(("Update-Id"), ("Preference-Applied"))),
+        (status = 429, description = "This token sends more updates than `SDB_RATE_LIMIT` allows"),
         (status = 503, description = "It can't be taken now. Safe to send again with the same \
             Idempotency-Key; without one the text says whether it may have been queued",
             headers(("Update-Id"), ("Preference-Applied"))),
@@ -101,7 +102,12 @@ pub(crate) async fn post(
     // A refusal that leaves the body unread ends the connection, and must say so: the client would
     // send its next update on it.
     let unread = |error: ApiError| error.with(header::CONNECTION, "close");
-    app.auth.check(&headers).map_err(unread)?;
+    let token = app.auth.check(&headers).map_err(unread)?;
+    if app.rate_limit.as_ref().is_some_and(|limit| !limit.take(token, arrived)) {
+        return Err(unread(ApiError::too_many(
+            "This token sends more updates than it may; nothing was queued, try again",
+        )));
+    }
     if !is_json(&headers) {
         return Err(unread(ApiError::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
