@@ -21,11 +21,10 @@ pub(crate) struct PostedUpdate {
     /// The name of the component.
     #[schema(example = "Object Storage")]
     pub(crate) name: String,
-    /// 1 minor, 2 major, 3 outage.
+    /// Never `Maintenance`.
     #[schema(schema_with = reportable)]
     pub(crate) impact: Impact,
-    /// The title of an incident that this update opens.
-    #[schema(schema_with = untitled, required = false)]
+    #[schema(schema_with = titled, required = false)]
     pub(crate) text: String,
     /// The component is the one with this name and exactly these attributes; failing that, the only
     /// one with this name whose attributes contain these. Of a repeated name the last value counts.
@@ -39,12 +38,15 @@ fn reportable() -> Object {
     let numbers = impacts.map(|impact| json!(i16::from(impact)));
     let digits = impacts.map(|impact| json!(i16::from(impact).to_string()));
     let words = impacts.map(|impact| json!(impact.word()));
-    openapi::one_of(numbers.into_iter().chain(digits).chain(words))
+    let mut impact = openapi::one_of(numbers.into_iter().chain(digits).chain(words));
+    impact.description = Some("1 minor, 2 major, 3 outage.".to_owned());
+    impact
 }
 
 /// What [`title`] takes.
-fn untitled() -> Object {
+fn titled() -> Object {
     let mut text = Object::with_type(Type::String);
+    text.description = Some("The title of an incident that this update opens.".to_owned());
     text.max_length = Some(LONGEST_TEXT);
     text.pattern = Some(r"^[^\u0000-\u001f\u007f-\u009f]*$".to_owned());
     text.default = Some(json!(DEFAULT_TEXT));

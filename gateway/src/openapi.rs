@@ -9,6 +9,7 @@ use utoipa::{
     Modify, OpenApi, ToSchema,
     openapi::{
         Content, Header, Object, ObjectBuilder, Ref, RefOr, Schema, Type,
+        link::Link,
         path::{Operation, Parameter, PathItem},
         response::Response,
         schema::SchemaType,
@@ -106,7 +107,8 @@ fn never_null(schema: &mut Schema) {
     }
 }
 
-/// Gives an error its body and the headers of its status, and every header its meaning.
+/// Gives an error its body and the headers of its status, what names an update the way to its receipt,
+/// and every header its meaning.
 fn complete(status: &str, response: &mut Response) {
     if status.starts_with(['4', '5']) && response.content.is_empty() {
         let body = Content::new(Some(Ref::from_schema_name(error::Body::name())));
@@ -118,6 +120,13 @@ fn complete(status: &str, response: &mut Response) {
         };
         let implied = implied.map(|(name, header)| (name.to_owned(), header.into()));
         response.headers.extend(implied);
+    }
+    if status.starts_with('2') && response.headers.contains_key("Update-Id") {
+        let receipt = Link::builder()
+            .operation_id("receipt")
+            .parameter("id", "$response.header.Update-Id")
+            .build();
+        response.links.insert("receipt".to_owned(), receipt.into());
     }
     for (name, header) in &mut response.headers {
         if let RefOr::T(header) = header {

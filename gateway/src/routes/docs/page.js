@@ -8,8 +8,8 @@ const element = (tag, ...children) => {
 };
 
 // Text with `code` in it; a blank line begins a paragraph.
-const prose = (text = "") =>
-  text.split("\n\n").map((paragraph) =>
+const prose = (text) =>
+  (text ? text.split("\n\n") : []).map((paragraph) =>
     element("p", ...paragraph.split("`").map((part, at) => (at % 2 ? element("code", part) : part))));
 
 const table = (titles, rows) =>
