@@ -6,6 +6,7 @@ mod children;
 
 use std::{
     io::{self, Read},
+    path::Path,
     process::{Command, Stdio},
     sync::{
         Arc,
@@ -69,7 +70,7 @@ fn say(line: &str) {
 /// started has stopped when this returns.
 pub(crate) fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
     let addresses = Address::all(arguments.gateways)?;
-    let backing = Backing::find(stop)?;
+    let backing = Backing::find(&arguments.data.clone().unwrap_or_else(data_dir), stop)?;
     let secret_key = match setting(settings::SECRET_KEY) {
         Some(key) => key,
         None => backing.folder()?.secret("secret-key")?,
@@ -153,7 +154,7 @@ struct Backing {
 }
 
 impl Backing {
-    fn find(stop: &Stop) -> Result<Self> {
+    fn find(data: &Path, stop: &Stop) -> Result<Self> {
         let database = setting(settings::DATABASE).or_else(|| setting(settings::DATABASE_ALIAS));
         match (database, setting(settings::AMQP)) {
             (Some(database), Some(amqp)) => {
@@ -161,7 +162,7 @@ impl Backing {
                 // Only for the secret key, and only if none is set.
                 let folder = match setting(settings::SECRET_KEY) {
                     Some(_) => None,
-                    None => Some(Folder::open(&data_dir())?),
+                    None => Some(Folder::open(data)?),
                 };
                 Ok(Self { database, amqp, servers: None, folder })
             }
@@ -175,12 +176,11 @@ impl Backing {
                 say("looking for PostgreSQL and RabbitMQ");
                 packages::ensure()?;
                 stop.check()?;
-                let dir = data_dir();
                 say(&format!(
                     "starting private servers, with their data and logs in {}",
-                    dir.display()
+                    data.display()
                 ));
-                let servers = Servers::start(&dir)?;
+                let servers = Servers::start(data)?;
                 stop.check()?;
                 let (database, amqp) = (servers.postgres().uri(), servers.rabbitmq().uri());
                 Ok(Self { database, amqp, servers: Some(servers), folder: None })

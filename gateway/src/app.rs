@@ -28,8 +28,10 @@ use crate::{
     config::AuthConfig,
     config::Limits,
     error::ApiError,
+    headers::protect,
     list::{Cache, Versions},
-    routes::{component_status, health, incidents, metrics, receipt, update},
+    rate::RateLimit,
+    routes::{component_status, docs, health, incidents, metrics, receipt, update},
     traced::traced,
     waiters::Waiters,
 };
@@ -57,6 +59,8 @@ pub(crate) struct App {
     pub(crate) in_flight: Semaphore,
     /// How many there are.
     pub(crate) most_in_flight: usize,
+    /// How many updates a token may send; none when that is not limited.
+    pub(crate) rate_limit: Option<RateLimit>,
     /// One permit for each list that is too large to hold.
     pub(crate) streamed_lists: Arc<Semaphore>,
     /// One permit for each KiB of the lists that are held for their readers.
@@ -108,6 +112,7 @@ impl App {
             answers,
             in_flight: Semaphore::new(limits.in_flight),
             most_in_flight: limits.in_flight,
+            rate_limit: limits.updates_per_second.map(RateLimit::new),
             streamed_lists: Arc::new(Semaphore::new(limits.streamed_lists)),
             held_lists: Arc::new(Semaphore::new(HELD_KIB)),
             written_lists: Cache::default(),
@@ -128,6 +133,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(metrics::get))
+        .merge(docs::router())
         .method_not_allowed_fallback(async || {
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "This path does not take that method")
         })
@@ -143,12 +149,15 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     router.with_state(app)
 }
 
-/// Ends a request that waits for something that never comes, such as a server that is silent.
+/// Ends a request that waits for something that never comes, such as a server that is silent, and
+/// protects every answer.
 async fn limited(request: Request, next: Next) -> Response {
-    match timeout(REQUEST_LIMIT, next.run(request)).await {
+    let mut response = match timeout(REQUEST_LIMIT, next.run(request)).await {
         Ok(response) => response,
         Err(_) => ApiError::unavailable("A server does not answer; try again").into_response(),
-    }
+    };
+    protect(response.headers_mut());
+    response
 }
 
 /// Counts and measures what is answered.

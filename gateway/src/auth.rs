@@ -38,11 +38,11 @@ impl Auth {
         Self { keys, claim: config.claim, validation }
     }
 
-    /// Checks the request's token.
+    /// Checks the request's token; returns it.
     ///
     /// # Errors
     /// 401, which says to the log alone what was wrong.
-    pub(crate) fn check(&self, headers: &HeaderMap) -> Result<(), ApiError> {
+    pub(crate) fn check<'a>(&self, headers: &'a HeaderMap) -> Result<&'a str, ApiError> {
         self.verify(headers).map_err(|refusal| {
             GATEWAY.tokens_refused.of(refusal).inc();
             // A word, since the errors of others may show a part of the token.
@@ -56,11 +56,11 @@ impl Auth {
         })
     }
 
-    /// Whether a request's token is good.
+    /// The token of a request, when it is good.
     ///
     /// # Errors
     /// When it is not, with the reason.
-    pub fn verify(&self, headers: &HeaderMap) -> Result<(), TokenRefusal> {
+    pub fn verify<'a>(&self, headers: &'a HeaderMap) -> Result<&'a str, TokenRefusal> {
         let header = headers.get(header::AUTHORIZATION).ok_or(TokenRefusal::NoHeader)?;
         let (scheme, token) = header
             .to_str()
@@ -70,7 +70,8 @@ impl Auth {
         if !scheme.eq_ignore_ascii_case("bearer") {
             return Err(TokenRefusal::NotBearer);
         }
-        let claims = self.claims(token.trim()).map_err(|error| refusal(error.kind()))?;
+        let token = token.trim();
+        let claims = self.claims(token).map_err(|error| refusal(error.kind()))?;
         let present = match claims.get(&self.claim) {
             None | Some(Value::Null) => false,
             Some(Value::Bool(value)) => *value,
@@ -79,7 +80,7 @@ impl Auth {
             Some(Value::Array(value)) => !value.is_empty(),
             Some(Value::Object(value)) => !value.is_empty(),
         };
-        if present { Ok(()) } else { Err(TokenRefusal::Claim) }
+        if present { Ok(token) } else { Err(TokenRefusal::Claim) }
     }
 
     /// The claims, by the first key that signed them.

@@ -1,6 +1,6 @@
 //! The gateway's settings.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, num::NonZeroU32};
 
 use shared::{
     broker::Broker,
@@ -46,6 +46,8 @@ pub struct Limits {
     pub connections: usize,
     /// Updates between arrival and answer.
     pub in_flight: usize,
+    /// Updates that one token may send in a second; none for as many as it likes.
+    pub updates_per_second: Option<NonZeroU32>,
     /// Channels to publish on.
     pub channels: usize,
     /// Database connections of each of the two pools.
@@ -71,6 +73,9 @@ impl Config {
             limits: Limits {
                 connections: count("SDB_MAX_CONNECTIONS", 1_000_000)?,
                 in_flight: count("SDB_MAX_IN_FLIGHT", 1_000_000)?,
+                updates_per_second: NonZeroU32::new(
+                    settings.number("SDB_RATE_LIMIT", 0..=1_000_000)?,
+                ),
                 channels: count("SDB_AMQP_CHANNELS", 64)?,
                 database_connections: settings.number("SDB_DATABASE_CONNECTIONS", 1..=1_000)?,
                 streamed_lists: count("SDB_MAX_LISTS", 1_000)?,

@@ -8,6 +8,7 @@ use axum::{
 use serde::Serialize;
 use serde_json::{Value, json};
 use shared::{seldom, telemetry::chain};
+use utoipa::ToSchema;
 
 /// Seconds after which a client may try again what a server could not take.
 pub(crate) const RETRY_AFTER: &str = "1";
@@ -21,12 +22,24 @@ pub(crate) struct ApiError {
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
-#[derive(Serialize)]
-struct Body<'a> {
+/// Why a request was refused.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Error, example = json!({
+    "code": 422,
+    "status": "Unprocessable Entity",
+    "message": "Some fields can't be used: see `errors`",
+    "errors": { "json": { "impact": ["Missing data for required field."] } },
+}))]
+pub(crate) struct Body<'a> {
+    /// The status of the answer.
     code: u16,
+    /// Its name.
     status: &'a str,
+    /// What was wrong, for people.
     message: &'a str,
+    /// Only where fields are at fault: what is wrong with each, below `json` or `query`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Object, required = false)]
     errors: Option<&'a Value>,
 }
 
@@ -50,6 +63,11 @@ impl ApiError {
     /// 503 for what can be tried again soon.
     pub(crate) fn unavailable(message: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, message).with(header::RETRY_AFTER, RETRY_AFTER)
+    }
+
+    /// 429 for who asks for too much.
+    pub(crate) fn too_many(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, message).with(header::RETRY_AFTER, RETRY_AFTER)
     }
 
     #[must_use]

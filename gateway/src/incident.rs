@@ -8,6 +8,10 @@ use shared::{
     timestamp::Timestamp,
 };
 use sqlx::{FromRow, PgPool};
+use utoipa::{
+    ToSchema,
+    openapi::{Object, Type},
+};
 
 /// An incident with its updates, newest first.
 #[derive(Clone, Debug, FromRow)]
@@ -71,7 +75,7 @@ impl Shown {
         self.json(Shape::new(*id, text, (*impact).into(), *start_date, *end_date), later.count())
     }
 
-    fn json(&self, head: Shape<'_, ()>, later: usize) -> Vec<u8> {
+    fn json(&self, head: Shape<'_>, later: usize) -> Vec<u8> {
         let begin = self.begins.get(later).copied().unwrap_or(self.updates.len());
         let mut json = json(&head);
         // The updates take the place of the `null` that ends it.
@@ -88,18 +92,44 @@ fn json(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).expect("what is shown is JSON")
 }
 
-/// An incident as answers show it.
-#[derive(Serialize)]
-struct Shape<'a, U> {
+/// An incident, or a maintenance.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Incident)]
+pub(crate) struct Shape<'a> {
+    #[schema(value_type = i32)]
     id: IncidentId,
+    /// Its title, as it was sent: no HTML.
+    #[schema(example = "High latency")]
     text: &'a str,
+    /// 0 maintenance, 1 minor, 2 major, 3 outage.
+    #[schema(minimum = 0, maximum = 3, example = 1)]
     impact: i16,
+    /// UTC.
+    #[schema(schema_with = minute)]
     start_date: String,
+    /// UTC; null while it is active, to come for a maintenance.
+    #[schema(schema_with = minute_or_null)]
     end_date: Option<String>,
-    updates: U,
+    /// What happened to it, newest first.
+    #[schema(value_type = Vec<Update>)]
+    updates: Option<Updates<'a>>,
 }
 
-impl<'a> Shape<'a, ()> {
+/// A time as answers show it.
+fn minute() -> Object {
+    let mut text = Object::with_type(Type::String);
+    text.pattern = Some(r"^-?\d{4,6}-\d\d-\d\d \d\d:\d\d$".to_owned());
+    text.examples = vec!["2026-03-01 12:00".into()];
+    text
+}
+
+fn minute_or_null() -> Object {
+    let mut text = minute();
+    text.schema_type = [Type::String, Type::Null].into_iter().collect();
+    text
+}
+
+impl<'a> Shape<'a> {
     /// Without its updates.
     fn new(
         id: IncidentId,
@@ -110,17 +140,12 @@ impl<'a> Shape<'a, ()> {
     ) -> Self {
         let (start_date, end_date) =
             (start_date.to_the_minute(), end_date.map(Timestamp::to_the_minute));
-        Self { id, text, impact, start_date, end_date, updates: () }
-    }
-
-    fn with<U>(self, updates: U) -> Shape<'a, U> {
-        let Self { id, text, impact, start_date, end_date, updates: () } = self;
-        Shape { id, text, impact, start_date, end_date, updates }
+        Self { id, text, impact, start_date, end_date, updates: None }
     }
 }
 
 impl Incident {
-    fn head(&self) -> Shape<'_, ()> {
+    fn head(&self) -> Shape<'_> {
         Shape::new(self.id, &self.text, self.impact, self.start_date, self.end_date)
     }
 
@@ -136,16 +161,24 @@ impl Incident {
 
 impl Serialize for Incident {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.head().with(Updates(self)).serialize(serializer)
+        Shape { updates: Some(Updates(self)), ..self.head() }.serialize(serializer)
     }
 }
 
 struct Updates<'a>(&'a Incident);
 
-#[derive(Serialize)]
+/// One thing that happened to an incident.
+#[derive(Serialize, ToSchema)]
+#[schema(as = IncidentUpdate)]
 struct Update<'a> {
+    /// `SYSTEM` for what this service did, else an operator's word.
+    #[schema(example = "SYSTEM")]
     status: &'a str,
+    /// HTML, with the names in it escaped, where this service wrote it.
+    #[schema(example = "impact changed from minor to major")]
     text: &'a str,
+    /// UTC.
+    #[schema(schema_with = minute)]
     timestamp: String,
 }
 

@@ -2,22 +2,55 @@
 
 use serde_json::{Map, Value, json};
 use shared::{component::Attribute, impact::Impact};
+use utoipa::{
+    ToSchema,
+    openapi::{Object, Type},
+};
 
-use crate::error::ApiError;
+use crate::{error::ApiError, openapi};
 
 /// Characters of the title of an incident, at most.
 const LONGEST_TEXT: usize = 255;
 const DEFAULT_TEXT: &str = "Incident";
 
-/// What a monitor posts.
-#[derive(Debug, PartialEq, Eq)]
+/// A component shows an impact.
+#[derive(Debug, PartialEq, Eq, ToSchema)]
+#[schema(as = StatusUpdate)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct PostedUpdate {
+    /// The name of the component.
+    #[schema(example = "Object Storage")]
     pub(crate) name: String,
     /// Never `Maintenance`.
+    #[schema(schema_with = reportable)]
     pub(crate) impact: Impact,
+    #[schema(schema_with = titled, required = false)]
     pub(crate) text: String,
-    /// Each name once.
+    /// The component is the one with this name and exactly these attributes; failing that, the only
+    /// one with this name whose attributes contain these. Of a repeated name the last value counts.
+    #[schema(value_type = Vec<openapi::Attribute>, required = false)]
     pub(crate) attributes: Vec<Attribute>,
+}
+
+/// The impacts that can be reported, never a maintenance, as [`impact`] reads them.
+fn reportable() -> Object {
+    let impacts = Impact::REPORTABLE;
+    let numbers = impacts.map(|impact| json!(i16::from(impact)));
+    let digits = impacts.map(|impact| json!(i16::from(impact).to_string()));
+    let words = impacts.map(|impact| json!(impact.word()));
+    let mut impact = openapi::one_of(numbers.into_iter().chain(digits).chain(words));
+    impact.description = Some("1 minor, 2 major, 3 outage.".to_owned());
+    impact
+}
+
+/// What [`title`] takes.
+fn titled() -> Object {
+    let mut text = Object::with_type(Type::String);
+    text.description = Some("The title of an incident that this update opens.".to_owned());
+    text.max_length = Some(LONGEST_TEXT);
+    text.pattern = Some(r"^[^\u0000-\u001f\u007f-\u009f]*$".to_owned());
+    text.default = Some(json!(DEFAULT_TEXT));
+    text
 }
 
 /// An impact as clients write it.

@@ -5,14 +5,22 @@ use std::collections::HashMap;
 use axum::http::Uri;
 use serde_json::{Map, Value, json};
 use shared::{impact::Impact, timestamp::Timestamp};
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{RefOr, Schema},
+};
 
 use crate::{
     error::ApiError,
     json::{ImpactInput, impact_from_text},
+    openapi,
 };
 
 /// Incidents on a page, at most.
 const LARGEST_PAGE: u32 = 1_000;
+/// How a switch is turned off, and on.
+const OFF: [&str; 3] = ["false", "0", "False"];
+const ON: [&str; 4] = ["true", "1", "True", ""];
 /// 0001-01-01 in microseconds since 1970: PostgreSQL's calendar begins earlier, but not as early as
 /// ours.
 const YEAR_1: i64 = -62_135_596_800_000_000;
@@ -60,9 +68,10 @@ impl Query {
     }
 
     pub(crate) fn switch(&mut self, name: &str) -> bool {
-        match self.text(name).as_deref() {
-            None | Some("false" | "0" | "False") => false,
-            Some("" | "true" | "1" | "True") => true,
+        match self.text(name) {
+            None => false,
+            Some(text) if OFF.contains(&text.as_str()) => false,
+            Some(text) if ON.contains(&text.as_str()) => true,
             Some(_) => {
                 self.refuse(name, "Must be `true` or `false`.");
                 false
@@ -112,3 +121,27 @@ impl Query {
         Err(ApiError::unprocessable("query", Value::Object(self.wrong)))
     }
 }
+
+/// What [`Query::switch`] takes, for the document.
+pub(crate) struct Switch;
+
+impl PartialSchema for Switch {
+    fn schema() -> RefOr<Schema> {
+        openapi::one_of(ON.into_iter().chain(OFF)).into()
+    }
+}
+
+impl ToSchema for Switch {}
+
+/// What [`Query::impact`] takes, for the document.
+pub(crate) struct AnyImpact;
+
+impl PartialSchema for AnyImpact {
+    fn schema() -> RefOr<Schema> {
+        let impacts = [Impact::Maintenance].into_iter().chain(Impact::REPORTABLE);
+        let ways = impacts.flat_map(|i| [i16::from(i).to_string(), i.word().to_owned()]);
+        openapi::one_of(ways).into()
+    }
+}
+
+impl ToSchema for AnyImpact {}

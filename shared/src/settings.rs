@@ -76,6 +76,12 @@ pub const SETTINGS: &[Setting] = &[
         "gateway",
         "Updates between arrival and answer at once; further ones get 503",
     ),
+    setting(
+        "SDB_RATE_LIMIT",
+        Some("0"),
+        "gateway",
+        "Updates that each gateway takes from one token in a second, and at once; further ones get 429. `0`: no limit",
+    ),
     setting("SDB_AMQP_CHANNELS", Some("4"), "gateway", "Channels to publish on"),
     setting(
         "SDB_DATABASE_CONNECTIONS",

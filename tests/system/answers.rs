@@ -40,6 +40,8 @@ tests!(
     the_receipt_tells_every_state_with_every_key,
     an_id_without_a_record_is_pending_only_while_it_may_come,
     an_id_that_is_not_even_text_is_unknown_like_any_other,
+    every_answer_is_protected_from_browsers_and_caches,
+    a_token_that_sends_too_much_gets_429,
 );
 
 const UPDATES: &str = "/api/v1/component_status";
@@ -1246,5 +1248,84 @@ async fn an_id_that_is_not_even_text_is_unknown_like_any_other(
     let without_token = answer(system.request_to(0, Method::GET, path)).await;
     is_error(&without_token.context("the body is not JSON")?, 401)?;
     is_error(&system.get(path).await?, 404)?;
+    system.finish().await
+}
+
+async fn every_answer_is_protected_from_browsers_and_caches(fixture: Arc<Fixture>) -> Result<()> {
+    let system = with(&fixture, &[("DNS", &[])]).await?;
+    let posted = system.update(&dns(1)).send().await?;
+    let receipt = format!("/api/v1/updates/{}", posted.headers()["update-id"].to_str()?);
+    let mut answers = vec![("an update", posted, "no-store")];
+    for (method, path, cache) in [
+        (Method::GET, receipt.as_str(), "no-store"),
+        (Method::POST, UPDATES, "no-store"),
+        (Method::DELETE, UPDATES, "no-store"),
+        (Method::GET, "/elsewhere", "no-store"),
+        (Method::GET, "/healthz", "no-store"),
+        (Method::GET, "/readyz", "no-store"),
+        (Method::GET, UPDATES, "no-cache"),
+        (Method::HEAD, "/api/v1/incidents", "no-cache"),
+        (Method::GET, "/api/v1/incidents?limit=x", "no-store"),
+        (Method::GET, "/api-spec.json", "no-cache"),
+        (Method::GET, "/api-docs", "no-cache"),
+    ] {
+        let request = system.request_to(0, method, path).bearer_auth(&system.token);
+        answers.push((path, request.send().await?, cache));
+    }
+    for (what, answer, cache) in answers {
+        let header = |name| answer.headers().get(name).and_then(|value| value.to_str().ok());
+        for (name, value) in [
+            ("x-content-type-options", "nosniff"),
+            ("x-frame-options", "DENY"),
+            ("referrer-policy", "no-referrer"),
+            ("cache-control", cache),
+        ] {
+            ensure!(header(name) == Some(value), "{what}: {answer:?}");
+        }
+        let policy = header("content-security-policy").unwrap_or_default();
+        ensure!(policy.starts_with("default-src 'none'; "), "{what}: {answer:?}");
+        ensure!(policy.ends_with("frame-ancestors 'none'"), "{what}: {answer:?}");
+        ensure!(header("server").is_none(), "{what}: {answer:?}");
+    }
+    system.finish().await
+}
+
+async fn a_token_that_sends_too_much_gets_429(fixture: Arc<Fixture>) -> Result<()> {
+    let mut system = System::prepared(&fixture).await?;
+    system.start_worker(&[]).await?;
+    system.start_gateway(&[("SDB_RATE_LIMIT", "2")]).await?;
+    system.components(&[("DNS", &[])]).await?;
+    let other = token(SECRET, &json!({ CLAIM: "another" }));
+    let post = |token: &str| {
+        let request = system.request_to(0, Method::POST, UPDATES).bearer_auth(token);
+        answer(request.header("Prefer", "wait=20").json(&dns(1)))
+    };
+    let mut taken = 0;
+    let refused = loop {
+        let answer = post(&system.token).await?;
+        if answer.status == 429 {
+            break answer;
+        }
+        ensure!([200, 201].contains(&answer.status), "{answer:?}");
+        taken += 1;
+        ensure!(taken < 1_000, "nothing is refused");
+    };
+    ensure!(taken >= 2, "only {taken} were taken");
+    is_error(&refused, 429)?;
+    ensure!(refused.header("retry-after") == "1", "{refused:?}");
+    // Neither another token nor a reader meets the limit.
+    let answer = post(&other).await?;
+    ensure!(answer.status == 200, "{answer:?}");
+    ensure!(system.get("/api/v1/incidents").await?.status == 200);
+    // It may send again soon, and what was refused was not queued.
+    eventually("the token may send again", async || {
+        let answer = post(&system.token).await?;
+        taken += i64::from(answer.status == 200);
+        Ok(answer.status == 200)
+    })
+    .await?;
+    system.drained().await?;
+    let queued = system.count("SELECT count(*) FROM sdb_inbox").await?;
+    ensure!(queued == taken + 1, "{queued} were queued, {taken} and one taken");
     system.finish().await
 }

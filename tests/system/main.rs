@@ -11,6 +11,7 @@ mod foreign_edits;
 mod idempotency;
 mod lists;
 mod metrics;
+mod openapi;
 mod operations;
 mod parking;
 mod put_back;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         idempotency::tests(),
         lists::tests(),
         metrics::tests(),
+        openapi::tests(),
         operations::tests(),
         parking::tests(),
         put_back::tests(),

@@ -1,5 +1,7 @@
 //! The command line.
 
+use std::path::PathBuf;
+
 use anyhow::{Context, Result, bail};
 
 /// The answer to `--help`.
@@ -15,6 +17,7 @@ address, a token and what to paste. Ctrl-C stops all of it; starting again finds
 Options:
   --gateways N   gateways to run, on one port after the other from that of SDB_BIND [default: 1]
   --workers N    workers to run [default: 1]
+  --data FOLDER  where private servers have their data [default: one for this checkout in /var/tmp]
   -h, --help     this text
 
 Environment:
@@ -33,12 +36,14 @@ pub(crate) struct Arguments {
     pub(crate) gateways: u16,
     /// How many workers to run.
     pub(crate) workers: u16,
+    /// Where private servers have their data; none for this checkout's own folder.
+    pub(crate) data: Option<PathBuf>,
 }
 
 impl Arguments {
     /// Reads the command line; none when it asks for help.
     pub(crate) fn parse(words: impl Iterator<Item = String>) -> Result<Option<Self>> {
-        let mut arguments = Self { gateways: 1, workers: 1 };
+        let mut arguments = Self { gateways: 1, workers: 1, data: None };
         let mut words = words;
         while let Some(word) = words.next() {
             let (name, value) = match word.split_once('=') {
@@ -49,6 +54,11 @@ impl Arguments {
                 "-h" | "--help" => return Ok(None),
                 "--gateways" => &mut arguments.gateways,
                 "--workers" => &mut arguments.workers,
+                "--data" => {
+                    let folder = value.or_else(|| words.next()).filter(|folder| !folder.is_empty());
+                    arguments.data = Some(folder.context("--data wants a folder")?.into());
+                    continue;
+                }
                 _ => bail!("there is no option `{word}`"),
             };
             let value = value.or_else(|| words.next());
@@ -71,10 +81,12 @@ mod tests {
 
     #[test]
     fn options_are_read() {
-        let expect = |gateways, workers| Some(Arguments { gateways, workers });
+        let expect = |gateways, workers| Some(Arguments { gateways, workers, data: None });
         assert_eq!(parse("").unwrap(), expect(1, 1));
         assert_eq!(parse("--gateways 2 --workers=3").unwrap(), expect(2, 3));
         assert_eq!(parse("--gateways 2 --help").unwrap(), None);
+        let arguments = parse("--data /srv/x --workers 2").unwrap().unwrap();
+        assert_eq!((arguments.data, arguments.workers), (Some(PathBuf::from("/srv/x")), 2));
     }
 
     #[test]
@@ -84,6 +96,7 @@ mod tests {
             ("--workers", "--workers wants"),
             ("--workers 0", "--workers wants"),
             ("--workers many", "--workers wants"),
+            ("--data", "--data wants"),
         ] {
             assert!(parse(line).unwrap_err().to_string().contains(named), "{line}");
         }

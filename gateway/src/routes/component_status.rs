@@ -8,19 +8,21 @@ use axum::{
     response::Response,
 };
 use futures_util::TryStreamExt;
-use serde_json::json;
+use serde::Serialize;
 use shared::{
     component::{Attribute, ComponentId},
     incident::IncidentId,
 };
 use sqlx::{AssertSqlSafe, FromRow, PgConnection, PgPool, Row, postgres::PgRow};
+use utoipa::{IntoParams, ToSchema};
 
 use crate::{
     app::App,
     error::ApiError,
     incident::{self, Incident},
     list::{self, Asked, ListError, ListWriter},
-    query::Query,
+    openapi,
+    query::{Query, Switch},
     routes::incidents::STANDS_NOW,
 };
 
@@ -35,16 +37,78 @@ enum Which {
     One(String, Attribute),
 }
 
-/// Shows the components.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+struct Parameters {
+    /// Only components whose name begins so; with an attribute, the one with exactly this name.
+    name: Option<String>,
+    /// Only components with this attribute.
+    attribute_name: Option<String>,
+    /// Its value: the two go together.
+    attribute_value: Option<String>,
+    /// Only incidents that stand now: started, and with no end or an end to come.
+    #[param(required = false, value_type = Switch, inline)]
+    active: bool,
+}
+
+/// All components that are asked for, or the one.
+#[derive(ToSchema)]
+#[schema(as = Components)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "describes what is written piece by piece")]
+enum Answer {
+    All(Vec<Shape<'static>>),
+    One(Shape<'static>),
+}
+
+/// A component with its incidents, newest start first.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ComponentStatus)]
+struct Shape<'a> {
+    #[schema(value_type = i32)]
+    id: ComponentId,
+    name: &'a str,
+    /// In the order of the catalogue.
+    #[schema(value_type = Vec<openapi::Attribute>)]
+    attributes: &'a serde_json::Value,
+    /// Written one by one, in the place of this.
+    #[schema(value_type = Vec<incident::Shape>)]
+    incidents: Option<()>,
+}
+
+/// The components with their incidents
+///
+/// Ordered by id, and as the last change left them, whoever wrote it.
+#[utoipa::path(
+    get,
+    path = "/api/v1/component_status",
+    operation_id = "component_status",
+    params(
+        Parameters,
+        ("If-None-Match" = Option<String>, Header, description = "The `ETag` of the list that is there"),
+    ),
+    responses(
+        (status = 200, description = "The components; with a name and an attribute one object, that of \
+            the lowest id", body = Answer, headers(("ETag"), ("Vary"), ("Content-Encoding"))),
+        (status = 304, description = "Nothing changed", headers(("ETag"), ("Vary"))),
+        (status = 404, description = "No component has this name and this attribute"),
+        (status = 422, description = "A parameter can't be used, or one goes without the other"),
+        (status = 503, description = "The database can't be read now, or too many large lists are being read"),
+    ),
+)]
 pub(crate) async fn get(
     State(app): State<Arc<App>>,
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let mut query = Query::new(&uri);
-    let active = query.switch("active");
-    let name = query.text("name");
-    let attribute = match (query.text("attribute_name"), query.text("attribute_value")) {
+    let Parameters { name, attribute_name, attribute_value, active } = Parameters {
+        name: query.text("name"),
+        attribute_name: query.text("attribute_name"),
+        attribute_value: query.text("attribute_value"),
+        active: query.switch("active"),
+    };
+    let attribute = match (attribute_name, attribute_value) {
         (Some(name), Some(value)) => Some(Attribute { name, value }),
         (None, None) => None,
         (Some(_), None) => {
@@ -180,12 +244,10 @@ fn begin(writer: &mut ListWriter, id: ComponentId, row: &PgRow) -> Result<(), Li
     let name: String = row.try_get("component_name")?;
     let attributes: sqlx::types::Json<serde_json::Value> = row.try_get("attributes")?;
     let buffer = writer.buffer();
-    buffer.extend_from_slice(b"{\"id\":");
-    serde_json::to_writer(&mut *buffer, &id)?;
-    buffer.extend_from_slice(b",\"name\":");
-    serde_json::to_writer(&mut *buffer, &json!(name))?;
-    buffer.extend_from_slice(b",\"attributes\":");
-    serde_json::to_writer(&mut *buffer, &attributes.0)?;
-    buffer.extend_from_slice(b",\"incidents\":[");
+    let shape = Shape { id, name: &name, attributes: &attributes.0, incidents: None };
+    serde_json::to_writer(&mut *buffer, &shape)?;
+    // The incidents take the place of the `null` that ends it.
+    buffer.truncate(buffer.len() - "null}".len());
+    buffer.push(b'[');
     Ok(())
 }

@@ -8,19 +8,77 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use serde_json::{Value, json};
+use serde::Serialize;
 use tokio::time::timeout;
+use utoipa::ToSchema;
 
 use crate::{app::App, broker::BrokerState, catalogue::Catalogue};
 
 const DATABASE_LIMIT: Duration = Duration::from_secs(1);
 
-/// The process runs and answers.
-pub(crate) async fn healthz() -> Response {
-    Json(json!({ "status": "ok" })).into_response()
+#[derive(Serialize, ToSchema)]
+#[schema(example = json!({ "status": "ok" }))]
+struct Health {
+    status: &'static str,
 }
 
-/// Whether requests should come here, and what is missing.
+/// The process lives
+#[utoipa::path(
+    get,
+    path = "/healthz",
+    responses((status = 200, description = "It does", body = Health)),
+)]
+pub(crate) async fn healthz() -> Response {
+    Json(Health { status: "ok" }).into_response()
+}
+
+/// What the gateway has and what it lacks.
+#[derive(Serialize, ToSchema)]
+#[schema(example = json!({
+    "status": "ready", "reasons": [], "catalogue": { "version": 1, "components": 20 },
+}))]
+struct Ready {
+    status: Status,
+    /// What is missing.
+    reasons: Vec<&'static str>,
+    /// The copy of the catalogue; null before it was read.
+    catalogue: Option<CatalogueState>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Status {
+    Ready,
+    Degraded,
+    #[serde(rename = "not ready")]
+    NotReady,
+}
+
+#[derive(Serialize, ToSchema)]
+struct CatalogueState {
+    /// Moves with every change of the catalogue.
+    version: i64,
+    components: usize,
+}
+
+/// Whether requests should come here
+///
+/// Without RabbitMQ lists are still shown, and without PostgreSQL updates are still taken, so that
+/// either alone keeps the gateway ready.
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    responses(
+        (status = 200, description = "They should; `degraded` says that something is missing",
+            body = Ready),
+        (status = 503, description = "They should not, or no server answers", body = Ready,
+            example = json!({
+                "status": "not ready",
+                "reasons": ["the catalogue was not read yet"],
+                "catalogue": null,
+            })),
+    ),
+)]
 pub(crate) async fn readyz(State(app): State<Arc<App>>) -> Response {
     let readiness = Readiness::of(&app).await;
     (readiness.status(), Json(readiness.body())).into_response()
@@ -82,16 +140,17 @@ impl Readiness {
         reasons
     }
 
-    fn body(&self) -> Value {
+    fn body(&self) -> Ready {
         let reasons = self.reasons();
         let status = match (self.status() == StatusCode::OK, reasons.is_empty()) {
-            (true, true) => "ready",
-            (true, false) => "degraded",
-            (false, _) => "not ready",
+            (true, true) => Status::Ready,
+            (true, false) => Status::Degraded,
+            (false, _) => Status::NotReady,
         };
-        let catalogue = self.catalogue.as_ref().map(
-            |catalogue| json!({ "version": catalogue.version, "components": catalogue.len() }),
-        );
-        json!({ "status": status, "reasons": reasons, "catalogue": catalogue })
+        let catalogue = self.catalogue.as_ref().map(|catalogue| CatalogueState {
+            version: catalogue.version,
+            components: catalogue.len(),
+        });
+        Ready { status, reasons, catalogue }
     }
 }

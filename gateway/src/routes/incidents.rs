@@ -10,13 +10,14 @@ use axum::{
 use futures_util::TryStreamExt;
 use shared::impact::Impact;
 use sqlx::{AssertSqlSafe, PgConnection, PgPool};
+use utoipa::IntoParams;
 
 use crate::{
     app::App,
     error::ApiError,
-    incident::{self, Incident},
+    incident::{self, Incident, Shape},
     list::{self, Asked, ListError, ListWriter},
-    query::{Cursor, Query},
+    query::{AnyImpact, Cursor, Query, Switch},
 };
 
 /// Started, and with no end or an end to come, for `incident i`.
@@ -25,11 +26,20 @@ use crate::{
 pub(crate) const STANDS_NOW: &str = "i.start_date <= statement_timestamp() AT TIME ZONE 'UTC'
     AND (i.end_date IS NULL OR i.end_date > statement_timestamp() AT TIME ZONE 'UTC')";
 
-#[derive(Debug)]
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct Filter {
+    /// Only incidents that stand now: started, and with no end or an end to come.
+    #[param(required = false, value_type = Switch, inline)]
     active: bool,
+    /// Only incidents of this impact.
+    #[param(value_type = Option<AnyImpact>, inline)]
     impact: Option<Impact>,
+    /// Incidents on a page; without it all of them are on one.
+    #[param(minimum = 1, maximum = 1_000)]
     limit: Option<u32>,
+    /// Where the page begins, from the `Link` header of the page before.
+    #[param(rename = "cursor", value_type = Option<String>, pattern = r"^-?\d{1,18}\.\d{1,10}$")]
     after: Option<Cursor>,
 }
 
@@ -81,7 +91,25 @@ impl Filter {
     }
 }
 
-/// Shows the incidents.
+/// All incidents and maintenances
+///
+/// Newest start first, and as the last change left them, whoever wrote it.
+#[utoipa::path(
+    get,
+    path = "/api/v1/incidents",
+    operation_id = "incidents",
+    params(
+        Filter,
+        ("If-None-Match" = Option<String>, Header, description = "The `ETag` of the list that is there"),
+    ),
+    responses(
+        (status = 200, description = "The incidents", body = [Shape],
+            headers(("ETag"), ("Vary"), ("Content-Encoding"), ("Link"))),
+        (status = 304, description = "Nothing changed", headers(("ETag"), ("Vary"))),
+        (status = 422, description = "A parameter can't be used"),
+        (status = 503, description = "The database can't be read now, or too many large lists are being read"),
+    ),
+)]
 pub(crate) async fn get(
     State(app): State<Arc<App>>,
     uri: Uri,

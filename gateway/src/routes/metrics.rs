@@ -11,7 +11,15 @@ use shared::metrics::{COMMON, CONTENT_TYPE, GATEWAY, Server};
 
 use crate::{app::App, broker::BrokerState, routes::health::Readiness};
 
-/// Shows them, with what stands at this moment.
+/// What the gateway counts and measures
+///
+/// For Prometheus, in its text format, with what stands at this moment.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    responses((status = 200, description = "The metrics", body = String,
+        content_type = CONTENT_TYPE)),
+)]
 pub(crate) async fn get(State(app): State<Arc<App>>) -> Response {
     let readiness = Readiness::of(&app).await;
     COMMON.ready.set((readiness.status() == StatusCode::OK).into());

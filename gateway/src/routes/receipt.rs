@@ -8,16 +8,20 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use serde::Serialize;
 use serde_json::{Value, json};
 use shared::{
-    component::ComponentId, incident::IncidentId, timestamp::Timestamp, update::UpdateId,
+    component::ComponentId, incident::IncidentId, outcome::Reason, timestamp::Timestamp,
+    update::UpdateId,
 };
 use sqlx::{FromRow, PgPool};
+use utoipa::{ToSchema, openapi::Object};
 
 use crate::{
     app::App,
     error::{ApiError, RETRY_AFTER},
-    incident,
+    incident::{self, Incident, Shape},
+    openapi,
 };
 
 /// Seconds that the clock of the gateway that made an id may be ahead of the database's.
@@ -36,7 +40,80 @@ struct Record {
     incident_id: Option<IncidentId>,
 }
 
-/// Shows the receipt.
+/// What became of an update. What is not known is null.
+#[derive(Serialize, ToSchema)]
+struct Receipt {
+    /// For an update that repeated another one's idempotency key, that one's.
+    #[schema(value_type = uuid::Uuid)]
+    id: UpdateId,
+    state: UpdateState,
+    #[schema(schema_with = outcomes)]
+    outcome: Option<String>,
+    /// The rule that decided, or why it is rejected or parked.
+    reason: Option<String>,
+    /// One that was removed since has its id alone.
+    #[schema(value_type = Option<ReceiptComponent>)]
+    component: Option<Value>,
+    #[schema(minimum = 1, maximum = 3)]
+    impact: Option<i16>,
+    /// By the clock of the gateway, in UTC.
+    #[schema(format = DateTime)]
+    received_at: Option<String>,
+    /// By the clock of the database, in UTC.
+    #[schema(format = DateTime)]
+    processed_at: Option<String>,
+    /// The incident that holds or covers the component, as it is now.
+    #[schema(value_type = Option<Shape>)]
+    incident: Option<Incident>,
+}
+
+/// How far an update is.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum UpdateState {
+    /// It waits in its queue.
+    Pending,
+    /// It took effect.
+    Done,
+    /// Its idempotency key was used for another update.
+    Rejected,
+    /// It can't be applied; an operator has to look at it.
+    Parked,
+}
+
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes what the database writes")]
+struct ReceiptComponent {
+    id: i32,
+    name: Option<String>,
+    attributes: Vec<openapi::Attribute>,
+}
+
+/// The words of all outcomes, and null.
+fn outcomes() -> Object {
+    let mut words: Vec<_> = Reason::ALL.map(|reason| reason.outcome().word()).into();
+    words.sort_unstable();
+    words.dedup();
+    openapi::one_of(words.into_iter().map(Value::from).chain([Value::Null]))
+}
+
+/// The receipt of an update
+///
+/// An id that has no record is `pending` while it may still come, and unknown after that.
+#[utoipa::path(
+    get,
+    path = "/api/v1/updates/{id}",
+    operation_id = "receipt",
+    params(("id" = uuid::Uuid, Path, description = "The `Update-Id`")),
+    responses(
+        (status = 200, description = "The receipt", body = Receipt, headers(("Retry-After" = u32)),
+            example = json!(blank(openapi::EXAMPLE_ID, UpdateState::Pending, None, None))),
+        (status = 401, description = "No token, or none that is valid"),
+        (status = 404, description = "There is no update with this id"),
+        (status = 503, description = "The database can't be read now"),
+    ),
+    security(("token" = [])),
+)]
 pub(crate) async fn get(
     State(app): State<Arc<App>>,
     id: Result<Path<String>, PathRejection>,
@@ -57,7 +134,7 @@ pub(crate) async fn get(
     .fetch_optional(&app.answers)
     .await?;
     if let Some((reason, parked_at)) = parked {
-        let body = blank(id, "parked", Some(&reason), Some(parked_at));
+        let body = blank(id, UpdateState::Parked, Some(reason), Some(parked_at));
         return Ok(Json(body).into_response());
     }
     let may_come: bool = sqlx::query_scalar(
@@ -72,7 +149,7 @@ pub(crate) async fn get(
     if !may_come {
         return Err(not_found());
     }
-    let mut response = Json(blank(id, "pending", None, None)).into_response();
+    let mut response = Json(blank(id, UpdateState::Pending, None, None)).into_response();
     response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
     Ok(response)
 }
@@ -95,43 +172,46 @@ async fn record(database: &PgPool, id: UpdateId) -> Result<Option<Record>, sqlx:
     .await
 }
 
-async fn receipt(database: &PgPool, record: Record) -> Result<Value, ApiError> {
+async fn receipt(database: &PgPool, record: Record) -> Result<Receipt, ApiError> {
     let incident = match record.incident_id {
         Some(id) => incident::read(database, &[id]).await?.remove(&id),
         None => None,
     };
     let rejected = record.outcome == "rejected";
-    Ok(json!({
-        "id": record.id,
-        "state": if rejected { "rejected" } else { "done" },
-        "outcome": (!rejected).then_some(record.outcome),
-        "reason": record.reason,
-        // A component that was removed since is still named by its id.
-        "component": record.component.map_or_else(
-            || json!({ "id": record.component_id, "name": null, "attributes": [] }), |c| c.0),
-        "impact": record.impact,
-        "received_at": record.received_at.to_the_microsecond(),
-        "processed_at": record.decided_at.to_the_microsecond(),
-        "incident": incident,
-    }))
+    // A component that was removed since is still named by its id.
+    let component = record.component.map_or_else(
+        || json!({ "id": record.component_id, "name": null, "attributes": [] }),
+        |component| component.0,
+    );
+    Ok(Receipt {
+        id: record.id,
+        state: if rejected { UpdateState::Rejected } else { UpdateState::Done },
+        outcome: (!rejected).then_some(record.outcome),
+        reason: Some(record.reason),
+        component: Some(component),
+        impact: Some(record.impact),
+        received_at: Some(record.received_at.to_the_microsecond()),
+        processed_at: Some(record.decided_at.to_the_microsecond()),
+        incident,
+    })
 }
 
 /// A receipt without an outcome. Every key is always there.
 fn blank(
     id: UpdateId,
-    state: &str,
-    reason: Option<&str>,
+    state: UpdateState,
+    reason: Option<String>,
     processed_at: Option<Timestamp>,
-) -> Value {
-    json!({
-        "id": id,
-        "state": state,
-        "outcome": null,
-        "reason": reason,
-        "component": null,
-        "impact": null,
-        "received_at": null,
-        "processed_at": processed_at.map(Timestamp::to_the_microsecond),
-        "incident": null,
-    })
+) -> Receipt {
+    Receipt {
+        id,
+        state,
+        outcome: None,
+        reason,
+        component: None,
+        impact: None,
+        received_at: None,
+        processed_at: processed_at.map(Timestamp::to_the_microsecond),
+        incident: None,
+    }
 }

@@ -23,14 +23,18 @@ use shared::{
     update::UpdateId,
 };
 use tokio::time::{Instant, timeout, timeout_at};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
     app::App,
     broker::PublishError,
     error::{ApiError, RETRY_AFTER},
+    incident::Shape,
     json::PostedUpdate,
+    openapi,
     request::{Preference, idempotency_key, is_json},
+    routes::receipt::UpdateState,
     waiters::Settled,
 };
 
@@ -39,7 +43,56 @@ const LARGEST_BODY: usize = 64 * 1024;
 /// Time that a client may take to send its body.
 const BODY_LIMIT: Duration = Duration::from_secs(10);
 
-/// Takes an update: checks it, publishes it, and waits for its outcome up to the deadline.
+/// A status update
+///
+/// Checks it, queues it, and waits for its outcome for 1.5 s, or as long as `Prefer` says. After a 2xx
+/// it takes effect once, whatever happens; after a 4xx nothing was queued, except where an
+/// `Idempotency-Key` was used for another update, which changed nothing.
+#[utoipa::path(
+    post,
+    path = "/api/v1/component_status",
+    operation_id = "update",
+    params(
+        ("Prefer" = Option<String>, Header, description = "`respond-async`: do not wait for the \
+            outcome; `wait=N`: wait up to N seconds, 30 at most (RFC 7240)", example = "wait=5"),
+        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255,
+            pattern = "^[!-~]([ -~]*[!-~])?$",
+            description = "Makes it safe to send the update again, to any gateway, for 24 hours"),
+    ),
+    request_body(content = PostedUpdate, example = json!({
+        "name": "Object Storage",
+        "impact": "minor",
+        "text": "High latency",
+        "attributes": [{ "name": "region", "value": "Region 1" }],
+    })),
+    responses(
+        (status = 200, description = "It changed nothing: the incident or maintenance that covers the \
+            component", body = Shape,
+            headers(("Update-Id"), ("Link"), ("Preference-Applied"))),
+        (status = 201, description = "It changed something: the incident that holds the component now, \
+            as it stood right after the update", body = Shape,
+            headers(("Update-Id"), ("Link"), ("Preference-Applied"))),
+        (status = 202, description = "It is safe, and its outcome not known yet, or it is parked",
+            body = Accepted,
+            headers(("Update-Id"), ("Link"), ("Location"), ("Retry-After" = u32), ("Preference-Applied"))),
+        (status = 400, description = "No JSON, an impact that can't be reported, no such component or \
+            several, a body that was cut off, or an Idempotency-Key that can't be used"),
+        (status = 401, description = "No token, or none that is valid"),
+        (status = 408, description = "The body did not arrive within 10 s"),
+        (status = 409, description = "Only with `SDB_V1_CONFLICT`, in the place of 200: an incident \
+            covers the component", body = Conflict,
+            headers(("Update-Id"), ("Preference-Applied"))),
+        (status = 413, description = "The body is larger than 64 KiB"),
+        (status = 415, description = "The body is not said to be `application/json`"),
+        (status = 422, description = "A field can't be used, or the Idempotency-Key was used for \
+            another update", headers(("Update-Id"), ("Preference-Applied"))),
+        (status = 429, description = "This token sends more updates than `SDB_RATE_LIMIT` allows"),
+        (status = 503, description = "It can't be taken now. Safe to send again with the same \
+            Idempotency-Key; without one the text says whether it may have been queued",
+            headers(("Update-Id"), ("Preference-Applied"))),
+    ),
+    security(("token" = [])),
+)]
 pub(crate) async fn post(
     State(app): State<Arc<App>>,
     request: Request<Body>,
@@ -50,7 +103,12 @@ pub(crate) async fn post(
     // A refusal that leaves the body unread ends the connection, and must say so: the client would
     // send its next update on it.
     let unread = |error: ApiError| error.with(header::CONNECTION, "close");
-    app.auth.check(&headers).map_err(unread)?;
+    let token = app.auth.check(&headers).map_err(unread)?;
+    if app.rate_limit.as_ref().is_some_and(|limit| !limit.take(token, arrived)) {
+        return Err(unread(ApiError::too_many(
+            "This token sends more updates than it may; nothing was queued, try again",
+        )));
+    }
     if !is_json(&headers) {
         return Err(unread(ApiError::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -176,7 +234,7 @@ async fn deliver(
             }
             answer(app, update, settled)
         }
-        None => accepted(update.id, "pending"),
+        None => accepted(update.id, UpdateState::Pending),
     }
 }
 
@@ -197,7 +255,7 @@ fn answer(app: &App, update: &UpdateMessage, settled: Settled) -> Response {
     let (id, reason, snapshot) = match verdict {
         Verdict::Decided { reason, incident } => (update.id, reason, Some(incident)),
         Verdict::Repeated { original, reason, .. } => (original, reason, None),
-        Verdict::Parked => return accepted(update.id, "parked"),
+        Verdict::Parked => return accepted(update.id, UpdateState::Parked),
         Verdict::Rejected => {
             return with_id(
                 update.id,
@@ -208,7 +266,7 @@ fn answer(app: &App, update: &UpdateMessage, settled: Settled) -> Response {
             );
         }
     };
-    let Some(shown) = incident else { return accepted(id, "pending") };
+    let Some(shown) = incident else { return accepted(id, UpdateState::Pending) };
     if app.conflict && is_conflict(reason) {
         let text = snapshot.as_ref().map_or(&shown.incident.text, |snapshot| &snapshot.text);
         let body = Conflict {
@@ -238,8 +296,8 @@ fn is_conflict(reason: Reason) -> bool {
     }
 }
 
-/// The reference's answer to an update that an incident covers already.
-#[derive(Serialize)]
+/// The Python dashboard's answer to an update that an incident covers already.
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Conflict<'a> {
     message: &'a str,
@@ -249,9 +307,19 @@ struct Conflict<'a> {
     details: &'a str,
 }
 
+/// An update that is safe. Its receipt will have the outcome.
+#[derive(Serialize, ToSchema)]
+#[schema(example = json!(Accepted { id: openapi::EXAMPLE_ID, state: UpdateState::Pending }))]
+struct Accepted {
+    #[schema(value_type = Uuid)]
+    id: UpdateId,
+    /// `pending` or `parked`.
+    state: UpdateState,
+}
+
 /// 202: the update is safe, and its receipt will have the outcome.
-fn accepted(id: UpdateId, state: &str) -> Response {
-    let receipt = (StatusCode::ACCEPTED, Json(json!({ "id": id, "state": state })));
+fn accepted(id: UpdateId, state: UpdateState) -> Response {
+    let receipt = (StatusCode::ACCEPTED, Json(Accepted { id, state }));
     let mut response = with_receipt(id, header::LINK, receipt);
     let headers = response.headers_mut();
     headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
