@@ -320,7 +320,15 @@ pub async fn answer(request: RequestBuilder) -> Result<Answer> {
     let response = request.send().await?;
     let status = response.status().as_u16();
     let headers = response.headers().clone();
+    let is_json = headers
+        .get("content-type")
+        .and_then(|kind| kind.to_str().ok())
+        .is_none_or(|kind| kind.starts_with("application/json"));
     let bytes = response.bytes().await?;
-    let body = if bytes.is_empty() { Value::Null } else { serde_json::from_slice(&bytes)? };
+    let body = match (bytes.is_empty(), is_json) {
+        (true, _) => Value::Null,
+        (false, true) => serde_json::from_slice(&bytes)?,
+        (false, false) => Value::String(String::from_utf8(bytes.into())?),
+    };
     Ok(Answer { status, headers, body })
 }

@@ -18,8 +18,14 @@ tests!(
     the_readme_lists_every_setting_with_its_default,
 );
 
-const DOCUMENTS: [&str; 5] =
-    ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"];
+const DOCUMENTS: [&str; 5] = [
+    "README.md",
+    "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "RUNBOOK.md",
+    "SECURITY.md",
+];
 const FOLDERS: [&str; 7] =
     [".ci/", "deploy/", "gateway/", "migrations/", "shared/", "tests/", "worker/"];
 

@@ -534,6 +534,17 @@ async fn what_is_said_of_metrics_is_true(fixture: Arc<Fixture>) -> Result<()> {
     for key in ["expr: ", "summary: ", "action: ", "runbook: RUNBOOK.md#", "labels: {severity: "] {
         ensure!(count(key) == rules, "{rules} alerts, but {} with {key:?}", count(key));
     }
+    let runbook = read("RUNBOOK.md")?;
+    let sections: BTreeSet<String> = runbook
+        .lines()
+        .filter_map(|line| Some(line.strip_prefix("## ")?.to_lowercase()))
+        .map(|title| title.replace(' ', "-").replace('\'', ""))
+        .collect();
+    for section in
+        alerts.lines().filter_map(|line| line.trim().strip_prefix("runbook: RUNBOOK.md#"))
+    {
+        ensure!(sections.contains(section), "the runbook has no section {section}");
+    }
     let dashboard: Value = serde_json::from_str(&dashboard)?;
     let panels = dashboard["panels"].as_array().context("no panels")?;
     let ids: BTreeSet<String> = panels.iter().map(|panel| panel["id"].to_string()).collect();

@@ -335,7 +335,7 @@ async fn lists(system: &System, document: &mut Document) -> Result<()> {
         let unchanged = document.check("GET", list, answer(again).await?)?;
         ensure!(unchanged.status == 304, "{unchanged:?}");
     }
-    for probe in ["/healthz", "/readyz"] {
+    for probe in ["/healthz", "/readyz", "/metrics"] {
         let healthy = document.check("GET", probe, system.get(probe).await?)?;
         ensure!(healthy.status == 200, "{healthy:?}");
     }

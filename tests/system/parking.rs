@@ -21,7 +21,7 @@ use sqlx::AssertSqlSafe;
 use tokio::time::sleep;
 use uuid::Uuid;
 
-use harness::{Fixture, System, answer, eventually, replay, tests};
+use harness::{Answer, Fixture, System, answer, eventually, replay, tests};
 
 tests!(
     a_message_that_is_no_update_is_parked_once_and_its_queue_goes_on,
@@ -201,7 +201,7 @@ async fn a_message_that_is_no_update_is_parked_once_and_its_queue_goes_on(
             publisher.send(1, payload, None).await?;
         }
         // What stands behind them is applied.
-        let behind = system.post(&update("DNS", 1, "behind")).await?;
+        let behind = settled(&system, &update("DNS", 1, "behind")).await?;
         ensure!([200, 201].contains(&behind.status), "{behind:?}");
     }
     let rows = stands_parked(&system, 14).await?;
@@ -228,7 +228,7 @@ async fn an_update_whose_component_is_gone_is_parked(fixture: Arc<Fixture>) -> R
     publisher.send_update(&ghost).await?;
     // 3 and 99 share a partition.
     ensure!(publisher.queue_of(3) == publisher.queue_of(99));
-    ensure!(system.post(&update("Mail", 2, "behind")).await?.status == 201);
+    ensure!(settled(&system, &update("Mail", 2, "behind")).await?.status == 201);
     let rows = stands_parked(&system, 1).await?;
     ensure!(rows[0].update_id == Some(ghost.id.0), "{rows:?}");
     ensure!(rows[0].reason.contains("component 99, Ghost (), is gone"), "{rows:?}");
@@ -367,7 +367,7 @@ async fn refused_among_others(fixture: &Arc<Fixture>, table: &str) -> Result<()>
     // The same update again is parked still, and once.
     let publisher = Publisher::connect(&system).await?;
     publisher.send(1, &rows[0].payload, Some(&ids[31])).await?;
-    ensure!(system.post(&update("DNS", 1, "fine")).await?.status == 200);
+    ensure!(settled(&system, &update("DNS", 1, "fine")).await?.status == 200);
     stands_parked(&system, 1).await?;
     system.finish_with_parked()
 }
@@ -380,7 +380,7 @@ async fn a_text_that_postgresql_cannot_hold_is_parked(fixture: Arc<Fixture>) -> 
     publisher.send_update(&with_nul).await?;
     let named_with_nul = message(&system, 1, "D\0NS").await?;
     publisher.send_update(&named_with_nul).await?;
-    ensure!(system.post(&update("DNS", 1, "behind")).await?.status == 201);
+    ensure!(settled(&system, &update("DNS", 1, "behind")).await?.status == 201);
     let rows = stands_parked(&system, 2).await?;
     ensure!(rows[0].reason.contains("the database refuses it"), "{rows:?}");
     ensure!(rows[1].reason.contains("now names another one"), "{rows:?}");
@@ -400,7 +400,7 @@ async fn an_id_outside_the_inboxs_parts_is_parked(fixture: Arc<Fixture>) -> Resu
     for id in ids {
         publisher.send_update(&UpdateMessage { id, ..good.clone() }).await?;
     }
-    ensure!(system.post(&update("DNS", 1, "behind")).await?.status == 201);
+    ensure!(settled(&system, &update("DNS", 1, "behind")).await?.status == 201);
     let rows = stands_parked(&system, 3).await?;
     for (row, id) in rows.iter().zip(ids) {
         ensure!(row.update_id == Some(id.0), "{row:?}");
@@ -412,10 +412,15 @@ async fn an_id_outside_the_inboxs_parts_is_parked(fixture: Arc<Fixture>) -> Resu
     system.finish_with_parked()
 }
 
+/// Posts an update and waits for its outcome, however slow the machine is.
+async fn settled(system: &System, update: &Value) -> Result<Answer> {
+    answer(system.update(update).header("Prefer", "wait=30")).await
+}
+
 async fn a_client_that_waits_for_a_parked_update_is_told(fixture: Arc<Fixture>) -> Result<()> {
     let system = with_components(&fixture).await?;
     refuse(&system, "sdb_inbox", "poison", "").await?;
-    let told = system.post(&update("DNS", 1, "poison")).await?;
+    let told = settled(&system, &update("DNS", 1, "poison")).await?;
     let id = told.header("update-id").to_owned();
     ensure!(told.status == 202 && told.body == json!({ "id": id, "state": "parked" }), "{told:?}");
     ensure!(told.header("location") == format!("/api/v1/updates/{id}"), "{told:?}");
@@ -424,7 +429,7 @@ async fn a_client_that_waits_for_a_parked_update_is_told(fixture: Arc<Fixture>) 
     ensure!(shown["state"] == "parked", "{shown}");
     let reason = shown["reason"].as_str().context("no reason")?;
     ensure!(reason.contains("we take no poison"), "{shown}");
-    ensure!(system.post(&update("DNS", 1, "fine")).await?.status == 201);
+    ensure!(settled(&system, &update("DNS", 1, "fine")).await?.status == 201);
     stands_parked(&system, 1).await?;
     system.finish_with_parked()
 }
@@ -432,7 +437,7 @@ async fn a_client_that_waits_for_a_parked_update_is_told(fixture: Arc<Fixture>) 
 async fn a_redelivered_update_takes_effect_once(fixture: Arc<Fixture>) -> Result<()> {
     let system = with_components(&fixture).await?;
     let publisher = Publisher::connect(&system).await?;
-    ensure!(system.post(&update("CDN", 1, "first")).await?.status == 201);
+    ensure!(settled(&system, &update("CDN", 1, "first")).await?.status == 201);
     let joins = message(&system, 1, "DNS").await?;
     let bytes = joins.encode();
     for message_id in [Some(joins.id.to_string()), None, Some("another".to_owned())] {
@@ -447,10 +452,10 @@ async fn a_redelivered_update_takes_effect_once(fixture: Arc<Fixture>) -> Result
     // After its commit, to another partition, and after it has left the incident.
     publisher.send(1, &bytes, None).await?;
     publisher.send(2, &bytes, None).await?;
-    ensure!(system.post(&update("CDN", 1, "behind")).await?.status == 200);
-    ensure!(system.post(&update("DNS", 2, "moves")).await?.status == 201);
+    ensure!(settled(&system, &update("CDN", 1, "behind")).await?.status == 200);
+    ensure!(settled(&system, &update("DNS", 2, "moves")).await?.status == 201);
     publisher.send_update(&joins).await?;
-    ensure!(system.post(&update("DNS", 2, "behind")).await?.status == 200);
+    ensure!(settled(&system, &update("DNS", 2, "behind")).await?.status == 200);
     ensure!(inbox().await?.starts_with(before.trim_end_matches(']')), "its record was changed");
     ensure!(in_order(&system, 1).await?.len() == 3);
     let notes = "SELECT count(*) FROM incident_status WHERE text LIKE 'DNS%added%'";
