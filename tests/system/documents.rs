@@ -18,7 +18,7 @@ tests!(
     the_readme_lists_every_setting_with_its_default,
 );
 
-const DOCUMENTS: [&str; 5] = [
+const DOCUMENTS: [&str; 6] = [
     "README.md",
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",
