@@ -27,7 +27,7 @@ use tokio::{
 pub(crate) use self::{
     cache::Cache,
     version::{Version, Versions},
-    writer::{ListError, ListWriter},
+    writer::{ListError, ListWriter, give_back},
 };
 use self::{cache::Written, writer::Chunk};
 use crate::{app::App, error::ApiError};

@@ -8,6 +8,7 @@ use std::{
 use axum::http::HeaderValue;
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
+use sqlx::{Postgres, pool::PoolConnection};
 use tokio::{sync::mpsc, time::timeout};
 
 use super::Coding;
@@ -47,6 +48,21 @@ pub(crate) enum ListError {
     Gone,
     #[error("the writer of the list failed")]
     Unfinished,
+}
+
+/// Gives a connection back that a list was written with, before the list ends: whoever has the whole
+/// list and asks for another one finds it, and needs no further connection.
+pub(crate) async fn give_back(
+    mut connection: PoolConnection<Postgres>,
+    written: Result<ListWriter, ListError>,
+) -> Result<ListWriter, ListError> {
+    if matches!(written, Ok(_) | Err(ListError::Gone)) {
+        connection.return_to_pool().await;
+    } else {
+        // In the pool it would first read all the rows that nobody wants.
+        connection.close_on_drop();
+    }
+    written
 }
 
 impl ListWriter {

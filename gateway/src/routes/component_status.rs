@@ -159,11 +159,7 @@ async fn write(
 ) -> Result<ListWriter, ListError> {
     let mut connection = database.acquire().await?;
     let written = write_rows(&mut connection, which, active, writer).await;
-    if !matches!(written, Ok(_) | Err(ListError::Gone)) {
-        // Given back to the pool, it would first read all the rows that nobody wants.
-        connection.close_on_drop();
-    }
-    written
+    list::give_back(connection, written).await
 }
 
 async fn write_rows(

@@ -141,11 +141,7 @@ async fn all(
 ) -> Result<ListWriter, ListError> {
     let mut connection = database.acquire().await?;
     let written = write_rows(&mut connection, &filter, writer).await;
-    if written.is_err() {
-        // Given back to the pool, it would first read all the rows that nobody wants.
-        connection.close_on_drop();
-    }
-    written
+    list::give_back(connection, written).await
 }
 
 async fn write_rows(
@@ -169,10 +165,21 @@ async fn page(
     database: PgPool,
     filter: Filter,
     limit: u32,
+    writer: ListWriter,
+) -> Result<ListWriter, ListError> {
+    let mut connection = database.acquire().await?;
+    let written = write_page(&mut connection, &filter, limit, writer).await;
+    list::give_back(connection, written).await
+}
+
+async fn write_page(
+    database: &mut PgConnection,
+    filter: &Filter,
+    limit: u32,
     mut writer: ListWriter,
 ) -> Result<ListWriter, ListError> {
     // One more tells whether there is a next page.
-    let mut incidents = rows(&filter, Some(i64::from(limit) + 1)).fetch_all(&database).await?;
+    let mut incidents = rows(filter, Some(i64::from(limit) + 1)).fetch_all(database).await?;
     let more = incidents.len() > limit as usize;
     incidents.truncate(limit as usize);
     if let Some(last) = incidents.last().filter(|_| more) {
