@@ -67,7 +67,11 @@ async fn postgres_has_no_connection_left(fixture: Arc<Fixture>) -> Result<()> {
     lists_go_on(&system).await?;
     // Others take what is free, and what the workers lose.
     let mut others = vec![PgConnection::connect(&own.postgres().uri()).await?];
+    // A place that a worker lost may become free only after it was looked for: nobody gets one any
+    // more when there was none, and no worker had one, two times in a row.
+    let mut quiet = 0;
     eventually("the workers are without a connection", async || {
+        let before = others.len();
         while let Ok(other) = PgConnection::connect(&own.postgres().uri()).await {
             others.push(other);
         }
@@ -78,7 +82,8 @@ async fn postgres_has_no_connection_left(fixture: Arc<Fixture>) -> Result<()> {
         .bind(&system.vhost)
         .fetch_all(&mut others[0])
         .await?;
-        Ok(ended.is_empty())
+        quiet = if ended.is_empty() && others.len() == before { quiet + 1 } else { 0 };
+        Ok(quiet == 2)
     })
     .await?;
     burst.is_accepted().await?;
