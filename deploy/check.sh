@@ -4,6 +4,7 @@
 # the system. It builds and starts nothing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. deploy/tools.sh
 
 root=$PWD
 tools=$root/target/tools/python
@@ -28,45 +29,6 @@ check() {
         echo "         ${said//$'\n'/$'\n'         }"
         failed=1
     fi
-}
-
-install_packages() {
-    local missing=()
-    command -v systemd-analyze >/dev/null || missing+=(systemd)
-    command -v shellcheck >/dev/null || missing+=(shellcheck)
-    # Debian's Python comes without what makes virtual environments.
-    python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3 python3-venv)
-    if [ ${#missing[@]} = 0 ]; then
-        return
-    fi
-    local shell=(sh)
-    if [ "$(id -u)" != 0 ]; then
-        shell=(sudo -n sh)
-    fi
-    if ! command -v apt-get >/dev/null || { [ "$(id -u)" != 0 ] && ! sudo -n true 2>/dev/null; }; then
-        echo "check: not installed: ${missing[*]}. Run this, then try again:" >&2
-        echo >&2
-        echo "    sudo apt-get update && sudo apt-get install -y --no-install-recommends ${missing[*]}" >&2
-        exit 1
-    fi
-    echo "check: not installed: ${missing[*]}. Installing with apt-get." >&2
-    "${shell[@]}" deploy/src/install.sh update
-    "${shell[@]}" deploy/src/install.sh install "${missing[@]}"
-}
-
-# Anew only when the list of versions changes; one run at a time.
-install_tools() {
-    mkdir -p "$(dirname "$tools")"
-    exec 8>"$tools.lock"
-    flock 8
-    if ! cmp -s deploy/check-requirements.txt "$tools/requirements.txt"; then
-        echo "check: installing Python packages into target/tools/python" >&2
-        rm -rf "$tools"
-        python3 -m venv "$tools"
-        "$tools/bin/pip" install --quiet --disable-pip-version-check --requirement deploy/check-requirements.txt
-        cp deploy/check-requirements.txt "$tools/requirements.txt"
-    fi
-    exec 8>&-
 }
 
 # What no schema knows: that files, names and settings that one file mentions are there.
@@ -226,8 +188,12 @@ render_kustomization() {
     "${kustomize[@]}" deploy/kubernetes >"$scratch/rendered.yaml"
 }
 
-install_packages
-install_tools
+missing=()
+command -v systemd-analyze >/dev/null || missing+=(systemd)
+command -v shellcheck >/dev/null || missing+=(shellcheck)
+has_venv || missing+=(python3 python3-venv)
+[ ${#missing[@]} = 0 ] || install_packages "${missing[@]}"
+install_python "$tools" deploy/check-requirements.txt
 prepare_units
 
 check "names and settings agree" names_agree
@@ -259,7 +225,8 @@ for unit in "$scratch"/*.service; do
     check "exposure of $(basename "$unit")" expose_unit "$unit"
 done
 
-check "shell scripts" shellcheck --shell=bash deploy/check.sh
+check "shell scripts" shellcheck --shell=bash --external-sources \
+    deploy/tools.sh deploy/check.sh deploy/monitoring/check.sh tests/fuzz/run.sh
 check "shell scripts, plain" shellcheck --shell=sh deploy/src/install.sh
 
 if [ "$failed" != 0 ]; then

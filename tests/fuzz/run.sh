@@ -4,6 +4,7 @@
 # failure.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+. deploy/tools.sh
 
 # A whole run repeats what this draws.
 seed=${FUZZ_SEED:-1}
@@ -12,31 +13,8 @@ tools=$PWD/target/tools/fuzz
 
 say() { echo "fuzz: $*" >&2; }
 
-# Python's own installer of packages is a package of its own on Debian and Ubuntu.
-if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
-    if [ "$(id -u)" = 0 ]; then
-        root="sh"
-    elif sudo -n true 2>/dev/null; then
-        root="sudo -n sh"
-    else
-        say "Python with its venv is needed. Run this, then try again:"
-        say "  sudo apt-get update && sudo apt-get install -y --no-install-recommends python3-venv"
-        exit 1
-    fi
-    say "Python with its venv is needed: installing python3-venv with apt-get"
-    $root deploy/src/install.sh update
-    $root deploy/src/install.sh install python3-venv
-fi
-
-if ! cmp -s tests/fuzz/requirements.txt "$tools/installed.txt"; then
-    say "installing schemathesis into $tools"
-    rm -rf "$tools"
-    python3 -m venv "$tools"
-    # No dependency but those that the file pins.
-    "$tools/bin/pip" install --quiet --disable-pip-version-check --no-deps \
-        --requirement tests/fuzz/requirements.txt
-    cp tests/fuzz/requirements.txt "$tools/installed.txt"
-fi
+has_venv || install_packages python3 python3-venv
+install_python "$tools" tests/fuzz/requirements.txt
 
 # Built first, so that the wait below is for the servers alone.
 cargo build --locked --workspace --bin deploy --bin gateway --bin worker
@@ -48,7 +26,8 @@ SDB_BIND=127.0.0.1:$port target/debug/deploy --data "$folder/servers" \
     >"$folder/said" 2>"$folder/log" &
 system=$!
 clean() {
-    kill "$system" 2>/dev/null && wait "$system" || true
+    kill "$system" 2>/dev/null || true
+    wait "$system" || true
     rm -rf "$folder"
 }
 trap clean EXIT
