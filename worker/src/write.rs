@@ -129,7 +129,8 @@ async fn update_incidents(
     Ok(())
 }
 
-async fn leave(
+/// Takes components out of incidents.
+pub(crate) async fn leave(
     database: &mut PgConnection,
     left: &[(IncidentId, ComponentId)],
 ) -> Result<(), sqlx::Error> {
@@ -148,7 +149,8 @@ async fn leave(
     Ok(())
 }
 
-async fn join(
+/// Puts components into incidents.
+pub(crate) async fn join(
     database: &mut PgConnection,
     joined: &[(IncidentId, ComponentId)],
 ) -> Result<(), sqlx::Error> {

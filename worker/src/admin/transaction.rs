@@ -15,7 +15,7 @@ use shared::{
 use sqlx::{Connection, FromRow, PgConnection, Postgres, Transaction};
 
 use super::incident::{self, Incident, Kind, State, unknown};
-use crate::history;
+use crate::{history, write};
 
 /// Takes the scope's lock in a transaction that an operator began. Every worker waits for it: the
 /// transaction is ended by PostgreSQL when the command stalls, or waits for others that stall.
@@ -192,17 +192,8 @@ impl<'a> Change<'a> {
         incident: IncidentId,
         components: &[ComponentId],
     ) -> Result<()> {
-        // The Python dashboard may have written the row since it was looked for.
-        sqlx::query(
-            "INSERT INTO incident_component_relation (incident_id, component_id)
-            SELECT $1, component_id FROM unnest($2::integer[]) AS component_id
-            ON CONFLICT DO NOTHING",
-        )
-        .bind(incident)
-        .bind(components)
-        .execute(&mut *self.transaction)
-        .await?;
-        Ok(())
+        let joined: Vec<_> = components.iter().map(|component| (incident, *component)).collect();
+        Ok(write::join(&mut self.transaction, &joined).await?)
     }
 
     pub(super) async fn separate(
@@ -210,14 +201,7 @@ impl<'a> Change<'a> {
         incident: IncidentId,
         component: ComponentId,
     ) -> Result<()> {
-        sqlx::query(
-            "DELETE FROM incident_component_relation WHERE incident_id = $1 AND component_id = $2",
-        )
-        .bind(incident)
-        .bind(component)
-        .execute(&mut *self.transaction)
-        .await?;
-        Ok(())
+        Ok(write::leave(&mut self.transaction, &[(incident, component)]).await?)
     }
 
     /// Takes components out of the other active incidents into this one, in the words of a move. An
