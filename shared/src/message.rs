@@ -91,7 +91,7 @@ struct Version {
     v: u16,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize)]
 struct Versioned<T> {
     v: u16,
     #[serde(flatten)]
@@ -122,8 +122,8 @@ fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
     if v != VERSION {
         return Err(DecodeError::Version(v));
     }
-    let versioned: Versioned<T> = serde_json::from_slice(bytes).map_err(DecodeError::Malformed)?;
-    Ok(versioned.body)
+    // Not as one with the version: `flatten` copies all of it before it reads it.
+    serde_json::from_slice(bytes).map_err(DecodeError::Malformed)
 }
 
 impl UpdateMessage {

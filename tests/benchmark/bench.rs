@@ -124,19 +124,25 @@ impl Bench {
             at_rest(system).await?;
             others.extend(other(&self.generator, self.scale.time).await?);
         }
-        let outcome = median(&outcomes)?;
+        Ok((self.note(what, &outcomes, usage)?, median(&others).ok()))
+    }
+
+    /// Adds the runs of a load to the report, and returns their median.
+    pub(crate) fn note(
+        &mut self,
+        what: &str,
+        outcomes: &[Outcome],
+        usage: Usage,
+    ) -> Result<Outcome> {
+        let outcome = median(outcomes)?;
         // The CPU time is that of all runs, and so must their requests be.
         let requests = outcomes.iter().map(|run| run.requests).sum();
         let failed = outcomes.iter().map(|run| run.failed).sum();
         self.note_failures(what, failed);
-        let shown = Outcome {
-            requests,
-            failed,
-            seconds: requests as f64 / (outcome.requests as f64 / outcome.seconds),
-            ..outcome
-        };
+        let seconds = requests as f64 / (outcome.requests as f64 / outcome.seconds);
+        let shown = Outcome { requests, failed, seconds, ..outcome };
         self.report.loads.push(Load { what: what.to_owned(), outcome: shown, usage });
-        Ok((outcome, median(&others).ok()))
+        Ok(outcome)
     }
 
     /// Runs a load several times and returns the median.

@@ -42,6 +42,42 @@ pub(crate) async fn add_incidents(
     Ok(())
 }
 
+/// Incidents of the system that stand at most: one of each impact.
+pub(crate) const SYSTEM_INCIDENTS: u32 = 3;
+
+/// Adds components, each with a person's incident and one of the system's, all of which stand.
+pub(crate) async fn add_others(system: &System, components: u32) -> Result<()> {
+    system
+        .sql(&format!(
+            "WITH others AS (
+                INSERT INTO component (name)
+                SELECT 'Other ' || n FROM generate_series(1, {components}) n RETURNING id
+            ), attributes AS (
+                INSERT INTO component_attribute (component_id, name, value)
+                SELECT id, 'region', 'R1' FROM others
+            ), made AS (
+                INSERT INTO incident (text, start_date, impact, system)
+                SELECT 'Incident ' || n, (now() AT TIME ZONE 'UTC') - make_interval(mins => n),
+                    CASE WHEN n <= {SYSTEM_INCIDENTS} THEN n ELSE 1 + n % 3 END,
+                    n <= {SYSTEM_INCIDENTS}
+                FROM generate_series(1, {SYSTEM_INCIDENTS} + {components}) n
+                RETURNING id, start_date, system
+            ), said AS (
+                INSERT INTO incident_status (incident_id, \"timestamp\", text, status)
+                SELECT id, start_date, 'It is looked at.', 'analyzing' FROM made
+            ), numbered AS (
+                SELECT id, system, row_number() OVER (PARTITION BY system ORDER BY id) AS n FROM made
+            )
+            INSERT INTO incident_component_relation (incident_id, component_id)
+            SELECT numbered.id, other.id
+            FROM (SELECT id, row_number() OVER (ORDER BY id) AS n FROM others) AS other
+            JOIN numbered ON numbered.n = CASE WHEN system
+                THEN 1 + other.n % {SYSTEM_INCIDENTS} ELSE other.n END"
+        ))
+        .await?;
+    Ok(())
+}
+
 /// Adds decided updates of the last days to the inbox, and moves the place of the next one.
 pub(crate) async fn add_inbox(system: &System, rows: u64) -> Result<()> {
     system

@@ -67,6 +67,8 @@ enum Part {
     Async,
     /// A backlog.
     Drain,
+    /// The same among 10,000 components and as many incidents that stand.
+    Broad,
     /// POST at a steady rate.
     Steady,
     /// GET of 50 incidents, also conditional.
@@ -148,6 +150,7 @@ async fn measure(bench: &mut Bench, only: &[Part]) -> Result<()> {
             Part::Post => updates::post(bench).await,
             Part::Async => updates::respond_async(bench).await,
             Part::Drain => updates::drain(bench).await,
+            Part::Broad => updates::broad(bench).await,
             Part::Steady => updates::steady(bench).await,
             Part::Get => lists::small(bench).await,
             Part::Lists => lists::large(bench).await,
