@@ -92,6 +92,9 @@ pub enum TopologyError {
     /// There is no record.
     #[error("the database is not prepared: run `worker migrate`")]
     Unprepared,
+    /// `worker detach` was run: lists would not show what changes.
+    #[error("the database was detached: run `worker migrate` to attach it again")]
+    Detached,
     /// The settings disagree with the record.
     #[error(
         "{name} is {setting}, but the database records {recorded}: leave {name} unset, or set it to {recorded}"
@@ -282,6 +285,8 @@ impl Topology {
             .await?;
         let mut dead = FieldTable::default();
         dead.insert("x-queue-type".into(), text("quorum"));
+        // From 4.0 on RabbitMQ has a limit of 20 where none is named, and this queue is the last.
+        dead.insert("x-delivery-limit".into(), AMQPValue::LongInt(DELIVERY_LIMIT));
         self.declare_queue(channel, &dead_queue, &dead_queue, "", dead).await?;
 
         // An update whose queue someone deleted goes there, too. To have it returned instead would
@@ -336,8 +341,10 @@ impl Recorded {
     /// # Errors
     /// When there is no record, or the database fails.
     pub async fn read(database: &mut PgConnection) -> Result<Self, TopologyError> {
-        let row: Option<(i32, i32, i32, i32, String)> = sqlx::query_as(
-            "SELECT version, partitions, queue_limit, prefetch, phase FROM sdb_topology",
+        let row: Option<(i32, i32, i32, i32, String, bool)> = sqlx::query_as(
+            "SELECT version, partitions, queue_limit, prefetch, phase, EXISTS (SELECT FROM pg_trigger
+                WHERE tgrelid = to_regclass('incident') AND tgname = 'sdb_touch') AS attached
+            FROM sdb_topology",
         )
         .fetch_optional(database)
         .await
@@ -347,8 +354,11 @@ impl Recorded {
                 _ => Err(error),
             }
         })?;
-        let (version, partitions, queue_limit, prefetch, phase) =
+        let (version, partitions, queue_limit, prefetch, phase, attached) =
             row.ok_or(TopologyError::Unprepared)?;
+        if !attached {
+            return Err(TopologyError::Detached);
+        }
         let impossible = |what, value| TopologyError::Impossible { what, value };
         let topology = Topology {
             version,

@@ -367,6 +367,18 @@ async fn what_makes_no_sense_is_refused_and_changes_nothing(fixture: Arc<Fixture
     let maintenance = schedule(&sooner, &later);
     let maintenance: Vec<&str> = maintenance.iter().map(String::as_str).collect();
     let maintenance = opened(&system, &maintenance).await?;
+    // As the Python dashboard's pages can make them: one that begins later, and an impact that nobody
+    // knows.
+    for (id, start, impact) in [(80, sooner.as_str(), 1), (81, past.as_str(), 9)] {
+        let insert = format!(
+            "INSERT INTO incident (id, text, start_date, impact, system)
+                VALUES ({id}, 'Of a page', '{start}', {impact}, false);
+            INSERT INTO incident_component_relation VALUES ({id}, 1)"
+        );
+        system.sql(&insert).await?;
+    }
+    let listed = run(&system, &["incident", "list"]).await?;
+    ensure!(listed.contains("CDN 1") && listed.contains("Racks"), "{listed}");
     let before = contents(&system).await?;
 
     let open = |more: &[&str]| -> Vec<String> {
@@ -415,6 +427,10 @@ async fn what_makes_no_sense_is_refused_and_changes_nothing(fixture: Arc<Fixture
         (
             of(&["incident", "change", &incident, "--title", "New", "--add-component", "3"]),
             "CDN () is in incident 1 already",
+        ),
+        (
+            of(&["incident", "change", "80", "--add-component", "3"]),
+            "incident 80 is not active at this moment, so that it can't take components over",
         ),
         (of(&["incident", "change", &closed, "--title", "New"]), "was closed at"),
         (

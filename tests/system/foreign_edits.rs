@@ -21,6 +21,7 @@ tests!(
     a_component_whose_relation_was_deleted_joins_again,
     a_component_that_others_left_is_alone_and_raises_its_incident,
     a_component_that_an_operator_separates_stays_in_its_manual_incident,
+    a_separation_that_an_update_waited_for_counts_as_a_whole,
     updates_sort_after_an_operators_update_from_the_future,
     a_relation_that_an_operator_wrote_first_counts,
     a_relation_that_both_write_at_once_stands_once,
@@ -416,6 +417,37 @@ async fn a_component_that_an_operator_separates_stays_in_its_manual_incident(
     ensure!(post(&system, "CDN", 3, 201).await? == incident);
     ensure!(post(&system, "DNS", 3, 201).await? == incident);
     ensure!(rows_of(&system, 70).await? == stored, "it was changed");
+    system.finish().await
+}
+
+/// The first transaction of a separation touches no row of the old incident itself.
+async fn a_separation_that_an_update_waited_for_counts_as_a_whole(
+    fixture: Arc<Fixture>,
+) -> Result<()> {
+    let system = with_components(&fixture).await?;
+    let incident = post(&system, "CDN", 2, 201).await?;
+    post(&system, "DNS", 2, 201).await?;
+    // Out of one of the system, then out of one of a person.
+    for (from, to) in [(incident, 70), (70, 71)] {
+        let separation = begin(
+            &system,
+            &format!(
+                "DELETE FROM incident_component_relation
+                    WHERE incident_id = {from} AND component_id = 1;
+                INSERT INTO incident (id, text, start_date, impact, system)
+                    VALUES ({to}, 'DNS alone', {NOW}, 2, false);
+                INSERT INTO incident_component_relation VALUES ({to}, 1);"
+            ),
+        )
+        .await?;
+        let receipt = post_async(&system, "DNS", 2).await?;
+        worker_waits(&system).await?;
+        separation.commit().await?;
+        let receipt = done(&system, &receipt).await?;
+        ensure!(receipt["reason"] == "covered_by_manual_incident", "{receipt}");
+        ensure!(receipt["incident"]["id"] == to, "{receipt}");
+        ensure!(incidents_of(&system, 1).await? == [to], "it is in others, too");
+    }
     system.finish().await
 }
 

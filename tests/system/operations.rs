@@ -551,7 +551,7 @@ async fn detaching_takes_all_of_ours_off_the_orms_tables(fixture: Arc<Fixture>) 
 }
 
 async fn detaching_takes_all_of_ours_off(fixture: &Arc<Fixture>, form: &str) -> Result<()> {
-    let system = python_database(fixture, form).await?;
+    let mut system = python_database(fixture, form).await?;
     let (rows, before) = (contents(&system).await?, attachments(&system).await?);
     migrate(&system).await?;
     let adopted = attachments(&system).await?;
@@ -563,9 +563,18 @@ async fn detaching_takes_all_of_ours_off(fixture: &Arc<Fixture>, form: &str) -> 
         ensure!(detached == before, "{detached:#?} instead of {before:#?}");
     }
     ensure!(contents(&system).await? == rows);
+    for program in ["gateway", "worker"] {
+        let log = refused(&mut system, program, &[]).await?;
+        ensure!(log.contains("the database was detached: run `worker migrate`"), "{log}");
+    }
     migrate(&system).await?;
     ensure!(attachments(&system).await? == adopted);
     ensure!(contents(&system).await? == rows);
+
+    system.start_worker(&[]).await?;
+    let (done, said) = system.worker_command(&["detach"]).await?;
+    ensure!(!done && said.contains("1 workers run: stop all workers and gateways first"), "{said}");
+    ensure!(attachments(&system).await? == adopted);
     system.finish().await
 }
 

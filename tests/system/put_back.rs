@@ -17,6 +17,7 @@ tests!(
     what_can_not_be_applied_again_is_parked_again,
     an_update_without_a_queue_is_parked_and_put_back,
     a_message_that_rabbitmq_gave_up_is_parked,
+    what_a_full_queue_refuses_stays_parked,
     a_command_that_makes_no_sense_says_what_does,
 );
 
@@ -190,7 +191,61 @@ async fn a_message_that_rabbitmq_gave_up_is_parked(fixture: Arc<Fixture>) -> Res
     receipt(&system, settled.header("update-id"), "done").await?;
     system.drained().await?;
     connection.close(200, "done".into()).await?;
+    // Put back, they are known again by what they have for an id.
+    command(&system, &["parked", "put-back", "--all"]).await?;
+    let again = parked(&system, 2).await?;
+    for (before, after) in all.iter().zip(&again) {
+        ensure!(
+            before["id"] == after["id"] && before["parked_at"] != after["parked_at"],
+            "{again:?}"
+        );
+    }
     system.finish_with_parked()
+}
+
+async fn what_a_full_queue_refuses_stays_parked(fixture: Arc<Fixture>) -> Result<()> {
+    let mut system = System::bare(&fixture).await?;
+    let variables = [
+        ("SDB_DATABASE_URI", system.database_uri.as_str()),
+        ("SDB_QUEUE_LIMIT", "5"),
+        ("SDB_PARTITIONS", "1"),
+    ];
+    let (done, said) = fixture.command(&fixture.binaries.worker, &["migrate"], &variables).await?;
+    ensure!(done, "{said}");
+    system.start_gateway(&[]).await?;
+    system.components(&[("DNS", &[])]).await?;
+    let update = post_async(&system, &dns(1, "early")).await?;
+    rename(&system, "Other").await?;
+    system.start_worker(&[]).await?;
+    parked(&system, 1).await?;
+    drop(system.workers.remove(0));
+    rename(&system, "DNS").await?;
+    // A quorum queue may take a few more than its limit.
+    loop {
+        let request = system.update(&dns(1, "later")).header("Prefer", "respond-async");
+        let answer = answer(request).await?;
+        if answer.status == 503 {
+            break;
+        }
+        ensure!(answer.status == 202, "{answer:?}");
+    }
+    let (done, said) = system.worker_command(&["parked", "put-back", "--all"]).await?;
+    ensure!(!done && said.contains("was not put back, since its queue is full"), "{said}");
+    parked(&system, 1).await?;
+    receipt(&system, &update, "parked").await?;
+
+    // A command that was killed before it sent anything leaves this behind; it counts after a while.
+    let killed = "UPDATE sdb_parked SET put_back_at = (now() AT TIME ZONE 'UTC') - interval";
+    system.sql(&format!("{killed} '1 minute'")).await?;
+    receipt(&system, &update, "pending").await?;
+    system.sql(&format!("{killed} '11 minutes'")).await?;
+    receipt(&system, &update, "parked").await?;
+
+    system.start_worker(&[]).await?;
+    system.drained().await?;
+    command(&system, &["parked", "put-back", "--all"]).await?;
+    receipt(&system, &update, "done").await?;
+    system.finish().await
 }
 
 async fn a_command_that_makes_no_sense_says_what_does(fixture: Arc<Fixture>) -> Result<()> {

@@ -252,13 +252,20 @@ fn shared_attributes(component: &Component, wanted: &Wanted) -> usize {
     wanted.attributes.iter().filter(|a| component.attributes.contains(a)).count()
 }
 
+/// The component that was changed to what is wanted: the one of its name that has most of its
+/// attributes, but some. One that shares none is another component, unless one of both has none at
+/// all.
 fn closest<'a>(
     candidates: impl Iterator<Item = &'a Component>,
     wanted: &Wanted,
 ) -> Option<ComponentId> {
     let mut ranked: Vec<(usize, ComponentId)> = candidates
         .filter(|component| component.name == wanted.name)
-        .map(|component| (shared_attributes(component, wanted), component.id))
+        .map(|component| (shared_attributes(component, wanted), component))
+        .filter(|(shared, component)| {
+            *shared > 0 || wanted.attributes.is_empty() || component.attributes.is_empty()
+        })
+        .map(|(shared, component)| (shared, component.id))
         .collect();
     ranked.sort_unstable();
     match ranked.as_slice() {
@@ -497,5 +504,20 @@ mod tests {
         let third = parse("components:\n- name: DNS\n  attributes: {region: R3, category: Net}\n");
         let plan = Plan::new(existing, third.expect("parses"));
         assert_eq!((plan.add.len(), plan.change.len(), plan.stay.len()), (1, 0, 2));
+
+        // Alone of its name, it is another component if nothing else is the same, and the same one
+        // if one of both has nothing else.
+        let plan_of = |before: &str, after: &str| {
+            let [before, after] = [before, after].map(|attributes| {
+                parse(&format!("components:\n- name: DNS\n  attributes: {{{attributes}}}\n"))
+                    .expect("parses")
+            });
+            let plan = Plan::new(vec![stored(3, &before[0])], after);
+            (plan.add.len(), plan.change.len(), plan.stay.len())
+        };
+        assert_eq!(plan_of("region: R1", "region: R2"), (1, 0, 1));
+        assert_eq!(plan_of("region: R1, category: Net", "region: R2, category: Net"), (0, 1, 0));
+        assert_eq!(plan_of("", "region: R2"), (0, 1, 0));
+        assert_eq!(plan_of("region: R1", ""), (0, 1, 0));
     }
 }

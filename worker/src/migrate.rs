@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use shared::{
     settings::Settings,
     topology::{Recorded, Topology},
@@ -101,8 +101,10 @@ const PAUSE: Duration = Duration::from_millis(200);
 pub async fn migrate(database: &mut PgConnection, settings: &Settings) -> Result<Vec<String>> {
     lock(database).await?;
     let said = migrate_alone(database, settings).await;
-    unlock(database).await?;
-    said
+    let unlocked = unlock(database).await;
+    let said = said?;
+    unlocked?;
+    Ok(said)
 }
 
 /// Waits until no other operator's command is at it. Not inside PostgreSQL: an index that is made
@@ -151,10 +153,22 @@ async fn migrate_alone(database: &mut PgConnection, settings: &Settings) -> Resu
 /// Takes our triggers, indexes and constraint off the dashboard's tables.
 ///
 /// # Errors
-/// When the database fails.
+/// When workers run, or the database fails.
 pub async fn detach(database: &mut PgConnection) -> Result<()> {
     lock(database).await?;
     let mut transaction = database.begin().await?;
+    let workers: i64 = match sqlx::query_scalar("SELECT to_regclass('sdb_living_worker') IS NULL")
+        .fetch_one(&mut *transaction)
+        .await?
+    {
+        true => 0,
+        false => {
+            sqlx::query_scalar("SELECT count(*) FROM sdb_living_worker")
+                .fetch_one(&mut *transaction)
+                .await?
+        }
+    };
+    ensure!(workers == 0, "{workers} workers run: stop all workers and gateways first");
     transaction.execute(sqlx::raw_sql(DETACH)).await?;
     transaction.commit().await?;
     unlock(database).await

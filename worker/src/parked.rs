@@ -37,6 +37,8 @@ pub struct Parked {
     pub id: i64,
     /// Its update, where it could be read that far.
     pub update_id: Option<UpdateId>,
+    #[serde(skip)]
+    delivery_key: String,
     /// The queue that it came from.
     pub queue: String,
     /// Why it could not be applied.
@@ -83,6 +85,15 @@ impl Parked {
         )
     }
 
+    /// The id that its message had, so that it is known again if it has to be parked again.
+    fn message_id(&self) -> Option<String> {
+        match self.update_id {
+            Some(id) => Some(id.to_string()),
+            // Before the digest of its bytes.
+            None => self.delivery_key.rsplit_once(' ').map(|(id, _)| id.to_owned()),
+        }
+    }
+
     /// Where it goes when it is put back: to its component's partition; where it names none, to the
     /// one that it came from.
     fn partition(&self, topology: &Topology) -> u16 {
@@ -108,7 +119,7 @@ pub async fn list(database: &mut PgConnection, which: &Which) -> Result<Vec<Park
         Which::All => None,
     };
     let parked: Vec<Parked> = sqlx::query_as(
-        "SELECT id, update_id, queue, reason, parked_at, put_back_at, payload FROM sdb_parked
+        "SELECT id, update_id, delivery_key, queue, reason, parked_at, put_back_at, payload FROM sdb_parked
         WHERE $1::bigint[] IS NULL OR id = ANY($1) ORDER BY id",
     )
     .bind(ids)
@@ -161,22 +172,31 @@ pub async fn put_back(
         .bind(parked.id)
         .execute(&mut *database)
         .await?;
-        publish(&channel, &topology, parked)
+        let taken = publish(&channel, &topology, parked)
             .await
             .with_context(|| format!("{} may not have been put back: do it again", parked.id))?;
+        if !taken {
+            sqlx::query("UPDATE sdb_parked SET put_back_at = NULL WHERE id = $1")
+                .bind(parked.id)
+                .execute(&mut *database)
+                .await?;
+            bail!("{} was not put back, since its queue is full: do it again later", parked.id);
+        }
     }
-    connection.close(200, "done".into()).await?;
+    // All is done: how the connection ends changes nothing.
+    drop(connection.close(200, "done".into()).await);
     Ok(parked.len())
 }
 
-async fn publish(channel: &Channel, topology: &Topology, parked: &Parked) -> Result<()> {
+/// Whether RabbitMQ took it.
+async fn publish(channel: &Channel, topology: &Topology, parked: &Parked) -> Result<bool> {
     let key = topology.routing_key(parked.partition(topology));
     let mut properties = BasicProperties::default()
         .with_content_type("application/json".into())
         .with_type("status-update".into())
         .with_delivery_mode(PERSISTENT);
-    if let Some(id) = parked.update_id {
-        properties = properties.with_message_id(id.to_string().into());
+    if let Some(id) = parked.message_id() {
+        properties = properties.with_message_id(id.into());
     }
     let (exchange, options) = (topology.exchange(), BasicPublishOptions::default());
     let publishing =
@@ -184,8 +204,8 @@ async fn publish(channel: &Channel, topology: &Topology, parked: &Parked) -> Res
     // RabbitMQ confirms nothing while it is short of memory.
     let confirmed = timeout(CONFIRM_LIMIT, async { publishing.await?.await });
     match confirmed.await.context("RabbitMQ did not confirm it")?? {
-        Confirmation::Ack(_) => Ok(()),
-        Confirmation::Nack(_) => bail!("its queue is full"),
+        Confirmation::Ack(_) => Ok(true),
+        Confirmation::Nack(_) => Ok(false),
         Confirmation::NotRequested => bail!("RabbitMQ gave no confirmation"),
     }
 }

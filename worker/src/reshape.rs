@@ -102,8 +102,10 @@ pub async fn change(
 ) -> Result<String> {
     migrate::lock(database).await?;
     let changed = change_alone(database, broker, wanted, stop).await;
-    migrate::unlock(database).await?;
-    changed
+    let unlocked = migrate::unlock(database).await;
+    let said = changed?;
+    unlocked?;
+    Ok(said)
 }
 
 async fn change_alone(
@@ -145,7 +147,9 @@ async fn change_alone(
             .context("nothing was changed, but the queues are closed: run this again")?;
         return Err(error.context("nothing was changed, and updates are taken again"));
     }
-    record(database, new, Phase::Open).await?;
+    record(database, new, Phase::Open)
+        .await
+        .context("the queues are closed, under their old names or new ones: run this again")?;
     let said = format!(
         "Updates take {} partitions of at most {} updates; a worker holds {} of each. Where \
         SDB_PARTITIONS, SDB_QUEUE_LIMIT or SDB_PREFETCH are set, set them to that before the next \
@@ -156,7 +160,8 @@ async fn change_alone(
         let reason = chain(error.as_ref());
         return Ok(format!("{said} The old queues, which are empty, stay behind: {reason}"));
     }
-    connection.close(200, "done".into()).await?;
+    // All is done: how the connection ends changes nothing.
+    drop(connection.close(200, "done".into()).await);
     Ok(said)
 }
 

@@ -41,6 +41,8 @@ pub enum RunError {
 const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
 const UPKEEP_EVERY: Duration = Duration::from_secs(3600);
 const UPKEEP_PAUSE: Duration = Duration::from_secs(5);
+/// Time for one upkeep: a connection that fell silent must not end it for good.
+const UPKEEP_LIMIT: Duration = Duration::from_secs(600);
 /// Time for the replies to the last batch.
 const REPLY_LIMIT: Duration = Duration::from_secs(1);
 /// Time for the last batch after `stop`.
@@ -153,7 +155,8 @@ impl Upkeep {
             let kept = self
                 .database
                 .with(async |connection: &mut PgConnection| inbox::keep(connection, days).await);
-            match kept.await {
+            let silent = |_| Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()));
+            match timeout(UPKEEP_LIMIT, kept).await.unwrap_or_else(silent) {
                 Ok(()) => return,
                 Err(error) => {
                     let reason = chain(&error);

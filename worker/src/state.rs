@@ -2,7 +2,9 @@
 //!
 //! Every statement here comes after the scope's lock, so it sees all that earlier deciders wrote.
 //! What the Python dashboard writes, it writes without that lock: the incident and relation rows
-//! that decisions rest on are therefore locked too, in order of their ids.
+//! that decisions rest on are therefore locked too, in order of their ids. A statement that had to
+//! wait for such a writer skips what it took away, but does not see what it wrote instead; so all is
+//! locked by one statement, and read by the next.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -13,20 +15,36 @@ use crate::decision::{ActiveState, IncidentRef, ManualIncident, SystemIncident};
 
 /// The active state, as far as these components go. `until` is the latest time that will be decided
 /// at.
-///
-/// The incidents are locked by a statement of their own: the next one then sees what a writer did
-/// that was waited for.
 pub(crate) async fn read(
     database: &mut PgConnection,
     components: &[ComponentId],
     now: Timestamp,
     until: Timestamp,
 ) -> Result<ActiveState, sqlx::Error> {
+    // Nothing counts less than 0 rows: that part is there for its locks alone.
     let rows: Vec<(IncidentId, String, i16, Timestamp)> = sqlx::query_as(
-        "SELECT id, text, impact, start_date FROM incident
-        WHERE system AND end_date IS NULL AND impact BETWEEN 1 AND 3
-        ORDER BY id FOR UPDATE",
+        "WITH active AS (
+            SELECT id, text, impact, start_date FROM incident
+            WHERE system AND end_date IS NULL AND impact BETWEEN 1 AND 3
+            ORDER BY id FOR UPDATE
+        ), affected AS (
+            SELECT FROM incident_component_relation
+            WHERE incident_id = ANY(ARRAY(SELECT id FROM active)) AND component_id = ANY($1)
+            ORDER BY incident_id, component_id FOR UPDATE
+        ), manual AS (
+            SELECT FROM incident i JOIN incident_component_relation r ON r.incident_id = i.id
+            WHERE r.component_id = ANY($1) AND (NOT i.system OR i.impact = 0)
+                AND i.start_date <= $3 AND (i.end_date IS NULL OR i.end_date > $2)
+            ORDER BY i.id, r.component_id FOR SHARE OF i, r
+        )
+        SELECT id, text, impact, start_date FROM active
+        UNION ALL
+        SELECT 0, '', 0::smallint, localtimestamp WHERE (SELECT count(*) FROM affected) < 0
+            OR (SELECT count(*) FROM manual) < 0",
     )
+    .bind(components)
+    .bind(now)
+    .bind(until)
     .fetch_all(&mut *database)
     .await?;
     let ids: Vec<IncidentId> = rows.iter().map(|row| row.0).collect();

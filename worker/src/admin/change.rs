@@ -168,6 +168,12 @@ pub(super) async fn change(
     if let (Kind::Maintenance, Some(end)) = (kind, incident.end_date) {
         change.check_window(incident.start_date, end)?;
     }
+    // Its components would leave the incidents that they are in, for one that covers nothing yet.
+    let covers = incident.start_date <= change.now && incident.end_date.is_none();
+    ensure!(
+        covers || gathered.is_empty(),
+        "{name} is not active at this moment, so that it can't take components over"
+    );
     let there = add.iter().find(|component| incident.components.contains(&component.id));
     if let Some(there) = there {
         bail!("{} is in {name} already", there.label());

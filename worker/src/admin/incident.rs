@@ -248,10 +248,13 @@ pub(super) async fn now(database: &mut PgConnection) -> Result<Timestamp, sqlx::
     sqlx::query_scalar(clock).fetch_one(database).await
 }
 
-/// What is active or scheduled, newest start first.
+/// What is active or scheduled, newest start first. Others may write impacts that mean nothing to us.
 pub(super) async fn list(database: &mut PgConnection) -> Result<Vec<Incident>> {
     let now = now(database).await?;
-    let rows = sqlx::query_as(select!("i.end_date IS NULL OR i.end_date > $1")).bind(now);
+    let rows = sqlx::query_as(select!(
+        "(i.end_date IS NULL OR i.end_date > $1) AND i.impact BETWEEN 0 AND 3"
+    ))
+    .bind(now);
     let rows: Vec<Row> = rows.fetch_all(&mut *database).await?;
     with_components(database, rows, now).await
 }
