@@ -9,7 +9,7 @@ use shared::timestamp::Timestamp;
 
 use crate::{
     bench::{Bench, address, closed, say, start_gateway, start_worker},
-    history,
+    history::{self, Whose},
     load::Request,
     report::{Row, Target, Unit},
     updates::CONNECTIONS,
@@ -30,7 +30,7 @@ pub(crate) async fn grown(bench: &mut Bench) -> Result<()> {
     let mut grown = bench.prepared("grown").await?;
     let history = format!("{incidents} closed incidents and {inbox} decided updates");
     say(&format!("making {history}"));
-    history::add_incidents(&grown, incidents, 5, 2, true).await?;
+    history::add_incidents(&grown, incidents, 5, 2, Whose::All).await?;
     history::add_inbox(&grown, inbox).await?;
     history::settle(&grown).await?;
     start_worker(&mut grown).await?;

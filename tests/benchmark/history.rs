@@ -3,17 +3,26 @@
 use anyhow::Result;
 use harness::System;
 
+/// Who made incidents.
+pub(crate) enum Whose {
+    Persons,
+    /// Every other one monitoring left behind.
+    All,
+}
+
 /// Adds closed incidents, each with so many updates and so many components. Newer ones end later, and
 /// the last one ended a minute ago.
-///
-/// Those of the system are what monitoring left behind; manual ones an operator made.
 pub(crate) async fn add_incidents(
     system: &System,
     incidents: u32,
     updates: u32,
     components: u32,
-    of_the_system: bool,
+    whose: Whose,
 ) -> Result<()> {
+    let of_the_system = match whose {
+        Whose::Persons => "false",
+        Whose::All => "n % 2 = 0",
+    };
     system
         .sql(&format!(
             "WITH made AS (

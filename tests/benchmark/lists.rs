@@ -6,7 +6,7 @@ use reqwest::header::ETAG;
 
 use crate::{
     bench::{Bench, address, closed, median},
-    history,
+    history::{self, Whose},
     load::Request,
     report::{Row, Target, Unit},
     yardsticks::{self, Bare},
@@ -32,7 +32,7 @@ async fn body(system: &System, path: &str) -> Result<(Vec<u8>, String)> {
 /// With 50 incidents.
 pub(crate) async fn small(bench: &mut Bench) -> Result<()> {
     let system = bench.system("small_lists").await?;
-    history::add_incidents(&system, 50, 3, 2, false).await?;
+    history::add_incidents(&system, 50, 3, 2, Whose::Persons).await?;
     history::settle(&system).await?;
     let path = "/api/v1/incidents";
     let (bytes, tag) = body(&system, path).await?;
@@ -93,7 +93,7 @@ pub(crate) async fn small(bench: &mut Bench) -> Result<()> {
 /// With 1,000 incidents of history.
 pub(crate) async fn large(bench: &mut Bench) -> Result<()> {
     let system = bench.system("large_lists").await?;
-    history::add_incidents(&system, 1_000, 6, 3, false).await?;
+    history::add_incidents(&system, 1_000, 6, 3, Whose::Persons).await?;
     history::settle(&system).await?;
     let targets = [
         ("/api/v1/incidents", Target::EitherAtLeast { figure: 1_470.0, ratio: 0.9 }),

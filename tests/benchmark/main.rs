@@ -67,7 +67,7 @@ enum Part {
     Async,
     /// A backlog.
     Drain,
-    /// The same among 10,000 components and as many incidents that stand.
+    /// The same among 10,000 components, as many incidents that stand, and many closed ones.
     Broad,
     /// POST at a steady rate.
     Steady,

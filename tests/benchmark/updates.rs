@@ -9,7 +9,7 @@ use tokio::time::sleep;
 
 use crate::{
     bench::{Bench, address, closed, median, middle_of, say, start_worker},
-    history,
+    history::{self, Whose},
     load::{Outcome, Request},
     publisher::Publisher,
     report::{Row, Target, Unit},
@@ -27,6 +27,8 @@ pub(crate) const STEADY: u32 = 500;
 const STORM: usize = 32;
 /// Components that no update is about.
 const OTHER_COMPONENTS: u32 = 9_900;
+/// Closed incidents of the components that updates are about.
+const CLOSED: u32 = 20_000;
 /// Longer than a worker may take for a backlog, or RabbitMQ for getting one.
 const BACKLOG_LIMIT: Duration = Duration::from_secs(120);
 
@@ -119,16 +121,18 @@ pub(crate) async fn drain(bench: &mut Bench) -> Result<()> {
     drain.publisher.close().await
 }
 
-/// From a backlog, among many components and incidents that stand and that no update is about.
+/// From a backlog, among many components and incidents that stand and that no update is about, and
+/// after many closed ones of persons that were about the same components.
 pub(crate) async fn broad(bench: &mut Bench) -> Result<()> {
     let backlog = bench.scale.backlog;
     let what = format!(
         "one worker, a backlog of {backlog} updates, among {OTHER_COMPONENTS} other components \
-         with {} incidents that stand",
+         with {} incidents that stand, after {CLOSED} closed ones",
         OTHER_COMPONENTS + history::SYSTEM_INCIDENTS
     );
     say(&what);
     let (narrow, broad) = (bench.prepared("narrow").await?, bench.prepared("broad").await?);
+    history::add_incidents(&broad, CLOSED, 1, 2, Whose::Persons).await?;
     history::add_others(&broad, OTHER_COMPONENTS).await?;
     history::settle(&broad).await?;
     let (mut narrow, mut broad) = (Drain::start(narrow).await?, Drain::start(broad).await?);
@@ -236,7 +240,7 @@ pub(crate) async fn steady(bench: &mut Bench) -> Result<()> {
 /// to them.
 pub(crate) async fn mixed(bench: &mut Bench) -> Result<()> {
     let system = bench.system("mixed").await?;
-    history::add_incidents(&system, 50, 3, 2, false).await?;
+    history::add_incidents(&system, 50, 3, 2, Whose::Persons).await?;
     let post = Request::Post(Vec::new());
     let path = "/api/v1/incidents";
     let list = Request::Get(path.to_owned(), Vec::new());

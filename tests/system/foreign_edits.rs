@@ -15,6 +15,7 @@ tests!(
     every_foreign_write_is_shown_by_the_next_get,
     a_maintenance_of_an_operator_suppresses_until_it_ends,
     a_planned_maintenance_suppresses_nothing,
+    what_covers_a_component_is_found_among_many,
     an_incident_that_an_operator_closes_is_followed_by_another,
     an_incident_that_an_operator_takes_over_is_never_changed_again,
     above_a_manual_incident_the_component_goes_its_way_beside_it,
@@ -267,6 +268,41 @@ async fn a_planned_maintenance_suppresses_nothing(fixture: Arc<Fixture>) -> Resu
     // An operator puts the start forward.
     system.sql(&format!("UPDATE incident SET start_date = {NOW} WHERE id = {planned}")).await?;
     ensure!(post(&system, "DNS", 2, 200).await? == planned);
+    system.finish().await
+}
+
+/// More stand than are each looked at.
+async fn what_covers_a_component_is_found_among_many(fixture: Arc<Fixture>) -> Result<()> {
+    let system = with_components(&fixture).await?;
+    let maintenance = insert_manual(
+        &system,
+        0,
+        "interval '-1 hour'",
+        &format!("{NOW} + interval '1 hour'"),
+        &[2],
+    )
+    .await?;
+    let dns = insert_manual(&system, 2, "interval '-1 hour'", "NULL", &[1]).await?;
+    let many = format!(
+        "WITH made AS (
+            INSERT INTO incident (text, start_date, end_date, impact, system)
+            SELECT 'Other', {NOW} - interval '1 hour',
+                CASE n % 3 WHEN 0 THEN {NOW} + interval '1 hour' END, 3, false
+            FROM generate_series(1, 300) n RETURNING id
+        ) INSERT INTO incident_component_relation SELECT id, 3 FROM made"
+    );
+    system.sql(&many).await?;
+    ensure!(post(&system, "DNS", 2, 200).await? == dns);
+    ensure!(post(&system, "CDN", 3, 200).await? == maintenance);
+    // The oldest of them covers Mail.
+    ensure!(post(&system, "Mail", 1, 200).await? == dns + 1);
+    // Once they are closed nothing covers Mail, and the others are found as before.
+    let close = format!("UPDATE incident SET end_date = {NOW} WHERE text = 'Other'");
+    system.sql(&close).await?;
+    let mail = post(&system, "Mail", 1, 201).await?;
+    ensure!(mail > dns + 300);
+    ensure!(post(&system, "DNS", 2, 200).await? == dns);
+    ensure!(post(&system, "CDN", 3, 200).await? == maintenance);
     system.finish().await
 }
 

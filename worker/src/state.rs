@@ -13,6 +13,56 @@ use sqlx::{FromRow, PgConnection, Row, postgres::PgRow};
 
 use crate::decision::{ActiveState, IncidentRef, ManualIncident, SystemIncident};
 
+/// `covering`: which persons' incidents and maintenances have which of the components $1, at some
+/// time from $2 to $3. A maintenance is one whoever opened it.
+///
+/// How it is found is not left to the planner, which knows neither how few incidents stand nor how
+/// many a component once had, and would take the longer way when it guesses wrong. As a rule few stand,
+/// and each is asked for its components. Where many do, each component is asked for its incidents since
+/// the oldest that stands. So neither history nor what stands elsewhere costs a batch anything.
+macro_rules! covering {
+    () => {
+        "standing AS MATERIALIZED (
+            SELECT id FROM incident
+            WHERE end_date IS NULL AND (NOT system OR impact = 0)
+                AND impact BETWEEN 0 AND 3 AND start_date <= $3
+            UNION ALL
+            SELECT id FROM incident
+            WHERE end_date > $2 AND (NOT system OR impact = 0)
+                AND impact BETWEEN 0 AND 3 AND start_date <= $3
+        ), are AS MATERIALIZED (
+            SELECT count(*) <= 100 AS few FROM (SELECT FROM standing LIMIT 101) AS first
+        ), oldest AS MATERIALIZED (
+            SELECT least(
+                (SELECT id FROM incident WHERE end_date IS NULL AND (NOT system OR impact = 0)
+                    ORDER BY id LIMIT 1),
+                (SELECT min(id) FROM
+                    (SELECT id FROM incident WHERE end_date > $2 OFFSET 0) AS ending)) AS id
+        ), covering AS MATERIALIZED (
+            SELECT standing.id AS incident_id, r.component_id
+            FROM standing, LATERAL (
+                SELECT component_id FROM incident_component_relation
+                WHERE incident_id = standing.id OFFSET 0
+            ) AS r
+            WHERE (SELECT few FROM are) AND r.component_id = ANY($1::integer[])
+            UNION ALL
+            SELECT i.id, touched.id
+            FROM unnest($1::integer[]) AS touched (id), LATERAL (
+                SELECT incident_id FROM incident_component_relation
+                WHERE component_id = touched.id AND incident_id >= (SELECT id FROM oldest)
+                OFFSET 0
+            ) AS r, LATERAL (
+                SELECT id FROM incident
+                WHERE id = r.incident_id AND (NOT system OR impact = 0)
+                    AND impact BETWEEN 0 AND 3 AND start_date <= $3
+                    AND (end_date IS NULL OR end_date > $2)
+                OFFSET 0
+            ) AS i
+            WHERE NOT (SELECT few FROM are)
+        )"
+    };
+}
+
 /// The active state, as far as these components go. `until` is the latest time that will be decided
 /// at.
 pub(crate) async fn read(
@@ -22,26 +72,30 @@ pub(crate) async fn read(
     until: Timestamp,
 ) -> Result<ActiveState, sqlx::Error> {
     // Nothing counts less than 0 rows: that part is there for its locks alone.
-    let rows: Vec<(IncidentId, String, i16, Timestamp)> = sqlx::query_as(
-        "WITH active AS (
+    let rows: Vec<(IncidentId, String, i16, Timestamp)> = sqlx::query_as(concat!(
+        "WITH ",
+        covering!(),
+        ", active AS (
             SELECT id, text, impact, start_date FROM incident
-            WHERE system AND end_date IS NULL AND impact BETWEEN 1 AND 3
+            WHERE system AND end_date IS NULL AND impact <> 0 AND impact BETWEEN 1 AND 3
             ORDER BY id FOR UPDATE
         ), affected AS (
-            SELECT FROM incident_component_relation
-            WHERE incident_id = ANY(ARRAY(SELECT id FROM active)) AND component_id = ANY($1)
-            ORDER BY incident_id, component_id FOR UPDATE
+            SELECT FROM active, unnest($1) AS touched (id), LATERAL (
+                SELECT FROM incident_component_relation r
+                WHERE r.incident_id = active.id AND r.component_id = touched.id FOR UPDATE
+            ) AS locked
         ), manual AS (
-            SELECT FROM incident i JOIN incident_component_relation r ON r.incident_id = i.id
-            WHERE r.component_id = ANY($1) AND (NOT i.system OR i.impact = 0)
-                AND i.start_date <= $3 AND (i.end_date IS NULL OR i.end_date > $2)
-            ORDER BY i.id, r.component_id FOR SHARE OF i, r
+            SELECT FROM (SELECT * FROM covering ORDER BY incident_id, component_id) AS c, LATERAL (
+                SELECT FROM incident i JOIN incident_component_relation r ON r.incident_id = i.id
+                WHERE i.id = c.incident_id AND r.component_id = c.component_id
+                FOR SHARE OF i, r
+            ) AS locked
         )
         SELECT id, text, impact, start_date FROM active
         UNION ALL
         SELECT 0, '', 0::smallint, localtimestamp WHERE (SELECT count(*) FROM affected) < 0
             OR (SELECT count(*) FROM manual) < 0",
-    )
+    ))
     .bind(components)
     .bind(now)
     .bind(until)
@@ -128,32 +182,33 @@ async fn related(
 ) -> Result<Vec<Related>, sqlx::Error> {
     // One component outside the batch is enough to know that a component of the batch is not the
     // only one; it is locked, so that it stays until the commit.
-    //
-    // A maintenance is one whoever opened it.
-    sqlx::query_as(
-        "WITH affected AS (
-            SELECT incident_id, component_id FROM incident_component_relation
-            WHERE incident_id = ANY($1) AND component_id = ANY($2)
-            ORDER BY incident_id, component_id FOR UPDATE
+    sqlx::query_as(concat!(
+        "WITH ",
+        covering!(),
+        ", affected AS (
+            SELECT ids.id AS incident_id, touched.id AS component_id
+            FROM unnest($4::integer[]) AS ids (id), unnest($1) AS touched (id), LATERAL (
+                SELECT FROM incident_component_relation r
+                WHERE r.incident_id = ids.id AND r.component_id = touched.id FOR UPDATE
+            ) AS locked
         ), rest AS (
             SELECT ids.id, other.component_id IS NOT NULL AS has_others,
                 (SELECT max(\"timestamp\") FROM incident_status s WHERE s.incident_id = ids.id)
                     AS last_update_at
-            FROM unnest($1::integer[]) AS ids (id)
+            FROM unnest($4::integer[]) AS ids (id)
             LEFT JOIN LATERAL (
                 SELECT component_id FROM incident_component_relation r
-                WHERE r.incident_id = ids.id AND component_id <> ALL($2)
+                WHERE r.incident_id = ids.id AND component_id <> ALL($1)
                 LIMIT 1 FOR UPDATE
             ) AS other ON true
         ), manual AS (
-            SELECT i.id, r.component_id, i.text, i.impact, i.start_date, i.end_date,
+            SELECT c.component_id, i.*,
                 (SELECT max(\"timestamp\") FROM incident_status s WHERE s.incident_id = i.id)
                     AS last_update_at
-            FROM incident i JOIN incident_component_relation r ON r.incident_id = i.id
-            WHERE r.component_id = ANY($2)
-                AND (NOT i.system OR i.impact = 0) AND i.impact BETWEEN 0 AND 3
-                AND i.start_date <= $4 AND (i.end_date IS NULL OR i.end_date > $3)
-            ORDER BY i.id, r.component_id FOR SHARE OF i, r
+            FROM covering c, LATERAL (
+                SELECT id, text, impact, start_date, end_date FROM incident
+                WHERE id = c.incident_id OFFSET 0
+            ) AS i
         )
         SELECT 'affected' AS what, incident_id AS incident, component_id AS component,
             NULL::boolean AS has_others, NULL AS text, NULL::smallint AS impact,
@@ -165,11 +220,11 @@ async fn related(
         UNION ALL
         SELECT 'manual', id, component_id, NULL, text, impact, start_date, end_date, last_update_at
         FROM manual",
-    )
-    .bind(system)
+    ))
     .bind(components)
     .bind(now)
     .bind(until)
+    .bind(system)
     .fetch_all(database)
     .await
 }
