@@ -15,5 +15,5 @@ BEGIN
 END $$;
 
 ALTER TABLE IF EXISTS incident DROP CONSTRAINT IF EXISTS sdb_one_active_system_incident_per_impact;
-DROP INDEX IF EXISTS sdb_incident_open, sdb_incident_end, sdb_incident_start,
+DROP INDEX IF EXISTS sdb_incident_open, sdb_incident_active, sdb_incident_end, sdb_incident_start,
     sdb_incident_impact, sdb_relation_component, sdb_status_in_order;

@@ -58,11 +58,17 @@ const SHARED_TABLES: [(&str, &[Column]); 5] = [
 ];
 
 /// Our indexes on these tables. Each is made without stopping writers, and so on its own.
-const INDEXES: [(&str, &str); 6] = [
+const INDEXES: [(&str, &str); 7] = [
     // The active incidents, few among many.
     (
         "sdb_incident_open",
         "CREATE INDEX CONCURRENTLY sdb_incident_open ON incident (id) WHERE end_date IS NULL",
+    ),
+    // Those of the system, which every batch asks for: three at most, however many persons opened.
+    (
+        "sdb_incident_active",
+        "CREATE INDEX CONCURRENTLY sdb_incident_active
+        ON incident (id) WHERE system AND end_date IS NULL",
     ),
     // Ends that the ETag of the active lists watches, and incidents that have yet to end.
     ("sdb_incident_end", "CREATE INDEX CONCURRENTLY sdb_incident_end ON incident (end_date)"),

@@ -77,12 +77,12 @@ pub(crate) async fn read(
         covering!(),
         ", active AS (
             SELECT id, text, impact, start_date FROM incident
-            WHERE system AND end_date IS NULL AND impact <> 0 AND impact BETWEEN 1 AND 3
+            WHERE system AND end_date IS NULL AND impact BETWEEN 1 AND 3
             ORDER BY id FOR UPDATE
         ), affected AS (
             SELECT FROM active, unnest($1) AS touched (id), LATERAL (
-                SELECT FROM incident_component_relation r
-                WHERE r.incident_id = active.id AND r.component_id = touched.id FOR UPDATE
+                SELECT FROM incident_component_relation
+                WHERE incident_id = active.id AND component_id = touched.id FOR UPDATE
             ) AS locked
         ), manual AS (
             SELECT FROM (SELECT * FROM covering ORDER BY incident_id, component_id) AS c, LATERAL (
@@ -188,9 +188,9 @@ async fn related(
         ", affected AS (
             SELECT ids.id AS incident_id, touched.id AS component_id
             FROM unnest($4::integer[]) AS ids (id), unnest($1) AS touched (id), LATERAL (
-                SELECT FROM incident_component_relation r
-                WHERE r.incident_id = ids.id AND r.component_id = touched.id FOR UPDATE
-            ) AS locked
+                SELECT FROM incident_component_relation
+                WHERE incident_id = ids.id AND component_id = touched.id OFFSET 0
+            ) AS related
         ), rest AS (
             SELECT ids.id, other.component_id IS NOT NULL AS has_others,
                 (SELECT max(\"timestamp\") FROM incident_status s WHERE s.incident_id = ids.id)
