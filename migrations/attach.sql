@@ -21,6 +21,8 @@ BEGIN
             EXECUTE format('CREATE TRIGGER sdb_touch
                 AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON %I
                 FOR EACH STATEMENT EXECUTE FUNCTION sdb_touch(%L)', shared_table, what);
+            -- Whatever was changed without it, readers have not seen.
+            UPDATE sdb_version SET lists = lists + 1, catalogue = catalogue + 1;
         END IF;
     END LOOP;
 END $$;

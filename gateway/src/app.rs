@@ -17,7 +17,7 @@ use sqlx::{
 };
 use tokio::{
     sync::Semaphore,
-    time::{Instant, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -36,6 +36,8 @@ use crate::{
     waiters::Waiters,
 };
 
+/// Time after `stop` in which outcomes are waited for: less than the server gives its connections.
+const LAST_ANSWER: Duration = Duration::from_secs(8);
 /// Time that a request waits for a database connection.
 const ACQUIRE_LIMIT: Duration = Duration::from_secs(2);
 /// Time for which a connection that was used is taken to be good: beyond it is asked first.
@@ -121,6 +123,12 @@ impl App {
             inbox_days,
             stop,
         }
+    }
+
+    /// Waits until the gateway is to stop, and then as long as an answer may still be sent.
+    pub(crate) async fn ends(&self) {
+        self.stop.cancelled().await;
+        sleep(LAST_ANSWER).await;
     }
 }
 

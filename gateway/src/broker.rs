@@ -9,6 +9,7 @@
 //! through an exchange of its own, which is deleted before the next link is made.
 
 use std::{
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -33,12 +34,15 @@ use shared::{
     metrics::{COMMON, Server},
     seldom,
     telemetry::chain,
-    topology::{DeclareError, Phase, Recorded, Topology},
+    topology::{DeclareError, Phase, Recorded, Topology, TopologyError},
     traces,
 };
 use sqlx::PgPool;
-use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::{
+    runtime::Handle,
+    sync::watch,
+    time::{Instant, sleep, timeout, timeout_at},
+};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::waiters::Waiters;
@@ -73,6 +77,9 @@ pub(crate) enum PublishError {
     /// RabbitMQ is short of memory or disk and takes nothing: it was not sent.
     #[error("RabbitMQ takes no updates now: it is short of memory or disk")]
     Blocked,
+    /// The client's time was over before its turn came: it was not sent.
+    #[error("there was no time left to send it")]
+    Late,
     /// The queue is full: it was refused.
     #[error("the queue is full")]
     Full,
@@ -143,7 +150,7 @@ impl Link {
             // The channel is held while the publish is issued, not while it is confirmed.
             let channel = self.channels.get().await.map_err(|_| PublishError::Absent)?;
             if Instant::now() >= deadline {
-                return Err(PublishError::Absent);
+                return Err(PublishError::Late);
             }
             let options = BasicPublishOptions::default();
             let exchange = self.exchange.as_str().into();
@@ -171,6 +178,40 @@ impl Link {
 
     fn is_alive(&self) -> bool {
         self.channels.manager().0.status().connected() && !self.failed.load(Ordering::Relaxed)
+    }
+}
+
+/// A publish under way. Dropped before it has ended, since its client has gone or waits no longer, it
+/// goes on by itself: lapin would keep what it knows of a confirmation that nobody waits for.
+struct Sending<F: Future<Output = Result<(), PublishError>> + Send + 'static> {
+    sending: Option<Pin<Box<F>>>,
+    /// Of its link.
+    failed: Arc<AtomicBool>,
+}
+
+impl<F: Future<Output = Result<(), PublishError>> + Send + 'static> Sending<F> {
+    async fn until(mut self, deadline: Instant) -> Result<(), PublishError> {
+        let Some(sending) = &mut self.sending else { return Err(PublishError::Unconfirmed) };
+        let sent = timeout_at(deadline, sending).await;
+        if sent.is_ok() {
+            self.sending = None;
+        }
+        sent.unwrap_or(Err(PublishError::Unconfirmed))
+    }
+}
+
+impl<F: Future<Output = Result<(), PublishError>> + Send + 'static> Drop for Sending<F> {
+    fn drop(&mut self) {
+        let Some(sending) = self.sending.take() else { return };
+        let failed = self.failed.clone();
+        // Without a runtime the process ends, and its connections with it.
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(async move {
+                if timeout(UNCONFIRMED_LIMIT, sending).await.is_err() {
+                    failed.store(true, Ordering::Relaxed);
+                }
+            });
+        }
     }
 }
 
@@ -241,18 +282,8 @@ impl Publisher {
         }
 
         let failed = link.failed.clone();
-        let mut sending = Box::pin(link.send(key, body, properties, deadline));
-        let sent = match timeout_at(deadline, &mut sending).await {
-            Ok(sent) => sent,
-            Err(_) => {
-                tokio::spawn(async move {
-                    if timeout(UNCONFIRMED_LIMIT, sending).await.is_err() {
-                        failed.store(true, Ordering::Relaxed);
-                    }
-                });
-                Err(PublishError::Unconfirmed)
-            }
-        };
+        let sending = Box::pin(link.send(key, body, properties, deadline));
+        let sent = Sending { sending: Some(sending), failed }.until(deadline).await;
         if let Some(publishing) = publishing {
             publishing.end(sent.as_ref().err().map(|error| format!("{error:?}")));
         }
@@ -395,6 +426,10 @@ async fn follow(database: PgPool, recorded: watch::Sender<Recorded>) {
         match timeout(READ_LIMIT, reading).await {
             Ok(Ok(now)) => {
                 recorded.send_replace(now);
+            }
+            Ok(Err(error @ TopologyError::Detached)) => {
+                let reason = chain(&error);
+                seldom!(warn, &reason, reason, "lists may not show what changes");
             }
             Ok(Err(error)) => tracing::debug!(reason = chain(&error), "the topology can't be read"),
             Err(_) => tracing::debug!("the topology can't be read in time"),

@@ -34,6 +34,8 @@ use crate::{app::App, error::ApiError};
 
 /// Bytes of an answer that are held before it is streamed instead.
 const HELD_BYTES: usize = 4 * 1024 * 1024;
+/// Lists up to this size need no room: readers who take little at a time must not keep them from others.
+const SMALL_BYTES: usize = 16 * 1024;
 /// Time that a list waits for room in memory.
 const ROOM_LIMIT: Duration = Duration::from_secs(2);
 
@@ -124,15 +126,17 @@ where
 {
     let slot = app.written_lists.slot(list, coding);
     let mut written = slot.lock().await;
-    match written.as_ref().filter(|written| written.version() >= version) {
+    match written.as_ref().filter(|written| written.version().reaches(version)) {
         Some(Written::Held { version, body, next }) => {
             GATEWAY.lists.of(ListSource::Memory).inc();
             return Ok(held(*version, body.clone(), next.clone(), coding));
         }
         Some(Written::TooLarge(_)) => {
             drop(written);
+            // Before anything is read for one who is refused.
+            let permit = streaming(app)?;
             let rendering = render(produce, coding).await?;
-            return respond(app, version, rendering, coding).await;
+            return respond(app, version, rendering, coding, permit).await;
         }
         None => {}
     }
@@ -152,7 +156,8 @@ where
         part @ Rendering::Part { .. } => {
             *written = Some(Written::TooLarge(version));
             drop(written);
-            respond(app, version, part, coding).await
+            let permit = streaming(app)?;
+            respond(app, version, part, coding, permit).await
         }
     }
 }
@@ -188,9 +193,13 @@ where
     let errors = sender.clone();
     let produced = produce(ListWriter::new(coding, sender));
     tokio::spawn(async move {
-        let ended = match produced.await {
-            Ok(writer) => writer.finish().await,
-            Err(error) => Err(error),
+        let ended = tokio::select! {
+            produced = produced => match produced {
+                Ok(writer) => writer.finish().await,
+                Err(error) => Err(error),
+            },
+            // It may wait for rows that never come.
+            () = errors.closed() => Err(ListError::Reader),
         };
         if let Err(error) = ended {
             match error {
@@ -227,12 +236,20 @@ where
     Ok(Rendering::Part { begin: body.freeze(), rest: chunks, next })
 }
 
+/// A place among the few that have a list streamed.
+fn streaming(app: &App) -> Result<OwnedSemaphorePermit, ApiError> {
+    app.streamed_lists.clone().try_acquire_owned().map_err(|_| {
+        ApiError::unavailable("Too many large lists are being read; try again, or use `limit`")
+    })
+}
+
 /// Answers with a list that is not kept for others.
 async fn respond(
     app: &App,
     version: Version,
     rendering: Rendering,
     coding: Coding,
+    permit: OwnedSemaphorePermit,
 ) -> Result<Response, ApiError> {
     let (begin, rest, next) = match rendering {
         Rendering::Whole { body, next } => {
@@ -242,9 +259,6 @@ async fn respond(
         }
         Rendering::Part { begin, rest, next } => (begin, rest, next),
     };
-    let permit = app.streamed_lists.clone().try_acquire_owned().map_err(|_| {
-        ApiError::unavailable("Too many large lists are being read; try again, or use `limit`")
-    })?;
     GATEWAY.lists.of(ListSource::Streamed).inc();
     let rest = stream::unfold(Some((rest, permit)), |reading| async move {
         let (mut chunks, permit) = reading?;
@@ -275,6 +289,9 @@ impl AsRef<[u8]> for Room {
 
 /// Holds a list in memory, once there is room for it.
 async fn hold(app: &App, bytes: Bytes) -> Result<Bytes, ApiError> {
+    if bytes.len() <= SMALL_BYTES {
+        return Ok(bytes);
+    }
     let crowded = || ApiError::unavailable("Too many lists are being read; try again");
     let kib = u32::try_from(bytes.len() / 1024 + 1).map_err(|_| crowded())?;
     let room = app.held_lists.clone();

@@ -105,7 +105,7 @@ impl Waiters {
         {
             let kept = lock(&self.incidents);
             for id in ids {
-                if let Some((_, shown)) = kept.get(id).filter(|(at, _)| *at >= version) {
+                if let Some((_, shown)) = kept.get(id).filter(|(at, _)| at.reaches(version)) {
                     incidents.insert(*id, shown.clone());
                 }
             }

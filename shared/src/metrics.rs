@@ -81,6 +81,8 @@ words! {
         Absent = "rabbitmq_absent",
         /// RabbitMQ is short of memory or disk.
         Blocked = "rabbitmq_blocked",
+        /// The client's time was over before it could be sent.
+        Late = "no_time_left",
         /// The queue is full.
         Full = "queue_full",
         /// The number of partitions is being changed.

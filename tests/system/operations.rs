@@ -573,7 +573,10 @@ async fn detaching_takes_all_of_ours_off(fixture: &Arc<Fixture>, form: &str) -> 
 
     system.start_worker(&[]).await?;
     let (done, said) = system.worker_command(&["detach"]).await?;
-    ensure!(!done && said.contains("1 workers run: stop all workers and gateways first"), "{said}");
+    ensure!(
+        !done && said.contains("gateways or workers are connected: stop all of them"),
+        "{said}"
+    );
     ensure!(attachments(&system).await? == adopted);
     system.finish().await
 }

@@ -159,22 +159,18 @@ async fn migrate_alone(database: &mut PgConnection, settings: &Settings) -> Resu
 /// Takes our triggers, indexes and constraint off the dashboard's tables.
 ///
 /// # Errors
-/// When workers run, or the database fails.
+/// When gateways or workers are connected, or the database fails.
 pub async fn detach(database: &mut PgConnection) -> Result<()> {
     lock(database).await?;
     let mut transaction = database.begin().await?;
-    let workers: i64 = match sqlx::query_scalar("SELECT to_regclass('sdb_living_worker') IS NULL")
-        .fetch_one(&mut *transaction)
-        .await?
-    {
-        true => 0,
-        false => {
-            sqlx::query_scalar("SELECT count(*) FROM sdb_living_worker")
-                .fetch_one(&mut *transaction)
-                .await?
-        }
-    };
-    ensure!(workers == 0, "{workers} workers run: stop all workers and gateways first");
+    let running: i64 = sqlx::query_scalar(
+        "SELECT count(DISTINCT application_name) FROM pg_stat_activity
+        WHERE datname = current_database() AND pid <> pg_backend_pid()
+            AND application_name IN ('gateway', 'worker')",
+    )
+    .fetch_one(&mut *transaction)
+    .await?;
+    ensure!(running == 0, "gateways or workers are connected: stop all of them first");
     transaction.execute(sqlx::raw_sql(DETACH)).await?;
     transaction.commit().await?;
     unlock(database).await

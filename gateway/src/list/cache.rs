@@ -17,7 +17,6 @@ const KEPT_BYTES: usize = 32 * 1024 * 1024;
 const KEPT_LISTS: usize = 256;
 
 /// A list as it was written.
-#[derive(Clone)]
 pub(super) enum Written {
     /// It is in memory.
     Held {
@@ -56,10 +55,11 @@ impl Cache {
     /// The slot of a list; `list` says which one, and everything that its content depends on.
     pub(super) fn slot(&self, list: String, coding: Coding) -> Slot {
         let mut slots = self.slots();
-        if slots.slots.len() >= KEPT_LISTS {
+        let key = (list, coding);
+        if slots.slots.len() >= KEPT_LISTS && !slots.slots.contains_key(&key) {
             *slots = Slots::default();
         }
-        slots.slots.entry((list, coding)).or_default().clone()
+        slots.slots.entry(key).or_default().clone()
     }
 
     /// Makes room for so many bytes more.

@@ -16,9 +16,12 @@ const MOST_AT_ONCE: usize = 1_024;
 /// Time for one reading.
 const READ_LIMIT: Duration = Duration::from_secs(2);
 
-/// A state of the lists; a later one is greater.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+/// A state of the lists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Version {
+    /// When the database server was started, in microseconds since 1970: another server, or one that
+    /// was restored, may have lost what this one had, and count the same numbers again.
+    server: i64,
     /// Moves with every transaction that changes the lists.
     lists: i64,
     /// The newest start and end of an incident that have passed, in microseconds since 1970: what
@@ -32,11 +35,18 @@ impl Version {
         Self { windows: None, ..self }
     }
 
-    /// As it stands in an entity tag.
+    /// Whether what was read at this state, or after, is no older than `other`.
+    pub(crate) fn reaches(self, other: Self) -> bool {
+        self.server == other.server && (self.lists, self.windows) >= (other.lists, other.windows)
+    }
+
+    /// As it stands in an entity tag. Another release may write the same state in another way.
     pub(super) fn text(self) -> String {
-        match self.windows {
-            None => self.lists.to_string(),
-            Some((start, end)) => format!("{}-{start:x}-{end:x}", self.lists),
+        let Self { server, lists, windows } = self;
+        let release = env!("CARGO_PKG_VERSION");
+        match windows {
+            None => format!("{release}-{server:x}-{lists}"),
+            Some((start, end)) => format!("{release}-{server:x}-{lists}-{start:x}-{end:x}"),
         }
     }
 }
@@ -104,8 +114,9 @@ async fn read_twice(database: &mut Database) -> Result<Version, sqlx::Error> {
 }
 
 async fn read(database: &mut PgConnection) -> Result<Version, sqlx::Error> {
-    let (lists, start, end): (i64, Option<Timestamp>, Option<Timestamp>) = sqlx::query_as(
-        "SELECT lists,
+    type Row = (Timestamp, i64, Option<Timestamp>, Option<Timestamp>);
+    let (server, lists, start, end): Row = sqlx::query_as(
+        "SELECT pg_postmaster_start_time() AT TIME ZONE 'UTC', lists,
             (SELECT max(start_date) FROM incident WHERE start_date <= now),
             (SELECT max(end_date) FROM incident WHERE end_date <= now)
         FROM sdb_version, (SELECT clock_timestamp() AT TIME ZONE 'UTC' AS now) AS clock",
@@ -113,5 +124,6 @@ async fn read(database: &mut PgConnection) -> Result<Version, sqlx::Error> {
     .fetch_one(database)
     .await?;
     let micros = |instant: Option<Timestamp>| instant.map_or(0, Timestamp::as_micros);
-    Ok(Version { lists, windows: Some((micros(start), micros(end))) })
+    let windows = Some((micros(start), micros(end)));
+    Ok(Version { server: server.as_micros(), lists, windows })
 }

@@ -137,9 +137,19 @@ pub(crate) async fn post(
 }
 
 async fn read_body(body: Body) -> Result<Vec<u8>, ApiError> {
-    let collected = timeout(BODY_LIMIT, Limited::new(body, LARGEST_BODY).collect());
+    let mut body = Limited::new(body, LARGEST_BODY);
+    // Frame by frame: a body of one-byte chunks must not cost more than its bytes.
+    let collected = timeout(BODY_LIMIT, async {
+        let mut bytes = Vec::new();
+        while let Some(frame) = body.frame().await {
+            if let Ok(data) = frame?.into_data() {
+                bytes.extend_from_slice(&data);
+            }
+        }
+        Ok::<_, axum::BoxError>(bytes)
+    });
     match collected.await {
-        Ok(Ok(body)) => Ok(body.to_bytes().into()),
+        Ok(Ok(body)) => Ok(body),
         Ok(Err(error)) if error.is::<LengthLimitError>() => {
             Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "The body is larger than 64 KiB"))
         }
@@ -219,11 +229,11 @@ async fn deliver(
     GATEWAY.accepted.inc();
     let waiting = waiter.as_ref().and_then(|_| traces::get()).map(Traces::wait);
     let settled = match waiter {
-        // When the wait is over, or the connection for replies broke, the receipt will have the
-        // outcome.
-        Some(mut waiter) => {
-            timeout_at(deadline, &mut waiter.settled).await.ok().and_then(Result::ok)
-        }
+        // When the wait is over, or the gateway ends, the receipt will have the outcome.
+        Some(mut waiter) => tokio::select! {
+            settled = timeout_at(deadline, &mut waiter.settled) => settled.ok().and_then(Result::ok),
+            () = app.ends() => None,
+        },
         None => None,
     };
     GATEWAY.answered.of(settled.as_ref().map_or(Told::Pending, told)).inc();
@@ -334,6 +344,7 @@ fn not_accepted(id: UpdateId, error: &PublishError) -> Response {
     let refused = match error {
         PublishError::Absent => Refused::Absent,
         PublishError::Blocked => Refused::Blocked,
+        PublishError::Late => Refused::Late,
         PublishError::Full => Refused::Full,
         PublishError::Changing => Refused::Changing,
         PublishError::Unconfirmed => Refused::Unconfirmed,
@@ -349,6 +360,7 @@ fn not_accepted(id: UpdateId, error: &PublishError) -> Response {
         ),
         PublishError::Absent
         | PublishError::Blocked
+        | PublishError::Late
         | PublishError::Full
         | PublishError::Changing => format!("{error}; nothing was queued, try again"),
     };
