@@ -556,6 +556,7 @@ async fn detaching_takes_all_of_ours_off(fixture: &Arc<Fixture>, form: &str) -> 
     migrate(&system).await?;
     let adopted = attachments(&system).await?;
     ensure!(adopted != before);
+    let version = system.count("SELECT lists FROM sdb_version").await?;
     for _ in 0..2 {
         let (done, said) = system.worker_command(&["detach"]).await?;
         ensure!(done && said.contains("worker migrate"), "{said}");
@@ -570,6 +571,8 @@ async fn detaching_takes_all_of_ours_off(fixture: &Arc<Fixture>, form: &str) -> 
     migrate(&system).await?;
     ensure!(attachments(&system).await? == adopted);
     ensure!(contents(&system).await? == rows);
+    // Nobody's copy from before counts any more, whatever was changed meanwhile.
+    ensure!(system.count("SELECT lists FROM sdb_version").await? > version);
 
     system.start_worker(&[]).await?;
     let (done, said) = system.worker_command(&["detach"]).await?;

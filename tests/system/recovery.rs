@@ -13,6 +13,7 @@ tests!(
     without_the_broker_updates_get_503_at_once_and_lists_go_on,
     without_the_database_updates_are_kept_and_applied_later,
     without_a_worker_an_update_is_accepted_and_pending,
+    a_gateway_that_stops_answers_those_who_wait,
     a_full_queue_refuses,
     a_gateway_that_never_saw_a_catalogue_is_not_ready,
     a_worker_that_is_told_to_stop_ends_clean,
@@ -126,6 +127,30 @@ async fn without_a_worker_an_update_is_accepted_and_pending(fixture: Arc<Fixture
     system.drained().await?;
     let receipt = system.get(accepted.header("location")).await?;
     ensure!(receipt.body["state"] == "done" && receipt.body["outcome"] == "opened", "{receipt:?}");
+    system.finish().await
+}
+
+async fn a_gateway_that_stops_answers_those_who_wait(fixture: Arc<Fixture>) -> Result<()> {
+    let mut system = System::prepared(&fixture).await?;
+    system.start_gateway(&[]).await?;
+    system.components(&[("DNS", &[])]).await?;
+    let request = system.update(&dns(1)).header("Prefer", "wait=60");
+    let waiting = tokio::spawn(harness::answer(request));
+    let queue = system.topology().await?;
+    let partition = shared::component::ComponentId(1).partition(queue.partitions);
+    eventually("the update is queued", async || {
+        Ok(system.waiting(&queue.queue(partition)).await? == 1)
+    })
+    .await?;
+    let mut gateway = system.gateways.remove(0);
+    gateway.signal(Signal::SIGTERM)?;
+    let accepted = waiting.await??;
+    ensure!(accepted.status == 202 && accepted.body["state"] == "pending", "{accepted:?}");
+    ensure!(gateway.ended().await?.success(), "{}", gateway.log()?);
+
+    system.start_worker(&[]).await?;
+    system.drained().await?;
+    ensure!(system.count("SELECT count(*) FROM sdb_inbox").await? == 1);
     system.finish().await
 }
 

@@ -127,3 +127,19 @@ async fn read(database: &mut PgConnection) -> Result<Version, sqlx::Error> {
     let windows = Some((micros(start), micros(end)));
     Ok(Version { server: server.as_micros(), lists, windows })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_reaches_what_is_no_later_on_the_same_server() {
+        let of = |server, lists| Version { server, lists, windows: Some((1, 1)) };
+        assert!(of(7, 5).reaches(of(7, 5)) && of(7, 6).reaches(of(7, 5)));
+        assert!(!of(7, 5).reaches(of(7, 6)));
+        assert!(!of(8, 5).reaches(of(7, 5)) && !of(7, 5).reaches(of(8, 5)));
+        assert_ne!(of(7, 5).text(), of(8, 5).text());
+        let later = Version { windows: Some((1, 2)), ..of(7, 5) };
+        assert!(later.reaches(of(7, 5)) && !of(7, 5).reaches(later));
+    }
+}
