@@ -11,6 +11,7 @@ pub mod incident;
 pub mod message;
 pub mod metrics;
 pub mod outcome;
+pub mod parked;
 pub mod seldom;
 pub mod settings;
 pub mod shutdown;

@@ -72,8 +72,16 @@ pub struct System {
 impl System {
     /// A prepared database and a virtual host, and no process yet.
     pub async fn prepared(context: &Arc<Fixture>) -> Result<Self> {
+        Self::prepared_with(context, &[]).await
+    }
+
+    /// The same with these settings at `worker migrate`, which records the shape of the queues.
+    pub async fn prepared_with(context: &Arc<Fixture>, settings: &[(&str, &str)]) -> Result<Self> {
         let system = Self::bare(context).await?;
-        let (done, said) = system.worker_command(&["migrate"]).await?;
+        let mut variables = vec![("SDB_DATABASE_URI", system.database_uri.as_str())];
+        variables.extend(settings);
+        let (done, said) =
+            context.command(&context.binaries.worker, &["migrate"], &variables).await?;
         ensure!(done, "worker migrate: {said}");
         Ok(system)
     }

@@ -204,14 +204,8 @@ async fn a_message_that_rabbitmq_gave_up_is_parked(fixture: Arc<Fixture>) -> Res
 }
 
 async fn what_a_full_queue_refuses_stays_parked(fixture: Arc<Fixture>) -> Result<()> {
-    let mut system = System::bare(&fixture).await?;
-    let variables = [
-        ("SDB_DATABASE_URI", system.database_uri.as_str()),
-        ("SDB_QUEUE_LIMIT", "5"),
-        ("SDB_PARTITIONS", "1"),
-    ];
-    let (done, said) = fixture.command(&fixture.binaries.worker, &["migrate"], &variables).await?;
-    ensure!(done, "{said}");
+    let settings = [("SDB_QUEUE_LIMIT", "5"), ("SDB_PARTITIONS", "1")];
+    let mut system = System::prepared_with(&fixture, &settings).await?;
     system.start_gateway(&[]).await?;
     system.components(&[("DNS", &[])]).await?;
     let update = post_async(&system, &dns(1, "early")).await?;

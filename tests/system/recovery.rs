@@ -155,14 +155,8 @@ async fn a_gateway_that_stops_answers_those_who_wait(fixture: Arc<Fixture>) -> R
 }
 
 async fn a_full_queue_refuses(fixture: Arc<Fixture>) -> Result<()> {
-    let mut system = System::bare(&fixture).await?;
-    let variables = [
-        ("SDB_DATABASE_URI", system.database_uri.as_str()),
-        ("SDB_QUEUE_LIMIT", "5"),
-        ("SDB_PARTITIONS", "1"),
-    ];
-    let (done, said) = fixture.command(&fixture.binaries.worker, &["migrate"], &variables).await?;
-    ensure!(done, "{said}");
+    let settings = [("SDB_QUEUE_LIMIT", "5"), ("SDB_PARTITIONS", "1")];
+    let mut system = System::prepared_with(&fixture, &settings).await?;
     system.start_gateway(&[]).await?;
     system.components(&[("DNS", &[])]).await?;
     let post = async || {

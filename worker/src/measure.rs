@@ -85,20 +85,18 @@ pub(crate) async fn database(mut database: Database, inbox_days: u32) {
     }
 }
 
-/// Never counts rows of which there may be many. What was put back long ago and still stands parked
-/// counts again: its command may have been killed before it sent it.
+/// Never counts rows of which there may be many.
 async fn read_database(database: &mut PgConnection) -> Result<(), sqlx::Error> {
-    let (living, parked, inbox_rows, oldest_part): (i64, i64, i64, i64) = sqlx::query_as(
+    let (living, parked, inbox_rows, oldest_part): (i64, i64, i64, i64) = sqlx::query_as(concat!(
         "SELECT (SELECT count(*) FROM sdb_living_worker),
-            (SELECT count(*) FROM
-                (SELECT FROM sdb_parked WHERE put_back_at IS NULL
-                    OR put_back_at < (clock_timestamp() AT TIME ZONE 'UTC') - interval '10 minutes'
-                    LIMIT 10000) AS parked),
+            (SELECT count(*) FROM (SELECT FROM sdb_parked WHERE ",
+        shared::stands_parked!(),
+        " LIMIT 10000) AS parked),
             coalesce(sum(greatest(part.reltuples, 0))::bigint, 0),
             coalesce(min(extract(epoch FROM to_date(right(part.relname, 8), 'YYYYMMDD')))::bigint, 0)
         FROM pg_inherits JOIN pg_class part ON part.oid = inhrelid
         WHERE inhparent = 'sdb_inbox'::regclass",
-    )
+    ))
     .fetch_one(database)
     .await?;
     WORKER.living.set(living);

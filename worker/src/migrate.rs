@@ -105,17 +105,26 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// # Errors
 /// When the database can't be adopted, or fails.
 pub async fn migrate(database: &mut PgConnection, settings: &Settings) -> Result<Vec<String>> {
+    alone(database, async |database| migrate_alone(database, settings).await).await
+}
+
+/// Runs a command while no other operator's command is at it. Its failure is told, whatever becomes of
+/// the lock then, which ends with the session at the latest.
+pub(crate) async fn alone<T>(
+    database: &mut PgConnection,
+    command: impl AsyncFnOnce(&mut PgConnection) -> Result<T>,
+) -> Result<T> {
     lock(database).await?;
-    let said = migrate_alone(database, settings).await;
+    let done = command(database).await;
     let unlocked = unlock(database).await;
-    let said = said?;
+    let done = done?;
     unlocked?;
-    Ok(said)
+    Ok(done)
 }
 
 /// Waits until no other operator's command is at it. Not inside PostgreSQL: an index that is made
 /// without stopping writers waits for every statement, and a waiting one would be such.
-pub(crate) async fn lock(database: &mut PgConnection) -> Result<()> {
+async fn lock(database: &mut PgConnection) -> Result<()> {
     while !sqlx::query_scalar::<_, bool>("SELECT pg_try_advisory_lock(hashtext('sdb_migrate'))")
         .fetch_one(&mut *database)
         .await?
@@ -125,7 +134,7 @@ pub(crate) async fn lock(database: &mut PgConnection) -> Result<()> {
     Ok(())
 }
 
-pub(crate) async fn unlock(database: &mut PgConnection) -> Result<()> {
+async fn unlock(database: &mut PgConnection) -> Result<()> {
     sqlx::query("SELECT pg_advisory_unlock(hashtext('sdb_migrate'))").execute(database).await?;
     Ok(())
 }
@@ -161,7 +170,10 @@ async fn migrate_alone(database: &mut PgConnection, settings: &Settings) -> Resu
 /// # Errors
 /// When gateways or workers are connected, or the database fails.
 pub async fn detach(database: &mut PgConnection) -> Result<()> {
-    lock(database).await?;
+    alone(database, detach_alone).await
+}
+
+async fn detach_alone(database: &mut PgConnection) -> Result<()> {
     let mut transaction = database.begin().await?;
     let running: i64 = sqlx::query_scalar(
         "SELECT count(DISTINCT application_name) FROM pg_stat_activity
@@ -172,8 +184,7 @@ pub async fn detach(database: &mut PgConnection) -> Result<()> {
     .await?;
     ensure!(running == 0, "gateways or workers are connected: stop all of them first");
     transaction.execute(sqlx::raw_sql(DETACH)).await?;
-    transaction.commit().await?;
-    unlock(database).await
+    Ok(transaction.commit().await?)
 }
 
 async fn make_indexes(database: &mut PgConnection) -> Result<(), sqlx::Error> {

@@ -100,12 +100,9 @@ pub async fn change(
     wanted: Wanted,
     stop: &CancellationToken,
 ) -> Result<String> {
-    migrate::lock(database).await?;
-    let changed = change_alone(database, broker, wanted, stop).await;
-    let unlocked = migrate::unlock(database).await;
-    let said = changed?;
-    unlocked?;
-    Ok(said)
+    let change =
+        async |database: &mut PgConnection| change_alone(database, broker, wanted, stop).await;
+    migrate::alone(database, change).await
 }
 
 async fn change_alone(

@@ -19,7 +19,8 @@ use crate::decision::{ActiveState, IncidentRef, ManualIncident, SystemIncident};
 /// How it is found is not left to the planner, which knows neither how few incidents stand nor how
 /// many a component once had, and would take the longer way when it guesses wrong. As a rule few stand,
 /// and each is asked for its components. Where many do, each component is asked for its incidents since
-/// the oldest that stands. So neither history nor what stands elsewhere costs a batch anything.
+/// the oldest that stands. So a batch pays neither for history nor for what stands elsewhere; but for a
+/// component's incidents since an old one that still stands, where many do.
 macro_rules! covering {
     () => {
         "standing AS MATERIALIZED (

@@ -127,11 +127,10 @@ pub(crate) async fn get(
     if let Some(record) = record(&app.answers, id).await? {
         return Ok(Json(receipt(&app.answers, record).await?).into_response());
     }
-    // Put back long ago, and not applied: the command may have been killed before it sent it.
-    let parked: Option<(String, Timestamp)> = sqlx::query_as(
-        "SELECT reason, parked_at FROM sdb_parked WHERE update_id = $1 AND (put_back_at IS NULL
-            OR put_back_at < (clock_timestamp() AT TIME ZONE 'UTC') - interval '10 minutes')",
-    )
+    let parked: Option<(String, Timestamp)> = sqlx::query_as(concat!(
+        "SELECT reason, parked_at FROM sdb_parked WHERE update_id = $1 AND ",
+        shared::stands_parked!(),
+    ))
     .bind(id)
     .fetch_optional(&app.answers)
     .await?;

@@ -88,14 +88,8 @@ const UPDATES: usize = 100;
 const MOST_MEMORY: u64 = 100 << 20;
 
 async fn a_storm_fills_the_queue_and_drains(fixture: Arc<Fixture>) -> Result<()> {
-    let mut system = System::bare(&fixture).await?;
-    let variables = [
-        ("SDB_DATABASE_URI", system.database_uri.as_str()),
-        ("SDB_QUEUE_LIMIT", "100"),
-        ("SDB_PARTITIONS", "4"),
-    ];
-    let (done, said) = fixture.command(&fixture.binaries.worker, &["migrate"], &variables).await?;
-    ensure!(done, "{said}");
+    let settings = [("SDB_QUEUE_LIMIT", "100"), ("SDB_PARTITIONS", "4")];
+    let mut system = System::prepared_with(&fixture, &settings).await?;
     system.start_worker(&[]).await?;
     system.start_gateway(&[]).await?;
     add_components(&system).await?;
