@@ -8,6 +8,7 @@ mod conformance;
 mod documents;
 mod failures;
 mod foreign_edits;
+mod held_rows;
 mod idempotency;
 mod lists;
 mod metrics;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         documents::tests(),
         failures::tests(),
         foreign_edits::tests(),
+        held_rows::tests(),
         idempotency::tests(),
         lists::tests(),
         metrics::tests(),

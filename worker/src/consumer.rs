@@ -2,7 +2,7 @@
 //! replies back. What a batch does, [`settle`] knows.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     pin::{Pin, pin},
     sync::Arc,
     time::Duration,
@@ -25,22 +25,24 @@ use shared::{
     message::{UpdateMessage, Verdict},
     telemetry::chain,
     topology::{DeclareError, Phase},
-    traces::{self, Processing},
+    traces,
 };
 use sqlx::PgConnection;
 use tokio::{
     sync::Mutex,
-    time::{sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    blockers::Blockers,
+    held::{HeldQueue, Message},
     measure,
     membership::{Member, MemberId, MembershipError, Share},
     replies::{Reply, ReplySender},
     settle::{Lapsed, settle},
     standing::Standing,
-    step::{Incoming, Unusable},
+    step::{Applied, Incoming, Unusable},
 };
 
 /// What a consumer works with.
@@ -52,6 +54,8 @@ pub(crate) struct Consumer {
     /// Days that the record of each update is kept.
     pub(crate) inbox_days: u32,
     pub(crate) replies: ReplySender,
+    /// Names in the log who holds what updates wait for.
+    pub(crate) blockers: Blockers,
     /// What others are told about this worker.
     pub(crate) standing: Arc<Standing>,
     /// Whether the queues are measured.
@@ -106,6 +110,12 @@ struct Received {
     acker: Acker,
     reply_to: Option<String>,
     incoming: Incoming,
+}
+
+impl Message for Received {
+    fn incoming(&self) -> &Incoming {
+        &self.incoming
+    }
 }
 
 impl Consumer {
@@ -214,26 +224,58 @@ impl Consumer {
         member: &Member,
     ) -> Result<(), SessionError> {
         let mut another_share = pin!(member.share_other_than(share));
+        // A session's own: however it ends, what is held is delivered again.
+        let mut held: HeldQueue<Received> = HeldQueue::new();
         loop {
             let batch = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return Ok(()),
                 () = &mut another_share => return Ok(()),
+                () = sleep_until(held.due()), if !held.is_empty() => Vec::new(),
                 // None when the share is empty.
                 Some(batch) = batches.next() => batch,
             };
             let batch: Vec<Received> = batch.into_iter().collect::<Result<_, _>>()?;
             tokio::select! {
-                done = self.work(member.id, batch) => done?,
+                done = self.work(member.id, batch, &mut held) => done?,
                 () = self.abandon.cancelled() => return Err(SessionError::Abandoned),
                 () = member.lapsed() => return Err(MembershipError::Lapsed.into()),
             }
         }
     }
 
+    /// Applies what is held, when it is time to try again, and then a batch, without the updates that
+    /// must wait behind those that are still held.
+    async fn work(
+        &self,
+        member: MemberId,
+        batch: Vec<Received>,
+        held: &mut HeldQueue<Received>,
+    ) -> Result<(), SessionError> {
+        if !held.is_empty() && held.due() <= Instant::now() {
+            let again = held.take(self.batch);
+            let tried = again.len();
+            let deferred = self.apply(member, again, held).await?;
+            held.put_back(deferred, tried);
+        }
+        let batch = held.keep_what_must_wait(batch);
+        if !batch.is_empty() {
+            let deferred = self.apply(member, batch, held).await?;
+            held.add(deferred);
+        }
+        Ok(())
+    }
+
+    /// Applies a batch; returns what is deferred, in order. `held` is what is held beside it.
+    ///
     /// Commit, then reply and acknowledge. Replies go first, as clients wait for them: what is then
     /// not acknowledged comes again, and the inbox passes over it.
-    async fn work(&self, member: MemberId, batch: Vec<Received>) -> Result<(), SessionError> {
+    async fn apply(
+        &self,
+        member: MemberId,
+        batch: Vec<Received>,
+        held: &HeldQueue<Received>,
+    ) -> Result<Vec<Received>, SessionError> {
         let (incoming, origins): (Vec<Incoming>, Vec<_>) =
             batch.into_iter().map(|r| (r.incoming, (r.queue, r.acker, r.reply_to))).unzip();
         let mut database = self.database.lock().await;
@@ -242,47 +284,83 @@ impl Consumer {
             .await
             .map_err(|_| SessionError::Unsettled)?
             .map_err(|Lapsed| MembershipError::Lapsed)?;
+        drop(database);
 
         measure::settled(&incoming, &results);
 
-        let mut last: HashMap<&str, &Acker> = HashMap::new();
-        for (queue, acker, _) in &origins {
-            last.insert(queue, acker);
-        }
-        let acknowledging = last.into_values().map(|acker| async {
-            let acknowledged = acker.ack(BasicAckOptions { multiple: true });
-            match timeout(ACK_LIMIT, acknowledged).await {
-                Ok(Ok(true)) => Ok(()),
-                Ok(Ok(false)) => Err(SessionError::Stale),
-                Ok(Err(error)) => Err(error.into()),
-                Err(_) => Err(SessionError::Silent),
+        let (mut settled, mut deferred, mut held_incidents) = (Vec::new(), Vec::new(), Vec::new());
+        for ((incoming, (queue, acker, reply_to)), applied) in
+            incoming.into_iter().zip(origins).zip(results)
+        {
+            let received = Received { queue, acker, reply_to, incoming };
+            match applied {
+                Applied::Settled(result) => settled.push((received, result)),
+                Applied::Deferred(incidents) => {
+                    held_incidents.extend(incidents);
+                    deferred.push(received);
+                }
             }
-        });
-        let acknowledging = try_join_all(acknowledging);
+        }
+        if !held_incidents.is_empty() {
+            held_incidents.sort_unstable();
+            held_incidents.dedup();
+            self.blockers.report(held.iter().count() + deferred.len(), held_incidents);
+        }
         if traces::get().is_some() {
-            for (trace, result) in traces_of(&incoming).zip(&results) {
-                // What has no id can't be told of, and is parked.
-                let parked = &Verdict::Parked;
-                trace.decided(result.as_ref().map_or(parked, |result| &result.verdict));
+            for (received, result) in &settled {
+                if let Some(trace) = &received.incoming.trace {
+                    // What has no id can't be told of, and is parked.
+                    let parked = &Verdict::Parked;
+                    trace.decided(result.as_ref().map_or(parked, |result| &result.verdict));
+                }
             }
         }
-        let replies = origins.iter().zip(&incoming).zip(results).filter_map(
-            |(((_, _, reply_to), incoming), result)| -> Option<Reply> {
-                Some((reply_to.clone()?, result?, incoming.trace.clone()))
-            },
-        );
+        let unsettled: HashSet<Arc<str>> =
+            held.iter().chain(&deferred).map(|received| received.queue.clone()).collect();
+        let acknowledging = acknowledge(settled.iter().map(|(received, _)| received), &unsettled);
+        let replies = settled.iter().filter_map(|(received, result)| -> Option<Reply> {
+            let trace = received.incoming.trace.clone();
+            Some((received.reply_to.clone()?, result.clone()?, trace))
+        });
         self.replies.send(replies);
         acknowledging.await?;
-        if traces::get().is_some() {
-            traces_of(&incoming).for_each(|trace| trace.acknowledged());
+        for (received, _) in &settled {
+            if let Some(trace) = &received.incoming.trace {
+                trace.acknowledged();
+            }
         }
-        Ok(())
+        Ok(deferred)
     }
 }
 
-/// The spans of a batch: of all its messages, or of none.
-fn traces_of(batch: &[Incoming]) -> impl Iterator<Item = &Arc<Processing>> {
-    batch.iter().filter_map(|incoming| incoming.trace.as_ref())
+/// Acknowledges messages that are settled: with one acknowledgement for a queue, unless some of that
+/// queue are `unsettled`, which it would acknowledge, too.
+async fn acknowledge(
+    settled: impl Iterator<Item = &Received>,
+    unsettled: &HashSet<Arc<str>>,
+) -> Result<(), SessionError> {
+    let mut last: HashMap<&str, &Acker> = HashMap::new();
+    let mut single: Vec<&Acker> = Vec::new();
+    for received in settled {
+        if unsettled.contains(&received.queue) {
+            single.push(&received.acker);
+        } else {
+            last.insert(&received.queue, &received.acker);
+        }
+    }
+    let all = last.into_values().map(|acker| (acker, true));
+    let all = all.chain(single.into_iter().map(|acker| (acker, false)));
+    try_join_all(all.map(|(acker, multiple)| async move {
+        let acknowledged = acker.ack(BasicAckOptions { multiple });
+        match timeout(ACK_LIMIT, acknowledged).await {
+            Ok(Ok(true)) => Ok(()),
+            Ok(Ok(false)) => Err(SessionError::Stale),
+            Ok(Err(error)) => Err(error.into()),
+            Err(_) => Err(SessionError::Silent),
+        }
+    }))
+    .await?;
+    Ok(())
 }
 
 /// Starts the deliveries of one queue, on a channel of its own. Their end is an error. The worker's

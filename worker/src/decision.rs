@@ -75,7 +75,7 @@ impl ManualIncident {
 pub struct ActiveState {
     /// Active system incidents. Those that the batch closes move to `closed`.
     pub system: BTreeMap<IncidentRef, SystemIncident>,
-    /// Manual incidents and maintenances by component, in order of their ids.
+    /// Manual incidents and maintenances by component, in order of their ids ([`Self::new`]).
     pub manual: HashMap<ComponentId, Vec<ManualIncident>>,
     /// What the batch closed.
     pub closed: BTreeMap<IncidentRef, SystemIncident>,
@@ -132,6 +132,38 @@ impl Decision {
             Self::MoveToNew { .. } => Reason::MovedToNewIncident,
         }
     }
+
+    /// What of the state the change rests on; nothing for an update that changes nothing, and for one
+    /// that opens an incident because there is none.
+    #[must_use]
+    pub const fn rests_on(&self) -> RestsOn {
+        match *self {
+            Self::Covered { .. } | Self::CoveredBySystem(_) | Self::Open => RestsOn::NOTHING,
+            Self::Join(to) => RestsOn { target: Some(to), ..RestsOn::NOTHING },
+            Self::Move { from, to, closes } => {
+                RestsOn { target: Some(to), source: Some(from), others_stay: !closes }
+            }
+            Self::Raise(incident) => RestsOn { source: Some(incident), ..RestsOn::NOTHING },
+            Self::MoveToNew { from } => {
+                RestsOn { source: Some(from), others_stay: true, ..RestsOn::NOTHING }
+            }
+        }
+    }
+}
+
+/// What of the state a change rests on: it must still be so when the change is committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RestsOn {
+    /// An incident is active, with its impact.
+    pub target: Option<IncidentRef>,
+    /// So is this one, and it has the component.
+    pub source: Option<IncidentRef>,
+    /// The source has other components, too.
+    pub others_stay: bool,
+}
+
+impl RestsOn {
+    const NOTHING: Self = Self { target: None, source: None, others_stay: false };
 }
 
 /// Decides one update: this component shows this impact, at this time.
@@ -223,12 +255,14 @@ pub struct Effect {
 }
 
 impl ActiveState {
-    /// The state as a batch finds it. Manual incidents are in order of their ids.
+    /// The state as a batch finds it.
     #[must_use]
     pub fn new(
         system: BTreeMap<IncidentRef, SystemIncident>,
-        manual: HashMap<ComponentId, Vec<ManualIncident>>,
+        mut manual: HashMap<ComponentId, Vec<ManualIncident>>,
     ) -> Self {
+        // Of several that cover a component, the one with the lowest id is named.
+        manual.values_mut().for_each(|incidents| incidents.sort_by_key(|incident| incident.id));
         Self { system, manual, ..Self::default() }
     }
 
@@ -243,6 +277,18 @@ impl ActiveState {
         now: Timestamp,
     ) -> Effect {
         let decision = decide(self, component, impact, now);
+        self.carry_out(decision, component, impact, text, now)
+    }
+
+    /// Takes a decision, which [`decide`] made of this state for this update, into the state.
+    pub fn carry_out(
+        &mut self,
+        decision: Decision,
+        component: ComponentId,
+        impact: Impact,
+        text: &str,
+        now: Timestamp,
+    ) -> Effect {
         let mut history = Vec::new();
         let holder = match decision {
             Decision::Covered { by, .. } => Holder::Manual(by),
@@ -259,7 +305,10 @@ impl ActiveState {
                 if closes {
                     // It keeps the component as its history.
                     self.note(from, HistoryEvent::Closed, now, &mut history);
-                    self.incident(from).end_date = Some(now);
+                    // An incident that begins in the future, since the clock was wrong then, ends
+                    // when it begins.
+                    let incident = self.incident(from);
+                    incident.end_date = Some(now.max(incident.start_date));
                 } else {
                     self.incident(from).components.remove(&component);
                 }

@@ -16,7 +16,13 @@ use crate::{
 /// What an earlier transaction did with an update.
 #[derive(Clone, Debug)]
 pub(crate) enum Known {
-    Decided { original: UpdateId, reason: Reason, incident: IncidentId },
+    Decided {
+        original: UpdateId,
+        reason: Reason,
+        incident: IncidentId,
+    },
+    /// For a reason that this version does not know: the receipt has the outcome, a reply can't.
+    ByAnotherVersion,
     Rejected,
     Parked,
 }

@@ -12,17 +12,28 @@ use shared::{
 use sqlx::PgConnection;
 use tokio::time::{sleep, timeout};
 
-use crate::{membership::Share, step::Incoming};
+use crate::{
+    membership::Share,
+    step::{self, Incoming},
+};
 
 const EVERY: Duration = Duration::from_secs(5);
 /// Time for one reading.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// Counts what became of a batch, once it is committed.
-pub(crate) fn settled(batch: &[Incoming], results: &[Option<UpdateResult>]) {
-    WORKER.batch.observe(batch.len() as f64);
-    for (incoming, result) in batch.iter().zip(results) {
+/// Counts what became of a batch, once it is committed. What is deferred is counted when it is
+/// settled.
+pub(crate) fn settled(batch: &[Incoming], results: &[step::Applied]) {
+    let settled = batch.iter().zip(results).filter_map(|(incoming, applied)| match applied {
+        step::Applied::Settled(result) => Some((incoming, result.as_ref())),
+        step::Applied::Deferred(_) => None,
+    });
+    let mut count = 0;
+    for (incoming, result) in settled {
+        count += 1;
         let applied = match result {
+            // A version with other rules has decided it.
+            None if incoming.update_id().is_some() => Applied::Redelivered,
             // It has no id.
             None => Applied::Settled(Settled::Parked),
             Some(UpdateResult { id, verdict }) => match verdict {
@@ -43,6 +54,7 @@ pub(crate) fn settled(batch: &[Incoming], results: &[Option<UpdateResult>]) {
             (Applied::Settled(_) | Applied::Redelivered, _) => {}
         }
     }
+    WORKER.batch.observe(f64::from(count));
 }
 
 /// Measures how many updates wait in the queues of a share, until it is dropped.

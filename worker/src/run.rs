@@ -17,8 +17,8 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
-    config::Config, consumer::Consumer, http, inbox, measure, replies::ReplySender,
-    standing::Standing,
+    blockers::Blockers, config::Config, consumer::Consumer, http, inbox, measure,
+    replies::ReplySender, standing::Standing,
 };
 
 /// Why a worker does not run.
@@ -91,6 +91,7 @@ pub async fn run(
     let limit = tokio::spawn(cancel_after(stop.clone(), DRAIN_LIMIT, abandon.clone()));
     let consumer = Consumer {
         broker: config.broker,
+        blockers: Blockers::new(config.database.clone()),
         database: Mutex::new(Database::new(config.database)),
         batch: config.batch,
         inbox_days: config.inbox_days,

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use shared::{
     database::Database,
-    message::UpdateResult,
     metrics::{Ended, WORKER},
     seldom,
     telemetry::chain,
@@ -15,9 +14,10 @@ use sqlx::PgConnection;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
+    held::HeldUp,
     inbox,
     membership::MemberId,
-    step::{self, ApplyError, Incoming, Unusable},
+    step::{self, Applied, ApplyError, Incoming, Unusable},
 };
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -33,6 +33,8 @@ enum Remedy {
     TryAgain,
     /// Something in the batch is at fault.
     Park,
+    /// Fewer updates may not take as long, or not need what others hold.
+    Halve,
 }
 
 /// The classes of SQLSTATE that blame the data: data exception, integrity constraint violation,
@@ -55,56 +57,69 @@ pub(crate) struct Lapsed;
 /// Applies a batch and returns what became of each message, however long the database is away. It
 /// may be dropped at any point and run again.
 ///
-/// A batch that the database refuses is halved until the message at fault stands alone. When that
-/// is refused again and again it is parked with the database's reason; the others take effect in
-/// their order.
+/// A batch that the database refuses, or that takes too long, is halved until the message at
+/// fault stands alone. One that is refused again and again is parked with the database's reason; one
+/// that takes too long is deferred. The others take effect in their order.
 pub(crate) async fn settle(
     database: &mut Database,
     member: MemberId,
     batch: &[Incoming],
     inbox_days: u32,
-) -> Result<Vec<Option<UpdateResult>>, Lapsed> {
+) -> Result<Vec<Applied>, Lapsed> {
+    settle_behind(database, member, batch, inbox_days, &HeldUp::default()).await
+}
+
+async fn settle_behind(
+    database: &mut Database,
+    member: MemberId,
+    batch: &[Incoming],
+    inbox_days: u32,
+    held_up: &HeldUp,
+) -> Result<Vec<Applied>, Lapsed> {
     let mut pause = FIRST_PAUSE;
     let mut tries = 0;
     loop {
         tries += 1;
-        let error = match attempt(database, member, batch).await {
+        let (remedy, error) = match attempt(database, member, batch, held_up).await {
             Ok(results) => return Ok(results),
             Err(ApplyError::Lapsed) => return Err(Lapsed),
-            Err(ApplyError::Database(error)) => error,
+            Err(ApplyError::TooLong(error)) => (Remedy::Halve, error),
+            Err(ApplyError::Database(error)) => (remedy(&error), error),
         };
-        let remedy = match remedy(&error) {
-            // The parts may be missing for all updates, not only for an id out of any time.
-            Remedy::Park if is_without_part(&error) => {
+        let remedy = match remedy {
+            // The partitions may be missing for all updates, not only for an id out of any time.
+            Remedy::Park if is_without_partition(&error) => {
                 keep(database, inbox_days).await.map_or(Remedy::TryAgain, |()| Remedy::Park)
             }
-            remedy @ (Remedy::Park | Remedy::TryAgain) => remedy,
+            remedy @ (Remedy::Park | Remedy::Halve | Remedy::TryAgain) => remedy,
         };
         match (remedy, batch) {
             // What another writer did meanwhile may be the reason, and pass.
             (Remedy::Park, [_]) if tries < TRIES_BEFORE_PARKING => {}
             (Remedy::Park, [one]) => {
                 let refused = [refused(one, &error)];
-                match attempt(database, member, &refused).await {
+                match attempt(database, member, &refused, held_up).await {
                     Ok(results) => return Ok(results),
                     Err(ApplyError::Lapsed) => return Err(Lapsed),
-                    Err(ApplyError::Database(error)) => report(&error, &refused),
+                    Err(ApplyError::TooLong(error) | ApplyError::Database(error)) => {
+                        report(&error, &refused);
+                    }
                 }
             }
-            (Remedy::Park, several) => {
+            (Remedy::Halve, [_]) => {
+                report(&error, batch);
+                return Ok(vec![Applied::Deferred(Vec::new())]);
+            }
+            (Remedy::Park | Remedy::Halve, several) => {
                 let (updates, reason) = (several.len(), chain(&error));
                 seldom!(
                     info,
                     &reason,
                     updates,
                     reason,
-                    "the database refuses the batch: halving it"
+                    "the database does not take the batch: halving it"
                 );
-                let (first, second) = several.split_at(several.len() / 2);
-                let mut results = Box::pin(settle(database, member, first, inbox_days)).await?;
-                let rest = Box::pin(settle(database, member, second, inbox_days)).await?;
-                results.extend(rest);
-                return Ok(results);
+                return halve(database, member, several, inbox_days, held_up).await;
             }
             (Remedy::TryAgain, several) => report(&error, several),
         }
@@ -113,8 +128,30 @@ pub(crate) async fn settle(
     }
 }
 
-/// Whether no part of the inbox takes the id: no constraint is named then.
-fn is_without_part(error: &sqlx::Error) -> bool {
+/// Settles a batch in two halves. What the first one defers holds up the second.
+async fn halve(
+    database: &mut Database,
+    member: MemberId,
+    batch: &[Incoming],
+    inbox_days: u32,
+    held_up: &HeldUp,
+) -> Result<Vec<Applied>, Lapsed> {
+    let (first, second) = batch.split_at(batch.len() / 2);
+    let mut held_up = held_up.clone();
+    let mut results =
+        Box::pin(settle_behind(database, member, first, inbox_days, &held_up)).await?;
+    for (incoming, applied) in first.iter().zip(&results) {
+        if let (Ok(update), Applied::Deferred(_)) = (&incoming.content, applied) {
+            held_up.add(update);
+        }
+    }
+    let rest = Box::pin(settle_behind(database, member, second, inbox_days, &held_up)).await?;
+    results.extend(rest);
+    Ok(results)
+}
+
+/// Whether no partition of the inbox takes the id: no constraint is named then.
+fn is_without_partition(error: &sqlx::Error) -> bool {
     const CHECK_VIOLATION: &str = "23514";
     error.as_database_error().is_some_and(|error| {
         error.code().as_deref() == Some(CHECK_VIOLATION) && error.constraint().is_none()
@@ -131,24 +168,29 @@ async fn attempt(
     database: &mut Database,
     member: MemberId,
     batch: &[Incoming],
-) -> Result<Vec<Option<UpdateResult>>, ApplyError> {
+    held_up: &HeldUp,
+) -> Result<Vec<Applied>, ApplyError> {
     let began = Instant::now();
     let transaction = traces::get().and_then(|traces| {
         traces.transaction(batch.len(), batch.iter().filter_map(|one| one.trace.as_ref()))
     });
-    let applying = database
-        .with(async |connection: &mut PgConnection| step::apply(connection, member, batch).await);
+    let applying = database.with(async |connection: &mut PgConnection| {
+        step::apply_behind(connection, member, batch, held_up).await
+    });
     // When it takes longer, nobody knows what the connection is at; it is closed, and does not
     // commit later.
     let applied = timeout(ATTEMPT_LIMIT, applying).await.unwrap_or_else(|_| {
-        Err(sqlx::Error::Protocol("the database did not answer in time".to_owned()).into())
+        let silent = sqlx::Error::Protocol("the database did not answer in time".to_owned());
+        Err(ApplyError::TooLong(silent))
     });
     let ended = if applied.is_ok() { Ended::Committed } else { Ended::Failed };
     WORKER.transaction_duration.of(ended).observe(began.elapsed().as_secs_f64());
     if let Some(transaction) = transaction {
         match &applied {
             Ok(_) => transaction.committed(),
-            Err(ApplyError::Database(error)) => transaction.failed(sqlstate(error)),
+            Err(ApplyError::TooLong(error) | ApplyError::Database(error)) => {
+                transaction.failed(sqlstate(error));
+            }
             Err(ApplyError::Lapsed) => transaction.failed(None),
         }
     }

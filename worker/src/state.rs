@@ -1,44 +1,45 @@
-//! Reads what a batch's decisions look at, and locks it against foreign writers.
+//! Reads the active state: what a batch's decisions look at.
 //!
-//! Every statement here comes after the scope's lock, so it sees all that earlier deciders wrote.
-//! What the Python dashboard writes, it writes without that lock: the incident and relation rows
-//! that decisions rest on are therefore locked too, in order of their ids. A statement that had to
-//! wait for such a writer skips what it took away, but does not see what it wrote instead; so all is
-//! locked by one statement, and read by the next.
+//! It is read without a lock on any row. The scope's lock keeps other workers out; what the Python
+//! dashboard and people write meanwhile counts from the next reading on. What a change rests on is
+//! locked by [`RowLocks`](crate::row_locks::RowLocks) and read again before it is written.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use shared::{component::ComponentId, impact::Impact, incident::IncidentId, timestamp::Timestamp};
-use sqlx::{FromRow, PgConnection, Row, postgres::PgRow};
+use sqlx::{FromRow, PgConnection};
 
 use crate::decision::{ActiveState, IncidentRef, ManualIncident, SystemIncident};
 
-/// `covering`: which persons' incidents and maintenances have which of the components $1, at some
-/// time from $2 to $3. A maintenance is one whoever opened it.
+/// The CTEs that [`StateRow`] is selected from: `system_incidents`, `system_components` and
+/// `manual_incidents`, as far as the components `$1` go, at some time from `now` to `until` of the
+/// CTE `clock`.
 ///
-/// How it is found is not left to the planner, which knows neither how few incidents stand nor how
-/// many a component once had, and would take the longer way when it guesses wrong. As a rule few stand,
-/// and each is asked for its components. Where many do, each component is asked for its incidents since
-/// the oldest that stands. So a batch pays neither for history nor for what stands elsewhere; but for a
-/// component's incidents since an old one that still stands, where many do.
-macro_rules! covering {
+/// `covering` are the manual incidents and the maintenances, whoever opened them. How they are found
+/// is not left to the planner: it knows neither how few incidents are active nor how many a component
+/// once had, and would take the longer way when it guesses wrong. As a rule few are active, and the
+/// components of each are looked up. Where many are, the incidents of each component are looked up,
+/// from the oldest active one on. So a batch pays neither for closed incidents nor for the active ones
+/// of other components; except for those that a component had since an old one that is still active,
+/// where many are.
+macro_rules! state_ctes {
     () => {
         "standing AS MATERIALIZED (
             SELECT id FROM incident
             WHERE end_date IS NULL AND (NOT system OR impact = 0)
-                AND impact BETWEEN 0 AND 3 AND start_date <= $3
+                AND impact BETWEEN 0 AND 3 AND start_date <= (SELECT until FROM clock)
             UNION ALL
             SELECT id FROM incident
-            WHERE end_date > $2 AND (NOT system OR impact = 0)
-                AND impact BETWEEN 0 AND 3 AND start_date <= $3
+            WHERE end_date > (SELECT now FROM clock) AND (NOT system OR impact = 0)
+                AND impact BETWEEN 0 AND 3 AND start_date <= (SELECT until FROM clock)
         ), are AS MATERIALIZED (
             SELECT count(*) <= 100 AS few FROM (SELECT FROM standing LIMIT 101) AS first
         ), oldest AS MATERIALIZED (
             SELECT least(
                 (SELECT id FROM incident WHERE end_date IS NULL AND (NOT system OR impact = 0)
                     ORDER BY id LIMIT 1),
-                (SELECT min(id) FROM
-                    (SELECT id FROM incident WHERE end_date > $2 OFFSET 0) AS ending)) AS id
+                (SELECT min(id) FROM (SELECT id FROM incident
+                    WHERE end_date > (SELECT now FROM clock) OFFSET 0) AS ending)) AS id
         ), covering AS MATERIALIZED (
             SELECT standing.id AS incident_id, r.component_id
             FROM standing, LATERAL (
@@ -55,154 +56,12 @@ macro_rules! covering {
             ) AS r, LATERAL (
                 SELECT id FROM incident
                 WHERE id = r.incident_id AND (NOT system OR impact = 0)
-                    AND impact BETWEEN 0 AND 3 AND start_date <= $3
-                    AND (end_date IS NULL OR end_date > $2)
+                    AND impact BETWEEN 0 AND 3 AND start_date <= (SELECT until FROM clock)
+                    AND (end_date IS NULL OR end_date > (SELECT now FROM clock))
                 OFFSET 0
             ) AS i
             WHERE NOT (SELECT few FROM are)
-        )"
-    };
-}
-
-/// The active state, as far as these components go. `until` is the latest time that will be decided
-/// at.
-pub(crate) async fn read(
-    database: &mut PgConnection,
-    components: &[ComponentId],
-    now: Timestamp,
-    until: Timestamp,
-) -> Result<ActiveState, sqlx::Error> {
-    // Nothing counts less than 0 rows: that part is there for its locks alone.
-    let rows: Vec<(IncidentId, String, i16, Timestamp)> = sqlx::query_as(concat!(
-        "WITH ",
-        covering!(),
-        ", active AS (
-            SELECT id, text, impact, start_date FROM incident
-            WHERE system AND end_date IS NULL AND impact BETWEEN 1 AND 3
-            ORDER BY id FOR UPDATE
-        ), affected AS (
-            SELECT FROM active, unnest($1) AS touched (id), LATERAL (
-                SELECT FROM incident_component_relation
-                WHERE incident_id = active.id AND component_id = touched.id FOR UPDATE
-            ) AS locked
-        ), manual AS (
-            SELECT FROM (SELECT * FROM covering ORDER BY incident_id, component_id) AS c, LATERAL (
-                SELECT FROM incident i JOIN incident_component_relation r ON r.incident_id = i.id
-                WHERE i.id = c.incident_id AND r.component_id = c.component_id
-                FOR SHARE OF i, r
-            ) AS locked
-        )
-        SELECT id, text, impact, start_date FROM active
-        UNION ALL
-        SELECT 0, '', 0::smallint, localtimestamp WHERE (SELECT count(*) FROM affected) < 0
-            OR (SELECT count(*) FROM manual) < 0",
-    ))
-    .bind(components)
-    .bind(now)
-    .bind(until)
-    .fetch_all(&mut *database)
-    .await?;
-    let ids: Vec<IncidentId> = rows.iter().map(|row| row.0).collect();
-    let mut system = BTreeMap::new();
-    for (id, text, impact, start_date) in rows {
-        let incident = SystemIncident {
-            text,
-            impact: impact_of(impact)?,
-            start_date,
-            end_date: None,
-            components: BTreeSet::new(),
-            has_others: false,
-            last_update_at: None,
-        };
-        system.insert(IncidentRef::Standing(id), incident);
-    }
-    let mut manual: HashMap<ComponentId, Vec<ManualIncident>> = HashMap::new();
-    for related in related(database, &ids, components, now, until).await? {
-        match related {
-            Related::Affected { incident, component } => {
-                if let Some(incident) = system.get_mut(&IncidentRef::Standing(incident)) {
-                    incident.components.insert(component);
-                }
-            }
-            Related::Rest { incident, has_others, last_update_at } => {
-                if let Some(incident) = system.get_mut(&IncidentRef::Standing(incident)) {
-                    incident.has_others = has_others;
-                    incident.last_update_at = last_update_at;
-                }
-            }
-            Related::Manual { component, incident } => {
-                manual.entry(component).or_default().push(incident);
-            }
-        }
-    }
-    Ok(ActiveState::new(system, manual))
-}
-
-/// What the components of a batch, and the active system incidents, have to do with each other.
-enum Related {
-    /// A system incident has this component of the batch.
-    Affected { incident: IncidentId, component: ComponentId },
-    /// What else there is to know of a system incident.
-    Rest { incident: IncidentId, has_others: bool, last_update_at: Option<Timestamp> },
-    /// A person's incident, or a maintenance, has this component of the batch.
-    Manual { component: ComponentId, incident: ManualIncident },
-}
-
-impl FromRow<'_, PgRow> for Related {
-    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
-        let incident = row.try_get("incident")?;
-        Ok(match row.try_get("what")? {
-            "affected" => Self::Affected { incident, component: row.try_get("component")? },
-            "rest" => Self::Rest {
-                incident,
-                has_others: row.try_get("has_others")?,
-                last_update_at: row.try_get("last_update_at")?,
-            },
-            _manual => Self::Manual {
-                component: row.try_get("component")?,
-                incident: ManualIncident {
-                    id: incident,
-                    text: row.try_get("text")?,
-                    impact: impact_of(row.try_get("impact")?)?,
-                    start_date: row.try_get("start_date")?,
-                    end_date: row.try_get("end_date")?,
-                    last_update_at: row.try_get("last_update_at")?,
-                },
-            },
-        })
-    }
-}
-
-/// One statement for three questions, since each costs a round trip while other workers wait.
-async fn related(
-    database: &mut PgConnection,
-    system: &[IncidentId],
-    components: &[ComponentId],
-    now: Timestamp,
-    until: Timestamp,
-) -> Result<Vec<Related>, sqlx::Error> {
-    // One component outside the batch is enough to know that a component of the batch is not the
-    // only one; it is locked, so that it stays until the commit.
-    sqlx::query_as(concat!(
-        "WITH ",
-        covering!(),
-        ", affected AS (
-            SELECT ids.id AS incident_id, touched.id AS component_id
-            FROM unnest($4::integer[]) AS ids (id), unnest($1) AS touched (id), LATERAL (
-                SELECT FROM incident_component_relation
-                WHERE incident_id = ids.id AND component_id = touched.id OFFSET 0
-            ) AS related
-        ), rest AS (
-            SELECT ids.id, other.component_id IS NOT NULL AS has_others,
-                (SELECT max(\"timestamp\") FROM incident_status s WHERE s.incident_id = ids.id)
-                    AS last_update_at
-            FROM unnest($4::integer[]) AS ids (id)
-            LEFT JOIN LATERAL (
-                SELECT component_id FROM incident_component_relation r
-                WHERE r.incident_id = ids.id AND component_id <> ALL($1)
-                LIMIT 1 FOR UPDATE
-            ) AS other ON true
-        ), manual AS (
+        ), manual_incidents AS (
             SELECT c.component_id, i.*,
                 (SELECT max(\"timestamp\") FROM incident_status s WHERE s.incident_id = i.id)
                     AS last_update_at
@@ -210,24 +69,135 @@ async fn related(
                 SELECT id, text, impact, start_date, end_date FROM incident
                 WHERE id = c.incident_id OFFSET 0
             ) AS i
-        )
-        SELECT 'affected' AS what, incident_id AS incident, component_id AS component,
-            NULL::boolean AS has_others, NULL AS text, NULL::smallint AS impact,
-            NULL::timestamp AS start_date, NULL::timestamp AS end_date,
-            NULL::timestamp AS last_update_at
-        FROM affected
-        UNION ALL
-        SELECT 'rest', id, NULL, has_others, NULL, NULL, NULL, NULL, last_update_at FROM rest
-        UNION ALL
-        SELECT 'manual', id, component_id, NULL, text, impact, start_date, end_date, last_update_at
-        FROM manual",
+        ), system_incidents AS MATERIALIZED (
+            SELECT id, text, impact, start_date,
+                (SELECT true FROM incident_component_relation r
+                    WHERE r.incident_id = incident.id AND r.component_id <> ALL($1) LIMIT 1)
+                    IS NOT NULL AS has_others,
+                (SELECT max(\"timestamp\") FROM incident_status s WHERE s.incident_id = incident.id)
+                    AS last_update_at
+            FROM incident WHERE system AND end_date IS NULL AND impact BETWEEN 1 AND 3
+        ), system_components AS (
+            SELECT i.id AS incident_id, touched.id AS component_id
+            FROM system_incidents i, unnest($1) AS touched (id), LATERAL (
+                SELECT FROM incident_component_relation
+                WHERE incident_id = i.id AND component_id = touched.id OFFSET 0
+            ) AS related
+        )"
+    };
+}
+pub(crate) use state_ctes;
+
+/// The tables in a FROM that have the columns of a [`StateRow`], one row each.
+macro_rules! state_tables {
+    () => {
+        "(SELECT coalesce(array_agg(id ORDER BY id), '{}') AS system_ids,
+                coalesce(array_agg(text ORDER BY id), '{}') AS system_texts,
+                coalesce(array_agg(impact ORDER BY id), '{}') AS system_impacts,
+                coalesce(array_agg(start_date ORDER BY id), '{}') AS system_starts,
+                coalesce(array_agg(has_others ORDER BY id), '{}') AS system_has_others,
+                coalesce(array_agg(last_update_at ORDER BY id), '{}') AS system_last_updates
+            FROM system_incidents) AS state_1,
+        (SELECT coalesce(array_agg(incident_id), '{}') AS affecting,
+                coalesce(array_agg(component_id), '{}') AS affected
+            FROM system_components) AS state_2,
+        (SELECT coalesce(array_agg(component_id ORDER BY id, component_id), '{}')
+                    AS manual_components,
+                coalesce(array_agg(id ORDER BY id, component_id), '{}') AS manual_ids,
+                coalesce(array_agg(text ORDER BY id, component_id), '{}') AS manual_texts,
+                coalesce(array_agg(impact ORDER BY id, component_id), '{}') AS manual_impacts,
+                coalesce(array_agg(start_date ORDER BY id, component_id), '{}') AS manual_starts,
+                coalesce(array_agg(end_date ORDER BY id, component_id), '{}') AS manual_ends,
+                coalesce(array_agg(last_update_at ORDER BY id, component_id), '{}')
+                    AS manual_last_updates
+            FROM manual_incidents) AS state_3"
+    };
+}
+pub(crate) use state_tables;
+
+/// The active state as one row: columns of the same beginning are arrays of the same length.
+#[derive(FromRow)]
+pub(crate) struct StateRow {
+    system_ids: Vec<IncidentId>,
+    system_texts: Vec<String>,
+    system_impacts: Vec<i16>,
+    system_starts: Vec<Timestamp>,
+    system_has_others: Vec<bool>,
+    system_last_updates: Vec<Option<Timestamp>>,
+    affecting: Vec<IncidentId>,
+    affected: Vec<ComponentId>,
+    manual_components: Vec<ComponentId>,
+    manual_ids: Vec<IncidentId>,
+    manual_texts: Vec<String>,
+    manual_impacts: Vec<i16>,
+    manual_starts: Vec<Timestamp>,
+    manual_ends: Vec<Option<Timestamp>>,
+    manual_last_updates: Vec<Option<Timestamp>>,
+}
+
+/// Reads the active state again, as far as these components go. `until` is the latest time that is
+/// decided at.
+pub(crate) async fn read(
+    database: &mut PgConnection,
+    components: &[ComponentId],
+    now: Timestamp,
+    until: Timestamp,
+) -> Result<ActiveState, sqlx::Error> {
+    let row: StateRow = sqlx::query_as(concat!(
+        "WITH clock AS (SELECT $2::timestamp AS now, $3::timestamp AS until), ",
+        state_ctes!(),
+        " SELECT * FROM ",
+        state_tables!(),
     ))
     .bind(components)
     .bind(now)
     .bind(until)
-    .bind(system)
-    .fetch_all(database)
-    .await
+    .fetch_one(database)
+    .await?;
+    row.try_into()
+}
+
+impl TryFrom<StateRow> for ActiveState {
+    type Error = sqlx::Error;
+
+    fn try_from(row: StateRow) -> Result<Self, sqlx::Error> {
+        let mut system = BTreeMap::new();
+        let texts_and_impacts = row.system_texts.into_iter().zip(row.system_impacts);
+        let times = row.system_starts.into_iter().zip(row.system_last_updates);
+        let keys = row.system_ids.into_iter().zip(row.system_has_others);
+        for (((id, has_others), (text, impact)), (start_date, last_update_at)) in
+            keys.zip(texts_and_impacts).zip(times)
+        {
+            let incident = SystemIncident {
+                text,
+                impact: impact_of(impact)?,
+                start_date,
+                end_date: None,
+                components: BTreeSet::new(),
+                has_others,
+                last_update_at,
+            };
+            system.insert(IncidentRef::Standing(id), incident);
+        }
+        for (incident, component) in row.affecting.into_iter().zip(row.affected) {
+            if let Some(incident) = system.get_mut(&IncidentRef::Standing(incident)) {
+                incident.components.insert(component);
+            }
+        }
+        let mut manual: HashMap<ComponentId, Vec<ManualIncident>> = HashMap::new();
+        let keys = row.manual_components.into_iter().zip(row.manual_ids);
+        let texts_and_impacts = row.manual_texts.into_iter().zip(row.manual_impacts);
+        let times = row.manual_starts.into_iter().zip(row.manual_ends).zip(row.manual_last_updates);
+        for (((component, id), (text, impact)), ((start_date, end_date), last_update_at)) in
+            keys.zip(texts_and_impacts).zip(times)
+        {
+            let impact = impact_of(impact)?;
+            let incident =
+                ManualIncident { id, text, impact, start_date, end_date, last_update_at };
+            manual.entry(component).or_default().push(incident);
+        }
+        Ok(Self::new(system, manual))
+    }
 }
 
 fn impact_of(number: i16) -> Result<Impact, sqlx::Error> {

@@ -11,16 +11,19 @@ use shared::{
     incident::{IncidentId, IncidentSnapshot},
     message::{DecodeError, Idempotency, UpdateMessage, UpdateResult, Verdict},
     outcome::Reason,
+    seldom,
     traces::Processing,
     update::UpdateId,
 };
 use sqlx::{Connection, PgConnection};
 
 use crate::{
-    decision::{ActiveState, Holder, IncidentRef},
+    decision::{ActiveState, Holder, IncidentRef, decide},
+    facts::{self, Facts, Wanted},
+    held::HeldUp,
     inbox::{self, Ending, Known, Parked, PendingRow, Settled, When},
-    lookup::{Found, Wanted, look_up},
     membership::MemberId,
+    row_locks::{Row, RowLocks},
     state,
     write::{Changes, write_changes},
 };
@@ -66,19 +69,53 @@ impl Incoming {
     }
 }
 
+/// What became of one message of a batch.
+#[derive(Clone, Debug)]
+pub enum Applied {
+    /// The transaction settled it. There is no result where nobody can be told: it has no id, or was
+    /// decided by a version with rules that this one does not know.
+    Settled(Option<UpdateResult>),
+    /// Another session holds rows of these incidents, which it needs, or an earlier update of its
+    /// component or its idempotency key was deferred. Nothing of it was written: it is to be tried again
+    /// before any later one of its component.
+    Deferred(Vec<IncidentId>),
+}
+
 /// Why a batch was not applied.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
-    /// The worker is not among the living any more: the others have its partitions.
+    /// The worker's membership has expired: the others have its partitions.
     #[error("the others have this worker's partitions: it was away for too long")]
     Lapsed,
+    /// Once the scope's lock was held, the transaction waited too long for others, or took too long.
+    /// Fewer updates may need less of what others hold.
+    #[error("the transaction took too long")]
+    TooLong(#[source] sqlx::Error),
     /// The database refused the batch, or failed.
     #[error("the database failed")]
     Database(#[from] sqlx::Error),
 }
 
+impl ApplyError {
+    /// An error of a statement that was run while the scope's lock was held.
+    fn in_transaction(error: sqlx::Error) -> Self {
+        /// SQLSTATE of a lock that was waited for in vain.
+        const LOCK_NOT_AVAILABLE: &str = "55P03";
+        /// SQLSTATE of a statement that took too long.
+        const QUERY_CANCELED: &str = "57014";
+        match error.as_database_error().and_then(|error| error.code()).as_deref() {
+            Some(LOCK_NOT_AVAILABLE | QUERY_CANCELED) => Self::TooLong(error),
+            Some(_) | None => Self::Database(error),
+        }
+    }
+}
+
 /// Begins a transaction with the lock that every deciding one holds until its end.
-const BEGIN: &str = "BEGIN; SELECT FROM sdb_scope FOR UPDATE";
+///
+/// Whatever it waits for from then on, every worker waits with it, so that is bounded to half a second.
+/// It never waits for incidents and relations, but for one for who removes a component that is put into an
+/// incident.
+const BEGIN: &str = "BEGIN; SELECT FROM sdb_scope FOR UPDATE; SET LOCAL lock_timeout = '500ms'";
 
 /// What becomes of one message, before the incidents that the batch opens have ids.
 enum Fate {
@@ -92,19 +129,48 @@ enum Fate {
     SameAs(usize),
     Rejected,
     Parked,
+    /// Another session holds these incidents, or holds up an earlier update of the component.
+    Deferred(Vec<IncidentId>),
 }
 
-/// Applies a batch for a worker in one transaction; returns what became of each message, in order. A
-/// message without an id has no result: nobody can be told.
+/// Applies a batch for a worker in one transaction; returns what became of each message, in order.
+///
+/// Updates that change nothing are decided on one snapshot, without a lock on any row: they take effect
+/// before whatever others commit later. What changes rest on is locked, without waiting for it, and then
+/// read and decided again; what can't be locked defers the updates that need it.
 ///
 /// # Errors
-/// When the database refuses the batch or fails, or when the worker was missed by the others: nothing
+/// When the database refuses the batch or fails, or when the worker's membership has expired: nothing
 /// was changed then.
 pub async fn apply(
     database: &mut PgConnection,
     member: MemberId,
     batch: &[Incoming],
-) -> Result<Vec<Option<UpdateResult>>, ApplyError> {
+) -> Result<Vec<Applied>, ApplyError> {
+    apply_behind(database, member, batch, &HeldUp::default()).await
+}
+
+/// The same, behind updates that were deferred before.
+pub(crate) async fn apply_behind(
+    database: &mut PgConnection,
+    member: MemberId,
+    batch: &[Incoming],
+    held_up: &HeldUp,
+) -> Result<Vec<Applied>, ApplyError> {
+    // A lock that other workers hold is waited for here, whatever is in the batch.
+    let mut transaction = database.begin_with(BEGIN).await?;
+    let results = apply_locked(&mut transaction, member, batch, held_up).await?;
+    transaction.commit().await.map_err(ApplyError::in_transaction)?;
+    Ok(results)
+}
+
+/// The transaction, once it holds the scope's lock.
+async fn apply_locked(
+    transaction: &mut PgConnection,
+    member: MemberId,
+    batch: &[Incoming],
+    held_up: &HeldUp,
+) -> Result<Vec<Applied>, ApplyError> {
     let component_ids: Vec<ComponentId> = updates(batch)
         .map(|update| update.component.id)
         .collect::<BTreeSet<_>>()
@@ -117,34 +183,59 @@ pub async fn apply(
             .filter_map(|update| Some(update.idempotency.as_ref()?.key.as_str()))
             .collect(),
         components: &component_ids,
+        batch: batch.len(),
     };
-
-    let mut transaction = database.begin_with(BEGIN).await?;
-    // The lock may have been waited for, so all else is asked now that it is held.
-    let found = look_up(&mut transaction, wanted).await?;
-    if !found.lives {
+    // The lock may have been waited for, so all is read now that it is held.
+    let facts = facts::read(transaction, wanted).await.map_err(ApplyError::in_transaction)?;
+    if !facts.lives {
         return Err(ApplyError::Lapsed);
     }
-    // The time of the batch's first decision.
-    let now = found.now;
-    let until = now.plus_micros(batch.len() as i64);
-    let mut active = state::read(&mut transaction, &component_ids, now, until).await?;
-    let before = active.clone();
-
-    let decided = decide_batch(batch, &found, &mut active);
-
-    let changes = Changes {
-        before: &before,
-        after: &active,
-        history: decided.history,
-        components: &found.components,
+    if let Some(seconds) = facts.seconds_ahead {
+        seldom!(
+            warn,
+            "clock",
+            seconds,
+            "the newest decision is ahead of the database's clock, which was wrong or is: the clock \
+            counts from now on"
+        );
+    }
+    let mut before = facts.active.clone();
+    let mut locks = RowLocks::default();
+    let (decided, after) = loop {
+        let mut after = before.clone();
+        let decided = decide_batch(batch, &facts, &before, &mut after, &locks, held_up);
+        let missing = locks.missing(&decided.rests_on);
+        if missing.is_empty() {
+            break (decided, after);
+        }
+        let taken = locks.take(transaction, &missing, &component_ids).await;
+        taken.map_err(ApplyError::in_transaction)?;
+        // What another session committed before its rows could be locked is seen now.
+        let again = state::read(transaction, &component_ids, facts.now, facts.until).await;
+        before = again.map_err(ApplyError::in_transaction)?;
     };
-    let new_ids = write_changes(&mut transaction, changes).await?;
-    inbox::write(&mut transaction, &decided.rows, &new_ids).await?;
-    inbox::unpark(&mut transaction, &decided.rows, &found.put_back).await?;
-    inbox::park(&mut transaction, &decided.parked, now).await?;
-    transaction.commit().await?;
+
+    let new_ids = write(transaction, &facts, &decided, &before, &after)
+        .await
+        .map_err(ApplyError::in_transaction)?;
     Ok(results(batch, decided.fates, &new_ids))
+}
+
+/// Writes what was decided; returns the ids of the incidents that were opened.
+async fn write(
+    transaction: &mut PgConnection,
+    facts: &Facts,
+    decided: &Decided<'_>,
+    before: &ActiveState,
+    after: &ActiveState,
+) -> Result<Vec<IncidentId>, sqlx::Error> {
+    let changes =
+        Changes { before, after, history: &decided.history, components: &facts.components };
+    let new_ids = write_changes(transaction, changes).await?;
+    inbox::write(transaction, &decided.rows, &new_ids).await?;
+    inbox::unpark(transaction, &decided.rows, &facts.put_back).await?;
+    inbox::park(transaction, &decided.parked, facts.now).await?;
+    Ok(new_ids)
 }
 
 fn updates(batch: &[Incoming]) -> impl Iterator<Item = &UpdateMessage> + Clone {
@@ -157,23 +248,32 @@ struct Decided<'a> {
     history: Vec<crate::decision::HistoryEntry>,
     rows: Vec<PendingRow<'a>>,
     parked: Vec<Parked<'a>>,
+    /// The rows that the changes rest on.
+    rests_on: HashSet<Row>,
 }
 
 /// Decides message by message, in order. No I/O.
+///
+/// `read` is the state as it was read, `active` the same, into which the decisions are taken.
 fn decide_batch<'a>(
     batch: &'a [Incoming],
-    found: &'a Found,
+    facts: &'a Facts,
+    read: &ActiveState,
     active: &mut ActiveState,
+    locks: &RowLocks,
+    held_up: &HeldUp,
 ) -> Decided<'a> {
-    let Found { known, components, position, now, .. } = found;
+    let Facts { known, components, position, now, .. } = facts;
     let mut settled: HashMap<&str, Settled> =
-        found.settled.iter().map(|(key, settled)| (key.as_str(), settled.clone())).collect();
+        facts.settled.iter().map(|(key, settled)| (key.as_str(), settled.clone())).collect();
     let mut decided = Decided {
         fates: Vec::with_capacity(batch.len()),
         history: Vec::new(),
         rows: Vec::with_capacity(batch.len()),
         parked: Vec::new(),
+        rests_on: HashSet::new(),
     };
+    let mut held_up = held_up.clone();
     let mut places: HashMap<UpdateId, usize> = HashMap::with_capacity(batch.len());
     let mut parked_keys: HashSet<String> = HashSet::new();
 
@@ -188,6 +288,10 @@ fn decide_batch<'a>(
         let update = match &incoming.content {
             Ok(update) => update,
             Err(error) => {
+                if held_up.holds_up(incoming) {
+                    decided.fates.push(Fate::Deferred(Vec::new()));
+                    continue;
+                }
                 let settled = match (error, incoming.update_id()) {
                     // It may be settled, and only its acknowledgement lost.
                     (Unusable::GivenUp(_) | Unusable::Refused(_), Some(id)) => match known.get(&id)
@@ -207,6 +311,11 @@ fn decide_batch<'a>(
         };
         if let Some(known) = known.get(&update.id) {
             decided.fates.push(Fate::Known(known.clone()));
+            continue;
+        }
+        if held_up.holds_up(incoming) {
+            held_up.add(update);
+            decided.fates.push(Fate::Deferred(Vec::new()));
             continue;
         }
         if let Some(fate) = same_as(&mut places, update.id, place) {
@@ -240,12 +349,22 @@ fn decide_batch<'a>(
                 (Ending::Repeated { original: first.original }, fate)
             }
             None => {
+                let id = update.component.id;
+                let decision = decide(active, id, update.impact, decided_at);
+                let rests_on = Row::of(decision.rests_on(), id, read);
+                let held = locks.held_of(&rests_on);
+                if !held.is_empty() {
+                    held_up.add(update);
+                    decided.fates.push(Fate::Deferred(held));
+                    continue;
+                }
+                decided.rests_on.extend(rests_on);
                 if let Some(Idempotency { key, fingerprint }) = &update.idempotency {
                     let (fingerprint, when) = (fingerprint.clone(), When::InBatch(place));
                     settled.insert(key, Settled { fingerprint, original: update.id, when });
                 }
-                let id = update.component.id;
-                let effect = active.apply(id, update.impact, &update.text, decided_at);
+                let effect =
+                    active.carry_out(decision, id, update.impact, &update.text, decided_at);
                 let reason = effect.reason;
                 let (holder, snapshot) = snapshot(active, id, effect.holder);
                 decided.history.extend(effect.history);
@@ -331,29 +450,32 @@ pub(crate) fn resolved(id: IncidentRef, new_ids: &[IncidentId]) -> IncidentId {
     }
 }
 
-fn results(
-    batch: &[Incoming],
-    fates: Vec<Fate>,
-    new_ids: &[IncidentId],
-) -> Vec<Option<UpdateResult>> {
-    let mut results: Vec<Option<UpdateResult>> = Vec::with_capacity(batch.len());
+fn results(batch: &[Incoming], fates: Vec<Fate>, new_ids: &[IncidentId]) -> Vec<Applied> {
+    let mut results: Vec<Applied> = Vec::with_capacity(batch.len());
     for (incoming, fate) in batch.iter().zip(fates) {
         let verdict = match fate {
-            Fate::Decided { reason, holder, snapshot } => Verdict::Decided {
+            Fate::Decided { reason, holder, snapshot } => Some(Verdict::Decided {
                 reason,
                 incident: IncidentSnapshot { id: resolved(holder, new_ids), ..snapshot },
-            },
+            }),
             Fate::Known(Known::Decided { original, reason, incident }) => {
-                Verdict::Repeated { original, reason, incident }
+                Some(Verdict::Repeated { original, reason, incident })
             }
-            Fate::Known(Known::Rejected) | Fate::Rejected => Verdict::Rejected,
-            Fate::Known(Known::Parked) | Fate::Parked => Verdict::Parked,
-            Fate::SameAs(place) => match results.get(place).cloned().flatten() {
-                Some(first) => repeated(first),
-                None => Verdict::Parked,
+            Fate::Known(Known::ByAnotherVersion) => None,
+            Fate::Known(Known::Rejected) | Fate::Rejected => Some(Verdict::Rejected),
+            Fate::Known(Known::Parked) | Fate::Parked => Some(Verdict::Parked),
+            Fate::SameAs(place) => match results.get(place) {
+                Some(Applied::Settled(first)) => first.clone().map(repeated),
+                Some(Applied::Deferred(_)) | None => None,
             },
+            Fate::Deferred(held) => {
+                results.push(Applied::Deferred(held));
+                continue;
+            }
         };
-        results.push(incoming.update_id().map(|id| UpdateResult { id, verdict }));
+        let result =
+            verdict.and_then(|verdict| incoming.update_id().map(|id| UpdateResult { id, verdict }));
+        results.push(Applied::Settled(result));
     }
     results
 }

@@ -21,7 +21,7 @@ use crate::{
 pub(crate) struct Changes<'a> {
     pub(crate) before: &'a ActiveState,
     pub(crate) after: &'a ActiveState,
-    pub(crate) history: Vec<HistoryEntry>,
+    pub(crate) history: &'a [HistoryEntry],
     pub(crate) components: &'a HashMap<ComponentId, Component>,
 }
 

@@ -23,7 +23,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 use worker::{
     membership::MemberId,
-    step::{ApplyError, Incoming, Unusable, apply},
+    step::{self, Applied, ApplyError, Incoming, Unusable},
 };
 
 use crate::eventually;
@@ -34,6 +34,20 @@ use super::{
 };
 
 const PARTITIONS: u16 = 3;
+
+/// Applies a batch, of which nothing can be deferred: nobody holds rows meanwhile.
+async fn apply(
+    database: &mut PgConnection,
+    member: MemberId,
+    batch: &[Incoming],
+) -> Result<Vec<Option<UpdateResult>>, ApplyError> {
+    let applied = step::apply(database, member, batch).await?;
+    let settled = applied.into_iter().map(|applied| match applied {
+        Applied::Settled(result) => result,
+        Applied::Deferred(_) => None,
+    });
+    Ok(settled.collect())
+}
 
 /// A message in a queue.
 #[derive(Clone, Debug)]

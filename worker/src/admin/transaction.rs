@@ -66,10 +66,14 @@ impl<'a> Change<'a> {
     pub(super) async fn begin(database: &'a mut PgConnection) -> Result<Self> {
         let mut transaction = database.begin().await?;
         sqlx::raw_sql(LOCK_SCOPE).execute(&mut *transaction).await?;
-        // What a person changes is a decision, too: the next one is later even if the clock goes back.
+        // What a person changes is a decision, too: the next one is later even if the clock goes back
+        // a little. When the newest is far ahead, the clock counts, as for a batch (`facts`).
         let now = sqlx::query_scalar(
-            "UPDATE sdb_scope SET decided_at = greatest(clock_timestamp() AT TIME ZONE 'UTC',
-                decided_at + interval '1 microsecond') RETURNING decided_at",
+            "UPDATE sdb_scope SET decided_at = CASE
+                WHEN decided_at > wall.time + interval '10 seconds' THEN wall.time
+                ELSE greatest(wall.time, decided_at + interval '1 microsecond') END
+            FROM (SELECT clock_timestamp() AT TIME ZONE 'UTC' AS time OFFSET 0) AS wall
+            RETURNING decided_at",
         )
         .fetch_one(&mut *transaction)
         .await?;

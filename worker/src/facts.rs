@@ -1,5 +1,5 @@
-//! What a batch finds in the database, beside the active incidents: one statement for all of it,
-//! since each one costs a round trip while every other worker waits.
+//! The facts that a batch is decided from: one statement for all of them, since each statement costs
+//! a round trip while every other worker waits, and one snapshot.
 
 use std::collections::{HashMap, HashSet};
 
@@ -15,8 +15,10 @@ use sqlx::{AssertSqlSafe, FromRow, PgConnection, types::Json};
 use uuid::Uuid;
 
 use crate::{
+    decision::ActiveState,
     inbox::{Known, Settled, When},
     membership::MemberId,
+    state::{StateRow, state_ctes, state_tables},
 };
 
 /// What is looked for.
@@ -25,16 +27,23 @@ pub(crate) struct Wanted<'a> {
     pub(crate) updates: Vec<UpdateId>,
     pub(crate) keys: Vec<&'a str>,
     pub(crate) components: &'a [ComponentId],
+    /// Messages of the batch.
+    pub(crate) batch: usize,
 }
 
 /// What was found.
-pub(crate) struct Found {
+pub(crate) struct Facts {
     /// Whether the worker is among the living.
     pub(crate) lives: bool,
     /// The place of the newest update in the inbox.
     pub(crate) position: i64,
-    /// The database's clock, or the moment after the last decision if that is later.
+    /// The time of the batch's first decision: the database's clock, or the microsecond after the
+    /// newest decision if that is a little later.
     pub(crate) now: Timestamp,
+    /// The latest time that the batch is decided at.
+    pub(crate) until: Timestamp,
+    /// How many seconds the newest decision is ahead of the clock, if so many that the clock counts.
+    pub(crate) seconds_ahead: Option<f64>,
     /// The updates that were settled before.
     pub(crate) known: HashMap<UpdateId, Known>,
     /// Those that were parked, and that an operator put back.
@@ -43,6 +52,8 @@ pub(crate) struct Found {
     pub(crate) settled: HashMap<String, Settled>,
     /// The components as they are now; one that is gone is absent.
     pub(crate) components: HashMap<ComponentId, Component>,
+    /// The active state.
+    pub(crate) active: ActiveState,
 }
 
 #[derive(FromRow)]
@@ -50,6 +61,10 @@ struct Row {
     lives: bool,
     position: i64,
     now: Timestamp,
+    until: Timestamp,
+    seconds_ahead: Option<f64>,
+    #[sqlx(flatten)]
+    state: StateRow,
     recorded: Json<Vec<Recorded>>,
     parked: Json<Vec<ParkedBefore>>,
     keys: Json<Vec<KeyInUse>>,
@@ -89,59 +104,80 @@ macro_rules! recorded {
     };
 }
 
-/// Looks all of it up, once the scope's lock is held: what earlier deciders wrote is seen then.
-pub(crate) async fn look_up(
+/// Reads all of it, once the scope's lock is held: what earlier batches wrote is seen then.
+///
+/// Decisions have strictly increasing times even where the clock goes back a little. But a clock that
+/// was wrong for one batch must not lead all later ones: when the newest decision is more than 10 s
+/// ahead, the clock counts. The order of decisions is their position in any case.
+pub(crate) async fn read(
     database: &mut PgConnection,
     wanted: Wanted<'_>,
-) -> Result<Found, sqlx::Error> {
+) -> Result<Facts, sqlx::Error> {
     let (first, end) = days(&wanted.updates);
-    // The bounds stand in the text, so that the plan has only the parts of the inbox between them.
-    // All of its parts would cost more than all the rest.
+    // The bounds stand in the text, so that the plan has only the inbox's partitions between them.
+    // All of its partitions would cost more than all the rest.
     let statement = format!(
-        "SELECT EXISTS (SELECT FROM sdb_living_worker WHERE id = $1) AS lives,
-            scope.position, clock.now,
+        "WITH wall AS MATERIALIZED (SELECT clock_timestamp() AT TIME ZONE 'UTC' AS time),
+        clock AS MATERIALIZED (
+            SELECT next.now, next.now + $5 * interval '1 microsecond' AS until, next.is_ahead
+            FROM (SELECT is_ahead, CASE WHEN is_ahead THEN time
+                    ELSE greatest(time, decided_at + interval '1 microsecond') END AS now
+                FROM (SELECT time, decided_at, decided_at > time + interval '10 seconds' AS is_ahead
+                    FROM wall, sdb_scope) AS compared) AS next
+        ), {ctes}
+        SELECT EXISTS (SELECT FROM sdb_living_worker WHERE id = $2) AS lives,
+            scope.position, clock.now, clock.until,
+            CASE WHEN clock.is_ahead THEN
+                extract(epoch FROM scope.decided_at - wall.time)::double precision
+            END AS seconds_ahead,
             (SELECT {recorded} FROM sdb_inbox i
-                WHERE i.id = ANY($2) AND i.id >= '{first}' AND i.id <= '{end}') AS recorded,
+                WHERE i.id = ANY($3) AND i.id >= '{first}' AND i.id <= '{end}') AS recorded,
             (SELECT coalesce(json_agg(json_build_object(
                     'id', update_id, 'was_put_back', put_back_at IS NOT NULL)), '[]')
-                FROM sdb_parked WHERE update_id = ANY($2)) AS parked,
+                FROM sdb_parked WHERE update_id = ANY($3)) AS parked,
             (SELECT coalesce(json_agg(json_build_object(
                     'key', key, 'fingerprint', fingerprint, 'original', update_id)), '[]')
                 FROM sdb_idempotency_key
-                WHERE key = ANY($3) AND used_at > clock.now - interval '24 hours') AS keys,
+                WHERE key = ANY($4) AND used_at > clock.now - interval '24 hours') AS keys,
             (SELECT coalesce(json_agg(json_build_object('id', c.id, 'name', c.name,
                     'attributes', coalesce(
                         (SELECT json_agg(json_build_object('name', a.name, 'value', a.value)
                             ORDER BY a.id)
                         FROM component_attribute a WHERE a.component_id = c.id), '[]'))), '[]')
-                FROM component c WHERE c.id = ANY($4)) AS components
-        FROM sdb_scope scope, LATERAL (SELECT greatest(clock_timestamp() AT TIME ZONE 'UTC',
-            scope.decided_at + interval '1 microsecond') AS now) AS clock",
+                FROM component c WHERE c.id = ANY($1)) AS components,
+            state_1.*, state_2.*, state_3.*
+        FROM sdb_scope scope, wall, clock, {tables}",
+        ctes = state_ctes!(),
         recorded = recorded!(),
+        tables = state_tables!(),
     );
     let row: Row = sqlx::query_as(AssertSqlSafe(statement))
+        .bind(wanted.components)
         .bind(wanted.member)
         .bind(wanted.updates)
         .bind(wanted.keys)
-        .bind(wanted.components)
+        .bind(wanted.batch as i64)
         .fetch_one(&mut *database)
         .await?;
     let originals = originals(database, &row).await?;
 
-    let mut found = Found {
+    let mut found = Facts {
         lives: row.lives,
         position: row.position,
         now: row.now,
+        until: row.until,
+        seconds_ahead: row.seconds_ahead,
         known: HashMap::new(),
         put_back: HashSet::new(),
         settled: HashMap::new(),
         components: row.components.0.into_iter().map(|c| (c.id, c)).collect(),
+        active: row.state.try_into()?,
     };
     for recorded in row.recorded.0 {
         // A repetition stands for its original, which is kept as long as the key is.
         let original = recorded.original.filter(|_| recorded.repeated);
         let stands_for = original.and_then(|id| originals.get(&id)).unwrap_or(&recorded);
-        found.known.insert(recorded.id, stands_for.known()?);
+        found.known.insert(recorded.id, stands_for.known());
     }
     for ParkedBefore { id, was_put_back } in row.parked.0 {
         if was_put_back {
@@ -152,7 +188,7 @@ pub(crate) async fn look_up(
     }
     for KeyInUse { key, fingerprint, original } in row.keys.0 {
         if let Some(recorded) = originals.get(&original) {
-            let when = When::Before(recorded.known()?);
+            let when = When::Before(recorded.known());
             found.settled.insert(key, Settled { fingerprint, original, when });
         }
     }
@@ -179,11 +215,12 @@ async fn originals(
 }
 
 impl Recorded {
-    fn known(&self) -> Result<Known, sqlx::Error> {
-        let Some(incident) = self.incident else { return Ok(Known::Rejected) };
-        let reason = Reason::from_word(&self.reason)
-            .map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
-        Ok(Known::Decided { original: self.id, reason, incident })
+    fn known(&self) -> Known {
+        let Some(incident) = self.incident else { return Known::Rejected };
+        match Reason::from_word(&self.reason) {
+            Ok(reason) => Known::Decided { original: self.id, reason, incident },
+            Err(_) => Known::ByAnotherVersion,
+        }
     }
 }
 
