@@ -380,6 +380,8 @@ metrics! {
             "Workers that live, as the database has it";
         "sdb_parked_updates" parked: Gauge = Gauge::default(),
             "Updates that stand parked; 10000 stands for as many or more";
+        "sdb_held_updates" held: Gauge = Gauge::default(),
+            "Updates that this worker holds since another session locks rows that they need";
         "sdb_inbox_rows" inbox_rows: Gauge = Gauge::default(),
             "Rows of the inbox, as PostgreSQL estimates";
         "sdb_inbox_oldest_part_timestamp_seconds" oldest_part: Gauge = Gauge::default(),

@@ -23,6 +23,7 @@ use shared::{
     broker::{Broker, ConnectError},
     database::Database,
     message::{UpdateMessage, Verdict},
+    metrics::WORKER,
     telemetry::chain,
     topology::{DeclareError, Phase},
     traces,
@@ -153,6 +154,7 @@ impl Consumer {
             timeout(SETUP_LIMIT, self.start(&connection, &share, member.id, &mut deliveries)).await;
         // What is ready goes into one batch, from all queues alike; order within each is kept.
         let mut batches = select_all(deliveries).ready_chunks(self.batch);
+        WORKER.held.set(0);
         let ended = match started {
             Ok(Ok(())) => {
                 self.standing.takes_part(member.id, share.clone());
@@ -263,6 +265,7 @@ impl Consumer {
             let deferred = self.apply(member, batch, held).await?;
             held.add(deferred);
         }
+        WORKER.held.set(held.len() as i64);
         Ok(())
     }
 
@@ -304,7 +307,7 @@ impl Consumer {
         if !held_incidents.is_empty() {
             held_incidents.sort_unstable();
             held_incidents.dedup();
-            self.blockers.report(held.iter().count() + deferred.len(), held_incidents);
+            self.blockers.report(held.len() + deferred.len(), held_incidents);
         }
         if traces::get().is_some() {
             for (received, result) in &settled {

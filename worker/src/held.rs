@@ -72,6 +72,10 @@ impl<T: Message> HeldQueue<T> {
         self.messages.is_empty()
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.messages.len()
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
         self.messages.iter()
     }
