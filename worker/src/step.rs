@@ -112,9 +112,9 @@ impl ApplyError {
 
 /// Begins a transaction with the lock that every deciding one holds until its end.
 ///
-/// Whatever it waits for from then on, every worker waits with it, so that is bounded to half a second.
-/// It never waits for incidents and relations, but for one for who removes a component that is put into an
-/// incident.
+/// From then on every worker waits with it, so that a further wait for a lock is bounded to half a second.
+/// There is none for incidents and their components, but there may be one for a component that someone
+/// is removing, or an incident that someone is adding.
 const BEGIN: &str = "BEGIN; SELECT FROM sdb_scope FOR UPDATE; SET LOCAL lock_timeout = '500ms'";
 
 /// What becomes of one message, before the incidents that the batch opens have ids.
