@@ -1,7 +1,7 @@
 //! Who may post: holders of a token that one of our keys signed.
 
 use axum::http::{HeaderMap, StatusCode, header};
-use jsonwebtoken::{Algorithm, DecodingKey, Validation, errors::ErrorKind};
+use jsonwebtoken::{Algorithm, DecodingKey, Validation, errors::ErrorKind, get_current_timestamp};
 use serde_json::{Map, Value};
 use shared::{
     metrics::{GATEWAY, TokenRefusal, Words},
@@ -11,7 +11,7 @@ use shared::{
 use crate::{config::AuthConfig, error::ApiError};
 
 /// Seconds that clocks may differ by.
-const LEEWAY: u64 = 5;
+const LEEWAY: f64 = 5.0;
 
 /// Checks tokens.
 pub struct Auth {
@@ -26,8 +26,9 @@ impl Auth {
     pub fn new(config: AuthConfig) -> Self {
         // The only algorithm, whatever the token's header asks for.
         let mut validation = Validation::new(Algorithm::HS256);
-        validation.leeway = LEEWAY;
-        validation.validate_nbf = true;
+        // Times are checked here: the library takes only those that fit an unsigned integer.
+        validation.validate_exp = false;
+        validation.validate_nbf = false;
         validation.validate_aud = false;
         validation.required_spec_claims.clear();
         let keys = config
@@ -71,7 +72,8 @@ impl Auth {
             return Err(TokenRefusal::NotBearer);
         }
         let token = token.trim();
-        let claims = self.claims(token).map_err(|error| refusal(error.kind()))?;
+        let claims = self.claims(token)?;
+        check_times(&claims, get_current_timestamp() as f64)?;
         let present = match claims.get(&self.claim) {
             None | Some(Value::Null) => false,
             Some(Value::Bool(value)) => *value,
@@ -84,29 +86,67 @@ impl Auth {
     }
 
     /// The claims, by the first key that signed them.
-    fn claims(&self, token: &str) -> Result<Map<String, Value>, jsonwebtoken::errors::Error> {
-        let mut refused = jsonwebtoken::errors::Error::from(ErrorKind::InvalidToken);
+    fn claims(&self, token: &str) -> Result<Map<String, Value>, TokenRefusal> {
+        let mut refused = TokenRefusal::Malformed;
         for key in &self.keys {
             match jsonwebtoken::decode(token, key, &self.validation) {
+                // Extensions that must be understood, of which none is (RFC 7515, 4.1.11).
+                Ok(token) if token.header.crit.is_some() => return Err(TokenRefusal::Malformed),
                 Ok(token) => return Ok(token.claims),
-                Err(error) => refused = error,
-            }
-            if !matches!(refused.kind(), ErrorKind::InvalidSignature) {
-                break;
+                Err(error) if matches!(error.kind(), ErrorKind::InvalidSignature) => {
+                    refused = TokenRefusal::Signature;
+                }
+                Err(_) => return Err(TokenRefusal::Malformed),
             }
         }
         Err(refused)
     }
 }
 
-fn refusal(error: &ErrorKind) -> TokenRefusal {
-    if matches!(error, ErrorKind::InvalidSignature) {
-        TokenRefusal::Signature
-    } else if matches!(error, ErrorKind::ExpiredSignature) {
-        TokenRefusal::Expired
-    } else if matches!(error, ErrorKind::ImmatureSignature) {
-        TokenRefusal::Early
-    } else {
-        TokenRefusal::Malformed
+/// Checks `exp` and `nbf`, where they are, as numbers of any size (RFC 7519, 4.1.4 and 4.1.5). `now` is
+/// in seconds since 1970.
+fn check_times(claims: &Map<String, Value>, now: f64) -> Result<(), TokenRefusal> {
+    let time = |name| match claims.get(name) {
+        None => Ok(None),
+        Some(Value::Number(number)) => Ok(number.as_f64()),
+        Some(_) => Err(TokenRefusal::Malformed),
+    };
+    if time("exp")?.is_some_and(|exp| exp < now - LEEWAY) {
+        return Err(TokenRefusal::Expired);
+    }
+    if time("nbf")?.is_some_and(|nbf| nbf > now + LEEWAY) {
+        return Err(TokenRefusal::Early);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn times_are_numbers_of_any_size() {
+        for (claims, expected) in [
+            (json!({}), Ok(())),
+            (json!({ "exp": 1_000 }), Ok(())),
+            (json!({ "exp": 995, "nbf": 1_005 }), Ok(())),
+            (json!({ "exp": 994 }), Err(TokenRefusal::Expired)),
+            (json!({ "exp": 994.9 }), Err(TokenRefusal::Expired)),
+            (json!({ "exp": -1 }), Err(TokenRefusal::Expired)),
+            (json!({ "exp": 1e300 }), Ok(())),
+            (json!({ "exp": u64::MAX }), Ok(())),
+            (json!({ "nbf": 1_006 }), Err(TokenRefusal::Early)),
+            (json!({ "nbf": -1 }), Ok(())),
+            (json!({ "nbf": -1e300 }), Ok(())),
+            (json!({ "nbf": 1e300 }), Err(TokenRefusal::Early)),
+            (json!({ "exp": "soon" }), Err(TokenRefusal::Malformed)),
+            (json!({ "exp": null }), Err(TokenRefusal::Malformed)),
+            (json!({ "nbf": [] }), Err(TokenRefusal::Malformed)),
+        ] {
+            let claims = claims.as_object().expect("claims are an object");
+            assert_eq!(check_times(claims, 1_000.0), expected, "{claims:?}");
+        }
     }
 }

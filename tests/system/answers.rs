@@ -664,6 +664,8 @@ async fn tokens_are_checked_and_refusals_do_not_tell_why(fixture: Arc<Fixture>) 
     }
     for claims in [
         json!({ CLAIM: "dummy", "exp": now + 600, "nbf": now - 600 }),
+        json!({ CLAIM: "dummy", "exp": 1e30, "nbf": -1 }),
+        json!({ CLAIM: "dummy", "exp": u64::MAX, "nbf": -1.5e9 }),
         json!({ CLAIM: "dummy", "iat": now + 86_400 }),
         json!({ CLAIM: "dummy", "iat": "never" }),
         json!({ CLAIM: "dummy", "aud": "somebody else" }),
@@ -717,6 +719,11 @@ async fn tokens_are_checked_and_refusals_do_not_tell_why(fixture: Arc<Fixture>) 
         let unsigned = &token[..=token.rfind('.').context("no token")?];
         refused.push(("another algorithm, unsigned", format!("Bearer {unsigned}")));
         refused.push(("another algorithm, signed", format!("Bearer {token}")));
+    }
+    for crit in [r#"["exp"]"#, r#"["b64"]"#, r#"["unknown"]"#, "[]", r#""exp""#] {
+        let header = format!(r#"{{"alg":"HS256","crit":{crit},"unknown":1}}"#);
+        let token = token_by_hand(&header, &claims, SECRET)?;
+        refused.push(("an extension that must be understood", format!("Bearer {token}")));
     }
     refused.push(("no algorithm", format!("Bearer {}", token_by_hand("{}", &claims, SECRET)?)));
     for algorithm in [Algorithm::HS384, Algorithm::HS512] {
