@@ -535,7 +535,7 @@ async fn attributes_are_limited_and_refusals_stay_short(fixture: Arc<Fixture>) -
     ensure!(message.ends_with("and 4990 more") && message.len() < 1_000, "{message}");
 
     let region = attribute("region", &longest);
-    ensure!(post("CDN", vec![region.clone(); 32]).await?.status == 200);
+    ensure!(post("CDN", vec![region.clone(); 32]).await?.status == 201);
     let many = post("CDN", vec![region; 33]).await?;
     let expected = |problem: Value| json!({ "json": { "attributes": problem } });
     same(&many.body["errors"], &expected(json!(["Longer than maximum length 32."])))?;
