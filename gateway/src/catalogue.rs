@@ -1,10 +1,10 @@
 //! The gateway's copy of the catalogue, kept up to date without a restart.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwapOption;
 use shared::{
-    component::{self, Attribute, Component, NoComponent},
+    component::{self, Attribute, ByName, Component, NoComponent},
     metrics::{COMMON, Server},
     telemetry::chain,
 };
@@ -21,23 +21,15 @@ const MISS_PAUSE: Duration = Duration::from_millis(100);
 /// Time for one reading.
 const READ_LIMIT: Duration = Duration::from_secs(5);
 
-/// The components by name, in order of their ids.
+/// The components of one version of the catalogue.
 pub(crate) struct Catalogue {
     pub(crate) version: i64,
-    by_name: HashMap<String, Vec<Component>>,
+    components: ByName,
 }
 
 impl Catalogue {
-    fn new(version: i64, components: Vec<Component>) -> Self {
-        let mut by_name: HashMap<String, Vec<Component>> = HashMap::new();
-        for component in components {
-            by_name.entry(component.name.clone()).or_default().push(component);
-        }
-        Self { version, by_name }
-    }
-
     pub(crate) fn len(&self) -> usize {
-        self.by_name.values().map(Vec::len).sum()
+        self.components.len()
     }
 
     /// The component with this name and exactly these attributes, the lowest id of several;
@@ -47,7 +39,7 @@ impl Catalogue {
         name: &str,
         attributes: &[Attribute],
     ) -> Result<&Component, NoComponent<'_>> {
-        component::find(self.by_name.get(name).into_iter().flatten(), attributes)
+        self.components.find(name, attributes)
     }
 }
 
@@ -137,70 +129,10 @@ impl CatalogueCopy {
         if self.current.load().as_ref().is_some_and(|current| current.version == version) {
             return Ok(());
         }
-        let catalogue = Catalogue::new(version, component::read_all(&mut connection).await?);
+        let components = ByName::new(component::read_all(&mut connection).await?);
+        let catalogue = Catalogue { version, components };
         tracing::info!(components = catalogue.len(), version, "catalogue read");
         self.current.store(Some(Arc::new(catalogue)));
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use shared::component::ComponentId;
-
-    use super::*;
-
-    fn attributes(pairs: &[(&str, &str)]) -> Vec<Attribute> {
-        pairs
-            .iter()
-            .map(|(name, value)| Attribute { name: (*name).into(), value: (*value).into() })
-            .collect()
-    }
-
-    fn catalogue(components: &[(&str, &[(&str, &str)])]) -> Catalogue {
-        let components = (1..)
-            .zip(components)
-            .map(|(id, (name, pairs))| Component {
-                id: ComponentId(id),
-                name: (*name).into(),
-                attributes: attributes(pairs),
-            })
-            .collect();
-        Catalogue::new(1, components)
-    }
-
-    /// Name, attributes, the id found or those of the candidates.
-    #[test]
-    fn exact_matches_win_and_larger_ones_must_be_unambiguous() {
-        let catalogue = catalogue(&[
-            ("DNS", &[("region", "R1"), ("type", "dns")]),
-            ("DNS", &[("region", "R2"), ("type", "dns")]),
-            ("DNS", &[("region", "R1")]),
-            ("DNS", &[("region", "R1")]),
-            ("CDN", &[("region", "R1"), ("type", "cdn")]),
-        ]);
-        let several = |ids: &[i32]| Err(Some(ids.to_vec()));
-        for (name, wanted, expected) in [
-            // All of its attributes, in another order.
-            ("DNS", &[("type", "dns"), ("region", "R1")][..], Ok(1)),
-            // Exact before larger, and of two exact ones the lowest id.
-            ("DNS", &[("region", "R1")], Ok(3)),
-            // One larger one.
-            ("DNS", &[("region", "R2")], Ok(2)),
-            ("CDN", &[], Ok(5)),
-            // Several larger ones.
-            ("DNS", &[("type", "dns")], several(&[1, 2])),
-            // None.
-            ("DNS", &[("region", "R3")], Err(None)),
-            ("DN", &[], Err(None)),
-            ("CDN", &[("region", "R1"), ("type", "cdn"), ("more", "x")], Err(None)),
-        ] {
-            let found = catalogue.find(name, &attributes(wanted));
-            let found = found.map(|component| component.id.0).map_err(|none| match none {
-                NoComponent::NotFound => None,
-                NoComponent::Ambiguous(several) => Some(several.iter().map(|c| c.id.0).collect()),
-            });
-            assert_eq!(found, expected, "{name} {wanted:?}");
-        }
     }
 }

@@ -1,7 +1,11 @@
 //! Reads the body of a status update, naming every field that can't be used.
 
 use serde_json::{Map, Value, json};
-use shared::{component::Attribute, impact::Impact};
+use shared::{
+    component::{Attribute, MAX_ATTRIBUTE_LENGTH, MAX_ATTRIBUTES},
+    impact::Impact,
+    shorten::shorten,
+};
 use utoipa::{
     ToSchema,
     openapi::{Object, Type},
@@ -12,6 +16,11 @@ use crate::{error::ApiError, openapi};
 /// Characters of the title of an incident, at most.
 const LONGEST_TEXT: usize = 255;
 const DEFAULT_TEXT: &str = "Incident";
+/// Unknown fields of an object that a refusal names, at most; and characters of the name of one.
+const NAMED_FIELDS: usize = 10;
+const FIELD_NAME: usize = 60;
+// The document and the errors have the numbers as they are.
+const _: () = assert!(MAX_ATTRIBUTES == 32 && MAX_ATTRIBUTE_LENGTH == 255);
 
 /// A component shows an impact.
 #[derive(Debug, PartialEq, Eq, ToSchema)]
@@ -28,8 +37,21 @@ pub(crate) struct PostedUpdate {
     pub(crate) text: String,
     /// The component is the one with this name and exactly these attributes; failing that, the only
     /// one with this name whose attributes contain these. Of a repeated name the last value counts.
-    #[schema(value_type = Vec<openapi::Attribute>, required = false)]
+    #[schema(value_type = Vec<PostedAttribute>, required = false, max_items = 32)]
     pub(crate) attributes: Vec<Attribute>,
+}
+
+/// An attribute of the component that an update is about.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "describes a type of `shared`, which knows nothing of the web")]
+struct PostedAttribute {
+    /// What is said, such as `region`.
+    #[schema(example = "region", max_length = 255)]
+    name: String,
+    /// What it is for this component.
+    #[schema(example = "Region 1", max_length = 255)]
+    value: String,
 }
 
 /// The impacts that can be reported, never a maintenance, as [`impact`] reads them.
@@ -113,8 +135,8 @@ impl PostedUpdate {
             None => Ok(Vec::new()),
             Some(value) => attributes(value),
         };
-        for field in fields.keys() {
-            note(field, json!(["Unknown field."]));
+        for (field, problem) in unknown(&fields) {
+            note(&field, problem);
         }
         for (field, problem) in [
             ("name", name.as_ref().err()),
@@ -151,6 +173,19 @@ fn not_null(value: Value) -> Field<Value> {
     if value.is_null() { Err("Field may not be null.") } else { Ok(value) }
 }
 
+/// The problem of each field that is left, and of all those at once that are too many to name.
+fn unknown(fields: &Map<String, Value>) -> Vec<(String, Value)> {
+    let named = fields.keys().take(NAMED_FIELDS);
+    let mut problems: Vec<(String, Value)> = named
+        .map(|field| (shorten(field, FIELD_NAME).into_owned(), json!(["Unknown field."])))
+        .collect();
+    let more = fields.len().saturating_sub(NAMED_FIELDS);
+    if more > 0 {
+        problems.push(("_schema".to_owned(), json!([format!("{more} more unknown fields.")])));
+    }
+    problems
+}
+
 fn string(value: Value) -> Field<String> {
     match value {
         Value::String(text) => Ok(text),
@@ -166,6 +201,14 @@ fn title(text: String) -> Field<String> {
     }
     if text.chars().any(char::is_control) {
         return Err("Control characters are not allowed.");
+    }
+    Ok(text)
+}
+
+/// The name or the value of an attribute.
+fn attribute_text(text: String) -> Field<String> {
+    if text.chars().count() > MAX_ATTRIBUTE_LENGTH {
+        return Err("Longer than maximum length 255.");
     }
     Ok(text)
 }
@@ -196,17 +239,20 @@ fn attributes(value: Value) -> Result<Vec<Attribute>, Value> {
         let problem = if value.is_null() { "Field may not be null." } else { "Not a valid list." };
         return Err(json!([problem]));
     };
-    let mut attributes: Vec<Attribute> = Vec::with_capacity(items.len().min(64));
+    // Before any is looked at: what is wrong with each would make an answer of megabytes.
+    if items.len() > MAX_ATTRIBUTES {
+        return Err(json!([format!("Longer than maximum length {MAX_ATTRIBUTES}.")]));
+    }
+    let mut attributes: Vec<Attribute> = Vec::with_capacity(items.len());
     let mut wrong = Map::new();
     for (place, item) in items.into_iter().enumerate() {
         let Value::Object(mut fields) = item else {
             wrong.insert(place.to_string(), json!({ "_schema": ["Must be an object."] }));
             continue;
         };
-        let name = required(fields.remove("name")).and_then(string);
-        let value = required(fields.remove("value")).and_then(string);
-        let mut problems: Map<String, Value> =
-            fields.into_iter().map(|(field, _)| (field, json!(["Unknown field."]))).collect();
+        let name = required(fields.remove("name")).and_then(string).and_then(attribute_text);
+        let value = required(fields.remove("value")).and_then(string).and_then(attribute_text);
+        let mut problems: Map<String, Value> = unknown(&fields).into_iter().collect();
         for (field, problem) in [("name", name.as_ref().err()), ("value", value.as_ref().err())] {
             problems.extend(problem.map(|problem| (field.to_owned(), json!([problem]))));
         }
@@ -294,6 +340,68 @@ mod tests {
             assert_eq!(status(body), expected, "{body:.80}");
         }
         assert!(PostedUpdate::read(b"{\"name\":\"\xff\",\"impact\":1}").is_err());
+    }
+
+    /// What the refusal of a body says about its fields.
+    fn errors(body: &str) -> (String, Value) {
+        let error = PostedUpdate::read(body.as_bytes()).expect_err("it is refused");
+        let response = error.into_response();
+        assert_eq!(response.status().as_u16(), 422);
+        let body = http_body_util::BodyExt::collect(response.into_body());
+        let body = futures_util::FutureExt::now_or_never(body).expect("it is there already");
+        let text = String::from_utf8(body.expect("it is there").to_bytes().into()).expect("text");
+        let json: Value = serde_json::from_str(&text).expect("JSON");
+        (text, json["errors"]["json"].clone())
+    }
+
+    fn with_attributes(attributes: &str) -> String {
+        format!("{{\"name\":\"D\",\"impact\":1,\"attributes\":[{attributes}]}}")
+    }
+
+    #[test]
+    fn attributes_are_limited_in_number_and_length() {
+        let many = |count: usize| {
+            let attributes = (0..count).map(|n| format!("{{\"name\":\"a{n}\",\"value\":\"b\"}}"));
+            with_attributes(&attributes.collect::<Vec<_>>().join(","))
+        };
+        let read = PostedUpdate::read(many(MAX_ATTRIBUTES).as_bytes()).expect("they fit");
+        assert_eq!(read.attributes.len(), MAX_ATTRIBUTES);
+        let (_, wrong) = errors(&many(MAX_ATTRIBUTES + 1));
+        assert_eq!(wrong, json!({ "attributes": ["Longer than maximum length 32."] }));
+
+        let one = |name: &str, value: &str| {
+            with_attributes(&json!({ "name": name, "value": value }).to_string())
+        };
+        let (fits, long) = ("ü".repeat(MAX_ATTRIBUTE_LENGTH), "ü".repeat(MAX_ATTRIBUTE_LENGTH + 1));
+        assert_eq!(status(&one(&fits, &fits)), 200);
+        for (body, field) in [(one(&long, "v"), "name"), (one("n", &long), "value")] {
+            let expected = json!({ "0": { field: ["Longer than maximum length 255."] } });
+            assert_eq!(errors(&body).1["attributes"], expected);
+        }
+    }
+
+    /// The largest bodies with as much wrong as they can hold, and how long the answer may be.
+    #[test]
+    fn refusals_are_short_however_much_is_wrong() {
+        let numbered = |n: usize| format!("\"{n:x}\":1");
+        let fields: Vec<String> = (0..6_000).map(numbered).collect();
+        let fields = format!("{{{}}}", fields.join(","));
+        let few: Vec<String> = (0..200).map(numbered).collect();
+        let items = vec![format!("{{{}}}", few.join(",")); MAX_ATTRIBUTES];
+        for (body, most) in [
+            (with_attributes(&vec!["5"; 32_000].join(",")), 300),
+            (with_attributes(&vec!["{}"; 21_000].join(",")), 300),
+            (fields.clone(), 1_000),
+            (format!("{{\"{}\":1}}", "x".repeat(65_000)), 1_000),
+            (with_attributes(&items.join(",")), 20_000),
+        ] {
+            assert!(body.len() <= 64 * 1024 + 100, "{} bytes", body.len());
+            let (text, _) = errors(&body);
+            assert!(text.len() < most, "{} bytes of {text:.200}", text.len());
+        }
+        let (_, wrong) = errors(&fields);
+        assert_eq!(wrong["_schema"], json!(["5990 more unknown fields."]), "{wrong}");
+        assert_eq!(wrong["name"], json!(["Missing data for required field."]));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use axum::http::Uri;
 use serde_json::{Map, Value, json};
-use shared::{impact::Impact, timestamp::Timestamp};
+use shared::{component::MAX_ATTRIBUTE_LENGTH, impact::Impact, timestamp::Timestamp};
 use utoipa::{
     PartialSchema, ToSchema,
     openapi::{RefOr, Schema},
@@ -67,6 +67,16 @@ impl Query {
         Some(text)
     }
 
+    /// Takes the name or the value of an attribute out.
+    pub(crate) fn attribute_text(&mut self, name: &str) -> Option<String> {
+        let text = self.text(name)?;
+        if text.chars().count() > MAX_ATTRIBUTE_LENGTH {
+            self.refuse(name, &format!("Longer than maximum length {MAX_ATTRIBUTE_LENGTH}."));
+            return None;
+        }
+        Some(text)
+    }
+
     pub(crate) fn switch(&mut self, name: &str) -> bool {
         match self.text(name) {
             None => false,
@@ -106,8 +116,9 @@ impl Query {
         cursor
     }
 
+    /// Notes what is wrong with a parameter; of several things the first.
     pub(crate) fn refuse(&mut self, name: &str, problem: &str) {
-        self.wrong.insert(name.to_owned(), json!([problem]));
+        self.wrong.entry(name).or_insert_with(|| json!([problem]));
     }
 
     /// Whether all that was taken could be used.

@@ -1,9 +1,25 @@
 //! Components: the monitored parts of the cloud that the catalogue lists.
 
+mod by_name;
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
+
+pub use self::by_name::{ByName, Candidates, NoComponent};
+use crate::shorten::shorten;
+
+/// Attributes of one component, at most, in a catalogue file and in an update. Real components have
+/// three; the tables have no limit of their own.
+pub const MAX_ATTRIBUTES: usize = 32;
+/// Characters of an attribute's name, and of its value, at most. The tables take 30 and 50 in the form
+/// that the dashboard's ORM makes, and any number in the form that Alembic makes.
+pub const MAX_ATTRIBUTE_LENGTH: usize = 255;
+/// The attribute that only groups components on a page. It does not tell components apart.
+const CATEGORY: &str = "category";
+/// Characters of a component's label in an error message, at most.
+const SHORT_LABEL: usize = 120;
 
 /// `component.id`.
 #[derive(
@@ -39,6 +55,15 @@ pub struct Attribute {
     pub value: String,
 }
 
+impl Attribute {
+    /// Whether it tells components of one name apart. All attributes do, but for `category`, which
+    /// says under which heading pages show a component, and which is renamed at times.
+    #[must_use]
+    pub fn tells_apart(&self) -> bool {
+        self.name != CATEGORY
+    }
+}
+
 /// A monitored part of the cloud.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Component {
@@ -55,51 +80,39 @@ impl Component {
     /// updates of an incident name a component.
     #[must_use]
     pub fn label(&self) -> String {
-        let values: Vec<&str> = self.attributes.iter().map(|a| a.value.as_str()).collect();
-        format!("{} ({})", self.name, values.join(", "))
+        label(&self.name, &self.attributes)
+    }
+
+    /// The label for an error message, which stays short whatever the catalogue has.
+    #[must_use]
+    pub fn short_label(&self) -> String {
+        short_label(&self.name, &self.attributes)
     }
 
     /// Whether `other`, read at another time under the same id, is still this component: the same
-    /// name, and no attribute that both have with another value. The catalogue may add or drop
-    /// attributes; a provisioning that reuses ids gives the id another name or region.
+    /// name, and no attribute that both have with another value, `category` aside. The catalogue may
+    /// add or drop attributes and rename categories; a provisioning that reuses ids gives the id
+    /// another name or region.
     #[must_use]
     pub fn is_still(&self, other: &Self) -> bool {
         self.name == other.name
-            && self.attributes.iter().all(|mine| {
+            && self.attributes.iter().filter(|mine| mine.tells_apart()).all(|mine| {
                 other.attributes.iter().all(|its| its.name != mine.name || its.value == mine.value)
             })
     }
 }
 
-/// Why no component could be found for a name and attributes.
-#[derive(Debug, PartialEq, Eq)]
-pub enum NoComponent<'a> {
-    /// None has these.
-    NotFound,
-    /// Several have these attributes and more.
-    Ambiguous(Vec<&'a Component>),
+/// [`Component::label`] of a component that may have no id yet.
+#[must_use]
+pub fn label(name: &str, attributes: &[Attribute]) -> String {
+    let values: Vec<&str> = attributes.iter().map(|a| a.value.as_str()).collect();
+    format!("{name} ({})", values.join(", "))
 }
 
-/// Of the components of one name, in order of their ids: the one with exactly these attributes, the
-/// lowest id of several; failing that, the only one whose attributes contain these (`api-v1`, "POST
-/// /api/v1/component_status").
-///
-/// # Errors
-/// When there is none such, or several contain them.
-pub fn find<'a>(
-    named: impl IntoIterator<Item = &'a Component>,
-    attributes: &[Attribute],
-) -> Result<&'a Component, NoComponent<'a>> {
-    let containing: Vec<&Component> = named
-        .into_iter()
-        .filter(|component| attributes.iter().all(|a| component.attributes.contains(a)))
-        .collect();
-    let exact = containing.iter().find(|c| c.attributes.len() == attributes.len());
-    match (exact, containing.as_slice()) {
-        (Some(component), _) | (None, [component]) => Ok(component),
-        (None, []) => Err(NoComponent::NotFound),
-        (None, _) => Err(NoComponent::Ambiguous(containing)),
-    }
+/// [`Component::short_label`] of a component that may have no id yet.
+#[must_use]
+pub fn short_label(name: &str, attributes: &[Attribute]) -> String {
+    shorten(&label(name, attributes), SHORT_LABEL).into_owned()
 }
 
 /// A component with the names and the values of its attributes, in catalogue order.
@@ -111,6 +124,7 @@ macro_rules! select {
         FROM component c LEFT JOIN component_attribute a ON a.component_id = c.id"
     };
 }
+
 /// Every component, in order of their ids.
 ///
 /// # Errors
@@ -118,6 +132,21 @@ macro_rules! select {
 pub async fn read_all(database: &mut PgConnection) -> Result<Vec<Component>, sqlx::Error> {
     let rows = sqlx::query_as(concat!(select!(), " GROUP BY c.id, c.name ORDER BY c.id"));
     Ok(rows.fetch_all(database).await?.into_iter().map(component).collect())
+}
+
+/// The components with these ids, in order of their ids; one that is gone is left out.
+///
+/// # Errors
+/// When the database fails.
+pub async fn read(
+    database: &mut PgConnection,
+    ids: &[ComponentId],
+) -> Result<Vec<Component>, sqlx::Error> {
+    let rows = sqlx::query_as(concat!(
+        select!(),
+        " WHERE c.id = ANY($1) GROUP BY c.id, c.name ORDER BY c.id"
+    ));
+    Ok(rows.bind(ids).fetch_all(database).await?.into_iter().map(component).collect())
 }
 
 fn component(row: (ComponentId, String, Vec<String>, Vec<String>)) -> Component {
@@ -162,6 +191,17 @@ mod tests {
         assert!(sent.is_still(&component("DNS", &[])));
         assert!(!sent.is_still(&component("DNS", &[("region", "EU-NL")])));
         assert!(!sent.is_still(&component("CDN", &[("region", "EU-DE")])));
+        // A category is renamed in place.
+        let sent = component("DNS", &[("category", "Net"), ("region", "EU-DE")]);
+        assert!(sent.is_still(&component("DNS", &[("category", "Network"), ("region", "EU-DE")])));
+        assert!(!sent.is_still(&component("DNS", &[("category", "Net"), ("region", "EU-NL")])));
+    }
+
+    #[test]
+    fn short_labels_are_short() {
+        let long = component(&"x".repeat(10_000), &[("region", "EU-DE")]);
+        assert_eq!(long.short_label().chars().count(), SHORT_LABEL + 1);
+        assert_eq!(component("DNS", &[]).short_label(), "DNS ()");
     }
 
     #[test]

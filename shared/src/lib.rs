@@ -14,6 +14,7 @@ pub mod outcome;
 pub mod parked;
 pub mod seldom;
 pub mod settings;
+pub mod shorten;
 pub mod shutdown;
 pub mod telemetry;
 pub mod timestamp;

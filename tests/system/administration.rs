@@ -667,6 +667,7 @@ async fn a_catalogue_is_planned_and_pruned(fixture: Arc<Fixture>) -> Result<()> 
     let dns = "components:
   - name: DNS
     attributes: {region: R1, type: names}
+    renamed-from: {attributes: {region: R1}}
   - name: Mail
 ";
     fs::write(&path, dns)?;
@@ -674,9 +675,9 @@ async fn a_catalogue_is_planned_and_pruned(fixture: Arc<Fixture>) -> Result<()> 
     let plan = run(&system, &apply(&["--dry-run"])).await?;
     for line in [
         "added    Mail ()",
-        "changed  DNS (R1, dns) to DNS (R1, names)",
+        "renamed  DNS (R1, dns) to DNS (R1, names)",
         "stays    CDN (), which the file does not have",
-        "1 added, 1 changed, 0 as they were, 3 not in the file",
+        "1 added, 0 changed, 1 renamed, 0 as they were, 3 not in the file",
         "A dry run: nothing was changed.",
     ] {
         ensure!(plan.contains(line), "{line:?} is not in {plan}");
@@ -706,9 +707,9 @@ async fn a_catalogue_is_planned_and_pruned(fixture: Arc<Fixture>) -> Result<()> 
     let removed: Vec<_> = removed.iter().map(|component| component["id"].clone()).collect();
     ensure!(removed == [2, 4] && plan["same"] == 1 && plan["stay"] == json!([]), "{plan}");
     ensure!(plan["add"][0]["name"] == "Mail", "{plan}");
-    let change = &plan["change"][0];
-    ensure!(change["before"]["id"] == 1, "{plan}");
-    ensure!(change["after"]["attributes"][1]["value"] == "names", "{plan}");
+    let rename = &plan["rename"][0];
+    ensure!(rename["before"]["id"] == 1 && plan["change"] == json!([]), "{plan}");
+    ensure!(rename["after"]["attributes"][1]["value"] == "names", "{plan}");
     ensure!(json_of(&system, &apply(&["--prune"])).await? == plan);
     let names: Vec<String> = sqlx::query_scalar("SELECT name FROM component ORDER BY id")
         .fetch_all(&system.database)

@@ -28,6 +28,7 @@ tests!(
     hostile_names_are_escaped_in_the_updates_alone,
     a_component_is_named_with_its_attributes_in_catalogue_order,
     a_component_is_found_by_its_name_and_attributes,
+    attributes_are_limited_and_refusals_stay_short,
     a_component_that_is_added_to_the_catalogue_is_known_without_a_restart,
     tokens_are_checked_and_refusals_do_not_tell_why,
     a_rotated_key_and_another_claim_can_be_configured,
@@ -502,6 +503,78 @@ async fn a_component_is_found_by_its_name_and_attributes(fixture: Arc<Fixture>) 
     let message = ambiguous.body["message"].as_str().unwrap_or_default();
     ensure!(message.contains("DNS (R1, dns)") && message.contains("DNS (R2, dns)"), "{message}");
     ensure!(!message.contains("DNS (R1);"), "{message}");
+    system.finish().await
+}
+
+/// Whatever is sent, and however many components have a name.
+async fn attributes_are_limited_and_refusals_stay_short(fixture: Arc<Fixture>) -> Result<()> {
+    let longest = "ü".repeat(50);
+    let system = with(&fixture, &[("CDN", &[("region", &longest), ("type", "cdn")])]).await?;
+    system
+        .sql(
+            "INSERT INTO component (id, name) SELECT n, 'Node' FROM generate_series(1001, 6000) n;
+            INSERT INTO component_attribute (component_id, name, value)
+                SELECT n, 'region', 'R1' FROM generate_series(1001, 6000) n;
+            INSERT INTO component_attribute (component_id, name, value)
+                SELECT n, 'node', 'Node ' || n FROM generate_series(1001, 6000) n",
+        )
+        .await?;
+    system.catalogue_seen().await?;
+    let attribute = |name: &str, value: &str| json!({ "name": name, "value": value });
+    let post = async |name: &str, attributes: Vec<Value>| {
+        system.post(&json!({ "name": name, "impact": 1, "attributes": attributes })).await
+    };
+    // One of thousands is found, and of thousands that may be meant a few are named.
+    let found =
+        post("Node", vec![attribute("region", "R1"), attribute("node", "Node 4711")]).await?;
+    ensure!(found.status == 201, "{found:?}");
+    let ambiguous = post("Node", vec![attribute("region", "R1")]).await?;
+    is_error(&ambiguous, 400)?;
+    let message = ambiguous.body["message"].as_str().unwrap_or_default();
+    ensure!(message.contains("Node (R1, Node 1001); Node (R1, Node 1002)"), "{message}");
+    ensure!(message.ends_with("and 4990 more") && message.len() < 1_000, "{message}");
+
+    let region = attribute("region", &longest);
+    ensure!(post("CDN", vec![region.clone(); 32]).await?.status == 201);
+    let many = post("CDN", vec![region; 33]).await?;
+    let expected = |problem: Value| json!({ "json": { "attributes": problem } });
+    same(&many.body["errors"], &expected(json!(["Longer than maximum length 32."])))?;
+    let long = "x".repeat(256);
+    for (attributes, problem) in [
+        (attribute(&long, "R1"), json!({ "name": ["Longer than maximum length 255."] })),
+        (attribute("region", &long), json!({ "value": ["Longer than maximum length 255."] })),
+    ] {
+        let refused = post("CDN", vec![attributes]).await?;
+        is_error(&refused, 422)?;
+        same(&refused.body["errors"], &expected(json!({ "0": problem })))?;
+    }
+    // Bodies of 60 KiB with all wrong that they can hold.
+    let body =
+        |attributes: &str| format!(r#"{{"name":"CDN","impact":1,"attributes":[{attributes}]}}"#);
+    let fields: Vec<String> = (0..6_000).map(|n| format!("\"{n:x}\":1")).collect();
+    let wrong = [
+        body(&vec!["1"; 30_000].join(",")),
+        body(&vec!["{}"; 20_000].join(",")),
+        body(&format!("{{{}}}", fields.join(","))),
+        format!("{{{}}}", fields.join(",")),
+    ];
+    for body in wrong {
+        let request = system.request_to(0, Method::POST, UPDATES).bearer_auth(&system.token);
+        let request = request.header("Content-Type", "application/json").body(body);
+        let refused = answer(request).await?;
+        is_error(&refused, 422)?;
+        let length = refused.body.to_string().len();
+        ensure!(length < 2_000, "{length} bytes: {refused:?}");
+    }
+    for (query, parameter) in [
+        (format!("attribute_name={long}&attribute_value=R1"), "attribute_name"),
+        (format!("attribute_name=region&attribute_value={long}"), "attribute_value"),
+    ] {
+        let refused = system.get(&format!("{UPDATES}?{query}")).await?;
+        is_error(&refused, 422)?;
+        let problem = json!({ "query": { parameter: ["Longer than maximum length 255."] } });
+        same(&refused.body["errors"], &problem)?;
+    }
     system.finish().await
 }
 

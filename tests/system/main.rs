@@ -4,6 +4,7 @@
 mod administration;
 mod answers;
 mod burst;
+mod catalogue;
 mod conformance;
 mod documents;
 mod failures;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         administration::tests(),
         answers::tests(),
         burst::tests(),
+        catalogue::tests(),
         conformance::tests(),
         documents::tests(),
         failures::tests(),

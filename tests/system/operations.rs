@@ -628,6 +628,9 @@ async fn an_unprepared_database_stops_both_programs(fixture: Arc<Fixture>) -> Re
         let says = format!("{program}: the database is not prepared: run `worker migrate`");
         ensure!(log.contains(&says), "{log}");
     }
+    let catalogue = file(&fixture, "any.yaml", "components:\n  - name: DNS\n")?;
+    let (done, said) = apply(&system, &catalogue).await?;
+    ensure!(!done && said.contains("the database is not prepared: run `worker migrate`"), "{said}");
     let (done, said) = system.worker_command(&["detach"]).await?;
     ensure!(done, "there is nothing to take off: {said}");
     system.finish_with_parked()

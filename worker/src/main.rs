@@ -115,10 +115,25 @@ enum TopologyCommand {
 
 #[derive(Subcommand)]
 enum Catalogue {
-    /// Add the components of a catalogue file (YAML) and change those that it has otherwise, all in
-    /// one transaction; none is removed, unless that is asked for.
+    /// Add the components of a catalogue file (YAML) that are not there, all in one transaction; those
+    /// that the file does not have stay as they are, unless `--prune` is given.
+    ///
+    /// All attributes but `category` tell components of one name apart: an entry with another region or
+    /// type is another component. If only the category differs, and no other component or entry of this
+    /// name is like it but for the category, it is changed in place.
+    ///
+    /// To rename a component, or to change its other attributes, give its entry `renamed-from`: the name
+    /// before, or `name` and `attributes` before, of which what is left out was as it is now. The
+    /// attributes name it as those of an update do. It keeps its id and its history; while an incident
+    /// or a maintenance that is active has it, nothing is applied. Once it is done, the line changes
+    /// nothing. For example:
+    ///
+    ///   - name: Virtual Private Network
+    ///     attributes: {category: Network, region: EU-NL, type: vpn}
+    ///     renamed-from: VPN
+    #[command(verbatim_doc_comment)]
     Apply {
-        /// The file: `components`, a list of `name` and `attributes`.
+        /// The file: `components`, a list of `name`, `attributes` and `renamed-from`.
         file: PathBuf,
         /// Print what would be done, and change nothing.
         #[arg(long)]
@@ -178,9 +193,9 @@ async fn command(command: Command) -> Result<()> {
         Command::Catalogue(Catalogue::Apply { file, dry_run, prune, json }) => {
             let yaml = std::fs::read_to_string(&file)
                 .with_context(|| format!("{} can't be read", file.display()))?;
-            let wanted = catalogue::parse(&yaml).with_context(|| file.display().to_string())?;
+            let entries = catalogue::parse(&yaml).with_context(|| file.display().to_string())?;
             let how = How { dry_run, prune };
-            let plan = catalogue::apply(&mut connect(&settings).await?, wanted, how)
+            let plan = catalogue::apply(&mut connect(&settings).await?, entries, how)
                 .await
                 .with_context(|| file.display().to_string())?;
             let end = if dry_run { "\nA dry run: nothing was changed." } else { "" };

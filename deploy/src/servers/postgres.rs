@@ -3,7 +3,7 @@
 use std::{
     fs,
     net::{Ipv4Addr, TcpStream},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
 };
 
@@ -108,6 +108,12 @@ impl Postgres {
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
         self.server.pid()
+    }
+
+    /// The file that the server logs to.
+    #[must_use]
+    pub fn log(&self) -> &Path {
+        self.server.log()
     }
 
     /// The port, on 127.0.0.1.

@@ -38,6 +38,10 @@ impl Server {
         Self { name, log, stop_signal, child: Mutex::new(None) }
     }
 
+    pub(super) fn log(&self) -> &Path {
+        &self.log
+    }
+
     /// Starts the server's process.
     pub(super) fn launch(&self, mut command: Command) -> Result<()> {
         let mut child = self.child();

@@ -43,8 +43,10 @@ struct Parameters {
     /// Only components whose name begins so; with an attribute, the one with exactly this name.
     name: Option<String>,
     /// Only components with this attribute.
+    #[param(max_length = 255)]
     attribute_name: Option<String>,
     /// Its value: the two go together.
+    #[param(max_length = 255)]
     attribute_value: Option<String>,
     /// Only incidents that stand now: started, and with no end or an end to come.
     #[param(required = false, value_type = Switch, inline)]
@@ -104,8 +106,8 @@ pub(crate) async fn get(
     let mut query = Query::new(&uri);
     let Parameters { name, attribute_name, attribute_value, active } = Parameters {
         name: query.text("name"),
-        attribute_name: query.text("attribute_name"),
-        attribute_value: query.text("attribute_value"),
+        attribute_name: query.attribute_text("attribute_name"),
+        attribute_value: query.attribute_text("attribute_value"),
         active: query.switch("active"),
     };
     let attribute = match (attribute_name, attribute_value) {

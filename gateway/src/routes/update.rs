@@ -184,8 +184,7 @@ async fn find_component(
             }
             Err(NoComponent::NotFound) => {}
             Err(NoComponent::Ambiguous(candidates)) => {
-                let candidates: Vec<String> = candidates.iter().map(|c| c.label()).collect();
-                let candidates = candidates.join("; ");
+                let candidates = candidates.list(Component::short_label);
                 return Err(ApiError::bad_request(format!(
                     "Several components have this name and these attributes; add attributes to \
                     name one of: {candidates}"

@@ -57,8 +57,8 @@ pub(super) async fn open(
     title: String,
     components: &[ComponentName],
 ) -> Result<Incident> {
-    let mut change = Change::begin(database).await?;
-    let components = component::find(&mut change.transaction, components).await?;
+    let components = component::find(database, components).await?;
+    let mut change = Change::begin(database, &components).await?;
     let component_ids = ids(&components);
     let (impact, start, end, description) = match new {
         New::Incident { impact, start } => {
@@ -93,9 +93,9 @@ pub(super) async fn open(
     .await?;
     change.relate(id, &component_ids).await?;
     if let Some(description) = description {
-        change.note(id, DESCRIPTION, &description).await?;
+        change.note(id, DESCRIPTION, description);
     }
-    change.gather((id, &title), &components, others).await?;
+    change.gather((id, &title), &components, others);
     change.commit(id).await
 }
 
@@ -106,11 +106,11 @@ pub(super) async fn comment(
     status: &str,
     text: &str,
 ) -> Result<Incident> {
-    let mut change = Change::begin(database).await?;
+    let mut change = Change::begin(database, &[]).await?;
     let (incident, _) = change.lock(id, &[]).await?;
     incident.expect_open(change.now)?;
     let kind = Kind::of(incident.impact);
-    if !kind.comments().contains(&status) {
+    let Some(status) = kind.comments().iter().copied().find(|word| *word == status) else {
         let words: Vec<String> = kind.comments().iter().map(|word| format!("`{word}`")).collect();
         bail!(
             "`{status}` is no status of a comment on {}: write {}; other commands have words of \
@@ -118,9 +118,9 @@ pub(super) async fn comment(
             incident.name(),
             words.join(" or ")
         );
-    }
+    };
     change.write(&incident).await?;
-    change.note(id, status, text).await?;
+    change.note(id, status, text.to_owned());
     change.commit(id).await
 }
 
@@ -131,9 +131,9 @@ pub(super) async fn change(
     kind: Kind,
     wanted: Wanted,
 ) -> Result<Incident> {
-    let mut change = Change::begin(database).await?;
     let Wanted { title, impact, start, end, add } = wanted;
-    let add = component::find(&mut change.transaction, &add).await?;
+    let add = component::find(database, &add).await?;
+    let mut change = Change::begin(database, &add).await?;
     // A maintenance comes beside what is active.
     let gathered = match kind {
         Kind::Incident => ids(&add),
@@ -181,13 +181,13 @@ pub(super) async fn change(
 
     change.write(&incident).await?;
     for (status, text) in notes {
-        change.note(id, status, &text).await?;
+        change.note(id, status, text);
     }
     change.relate(id, &ids(&add)).await?;
-    let moved = change.gather((id, &incident.text), &add, others).await?;
+    let moved = change.gather((id, &incident.text), &add, others);
     for component in add.iter().filter(|component| !moved.contains(&component.id)) {
         let text = history::added(&component.label(), &incident.text);
-        change.note(id, kind.changed(), &text).await?;
+        change.note(id, kind.changed(), text);
     }
     change.commit(id).await
 }
@@ -204,7 +204,7 @@ pub(super) async fn close(
     kind: Kind,
     closing: Closing,
 ) -> Result<Incident> {
-    let mut change = Change::begin(database).await?;
+    let mut change = Change::begin(database, &[]).await?;
     let (mut incident, _) = change.lock(id, &[]).await?;
     incident.expect_open_as(kind, change.now)?;
     let at = closing.at.unwrap_or(change.now);
@@ -224,7 +224,7 @@ pub(super) async fn close(
     );
     incident.end_date = Some(at);
     change.write(&incident).await?;
-    change.note(id, kind.closed(), &closing.text).await?;
+    change.note(id, kind.closed(), closing.text);
     change.commit(id).await
 }
 
@@ -234,8 +234,9 @@ pub(super) async fn remove_component(
     id: IncidentId,
     component: ComponentName,
 ) -> Result<Incident> {
-    let mut change = Change::begin(database).await?;
-    let component = component::find_one(&mut change.transaction, &component).await?;
+    let found = component::find(database, &[component]).await?;
+    let mut change = Change::begin(database, &found).await?;
+    let [component] = found.as_slice() else { bail!("one component must be named") };
     let (incident, _) = change.lock(id, &[]).await?;
     incident.expect_open(change.now)?;
     let (name, label) = (incident.name(), component.label());
@@ -246,7 +247,7 @@ pub(super) async fn remove_component(
         Kind::Maintenance => "`worker maintenance end` ends it",
     };
     ensure!(incident.components.len() > 1, "{label} is the only component of {name}: {end}");
-    change.separate(id, component.id).await?;
-    change.note(id, kind.changed(), &history::removed(&label, &incident.text)).await?;
+    change.separate(id, component.id);
+    change.note(id, kind.changed(), history::removed(&label, &incident.text));
     change.commit(id).await
 }

@@ -3,7 +3,7 @@
 use std::{convert::Infallible, str::FromStr};
 
 use anyhow::{Result, anyhow, bail};
-use shared::component::{self, Attribute, Component, ComponentId, NoComponent};
+use shared::component::{self, Attribute, ByName, Component, ComponentId, NoComponent};
 use sqlx::PgConnection;
 
 /// How an operator names a component.
@@ -38,7 +38,9 @@ fn attribute(text: &str) -> Option<Attribute> {
     Some(Attribute { name: name.trim().to_owned(), value: value.trim().to_owned() })
 }
 
-/// Finds the components that are named, in order of their ids, each once.
+/// Finds the components that are named, in order of their ids, each once. It reads the whole catalogue:
+/// that is done before the scope's lock is taken, and what was found is checked again then
+/// ([`super::transaction::Change::begin`]).
 ///
 /// # Errors
 /// When there is none of that name, several have it, or the database fails.
@@ -46,7 +48,10 @@ pub(super) async fn find(
     database: &mut PgConnection,
     names: &[ComponentName],
 ) -> Result<Vec<Component>> {
-    let catalogue = component::read_all(database).await?;
+    if names.is_empty() {
+        return Ok(Vec::new());
+    }
+    let catalogue = ByName::new(component::read_all(database).await?);
     let mut found: Vec<Component> = Vec::with_capacity(names.len());
     for name in names {
         found.push(pick(&catalogue, name)?.clone());
@@ -56,41 +61,24 @@ pub(super) async fn find(
     Ok(found)
 }
 
-/// Finds the component that is named.
-///
-/// # Errors
-/// The same.
-pub(super) async fn find_one(
-    database: &mut PgConnection,
-    name: &ComponentName,
-) -> Result<Component> {
-    let catalogue = component::read_all(database).await?;
-    Ok(pick(&catalogue, name)?.clone())
-}
-
-fn pick<'a>(catalogue: &'a [Component], name: &ComponentName) -> Result<&'a Component> {
+fn pick<'a>(catalogue: &'a ByName, name: &ComponentName) -> Result<&'a Component> {
     match name {
-        ComponentName::Id(id) => catalogue
-            .iter()
-            .find(|component| component.id == *id)
-            .ok_or_else(|| anyhow!("there is no component {id}")),
-        ComponentName::Name(name, attributes) => {
-            let named = catalogue.iter().filter(|component| component.name == *name);
-            match component::find(named, attributes) {
-                Ok(component) => Ok(component),
-                Err(NoComponent::NotFound) if attributes.is_empty() => {
-                    bail!("there is no component {name}")
-                }
-                Err(NoComponent::NotFound) => {
-                    bail!("there is no component {name} with these attributes")
-                }
-                Err(NoComponent::Ambiguous(several)) => {
-                    let several: Vec<String> =
-                        several.iter().map(|c| format!("{} is {}", c.id, c.label())).collect();
-                    bail!("several components are {name}, take an id: {}", several.join("; "))
-                }
-            }
+        ComponentName::Id(id) => {
+            catalogue.get(*id).ok_or_else(|| anyhow!("there is no component {id}"))
         }
+        ComponentName::Name(name, attributes) => match catalogue.find(name, attributes) {
+            Ok(component) => Ok(component),
+            Err(NoComponent::NotFound) if attributes.is_empty() => {
+                bail!("there is no component {name}")
+            }
+            Err(NoComponent::NotFound) => {
+                bail!("there is no component {name} with these attributes")
+            }
+            Err(NoComponent::Ambiguous(candidates)) => {
+                let several = candidates.list(|c| format!("{} is {}", c.id, c.short_label()));
+                bail!("several components are {name}, take an id: {several}")
+            }
+        },
     }
 }
 

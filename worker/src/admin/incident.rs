@@ -1,6 +1,9 @@
 //! Incidents and maintenances as operators see them.
 
-use std::{collections::HashMap, fmt};
+use std::{
+    collections::{BTreeSet, HashMap},
+    fmt,
+};
 
 use anyhow::{Context, Result};
 use serde::{Serialize, Serializer};
@@ -283,8 +286,11 @@ async fn with_components(
     rows: Vec<Row>,
     now: Timestamp,
 ) -> Result<Vec<Incident>> {
+    // Only these: the scope's lock may be held.
+    let ids: BTreeSet<ComponentId> = rows.iter().flat_map(|row| &row.components).copied().collect();
+    let ids: Vec<ComponentId> = ids.into_iter().collect();
     let catalogue: HashMap<ComponentId, Component> =
-        component::read_all(database).await?.into_iter().map(|c| (c.id, c)).collect();
+        component::read(database, &ids).await?.into_iter().map(|c| (c.id, c)).collect();
     let incident = |row: Row| -> Result<Incident> {
         let updates = row.times.into_iter().zip(row.statuses).zip(row.texts);
         Ok(Incident {

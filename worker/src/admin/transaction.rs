@@ -2,12 +2,16 @@
 //!
 //! Each holds the scope's lock, as every deciding transaction does, so that it stands between two
 //! batches; then it locks as `state` does: incidents, then relations, in order of their ids.
+//!
+//! All workers wait meanwhile. So the number of statements in between is fixed, however many components
+//! and incidents there are: what is read of the catalogue is read before, and what is written is
+//! gathered and written set by set at the end.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use anyhow::{Context, Result, bail, ensure};
 use shared::{
-    component::{Component, ComponentId},
+    component::{self, Component, ComponentId},
     impact::Impact,
     incident::IncidentId,
     timestamp::Timestamp,
@@ -15,7 +19,7 @@ use shared::{
 use sqlx::{Connection, FromRow, PgConnection, Postgres, Transaction};
 
 use super::incident::{self, Incident, Kind, State, unknown};
-use crate::{history, write};
+use crate::{history, inbox::column, write};
 
 /// Takes the scope's lock in a transaction that an operator began. Every worker waits for it: the
 /// transaction is ended by PostgreSQL when the command stalls, or waits for others that stall.
@@ -55,15 +59,32 @@ impl Locked {
     }
 }
 
+/// An update of an incident that is to be written.
+struct Note {
+    incident: IncidentId,
+    status: &'static str,
+    text: String,
+}
+
 /// A change under way.
 pub(super) struct Change<'a> {
     pub(super) transaction: Transaction<'a, Postgres>,
     /// When it takes place: later than every decision before it.
     pub(super) now: Timestamp,
+    /// Written at the end, in this order.
+    notes: Vec<Note>,
+    /// Components that leave an incident.
+    left: Vec<(IncidentId, ComponentId)>,
+    /// Incidents that end now and stay whose they are.
+    closed: Vec<IncidentId>,
 }
 
 impl<'a> Change<'a> {
-    pub(super) async fn begin(database: &'a mut PgConnection) -> Result<Self> {
+    /// Begins a change that is about these components, as they were read before.
+    pub(super) async fn begin(
+        database: &'a mut PgConnection,
+        components: &[Component],
+    ) -> Result<Self> {
         let mut transaction = database.begin().await?;
         sqlx::raw_sql(LOCK_SCOPE).execute(&mut *transaction).await?;
         // What a person changes is a decision, too: the next one is later even if the clock goes back
@@ -77,11 +98,21 @@ impl<'a> Change<'a> {
         )
         .fetch_one(&mut *transaction)
         .await?;
-        Ok(Self { transaction, now })
+        if !components.is_empty() {
+            let ids: Vec<ComponentId> = components.iter().map(|component| component.id).collect();
+            ensure!(
+                component::read(&mut transaction, &ids).await? == components,
+                "the catalogue was changed meanwhile, and nothing was done: try again"
+            );
+        }
+        Ok(Self { transaction, now, notes: Vec::new(), left: Vec::new(), closed: Vec::new() })
     }
 
-    /// Commits; returns the incident as it stands then.
+    /// Writes what was gathered and commits; returns the incident as it stands then.
     pub(super) async fn commit(mut self, id: IncidentId) -> Result<Incident> {
+        write::leave(&mut self.transaction, &self.left).await?;
+        self.write_closed().await?;
+        self.write_notes().await?;
         let incident = incident::read(&mut self.transaction, id, self.now).await?;
         self.transaction.commit().await?;
         Ok(incident)
@@ -139,18 +170,21 @@ impl<'a> Change<'a> {
         .bind(ids)
         .fetch_all(&mut *self.transaction)
         .await?;
-        let locked = |Row { id, text, impact, start_date, end_date }| -> Result<Locked> {
-            let components = relations.iter().filter(|(incident, _)| *incident == id);
+        let mut components: HashMap<IncidentId, BTreeSet<ComponentId>> = HashMap::new();
+        for (incident, component) in relations {
+            components.entry(incident).or_default().insert(component);
+        }
+        let mut locked = |Row { id, text, impact, start_date, end_date }| -> Result<Locked> {
             Ok(Locked {
                 id,
                 text,
                 impact: Impact::try_from(impact).with_context(|| format!("incident {id}"))?,
                 start_date,
                 end_date,
-                components: components.map(|(_, component)| *component).collect(),
+                components: components.remove(&id).unwrap_or_default(),
             })
         };
-        rows.into_iter().map(locked).collect()
+        rows.into_iter().map(&mut locked).collect()
     }
 
     /// Writes a locked incident as it is to be from now on, a person's.
@@ -170,24 +204,48 @@ impl<'a> Change<'a> {
         Ok(())
     }
 
-    /// Adds an update, later than the incident's last one even if that lies ahead of the clock.
-    pub(super) async fn note(
-        &mut self,
-        incident: IncidentId,
-        status: &str,
-        text: &str,
-    ) -> Result<()> {
+    /// Adds an update.
+    pub(super) fn note(&mut self, incident: IncidentId, status: &'static str, text: String) {
+        self.notes.push(Note { incident, status, text });
+    }
+
+    /// Writes the updates, each later than the incident's last one even if that lies ahead of the
+    /// clock.
+    async fn write_notes(&mut self) -> Result<()> {
+        if self.notes.is_empty() {
+            return Ok(());
+        }
         sqlx::query(
             "INSERT INTO incident_status (incident_id, \"timestamp\", text, status)
-            SELECT $1, greatest($2, max(\"timestamp\") + interval '1 microsecond'), $3, $4
-            FROM incident_status WHERE incident_id = $1",
+            SELECT new.incident_id,
+                greatest($4, last.at + interval '1 microsecond') + interval '1 microsecond'
+                    * (row_number() OVER (PARTITION BY new.incident_id ORDER BY new.place) - 1),
+                new.text, new.status
+            FROM unnest($1::integer[], $2::varchar[], $3::varchar[])
+                WITH ORDINALITY AS new (incident_id, text, status, place)
+            LEFT JOIN (SELECT incident_id, max(\"timestamp\") AS at FROM incident_status
+                WHERE incident_id = ANY($1) GROUP BY incident_id) AS last USING (incident_id)
+            ORDER BY new.place",
         )
-        .bind(incident)
+        .bind(column(&self.notes, |note| note.incident))
+        .bind(column(&self.notes, |note| note.text.as_str()))
+        .bind(column(&self.notes, |note| note.status))
         .bind(self.now)
-        .bind(text)
-        .bind(status)
         .execute(&mut *self.transaction)
         .await?;
+        Ok(())
+    }
+
+    async fn write_closed(&mut self) -> Result<()> {
+        if self.closed.is_empty() {
+            return Ok(());
+        }
+        // Not `write`: they stay whose they were.
+        sqlx::query("UPDATE incident SET end_date = $2 WHERE id = ANY($1)")
+            .bind(&self.closed)
+            .bind(self.now)
+            .execute(&mut *self.transaction)
+            .await?;
         Ok(())
     }
 
@@ -200,47 +258,41 @@ impl<'a> Change<'a> {
         Ok(write::join(&mut self.transaction, &joined).await?)
     }
 
-    pub(super) async fn separate(
-        &mut self,
-        incident: IncidentId,
-        component: ComponentId,
-    ) -> Result<()> {
-        Ok(write::leave(&mut self.transaction, &[(incident, component)]).await?)
+    /// Takes a component out of an incident.
+    pub(super) fn separate(&mut self, incident: IncidentId, component: ComponentId) {
+        self.left.push((incident, component));
     }
 
     /// Takes components out of the other active incidents into this one, in the words of a move. An
     /// incident of which none would be left is closed and keeps the last one as its history.
     /// Returns which were moved.
-    pub(super) async fn gather(
+    pub(super) fn gather(
         &mut self,
         into: (IncidentId, &str),
         components: &[Component],
         others: Vec<Locked>,
-    ) -> Result<BTreeSet<ComponentId>> {
+    ) -> BTreeSet<ComponentId> {
+        let named: HashMap<ComponentId, &Component> =
+            components.iter().map(|component| (component.id, component)).collect();
         let mut moved = BTreeSet::new();
         for other in others {
             let from = (other.id, other.text.as_str());
             let mut left = other.components.len();
-            for component in components.iter().filter(|c| other.components.contains(&c.id)) {
+            for component in other.components.iter().filter_map(|id| named.get(id)) {
                 let label = component.label();
-                self.note(from.0, history::STATUS, &history::moved_to(&label, into)).await?;
-                self.note(into.0, history::STATUS, &history::moved_from(&label, from)).await?;
+                self.note(from.0, history::STATUS, history::moved_to(&label, into));
+                self.note(into.0, history::STATUS, history::moved_from(&label, from));
                 moved.insert(component.id);
                 if left > 1 {
                     left -= 1;
-                    self.separate(other.id, component.id).await?;
+                    self.separate(other.id, component.id);
                 } else {
-                    // Not `write`: it stays whose it was.
-                    sqlx::query("UPDATE incident SET end_date = $2 WHERE id = $1")
-                        .bind(other.id)
-                        .bind(self.now)
-                        .execute(&mut *self.transaction)
-                        .await?;
-                    self.note(other.id, history::STATUS, history::CLOSED).await?;
+                    self.closed.push(other.id);
+                    self.note(other.id, history::STATUS, history::CLOSED.to_owned());
                 }
             }
         }
-        Ok(moved)
+        moved
     }
 
     pub(super) fn check_window(&self, start: Timestamp, end: Timestamp) -> Result<()> {

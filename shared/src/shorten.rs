@@ -1,0 +1,25 @@
+//! Texts of others in messages of ours: an error message stays short, whatever it quotes.
+
+use std::borrow::Cow;
+
+/// The text, or its first `limit` characters and `…` where it is longer.
+#[must_use]
+pub fn shorten(text: &str, limit: usize) -> Cow<'_, str> {
+    match text.char_indices().nth(limit) {
+        Some((end, _)) => Cow::Owned(format!("{}…", &text[..end])),
+        None => Cow::Borrowed(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_texts_are_cut_between_characters() {
+        for (text, shown) in [("", ""), ("für", "für"), ("fürs", "für…"), ("€€€€€", "€€€…")]
+        {
+            assert_eq!(shorten(text, 3), shown);
+        }
+    }
+}

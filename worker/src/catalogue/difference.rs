@@ -1,0 +1,240 @@
+//! What a catalogue file changes: which component of the database each of its entries means.
+//!
+//! All attributes but `category` tell components of one name apart. An entry means
+//! 1. the component with its name and exactly its attributes;
+//! 2. failing that, the one that differs in nothing but `category`, if in the database and in the file
+//!    it is the only one with this name and these other attributes;
+//! 3. failing that, the one that its `renamed-from` names, if no other entry means that one;
+//! 4. failing that, a component that is not there yet.
+//!
+//! So the file of one region never takes the components of another over, and a file that was applied
+//! before changes nothing: whatever it renamed is found by 1.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+};
+
+use serde::Serialize;
+use shared::component::{Attribute, ByName, Component, ComponentId, NoComponent};
+
+use super::{CatalogueError, Entry};
+
+/// A component that changes.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Changed {
+    /// As the database has it.
+    pub before: Component,
+    /// As the file has it.
+    pub after: Entry,
+}
+
+/// What applying a catalogue does.
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Plan {
+    /// Components to add.
+    pub add: Vec<Entry>,
+    /// Components of which only the category changes.
+    pub change: Vec<Changed>,
+    /// Components that are renamed, or get other attributes, since the file says so.
+    pub rename: Vec<Changed>,
+    /// Components of the database that the file does not have and that go.
+    pub remove: Vec<Component>,
+    /// Components of the database that the file does not have and that stay.
+    pub stay: Vec<Component>,
+    /// How many stand already as the file has them.
+    pub same: usize,
+}
+
+/// What an entry means: a place in the list of the components of the database.
+#[derive(Clone, Copy)]
+enum Meaning {
+    Same(usize),
+    Recategorized(usize),
+    Renamed(usize),
+    New,
+}
+
+impl Plan {
+    /// Finds for each entry of the file the component of the database that it means. The components
+    /// are in order of their ids.
+    ///
+    /// # Errors
+    /// When a `renamed-from` can mean several components, or one that another entry means.
+    pub fn new(existing: Vec<Component>, entries: Vec<Entry>) -> Result<Self, CatalogueError> {
+        let meanings = meanings(&existing, &entries)?;
+        let mut plan = Self::default();
+        let mut left: Vec<Option<Component>> = existing.into_iter().map(Some).collect();
+        for (after, meaning) in entries.into_iter().zip(meanings) {
+            let (list, place) = match meaning {
+                Meaning::Same(place) => {
+                    left[place] = None;
+                    plan.same += 1;
+                    continue;
+                }
+                Meaning::New => {
+                    plan.add.push(after);
+                    continue;
+                }
+                Meaning::Recategorized(place) => (&mut plan.change, place),
+                Meaning::Renamed(place) => (&mut plan.rename, place),
+            };
+            list.extend(left[place].take().map(|before| Changed { before, after }));
+        }
+        plan.stay = left.into_iter().flatten().collect();
+        Ok(plan)
+    }
+
+    /// Whether an added component may be one that the file does not have, for all we know.
+    fn may_rename(&self) -> bool {
+        let absent: HashSet<&str> =
+            self.stay.iter().chain(&self.remove).map(|component| component.name.as_str()).collect();
+        self.add.iter().any(|e| e.renamed_from.is_none() && absent.contains(e.name.as_str()))
+    }
+}
+
+/// A name with attributes in a fixed order.
+type Key<'a> = (&'a str, Vec<&'a Attribute>);
+
+fn key<'a>(name: &'a str, attributes: impl IntoIterator<Item = &'a Attribute>) -> Key<'a> {
+    let mut attributes: Vec<&Attribute> = attributes.into_iter().collect();
+    attributes.sort_unstable();
+    (name, attributes)
+}
+
+/// What tells components apart.
+fn identity<'a>(name: &'a str, attributes: &'a [Attribute]) -> Key<'a> {
+    key(name, attributes.iter().filter(|attribute| attribute.tells_apart()))
+}
+
+fn meanings(existing: &[Component], entries: &[Entry]) -> Result<Vec<Meaning>, CatalogueError> {
+    let mut exact: HashMap<Key<'_>, usize> = HashMap::with_capacity(existing.len());
+    // Where one is alone with its identity, its place; else none.
+    let mut alone: HashMap<Key<'_>, Option<usize>> = HashMap::with_capacity(existing.len());
+    for (place, Component { name, attributes, .. }) in existing.iter().enumerate() {
+        exact.entry(key(name, attributes)).or_insert(place);
+        alone
+            .entry(identity(name, attributes))
+            .and_modify(|one| *one = None)
+            .or_insert(Some(place));
+    }
+    let mut wanted: HashMap<Key<'_>, usize> = HashMap::with_capacity(entries.len());
+    for Entry { name, attributes, .. } in entries {
+        *wanted.entry(identity(name, attributes)).or_default() += 1;
+    }
+    let mut meanings: Vec<Meaning> = entries
+        .iter()
+        .map(|Entry { name, attributes, .. }| {
+            if let Some(place) = exact.get(&key(name, attributes)) {
+                return Meaning::Same(*place);
+            }
+            let identity = identity(name, attributes);
+            match alone.get(&identity) {
+                Some(Some(place)) if wanted.get(&identity) == Some(&1) => {
+                    Meaning::Recategorized(*place)
+                }
+                _ => Meaning::New,
+            }
+        })
+        .collect();
+    find_renamed(existing, entries, &mut meanings)?;
+    Ok(meanings)
+}
+
+/// Finds those that their entries call by a former name.
+fn find_renamed(
+    existing: &[Component],
+    entries: &[Entry],
+    meanings: &mut [Meaning],
+) -> Result<(), CatalogueError> {
+    let is_new = |meaning: &Meaning| matches!(meaning, Meaning::New);
+    if !entries
+        .iter()
+        .zip(&*meanings)
+        .any(|(e, meaning)| is_new(meaning) && e.renamed_from.is_some())
+    {
+        return Ok(());
+    }
+    let places: HashMap<ComponentId, usize> =
+        existing.iter().enumerate().map(|(place, component)| (component.id, place)).collect();
+    let components = ByName::new(existing.to_vec());
+    let mut taken: HashMap<usize, u64> = HashMap::new();
+    for (entry, meaning) in entries.iter().zip(&*meanings) {
+        match meaning {
+            Meaning::Same(place) | Meaning::Recategorized(place) => {
+                taken.insert(*place, entry.line);
+            }
+            Meaning::Renamed(_) | Meaning::New => {}
+        }
+    }
+    for (entry, meaning) in entries.iter().zip(meanings) {
+        let (Meaning::New, Some(former)) = (&meaning, &entry.renamed_from) else { continue };
+        let nonsense = |reason| Err(CatalogueError::Nonsense { line: entry.line, reason });
+        let component = match components.find(&former.name, &former.attributes) {
+            Ok(component) => component,
+            // On an empty database, for one.
+            Err(NoComponent::NotFound) => continue,
+            Err(NoComponent::Ambiguous(candidates)) => {
+                return nonsense(format!(
+                    "renamed-from may mean several components, add attributes to name one of: {}",
+                    candidates.list(Component::short_label)
+                ));
+            }
+        };
+        let Some(place) = places.get(&component.id) else { continue };
+        if let Some(line) = taken.insert(*place, entry.line) {
+            return nonsense(format!(
+                "renamed-from means {}, but so does line {line}: only one of them can be it",
+                component.short_label()
+            ));
+        }
+        *meaning = Meaning::Renamed(*place);
+    }
+    Ok(())
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for entry in &self.add {
+            write!(f, "added    {}", entry.label())?;
+            match &entry.renamed_from {
+                Some(former) => {
+                    writeln!(f, "; there is no {} that could be renamed", former.label())?;
+                }
+                None => writeln!(f)?,
+            }
+        }
+        for Changed { before, after } in &self.change {
+            writeln!(f, "changed  {} to {}", before.label(), after.label())?;
+        }
+        for Changed { before, after } in &self.rename {
+            writeln!(f, "renamed  {} to {}", before.label(), after.label())?;
+        }
+        for component in &self.remove {
+            writeln!(f, "removed  {}", component.label())?;
+        }
+        for component in &self.stay {
+            writeln!(f, "stays    {}, which the file does not have", component.label())?;
+        }
+        if self.may_rename() {
+            writeln!(
+                f,
+                "An added component has the name of one that the file does not have. If they are the \
+                same, the entry needs `renamed-from` before it is applied: see --help."
+            )?;
+        }
+        let Self { add, change, rename, remove, stay, same } = self;
+        write!(f, "{} added, {} changed, ", add.len(), change.len())?;
+        if !rename.is_empty() {
+            write!(f, "{} renamed, ", rename.len())?;
+        }
+        write!(f, "{same} as they were, ")?;
+        if !remove.is_empty() {
+            write!(f, "{} removed, ", remove.len())?;
+        }
+        write!(f, "{} not in the file", stay.len())
+    }
+}
+
+#[cfg(test)]
+mod tests;
