@@ -5,6 +5,7 @@ mod app;
 pub mod auth;
 mod broker;
 mod catalogue;
+mod clock;
 pub mod config;
 mod error;
 mod headers;

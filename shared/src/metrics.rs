@@ -4,7 +4,11 @@
 //! No label grows with the catalogue or with clients: all but the partition and the route, of which
 //! there are few, have the words of a type.
 
-use std::{fmt, sync::LazyLock, time::Duration};
+use std::{
+    fmt,
+    sync::{LazyLock, atomic::AtomicU64},
+    time::Duration,
+};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder, prometheus_text},
@@ -355,6 +359,8 @@ metrics! {
             "Lists by where they came from";
         "sdb_server_reachable" reachable: By<Server, Gauge> = By::default(),
             "Whether the server can be used: 1 or 0";
+        "sdb_clock_ahead_seconds" clock_ahead: Gauge<f64, AtomicU64> = Gauge::default(),
+            "Seconds that the machine's clock is ahead of PostgreSQL's, below 0 where it is behind";
     }
 }
 

@@ -4,6 +4,7 @@
 mod administration;
 mod answers;
 mod burst;
+mod clocks;
 mod conformance;
 mod documents;
 mod failures;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         administration::tests(),
         answers::tests(),
         burst::tests(),
+        clocks::tests(),
         conformance::tests(),
         documents::tests(),
         failures::tests(),

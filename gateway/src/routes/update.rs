@@ -24,7 +24,6 @@ use shared::{
 };
 use tokio::time::{Instant, timeout, timeout_at};
 use utoipa::ToSchema;
-use uuid::Uuid;
 
 use crate::{
     app::App,
@@ -126,7 +125,11 @@ pub(crate) async fn post(
     let posted = PostedUpdate::read(&read_body(body).await.map_err(unread)?)?;
     let deadline = arrived + preference.wait;
     let component = find_component(&app, &posted, deadline).await?;
-    let update = message(posted, component, key);
+    let now = app.clock.now().ok_or_else(|| {
+        GATEWAY.refused.of(Refused::Catalogue).inc();
+        ApiError::unavailable("PostgreSQL's clock was not read yet; nothing was queued, try again")
+    })?;
+    let update = message(posted, component, key, now);
 
     let mut response = deliver(&app, &update, &preference, deadline).await;
     let headers = response.headers_mut();
@@ -196,9 +199,14 @@ async fn find_component(
     Err(ApiError::bad_request("Component not found"))
 }
 
-/// The message for the worker: here an update gets its id and its time of arrival.
-#[expect(clippy::disallowed_methods, reason = "the one place that makes ids and stamps arrivals")]
-fn message(posted: PostedUpdate, component: Component, key: Option<String>) -> UpdateMessage {
+/// The message for the worker: here an update gets its id and its time of arrival, both by the
+/// database's clock.
+fn message(
+    posted: PostedUpdate,
+    component: Component,
+    key: Option<String>,
+    now: Timestamp,
+) -> UpdateMessage {
     let PostedUpdate { impact, text, .. } = posted;
     let idempotency = key.map(|key| {
         let meaning = json!([component.id, impact, text]).to_string();
@@ -206,13 +214,8 @@ fn message(posted: PostedUpdate, component: Component, key: Option<String>) -> U
         let fingerprint = digest.iter().map(|byte| format!("{byte:02x}")).collect();
         Idempotency { key, fingerprint }
     });
-    let id = UpdateId(Uuid::now_v7());
-    #[expect(clippy::expect_used, reason = "the calendar reaches far beyond the present")]
-    let received_at = Timestamp::from_micros(
-        (time::OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000) as i64,
-    )
-    .expect("the present is in range");
-    UpdateMessage { id, component, impact, text, received_at, idempotency }
+    let id = UpdateId::at(now);
+    UpdateMessage { id, component, impact, text, received_at: now, idempotency }
 }
 
 async fn deliver(
@@ -321,7 +324,7 @@ struct Conflict<'a> {
 #[derive(Serialize, ToSchema)]
 #[schema(example = json!(Accepted { id: openapi::EXAMPLE_ID, state: UpdateState::Pending }))]
 struct Accepted {
-    #[schema(value_type = Uuid)]
+    #[schema(value_type = uuid::Uuid)]
     id: UpdateId,
     /// `pending` or `parked`.
     state: UpdateState,
