@@ -18,6 +18,7 @@ mod rate;
 mod request;
 mod routes;
 pub mod server;
+mod silence;
 pub mod token;
 mod traced;
 mod waiters;

@@ -347,6 +347,8 @@ metrics! {
             "Updates that RabbitMQ confirmed";
         "sdb_updates_answered_total" answered: By<Told, Counter> = By::default(),
             "Accepted updates by what their client was told";
+        "sdb_updates_not_awaited_total" not_awaited: Counter = Counter::default(),
+            "Accepted updates that were answered 202 at once, since no outcomes came";
         "sdb_updates_refused_total" refused: By<Refused, Counter> = By::default(),
             "Updates in order that were answered 503, by the reason";
         "sdb_updates_in_flight" in_flight: Gauge = Gauge::default(),
@@ -426,7 +428,7 @@ impl WorkerMetrics {
     pub fn applied_now(&self, received_at: Timestamp) {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         let micros = now.unwrap_or_default().as_micros() as i64 - received_at.as_micros();
-        // The gateway's clock may be ahead.
+        // PostgreSQL's clock, as the gateway knew it, may be ahead of this machine's.
         self.apply_duration.observe(micros.max(0) as f64 / 1e6);
     }
 

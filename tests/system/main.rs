@@ -23,6 +23,7 @@ mod simulation;
 mod spreading;
 mod tls;
 mod traces;
+mod waiting;
 
 use std::{process::ExitCode, sync::Arc};
 
@@ -59,6 +60,7 @@ fn main() -> ExitCode {
         spreading::tests(),
         tls::tests(),
         traces::tests(),
+        waiting::tests(),
     ];
     let harness = if arguments.list {
         None

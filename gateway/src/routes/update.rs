@@ -18,6 +18,7 @@ use shared::{
     message::{Idempotency, UpdateMessage, Verdict},
     metrics::{self, GATEWAY, Refused, Told},
     outcome::{Outcome, Reason},
+    seldom,
     timestamp::Timestamp,
     traces::{self, Traces},
     update::UpdateId,
@@ -34,7 +35,7 @@ use crate::{
     openapi,
     request::{Preference, idempotency_key, is_json},
     routes::receipt::UpdateState,
-    waiters::Settled,
+    waiters::{Settled, Wait},
 };
 
 /// Bytes of a body, at most.
@@ -44,8 +45,8 @@ const BODY_LIMIT: Duration = Duration::from_secs(10);
 
 /// A status update
 ///
-/// Checks it, queues it, and waits for its outcome for 1.5 s, or as long as `Prefer` says. After a 2xx
-/// it takes effect once, whatever happens; after a 4xx nothing was queued, except where an
+/// Checks it, queues it, and waits for its outcome for 1.5 s, or as long as `Prefer` says. While no
+/// outcomes come, as without a worker, only `Prefer: wait=N` still waits. After a 2xx it takes effect once, whatever happens; after a 4xx nothing was queued, except where an
 /// `Idempotency-Key` was used for another update, which changed nothing.
 #[utoipa::path(
     post,
@@ -224,21 +225,35 @@ async fn deliver(
     preference: &Preference,
     deadline: Instant,
 ) -> Response {
-    let wants_reply = !preference.respond_async;
-    let waiter = wants_reply.then(|| app.waiters.wait_for(update.id));
+    let wait = if preference.respond_async {
+        Wait::Nothing
+    } else {
+        let component = update.component.id;
+        let partition = app.publisher.partition(component);
+        app.waiters.wait_for(update.id, partition, component, preference.wait_asked)
+    };
+    let wants_reply = !matches!(wait, Wait::Nothing);
     if let Err(error) = app.publisher.publish(update, wants_reply, deadline).await {
         return not_accepted(update.id, &error);
     }
     GATEWAY.accepted.inc();
-    let waiting = waiter.as_ref().and_then(|_| traces::get()).map(Traces::wait);
-    let settled = match waiter {
+    let waits = matches!(wait, Wait::Outcome(_));
+    let waiting = traces::get().filter(|_| waits).map(Traces::wait);
+    let settled = match wait {
         // When the wait is over, or the gateway ends, the receipt will have the outcome.
-        Some(mut waiter) => tokio::select! {
-            settled = timeout_at(deadline, &mut waiter.settled) => settled.ok().and_then(Result::ok),
-            () = app.ends() => None,
-        },
-        None => None,
+        Wait::Outcome(mut waiter) => {
+            waiter.accepted();
+            tokio::select! {
+                settled = timeout_at(deadline, &mut waiter.settled) => settled.ok().and_then(Result::ok),
+                () = app.ends() => None,
+            }
+        }
+        Wait::Probe | Wait::Nothing => None,
     };
+    if !(waits || preference.respond_async) {
+        GATEWAY.not_awaited.inc();
+        seldom!(warn, "", "no outcomes come: updates are answered 202 at once");
+    }
     GATEWAY.answered.of(settled.as_ref().map_or(Told::Pending, told)).inc();
     match settled {
         Some(settled) => {
