@@ -25,6 +25,7 @@ use crate::{
     auth::Auth,
     broker::Publisher,
     catalogue::CatalogueCopy,
+    clock::DatabaseClock,
     config::AuthConfig,
     config::Limits,
     error::ApiError,
@@ -51,6 +52,8 @@ const REQUEST_LIMIT: Duration = Duration::from_secs(40);
 pub(crate) struct App {
     pub(crate) auth: Auth,
     pub(crate) catalogue: CatalogueCopy,
+    /// What updates are stamped by.
+    pub(crate) clock: Arc<DatabaseClock>,
     pub(crate) waiters: Arc<Waiters>,
     pub(crate) publisher: Arc<Publisher>,
     /// For what is small and quick: receipts, versions, the incidents of answers.
@@ -105,9 +108,11 @@ impl App {
         let lists = pool(database.clone().options([("statement_timeout", "10min")]));
         let versions = Versions::new(database.clone().options(BY_INDEX));
         let waiters = Arc::new(Waiters::new(answers.clone(), versions.clone()));
+        let clock = Arc::new(DatabaseClock::new());
         Self {
             auth: Auth::new(auth),
-            catalogue: CatalogueCopy::new(answers.clone()),
+            catalogue: CatalogueCopy::new(answers.clone(), clock.clone()),
+            clock,
             publisher: Arc::new(Publisher::new(waiters.clone(), limits.channels)),
             waiters,
             lists,

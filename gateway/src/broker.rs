@@ -30,6 +30,7 @@ use lapin::{
 };
 use shared::{
     broker::{Broker, ConnectError},
+    component::ComponentId,
     message::{ReplyMessage, UpdateMessage},
     metrics::{COMMON, Server},
     seldom,
@@ -249,6 +250,11 @@ impl Publisher {
         }
     }
 
+    /// The partition of a component; without a link any, as nothing is published then.
+    pub(crate) fn partition(&self, component: ComponentId) -> u16 {
+        self.link.load().as_ref().map_or(0, |link| component.partition(link.topology.partitions))
+    }
+
     /// Publishes an update and waits for RabbitMQ's confirmation: then it is on disk.
     ///
     /// With `wants_reply` the worker is told where to send the outcome.
@@ -317,6 +323,7 @@ impl Publisher {
                         COMMON.reconnects.of(Server::Rabbitmq).inc();
                     }
                     tracing::info!(topology = now.topology.version, "connected to RabbitMQ");
+                    self.waiters.replies_go_elsewhere();
                     self.link.store(Some(link.clone()));
                     self.watch(&link, &mut recorded).await;
                     self.give_up(&link, &broker).await;

@@ -7,12 +7,15 @@ use shared::{
     component::{self, Attribute, ByName, Component, NoComponent},
     metrics::{COMMON, Server},
     telemetry::chain,
+    timestamp::Timestamp,
 };
 use sqlx::PgPool;
 use tokio::{
     sync::Mutex,
     time::{Instant, sleep, sleep_until, timeout},
 };
+
+use crate::clock::DatabaseClock;
 
 /// How often its version is compared with the database's.
 const REFRESH_EVERY: Duration = Duration::from_millis(500);
@@ -47,12 +50,14 @@ impl Catalogue {
 pub(crate) struct CatalogueCopy {
     database: PgPool,
     current: ArcSwapOption<Catalogue>,
+    clock: Arc<DatabaseClock>,
     last_refresh: Mutex<Option<Instant>>,
 }
 
 impl CatalogueCopy {
-    pub(crate) fn new(database: PgPool) -> Self {
-        Self { database, current: ArcSwapOption::empty(), last_refresh: Mutex::new(None) }
+    pub(crate) fn new(database: PgPool, clock: Arc<DatabaseClock>) -> Self {
+        let (current, last_refresh) = (ArcSwapOption::empty(), Mutex::new(None));
+        Self { database, current, clock, last_refresh }
     }
 
     /// The copy; none before the database answered for the first time.
@@ -123,9 +128,14 @@ impl CatalogueCopy {
         // The version is read before the components: if they change between, the next comparison
         // sees it.
         let mut connection = self.database.acquire().await?;
-        let version: i64 = sqlx::query_scalar("SELECT catalogue FROM sdb_version")
-            .fetch_one(&mut *connection)
-            .await?;
+        let sent = Instant::now();
+        let (version, now): (i64, Timestamp) = sqlx::query_as(
+            "SELECT catalogue, clock_timestamp() AT TIME ZONE 'UTC' FROM sdb_version",
+        )
+        .fetch_one(&mut *connection)
+        .await?;
+        // Before the catalogue is there, so that every update which finds its component has a clock.
+        self.clock.observe(sent, Instant::now(), now);
         if self.current.load().as_ref().is_some_and(|current| current.version == version) {
             return Ok(());
         }

@@ -19,6 +19,8 @@ pub(crate) struct Preference {
     pub(crate) wait: Duration,
     /// Whether the outcome is not waited for at all, only RabbitMQ's confirmation.
     pub(crate) respond_async: bool,
+    /// Whether the client said how long it waits for the outcome.
+    pub(crate) wait_asked: bool,
     /// The value for `Preference-Applied`.
     pub(crate) applied: Option<HeaderValue>,
 }
@@ -47,16 +49,23 @@ impl Preference {
             Some(seconds) if seconds > 0 => {
                 let seconds = seconds.min(LONGEST_WAIT);
                 let applied = HeaderValue::from_str(&format!("wait={seconds}")).ok();
-                Self { wait: Duration::from_secs(seconds), respond_async: false, applied }
+                Self {
+                    wait: Duration::from_secs(seconds),
+                    respond_async: false,
+                    wait_asked: true,
+                    applied,
+                }
             }
             Some(_) => Self {
                 wait: DEFAULT_WAIT,
                 respond_async: true,
+                wait_asked: false,
                 applied: Some(HeaderValue::from_static("wait=0")),
             },
             None => Self {
                 wait: DEFAULT_WAIT,
                 respond_async,
+                wait_asked: false,
                 applied: respond_async.then(|| HeaderValue::from_static("respond-async")),
             },
         }
@@ -99,8 +108,9 @@ mod tests {
         for value in values {
             headers.append("prefer", HeaderValue::from_static(value));
         }
-        let Preference { wait, respond_async, applied } = Preference::read(&headers);
+        let Preference { wait, respond_async, wait_asked, applied } = Preference::read(&headers);
         let applied = applied.map(|v| v.to_str().expect("ASCII").to_owned()).unwrap_or_default();
+        assert_eq!(wait_asked, !respond_async && applied.starts_with("wait="));
         (wait.as_millis() as u64, respond_async, applied)
     }
 

@@ -28,7 +28,7 @@ pub struct UpdateMessage {
     pub impact: Impact,
     /// The title of an incident that this update opens.
     pub text: String,
-    /// When the gateway received it, by the gateway's clock.
+    /// When the gateway received it, by the database's clock as the gateway knew it.
     pub received_at: Timestamp,
     /// The client's idempotency key, if it sent one.
     #[serde(default, skip_serializing_if = "Option::is_none")]

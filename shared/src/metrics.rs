@@ -4,7 +4,11 @@
 //! No label grows with the catalogue or with clients: all but the partition and the route, of which
 //! there are few, have the words of a type.
 
-use std::{fmt, sync::LazyLock, time::Duration};
+use std::{
+    fmt,
+    sync::{LazyLock, atomic::AtomicU64},
+    time::Duration,
+};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder, prometheus_text},
@@ -343,6 +347,8 @@ metrics! {
             "Updates that RabbitMQ confirmed";
         "sdb_updates_answered_total" answered: By<Told, Counter> = By::default(),
             "Accepted updates by what their client was told";
+        "sdb_updates_not_awaited_total" not_awaited: Counter = Counter::default(),
+            "Accepted updates that were answered 202 at once, since no outcomes came";
         "sdb_updates_refused_total" refused: By<Refused, Counter> = By::default(),
             "Updates in order that were answered 503, by the reason";
         "sdb_updates_in_flight" in_flight: Gauge = Gauge::default(),
@@ -355,6 +361,8 @@ metrics! {
             "Lists by where they came from";
         "sdb_server_reachable" reachable: By<Server, Gauge> = By::default(),
             "Whether the server can be used: 1 or 0";
+        "sdb_clock_ahead_seconds" clock_ahead: Gauge<f64, AtomicU64> = Gauge::default(),
+            "Seconds that the machine's clock is ahead of PostgreSQL's, below 0 where it is behind";
     }
 }
 
@@ -422,7 +430,7 @@ impl WorkerMetrics {
     pub fn applied_now(&self, received_at: Timestamp) {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         let micros = now.unwrap_or_default().as_micros() as i64 - received_at.as_micros();
-        // The gateway's clock may be ahead.
+        // PostgreSQL's clock, as the gateway knew it, may be ahead of this machine's.
         self.apply_duration.observe(micros.max(0) as f64 / 1e6);
     }
 

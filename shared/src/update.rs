@@ -3,7 +3,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
+use uuid::{NoContext, Uuid};
 
 use crate::timestamp::Timestamp;
 
@@ -16,6 +16,21 @@ use crate::timestamp::Timestamp;
 pub struct UpdateId(pub Uuid);
 
 impl UpdateId {
+    /// A new id that is made at this instant.
+    ///
+    /// Ids of one millisecond are in no order. A generator that keeps them in order would never go
+    /// back either: after one reading of a clock that was weeks ahead all of its ids would be.
+    #[must_use]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place that makes ids; the time is given"
+    )]
+    pub fn at(instant: Timestamp) -> Self {
+        let micros = u64::try_from(instant.as_micros()).unwrap_or_default();
+        let nanos = (micros % 1_000_000) as u32 * 1_000;
+        Self(Uuid::new_v7(uuid::Timestamp::from_unix(NoContext, micros / 1_000_000, nanos)))
+    }
+
     /// The millisecond in which the id was made; none when it is not a UUIDv7.
     #[must_use]
     pub fn made_at(self) -> Option<Timestamp> {
@@ -31,5 +46,21 @@ impl UpdateId {
 impl fmt::Display for UpdateId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_has_its_millisecond_whatever_came_before() {
+        let at = |micros| Timestamp::from_micros(micros).expect("in range");
+        for micros in [1_900_000_000_123_456, 1_700_000_000_000_999, 0] {
+            let made = UpdateId::at(at(micros));
+            assert_eq!(made.made_at(), Some(at(micros / 1_000 * 1_000)));
+            assert_ne!(made, UpdateId::at(at(micros)));
+        }
+        assert_eq!(UpdateId::at(at(-1)).made_at(), Some(at(0)));
     }
 }

@@ -1,6 +1,7 @@
 //! Servers, processes and clients for tests of the whole system, with the verbs of the domain.
 
 pub mod burst;
+mod clock;
 mod process;
 pub mod proxy;
 pub mod replay;
@@ -29,6 +30,7 @@ use tokio::{
 };
 
 pub use self::{
+    clock::Clock,
     process::Process,
     system::{Answer, CLAIM, SECRET, System, answer, token},
 };
@@ -133,7 +135,7 @@ impl Harness {
 fn tails(folder: &Path) -> String {
     let mut files: Vec<PathBuf> =
         fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
-    files.retain(|file| file.is_file());
+    files.retain(|file| file.extension().is_some_and(|kind| kind == "log"));
     files.sort();
     files
         .iter()

@@ -92,19 +92,13 @@ async fn message(system: &System, id: i32, name: &str) -> Result<UpdateMessage> 
     let now = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
     let micros = system.count(now).await?;
     Ok(UpdateMessage {
-        id: id_made_at(u64::try_from(micros / 1_000)?),
+        id: UpdateId::at(Timestamp::from_micros(micros)?),
         component: Component { id: ComponentId(id), name: name.to_owned(), attributes: Vec::new() },
         impact: Impact::Minor,
         text: "Incident".to_owned(),
         received_at: Timestamp::from_micros(micros)?,
         idempotency: None,
     })
-}
-
-fn id_made_at(millis: u64) -> UpdateId {
-    let seconds = millis / 1_000;
-    let nanos = (millis % 1_000) as u32 * 1_000_000;
-    UpdateId(Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, seconds, nanos)))
 }
 
 #[derive(Debug, sqlx::FromRow)]
@@ -396,7 +390,9 @@ async fn an_id_outside_the_inboxs_parts_is_parked(fixture: Arc<Fixture>) -> Resu
     let publisher = Publisher::connect(&system).await?;
     let good = message(&system, 1, "DNS").await?;
     // Of 2001 and of 2100, and no UUIDv7 at all.
-    let ids = [id_made_at(1_000_000_000_000), id_made_at(4_102_444_800_000), UpdateId(Uuid::nil())];
+    let made_at = |micros| Timestamp::from_micros(micros).map(UpdateId::at);
+    let ids =
+        [made_at(1_000_000_000_000_000)?, made_at(4_102_444_800_000_000)?, UpdateId(Uuid::nil())];
     for id in ids {
         publisher.send_update(&UpdateMessage { id, ..good.clone() }).await?;
     }

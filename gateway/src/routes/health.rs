@@ -41,7 +41,7 @@ pub(crate) async fn healthz() -> Response {
 struct Ready {
     status: Status,
     /// What is missing.
-    reasons: Vec<&'static str>,
+    reasons: Vec<String>,
     /// The copy of the catalogue; null before it was read.
     catalogue: Option<CatalogueState>,
 }
@@ -92,6 +92,8 @@ pub(crate) struct Readiness {
     pub(crate) broker: BrokerState,
     /// Whether PostgreSQL answers.
     pub(crate) database: bool,
+    /// What is wrong with the clock of this machine.
+    clock: Option<String>,
 }
 
 impl Readiness {
@@ -103,11 +105,13 @@ impl Readiness {
             catalogue: app.catalogue.get(),
             broker: app.publisher.state(),
             database,
+            clock: app.clock.fault(),
         }
     }
 
     /// Without RabbitMQ lists are still shown, and without PostgreSQL updates are still taken, so that
-    /// either alone keeps the gateway ready.
+    /// either alone keeps the gateway ready. So does a clock that is off, as updates are not stamped by
+    /// it: it may be PostgreSQL's that is wrong, and then all gateways would go at once.
     pub(crate) fn status(&self) -> StatusCode {
         let serves = self.database || self.broker == BrokerState::Ready;
         if self.catalogue.is_some() && !self.stopping && serves {
@@ -117,7 +121,7 @@ impl Readiness {
         }
     }
 
-    fn reasons(&self) -> Vec<&'static str> {
+    fn reasons(&self) -> Vec<String> {
         let mut reasons = Vec::new();
         if self.stopping {
             reasons.push("the gateway is stopping");
@@ -138,7 +142,7 @@ impl Readiness {
         if !self.database {
             reasons.push("PostgreSQL can't be reached: lists get 503, updates 202");
         }
-        reasons
+        reasons.into_iter().map(str::to_owned).chain(self.clock.clone()).collect()
     }
 
     fn body(&self) -> Ready {

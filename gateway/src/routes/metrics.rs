@@ -26,6 +26,9 @@ pub(crate) async fn get(State(app): State<Arc<App>>) -> Response {
     GATEWAY.reachable.of(Server::Postgresql).set(readiness.database.into());
     let broker = readiness.broker == BrokerState::Ready;
     GATEWAY.reachable.of(Server::Rabbitmq).set(broker.into());
+    if let Some(ahead) = app.clock.machine_is_ahead() {
+        GATEWAY.clock_ahead.set(ahead as f64 / 1e6);
+    }
     let in_flight = app.most_in_flight - app.in_flight.available_permits();
     GATEWAY.in_flight.set(in_flight as i64);
     GATEWAY.in_flight_limit.set(app.most_in_flight as i64);

@@ -19,13 +19,11 @@ use utoipa::{ToSchema, openapi::Object};
 
 use crate::{
     app::App,
+    clock,
     error::{ApiError, RETRY_AFTER},
     incident::{self, Incident, Shape},
     openapi,
 };
-
-/// Seconds that the clock of the gateway that made an id may be ahead of the database's.
-const CLOCK_DIFFERENCE: i64 = 5;
 
 #[derive(FromRow)]
 struct Record {
@@ -56,7 +54,7 @@ struct Receipt {
     component: Option<Value>,
     #[schema(minimum = 1, maximum = 3)]
     impact: Option<i16>,
-    /// By the clock of the gateway, in UTC.
+    /// By the clock of the database as its gateway knew it, in UTC.
     #[schema(format = DateTime)]
     received_at: Option<String>,
     /// By the clock of the database, in UTC.
@@ -139,12 +137,13 @@ pub(crate) async fn get(
         return Ok(Json(body).into_response());
     }
     let may_come: bool = sqlx::query_scalar(
+        // An id of a gateway of an earlier version, or of another database server, may be ahead.
         "SELECT $1 BETWEEN now - make_interval(days => $2) AND now + make_interval(secs => $3)
         FROM (SELECT clock_timestamp() AT TIME ZONE 'UTC' AS now) AS clock",
     )
     .bind(made_at)
     .bind(app.inbox_days as i32)
-    .bind(CLOCK_DIFFERENCE as f64)
+    .bind((clock::TOLERATED / 1_000_000) as f64)
     .fetch_one(&app.answers)
     .await?;
     if !may_come {

@@ -18,13 +18,13 @@ use shared::{
     message::{Idempotency, UpdateMessage, Verdict},
     metrics::{self, GATEWAY, Refused, Told},
     outcome::{Outcome, Reason},
+    seldom,
     timestamp::Timestamp,
     traces::{self, Traces},
     update::UpdateId,
 };
 use tokio::time::{Instant, timeout, timeout_at};
 use utoipa::ToSchema;
-use uuid::Uuid;
 
 use crate::{
     app::App,
@@ -35,7 +35,7 @@ use crate::{
     openapi,
     request::{Preference, idempotency_key, is_json},
     routes::receipt::UpdateState,
-    waiters::Settled,
+    waiters::{Settled, Wait},
 };
 
 /// Bytes of a body, at most.
@@ -45,8 +45,8 @@ const BODY_LIMIT: Duration = Duration::from_secs(10);
 
 /// A status update
 ///
-/// Checks it, queues it, and waits for its outcome for 1.5 s, or as long as `Prefer` says. After a 2xx
-/// it takes effect once, whatever happens; after a 4xx nothing was queued, except where an
+/// Checks it, queues it, and waits for its outcome for 1.5 s, or as long as `Prefer` says. While no
+/// outcomes come, as without a worker, only `Prefer: wait=N` still waits. After a 2xx it takes effect once, whatever happens; after a 4xx nothing was queued, except where an
 /// `Idempotency-Key` was used for another update, which changed nothing.
 #[utoipa::path(
     post,
@@ -126,7 +126,11 @@ pub(crate) async fn post(
     let posted = PostedUpdate::read(&read_body(body).await.map_err(unread)?)?;
     let deadline = arrived + preference.wait;
     let component = find_component(&app, &posted, deadline).await?;
-    let update = message(posted, component, key);
+    let now = app.clock.now().ok_or_else(|| {
+        GATEWAY.refused.of(Refused::Catalogue).inc();
+        ApiError::unavailable("PostgreSQL's clock was not read yet; nothing was queued, try again")
+    })?;
+    let update = message(posted, component, key, now);
 
     let mut response = deliver(&app, &update, &preference, deadline).await;
     let headers = response.headers_mut();
@@ -195,9 +199,14 @@ async fn find_component(
     Err(ApiError::bad_request("Component not found"))
 }
 
-/// The message for the worker: here an update gets its id and its time of arrival.
-#[expect(clippy::disallowed_methods, reason = "the one place that makes ids and stamps arrivals")]
-fn message(posted: PostedUpdate, component: Component, key: Option<String>) -> UpdateMessage {
+/// The message for the worker: here an update gets its id and its time of arrival, both by the
+/// database's clock.
+fn message(
+    posted: PostedUpdate,
+    component: Component,
+    key: Option<String>,
+    now: Timestamp,
+) -> UpdateMessage {
     let PostedUpdate { impact, text, .. } = posted;
     let idempotency = key.map(|key| {
         let meaning = json!([component.id, impact, text]).to_string();
@@ -205,13 +214,8 @@ fn message(posted: PostedUpdate, component: Component, key: Option<String>) -> U
         let fingerprint = digest.iter().map(|byte| format!("{byte:02x}")).collect();
         Idempotency { key, fingerprint }
     });
-    let id = UpdateId(Uuid::now_v7());
-    #[expect(clippy::expect_used, reason = "the calendar reaches far beyond the present")]
-    let received_at = Timestamp::from_micros(
-        (time::OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000) as i64,
-    )
-    .expect("the present is in range");
-    UpdateMessage { id, component, impact, text, received_at, idempotency }
+    let id = UpdateId::at(now);
+    UpdateMessage { id, component, impact, text, received_at: now, idempotency }
 }
 
 async fn deliver(
@@ -220,21 +224,35 @@ async fn deliver(
     preference: &Preference,
     deadline: Instant,
 ) -> Response {
-    let wants_reply = !preference.respond_async;
-    let waiter = wants_reply.then(|| app.waiters.wait_for(update.id));
+    let wait = if preference.respond_async {
+        Wait::Nothing
+    } else {
+        let component = update.component.id;
+        let partition = app.publisher.partition(component);
+        app.waiters.wait_for(update.id, partition, component, preference.wait_asked)
+    };
+    let wants_reply = !matches!(wait, Wait::Nothing);
     if let Err(error) = app.publisher.publish(update, wants_reply, deadline).await {
         return not_accepted(update.id, &error);
     }
     GATEWAY.accepted.inc();
-    let waiting = waiter.as_ref().and_then(|_| traces::get()).map(Traces::wait);
-    let settled = match waiter {
+    let waits = matches!(wait, Wait::Outcome(_));
+    let waiting = traces::get().filter(|_| waits).map(Traces::wait);
+    let settled = match wait {
         // When the wait is over, or the gateway ends, the receipt will have the outcome.
-        Some(mut waiter) => tokio::select! {
-            settled = timeout_at(deadline, &mut waiter.settled) => settled.ok().and_then(Result::ok),
-            () = app.ends() => None,
-        },
-        None => None,
+        Wait::Outcome(mut waiter) => {
+            waiter.accepted();
+            tokio::select! {
+                settled = timeout_at(deadline, &mut waiter.settled) => settled.ok().and_then(Result::ok),
+                () = app.ends() => None,
+            }
+        }
+        Wait::Probe | Wait::Nothing => None,
     };
+    if !(waits || preference.respond_async) {
+        GATEWAY.not_awaited.inc();
+        seldom!(warn, "", "no outcomes come: updates are answered 202 at once");
+    }
     GATEWAY.answered.of(settled.as_ref().map_or(Told::Pending, told)).inc();
     match settled {
         Some(settled) => {
@@ -320,7 +338,7 @@ struct Conflict<'a> {
 #[derive(Serialize, ToSchema)]
 #[schema(example = json!(Accepted { id: openapi::EXAMPLE_ID, state: UpdateState::Pending }))]
 struct Accepted {
-    #[schema(value_type = Uuid)]
+    #[schema(value_type = uuid::Uuid)]
     id: UpdateId,
     /// `pending` or `parked`.
     state: UpdateState,

@@ -1,0 +1,161 @@
+//! Gateways whose machine has a wrong clock, or one that is set while they run. Updates are stamped by
+//! the database's clock, so that none of it shows but in the readiness.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result, ensure};
+use harness::{Clock, Fixture, System, answer, eventually, tests};
+use reqwest::Method;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+tests!(
+    updates_are_stamped_by_the_databases_clock,
+    a_clock_that_is_set_while_the_gateway_runs_changes_nothing,
+    time_goes_on_while_the_database_is_away,
+);
+
+const MINUTE: i64 = 60;
+const DAY: i64 = 86_400;
+
+/// A worker, and a gateway with this clock.
+async fn start(fixture: &Arc<Fixture>, clock: &Clock) -> Result<System> {
+    let mut system = System::prepared(fixture).await?;
+    system.start_worker(&[]).await?;
+    system.start_gateway_unready(&clock.variables()?).await?;
+    eventually("the gateway serves", async || Ok(readiness(&system).await?.0 == 200)).await?;
+    system.components(&[("DNS", &[])]).await?;
+    Ok(system)
+}
+
+async fn readiness(system: &System) -> Result<(u16, Value)> {
+    let answer = answer(system.request_to(0, Method::GET, "/readyz")).await?;
+    Ok((answer.status, answer.body))
+}
+
+/// Waits until the gateway is ready and has this reason for being degraded, or none.
+async fn is_ready(system: &System, reason: &str) -> Result<()> {
+    eventually(&format!("the gateway is ready, with the reason {reason:?}"), async || {
+        let (status, body) = readiness(system).await?;
+        ensure!(status == 200, "{body}");
+        let reasons = body["reasons"].as_array().context("no reasons")?;
+        Ok(match reasons.as_slice() {
+            [] => reason.is_empty() && body["status"] == "ready",
+            [one] => {
+                let named = one.as_str().is_some_and(|one| one.starts_with(reason));
+                !reason.is_empty() && named && body["status"] == "degraded"
+            }
+            _ => false,
+        })
+    })
+    .await
+}
+
+/// Posts an update, and checks that it is applied and stamped by the database's clock.
+async fn is_applied(system: &System) -> Result<()> {
+    let answer = system.post(&json!({ "name": "DNS", "impact": 1 })).await?;
+    ensure!([200, 201].contains(&answer.status), "{answer:?}");
+    let id: Uuid = answer.header("update-id").parse()?;
+    is_stamped_right(system, id).await
+}
+
+/// The id and `received_at` are of the last ten seconds by the database's clock, and not of its future.
+async fn is_stamped_right(system: &System, id: Uuid) -> Result<()> {
+    let right = format!(
+        "SELECT count(*) FROM sdb_inbox,
+            (SELECT clock_timestamp() AT TIME ZONE 'UTC' AS now) AS clock
+        WHERE id = '{id}' AND received_at BETWEEN now - interval '10 s' AND decided_at
+            AND id BETWEEN sdb_first_id(now - interval '10 s')
+                AND sdb_first_id(now + interval '1 ms')"
+    );
+    ensure!(system.count(&right).await? == 1, "{id} is not stamped by the database's clock");
+    let receipt = system.get(&format!("/api/v1/updates/{id}")).await?;
+    ensure!(receipt.status == 200 && receipt.body["state"] == "done", "{receipt:?}");
+    Ok(())
+}
+
+async fn updates_are_stamped_by_the_databases_clock(fixture: Arc<Fixture>) -> Result<()> {
+    let clock = Clock::ahead(&fixture.folder, 21 * DAY).await?;
+    let mut system = start(&fixture, &clock).await?;
+    for (seconds, reason) in [
+        (21 * DAY, "the clock of this machine is 21 days ahead of PostgreSQL's"),
+        (-21 * DAY, "the clock of this machine is 21 days behind PostgreSQL's"),
+        (10 * MINUTE, "the clock of this machine is 10 minutes ahead of PostgreSQL's"),
+        (2 * MINUTE, ""),
+        (-2 * MINUTE, ""),
+        (0, ""),
+    ] {
+        // From the start, not only set later.
+        clock.set(seconds)?;
+        system.gateways.clear();
+        system.addresses.clear();
+        system.start_gateway_unready(&clock.variables()?).await?;
+        eventually("the gateway serves", async || Ok(readiness(&system).await?.0 == 200)).await?;
+        is_ready(&system, reason).await.with_context(|| format!("{seconds} s"))?;
+        is_applied(&system).await.with_context(|| format!("{seconds} s"))?;
+        let metrics = answer(system.request_to(0, Method::GET, "/metrics")).await?.body;
+        let shown =
+            metrics.as_str().unwrap_or_default().lines().find_map(|line| {
+                line.strip_prefix("sdb_clock_ahead_seconds ")?.parse::<f64>().ok()
+            });
+        let shown = shown.context("the metric is not there")?;
+        ensure!((shown - seconds as f64).abs() < 5.0, "{shown} instead of {seconds}");
+        let log = system.gateways[0].log()?;
+        ensure!(log.contains("is 21 days") == (seconds.abs() == 21 * DAY), "{log}");
+    }
+    system.finish().await
+}
+
+async fn a_clock_that_is_set_while_the_gateway_runs_changes_nothing(
+    fixture: Arc<Fixture>,
+) -> Result<()> {
+    let clock = Clock::ahead(&fixture.folder, 0).await?;
+    let system = start(&fixture, &clock).await?;
+    is_ready(&system, "").await?;
+    is_applied(&system).await?;
+    // Back again, too: ids must not stay where the clock once was.
+    for (seconds, reason) in [
+        (21 * DAY, "the clock of this machine is 21 days ahead of"),
+        (0, ""),
+        (-21 * DAY, "the clock of this machine is 21 days behind"),
+        (2 * MINUTE, ""),
+    ] {
+        clock.set(seconds)?;
+        for _ in 0..5 {
+            is_applied(&system).await.with_context(|| format!("{seconds} s"))?;
+        }
+        is_ready(&system, reason).await.with_context(|| format!("{seconds} s"))?;
+        is_applied(&system).await.with_context(|| format!("{seconds} s"))?;
+    }
+    system.finish().await
+}
+
+async fn time_goes_on_while_the_database_is_away(fixture: Arc<Fixture>) -> Result<()> {
+    let own = fixture.with_own_postgres()?;
+    let clock = Clock::ahead(&own.folder, 21 * DAY).await?;
+    let system = start(&own, &clock).await?;
+    is_applied(&system).await?;
+    own.postgres().stop();
+    let mut ids: Vec<Uuid> = Vec::new();
+    for seconds in [21 * DAY, -21 * DAY, 0] {
+        clock.set(seconds)?;
+        let request = system.update(&json!({ "name": "DNS", "impact": 2 }));
+        let accepted = answer(request.header("Prefer", "respond-async")).await?;
+        ensure!(accepted.status == 202, "{accepted:?}");
+        ids.push(accepted.header("update-id").parse()?);
+    }
+    own.postgres().start()?;
+    for id in ids {
+        eventually("the update is applied", async || {
+            let receipt = system.get(&format!("/api/v1/updates/{id}")).await?;
+            Ok(receipt.status == 200 && receipt.body["state"] != "pending")
+        })
+        .await?;
+        let found = format!(
+            "SELECT count(*) FROM sdb_inbox WHERE id = '{id}' AND received_at <= decided_at
+                AND received_at > decided_at - interval '1 min'"
+        );
+        ensure!(system.count(&found).await? == 1, "{id} is not stamped by the database's clock");
+    }
+    system.finish().await
+}
