@@ -19,4 +19,5 @@ mod routes;
 pub mod server;
 pub mod token;
 mod traced;
+mod transfer;
 mod waiters;
