@@ -104,6 +104,14 @@ for name, resources in manifests.items():
         for get in each(pods, "httpGet"):
             if get["port"] not in ports:
                 problems.append(f"{name}: there is no port {get['port']}")
+        # Probes and Prometheus ask where clients can't keep them out.
+        annotations = pods["metadata"].get("annotations", {})
+        for c in pods["spec"]["containers"]:
+            admin = [e["value"].split(":")[-1] for e in c.get("env", []) if e["name"] == "SDB_ADMIN_ADDRESS"]
+            probed = [p["containerPort"] for p in c.get("ports", []) for g in each(c, "httpGet") if p["name"] == g["port"]]
+            scraped = [annotations["prometheus.io/port"]] if "prometheus.io/port" in annotations else []
+            if {*map(str, probed), *scraped} - {*admin}:
+                problems.append(f"{name}: {c['name']} is watched at {probed} and {scraped}, but SDB_ADMIN_ADDRESS has {admin}")
 if (folder / "catalogue.yaml").read_bytes() != (deploy / "sample-catalogue.yaml").read_bytes():
     problems.append("kubernetes/catalogue.yaml differs from sample-catalogue.yaml")
 
@@ -125,6 +133,15 @@ settings = set(re.findall(r'"(SDB_[A-Z_]+)"', pathlib.Path("shared/src/settings.
 for path in sorted(p for p in deploy.rglob("*") if p.is_file() and p.parent.name in ("container", "kubernetes", "systemd")):
     for name in sorted(set(re.findall(r"\bSDB_[A-Z_]*[A-Z]\b", path.read_text())) - settings):
         problems.append(f"{path}: no setting {name} in shared/src/settings.rs")
+
+# Programs of one machine can't share an address.
+served = {}
+for path in sorted((deploy / "systemd").glob("*.service")):
+    for address in re.findall(r"^Environment=SDB_ADMIN_ADDRESS=(\S+)", path.read_text(), re.M):
+        for address in {address.replace("%i", str(n)) for n in range(1, 10)}:
+            if address in served:
+                problems.append(f"{path} and {served[address]} have {address}")
+            served[address] = path
 
 # The image's Rust is what Cargo.toml asks for.
 dockerfile = (deploy / "container/Dockerfile").read_text()

@@ -1,6 +1,6 @@
 //! What the endpoints share, and which path is whose.
 
-use std::{sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -10,6 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use futures_util::FutureExt;
 use shared::{database::BY_INDEX, metrics::GATEWAY, traces};
 use sqlx::{
     Connection, PgPool,
@@ -30,7 +31,7 @@ use crate::{
     config::Limits,
     error::ApiError,
     headers::protect,
-    list::{Cache, Versions},
+    list::{Budget, Cache, Versions},
     rate::RateLimit,
     routes::{component_status, docs, health, incidents, metrics, receipt, update},
     traced::traced,
@@ -43,8 +44,15 @@ const LAST_ANSWER: Duration = Duration::from_secs(8);
 const ACQUIRE_LIMIT: Duration = Duration::from_secs(2);
 /// Time for which a connection that was used is taken to be good: beyond it is asked first.
 const TRUSTED_FOR: Duration = Duration::from_secs(1);
-/// KiB of lists that are held for readers, slow ones among them.
-const HELD_KIB: usize = 256 * 1024;
+/// Bytes of lists that are being written, held for readers, slow ones among them, or read ahead for them.
+const LIST_BYTES: usize = 256 * 1024 * 1024;
+/// For the statements of lists. The first ends one whose gateway has given it up and that has not noticed
+/// yet; the gateway gives up sooner.
+const LIST_LIMITS: [(&str, &str); 2] = [
+    ("statement_timeout", "90s"),
+    // Longer than a list may wait for its reader: PostgreSQL would take its gateway for gone.
+    ("tcp_user_timeout", "15s"),
+];
 /// Time from a request to the beginning of its answer: longer than any wait that is asked for.
 const REQUEST_LIMIT: Duration = Duration::from_secs(40);
 
@@ -68,8 +76,8 @@ pub(crate) struct App {
     pub(crate) rate_limit: Option<RateLimit>,
     /// One permit for each list that is too large to hold.
     pub(crate) streamed_lists: Arc<Semaphore>,
-    /// One permit for each KiB of the lists that are held for their readers.
-    pub(crate) held_lists: Arc<Semaphore>,
+    /// The memory for lists.
+    pub(crate) list_memory: Budget,
     /// The lists that were written lately.
     pub(crate) written_lists: Cache,
     /// Tells whether they are what the database has.
@@ -104,8 +112,7 @@ impl App {
                 .connect_lazy_with(database)
         };
         let answers = pool(database.clone().options(BY_INDEX));
-        // A list takes as long as its reader does.
-        let lists = pool(database.clone().options([("statement_timeout", "10min")]));
+        let lists = pool(database.clone().options(LIST_LIMITS));
         let versions = Versions::new(database.clone().options(BY_INDEX));
         let waiters = Arc::new(Waiters::new(answers.clone(), versions.clone()));
         let clock = Arc::new(DatabaseClock::new());
@@ -121,7 +128,7 @@ impl App {
             most_in_flight: limits.in_flight,
             rate_limit: limits.updates_per_second.map(RateLimit::new),
             streamed_lists: Arc::new(Semaphore::new(limits.streamed_lists)),
-            held_lists: Arc::new(Semaphore::new(HELD_KIB)),
+            list_memory: Budget::new(LIST_BYTES, limits.streamed_lists),
             written_lists: Cache::default(),
             versions,
             conflict,
@@ -137,15 +144,35 @@ impl App {
     }
 }
 
-/// The paths.
-pub(crate) fn router(app: Arc<App>) -> Router {
-    let router = Router::new()
+/// Where those who watch the gateway ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Watched {
+    /// At the address for clients.
+    Here,
+    /// At an address of their own. Health stays at that for clients, too: what balances requests asks
+    /// where it sends them. The metrics are not for clients.
+    Apart,
+}
+
+/// The paths for those who watch, at an address of their own.
+pub(crate) fn admin_router(app: Arc<App>) -> Router {
+    health_router().route("/metrics", get(metrics::get)).with_state(app)
+}
+
+fn health_router() -> Router<Arc<App>> {
+    Router::new().route("/healthz", get(health::healthz)).route("/readyz", get(health::readyz))
+}
+
+/// The paths for clients.
+pub(crate) fn router(app: Arc<App>, watched: Watched) -> Router {
+    let router = match watched {
+        Watched::Here => health_router().route("/metrics", get(metrics::get)),
+        Watched::Apart => health_router(),
+    };
+    let router = router
         .route("/api/v1/component_status", get(component_status::get).post(update::post))
         .route("/api/v1/incidents", get(incidents::get))
         .route("/api/v1/updates/{id}", get(receipt::get))
-        .route("/healthz", get(health::healthz))
-        .route("/readyz", get(health::readyz))
-        .route("/metrics", get(metrics::get))
         .merge(docs::router())
         .method_not_allowed_fallback(async || {
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "This path does not take that method")
@@ -162,11 +189,18 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     router.with_state(app)
 }
 
-/// Ends a request that waits for something that never comes, such as a server that is silent, and
-/// protects every answer.
+/// Ends a request that waits for something that never comes, such as a server that is silent, or whose
+/// endpoint panics, and protects every answer.
 async fn limited(request: Request, next: Next) -> Response {
-    let mut response = match timeout(REQUEST_LIMIT, next.run(request)).await {
-        Ok(response) => response,
+    // What requests share is behind locks that bear a panic.
+    let answering = AssertUnwindSafe(next.run(request)).catch_unwind();
+    let mut response = match timeout(REQUEST_LIMIT, answering).await {
+        Ok(Ok(response)) => response,
+        // The panic is in the log.
+        Ok(Err(_)) => {
+            let message = "This request met an error of the gateway, which has logged it";
+            ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, message).into_response()
+        }
         Err(_) => ApiError::unavailable("A server does not answer; try again").into_response(),
     };
     protect(response.headers_mut());
@@ -187,4 +221,37 @@ async fn measured(request: Request, next: Next) -> Response {
 fn word(method: &Method) -> &'static str {
     const NAMES: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
     NAMES.into_iter().find(|name| method == *name).unwrap_or("other")
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::{Body, to_bytes};
+    use hyper::service::Service;
+    use hyper_util::service::TowerToHyperService;
+
+    use super::*;
+
+    async fn breaks() -> Response {
+        panic!("provoked by a test")
+    }
+
+    #[tokio::test]
+    async fn a_panic_ends_its_request_alone() {
+        let router = Router::new()
+            .route("/breaks", get(breaks))
+            .route("/works", get(async || "well"))
+            .layer(middleware::from_fn(limited));
+        let service = TowerToHyperService::new(router);
+        let asked = async |path: &str| {
+            let request = Request::builder().uri(path).body(Body::empty()).unwrap();
+            let response = service.call(request).await.unwrap();
+            let status = response.status().as_u16();
+            (status, to_bytes(response.into_body(), 1024).await.unwrap())
+        };
+        let (status, body) = asked("/breaks").await;
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert!(status == 500 && body["code"] == 500 && body["message"].is_string(), "{body}");
+        assert!(!body.to_string().contains("provoked"), "{body}");
+        assert_eq!(asked("/works").await, (200, "well".into()));
+    }
 }

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, num::NonZeroU32};
 
 use shared::{
+    admin,
     broker::Broker,
     database,
     settings::{Secret, Settings, SettingsError, invalid},
@@ -16,6 +17,8 @@ const SAFE_KEY_BYTES: usize = 32;
 pub struct Config {
     /// Address and port to serve; port 0 takes a free one.
     pub bind: SocketAddr,
+    /// Address and port for health and metrics, if they have one of their own.
+    pub admin: Option<SocketAddr>,
     /// PostgreSQL.
     pub database: PgConnectOptions,
     /// RabbitMQ.
@@ -65,6 +68,7 @@ impl Config {
         let count = |name, most| settings.number(name, 1..=most).map(|number| number as usize);
         Ok(Self {
             bind: Self::bind(settings)?,
+            admin: admin::address(settings)?,
             database: database::connect_options(settings, "gateway")?,
             broker: Broker::from_settings(settings)?,
             auth: AuthConfig::from_settings(settings)?,

@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 pub(crate) const RETRY_AFTER: &str = "1";
 
 /// An answer that is not a success: a fixed text for the client. Its cause goes to the log.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct ApiError {
     status: StatusCode,
     message: String,
@@ -68,6 +68,11 @@ impl ApiError {
     /// 429 for who asks for too much.
     pub(crate) fn too_many(message: impl Into<String>) -> Self {
         Self::new(StatusCode::TOO_MANY_REQUESTS, message).with(header::RETRY_AFTER, RETRY_AFTER)
+    }
+
+    /// The status that it is answered with.
+    pub(crate) const fn status(&self) -> StatusCode {
+        self.status
     }
 
     #[must_use]

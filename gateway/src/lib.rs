@@ -21,4 +21,5 @@ pub mod server;
 mod silence;
 pub mod token;
 mod traced;
+mod transfer;
 mod waiters;

@@ -1,43 +1,36 @@
 //! Serves a list: conditional, compressed, from memory while nothing changed, and streamed when it is
 //! too large to hold.
 
+mod budget;
 mod cache;
+mod render;
+mod streamed;
 mod version;
 mod writer;
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{convert::Infallible, future::Future, sync::Arc};
 
 use axum::{
     body::Body,
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use bytes::{Bytes, BytesMut};
-use futures_util::{StreamExt, stream};
-use shared::{
-    metrics::{GATEWAY, ListSource},
-    seldom,
-    telemetry::chain,
-};
-use tokio::{
-    sync::{OwnedSemaphorePermit, mpsc},
-    time::timeout,
-};
+use bytes::Bytes;
+use futures_util::stream;
+use shared::metrics::{GATEWAY, ListSource};
+use tokio::time::Instant;
 
 pub(crate) use self::{
+    budget::Budget,
     cache::Cache,
     version::{Version, Versions},
-    writer::{ListError, ListWriter, give_back},
+    writer::{ListError, ListWriter, give_back, lend},
 };
-use self::{cache::Written, writer::Chunk};
-use crate::{app::App, error::ApiError};
-
-/// Bytes of an answer that are held before it is streamed instead.
-const HELD_BYTES: usize = 4 * 1024 * 1024;
-/// Lists up to this size need no room: readers who take little at a time must not keep them from others.
-const SMALL_BYTES: usize = 16 * 1024;
-/// Time that a list waits for room in memory.
-const ROOM_LIMIT: Duration = Duration::from_secs(2);
+use self::{
+    cache::Written,
+    render::{Rendering, render},
+};
+use crate::{app::App, error::ApiError, transfer::Transfer};
 
 /// How the body is coded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -73,12 +66,29 @@ impl Coding {
     }
 }
 
+/// What of an answer only the content tells, beside the content itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// All that match: nothing, there is always such a list.
+    All,
+    /// A page: where the next one is.
+    Page,
+    /// One object: whether there is such a one.
+    One,
+}
+
 /// Which list is asked for.
 pub(crate) struct Asked<'a> {
+    /// The request's method.
+    pub(crate) method: &'a Method,
     /// The request's headers.
     pub(crate) headers: &'a HeaderMap,
+    /// The answers of the request's connection.
+    pub(crate) transfer: &'a Arc<Transfer>,
     /// Everything that the content depends on, beside the state of the lists.
     pub(crate) list: String,
+    /// What kind of list it is.
+    pub(crate) kind: Kind,
     /// Whether it shows what stands now only.
     pub(crate) active: bool,
 }
@@ -96,36 +106,53 @@ pub(crate) async fn serve<P>(
 where
     P: Future<Output = Result<ListWriter, ListError>> + Send + 'static,
 {
-    let Asked { headers, list, active } = asked;
+    let Asked { method, headers, kind, .. } = asked;
     let coding = Coding::negotiate(headers);
-    let version = now(app, active).await?;
+    let version = now(app, asked.active).await?;
     let tag = etag(version, coding);
-    if names(headers, &tag) {
+    let unchanged = || {
         GATEWAY.lists.of(ListSource::Client).inc();
-        return Ok(with_headers(StatusCode::NOT_MODIFIED.into_response(), &tag, coding));
+        with_headers(StatusCode::NOT_MODIFIED.into_response(), &tag, coding)
+    };
+    let has_any = names(headers, "*");
+    if names(headers, &tag) || (has_any && kind != Kind::One) {
+        return Ok(unchanged());
     }
-    let response = current(app, list, active, coding, version, produce).await?;
-    if names(headers, "*") {
-        // Only now is it known that there is anything to have.
-        return Ok(with_headers(StatusCode::NOT_MODIFIED.into_response(), &tag, coding));
+    let is_head = method == Method::HEAD;
+    if is_head && kind == Kind::All {
+        return Ok(kept(app, &asked.list, coding, version).unwrap_or_else(|| bare(version, coding)));
     }
-    Ok(response)
+    let reader = (!is_head && !has_any).then_some(asked.transfer);
+    let wanted = Wanted { list: asked.list, active: asked.active, coding, version, reader };
+    let response = current(app, wanted, produce).await?;
+    // Only now is it known that there is anything to have.
+    Ok(if has_any { unchanged() } else { response })
+}
+
+/// A list that is to be found in memory or written.
+struct Wanted<'a> {
+    list: String,
+    active: bool,
+    coding: Coding,
+    /// It must not be older.
+    version: Version,
+    /// Who takes the content; none when nobody does.
+    reader: Option<&'a Arc<Transfer>>,
 }
 
 /// The list as it is in memory, or as `produce` writes it.
 async fn current<P>(
     app: &Arc<App>,
-    list: String,
-    active: bool,
-    coding: Coding,
-    version: Version,
+    wanted: Wanted<'_>,
     produce: impl FnOnce(ListWriter) -> P,
 ) -> Result<Response, ApiError>
 where
     P: Future<Output = Result<ListWriter, ListError>> + Send + 'static,
 {
+    let Wanted { list, active, coding, version, reader } = wanted;
+    let came = Instant::now();
     let slot = app.written_lists.slot(list, coding);
-    let mut written = slot.lock().await;
+    let mut written = slot.written.lock().await;
     match written.as_ref().filter(|written| written.version().reaches(version)) {
         Some(Written::Held { version, body, next }) => {
             GATEWAY.lists.of(ListSource::Memory).inc();
@@ -133,31 +160,46 @@ where
         }
         Some(Written::TooLarge(_)) => {
             drop(written);
+            let Some(reader) = reader else { return Ok(bare(version, coding)) };
             // Before anything is read for one who is refused.
-            let permit = streaming(app)?;
-            let rendering = render(produce, coding).await?;
-            return respond(app, version, rendering, coding, permit).await;
+            let place = streamed::place(app)?;
+            return match render(app, produce, coding).await? {
+                Rendering::Whole { body, next } => {
+                    GATEWAY.lists.of(ListSource::Rendered).inc();
+                    Ok(held(version, body, next, coding))
+                }
+                Rendering::Part(part) => respond(app, version, part, coding, place, reader).await,
+            };
         }
         None => {}
+    }
+    // What has just failed for the one before would fail for all who wait, one after the other.
+    if let Some(error) = slot.failed_since(came) {
+        return Err(error);
     }
     // Read again, so that all who wait by now find what is written: their versions are no later.
     // It is read before the rows: if they change between, the list is newer than its tag, and the
     // next comparison finds another tag.
-    let version = now(app, active).await?;
-    match render(produce, coding).await? {
+    let rendered = async {
+        let version = now(app, active).await?;
+        Ok((version, render(app, produce, coding).await?))
+    };
+    let (version, rendering) = rendered.await.inspect_err(|error| slot.fails(error))?;
+    match rendering {
         Rendering::Whole { body, next } => {
-            let body = hold(app, body).await?;
             GATEWAY.lists.of(ListSource::Rendered).inc();
             app.written_lists.make_room(body.len());
             let response = held(version, body.clone(), next.clone(), coding);
             *written = Some(Written::Held { version, body, next });
             Ok(response)
         }
-        part @ Rendering::Part { .. } => {
+        Rendering::Part(part) => {
             *written = Some(Written::TooLarge(version));
             drop(written);
-            let permit = streaming(app)?;
-            respond(app, version, part, coding, permit).await
+            // What was begun is given up with the part.
+            let Some(reader) = reader else { return Ok(bare(version, coding)) };
+            let place = streamed::place(app)?;
+            respond(app, version, part, coding, place, reader).await
         }
     }
 }
@@ -167,143 +209,39 @@ async fn now(app: &App, active: bool) -> Result<Version, ApiError> {
     Ok(if active { version } else { version.without_windows() })
 }
 
-/// A list that was begun.
-enum Rendering {
-    Whole {
-        body: Bytes,
-        next: Option<HeaderValue>,
-    },
-    /// It is too large to be held.
-    Part {
-        begin: Bytes,
-        rest: mpsc::Receiver<Result<Chunk, ListError>>,
-        next: Option<HeaderValue>,
-    },
-}
-
-/// Lets the list be written, to its end or until it is too large to be held.
-async fn render<P>(
-    produce: impl FnOnce(ListWriter) -> P,
-    coding: Coding,
-) -> Result<Rendering, ApiError>
-where
-    P: Future<Output = Result<ListWriter, ListError>> + Send + 'static,
-{
-    let (sender, mut chunks) = mpsc::channel(1);
-    let errors = sender.clone();
-    let produced = produce(ListWriter::new(coding, sender));
-    tokio::spawn(async move {
-        let ended = tokio::select! {
-            produced = produced => match produced {
-                Ok(writer) => writer.finish().await,
-                Err(error) => Err(error),
-            },
-            // It may wait for rows that never come.
-            () = errors.closed() => Err(ListError::Reader),
-        };
-        if let Err(error) = ended {
-            match error {
-                ListError::Reader | ListError::Gone => {
-                    tracing::debug!(reason = chain(&error), "a list ended early");
-                }
-                ListError::Database(_)
-                | ListError::Json(_)
-                | ListError::Compression(_)
-                | ListError::Unfinished => {
-                    let reason = chain(&error);
-                    seldom!(warn, &reason, reason, "a list ended early");
-                }
-            }
-            // A reader that is gone needs no error.
-            errors.send(Err(error)).await.unwrap_or_default();
-        }
-    });
-
-    let (mut body, mut next) = (BytesMut::new(), None);
-    while body.len() < HELD_BYTES {
-        match chunks.recv().await {
-            Some(Ok(Chunk::Next(link))) => next = Some(link),
-            Some(Ok(Chunk::Bytes(chunk))) => body.extend_from_slice(&chunk),
-            Some(Ok(Chunk::End)) => return Ok(Rendering::Whole { body: body.freeze(), next }),
-            Some(Err(ListError::Gone)) => {
-                return Err(ApiError::new(StatusCode::NOT_FOUND, "Component does not exist"));
-            }
-            Some(Err(_)) | None => {
-                return Err(ApiError::unavailable("The database can't be read now; try again"));
-            }
-        }
-    }
-    Ok(Rendering::Part { begin: body.freeze(), rest: chunks, next })
-}
-
-/// A place among the few that have a list streamed.
-fn streaming(app: &App) -> Result<OwnedSemaphorePermit, ApiError> {
-    app.streamed_lists.clone().try_acquire_owned().map_err(|_| {
-        ApiError::unavailable("Too many large lists are being read; try again, or use `limit`")
-    })
-}
-
 /// Answers with a list that is not kept for others.
 async fn respond(
     app: &App,
     version: Version,
-    rendering: Rendering,
+    part: render::Part,
     coding: Coding,
-    permit: OwnedSemaphorePermit,
+    place: tokio::sync::OwnedSemaphorePermit,
+    reader: &Arc<Transfer>,
 ) -> Result<Response, ApiError> {
-    let (begin, rest, next) = match rendering {
-        Rendering::Whole { body, next } => {
-            let body = hold(app, body).await?;
-            GATEWAY.lists.of(ListSource::Rendered).inc();
-            return Ok(held(version, body, next, coding));
-        }
-        Rendering::Part { begin, rest, next } => (begin, rest, next),
-    };
+    let response = streamed::respond(app, part, place, reader).await?;
     GATEWAY.lists.of(ListSource::Streamed).inc();
-    let rest = stream::unfold(Some((rest, permit)), |reading| async move {
-        let (mut chunks, permit) = reading?;
-        match chunks.recv().await {
-            Some(Ok(Chunk::Bytes(chunk))) => Some((Ok(chunk), Some((chunks, permit)))),
-            Some(Ok(Chunk::End)) => None,
-            Some(Ok(Chunk::Next(_))) | None => Some((Err(ListError::Unfinished), None)),
-            Some(Err(error)) => Some((Err(error), None)),
-        }
-    });
-    let body = Body::from_stream(stream::once(async { Ok(begin) }).chain(rest));
-    let response = with_next(Response::new(body), next);
     Ok(with_headers(response, &etag(version, coding), coding))
 }
 
-/// The bytes of a list and its share of the memory for lists, given back when its last reader has
-/// it and nobody keeps it any more.
-struct Room {
-    bytes: Bytes,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl AsRef<[u8]> for Room {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
-/// Holds a list in memory, once there is room for it.
-async fn hold(app: &App, bytes: Bytes) -> Result<Bytes, ApiError> {
-    if bytes.len() <= SMALL_BYTES {
-        return Ok(bytes);
-    }
-    let crowded = || ApiError::unavailable("Too many lists are being read; try again");
-    let kib = u32::try_from(bytes.len() / 1024 + 1).map_err(|_| crowded())?;
-    let room = app.held_lists.clone();
-    let _permit = match room.clone().try_acquire_many_owned(kib) {
-        Ok(permit) => permit,
-        Err(_) => {
-            app.written_lists.clear();
-            let room = timeout(ROOM_LIMIT, room.acquire_many_owned(kib)).await;
-            room.ok().and_then(Result::ok).ok_or_else(crowded)?
+/// A list that is in memory, if it is not older than this version.
+fn kept(app: &App, list: &str, coding: Coding, version: Version) -> Option<Response> {
+    let slot = app.written_lists.find(list, coding)?;
+    // While it is being written it is not there.
+    let written = slot.written.try_lock().ok()?;
+    match written.as_ref().filter(|written| written.version().reaches(version)) {
+        Some(Written::Held { version, body, next }) => {
+            GATEWAY.lists.of(ListSource::Memory).inc();
+            Some(held(*version, body.clone(), next.clone(), coding))
         }
-    };
-    Ok(Bytes::from_owner(Room { bytes, _permit }))
+        Some(Written::TooLarge(_)) | None => None,
+    }
+}
+
+/// The headers of a list, for who takes no content. Its length is not known.
+fn bare(version: Version, coding: Coding) -> Response {
+    GATEWAY.lists.of(ListSource::Memory).inc();
+    let body = Body::from_stream(stream::empty::<Result<Bytes, Infallible>>());
+    with_headers(Response::new(body), &etag(version, coding), coding)
 }
 
 fn held(version: Version, body: Bytes, next: Option<HeaderValue>, coding: Coding) -> Response {

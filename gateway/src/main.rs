@@ -2,13 +2,13 @@
 
 use std::{process::ExitCode, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Parser, Subcommand, builder::NonEmptyStringValueParser};
 use gateway::{
     config::{AuthConfig, Config},
     server, token,
 };
-use shared::{health, settings::Settings, shutdown, telemetry, traces};
+use shared::{admin, health, settings::Settings, shutdown, supervise, telemetry, traces};
 
 /// Takes status updates over HTTP and shows incidents. Settings are environment variables;
 /// README.md lists them.
@@ -23,7 +23,8 @@ struct Arguments {
 enum Command {
     /// Serve until SIGTERM or SIGINT; a second one ends at once.
     Run,
-    /// Ask the gateway of this machine, at SDB_BIND, whether it lives; exit with 1 when it does not.
+    /// Ask the gateway of this machine, at SDB_ADMIN_ADDRESS or else at SDB_BIND, whether it is alive;
+    /// exit with 1 when it is not.
     Health {
         /// Whether it is ready for requests instead.
         #[arg(long)]
@@ -59,19 +60,20 @@ async fn command(command: Command) -> Result<()> {
             settings.not_ours().log();
             let config = Config::from_settings(&settings)?;
             traces::start("status-dashboard-gateway", &settings)?;
-            let bind = config.bind;
-            let server = server::build(config, shutdown::on_signal()?)
-                .await
-                .with_context(|| format!("SDB_BIND: {bind} can't be served"))?;
-            tracing::info!(address = %server.address()?, "serving");
+            let server = server::build(config, shutdown::on_signal()?).await?;
             let served = server.run(&settings).await;
             traces::flush().await;
             served?;
+            supervise::outcome()?;
             tracing::info!("stopped");
         }
         Command::Health { ready } => {
             let path = if ready { "/readyz" } else { "/healthz" };
-            println!("{}", health::ask(Config::bind(&settings)?, path).await?);
+            let address = match admin::address(&settings)? {
+                Some(address) => address,
+                None => Config::bind(&settings)?,
+            };
+            println!("{}", health::ask(address, path).await?);
         }
         Command::Token { client, days } => {
             let config = AuthConfig::from_settings(&settings)?;

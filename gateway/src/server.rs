@@ -1,17 +1,27 @@
 //! Serves HTTP within limits, and ties the gateway together.
 
-use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible, future::Future, net::SocketAddr, pin::Pin, sync::Arc, time::Duration,
+};
 
-use hyper::server::conn::http1;
+use axum::{Router, response::Response};
+use hyper::{
+    Request,
+    body::Incoming,
+    server::conn::http1,
+    service::{Service, service_fn},
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::GracefulShutdown,
     service::TowerToHyperService,
 };
 use shared::{
+    admin::{self, AdminError},
     broker::Broker,
     seldom,
     settings::Settings,
+    supervise,
     telemetry::chain,
     topology::{Topology, TopologyError},
 };
@@ -22,11 +32,12 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_io_timeout::TimeoutStream;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
-    app::{App, router},
+    app::{App, Watched, admin_router, router},
     config::Config,
+    transfer::{Socket, Transfer},
 };
 
 /// Bytes of a request's head, and of what is buffered of its body.
@@ -45,40 +56,66 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 /// A gateway that has its address.
 pub struct Server {
     listener: TcpListener,
+    /// For health and metrics, where they have an address of their own.
+    admin: Option<TcpListener>,
     app: Arc<App>,
     database: PgConnectOptions,
     broker: Broker,
     connections: usize,
 }
 
-/// Takes the address; [`Server::run`] serves it.
+/// Why a gateway does not serve.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The address for clients can't be taken.
+    #[error("SDB_BIND: {address} can't be served")]
+    Address {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        error: std::io::Error,
+    },
+    /// The address for health and metrics can't be taken.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+}
+
+/// Takes the addresses; [`Server::run`] serves them.
 ///
 /// # Errors
-/// When the address can't be taken.
-pub async fn build(config: Config, stop: CancellationToken) -> std::io::Result<Server> {
+/// When an address can't be taken.
+pub async fn build(config: Config, stop: CancellationToken) -> Result<Server, BuildError> {
     config.auth.warn_of_short_keys();
-    let listener = listen(config.bind)?;
+    let address = config.bind;
+    let refused = |error| BuildError::Address { address, error };
+    let listener = listen(address).map_err(refused)?;
+    tracing::info!(address = %listener.local_addr().map_err(refused)?, "serving");
+    let admin = match config.admin {
+        Some(address) => Some(admin::bind(address).await?),
+        None => None,
+    };
     let Config { database, broker, auth, conflict, inbox_days, limits, .. } = config;
     let app = App::new(auth, &database, limits, conflict, inbox_days, stop);
     let (app, connections) = (Arc::new(app), limits.connections);
-    Ok(Server { listener, app, database, broker, connections })
+    Ok(Server { listener, admin, app, database, broker, connections })
 }
 
 impl Server {
-    /// The address that is served.
-    ///
-    /// # Errors
-    /// When the system does not tell.
-    pub fn address(&self) -> std::io::Result<SocketAddr> {
-        self.listener.local_addr()
-    }
-
     /// Serves until the token of [`build`] is cancelled, then lets the requests under way finish.
     ///
     /// # Errors
     /// When the database is not prepared, or its topology is not the settings'.
-    pub async fn run(self, settings: &Settings) -> Result<(), TopologyError> {
+    pub async fn run(mut self, settings: &Settings) -> Result<(), TopologyError> {
         let app = self.app.clone();
+        let admin = self.admin.take().map(|listener| {
+            let serving = admin::serve(listener, admin_router(app.clone()));
+            AbortOnDropHandle::new(supervise::keep("health and metrics", serving))
+        });
+        let watched = match admin {
+            Some(_) => Watched::Apart,
+            None => Watched::Here,
+        };
         let (broker, database) = (self.broker.clone(), self.database.clone());
         let linking = async {
             let recorded = Topology::read_once_up(&database, settings).await?;
@@ -92,15 +129,16 @@ impl Server {
             // The link stays up while requests finish; it ends only with an error.
             ended = linking => return ended,
             () = upkeep => {}
-            () = self.serve() => {}
+            () = self.serve(watched) => {}
         }
         app.publisher.close(&broker).await;
+        drop(admin);
         Ok(())
     }
 
-    async fn serve(self) {
+    async fn serve(self, watched: Watched) {
         let stop = self.app.stop.clone();
-        let service = TowerToHyperService::new(router(self.app));
+        let service = TowerToHyperService::new(router(self.app, watched));
         let connections = Arc::new(Semaphore::new(self.connections));
         let graceful = GracefulShutdown::new();
         let mut http = http1::Builder::new();
@@ -118,11 +156,17 @@ impl Server {
                 sleep(Duration::from_millis(50)).await;
                 continue;
             };
-            let connection =
-                graceful.watch(http.serve_connection(TokioIo::new(stream), service.clone()));
+            let transfer = Transfer::new();
+            let service = with_transfer(service.clone(), transfer.clone());
+            let socket = limited(stream, transfer.clone());
+            let connection = graceful.watch(http.serve_connection(TokioIo::new(socket), service));
             tokio::spawn(async move {
-                if let Err(error) = connection.await {
-                    tracing::debug!(reason = chain(&error), "a connection ended early");
+                tokio::select! {
+                    biased;
+                    ended = connection => if let Err(error) = ended {
+                        tracing::debug!(reason = chain(&error), "a connection ended early");
+                    },
+                    () = transfer.overdue() => tracing::debug!("an answer took too long"),
                 }
                 drop(place);
             });
@@ -132,6 +176,22 @@ impl Server {
             tracing::warn!("stopped with requests unfinished");
         }
     }
+}
+
+/// Tells the endpoints of the connection that their answer goes to.
+fn with_transfer(
+    service: TowerToHyperService<Router>,
+    transfer: Arc<Transfer>,
+) -> impl Service<
+    Request<Incoming>,
+    Response = Response,
+    Error = Infallible,
+    Future: Future<Output = Result<Response, Infallible>> + Send,
+> {
+    service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(transfer.clone());
+        service.call(request)
+    })
 }
 
 fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
@@ -149,23 +209,26 @@ fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
 async fn accept(
     listener: &TcpListener,
     connections: &Arc<Semaphore>,
-) -> Option<(Pin<Box<TimeoutStream<TcpStream>>>, OwnedSemaphorePermit)> {
+) -> Option<(TcpStream, OwnedSemaphorePermit)> {
     let place = connections.clone().acquire_owned().await.ok()?;
     match listener.accept().await {
-        Ok((stream, _)) => {
-            // Answers are small and waited for.
-            if let Err(error) = stream.set_nodelay(true) {
-                tracing::debug!(reason = chain(&error), "a connection ended at once");
-            }
-            // A reader that takes nothing for so long is gone, or might as well be.
-            let mut stream = TimeoutStream::new(stream);
-            stream.set_write_timeout(Some(WRITE_LIMIT));
-            Some((Box::pin(stream), place))
-        }
+        Ok((stream, _)) => Some((stream, place)),
         Err(error) => {
             let reason = chain(&error);
             seldom!(warn, &reason, reason, "no connection can be accepted");
             None
         }
     }
+}
+
+/// The connection with its limits.
+fn limited(stream: TcpStream, transfer: Arc<Transfer>) -> Pin<Box<TimeoutStream<Socket>>> {
+    // Answers are small and waited for.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(reason = chain(&error), "a connection ended at once");
+    }
+    // A reader that takes nothing for so long is gone, or might as well be.
+    let mut stream = TimeoutStream::new(Socket::new(stream, transfer));
+    stream.set_write_timeout(Some(WRITE_LIMIT));
+    Box::pin(stream)
 }

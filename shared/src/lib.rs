@@ -1,7 +1,8 @@
 //! The words that gateway and worker share: domain types, the messages they exchange, the
 //! broker's topology, settings, logging and traces. It knows neither the web nor connection pools, but
-//! for the collector of traces.
+//! for the collector of traces and the admin address.
 
+pub mod admin;
 pub mod broker;
 pub mod component;
 pub mod database;
@@ -16,6 +17,7 @@ pub mod seldom;
 pub mod settings;
 pub mod shorten;
 pub mod shutdown;
+pub mod supervise;
 pub mod telemetry;
 pub mod timestamp;
 pub mod topology;

@@ -98,8 +98,8 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "SDB_ADMIN_ADDRESS",
         None,
-        "worker",
-        "Address and port for `/healthz`, `/readyz` and `/metrics`, such as `127.0.0.1:9090`; not set, there are none",
+        "both",
+        "Address and port of its own for each process's `/healthz`, `/readyz` and `/metrics`, such as `127.0.0.1:9090`. Not set, a gateway has them at `SDB_BIND` and a worker has none",
     ),
     setting("SDB_BATCH", Some("512"), "worker", "Updates in one transaction, at most"),
     setting(

@@ -3,16 +3,19 @@
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// A token that the first SIGTERM or SIGINT cancels; the second ends the process with status 1.
+use crate::supervise;
+
+/// A token that the first SIGTERM or SIGINT cancels; the second ends the process with status 1. It is
+/// also cancelled when a task fails that the process needs ([`supervise`]).
 ///
 /// # Errors
 /// When the system does not let signals be handled.
 pub fn on_signal() -> std::io::Result<CancellationToken> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let stop = CancellationToken::new();
+    let stop = supervise::stop();
     let stopping = stop.clone();
-    tokio::spawn(async move {
+    supervise::keep("signals", async move {
         loop {
             tokio::select! {
                 _ = terminate.recv() => {}

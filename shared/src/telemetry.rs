@@ -1,6 +1,10 @@
 //! Logging.
 
-use std::io::IsTerminal;
+use std::{
+    backtrace::{Backtrace, BacktraceStatus},
+    io::IsTerminal,
+    panic::PanicHookInfo,
+};
 
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
@@ -32,7 +36,19 @@ pub fn init(settings: &Settings) -> Result<(), SettingsError> {
         "text" => log.init(),
         _ => return Err(invalid("SDB_LOG_FORMAT", &format, "`text` or `json`")),
     }
+    std::panic::set_hook(Box::new(log_panic));
     Ok(())
+}
+
+/// Logs a panic in the format of the log, as Rust would write it as bare text. `RUST_BACKTRACE=1` has
+/// the backtrace with it.
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let reason = panic.payload_as_str().unwrap_or("no text");
+    let location = panic.location().map(ToString::to_string).unwrap_or_default();
+    let backtrace = Backtrace::capture();
+    let backtrace =
+        (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
+    tracing::error!(reason, location, backtrace, "a task panicked");
 }
 
 /// An error with its causes, in one line. A cause that the text before it repeats is left out.

@@ -173,6 +173,7 @@ impl System {
                 .log()?
                 .lines()
                 .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+                .filter(|line| line["message"] == "serving")
                 .find_map(|line| line["address"].as_str().map(str::to_owned));
             Ok(address.is_some())
         })

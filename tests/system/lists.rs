@@ -1,9 +1,10 @@
 //! The two lists: what they show, in which order, and how they travel.
 
 use std::{
-    io::{Read, Write},
+    io::{ErrorKind, Read, Write},
     net::TcpStream,
     sync::Arc,
+    thread,
     time::Duration,
 };
 
@@ -12,7 +13,7 @@ use flate2::read::GzDecoder;
 use futures_util::future::join_all;
 use reqwest::{Method, header::HeaderMap};
 use serde_json::{Value, json};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use harness::{Answer, Fixture, System, answer, eventually, eventually_within, tests};
 
@@ -38,6 +39,10 @@ tests!(
     a_large_list_is_streamed_whole,
     a_reader_that_stops_keeps_others_from_large_lists_alone,
     a_reader_that_takes_nothing_is_ended,
+    a_large_list_that_nobody_reads_on_leaves_no_statement,
+    what_has_no_content_reads_none,
+    a_slow_reader_holds_no_snapshot_and_is_cut_off,
+    a_list_that_cannot_be_read_fails_for_all_who_wait_at_once,
 );
 
 const INCIDENTS: &str = "/api/v1/incidents";
@@ -890,16 +895,21 @@ const MANY: usize = 30_000;
 /// So many incidents of the first component, with two updates each: some 30 MB that can't be
 /// compressed to less than half.
 async fn many(system: &System) -> Result<()> {
+    incidents(system, MANY).await
+}
+
+/// That many of the same.
+async fn incidents(system: &System, many: usize) -> Result<()> {
     system
         .sql(&format!(
             "INSERT INTO incident (text, impact, start_date, system)
             SELECT 'Incident ' || n, 1, timestamp '2024-01-01' + make_interval(mins => n), false
-            FROM generate_series(1, {MANY}) AS n;
+            FROM generate_series(1, {many}) AS n;
             INSERT INTO incident_status (incident_id, \"timestamp\", text, status)
             SELECT n, timestamp '2024-01-01' + make_interval(mins => n + part),
                 (SELECT string_agg(md5(n || '.' || part || '.' || piece), '')
                     FROM generate_series(1, 14) AS piece), 'fixing'
-            FROM generate_series(1, {MANY}) AS n, generate_series(1, 2) AS part;
+            FROM generate_series(1, {many}) AS n, generate_series(1, 2) AS part;
             INSERT INTO incident_component_relation SELECT id, 1 FROM incident;
             ANALYZE;"
         ))
@@ -1059,5 +1069,168 @@ async fn a_reader_that_takes_nothing_is_ended(fixture: Arc<Fixture>) -> Result<(
     })
     .await??;
     ensure!(!rest.ends_with(b"0\r\n\r\n"), "a list that was ended looks whole");
+    system.finish().await
+}
+
+/// The server processes that read lists at this moment.
+async fn reading(system: &System) -> Result<Vec<i32>> {
+    let query = "SELECT pid FROM pg_stat_activity WHERE datname = current_database()
+        AND application_name = 'gateway' AND state = 'active' AND query LIKE '%incident_status%'";
+    Ok(sqlx::query_scalar(query).fetch_all(&system.database).await?)
+}
+
+/// Whether this server process is there, at work or idle.
+async fn exists(system: &System, pid: i32) -> Result<bool> {
+    let query = format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {pid}");
+    Ok(system.count(&query).await? > 0)
+}
+
+async fn a_large_list_that_nobody_reads_on_leaves_no_statement(
+    fixture: Arc<Fixture>,
+) -> Result<()> {
+    let system = with(&fixture, &CATALOGUE[..2]).await?;
+    // More than is read ahead for a reader.
+    incidents(&system, 3 * MANY).await?;
+    // More than once: which of the two ends is noticed first is left to chance.
+    for path in [INCIDENTS, COMPONENTS, INCIDENTS, COMPONENTS, INCIDENTS, COMPONENTS] {
+        let address = system.addresses[0].clone();
+        let reader = tokio::task::spawn_blocking(move || begin_to_read(&address, path)).await??;
+        let mut pids = Vec::new();
+        eventually("the list is being read", async || {
+            pids = reading(&system).await?;
+            Ok(!pids.is_empty())
+        })
+        .await?;
+        ensure!(pids.len() == 1, "{path}: {pids:?}");
+        drop(reader);
+        // Its connection is closed: in the pool, all that nobody wants would have to be read first.
+        eventually_within(Duration::from_secs(3), "the statement is given up", async || {
+            Ok(!exists(&system, pids[0]).await?)
+        })
+        .await
+        .with_context(|| path.to_owned())?;
+    }
+    system.finish().await
+}
+
+async fn what_has_no_content_reads_none(fixture: Arc<Fixture>) -> Result<()> {
+    let system = with(&fixture, &CATALOGUE[..4]).await?;
+    windows(&system).await?;
+    let whole = [INCIDENTS, COMPONENTS, "/api/v1/incidents?active=true"];
+    let one = "/api/v1/component_status?name=DNS&attribute_name=region&attribute_value=R1";
+    let page = "/api/v1/incidents?limit=3";
+    let mut held = system.database.begin().await?;
+    sqlx::raw_sql("LOCK TABLE incident_status").execute(&mut *held).await?;
+    for coding in ["identity", "gzip"] {
+        for (path, method, headers, status) in whole
+            .iter()
+            .map(|path| (*path, Method::HEAD, vec![], 200))
+            .chain(whole.iter().map(|path| (*path, Method::GET, vec![("If-None-Match", "*")], 304)))
+            .chain([(page, Method::GET, vec![("If-None-Match", "*")], 304)])
+        {
+            let headers = [headers, vec![("Accept-Encoding", coding)]].concat();
+            let began = Instant::now();
+            let got = ask(&system, method.clone(), path, &headers).await?;
+            ensure!(got.status == status, "{method} {path}: {} {:?}", got.status, got.headers);
+            ensure!(began.elapsed() < Duration::from_secs(2), "{method} {path} reads the list");
+            ensure!(got.bytes.is_empty() && !got.header("etag").is_empty(), "{:?}", got.headers);
+            // What it would be is not known, and 0 would be wrong.
+            ensure!(got.header("content-length").is_empty(), "{:?}", got.headers);
+            let coded = if status == 200 && coding == "gzip" { "gzip" } else { "" };
+            ensure!(got.header("content-encoding") == coded, "{path}: {:?}", got.headers);
+        }
+    }
+    held.rollback().await?;
+    // The tag is that of the list.
+    let head = ask(&system, Method::HEAD, INCIDENTS, &[]).await?;
+    ensure!(head.header("etag") == tag(&system, INCIDENTS).await?, "{:?}", head.headers);
+    // Where the next page is, and whether there is such a component, only the content tells.
+    system.sql("UPDATE incident SET text = 'Changed' WHERE id = 1").await?;
+    let head = ask(&system, Method::HEAD, page, &[]).await?;
+    ensure!(head.status == 200 && head.header("link").contains("cursor="), "{:?}", head.headers);
+    for (value, status) in [("R1", 200), ("R9", 404)] {
+        let path = one.replace("R1", value);
+        ensure!(ask(&system, Method::HEAD, &path, &[]).await?.status == status, "{path}");
+        let any = [("If-None-Match", "*")];
+        let expected = if status == 200 { 304 } else { 404 };
+        ensure!(get(&system, &path, &any).await?.status == expected, "{path}");
+    }
+    system.finish().await
+}
+
+/// Reads a list at 640 kB/s, to its end; returns what came, and how it ended.
+fn read_slowly(address: &str, version: &str) -> Result<(Vec<u8>, ErrorKind)> {
+    let mut stream = TcpStream::connect(address)?;
+    write!(stream, "GET {INCIDENTS} HTTP/{version}\r\nHost: x\r\n\r\n")?;
+    let (mut got, mut some) = (Vec::new(), vec![0; 64 << 10]);
+    loop {
+        match stream.read(&mut some) {
+            Ok(0) => return Ok((got, ErrorKind::UnexpectedEof)),
+            Ok(bytes) => got.extend_from_slice(&some[..bytes]),
+            Err(error) => return Ok((got, error.kind())),
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+async fn a_slow_reader_holds_no_snapshot_and_is_cut_off(fixture: Arc<Fixture>) -> Result<()> {
+    let mut system = System::prepared(&fixture).await?;
+    system.start_worker(&[]).await?;
+    system.start_gateway(&[("SDB_MAX_LISTS", "2")]).await?;
+    system.components(&CATALOGUE[..2]).await?;
+    // More than is read ahead for a reader.
+    incidents(&system, 3 * MANY).await?;
+    let began = Instant::now();
+    let readers = ["1.1", "1.0"].map(|version| {
+        let address = system.addresses[0].clone();
+        (version, thread::spawn(move || read_slowly(&address, version)))
+    });
+    eventually("the list is being read", async || Ok(reading(&system).await?.len() == 2)).await?;
+    // The database waits for a reader for 10 s in all.
+    eventually_within(Duration::from_secs(20), "the snapshots are gone", async || {
+        Ok(reading(&system).await?.is_empty())
+    })
+    .await?;
+    eventually_within(Duration::from_secs(75), "the readers are cut off", async || {
+        Ok(readers.iter().all(|(_, reader)| reader.is_finished()))
+    })
+    .await?;
+    ensure!(began.elapsed() < Duration::from_secs(75), "{:?}", began.elapsed());
+    for (version, reader) in readers {
+        let (got, end) = reader.join().map_err(|_| anyhow::anyhow!("a reader panicked"))??;
+        ensure!(got.starts_with(format!("HTTP/{version} 200").as_bytes()), "{version}");
+        // A client of HTTP/1.0 takes the end of its connection for the end of the list.
+        ensure!(end == ErrorKind::ConnectionReset, "{version}: the list ends with {end:?}");
+        ensure!(!got.ends_with(b"0\r\n\r\n") && !got.ends_with(b"]"), "{version}: it looks whole");
+    }
+    // Their places are others'.
+    for path in [INCIDENTS, COMPONENTS] {
+        ensure!(get(&system, path, &[]).await?.status == 200, "{path}");
+    }
+    system.finish().await
+}
+
+async fn a_list_that_cannot_be_read_fails_for_all_who_wait_at_once(
+    fixture: Arc<Fixture>,
+) -> Result<()> {
+    let system = with(&fixture, &CATALOGUE[..4]).await?;
+    windows(&system).await?;
+    for path in [INCIDENTS, COMPONENTS, "/api/v1/incidents?limit=3"] {
+        let mut held = system.database.begin().await?;
+        sqlx::raw_sql("LOCK TABLE incident_status").execute(&mut *held).await?;
+        let began = Instant::now();
+        // PostgreSQL ends a statement that waits for a lock after 5 s.
+        let all = join_all((0..20).map(|_| get(&system, path, &[]))).await;
+        let took = began.elapsed();
+        held.rollback().await?;
+        for got in all {
+            let got = got?;
+            ensure!(got.status == 503, "{path}: {}", got.status);
+            ensure!(!got.header("retry-after").is_empty(), "{path}: {:?}", got.headers);
+        }
+        ensure!(took < Duration::from_secs(9), "{path}: the last of 20 waited {took:?}");
+        // What failed is not kept.
+        ensure!(get(&system, path, &[]).await?.status == 200, "{path}");
+    }
     system.finish().await
 }

@@ -4,4 +4,90 @@
 mod administration;
 mod answers;
 mod burst;
+mod catalogue;
+mod clocks;
+mod conformance;
+mod documents;
+mod failures;
+mod foreign_edits;
+mod held_rows;
+mod idempotency;
+mod lists;
+mod metrics;
+mod openapi;
+mod operations;
+mod parking;
+mod put_back;
+mod recovery;
+mod reshape;
+mod rolling_restart;
+mod simulation;
+mod spreading;
+mod tls;
+mod traces;
+
+use std::{process::ExitCode, sync::Arc};
+
+use libtest_mimic::{Arguments, Trial};
+
+use harness::Harness;
+
+/// Tests at once: they mostly wait.
+const THREADS: usize = 4;
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = arguments.test_threads.or(Some(THREADS));
+    let tests = [
+        administration::tests(),
+        answers::tests(),
+        burst::tests(),
+        catalogue::tests(),
         clocks::tests(),
+        conformance::tests(),
+        documents::tests(),
+        failures::tests(),
+        foreign_edits::tests(),
+        held_rows::tests(),
+        idempotency::tests(),
+        lists::tests(),
+        metrics::tests(),
+        openapi::tests(),
+        operations::tests(),
+        parking::tests(),
+        put_back::tests(),
+        recovery::tests(),
+        reshape::tests(),
+        rolling_restart::tests(),
+        simulation::tests(),
+        spreading::tests(),
+        tls::tests(),
+        traces::tests(),
+    ];
+    let harness = if arguments.list {
+        None
+    } else {
+        match Harness::start() {
+            Ok(harness) => Some(Arc::new(harness)),
+            Err(error) => {
+                eprintln!("the tests can't start: {error:#}");
+                return ExitCode::FAILURE;
+            }
+        }
+    };
+    let trials = tests.into_iter().flatten().map(|test| {
+        let harness = harness.clone();
+        Trial::test(test.name, move || match harness {
+            Some(harness) => harness.run(&test),
+            None => Err("there are no servers to test on".into()),
+        })
+    });
+    let conclusion = libtest_mimic::run(&arguments, trials.collect());
+    if let Some(harness) = harness.and_then(Arc::into_inner)
+        && let Err(error) = harness.stop()
+    {
+        eprintln!("the tests leave something behind: {error:#}");
+        return ExitCode::FAILURE;
+    }
+    conclusion.exit_code()
+}

@@ -697,6 +697,7 @@ async fn a_setting_that_cannot_be_used_stops_the_gateway(fixture: Arc<Fixture>) 
         ("SDB_AMQP_CHANNELS", "65", NUMBER),
         ("SDB_DATABASE_CONNECTIONS", "1.5", NUMBER),
         ("SDB_MAX_LISTS", "0", NUMBER),
+        ("SDB_ADMIN_ADDRESS", "9090", "an address and port such as `127.0.0.1:9090`"),
     ];
     settings_are_refused(&fixture, "gateway", &wrong).await
 }
@@ -793,7 +794,9 @@ async fn an_address_that_is_taken_is_named(fixture: Arc<Fixture>) -> Result<()> 
     let mut system = System::prepared(&fixture).await?;
     let taken = TcpListener::bind("127.0.0.1:0")?;
     let address = taken.local_addr()?.to_string();
-    for (program, name) in [("gateway", "SDB_BIND"), ("worker", "SDB_ADMIN_ADDRESS")] {
+    for (program, name) in
+        [("gateway", "SDB_BIND"), ("gateway", "SDB_ADMIN_ADDRESS"), ("worker", "SDB_ADMIN_ADDRESS")]
+    {
         let log = refused(&mut system, program, &[(name, &address)]).await?;
         let sentence = log.lines().last().unwrap_or_default();
         ensure!(sentence.contains(&format!("{name}: {address} can't be served")), "{log}");

@@ -3,9 +3,10 @@
 use std::net::SocketAddr;
 
 use shared::{
+    admin,
     broker::Broker,
     database,
-    settings::{Settings, SettingsError, invalid},
+    settings::{Settings, SettingsError},
 };
 use sqlx::postgres::PgConnectOptions;
 
@@ -34,18 +35,7 @@ impl Config {
             broker: Broker::from_settings(settings)?,
             batch: settings.number("SDB_BATCH", 1..=10_000)? as usize,
             inbox_days: settings.number("SDB_INBOX_DAYS", 1..=3_650)?,
-            admin: Self::admin(settings)?,
+            admin: admin::address(settings)?,
         })
-    }
-
-    /// Address and port for health and metrics.
-    ///
-    /// # Errors
-    /// When it can't be used; the text says what to write.
-    pub fn admin(settings: &Settings) -> Result<Option<SocketAddr>, SettingsError> {
-        const NAME: &str = "SDB_ADMIN_ADDRESS";
-        let refused =
-            |text: &str| invalid(NAME, text, "an address and port such as `127.0.0.1:9090`");
-        settings.text(NAME).map(|text| text.parse().map_err(|_| refused(&text))).transpose()
     }
 }

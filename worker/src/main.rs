@@ -5,7 +5,9 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, value_parser};
 use serde::Serialize;
-use shared::{broker::Broker, database, health, settings::Settings, shutdown, telemetry, traces};
+use shared::{
+    broker::Broker, database, health, settings::Settings, shutdown, supervise, telemetry, traces,
+};
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 use worker::{
     admin::{self, IncidentArguments, MaintenanceArguments},
@@ -172,9 +174,10 @@ async fn command(command: Command) -> Result<()> {
             let ran = run::run(config, &settings, shutdown::on_signal()?).await;
             traces::flush().await;
             ran?;
+            supervise::outcome()?;
         }
         Command::Health { ready } => {
-            let address = Config::admin(&settings)?;
+            let address = shared::admin::address(&settings)?;
             let address = address.context("SDB_ADMIN_ADDRESS is not set: nobody can be asked")?;
             let path = if ready { "/readyz" } else { "/healthz" };
             println!("{}", health::ask(address, path).await?);

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use shared::{
     database::Database,
+    supervise,
     telemetry::chain,
     topology::{Phase, Recorded, Topology, TopologyError},
 };
@@ -100,7 +101,7 @@ impl Member {
         let (sender, share) = watch::channel(Some(share));
         let leave = CancellationToken::new();
         let beating = Beating { database, id, share: sender, last };
-        let beating = tokio::spawn(beating.run(leave.clone()));
+        let beating = supervise::spawn("heartbeat", beating.run(leave.clone()));
         Ok(Self { id, share, leave, beating })
     }
 

@@ -10,6 +10,7 @@ use shared::{
     broker::Broker,
     message::{ReplyMessage, UpdateResult},
     metrics::{COMMON, Server, WORKER},
+    supervise,
     telemetry::chain,
     traces::{self, Processing},
 };
@@ -42,7 +43,7 @@ impl ReplySender {
     /// Starts sending, in a task that ends when the sender is dropped and all is sent.
     pub(crate) fn start(broker: Broker) -> (Self, JoinHandle<()>) {
         let (queue, waiting) = mpsc::channel(WAITING_BATCHES);
-        (Self { queue }, tokio::spawn(send_all(broker, waiting)))
+        (Self { queue }, supervise::spawn("replies", send_all(broker, waiting)))
     }
 
     /// Hands over the results of a batch.

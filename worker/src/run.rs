@@ -1,11 +1,13 @@
 //! Runs the worker.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use shared::{
+    admin::{self, AdminError},
     database::Database,
     seldom,
     settings::Settings,
+    supervise,
     telemetry::chain,
     topology::{Topology, TopologyError},
 };
@@ -25,14 +27,8 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// The address for health and metrics can't be taken.
-    #[error("SDB_ADMIN_ADDRESS: {address} can't be served")]
-    Admin {
-        /// Which.
-        address: SocketAddr,
-        /// Why.
-        #[source]
-        error: std::io::Error,
-    },
+    #[error(transparent)]
+    Admin(#[from] AdminError),
     /// The database is not prepared, or its topology is not the settings'.
     #[error(transparent)]
     Topology(#[from] TopologyError),
@@ -62,9 +58,9 @@ pub async fn run(
     // Served before anything else, so that it says what is waited for.
     let _admin = match config.admin {
         Some(address) => {
-            let taken = http::bind(address).await;
-            let listener = taken.map_err(|error| RunError::Admin { address, error })?;
-            Some(AbortOnDropHandle::new(tokio::spawn(http::serve(listener, standing.clone()))))
+            let listener = admin::bind(address).await?;
+            let serving = admin::serve(listener, http::router(standing.clone()));
+            Some(AbortOnDropHandle::new(supervise::keep("health and metrics", serving)))
         }
         None => None,
     };
@@ -79,16 +75,18 @@ pub async fn run(
         () = upkeep.once() => {}
         () = stop.cancelled() => return Ok(()),
     }
-    let upkeep = tokio::spawn(upkeep.run());
+    let upkeep = supervise::keep("upkeep", upkeep.run());
     standing.waits("RabbitMQ did not answer yet");
     let _measuring = config.admin.map(|_| {
         let database = Database::new(config.database.clone());
-        AbortOnDropHandle::new(tokio::spawn(measure::database(database, config.inbox_days)))
+        let measuring = measure::database(database, config.inbox_days);
+        AbortOnDropHandle::new(supervise::keep("sampling", measuring))
     });
 
     let (replies, replying) = ReplySender::start(config.broker.clone());
     let abandon = CancellationToken::new();
-    let limit = tokio::spawn(cancel_after(stop.clone(), DRAIN_LIMIT, abandon.clone()));
+    let limit = cancel_after(stop.clone(), DRAIN_LIMIT, abandon.clone());
+    let limit = supervise::spawn("drain limit", limit);
     let consumer = Consumer {
         broker: config.broker,
         blockers: Blockers::new(config.database.clone()),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use shared::{database::Database, seldom, telemetry::chain, timestamp::Timestamp};
+use shared::{database::Database, seldom, supervise, telemetry::chain, timestamp::Timestamp};
 use sqlx::{PgConnection, postgres::PgConnectOptions};
 use tokio::{
     sync::{mpsc, oneshot},
@@ -62,7 +62,7 @@ impl Versions {
     /// Starts the reader, a task that ends when the last clone is dropped.
     pub(crate) fn new(database: PgConnectOptions) -> Self {
         let (asking, asked) = mpsc::unbounded_channel();
-        tokio::spawn(answer(Database::new(database), asked));
+        supervise::spawn("list versions", answer(Database::new(database), asked));
         Self { asking }
     }
 

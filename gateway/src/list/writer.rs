@@ -2,35 +2,54 @@
 
 use std::{
     io::{self, Write},
+    mem,
+    sync::Arc,
     time::Duration,
 };
 
 use axum::http::HeaderValue;
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
-use sqlx::{Postgres, pool::PoolConnection};
-use tokio::{sync::mpsc, time::timeout};
+use sqlx::{PgPool, Postgres, pool::PoolConnection};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::{Instant, timeout},
+};
 
 use super::Coding;
 
 /// Bytes that are written at once.
 const CHUNK_BYTES: usize = 64 * 1024;
-/// Time that a reader may take for a chunk of a streamed list.
-const READER_LIMIT: Duration = Duration::from_secs(30);
+/// Bytes that are written ahead of whoever takes them, until more are allowed.
+const AHEAD_BYTES: usize = 2 * CHUNK_BYTES;
+/// Time for which a list waits for its reader, in all. Meanwhile its statement keeps the database from
+/// clearing away what every transaction leaves behind.
+const READER_LIMIT: Duration = Duration::from_secs(10);
 
 /// Takes the bytes of a list, in pieces.
 pub(crate) struct ListWriter {
     plain: Vec<u8>,
     gzip: Option<GzEncoder<Vec<u8>>>,
-    chunks: mpsc::Sender<Result<Chunk, ListError>>,
+    chunks: mpsc::UnboundedSender<Result<Chunk, ListError>>,
+    /// One permit for each KiB that may be written ahead.
+    ahead: Arc<Semaphore>,
+    /// What is left of [`READER_LIMIT`].
+    patience: Duration,
 }
 
 /// A piece of a list. A list without its end was cut off, whatever cut it.
 pub(super) enum Chunk {
     /// The address of the next page, before all bytes.
     Next(HeaderValue),
-    Bytes(Bytes),
+    /// With their share of what may be written ahead.
+    Bytes(Bytes, OwnedSemaphorePermit),
     End,
+}
+
+/// Takes what a [`ListWriter`] writes.
+pub(super) struct Chunks {
+    chunks: mpsc::UnboundedReceiver<Result<Chunk, ListError>>,
+    ahead: Arc<Semaphore>,
 }
 
 /// Why a list ended early.
@@ -50,6 +69,14 @@ pub(crate) enum ListError {
     Unfinished,
 }
 
+/// A connection to write a list with. Unless [`give_back`] has it, it is closed: in the pool it would
+/// first read all the rows that nobody wants. So it is also when its list is given up in the middle.
+pub(crate) async fn lend(database: &PgPool) -> Result<PoolConnection<Postgres>, ListError> {
+    let mut connection = database.acquire().await?;
+    connection.close_on_drop();
+    Ok(connection)
+}
+
 /// Gives a connection back that a list was written with, before the list ends: whoever has the whole
 /// list and asks for another one finds it, and needs no further connection.
 pub(crate) async fn give_back(
@@ -58,18 +85,24 @@ pub(crate) async fn give_back(
 ) -> Result<ListWriter, ListError> {
     if matches!(written, Ok(_) | Err(ListError::Gone)) {
         connection.return_to_pool().await;
-    } else {
-        // In the pool it would first read all the rows that nobody wants.
-        connection.close_on_drop();
     }
     written
 }
 
 impl ListWriter {
-    pub(super) fn new(coding: Coding, chunks: mpsc::Sender<Result<Chunk, ListError>>) -> Self {
+    pub(super) fn new(coding: Coding) -> (Self, Chunks) {
         let gzip =
             (coding == Coding::Gzip).then(|| GzEncoder::new(Vec::new(), Compression::fast()));
-        Self { plain: Vec::new(), gzip, chunks }
+        let (sender, chunks) = mpsc::unbounded_channel();
+        let ahead = Arc::new(Semaphore::new(AHEAD_BYTES / 1024));
+        let (plain, patience) = (Vec::new(), READER_LIMIT);
+        let writer = Self { plain, gzip, chunks: sender, ahead: ahead.clone(), patience };
+        (writer, Chunks { chunks, ahead })
+    }
+
+    /// What reports errors once the writer is gone.
+    pub(super) fn errors(&self) -> mpsc::UnboundedSender<Result<Chunk, ListError>> {
+        self.chunks.clone()
     }
 
     /// Where to write JSON. [`ListWriter::advance`] passes it on.
@@ -78,44 +111,79 @@ impl ListWriter {
     }
 
     /// Says where the next page is, before anything is written.
-    pub(crate) async fn next_page(&mut self, link: HeaderValue) -> Result<(), ListError> {
-        self.pass(Chunk::Next(link)).await
+    pub(crate) fn next_page(&mut self, link: HeaderValue) -> Result<(), ListError> {
+        self.pass(Chunk::Next(link))
     }
 
-    /// Passes on what was written, once it is enough; waits while the reader is behind.
+    /// Passes on what was written, once it is enough; waits while the reader is too far behind.
     pub(crate) async fn advance(&mut self) -> Result<(), ListError> {
         if self.plain.len() < CHUNK_BYTES { Ok(()) } else { self.flush().await }
     }
 
     async fn flush(&mut self) -> Result<(), ListError> {
         let ready = match &mut self.gzip {
-            None => std::mem::take(&mut self.plain),
+            // Most rows are small: the next chunk is about as large.
+            None => {
+                let next = Vec::with_capacity(self.plain.len());
+                mem::replace(&mut self.plain, next)
+            }
             Some(gzip) => {
                 gzip.write_all(&self.plain)?;
                 self.plain.clear();
-                std::mem::take(gzip.get_mut())
+                mem::take(gzip.get_mut())
             }
         };
         self.send(ready).await
     }
 
     pub(super) async fn finish(mut self) -> Result<(), ListError> {
-        self.flush().await?;
-        if let Some(gzip) = self.gzip.take() {
-            let rest = gzip.finish()?;
-            self.send(rest).await?;
-        }
-        self.pass(Chunk::End).await
+        let ready = match self.gzip.take() {
+            None => mem::take(&mut self.plain),
+            Some(mut gzip) => {
+                gzip.write_all(&self.plain)?;
+                gzip.finish()?
+            }
+        };
+        self.send(ready).await?;
+        self.pass(Chunk::End)
     }
 
-    async fn send(&mut self, bytes: Vec<u8>) -> Result<(), ListError> {
-        if bytes.is_empty() { Ok(()) } else { self.pass(Chunk::Bytes(bytes.into())).await }
+    async fn send(&mut self, mut bytes: Vec<u8>) -> Result<(), ListError> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        // It may lie in memory for long.
+        bytes.shrink_to_fit();
+        let share = self.wait_for_reader(bytes.len()).await?;
+        self.pass(Chunk::Bytes(bytes.into(), share))
     }
 
-    async fn pass(&mut self, chunk: Chunk) -> Result<(), ListError> {
-        match timeout(READER_LIMIT, self.chunks.send(Ok(chunk))).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(ListError::Reader),
+    async fn wait_for_reader(&mut self, bytes: usize) -> Result<OwnedSemaphorePermit, ListError> {
+        // A row that is larger than what may be written ahead has all of it.
+        let kib = u32::try_from((bytes / 1024 + 1).min(AHEAD_BYTES / 1024));
+        let kib = kib.unwrap_or(u32::MAX);
+        if let Ok(share) = self.ahead.clone().try_acquire_many_owned(kib) {
+            return Ok(share);
         }
+        let began = Instant::now();
+        let share = timeout(self.patience, self.ahead.clone().acquire_many_owned(kib)).await;
+        self.patience = self.patience.saturating_sub(began.elapsed());
+        share.ok().and_then(Result::ok).ok_or(ListError::Reader)
+    }
+
+    fn pass(&self, chunk: Chunk) -> Result<(), ListError> {
+        self.chunks.send(Ok(chunk)).map_err(|_| ListError::Reader)
+    }
+}
+
+impl Chunks {
+    /// The next piece, or why there is none.
+    pub(super) async fn next(&mut self) -> Result<Chunk, ListError> {
+        self.chunks.recv().await.unwrap_or(Err(ListError::Unfinished))
+    }
+
+    /// Lets so many bytes more be written ahead.
+    pub(super) fn read_ahead(&self, bytes: usize) {
+        self.ahead.add_permits(bytes / 1024);
     }
 }

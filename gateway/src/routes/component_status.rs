@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use axum::{
+    Extension,
     extract::State,
-    http::{HeaderMap, Uri},
+    http::{HeaderMap, Method, Uri},
     response::Response,
 };
 use futures_util::TryStreamExt;
@@ -20,10 +21,11 @@ use crate::{
     app::App,
     error::ApiError,
     incident::{self, Incident},
-    list::{self, Asked, ListError, ListWriter},
+    list::{self, Asked, Kind, ListError, ListWriter},
     openapi,
     query::{Query, Switch},
     routes::incidents::STANDS_NOW,
+    transfer::Transfer,
 };
 
 /// Which components are asked for.
@@ -100,6 +102,8 @@ struct Shape<'a> {
 )]
 pub(crate) async fn get(
     State(app): State<Arc<App>>,
+    Extension(transfer): Extension<Arc<Transfer>>,
+    method: Method,
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
@@ -130,7 +134,9 @@ pub(crate) async fn get(
         (name, None) => Which::Prefix(name.unwrap_or_default()),
     };
     let list = format!("component_status {active} {which:?}");
-    let asked = Asked { headers: &headers, list, active };
+    let kind = if matches!(which, Which::One(..)) { Kind::One } else { Kind::All };
+    let (method, headers, transfer) = (&method, &headers, &transfer);
+    let asked = Asked { method, headers, transfer, list, kind, active };
     let lists = app.lists.clone();
     list::serve(&app, asked, move |writer| write(lists, which, active, writer)).await
 }
@@ -159,7 +165,7 @@ async fn write(
     active: bool,
     writer: ListWriter,
 ) -> Result<ListWriter, ListError> {
-    let mut connection = database.acquire().await?;
+    let mut connection = list::lend(&database).await?;
     let written = write_rows(&mut connection, which, active, writer).await;
     list::give_back(connection, written).await
 }

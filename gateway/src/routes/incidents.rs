@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use axum::{
+    Extension,
     extract::State,
-    http::{HeaderMap, HeaderValue, Uri},
+    http::{HeaderMap, HeaderValue, Method, Uri},
     response::Response,
 };
 use futures_util::TryStreamExt;
@@ -16,8 +17,9 @@ use crate::{
     app::App,
     error::ApiError,
     incident::{self, Incident, Shape},
-    list::{self, Asked, ListError, ListWriter},
+    list::{self, Asked, Kind, ListError, ListWriter},
     query::{AnyImpact, Cursor, Query, Switch},
+    transfer::Transfer,
 };
 
 /// Started, and with no end or an end to come, for `incident i`.
@@ -112,12 +114,16 @@ impl Filter {
 )]
 pub(crate) async fn get(
     State(app): State<Arc<App>>,
+    Extension(transfer): Extension<Arc<Transfer>>,
+    method: Method,
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let filter = Filter::read(&uri)?;
     let list = format!("incidents {filter:?}");
-    let asked = Asked { headers: &headers, list, active: filter.active };
+    let kind = if filter.limit.is_some() { Kind::Page } else { Kind::All };
+    let (method, headers, transfer) = (&method, &headers, &transfer);
+    let asked = Asked { method, headers, transfer, list, kind, active: filter.active };
     let lists = app.lists.clone();
     list::serve(&app, asked, |writer| write(lists, filter, writer)).await
 }
@@ -139,7 +145,7 @@ async fn all(
     filter: Filter,
     writer: ListWriter,
 ) -> Result<ListWriter, ListError> {
-    let mut connection = database.acquire().await?;
+    let mut connection = list::lend(&database).await?;
     let written = write_rows(&mut connection, &filter, writer).await;
     list::give_back(connection, written).await
 }
@@ -167,7 +173,7 @@ async fn page(
     limit: u32,
     writer: ListWriter,
 ) -> Result<ListWriter, ListError> {
-    let mut connection = database.acquire().await?;
+    let mut connection = list::lend(&database).await?;
     let written = write_page(&mut connection, &filter, limit, writer).await;
     list::give_back(connection, written).await
 }
@@ -185,7 +191,7 @@ async fn write_page(
     if let Some(last) = incidents.last().filter(|_| more) {
         let next = filter.next(limit, Cursor { start_date: last.start_date, id: last.id.0 });
         if let Ok(link) = HeaderValue::from_str(&next) {
-            writer.next_page(link).await?;
+            writer.next_page(link)?;
         }
     }
     writer.buffer().push(b'[');

@@ -13,7 +13,8 @@ use crate::{app::App, broker::BrokerState, routes::health::Readiness};
 
 /// What the gateway counts and measures
 ///
-/// For Prometheus, in its text format, with what stands at this moment.
+/// For Prometheus, in its text format, with what stands at this moment. Where `SDB_ADMIN_ADDRESS` is set,
+/// they are served only there.
 #[utoipa::path(
     get,
     path = "/metrics",
