@@ -249,8 +249,13 @@ fn read(answer: &Answer, impact: i64) -> Result<Told> {
     Ok(match answer.status {
         status @ (200 | 201) => {
             let incident = answer.body["id"].as_i64().context("an incident without an id")?;
-            let covers = answer.body["impact"].as_i64().is_some_and(|held| held >= impact);
-            anyhow::ensure!(covers, "the incident has a lower impact than the update");
+            // A running maintenance covers whatever is reported.
+            let is_maintenance = |held| held == 0 && status == 200;
+            let covers = |held: i64| held >= impact || is_maintenance(held);
+            anyhow::ensure!(
+                answer.body["impact"].as_i64().is_some_and(covers),
+                "the incident has a lower impact than the update"
+            );
             Told::Outcome { changed: status == 201, id: id?, incident }
         }
         202 => Told::Accepted(id?),

@@ -21,7 +21,7 @@ use tokio::{
 use uuid::Uuid;
 
 use super::{
-    System, answer, eventually, replay,
+    Answer, System, answer, eventually, replay,
     verdict::{self, Answered, Attempt, Expected},
 };
 
@@ -102,6 +102,15 @@ pub struct Sent {
     pub answered: Instant,
     /// The answer.
     pub told: Told,
+    /// Whether it was a 201, and the incident that it showed.
+    pub outcome: Option<(bool, i64)>,
+}
+
+/// Whether an answer with an outcome is a 201, and which incident it shows.
+#[must_use]
+pub fn outcome(answer: &Answer) -> Option<(bool, i64)> {
+    let is_outcome = matches!(answer.status, 200 | 201);
+    Some((answer.status == 201, answer.body["id"].as_i64().filter(|_| is_outcome)?))
 }
 
 /// Clients that send updates until they are stopped. Some wait for outcomes and some don't; some
@@ -309,7 +318,8 @@ impl Shared {
             }
             _ => bail!("{answer:?}"),
         };
-        Ok(Sent { number, gateway, waited: waits, at, answered, told })
+        let outcome = outcome(&answer);
+        Ok(Sent { number, gateway, waited: waits, at, answered, told, outcome })
     }
 }
 
@@ -339,9 +349,11 @@ impl Sent {
     fn attempt(&self, begin: Instant) -> Result<Attempt> {
         let micros = |at: Instant| u64::try_from(at.duration_since(begin).as_micros());
         let answer = match &self.told {
-            Told::Decided(id) => {
-                Answered::Outcome { id: UpdateId(*id), changed: None, incident: None }
-            }
+            Told::Decided(id) => Answered::Outcome {
+                id: UpdateId(*id),
+                changed: self.outcome.map(|(changed, _)| changed),
+                incident: self.outcome.map(|(_, incident)| incident),
+            },
             Told::Accepted(id) => Answered::Accepted(UpdateId(*id)),
             Told::Unknown(id, _) => Answered::Unknown(Some(UpdateId(*id))),
             Told::Refused(id, message) => Answered::Refused(id.map(UpdateId), message.clone()),

@@ -1,6 +1,8 @@
 //! The played queues and workers. What became of all is judged at the end.
 
 mod edit;
+mod members;
+mod queue;
 mod worker;
 
 use std::{
@@ -10,35 +12,29 @@ use std::{
     task::Poll,
 };
 
-use ::worker::{
-    membership::MemberId,
-    step::{ApplyError, Incoming, Unusable},
-};
+use ::worker::{membership::MemberId, step::Incoming};
 use anyhow::{Context, Result, bail, ensure};
-use model::delivery::Content;
 use shared::{
     component::{Attribute, Component, ComponentId},
-    impact::Impact,
-    message::{Idempotency, UpdateMessage, UpdateResult},
-    timestamp::Timestamp,
+    message::UpdateResult,
     update::UpdateId,
 };
 use sqlx::{AssertSqlSafe, PgConnection, PgPool};
 use tokio::sync::watch;
-use uuid::Uuid;
 
 pub use self::worker::Broken;
 use self::{
     edit::{insert_component, make},
+    queue::{Delivered, Message},
     worker::{Applied, apply_batch, is_tried_again},
 };
 use super::{
     connect,
-    history::{COMPONENTS, Edit, End, Flaw, Hold, Pick, Step},
+    history::{COMPONENTS, Edit, End, Hold, Pick, Step},
 };
 use crate::{
-    eventually, replay,
-    verdict::{self, Answered, Attempt, Expected},
+    replay,
+    verdict::{self, Attempt, Expected},
 };
 
 const PARTITIONS: u16 = 3;
@@ -51,42 +47,6 @@ const ROUNDS: usize = 200;
 const WORKER: &str = "worker";
 const OPERATOR: &str = "operator";
 const RIG: &str = "simulation";
-
-/// A message in a queue.
-#[derive(Clone, Debug)]
-struct Message {
-    id: UpdateId,
-    component: ComponentId,
-    payload: Vec<u8>,
-    delivered: Delivered,
-}
-
-/// How a message comes.
-#[derive(Clone, Copy, Debug)]
-enum Delivered {
-    FromQueue,
-    GivenUp,
-    Refused,
-}
-
-impl Message {
-    fn incoming(&self) -> Incoming {
-        let content = match self.delivered {
-            Delivered::FromQueue => {
-                UpdateMessage::decode(&self.payload).map_err(Unusable::Unreadable)
-            }
-            Delivered::GivenUp => Err(Unusable::GivenUp("played".to_owned())),
-            Delivered::Refused => Err(Unusable::Refused("played".to_owned())),
-        };
-        Incoming {
-            queue: format!("p{}", self.component.partition(PARTITIONS)),
-            message_id: Some(self.id.to_string()),
-            payload: self.payload.clone(),
-            content,
-            trace: None,
-        }
-    }
-}
 
 /// What is left when a history is through.
 #[derive(Debug, Default)]
@@ -232,134 +192,6 @@ impl Rig {
             ..Expected::default()
         };
         Ok(Played { run, broken: self.broken, deferred: self.deferred })
-    }
-
-    #[expect(clippy::disallowed_methods, reason = "the rig makes ids as gateways do")]
-    fn post(
-        &mut self,
-        component: ComponentId,
-        impact: Impact,
-        title: &str,
-        key: Option<u8>,
-        flaw: Option<Flaw>,
-    ) {
-        // A gateway queues nothing for a component that it does not know.
-        let Some(known) = self.catalogue.get(&component) else { return };
-        let id = UpdateId(Uuid::now_v7());
-        let update = UpdateMessage {
-            id,
-            component: known.clone(),
-            impact,
-            text: title.to_owned(),
-            received_at: epoch(),
-            idempotency: key.map(|key| Idempotency {
-                key: key.to_string(),
-                fingerprint: format!("{component} {impact} {title}"),
-            }),
-        };
-        let mut payload = update.encode();
-        match flaw {
-            None | Some(Flaw::GivenUp) => {}
-            Some(Flaw::Unreadable) => payload.truncate(payload.len() / 2),
-            Some(Flaw::Version) => {
-                let text = String::from_utf8_lossy(&payload).replacen("\"v\":1", "\"v\":7", 1);
-                payload = text.into_bytes();
-            }
-        }
-        let content = match flaw {
-            None => Content::Update(known.clone()),
-            Some(Flaw::Unreadable) => Content::Unreadable,
-            Some(Flaw::Version) => Content::OtherVersion,
-            Some(Flaw::GivenUp) => Content::GivenUp,
-        };
-        let delivered = match flaw {
-            Some(Flaw::GivenUp) => Delivered::GivenUp,
-            None | Some(Flaw::Unreadable | Flaw::Version) => Delivered::FromQueue,
-        };
-        // Nobody knows the key of a message that can't be read.
-        let is_readable = matches!(flaw, None | Some(Flaw::GivenUp));
-        let idempotency = update.idempotency.filter(|_| is_readable);
-        let message = verdict::Message { delivered_as: vec![content], idempotency };
-        self.messages.insert(id, message);
-        let number = self.ids.len() as u64;
-        self.attempts.push(Attempt {
-            update: format!("update {number}"),
-            component,
-            impact: Some(i16::from(impact)),
-            sent: 2 * number,
-            answered: 2 * number + 1,
-            answer: Answered::Accepted(id),
-        });
-        let message = Message { id, component, payload, delivered: Delivered::FromQueue };
-        self.queue(Message { delivered, ..message.clone() });
-        self.ids.push(id);
-        self.posted.insert(id, message);
-    }
-
-    /// Queues a message that was posted once more.
-    fn deliver(&mut self, message: Message, delivered: Delivered) {
-        if let Some(known) = self.messages.get_mut(&message.id) {
-            match (delivered, UpdateMessage::decode(&message.payload)) {
-                (Delivered::GivenUp, _) => known.delivered_as.push(Content::GivenUp),
-                (Delivered::Refused, _) => known.delivered_as.push(Content::Refused),
-                // The first time was from the dead-letter queue.
-                (Delivered::FromQueue, Ok(update))
-                    if matches!(known.delivered_as.first(), Some(Content::GivenUp)) =>
-                {
-                    known.delivered_as.push(Content::Update(update.component));
-                }
-                (Delivered::FromQueue, _) => {}
-            }
-        }
-        self.queue(Message { delivered, ..message });
-    }
-
-    fn redeliver(&mut self, index: Pick, delivered: Delivered) {
-        if self.ids.is_empty() {
-            return;
-        }
-        let Some(id) = self.ids.get(index.of(self.ids.len())) else { return };
-        let Some(message) = self.posted.get(id).cloned() else { return };
-        self.broken += 1;
-        self.deliver(message, delivered);
-    }
-
-    fn queue(&mut self, message: Message) {
-        let partition = usize::from(message.component.partition(PARTITIONS));
-        if let Some(queue) = self.queues.get_mut(partition) {
-            queue.push_back(message);
-        }
-    }
-
-    fn pick(&self, worker: Pick) -> Option<usize> {
-        (!self.living.is_empty()).then(|| worker.of(self.living.len()))
-    }
-
-    /// This worker, or the next one that has something to do.
-    fn busy(&self, worker: Pick) -> Option<usize> {
-        let (first, count) = (self.pick(worker)?, self.living.len());
-        (first..first + count).map(|place| place % count).find(|place| {
-            self.queues.iter().skip(*place).step_by(count).any(|queue| !queue.is_empty())
-        })
-    }
-
-    /// The first messages of the queues of the worker at this place.
-    fn batch(&self, place: usize, most: usize) -> Vec<Message> {
-        let own = self.queues.iter().skip(place).step_by(self.living.len().max(1));
-        own.flatten().take(most).cloned().collect()
-    }
-
-    /// Takes the settled messages of a batch off the queues. Acknowledgements of a partition stop before
-    /// a message that waits; it heads the next batch.
-    fn acknowledge(&mut self, place: usize, applied: &[Applied]) {
-        let living = self.living.len().max(1);
-        let mut applied = applied;
-        for queue in self.queues.iter_mut().skip(place).step_by(living) {
-            let (own, others) = applied.split_at(applied.len().min(queue.len()));
-            applied = others;
-            let settled = own.iter().take_while(|one| matches!(one, Applied::Settled(_)));
-            queue.drain(..settled.count());
-        }
     }
 
     async fn work(&mut self, worker: Pick, batch: usize, end: End) -> Result<()> {
@@ -518,109 +350,6 @@ impl Rig {
         self.acknowledge(other, &of_b);
         Ok(())
     }
-
-    async fn join(&mut self) -> Result<()> {
-        let id = sqlx::query_scalar(
-            "INSERT INTO sdb_worker (seen_at) VALUES (clock_timestamp() AT TIME ZONE 'UTC')
-            RETURNING id",
-        )
-        .fetch_one(&mut self.database)
-        .await?;
-        self.living.push(id);
-        Ok(())
-    }
-
-    async fn leave(&mut self, place: usize) -> Result<()> {
-        let id = self.living.remove(place);
-        sqlx::query("DELETE FROM sdb_worker WHERE id = $1")
-            .bind(id)
-            .execute(&mut self.database)
-            .await?;
-        Ok(())
-    }
-
-    /// The others have missed the worker at this place.
-    async fn miss(&mut self, place: usize) -> Result<()> {
-        self.broken += 1;
-        let id = self.living.remove(place);
-        sqlx::query(
-            "UPDATE sdb_worker SET seen_at = seen_at - interval '10 seconds' WHERE id = $1",
-        )
-        .bind(id)
-        .execute(&mut self.database)
-        .await?;
-        Ok(())
-    }
-
-    async fn stall(&mut self, worker: Pick, most: usize) -> Result<()> {
-        let Some(place) = self.pick(worker) else { return Ok(()) };
-        let batch = self.batch(place, most);
-        if let Some(member) = self.living.get(place) {
-            self.stalled.push((*member, batch));
-        }
-        self.miss(place).await
-    }
-
-    /// What a worker does that was missed must count for nothing; it joins anew.
-    async fn wake(&mut self) -> Result<()> {
-        for (member, batch) in std::mem::take(&mut self.stalled) {
-            self.beat().await?;
-            let mut connection = self.connection().await?;
-            match apply_batch(&mut connection, member, incoming(&batch), self.fault).await {
-                Err(ApplyError::Lapsed) => {}
-                other => bail!("a worker that was missed committed: {other:?}"),
-            }
-            self.idle.push(connection);
-            self.join().await?;
-        }
-        Ok(())
-    }
-
-    /// All that live say so. Whatever was committed by now is seen by what begins next.
-    async fn beat(&mut self) -> Result<()> {
-        sqlx::query(
-            "UPDATE sdb_worker SET seen_at = clock_timestamp() AT TIME ZONE 'UTC'
-            WHERE id = ANY($1)",
-        )
-        .bind(&self.living)
-        .execute(&mut self.database)
-        .await?;
-        verdict::mark(&mut self.database).await?;
-        Ok(())
-    }
-
-    async fn put_back(&mut self) -> Result<()> {
-        let parked: Vec<Option<UpdateId>> = sqlx::query_scalar(
-            "UPDATE sdb_parked SET put_back_at = clock_timestamp() AT TIME ZONE 'UTC'
-            WHERE put_back_at IS NULL RETURNING update_id",
-        )
-        .fetch_all(&mut self.database)
-        .await?;
-        for id in parked {
-            let id = id.context("a parked message without an id")?;
-            let message = self.posted.get(&id).context("a parked message that nobody sent")?;
-            self.deliver(message.clone(), Delivered::FromQueue);
-        }
-        Ok(())
-    }
-
-    async fn connection(&mut self) -> Result<PgConnection> {
-        match self.idle.pop() {
-            Some(connection) => Ok(connection),
-            None => connect(&self.uri, WORKER).await,
-        }
-    }
-
-    /// Waits until the server has noticed that a connection was dropped in the middle of something.
-    async fn has_noticed(&mut self, backend: i32) -> Result<()> {
-        eventually("the server notices that a worker is gone", async || {
-            let there = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)";
-            let there: bool =
-                sqlx::query_scalar(there).bind(backend).fetch_one(&mut self.database).await?;
-            Ok(!there)
-        })
-        .await
-    }
 }
 
 fn incoming(batch: &[Message]) -> Vec<Incoming> {
@@ -637,9 +366,4 @@ async fn polled<F: Future>(mut future: Pin<&mut F>, mut polls: usize) -> Option<
         future.as_mut().poll(context).map(Some)
     })
     .await
-}
-
-#[expect(clippy::expect_used, reason = "1970 is in range")]
-fn epoch() -> Timestamp {
-    Timestamp::from_micros(0).expect("in range")
 }
