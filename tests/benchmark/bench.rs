@@ -88,6 +88,7 @@ impl Bench {
             binaries: self.binaries.clone(),
             name: format!("benchmark_{name}"),
             folder,
+            has_journal: false,
         });
         let system = System::prepared(&fixture).await?;
         add_components(&system).await?;

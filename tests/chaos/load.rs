@@ -21,6 +21,7 @@ use uuid::Uuid;
 
 use crate::{
     diary::Diary,
+    operator::TITLE,
     random::Random,
     record::{Attempt, RESPOND_ASYNC, Record, Told},
 };
@@ -248,8 +249,13 @@ fn read(answer: &Answer, impact: i64) -> Result<Told> {
     Ok(match answer.status {
         status @ (200 | 201) => {
             let incident = answer.body["id"].as_i64().context("an incident without an id")?;
-            let covers = answer.body["impact"].as_i64().is_some_and(|held| held >= impact);
-            anyhow::ensure!(covers, "the incident has a lower impact than the update");
+            // A running maintenance covers whatever is reported.
+            let is_maintenance = |held| held == 0 && status == 200;
+            let covers = |held: i64| held >= impact || is_maintenance(held);
+            anyhow::ensure!(
+                answer.body["impact"].as_i64().is_some_and(covers),
+                "the incident has a lower impact than the update"
+            );
             Told::Outcome { changed: status == 201, id: id?, incident }
         }
         202 => Told::Accepted(id?),
@@ -259,10 +265,16 @@ fn read(answer: &Answer, impact: i64) -> Result<Told> {
     })
 }
 
+/// Whether an incident in a list is active and the system's: an operator's are named so.
+fn is_active_of_the_system(incident: &Value) -> bool {
+    let is_operators = incident["text"].as_str().is_some_and(|text| text.starts_with(TITLE));
+    incident["end_date"].is_null() && !is_operators
+}
+
 /// Two active incidents of one impact, in a list of incidents.
 fn doubled(incidents: &[Value]) -> Option<String> {
     let mut seen = HashSet::new();
-    let active = incidents.iter().filter(|incident| incident["end_date"].is_null());
+    let active = incidents.iter().filter(|incident| is_active_of_the_system(incident));
     let twice = active.clone().find(|incident| !seen.insert(incident["impact"].as_i64()));
     twice.map(|_| format!("two active incidents of an impact: {:?}", active.collect::<Vec<_>>()))
 }
@@ -271,7 +283,7 @@ fn doubled(incidents: &[Value]) -> Option<String> {
 fn doubled_component(components: &[Value]) -> Option<String> {
     let active = |component: &Value| {
         let incidents = component["incidents"].as_array().map(Vec::as_slice).unwrap_or_default();
-        incidents.iter().filter(|incident| incident["end_date"].is_null()).count()
+        incidents.iter().filter(|incident| is_active_of_the_system(incident)).count()
     };
     if components.len() != COMPONENTS {
         return Some(format!("{} components of {COMPONENTS}", components.len()));

@@ -11,10 +11,8 @@ mod random;
 mod record;
 mod report;
 mod storm;
-mod verdict;
 
 use std::{
-    collections::HashSet,
     fs,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -28,7 +26,12 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use deploy::{binaries, servers::Servers};
-use harness::{Fixture, System, burst::add_components, replay};
+use harness::{
+    Fixture, System,
+    burst::add_components,
+    replay,
+    verdict::{self, Expected},
+};
 use serde_json::Value;
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -37,6 +40,7 @@ use crate::{
     diary::Diary,
     load::Load,
     member::Member,
+    operator::Edits,
     random::Random,
     record::{Attempt, Record, Told},
     report::Report,
@@ -92,6 +96,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
         binaries,
         name: "chaos".to_owned(),
         folder: logs,
+        has_journal: true,
     });
     let runtime = tokio::runtime::Runtime::new()?;
     let good = runtime.block_on(storm_and_check(arguments, seed, &folder, &fixture));
@@ -116,6 +121,7 @@ async fn storm_and_check(
     let diary = Arc::new(Diary::begin(&folder.join("diary.log"))?);
     let system = System::prepared(fixture).await?;
     add_components(&system).await?;
+    verdict::begin(&mut *system.database.acquire().await?).await?;
     let mut members = Vec::new();
     for number in 0..GATEWAYS {
         members.push(Arc::new(Member::new(&system, "gateway", number + 1).await?));
@@ -150,15 +156,18 @@ async fn storm_and_check(
         }
     });
 
-    let closings = Mutex::default();
+    let edits = Mutex::default();
+    let operators = operator::connections(&system.database_uri)?;
     let storm = Storm { system, members, load, diary, ended, tally: Mutex::default() };
     let clients = storm.load.start(seed, usize::from(arguments.clients));
     let time = Duration::from_secs_f64(arguments.minutes * 60.0);
+    let write = |number| {
+        operator::write_now_and_then(&operators, &storm.load, Random::new(seed, number), &edits)
+    };
     let raged = tokio::select! {
         raged = storm.rage(Random::new(seed, 0), time) => raged,
         watched = storm.watch() => watched,
-        () = operator::close_now_and_then(
-            &storm.system.database, &storm.load, Random::new(seed, 1), &closings) => Ok(()),
+        ((), ()) = async { tokio::join!(write(1), write(2)) } => Ok(()),
     };
     if let Err(error) = raged {
         storm.see_wrong(format!("{error:#}"));
@@ -172,8 +181,9 @@ async fn storm_and_check(
         storm.see_wrong(format!("{error:#}"));
     }
     storm.diary.note("the queues are empty");
-    let closings = closings.into_inner().unwrap_or_else(PoisonError::into_inner);
-    check(&storm, closings, folder).await
+    operators.close().await;
+    let edits = edits.into_inner().unwrap_or_else(PoisonError::into_inner);
+    check(&storm, edits, folder).await
 }
 
 /// Twice the harness's limit.
@@ -185,26 +195,29 @@ async fn drained(system: &System) -> Result<()> {
 }
 
 /// Compares all there is, prints the table, and returns whether all was as promised.
-async fn check(storm: &Storm, closings: Vec<replay::Closing>, folder: &Path) -> Result<bool> {
+async fn check(storm: &Storm, edits: Edits, folder: &Path) -> Result<bool> {
     let database = &storm.system.database;
     let (attempts, mut wrong, reads) = storm.load.record.all();
     record::write(&attempts, &storm.diary, &folder.join("answers.jsonl"))?;
-    let rows = verdict::inbox(database).await?;
-    verdict::write(&rows, &folder.join("inbox.jsonl"))?;
-    let parked: Vec<Option<Uuid>> =
-        sqlx::query_scalar("SELECT update_id FROM sdb_parked").fetch_all(database).await?;
-    let without_id = parked.iter().filter(|id| id.is_none()).count();
-    if without_id > 0 {
-        wrong.push(format!("{without_id} messages without an id are parked"));
-    }
-    let parked: HashSet<Uuid> = parked.into_iter().flatten().collect();
-    let verdict = verdict::compare(&attempts, &rows, &parked);
-
-    let times: HashSet<i64> = closings.iter().map(|closing| closing.after).collect();
-    let state = match replay::agrees_with(database, closings).await {
-        Ok(()) => replay::holds_one_active_incident(database).await,
-        Err(error) => Err(error),
+    let mut run = verdict::read(&mut *database.acquire().await?).await?;
+    record::write_inbox(&run.inbox, &folder.join("inbox.jsonl"))?;
+    run.attempts = record::as_sent(&attempts)?;
+    run.confirmed = edits.confirmed.clone();
+    run.expected = Expected {
+        compares: true,
+        broke: Some(storm.tally().faults()),
+        operators: vec![operator::NAME.to_owned()],
+        unknown_may_be_given_up: false,
     };
+    let verdict = verdict::judge(&run);
+    // Nothing that is sent here has a reason to be parked.
+    wrong.extend(run.parked.iter().map(|row| format!("parked: {row:?}")));
+    if verdict.compared.changes == 0 || edits.confirmed.is_empty() || edits.held == 0 {
+        wrong.push(format!("the run says little: {:?}, {edits:?}", verdict.compared));
+    }
+    if let Err(error) = replay::holds_one_active_incident(database).await {
+        wrong.push(format!("{error:#}"));
+    }
     if let Err(error) = receipts(&storm.load, &attempts).await {
         wrong.push(format!("receipts: {error:#}"));
     }
@@ -221,9 +234,9 @@ async fn check(storm: &Storm, closings: Vec<replay::Closing>, folder: &Path) -> 
         reads,
         tally: &tally,
         verdict: &verdict,
-        closings: times.len(),
+        rows: run.inbox.len(),
+        edits: &edits,
         members: &storm.members,
-        state: state.err().map(|error| format!("{error:#}")),
         wrong: &wrong,
     };
     let (table, findings) = (report.table(), report.findings());

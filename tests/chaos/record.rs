@@ -7,8 +7,10 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use harness::verdict::{self, Answered, InboxRow};
 use serde_json::json;
+use shared::{component::ComponentId, update::UpdateId};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -188,6 +190,54 @@ pub(crate) fn write(attempts: &[Attempt], diary: &Diary, path: &Path) -> Result<
             "told": told,
             "id": id,
             "more": more,
+        });
+        writeln!(file, "{line}")?;
+    }
+    Ok(file.flush()?)
+}
+
+/// The attempts as the verdict takes them.
+pub(crate) fn as_sent(attempts: &[Attempt]) -> Result<Vec<verdict::Attempt>> {
+    let begin = attempts.iter().map(|attempt| attempt.sent).min().context("nothing was sent")?;
+    let micros = |at: Instant| u64::try_from(at.duration_since(begin).as_micros());
+    let as_sent = |attempt: &Attempt| -> Result<verdict::Attempt> {
+        Ok(verdict::Attempt {
+            update: attempt.update.clone(),
+            component: ComponentId(attempt.component),
+            impact: Some(i16::try_from(attempt.impact)?),
+            sent: micros(attempt.sent)?,
+            answered: micros(attempt.answered)?,
+            answer: match &attempt.told {
+                Told::Outcome { changed, id, incident } => Answered::Outcome {
+                    id: UpdateId(*id),
+                    changed: Some(*changed),
+                    incident: Some(*incident),
+                },
+                Told::Accepted(id) => Answered::Accepted(UpdateId(*id)),
+                Told::Refused(id, message) => Answered::Refused(id.map(UpdateId), message.clone()),
+                Told::Unknown(id, _) => Answered::Unknown(id.map(UpdateId)),
+                Told::Nothing(_) | Told::Wrong(_) => Answered::Unknown(None),
+            },
+        })
+    };
+    attempts.iter().map(as_sent).collect()
+}
+
+/// Writes the inbox as JSON lines.
+pub(crate) fn write_inbox(rows: &[InboxRow], path: &Path) -> Result<()> {
+    let mut file = BufWriter::new(File::create(path)?);
+    for row in rows {
+        let line = json!({
+            "position": row.position,
+            "update": row.text,
+            "id": row.id,
+            "component": row.component_id,
+            "impact": row.impact,
+            "decided_at": row.decided_at.to_the_microsecond(),
+            "outcome": row.outcome,
+            "reason": row.reason,
+            "incident": row.incident_id,
+            "original": row.original,
         });
         writeln!(file, "{line}")?;
     }

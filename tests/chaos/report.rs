@@ -1,16 +1,19 @@
 //! The table at the end.
 
 use std::{
+    collections::BTreeSet,
     fmt::{Display, Write},
     sync::Arc,
     time::Duration,
 };
 
+use harness::verdict::{Kind, Verdict};
+
 use crate::{
     member::Member,
+    operator::Edits,
     record::{Attempt, Told},
     storm::Tally,
-    verdict::Verdict,
 };
 
 /// What a run ended with.
@@ -19,10 +22,10 @@ pub(crate) struct Report<'a> {
     pub(crate) reads: usize,
     pub(crate) tally: &'a Tally,
     pub(crate) verdict: &'a Verdict,
-    pub(crate) closings: usize,
+    /// Rows of the inbox.
+    pub(crate) rows: usize,
+    pub(crate) edits: &'a Edits,
     pub(crate) members: &'a [Arc<Member>],
-    /// What the replay and other checks of the state say, if they do not agree.
-    pub(crate) state: Option<String>,
     /// All else that must not be.
     pub(crate) wrong: &'a [String],
 }
@@ -30,11 +33,7 @@ pub(crate) struct Report<'a> {
 impl Report<'_> {
     /// Whether all is as promised.
     pub(crate) fn is_good(&self) -> bool {
-        let Verdict { lost, doubled, out_of_order, told_wrong, parked, rows: _ } = self.verdict;
-        let findings = [lost, doubled, out_of_order, told_wrong, parked];
-        findings.iter().all(|found| found.is_empty())
-            && self.state.is_none()
-            && self.wrong.is_empty()
+        self.verdict.violations.is_empty() && self.wrong.is_empty()
     }
 
     /// The table, as Markdown.
@@ -53,7 +52,8 @@ impl Report<'_> {
             let all = self.members.iter().filter(|member| member.name.starts_with(role));
             all.map(|member| member.peak() >> 20).max().unwrap_or_default()
         };
-        let Verdict { lost, doubled, out_of_order, told_wrong, parked, rows } = self.verdict;
+        let found = |kind: Kind| self.verdict.of(kind).count();
+        let compared = &self.verdict.compared;
         let tally = self.tally;
         let seconds = |time: Duration| format!("{:.1} s", time.as_secs_f64());
 
@@ -72,14 +72,26 @@ impl Report<'_> {
         row("sent again to the other gateway", &retries);
         row("of these no 2xx either", &failed);
         row("lists read and compared", &self.reads);
-        row("times an operator closed all incidents", &self.closings);
-        row("updates in the inbox", rows);
-        row("**lost**", &lost.len());
-        row("**doubled**", &doubled.len());
-        row("**out of order**", &out_of_order.len());
-        row("told otherwise than decided", &told_wrong.len());
-        row("parked", &parked.len());
-        row("the inbox replayed gives the state", &self.state.as_deref().unwrap_or("yes"));
+        row("edits by operators, committed", &compared.foreign);
+        row("of these beside a batch", &compared.beside);
+        row("edits held open for up to 4 s", &self.edits.held);
+        row("edits that failed, or whose end nobody knows", &self.edits.unknown);
+        row("updates in the inbox", &self.rows);
+        row("decided by the model, too; changes; entries of timelines", &{
+            format!("{}; {}; {}", compared.updates(), compared.changes, compared.entries)
+        });
+        row("**lost**", &found(Kind::Lost));
+        row("**doubled**", &found(Kind::Doubled));
+        row("**out of order**", &found(Kind::OutOfOrder));
+        row("answered otherwise than decided", &found(Kind::AnsweredOtherwise));
+        row("decided otherwise than by the model", &found(Kind::DecidedOtherwise));
+        row("another state; another timeline", &{
+            format!("{}; {}", found(Kind::State), found(Kind::Timeline))
+        });
+        row("**edits by others undone**", &found(Kind::ForeignEditUndone));
+        row("parked unasked; not parked", &{
+            format!("{}; {}", found(Kind::ParkedUnasked), found(Kind::NotParked))
+        });
         row("what else must not be", &self.wrong.len());
         row("processes killed (SIGKILL)", &tally.kills);
         row("processes stalled (SIGSTOP, 1 to 20 s)", &tally.stalls);
@@ -110,23 +122,15 @@ impl Report<'_> {
 
     /// The findings, some of each.
     pub(crate) fn findings(&self) -> String {
-        let Verdict { lost, doubled, out_of_order, told_wrong, parked, rows: _ } = self.verdict;
-        let all = [
-            ("LOST", lost.as_slice()),
-            ("DOUBLED", doubled),
-            ("OUT OF ORDER", out_of_order),
-            ("TOLD WRONG", told_wrong),
-            ("PARKED", parked),
-            ("WRONG", self.wrong),
-        ];
         let mut text = String::new();
-        for (name, found) in all {
-            for each in found.iter().take(10) {
-                writeln!(text, "{name}: {each}").ok();
+        let kinds: BTreeSet<Kind> = self.verdict.violations.iter().map(|each| each.kind).collect();
+        for kind in kinds {
+            for each in self.verdict.of(kind).take(10) {
+                writeln!(text, "{kind}: {each}").ok();
             }
         }
-        if let Some(state) = &self.state {
-            writeln!(text, "STATE: {state}").ok();
+        for each in self.wrong.iter().take(10) {
+            writeln!(text, "wrong: {each}").ok();
         }
         text
     }

@@ -59,6 +59,21 @@ pub(crate) struct Tally {
     pub(crate) wrong: Vec<String>,
 }
 
+impl Tally {
+    /// Everything that was broken.
+    pub(crate) const fn faults(&self) -> usize {
+        self.kills
+            + self.stalls
+            + self.rolls
+            + self.server_restarts
+            + self.server_kills
+            + self.server_stalls
+            + self.cuts
+            + self.alarms
+            + self.reshapes
+    }
+}
+
 /// The system and those who break it.
 pub(crate) struct Storm {
     pub(crate) system: System,

@@ -1,7 +1,7 @@
 //! A burst of updates that goes on while a test breaks things, and the check of what became of it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::BTreeSet,
     ops::Range,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -13,13 +13,17 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use reqwest::Client;
 use serde_json::{Value, json};
+use shared::{component::ComponentId, update::UpdateId};
 use tokio::{
     task::JoinHandle,
     time::{Instant, sleep},
 };
 use uuid::Uuid;
 
-use super::{System, answer, eventually, replay};
+use super::{
+    Answer, System, answer, eventually, replay,
+    verdict::{self, Answered, Attempt, Expected},
+};
 
 /// Components that updates are about: 50 names in two regions.
 pub const COMPONENTS: usize = 100;
@@ -98,6 +102,15 @@ pub struct Sent {
     pub answered: Instant,
     /// The answer.
     pub told: Told,
+    /// Whether it was a 201, and the incident that it showed.
+    pub outcome: Option<(bool, i64)>,
+}
+
+/// Whether an answer with an outcome is a 201, and which incident it shows.
+#[must_use]
+pub fn outcome(answer: &Answer) -> Option<(bool, i64)> {
+    let is_outcome = matches!(answer.status, 200 | 201);
+    Some((answer.status == 201, answer.body["id"].as_i64().filter(|_| is_outcome)?))
 }
 
 /// Clients that send updates until they are stopped. Some wait for outcomes and some don't; some
@@ -305,126 +318,53 @@ impl Shared {
             }
             _ => bail!("{answer:?}"),
         };
-        Ok(Sent { number, gateway, waited: waits, at, answered, told })
+        let outcome = outcome(&answer);
+        Ok(Sent { number, gateway, waited: waits, at, answered, told, outcome })
     }
-}
-
-/// A row of the inbox.
-struct Row {
-    component: i32,
-    position: i64,
-    original: Option<Uuid>,
 }
 
 /// All that was taken took effect exactly once and in order, nothing else did, and the state
-/// follows from it. The queues must be empty.
+/// follows from it: nobody else wrote, but the test itself. The queues must be empty.
 pub async fn took_effect_once(system: &System, all: &[Sent]) -> Result<()> {
-    is_in_the_inbox_once(system, all).await?;
-    replay::agrees(&system.database).await?;
+    // The test's own connections have no name.
+    judged(system, all, vec![String::new()]).await
+}
+
+/// The same for a test in which an operator's commands changed the state, too.
+pub async fn took_effect_beside_commands(system: &System, all: &[Sent]) -> Result<()> {
+    judged(system, all, Vec::new()).await
+}
+
+async fn judged(system: &System, all: &[Sent], operators: Vec<String>) -> Result<()> {
+    let mut database = system.database.acquire().await?;
+    let mut run = verdict::read(&mut database).await?;
+    let begin = all.iter().map(|sent| sent.at).min().context("nothing was sent")?;
+    run.attempts = all.iter().map(|sent| sent.attempt(begin)).collect::<Result<_>>()?;
+    run.expected = Expected { compares: true, operators, ..Expected::default() };
+    verdict::judge(&run).into_result()?;
     replay::holds_one_active_incident(&system.database).await
 }
 
-/// The same without the state, for a test in which others changed it, too.
-pub async fn is_in_the_inbox_once(system: &System, all: &[Sent]) -> Result<()> {
-    let rows: Vec<(Uuid, i32, i64, Option<Uuid>)> =
-        sqlx::query_as("SELECT id, component_id, position, original FROM sdb_inbox")
-            .fetch_all(&system.database)
-            .await?;
-    let stored = rows.len();
-    let inbox: HashMap<Uuid, Row> = rows
-        .into_iter()
-        .map(|(id, component, position, original)| (id, Row { component, position, original }))
-        .collect();
-    ensure!(inbox.len() == stored, "an id is in the inbox twice");
-
-    let mut updates: BTreeMap<usize, Vec<&Sent>> = BTreeMap::new();
-    for sent in all {
-        updates.entry(sent.number).or_default().push(sent);
-    }
-    let mut named = BTreeSet::new();
-    let mut effects = Vec::new();
-    for (number, sent) in &updates {
-        effects.extend(effect(*number, sent, &inbox, &mut named)?);
-    }
-    for (id, row) in &inbox {
-        // A repetition whose answer names the original is not named itself.
-        let known = named.contains(id) || row.original.is_some_and(|first| named.contains(&first));
-        ensure!(known, "{id} is in the inbox, but nobody sent it");
-    }
-    are_in_order(effects)
-}
-
-/// An update that was taken, and its place in the inbox.
-struct Effect {
-    number: usize,
-    component: i32,
-    sent: Instant,
-    taken: Instant,
-    position: i64,
-}
-
-/// What one update led to, however often it was sent; none when it was never taken.
-fn effect(
-    number: usize,
-    all: &[&Sent],
-    inbox: &HashMap<Uuid, Row>,
-    named: &mut BTreeSet<Uuid>,
-) -> Result<Option<Effect>> {
-    let mut decided = BTreeSet::new();
-    for sent in all {
-        let (id, must_be_there) = match &sent.told {
-            Told::Decided(id) | Told::Accepted(id) => (id, true),
-            Told::Unknown(id, _) => (id, false),
-            Told::Refused(Some(id), sentence) => {
-                ensure!(!inbox.contains_key(id), "{id} took effect after `{sentence}`");
-                continue;
-            }
-            Told::Refused(None, _) => continue,
+impl Sent {
+    fn attempt(&self, begin: Instant) -> Result<Attempt> {
+        let micros = |at: Instant| u64::try_from(at.duration_since(begin).as_micros());
+        let answer = match &self.told {
+            Told::Decided(id) => Answered::Outcome {
+                id: UpdateId(*id),
+                changed: self.outcome.map(|(changed, _)| changed),
+                incident: self.outcome.map(|(_, incident)| incident),
+            },
+            Told::Accepted(id) => Answered::Accepted(UpdateId(*id)),
+            Told::Unknown(id, _) => Answered::Unknown(Some(UpdateId(*id))),
+            Told::Refused(id, message) => Answered::Refused(id.map(UpdateId), message.clone()),
         };
-        named.insert(*id);
-        let Some(row) = inbox.get(id) else {
-            ensure!(!must_be_there, "{id} was taken and is lost: {sent:?}");
-            continue;
-        };
-        ensure!(row.component == component(number), "{id} took effect on another component");
-        // A repetition stands for its original, which may have had no answer that told its id.
-        named.extend(row.original);
-        decided.insert(row.original.unwrap_or(*id));
+        Ok(Attempt {
+            update: format!("update {}", self.number),
+            component: ComponentId(component(self.number)),
+            impact: i16::try_from(update(self.number)["impact"].as_i64().unwrap_or_default()).ok(),
+            sent: micros(self.at)?,
+            answered: micros(self.answered)?,
+            answer,
+        })
     }
-    ensure!(decided.len() <= 1, "update {number} took effect several times: {decided:?}");
-    let (Some(first), Some(last)) = (all.first(), all.last()) else { return Ok(None) };
-    let Some(id) = decided.first() else { return Ok(None) };
-    let position = inbox.get(id).context("a repetition without its original")?.position;
-    let taken = matches!(last.told, Told::Decided(_) | Told::Accepted(_));
-    Ok(taken.then_some(Effect {
-        number,
-        component: component(number),
-        sent: first.at,
-        taken: last.answered,
-        position,
-    }))
-}
-
-/// An update that was sent after another one of its component was taken stands after it, whichever
-/// clients and gateways they came through.
-fn are_in_order(mut effects: Vec<Effect>) -> Result<()> {
-    effects.sort_by_key(|effect| effect.position);
-    let mut latest: HashMap<i32, &Effect> = HashMap::new();
-    for effect in &effects {
-        // The one that was sent last of those with an earlier place.
-        if let Some(before) = latest.get(&effect.component) {
-            ensure!(
-                effect.taken >= before.sent,
-                "update {} of component {} was taken before update {} was sent, but stands after it",
-                effect.number,
-                effect.component,
-                before.number
-            );
-        }
-        let last = latest.entry(effect.component).or_insert(effect);
-        if effect.sent > last.sent {
-            *last = effect;
-        }
-    }
-    Ok(())
 }

@@ -7,6 +7,7 @@ pub mod proxy;
 pub mod replay;
 pub mod simulation;
 mod system;
+pub mod verdict;
 
 use std::{
     fs,
@@ -84,6 +85,9 @@ pub struct Fixture {
     pub name: String,
     /// A folder of the test's own.
     pub folder: PathBuf,
+    /// Whether prepared databases have a journal ([`verdict`]), from which it can be told at the end
+    /// that all is as it must be.
+    pub has_journal: bool,
 }
 
 impl Harness {
@@ -109,6 +113,7 @@ impl Harness {
             binaries: self.binaries.clone(),
             name,
             folder: folder.clone(),
+            has_journal: true,
         });
         let run =
             || self.runtime.block_on(async { timeout(TEST_LIMIT, (test.run)(context)).await });
@@ -185,7 +190,8 @@ impl Fixture {
 
     fn with(&self, servers: Arc<Servers>, own_postgres: Option<PostgresAlone>) -> Arc<Self> {
         let (binaries, name) = (self.binaries.clone(), self.name.clone());
-        Arc::new(Self { servers, own_postgres, binaries, name, folder: self.folder.clone() })
+        let (folder, has_journal) = (self.folder.clone(), self.has_journal);
+        Arc::new(Self { servers, own_postgres, binaries, name, folder, has_journal })
     }
 
     /// The PostgreSQL that the test works with.

@@ -8,9 +8,15 @@ use lapin::{Connection, ConnectionProperties};
 use reqwest::{Client, Method, RequestBuilder, header::HeaderMap};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};
-use tokio::task::spawn_blocking;
+use tokio::{
+    runtime::Handle,
+    task::{block_in_place, spawn_blocking},
+};
 
-use super::{Fixture, Process, eventually};
+use super::{
+    Fixture, Process, eventually,
+    verdict::{self, Expected},
+};
 
 /// What the gateways' tokens are signed with.
 pub const SECRET: &str = "a-secret-that-is-long-enough-for-tests";
@@ -83,6 +89,10 @@ impl System {
         let (done, said) =
             context.command(&context.binaries.worker, &["migrate"], &variables).await?;
         ensure!(done, "worker migrate: {said}");
+        if context.has_journal {
+            let mut connection = system.database.acquire().await?;
+            verdict::install(&mut connection).await?;
+        }
         Ok(system)
     }
 
@@ -219,9 +229,14 @@ impl System {
         answer(self.request_to(0, Method::GET, path).bearer_auth(&self.token)).await
     }
 
-    /// Runs statements on the database, as a foreign writer does.
+    /// Runs statements on the database, as a foreign writer does. Every batch that begins later must
+    /// honour them.
     pub async fn sql(&self, statements: &str) -> Result<()> {
         sqlx::raw_sql(AssertSqlSafe(statements.to_owned())).execute(&self.database).await?;
+        let mut connection = self.database.acquire().await?;
+        if verdict::is_installed(&mut connection).await? {
+            verdict::mark(&mut connection).await?;
+        }
         Ok(())
     }
 
@@ -303,16 +318,53 @@ impl System {
         Ok(shared::topology::Recorded::read(&mut connection).await?.topology)
     }
 
-    /// Ends the test: all is drained, nothing is parked, and the state follows from the inbox.
+    /// Ends the test: all is drained and nothing is parked; what was decided, the incidents and their
+    /// timelines are what the model makes of the same updates, and of what the test wrote itself.
     pub async fn finish(self) -> Result<()> {
         self.drained().await?;
         let parked = self.count("SELECT count(*) FROM sdb_parked").await?;
         ensure!(parked == 0, "{parked} updates are parked");
-        self.finish_with_parked()
+        self.logs_are_clean()?;
+        self.state_is_right().await
     }
 
-    /// Ends a test that parked something on purpose.
+    /// Ends a test that parked something on purpose: each with a reason that the model has, too.
     pub fn finish_with_parked(self) -> Result<()> {
+        self.logs_are_clean()?;
+        block_in_place(|| Handle::current().block_on(self.state_is_right()))
+    }
+
+    /// Ends a test after which the database does not tell all that happened, since the test changed
+    /// the record itself, or what makes it: the logs are looked at, and that nothing is parked.
+    pub async fn finish_without_replay(self) -> Result<()> {
+        self.drained().await?;
+        let parked = self.count("SELECT count(*) FROM sdb_parked").await?;
+        ensure!(parked == 0, "{parked} updates are parked");
+        self.logs_are_clean()
+    }
+
+    /// Ends a test that has no database any more, or parked something and changed the record: the logs
+    /// are looked at.
+    pub fn finish_with_logs(self) -> Result<()> {
+        self.logs_are_clean()
+    }
+
+    /// The database is what follows from what was decided and from what others wrote. An update that
+    /// was parked since RabbitMQ gave it up, or since the database refused it, is believed to be so. A
+    /// database that the harness did not prepare has no journal, and is passed over.
+    async fn state_is_right(&self) -> Result<()> {
+        let mut connection = self.database.acquire().await?;
+        if !verdict::is_installed(&mut connection).await? {
+            return Ok(());
+        }
+        let mut run = verdict::read(&mut connection).await?;
+        run.expected = Expected { unknown_may_be_given_up: true, ..Expected::default() };
+        drop(connection);
+        verdict::judge(&run).into_result()?;
+        Ok(())
+    }
+
+    fn logs_are_clean(&self) -> Result<()> {
         for process in self.gateways.iter().chain(&self.workers) {
             let log = process.log()?;
             ensure!(!log.contains(SECRET), "the log shows the secret key");

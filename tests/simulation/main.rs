@@ -41,7 +41,6 @@ fn run(arguments: &Arguments) -> Result<()> {
     let played = play_many(&uri, seed, arguments.histories, runtime.handle());
     drop(postgres);
     fs::remove_dir_all(&folder)?;
-    played?;
-    println!("All agree with the model.");
+    println!("All agree with the model: {:#?}", played?);
     Ok(())
 }

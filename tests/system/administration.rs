@@ -15,7 +15,7 @@ use worker::decision::{ActiveState, Holder, IncidentRef, ManualIncident};
 
 use harness::{
     Fixture, System,
-    burst::{Burst, is_in_the_inbox_once},
+    burst::{Burst, took_effect_beside_commands},
     eventually, replay, tests,
 };
 
@@ -561,7 +561,7 @@ async fn decisions_beside_an_operators_commands_are_right(fixture: Arc<Fixture>)
     burst.is_decided().await?;
     let sent = burst.stop().await?;
     system.drained().await?;
-    is_in_the_inbox_once(&system, &sent).await?;
+    took_effect_beside_commands(&system, &sent).await?;
     replay::holds_one_active_incident(&system.database).await?;
     replayed(&system, commands).await?;
     system.finish().await

@@ -135,26 +135,42 @@ async fn an_inbox_that_is_not_what_clients_were_told_is_noticed(
     system.drained().await?;
     took_effect_once(&system, &sent).await?;
 
-    // All of a component's updates at the places of others of it, the last one first.
-    let backwards = "UPDATE sdb_inbox SET position = -position WHERE component_id = 7";
+    // Behind the journal's back: nobody did it.
+    let behind = |damage: &str| format!("SET session_replication_role = replica; {damage};");
     let notices = async |damage: &str, repair: &str, sent: &[_], problem: &str| -> Result<()> {
-        system.sql(damage).await?;
+        let mut database = system.database.acquire().await?.detach();
+        let statements = sqlx::AssertSqlSafe(behind(damage));
+        sqlx::raw_sql(statements).execute(&mut database).await?;
         let found = took_effect_once(&system, sent).await;
-        system.sql(repair).await?;
+        sqlx::raw_sql(sqlx::AssertSqlSafe(behind(repair))).execute(&mut database).await?;
         let found = found.err().with_context(|| format!("{damage}: nothing was noticed"))?;
         ensure!(found.to_string().contains(problem), "{damage}: {found:#}");
         Ok(())
     };
-    notices(backwards, backwards, &sent, "but stands after it").await?;
+    // All of a component's updates at the places of others of it, the last one first.
+    let backwards = "UPDATE sdb_inbox SET position = -position WHERE component_id = 7";
+    notices(backwards, backwards, &sent, "out of order: ").await?;
     let lose = "CREATE TABLE lost AS SELECT * FROM sdb_inbox ORDER BY position DESC LIMIT 1;
         DELETE FROM sdb_inbox WHERE id = (SELECT id FROM lost)";
     let find = "INSERT INTO sdb_inbox SELECT * FROM lost";
-    notices(lose, find, &sent, "is lost").await?;
+    notices(lose, find, &sent, "lost: ").await?;
     let invent = "CREATE TABLE invented AS SELECT * FROM sdb_inbox LIMIT 1;
         UPDATE invented SET id = (left(id::text, 24) || '000000000000')::uuid;
         INSERT INTO sdb_inbox SELECT * FROM invented";
     let forget = "DELETE FROM sdb_inbox WHERE id = (SELECT id FROM invented)";
-    notices(invent, forget, &sent, "nobody sent it").await?;
+    notices(invent, forget, &sent, "nobody sent").await?;
+    let other = "UPDATE sdb_inbox SET incident_id = incident_id + 1 WHERE position = 7";
+    let same = "UPDATE sdb_inbox SET incident_id = incident_id - 1 WHERE position = 7";
+    notices(other, same, &sent, "decided otherwise than by the model: ").await?;
+    let tear = "CREATE TABLE torn AS SELECT * FROM incident_status LIMIT 1;
+        DELETE FROM incident_status WHERE id = (SELECT id FROM torn)";
+    let restore = "INSERT INTO incident_status SELECT * FROM torn";
+    notices(tear, restore, &sent, "another timeline than the model's: ").await?;
+    let part = "CREATE TABLE parted AS SELECT * FROM incident_component_relation LIMIT 1;
+        DELETE FROM incident_component_relation r USING parted p
+        WHERE r.incident_id = p.incident_id AND r.component_id = p.component_id";
+    let join = "INSERT INTO incident_component_relation SELECT * FROM parted";
+    notices(part, join, &sent, "another state than the model's: ").await?;
     // One that was taken was refused, says the client.
     let last = sent.last_mut().context("nothing was sent")?;
     if let Told::Decided(id) | Told::Accepted(id) = last.told {

@@ -25,6 +25,7 @@ mod simulation;
 mod spreading;
 mod tls;
 mod traces;
+mod verdict;
 
 use std::{process::ExitCode, sync::Arc};
 
@@ -63,6 +64,7 @@ fn main() -> ExitCode {
         spreading::tests(),
         tls::tests(),
         traces::tests(),
+        verdict::tests(),
     ];
     let harness = if arguments.list {
         None

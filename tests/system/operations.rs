@@ -503,12 +503,8 @@ async fn a_second_active_incident_of_an_impact_is_refused_at_commit(
 async fn one_batch_raises_an_incident_to_the_impact_that_another_leaves(
     fixture: Arc<Fixture>,
 ) -> Result<()> {
-    let mut system = System::bare(&fixture).await?;
     // One queue keeps the order of the two.
-    let uri = system.database_uri.clone();
-    let variables = [("SDB_DATABASE_URI", uri.as_str()), ("SDB_PARTITIONS", "1")];
-    let (done, said) = fixture.command(&fixture.binaries.worker, &["migrate"], &variables).await?;
-    ensure!(done, "{said}");
+    let mut system = System::prepared_with(&fixture, &[("SDB_PARTITIONS", "1")]).await?;
     ensure!(system.count(CONSTRAINT).await? == 1);
     run(&mut system).await?;
     system.components(&[("DNS", &[("region", "R1")]), ("CDN", &[("region", "R1")])]).await?;

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use harness::{
     Answer, Fixture, System, answer,
-    burst::{Sent, Told, add_components, took_effect_once, update},
+    burst::{Sent, Told, add_components, outcome, took_effect_once, update},
     eventually, tests,
 };
 
@@ -74,7 +74,8 @@ impl Clients<'_> {
                 202 => Told::Accepted(id),
                 _ => anyhow::bail!("{answer:?}"),
             };
-            let sent = Sent { number, gateway, waited: true, at, answered: Instant::now(), told };
+            let (answered, outcome) = (Instant::now(), outcome(&answer));
+            let sent = Sent { number, gateway, waited: true, at, answered, told, outcome };
             self.sent.lock().ok().context("a client panicked")?.push(sent);
         }
         Ok(answer)

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use harness::{
     Fixture, System,
-    simulation::{Edit, End, Flaw, History, Pick, Step, play, play_many, prepare},
+    simulation::{Edit, End, Flaw, History, Hold, Pick, Step, play, play_many, prepare},
     tests,
 };
 use shared::impact::Impact;
@@ -26,7 +26,7 @@ async fn what_is_simulated_agrees_with_the_model(fixture: Arc<Fixture>) -> Resul
     prepare(&system.database_uri).await?;
     let (uri, runtime) = (system.database_uri.clone(), Handle::current());
     spawn_blocking(move || play_many(&uri, SEED, HISTORIES, &runtime)).await??;
-    system.finish_with_parked()
+    system.finish_with_logs()
 }
 
 async fn histories_that_once_failed_or_are_rarely_drawn_agree_too(
@@ -41,7 +41,12 @@ async fn histories_that_once_failed_or_are_rarely_drawn_agree_too(
     };
     let work = || Step::Work(Pick(0), 9, End::Done);
     let toggle = || Step::Edit(Edit::Toggle(1));
-    let histories = [
+    let covered_by = |first: bool, second: bool, impact| {
+        let kinds = vec![(impact, first), (impact, second)];
+        vec![Step::Edit(Edit::Cover(vec![1], kinds)), post(None), work()]
+    };
+    let beside = |edit, polls, hold| Step::Beside(Pick(0), 9, edit, polls, hold);
+    let mut histories = vec![
         // Decided, and parked as given up by RabbitMQ, in one batch.
         vec![post(None), Step::GiveUp(Pick(0)), Step::Work(Pick(0), 2, End::Done)],
         // Parked twice: because it can't be read, and because RabbitMQ gave it up.
@@ -62,11 +67,40 @@ async fn histories_that_once_failed_or_are_rarely_drawn_agree_too(
             Step::PutBack,
             work(),
         ],
+        // Of several maintenances, with and without an end, the oldest covers the component.
+        covered_by(true, false, None),
+        covered_by(false, true, None),
+        covered_by(true, true, None),
+        // A manual incident with an end is over; of those without one, the oldest covers it.
+        covered_by(true, false, Some(Impact::Outage)),
+        covered_by(false, false, Some(Impact::Outage)),
     ];
+    // An operator takes the incident over that a batch is about, wherever the batch is, and holds it.
+    for polls in 0..12 {
+        for hold in [Hold::Commit, Hold::Held, Hold::RollBack] {
+            let outage = Step::Post {
+                component: 2,
+                impact: Impact::Outage,
+                title: "Incident",
+                key: None,
+                flaw: None,
+            };
+            histories.push(vec![
+                post(None),
+                work(),
+                post(None),
+                outage,
+                beside(Edit::TakeOver(Pick(0), false), polls, hold),
+                post(None),
+                work(),
+            ]);
+        }
+    }
     let system = System::bare(&fixture).await?;
     prepare(&system.database_uri).await?;
     for history in histories {
-        play(&system.database_uri, &History(history)).await?;
+        let history = History(history);
+        play(&system.database_uri, &history).await.with_context(|| format!("{history:#?}"))?;
     }
-    system.finish_with_parked()
+    system.finish_with_logs()
 }

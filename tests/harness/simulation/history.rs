@@ -4,7 +4,7 @@ use proptest::{collection::vec, option, prelude::*, sample::select};
 use shared::impact::Impact;
 
 /// Components that updates are about.
-pub(super) const COMPONENTS: i32 = 5;
+pub(super) const COMPONENTS: i32 = 4;
 const STEPS: usize = 70;
 const TITLES: [&str; 3] = ["Incident", "it's <down>", "R&D \"lab\" unreachable"];
 
@@ -33,8 +33,13 @@ pub enum Step {
     Redeliver(Pick),
     /// A message is delivered from the dead-letter queue, perhaps though it was settled.
     GiveUp(Pick),
+    /// A message is delivered again that the database refused until then, perhaps though it was settled.
+    Refuse(Pick),
     /// A worker takes a batch of what is delivered to it.
     Work(Pick, usize, End),
+    /// A worker takes a batch, and someone else writes while its transaction is under way: when it was
+    /// waited for so often.
+    Beside(Pick, usize, Edit, usize, Hold),
     /// Two workers take a batch each at the same time.
     Together(Pick, Pick, usize),
     /// A worker joins: the partitions are shared anew.
@@ -68,6 +73,8 @@ pub enum Flaw {
     Unreadable,
     /// It has a version that nobody knows.
     Version,
+    /// Nothing, but RabbitMQ gives it up before any worker settles it.
+    GivenUp,
 }
 
 /// How a worker's batch ends.
@@ -81,20 +88,36 @@ pub enum End {
     KilledIn(usize),
 }
 
-/// What operators do, through the Python dashboard or by hand.
+/// How an edit ends that is made beside a batch.
+#[derive(Clone, Copy, Debug)]
+pub enum Hold {
+    /// It is committed at once.
+    Commit,
+    /// It is held open until the batch is through, or has waited for it for a while, and is committed.
+    Held,
+    /// It is held open likewise, and rolled back.
+    RollBack,
+}
+
+/// What operators do, through the Python dashboard or by hand, without a lock of ours.
 #[derive(Clone, Debug)]
 pub enum Edit {
     /// An open incident or maintenance ends.
     Close(Pick),
-    /// A system incident becomes a manual one, with a word from the operator.
-    TakeOver(Pick),
-    /// A component is taken out of an incident.
-    Separate(Pick, Pick),
+    /// A system incident becomes a manual one, with a word from the operator; perhaps it ends.
+    TakeOver(Pick, bool),
+    /// An operator's update of an incident, so many minutes ahead of the clock.
+    Comment(Pick, i32),
+    /// A component is taken out of an incident, perhaps into a new one of its own.
+    Separate(Pick, Pick, bool),
     /// A manual incident that ended goes on.
     Reopen(Pick),
     /// A manual incident or, without impact, a maintenance is added: its components, its start and its
     /// end in hours from now.
     Add(Vec<i32>, Option<Impact>, i32, Option<i32>),
+    /// Several are added at once that all run and have these components: manual incidents or, without
+    /// impact, maintenances, each with an end in an hour or without one.
+    Cover(Vec<i32>, Vec<(Option<Impact>, bool)>),
     /// An incident is deleted with all that belongs to it.
     Delete(Pick),
     /// A component gets another name: its id now means another one.
@@ -116,6 +139,8 @@ fn step() -> impl Strategy<Value = Step> {
         20 => post(),
         5 => pick().prop_map(Step::Redeliver),
         1 => pick().prop_map(Step::GiveUp),
+        2 => pick().prop_map(Step::Refuse),
+        8 => beside(),
         12 => (pick(), 1..12_usize, end()).prop_map(|(w, n, end)| Step::Work(w, n, end)),
         3 => (pick(), pick(), 1..12_usize)
             .prop_map(|(a, b, n)| Step::Together(a, b, n)),
@@ -128,10 +153,16 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+fn beside() -> impl Strategy<Value = Step> {
+    let hold = select(&[Hold::Commit, Hold::Commit, Hold::Held, Hold::RollBack][..]);
+    (pick(), 1..12_usize, edit(), 0..14_usize, hold)
+        .prop_map(|(worker, n, edit, polls, hold)| Step::Beside(worker, n, edit, polls, hold))
+}
+
 fn post() -> impl Strategy<Value = Step> {
     let flaw = prop_oneof![
         15 => Just(None),
-        1 => select(&[Flaw::Unreadable, Flaw::Version][..]).prop_map(Some),
+        1 => select(&[Flaw::Unreadable, Flaw::Version, Flaw::GivenUp][..]).prop_map(Some),
     ];
     let key = option::weighted(0.2, 0..4_u8);
     (1..=COMPONENTS, select(&Impact::REPORTABLE[..]), select(&TITLES[..]), key, flaw).prop_map(
@@ -152,14 +183,24 @@ fn edit() -> impl Strategy<Value = Edit> {
     let add = (vec(1..=COMPONENTS, 0..3), impact, -2..2, option::of(-1..3));
     prop_oneof![
         3 => pick().prop_map(Edit::Close),
-        1 => pick().prop_map(Edit::TakeOver),
-        2 => (pick(), pick()).prop_map(|(incident, which)| Edit::Separate(incident, which)),
+        2 => (pick(), any::<bool>()).prop_map(|(incident, ends)| Edit::TakeOver(incident, ends)),
+        1 => (pick(), 0..3).prop_map(|(incident, minutes)| Edit::Comment(incident, minutes)),
+        2 => (pick(), pick(), any::<bool>())
+            .prop_map(|(incident, which, opens)| Edit::Separate(incident, which, opens)),
         1 => pick().prop_map(Edit::Reopen),
         2 => add.prop_map(|(components, impact, start, end)| {
             Edit::Add(components, impact, start, end)
         }),
+        3 => cover().prop_map(|(components, kinds)| Edit::Cover(components, kinds)),
         1 => pick().prop_map(Edit::Delete),
         1 => (1..=COMPONENTS).prop_map(Edit::Rename),
         4 => (1..=COMPONENTS).prop_map(Edit::Toggle),
     ]
+}
+
+/// Several maintenances, or several manual incidents, of one component are rare unless they are drawn
+/// together; so are those with an end that are older than those without.
+fn cover() -> impl Strategy<Value = (Vec<i32>, Vec<(Option<Impact>, bool)>)> {
+    let impact = option::of(select(&Impact::REPORTABLE[..]));
+    (vec(1..=COMPONENTS, 1..3), vec((impact, any::<bool>()), 2..4))
 }

@@ -1,8 +1,11 @@
 //! The rules of the contract a second time, for tests: from its text and without a look at the
 //! decision, update by update on all incidents there are, each rule as it is written, and the words
-//! spelt out.
+//! spelt out. [`delivery`] says the same of messages: which must be parked, and what an idempotency
+//! key makes of an update.
 
 #![expect(clippy::unwrap_used, reason = "a model that meets an incident it does not have is wrong")]
+
+pub mod delivery;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -99,12 +102,19 @@ impl World {
 
 /// Applies one update; says what its client is told.
 pub fn apply(world: &mut World, post: &Post) -> Answer {
-    let (reason, holder) = follow_the_rules(world, post);
+    let next = world.next_id();
+    apply_opening(world, post, next)
+}
+
+/// The same, where an incident that the update opens gets this id: PostgreSQL's sequences leave ids
+/// out when a transaction is rolled back.
+pub fn apply_opening(world: &mut World, post: &Post, opens: IncidentId) -> Answer {
+    let (reason, holder) = follow_the_rules(world, post, opens);
     let Incident { text, impact, start, end, updates, .. } = world.incidents[&holder].clone();
     Answer { reason, id: holder, text, impact, start, end, updates }
 }
 
-fn follow_the_rules(world: &mut World, post: &Post) -> (Reason, IncidentId) {
+fn follow_the_rules(world: &mut World, post: &Post, opens: IncidentId) -> (Reason, IncidentId) {
     let (component, impact, now) = (post.component, post.impact, post.at);
 
     // Rule 1
@@ -159,7 +169,7 @@ fn follow_the_rules(world: &mut World, post: &Post) -> (Reason, IncidentId) {
                 write(world, joined, now, format!("{} added to {text}", label(world, component)));
                 (Reason::JoinedIncidentOfImpact, joined)
             }
-            None => (Reason::NoIncidentOfImpact, open(world, post)),
+            None => (Reason::NoIncidentOfImpact, open(world, post, opens)),
         };
     };
 
@@ -177,7 +187,8 @@ fn follow_the_rules(world: &mut World, post: &Post) -> (Reason, IncidentId) {
             tell_of_move(world, component, own, target, now);
             if alone {
                 write(world, own, now, "CLOSED BY SYSTEM".to_owned());
-                world.incidents.get_mut(&own).unwrap().end = Some(now);
+                // The clock may have been set back: no incident ends before it started.
+                world.incidents.get_mut(&own).unwrap().end = Some(now.max(old.start));
                 (Reason::MovedAsOnlyComponent, target)
             } else {
                 world.incidents.get_mut(&own).unwrap().components.remove(&component);
@@ -192,15 +203,15 @@ fn follow_the_rules(world: &mut World, post: &Post) -> (Reason, IncidentId) {
         }
         None => {
             world.incidents.get_mut(&own).unwrap().components.remove(&component);
-            let target = open(world, post);
+            let target = open(world, post, opens);
             tell_of_move(world, component, own, target, now);
             (Reason::MovedToNewIncident, target)
         }
     }
 }
 
-fn open(world: &mut World, post: &Post) -> IncidentId {
-    world.add(Incident {
+fn open(world: &mut World, post: &Post, id: IncidentId) -> IncidentId {
+    let incident = Incident {
         text: post.text.clone(),
         impact: post.impact,
         start: post.at,
@@ -208,7 +219,9 @@ fn open(world: &mut World, post: &Post) -> IncidentId {
         system: true,
         components: BTreeSet::from([post.component]),
         updates: Vec::new(),
-    })
+    };
+    world.incidents.insert(id, incident);
+    id
 }
 
 fn tell_of_move(

@@ -1,220 +1,248 @@
-//! Writes as others do, in the database and in the model.
+//! Writes as the Python dashboard's pages and other programs do: in plain transactions, without a lock
+//! of ours. Which rows an edit is about is chosen from what is committed; what became of them by then
+//! is the writer's risk, as it is the pages'.
 
-use anyhow::{Context, Result};
-use model::Incident;
-use shared::{
-    component::{Component, ComponentId},
-    impact::Impact,
-    incident::IncidentId,
-    timestamp::Timestamp,
+use anyhow::Result;
+use shared::component::{Component, ComponentId};
+use sqlx::{AssertSqlSafe, PgConnection};
+use tokio::{
+    sync::watch,
+    time::{Duration, timeout},
 };
 
 use super::Rig;
-use crate::simulation::history::{Edit, Pick};
+use crate::simulation::history::{Edit, Hold, Pick};
 
-const HOUR: i64 = 3_600_000_000;
+/// How long an edit is held open while a batch waits for it.
+const LONGEST_HOLD: Duration = Duration::from_millis(60);
+const NOW: &str = "(clock_timestamp() AT TIME ZONE 'UTC')";
+/// The id that was given last.
+const NEW: &str = "currval(pg_get_serial_sequence('incident', 'id'))";
+
+/// An edit as statements, and what it does to the catalogue.
+pub(super) struct Plan {
+    statements: String,
+    catalogue: Option<CatalogueEdit>,
+}
+
+enum CatalogueEdit {
+    Rename(ComponentId, String),
+    Remove(ComponentId),
+    Add(Component),
+}
+
+impl Plan {
+    fn new(statements: impl Into<String>) -> Self {
+        Self { statements: statements.into(), catalogue: None }
+    }
+}
+
+/// Makes an edit in a transaction; returns whether it was committed. `done` tells when the batch
+/// beside it is through.
+pub(super) async fn make(
+    operator: &mut PgConnection,
+    plan: &Plan,
+    hold: Hold,
+    mut done: watch::Receiver<bool>,
+) -> Result<bool> {
+    sqlx::raw_sql("BEGIN; SET LOCAL lock_timeout = '2s'").execute(&mut *operator).await?;
+    let statements = AssertSqlSafe(plan.statements.clone());
+    if let Err(error) = sqlx::raw_sql(statements).execute(&mut *operator).await {
+        sqlx::raw_sql("ROLLBACK").execute(operator).await?;
+        // It met the batch, which won.
+        return if is_passing(&error) { Ok(false) } else { Err(error.into()) };
+    }
+    match hold {
+        Hold::Commit => {}
+        // A batch may wait for this transaction, and nobody else ends it.
+        Hold::Held | Hold::RollBack => {
+            timeout(LONGEST_HOLD, done.wait_for(|done| *done)).await.ok();
+        }
+    }
+    let commits = !matches!(hold, Hold::RollBack);
+    let end = if commits { "COMMIT" } else { "ROLLBACK" };
+    match sqlx::raw_sql(end).execute(operator).await {
+        Ok(_) => Ok(commits),
+        Err(error) if is_passing(&error) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether a transaction may fail so because of another one beside it: a deadlock, a wait for a lock, or
+/// a row that the other one took away or put there.
+pub(super) fn is_passing(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| ["23", "40", "55"].iter().any(|class| code.starts_with(class)))
+}
 
 impl Rig {
-    pub(super) async fn edit(&mut self, edit: &Edit) -> Result<()> {
-        match edit {
-            Edit::Close(index) => self.close_incident(*index).await,
-            Edit::TakeOver(index) => self.take_over(*index).await,
-            Edit::Separate(index, which) => self.separate(*index, *which).await,
-            Edit::Reopen(index) => self.reopen(*index).await,
-            Edit::Add(components, impact, start, end) => {
-                let (start, end) = (i64::from(*start), end.map(i64::from));
-                self.add(components, *impact, start, end).await
+    /// What an edit means now; none when there is nothing to edit.
+    pub(super) async fn plan(&mut self, edit: &Edit) -> Result<Option<Plan>> {
+        let plan = match edit {
+            Edit::Close(index) => {
+                let Some(id) = self.any(*index, "end_date IS NULL").await? else { return Ok(None) };
+                Plan::new(format!("UPDATE incident SET end_date = {NOW} WHERE id = {id}"))
             }
-            Edit::Delete(index) => self.delete(*index).await,
-            Edit::Rename(component) => self.rename(ComponentId(*component)).await,
-            Edit::Toggle(component) => self.toggle(ComponentId(*component)).await,
+            Edit::TakeOver(index, ends) => {
+                let such = "system AND end_date IS NULL AND impact > 0";
+                let Some(id) = self.any(*index, such).await? else { return Ok(None) };
+                let (end, status) = if *ends {
+                    (format!(", end_date = {NOW}"), "resolved")
+                } else {
+                    (String::new(), "analyzing")
+                };
+                Plan::new(format!(
+                    "UPDATE incident SET system = false{end} WHERE id = {id};
+                    INSERT INTO incident_status (incident_id, timestamp, text, status)
+                    VALUES ({id}, {NOW}, 'we look into it', '{status}')"
+                ))
+            }
+            Edit::Comment(index, minutes) => {
+                let Some(id) = self.any(*index, "true").await? else { return Ok(None) };
+                Plan::new(format!(
+                    "INSERT INTO incident_status (incident_id, timestamp, text, status)
+                    VALUES ({id}, {NOW} + interval '{minutes} minutes', 'soon', 'observing')"
+                ))
+            }
+            Edit::Separate(index, which, opens) => {
+                let Some(plan) = self.separate(*index, *which, *opens).await? else {
+                    return Ok(None);
+                };
+                plan
+            }
+            Edit::Reopen(index) => {
+                let such = "NOT system AND end_date IS NOT NULL";
+                let Some(id) = self.any(*index, such).await? else { return Ok(None) };
+                Plan::new(format!("UPDATE incident SET end_date = NULL WHERE id = {id}"))
+            }
+            Edit::Add(components, impact, start, end) => {
+                let impact = impact.map_or(0, i16::from);
+                let start = format!("{NOW} + interval '{start} hours'");
+                let end = end.map(|end| format!("{NOW} + interval '{end} hours'"));
+                Plan::new(insert(components, impact, &start, end.as_deref()))
+            }
+            Edit::Cover(components, kinds) => {
+                let inserts = kinds.iter().map(|(impact, ends)| {
+                    let end = ends.then(|| format!("{NOW} + interval '1 hour'"));
+                    insert(components, impact.map_or(0, i16::from), NOW, end.as_deref())
+                });
+                Plan::new(inserts.collect::<Vec<_>>().join(";"))
+            }
+            Edit::Delete(index) => {
+                let Some(id) = self.any(*index, "true").await? else { return Ok(None) };
+                Plan::new(format!(
+                    "DELETE FROM incident_status WHERE incident_id = {id};
+                    DELETE FROM incident_component_relation WHERE incident_id = {id};
+                    DELETE FROM incident WHERE id = {id}"
+                ))
+            }
+            Edit::Rename(component) => {
+                self.renamed += 1;
+                let name = format!("Renamed {}", self.renamed);
+                let statements =
+                    format!("UPDATE component SET name = '{name}' WHERE id = {component}");
+                let catalogue = Some(CatalogueEdit::Rename(ComponentId(*component), name));
+                Plan { statements, catalogue }
+            }
+            Edit::Toggle(component) => self.toggle(ComponentId(*component)),
+        };
+        Ok(Some(plan))
+    }
+
+    /// Takes an edit that was committed into the catalogue that gateways see.
+    pub(super) fn was_made(&mut self, plan: Plan) {
+        match plan.catalogue {
+            None => {}
+            Some(CatalogueEdit::Rename(id, name)) => {
+                if let Some(component) = self.catalogue.get_mut(&id) {
+                    component.name = name;
+                }
+            }
+            Some(CatalogueEdit::Remove(id)) => {
+                if let Some(component) = self.catalogue.remove(&id) {
+                    self.gone.insert(id, component);
+                }
+            }
+            Some(CatalogueEdit::Add(component)) => {
+                self.gone.remove(&component.id);
+                self.catalogue.insert(component.id, component);
+            }
         }
     }
 
     /// One of the incidents for which this is so.
-    fn any(&self, index: Pick, eligible: impl Fn(&Incident) -> bool) -> Option<IncidentId> {
-        let all: Vec<IncidentId> =
-            self.world.incidents.iter().filter(|(_, i)| eligible(i)).map(|(id, _)| *id).collect();
-        if all.is_empty() { None } else { all.get(index.of(all.len())).copied() }
+    async fn any(&mut self, index: Pick, such: &str) -> Result<Option<i32>> {
+        let query = format!("SELECT id FROM incident WHERE {such} ORDER BY id");
+        let all: Vec<i32> =
+            sqlx::query_scalar(AssertSqlSafe(query)).fetch_all(&mut self.database).await?;
+        Ok(if all.is_empty() { None } else { all.get(index.of(all.len())).copied() })
     }
 
-    fn incident(&mut self, id: IncidentId) -> Result<&mut Incident> {
-        self.world.incidents.get_mut(&id).context("there is no such incident")
-    }
-
-    async fn now(&mut self) -> Result<Timestamp> {
-        let now = "SELECT clock_timestamp() AT TIME ZONE 'UTC'";
-        Ok(sqlx::query_scalar(now).fetch_one(&mut self.database).await?)
-    }
-
-    async fn close_incident(&mut self, index: Pick) -> Result<()> {
-        let Some(id) = self.any(index, |incident| incident.end.is_none()) else { return Ok(()) };
-        let now = self.now().await?;
-        sqlx::query("UPDATE incident SET end_date = $2 WHERE id = $1")
-            .bind(id)
-            .bind(now)
-            .execute(&mut self.database)
-            .await?;
-        self.incident(id)?.end = Some(now);
-        Ok(())
-    }
-
-    async fn take_over(&mut self, index: Pick) -> Result<()> {
-        let Some(id) = self.any(index, Incident::is_active_system_incident) else { return Ok(()) };
-        let now = self.now().await?;
-        let words = "we look into it";
-        sqlx::query("UPDATE incident SET system = false WHERE id = $1")
-            .bind(id)
-            .execute(&mut self.database)
-            .await?;
-        sqlx::query(
-            "INSERT INTO incident_status (incident_id, \"timestamp\", text, status)
-            VALUES ($1, $2, $3, 'analyzing')",
+    async fn separate(&mut self, index: Pick, which: Pick, opens: bool) -> Result<Option<Plan>> {
+        let such = "id IN (SELECT incident_id FROM incident_component_relation)";
+        let Some(id) = self.any(index, such).await? else { return Ok(None) };
+        let all: Vec<i32> = sqlx::query_scalar(
+            "SELECT component_id FROM incident_component_relation WHERE incident_id = $1
+            ORDER BY component_id",
         )
         .bind(id)
-        .bind(now)
-        .bind(words)
-        .execute(&mut self.database)
+        .fetch_all(&mut self.database)
         .await?;
-        let incident = self.incident(id)?;
-        incident.system = false;
-        incident.updates.push((now, words.to_owned()));
-        incident.updates.sort_by_key(|(at, _)| *at);
-        Ok(())
-    }
-
-    async fn separate(&mut self, index: Pick, which: Pick) -> Result<()> {
-        let Some(id) = self.any(index, |incident| !incident.components.is_empty()) else {
-            return Ok(());
-        };
-        let all: Vec<ComponentId> = self.incident(id)?.components.iter().copied().collect();
-        let Some(component) = all.get(which.of(all.len())).copied() else { return Ok(()) };
-        sqlx::query(
-            "DELETE FROM incident_component_relation WHERE incident_id = $1 AND component_id = $2",
-        )
-        .bind(id)
-        .bind(component)
-        .execute(&mut self.database)
-        .await?;
-        self.incident(id)?.components.remove(&component);
-        Ok(())
-    }
-
-    async fn reopen(&mut self, index: Pick) -> Result<()> {
-        let Some(id) = self.any(index, |incident| !incident.system && incident.end.is_some())
-        else {
-            return Ok(());
-        };
-        sqlx::query("UPDATE incident SET end_date = NULL WHERE id = $1")
-            .bind(id)
-            .execute(&mut self.database)
-            .await?;
-        self.incident(id)?.end = None;
-        Ok(())
-    }
-
-    async fn add(
-        &mut self,
-        components: &[i32],
-        impact: Option<Impact>,
-        start: i64,
-        end: Option<i64>,
-    ) -> Result<()> {
-        let now = self.now().await?;
-        let known = components.iter().map(|id| ComponentId(*id));
-        let incident = Incident {
-            text: "operators' <own>".to_owned(),
-            impact: impact.unwrap_or(Impact::Maintenance),
-            start: now.plus_micros(start * HOUR),
-            end: end.map(|end| now.plus_micros(end * HOUR)),
-            system: false,
-            components: known.filter(|id| self.world.catalogue.contains_key(id)).collect(),
-            updates: Vec::new(),
-        };
-        let id = self.world.add(incident.clone());
-        sqlx::query(
-            "INSERT INTO incident (id, text, start_date, end_date, impact, system)
-            VALUES ($1, $2, $3, $4, $5, false)",
-        )
-        .bind(id)
-        .bind(incident.text)
-        .bind(incident.start)
-        .bind(incident.end)
-        .bind(i16::from(incident.impact))
-        .execute(&mut self.database)
-        .await?;
-        for component in incident.components {
-            sqlx::query("INSERT INTO incident_component_relation VALUES ($1, $2)")
-                .bind(id)
-                .bind(component)
-                .execute(&mut self.database)
-                .await?;
+        let Some(component) = all.get(which.of(all.len())) else { return Ok(None) };
+        let mut statements = format!(
+            "DELETE FROM incident_component_relation
+            WHERE incident_id = {id} AND component_id = {component}"
+        );
+        if opens {
+            statements += &format!(
+                ";INSERT INTO incident (text, start_date, impact, system)
+                SELECT text, {NOW}, impact, false FROM incident WHERE id = {id};
+                INSERT INTO incident_component_relation (incident_id, component_id)
+                SELECT {NEW}, {component}"
+            );
         }
-        Ok(())
+        Ok(Some(Plan::new(statements)))
     }
 
-    async fn delete(&mut self, index: Pick) -> Result<()> {
-        let Some(id) = self.any(index, |_| true) else { return Ok(()) };
-        for statement in [
-            "DELETE FROM incident_status WHERE incident_id = $1",
-            "DELETE FROM incident_component_relation WHERE incident_id = $1",
-            "DELETE FROM incident WHERE id = $1",
-        ] {
-            sqlx::query(statement).bind(id).execute(&mut self.database).await?;
+    /// Components go with all that belongs to them, and come back as they were.
+    fn toggle(&self, id: ComponentId) -> Plan {
+        match self.gone.get(&id) {
+            Some(component) => Plan {
+                statements: insert_component(component),
+                catalogue: Some(CatalogueEdit::Add(component.clone())),
+            },
+            None => Plan {
+                statements: format!(
+                    "DELETE FROM incident_component_relation WHERE component_id = {id};
+                    DELETE FROM component_attribute WHERE component_id = {id};
+                    DELETE FROM component WHERE id = {id}"
+                ),
+                catalogue: Some(CatalogueEdit::Remove(id)),
+            },
         }
-        self.world.incidents.remove(&id);
-        Ok(())
     }
+}
 
-    async fn rename(&mut self, id: ComponentId) -> Result<()> {
-        self.renamed += 1;
-        let name = format!("Renamed {}", self.renamed);
-        let Some(component) = self.world.catalogue.get_mut(&id) else { return Ok(()) };
-        component.name.clone_from(&name);
-        sqlx::query("UPDATE component SET name = $2 WHERE id = $1")
-            .bind(id)
-            .bind(name)
-            .execute(&mut self.database)
-            .await?;
-        Ok(())
-    }
+/// Adds a manual incident or a maintenance, of those of these components that there are.
+fn insert(components: &[i32], impact: i16, start: &str, end: Option<&str>) -> String {
+    let end = end.unwrap_or("NULL");
+    format!(
+        "INSERT INTO incident (text, start_date, end_date, impact, system)
+        VALUES ('operators'' <own>', {start}, {end}, {impact}, false);
+        INSERT INTO incident_component_relation (incident_id, component_id)
+        SELECT {NEW}, id FROM component WHERE id = ANY(ARRAY{components:?}::integer[])"
+    )
+}
 
-    async fn toggle(&mut self, id: ComponentId) -> Result<()> {
-        if let Some(component) = self.gone.remove(&id) {
-            return self.insert_component(component).await;
-        }
-        let Some(component) = self.world.catalogue.remove(&id) else { return Ok(()) };
-        for statement in [
-            "DELETE FROM incident_component_relation WHERE component_id = $1",
-            "DELETE FROM component_attribute WHERE component_id = $1",
-            "DELETE FROM component WHERE id = $1",
-        ] {
-            sqlx::query(statement).bind(id).execute(&mut self.database).await?;
-        }
-        for incident in self.world.incidents.values_mut() {
-            incident.components.remove(&id);
-        }
-        self.gone.insert(id, component);
-        Ok(())
+pub(super) fn insert_component(component: &Component) -> String {
+    let Component { id, name, attributes } = component;
+    let mut statements = format!("INSERT INTO component (id, name) VALUES ({id}, '{name}')");
+    for attribute in attributes {
+        statements += &format!(
+            ";INSERT INTO component_attribute (component_id, name, value)
+            VALUES ({id}, '{}', '{}')",
+            attribute.name, attribute.value
+        );
     }
-
-    pub(super) async fn insert_component(&mut self, component: Component) -> Result<()> {
-        sqlx::query("INSERT INTO component (id, name) VALUES ($1, $2)")
-            .bind(component.id)
-            .bind(&component.name)
-            .execute(&mut self.database)
-            .await?;
-        for attribute in &component.attributes {
-            sqlx::query(
-                "INSERT INTO component_attribute (component_id, name, value) VALUES ($1, $2, $3)",
-            )
-            .bind(component.id)
-            .bind(&attribute.name)
-            .bind(&attribute.value)
-            .execute(&mut self.database)
-            .await?;
-        }
-        self.world.catalogue.insert(component.id, component);
-        Ok(())
-    }
+    statements
 }

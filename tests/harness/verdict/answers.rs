@@ -1,0 +1,279 @@
+//! What clients and gateways were answered, and what became of their updates.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use shared::{
+    component::ComponentId, incident::IncidentSnapshot, message::Verdict as Reported,
+    update::UpdateId,
+};
+
+use super::{
+    Kind, Verdict,
+    replay::Decisions,
+    run::{Answered, Attempt, InboxRow, Run},
+};
+
+/// Compares answers with the inbox and with what is parked.
+pub(super) fn compare(run: &Run, decisions: &Decisions, verdict: &mut Verdict) {
+    let mut answers = Answers::new(run);
+    answers.attribute(verdict);
+    for attempt in &run.attempts {
+        answers.answered(attempt, verdict);
+    }
+    let mut effects = Vec::new();
+    for (update, attempts) in &answers.attempts {
+        effects.extend(answers.effect(update, attempts, verdict));
+    }
+    in_order(effects, verdict);
+    answers.parked(verdict);
+    reported(run, decisions, verdict);
+    confirmed(run, verdict);
+}
+
+struct Answers<'a> {
+    run: &'a Run,
+    inbox: HashMap<UpdateId, &'a InboxRow>,
+    /// Every update that is or was parked.
+    ever_parked: HashSet<UpdateId>,
+    /// Those that were put back: nobody holds them to their order.
+    put_back: HashSet<UpdateId>,
+    attempts: BTreeMap<&'a str, Vec<&'a Attempt>>,
+    rows: HashMap<&'a str, Vec<&'a InboxRow>>,
+}
+
+/// An update that was applied, and its place in the inbox.
+struct Effect<'a> {
+    update: &'a str,
+    component: ComponentId,
+    position: i64,
+    /// When it was sent first.
+    sent: u64,
+    /// When its first 2xx was there.
+    taken: Option<u64>,
+}
+
+impl<'a> Answers<'a> {
+    fn new(run: &'a Run) -> Self {
+        let changes = || run.transactions.iter().flat_map(|transaction| &transaction.parked);
+        let ever_parked = changes().filter_map(|change| change.new.as_ref()?.update);
+        let put_back = changes().filter_map(|change| change.new.as_ref().filter(|n| n.is_put_back));
+        let mut attempts: BTreeMap<&str, Vec<&Attempt>> = BTreeMap::new();
+        for attempt in &run.attempts {
+            attempts.entry(&attempt.update).or_default().push(attempt);
+        }
+        Self {
+            run,
+            inbox: run.inbox.iter().map(|row| (row.id, row)).collect(),
+            ever_parked: ever_parked.collect(),
+            put_back: put_back.filter_map(|row| row.update).collect(),
+            attempts,
+            rows: HashMap::new(),
+        }
+    }
+
+    /// Finds the update that each row of the inbox is of: by an answer with its id, by its text, or by
+    /// the one that it repeats.
+    fn attribute(&mut self, verdict: &mut Verdict) {
+        if self.run.attempts.is_empty() {
+            return;
+        }
+        let mut named: HashMap<UpdateId, &str> = HashMap::new();
+        for attempt in &self.run.attempts {
+            if let Some(id) = attempt.answer.id() {
+                named.insert(id, &attempt.update);
+            }
+        }
+        // A repetition's answer names the original, which may have had no answer of its own.
+        for row in &self.run.inbox {
+            if let (Some(original), Some(update)) = (row.original, named.get(&row.id).copied())
+                && row.outcome == "repeated"
+            {
+                named.entry(original).or_insert(update);
+            }
+        }
+        for row in &self.run.inbox {
+            let by_text = || self.attempts.get_key_value(row.text.as_str()).map(|(name, _)| *name);
+            let by_original = || row.original.and_then(|id| named.get(&id).copied());
+            match named.get(&row.id).copied().or_else(by_text).or_else(by_original) {
+                Some(update) => self.rows.entry(update).or_default().push(row),
+                None => verdict.add(Kind::Doubled, format!("nobody sent {row:?}")),
+            }
+        }
+        let mut seen = HashSet::new();
+        for row in self.run.inbox.iter().filter(|row| !seen.insert(row.id)) {
+            verdict.add(Kind::Doubled, format!("{} is in the inbox twice", row.id));
+        }
+    }
+
+    /// One answer, and what became of the update.
+    fn answered(&self, attempt: &Attempt, verdict: &mut Verdict) {
+        let row = |id: &UpdateId| self.inbox.get(id).copied();
+        match &attempt.answer {
+            Answered::Outcome { id, changed, incident } => {
+                let Some(row) = row(id) else {
+                    verdict.add(Kind::Lost, format!("{attempt:?}"));
+                    return;
+                };
+                let changes = !matches!(row.outcome.as_str(), "unchanged" | "suppressed");
+                let holder = row.incident_id.map(|id| i64::from(id.0));
+                let differs = changed.is_some_and(|changed| changed != changes)
+                    || incident.is_some_and(|incident| Some(incident) != holder)
+                    || ((changed.is_some() || incident.is_some()) && row.original.is_some());
+                if differs {
+                    verdict.add(Kind::AnsweredOtherwise, format!("{attempt:?}, but {row:?}"));
+                }
+            }
+            Answered::Accepted(id) => {
+                if row(id).is_none() && !self.ever_parked.contains(id) {
+                    verdict.add(Kind::Lost, format!("{attempt:?}"));
+                }
+            }
+            Answered::Refused(Some(id), message) => {
+                if let Some(row) = row(id) {
+                    let what = format!("{row:?} took effect after `{message}`");
+                    verdict.add(Kind::AnsweredOtherwise, what);
+                }
+            }
+            Answered::Refused(None, _) | Answered::Unknown(_) => {}
+        }
+    }
+
+    /// What one update led to, however often it was sent.
+    fn effect(
+        &self,
+        update: &'a str,
+        attempts: &[&Attempt],
+        verdict: &mut Verdict,
+    ) -> Option<Effect<'a>> {
+        let rows = self.rows.get(update).map_or(&[][..], Vec::as_slice);
+        let is_sent = |row: &InboxRow| {
+            attempts.iter().any(|attempt| {
+                attempt.component == row.component_id
+                    && attempt.impact.is_none_or(|impact| impact == row.impact)
+            })
+        };
+        if let Some(row) = rows.iter().find(|row| !is_sent(row)) {
+            verdict.add(Kind::AnsweredOtherwise, format!("{row:?} is not what was sent"));
+        }
+        let decided: BTreeSet<UpdateId> =
+            rows.iter().map(|row| row.original.unwrap_or(row.id)).collect();
+        if decided.len() > 1 || rows.len() > attempts.len() {
+            verdict.add(Kind::Doubled, format!("{update} took effect several times: {rows:?}"));
+        }
+        let own = rows.iter().find(|row| row.original.is_none()).or_else(|| rows.first())?;
+        if self.put_back.contains(&own.id) {
+            return None;
+        }
+        let taken = attempts.iter().filter(|attempt| attempt.answer.taken().is_some());
+        Some(Effect {
+            update,
+            component: own.component_id,
+            position: own.position,
+            sent: attempts.iter().map(|attempt| attempt.sent).min()?,
+            taken: taken.map(|attempt| attempt.answered).min(),
+        })
+    }
+
+    /// An update is in the inbox or parked, never both.
+    fn parked(&self, verdict: &mut Verdict) {
+        let mut seen = HashSet::new();
+        for row in self.run.parked.iter().filter(|row| !row.is_put_back) {
+            let Some(id) = row.update else { continue };
+            if !seen.insert(id) {
+                verdict.add(Kind::Doubled, format!("{id} is parked twice"));
+            }
+            if self.inbox.contains_key(&id) {
+                verdict.add(Kind::Doubled, format!("{id} is parked and in the inbox"));
+            }
+        }
+        // What is parked no more must have been applied.
+        for id in &self.ever_parked {
+            let is_there = self.run.parked.iter().any(|row| row.update == Some(*id));
+            let is_known = self.run.messages.contains_key(id);
+            if is_known && !is_there && !self.inbox.contains_key(id) {
+                verdict.add(Kind::Lost, format!("{id} was parked, and is gone"));
+            }
+        }
+    }
+}
+
+/// An update that was sent after another one of its component was taken stands after it, whichever
+/// clients and gateways they came through.
+fn in_order(mut effects: Vec<Effect<'_>>, verdict: &mut Verdict) {
+    effects.sort_by_key(|effect| effect.position);
+    let mut latest: HashMap<ComponentId, &Effect<'_>> = HashMap::new();
+    for effect in &effects {
+        // The one that was sent last of those with an earlier place.
+        if let Some(before) = latest.get(&effect.component)
+            && effect.taken.is_some_and(|taken| taken < before.sent)
+        {
+            let Effect { update, component, position, .. } = effect;
+            let what = format!(
+                "{update} of component {component} was taken before {} was sent, but stands after \
+                it, at place {position}",
+                before.update
+            );
+            verdict.add(Kind::OutOfOrder, what);
+        }
+        let last = latest.entry(effect.component).or_insert(effect);
+        if effect.sent > last.sent {
+            *last = effect;
+        }
+    }
+}
+
+/// What workers reported is what the model decided.
+fn reported(run: &Run, decisions: &Decisions, verdict: &mut Verdict) {
+    let inbox: HashMap<UpdateId, &InboxRow> = run.inbox.iter().map(|row| (row.id, row)).collect();
+    let parked: HashSet<UpdateId> = run
+        .transactions
+        .iter()
+        .flat_map(|transaction| &transaction.parked)
+        .filter_map(|change| change.new.as_ref()?.update)
+        .collect();
+    let mut decided = HashSet::new();
+    for result in &run.results {
+        let row = inbox.get(&result.id);
+        let is_right = match &result.verdict {
+            Reported::Decided { reason, incident } => {
+                let is_first = decided.insert(result.id);
+                let answer = decisions.get(&result.id).filter(|_| is_first);
+                answer.is_some_and(|answer| {
+                    let shown = IncidentSnapshot {
+                        id: answer.id,
+                        text: answer.text.clone(),
+                        impact: answer.impact,
+                        start_date: answer.start,
+                        end_date: answer.end,
+                        last_update_at: answer.updates.last().map(|(at, _)| *at),
+                    };
+                    answer.reason == *reason && shown == *incident
+                })
+            }
+            Reported::Repeated { original, reason, incident } => {
+                let stands_for = row.map(|row| row.original.unwrap_or(row.id));
+                let answer = decisions.get(original);
+                stands_for == Some(*original)
+                    && answer.is_some_and(|a| a.reason == *reason && a.id == *incident)
+            }
+            Reported::Rejected => row.is_some_and(|row| row.outcome == "rejected"),
+            Reported::Parked => parked.contains(&result.id),
+        };
+        if !is_right {
+            let answer = decisions.get(&result.id);
+            let what = format!("{result:?}, but {row:?}; the model has {answer:?}");
+            verdict.add(Kind::AnsweredOtherwise, what);
+        }
+    }
+}
+
+/// What operators were told is committed is there.
+fn confirmed(run: &Run, verdict: &mut Verdict) {
+    let all: HashSet<u64> = run.transactions.iter().map(|transaction| transaction.xid).collect();
+    for (xid, what) in &run.confirmed {
+        if !all.contains(xid) {
+            let what = format!("{what}, transaction {xid}: committed, and gone");
+            verdict.add(Kind::ForeignEditUndone, what);
+        }
+    }
+}

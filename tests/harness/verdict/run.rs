@@ -1,0 +1,231 @@
+//! What a run left behind, as data: what was sent and answered, and what the database has of it.
+
+use std::collections::{HashMap, HashSet};
+
+use model::delivery::Content;
+use shared::{
+    component::ComponentId,
+    incident::IncidentId,
+    message::{Idempotency, UpdateResult},
+    timestamp::Timestamp,
+    update::UpdateId,
+};
+
+use super::tables::{Change, Tables};
+
+/// Everything that a verdict is about.
+#[derive(Clone, Debug, Default)]
+pub struct Run {
+    /// The shared tables when the journal began.
+    pub start: Tables,
+    /// The newest place in the inbox then.
+    pub start_position: i64,
+    /// The transactions that changed something, in the order of their last changes.
+    pub transactions: Vec<Transaction>,
+    /// What was seen at some moments.
+    pub marks: Vec<Mark>,
+    /// The inbox, in the order of its places.
+    pub inbox: Vec<InboxRow>,
+    /// What is parked.
+    pub parked: Vec<ParkedRow>,
+    /// The shared tables at the end.
+    pub end: Tables,
+    /// What clients sent and were answered.
+    pub attempts: Vec<Attempt>,
+    /// What is known of the messages by other means than the inbox.
+    pub messages: HashMap<UpdateId, Message>,
+    /// What workers reported of each batch, in the order of the commits.
+    pub results: Vec<UpdateResult>,
+    /// Transactions whose commit was confirmed to an operator, and what they did.
+    pub confirmed: Vec<(u64, String)>,
+    /// What the run was for.
+    pub expected: Expected,
+}
+
+/// What a run must have had to be worth anything, and what it may have had.
+#[derive(Clone, Debug, Default)]
+pub struct Expected {
+    /// Updates must have been applied, and compared.
+    pub compares: bool,
+    /// How much was broken, in a run that breaks something.
+    pub broke: Option<usize>,
+    /// The applications that may write the shared tables beside the worker; all of them when there
+    /// are none.
+    pub operators: Vec<String>,
+    /// Messages whose delivery is not known may have been given up by RabbitMQ or refused by the
+    /// database.
+    pub unknown_may_be_given_up: bool,
+}
+
+/// A transaction that was committed.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Transaction {
+    /// Its id.
+    pub xid: u64,
+    /// When it began, in microseconds since 1970, by the server's clock.
+    pub began: i64,
+    /// Who made it.
+    pub application: String,
+    /// The place of its last entry in the journal.
+    pub seq: i64,
+    /// What it changed in the shared tables.
+    pub changes: Vec<Change>,
+    /// The updates that it put into the inbox.
+    pub decided: Vec<UpdateId>,
+    /// The changes of what is parked.
+    pub parked: Vec<ParkedChange>,
+    /// What it saw when it wrote those.
+    pub snapshot: Option<Snapshot>,
+}
+
+/// What became of a parked row: parked without `old`, taken away without `new`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ParkedChange {
+    /// The row before.
+    pub old: Option<ParkedRow>,
+    /// The row after.
+    pub new: Option<ParkedRow>,
+}
+
+/// A row of `sdb_parked`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ParkedRow {
+    /// Its number.
+    pub id: i64,
+    /// Its update.
+    pub update: Option<UpdateId>,
+    /// Why.
+    pub reason: String,
+    /// When it was parked last.
+    pub parked_at: String,
+    /// Whether it was put back.
+    pub is_put_back: bool,
+    /// The bytes of the message.
+    pub payload: Vec<u8>,
+}
+
+/// Which transactions were seen.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The first one that was not begun.
+    pub xmax: u64,
+    /// Those before it that were not committed.
+    pub running: HashSet<u64>,
+}
+
+impl Snapshot {
+    /// Reads PostgreSQL's `xmin:xmax:xid,xid…`.
+    pub(super) fn read(text: &str) -> Option<Self> {
+        let mut parts = text.split(':');
+        let (_xmin, xmax) = (parts.next()?, parts.next()?.parse().ok()?);
+        let running = parts.next().unwrap_or_default().split(',');
+        let running = running.filter(|xid| !xid.is_empty()).map(|xid| xid.parse().ok());
+        Some(Self { xmax, running: running.collect::<Option<_>>()? })
+    }
+
+    /// Whether a transaction that was committed at some time was seen.
+    #[must_use]
+    pub fn sees(&self, xid: u64) -> bool {
+        xid < self.xmax && !self.running.contains(&xid)
+    }
+}
+
+/// What was seen at a moment, and so by all that began later.
+#[derive(Clone, Debug)]
+pub struct Mark {
+    /// The moment, in microseconds since 1970, by the server's clock.
+    pub at: i64,
+    /// What was seen.
+    pub snapshot: Snapshot,
+}
+
+/// A row of the inbox.
+#[derive(Clone, Debug, PartialEq, sqlx::FromRow)]
+pub struct InboxRow {
+    /// The update.
+    pub id: UpdateId,
+    /// Its component.
+    pub component_id: ComponentId,
+    /// Its impact.
+    pub impact: i16,
+    /// Its text.
+    pub text: String,
+    /// Its place.
+    pub position: i64,
+    /// When it was decided.
+    pub decided_at: Timestamp,
+    /// What it did.
+    pub outcome: String,
+    /// Why.
+    pub reason: String,
+    /// The incident that holds or covers the component.
+    pub incident_id: Option<IncidentId>,
+    /// The update that it repeats.
+    pub original: Option<UpdateId>,
+}
+
+/// What is known of a message.
+#[derive(Clone, Debug)]
+pub struct Message {
+    /// The forms in which it was delivered.
+    pub delivered_as: Vec<Content>,
+    /// Its idempotency key.
+    pub idempotency: Option<Idempotency>,
+}
+
+/// An update as it was sent once, and its answer. Times are of one clock, whichever.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    /// Names the update: what is sent again with its idempotency key has the same name. Where a row
+    /// of the inbox has an id that no answer gave, its text is taken for the name.
+    pub update: String,
+    /// The component's id.
+    pub component: ComponentId,
+    /// The impact, where it is known.
+    pub impact: Option<i16>,
+    /// When it was sent.
+    pub sent: u64,
+    /// When its answer was there.
+    pub answered: u64,
+    /// The answer.
+    pub answer: Answered,
+}
+
+/// An answer.
+#[derive(Clone, Debug)]
+pub enum Answered {
+    /// 200 or 201.
+    Outcome {
+        /// The update's id.
+        id: UpdateId,
+        /// Whether it was a 201, where it is known.
+        changed: Option<bool>,
+        /// The incident, where it is known.
+        incident: Option<i64>,
+    },
+    /// 202.
+    Accepted(UpdateId),
+    /// 503: nothing was queued.
+    Refused(Option<UpdateId>, String),
+    /// 503, or no answer at all: it may have been queued or not.
+    Unknown(Option<UpdateId>),
+}
+
+impl Answered {
+    /// The update's id of a 2xx.
+    #[must_use]
+    pub const fn taken(&self) -> Option<UpdateId> {
+        match self {
+            Self::Outcome { id, .. } | Self::Accepted(id) => Some(*id),
+            Self::Refused(..) | Self::Unknown(_) => None,
+        }
+    }
+
+    /// The update's id, if the answer has one.
+    pub(super) const fn id(&self) -> Option<UpdateId> {
+        match self {
+            Self::Outcome { id, .. } | Self::Accepted(id) => Some(*id),
+            Self::Refused(id, _) | Self::Unknown(id) => *id,
+        }
+    }
+}
