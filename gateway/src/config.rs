@@ -4,10 +4,9 @@ use std::{net::SocketAddr, num::NonZeroU32};
 
 use shared::{
     broker::Broker,
-    database,
+    database::{self, ConnectOptions},
     settings::{Secret, Settings, SettingsError, invalid},
 };
-use sqlx::postgres::PgConnectOptions;
 
 /// A shorter key can be guessed: HS256 wants as many bytes as its hash has (RFC 7518, 3.2).
 const SAFE_KEY_BYTES: usize = 32;
@@ -17,7 +16,7 @@ pub struct Config {
     /// Address and port to serve; port 0 takes a free one.
     pub bind: SocketAddr,
     /// PostgreSQL.
-    pub database: PgConnectOptions,
+    pub database: ConnectOptions,
     /// RabbitMQ.
     pub broker: Broker,
     /// What tokens are checked against.

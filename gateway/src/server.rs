@@ -10,12 +10,12 @@ use hyper_util::{
 };
 use shared::{
     broker::Broker,
+    database::ConnectOptions,
     seldom,
     settings::Settings,
     telemetry::chain,
     topology::{Topology, TopologyError},
 };
-use sqlx::postgres::PgConnectOptions;
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -46,7 +46,7 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 pub struct Server {
     listener: TcpListener,
     app: Arc<App>,
-    database: PgConnectOptions,
+    database: ConnectOptions,
     broker: Broker,
     connections: usize,
 }

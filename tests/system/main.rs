@@ -5,6 +5,7 @@ mod administration;
 mod answers;
 mod burst;
 mod conformance;
+mod connections;
 mod documents;
 mod failures;
 mod foreign_edits;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         answers::tests(),
         burst::tests(),
         conformance::tests(),
+        connections::tests(),
         documents::tests(),
         failures::tests(),
         foreign_edits::tests(),
