@@ -23,6 +23,7 @@ mod simulation;
 mod spreading;
 mod tls;
 mod traces;
+mod wire;
 
 use std::{process::ExitCode, sync::Arc};
 
@@ -59,6 +60,7 @@ fn main() -> ExitCode {
         spreading::tests(),
         tls::tests(),
         traces::tests(),
+        wire::tests(),
     ];
     let harness = if arguments.list {
         None
