@@ -16,9 +16,7 @@ const RABBITMQ_FLOOR: Version = Version(3, 10);
 const TOO_OLD: &str = "Debian 12 and Ubuntu 24.04 are the oldest systems that have them";
 const POSTGRESQL: &str = "postgresql";
 const RABBITMQ: &str = "rabbitmq-server";
-/// What a person runs who may install packages.
-const BY_HAND: &str = "sudo apt-get update && sudo apt-get install -y --no-install-recommends \
-                       postgresql rabbitmq-server";
+const PGBOUNCER: &str = "pgbouncer";
 const INSTALL: &str = include_str!("install.sh");
 
 /// Where the server programs are.
@@ -44,6 +42,18 @@ pub fn ensure() -> Result<Packages> {
         Err(missing) => install(&missing)?,
     }
     find()?.ok().context("the packages are installed, but their programs are not where expected")
+}
+
+/// PgBouncer, which only tests use, installed first if it is missing and this user may.
+///
+/// # Errors
+/// When it is missing and can't be installed, with the line to run.
+pub fn pgbouncer() -> Result<PathBuf> {
+    let program = PathBuf::from("/usr/sbin/pgbouncer");
+    if !program.exists() {
+        install(&[PGBOUNCER])?;
+    }
+    Ok(program)
 }
 
 /// The programs, or the packages that are missing.
@@ -113,12 +123,13 @@ fn version(text: &str) -> Option<Version> {
 /// Installs the packages, after saying so.
 fn install(packages: &[&str]) -> Result<()> {
     let names = packages.join(", ");
-    let missing = format!("PostgreSQL and RabbitMQ are needed; not installed: {names}");
+    let missing = format!("Packages of servers are needed; not installed: {names}");
+    let by_hand = by_hand(packages);
     if !Path::new("/usr/bin/apt-get").exists() {
         bail!("{missing}; only Debian's and Ubuntu's packages are known here. {BRING_SERVERS}");
     }
     let Some(root) = root_shell() else {
-        bail!("{missing}. Run this, then try again:\n\n    {BY_HAND}\n\n{BRING_SERVERS}");
+        bail!("{missing}. Run this, then try again:\n\n    {by_hand}\n\n{BRING_SERVERS}");
     };
     eprintln!(
         "deploy: {missing}. Installing with apt-get. While that runs, a temporary \
@@ -131,6 +142,12 @@ fn install(packages: &[&str]) -> Result<()> {
     run(&root, "update", packages)?;
     refuse_old_candidates(packages)?;
     run(&root, "install", packages)
+}
+
+/// What a person runs who may install packages.
+fn by_hand(packages: &[&str]) -> String {
+    let names = packages.join(" ");
+    format!("sudo apt-get update && sudo apt-get install -y --no-install-recommends {names}")
 }
 
 const BRING_SERVERS: &str =
@@ -156,7 +173,8 @@ fn run(root: &[&str], step: &str, packages: &[&str]) -> Result<()> {
         .status()
         .with_context(|| format!("{program} can't be run"))?;
     if !status.success() {
-        bail!("apt-get failed, see above. The packages can be installed by hand:\n\n    {BY_HAND}");
+        let by_hand = by_hand(packages);
+        bail!("apt-get failed, see above. The packages can be installed by hand:\n\n    {by_hand}");
     }
     Ok(())
 }
@@ -164,7 +182,11 @@ fn run(root: &[&str], step: &str, packages: &[&str]) -> Result<()> {
 /// Refuses a system whose packages are too old before anything is installed.
 fn refuse_old_candidates(packages: &[&str]) -> Result<()> {
     for package in packages {
-        let floor = if *package == RABBITMQ { RABBITMQ_FLOOR } else { POSTGRESQL_FLOOR };
+        let floor = match *package {
+            RABBITMQ => RABBITMQ_FLOOR,
+            POSTGRESQL => POSTGRESQL_FLOOR,
+            _ => Version(0, 0),
+        };
         let policy =
             Command::new("apt-cache").args(["policy", package]).env("LC_ALL", "C").output();
         let policy = policy.context("apt-cache can't be run")?;

@@ -2,6 +2,7 @@
 //! ports of their own, so that nothing is touched that runs already.
 
 mod folder;
+mod pgbouncer;
 mod ports;
 mod postgres;
 mod rabbitmq;
@@ -11,7 +12,9 @@ use std::path::Path;
 
 use anyhow::Result;
 
-pub use self::{folder::Folder, postgres::Postgres, rabbitmq::RabbitMq};
+pub use self::{
+    folder::Folder, pgbouncer::PgBouncer, ports::has_ipv6, postgres::Postgres, rabbitmq::RabbitMq,
+};
 use crate::packages;
 
 /// The database and virtual host that are always there.
@@ -66,6 +69,15 @@ impl Servers {
     #[must_use]
     pub fn rabbitmq(&self) -> &RabbitMq {
         &self.rabbitmq
+    }
+
+    /// Starts a PgBouncer before PostgreSQL, for tests, with settings of its own, a line each. The name
+    /// is for its files.
+    ///
+    /// # Errors
+    /// When it is missing and can't be installed, or does not come up, with the end of its log.
+    pub fn start_pgbouncer(&self, name: &str, settings: &str) -> Result<PgBouncer> {
+        PgBouncer::start(&self.folder, &self.postgres, name, settings)
     }
 
     /// Where the data, the logs and the passwords are.

@@ -11,11 +11,14 @@ use axum::{
     routing::get,
 };
 use futures_util::FutureExt;
-use shared::{database::BY_INDEX, metrics::GATEWAY, traces};
-use sqlx::{
-    Connection, PgPool,
-    postgres::{PgConnectOptions, PgPoolOptions},
+use shared::{
+    database::{BY_INDEX, ConnectOptions},
+    metrics::GATEWAY,
+    seldom,
+    telemetry::chain,
+    traces,
 };
+use sqlx::{Connection, PgConnection, PgPool, postgres::PgPoolOptions};
 use tokio::{
     sync::Semaphore,
     time::{Instant, sleep, timeout},
@@ -90,13 +93,15 @@ pub(crate) struct App {
 impl App {
     pub(crate) fn new(
         auth: AuthConfig,
-        database: &PgConnectOptions,
+        database: &ConnectOptions,
         limits: Limits,
         conflict: bool,
         inbox_days: u32,
         stop: CancellationToken,
     ) -> Self {
-        let pool = |database: PgConnectOptions| {
+        let pool = |database: ConnectOptions| {
+            let unchecked = database.unchecked();
+            let database = Arc::new(database);
             PgPoolOptions::new()
                 .max_connections(limits.database_connections)
                 .acquire_timeout(ACQUIRE_LIMIT)
@@ -109,11 +114,15 @@ impl App {
                         Ok(true)
                     })
                 })
-                .connect_lazy_with(database)
+                .after_connect(move |connection, _| {
+                    let database = database.clone();
+                    Box::pin(async move { checked(&database, connection).await })
+                })
+                .connect_lazy_with(unchecked)
         };
-        let answers = pool(database.clone().options(BY_INDEX));
-        let lists = pool(database.clone().options(LIST_LIMITS));
-        let versions = Versions::new(database.clone().options(BY_INDEX));
+        let answers = pool(database.clone().with(BY_INDEX));
+        let lists = pool(database.clone().with(LIST_LIMITS));
+        let versions = Versions::new(database.clone().with(BY_INDEX));
         let waiters = Arc::new(Waiters::new(answers.clone(), versions.clone()));
         let clock = Arc::new(DatabaseClock::new());
         Self {
@@ -142,6 +151,19 @@ impl App {
         self.stop.cancelled().await;
         sleep(LAST_ANSWER).await;
     }
+}
+
+/// Checks a new session of a pool. The pool keeps the reason of a refusal to itself.
+async fn checked(
+    database: &ConnectOptions,
+    connection: &mut PgConnection,
+) -> Result<(), sqlx::Error> {
+    let checked = database.check(connection).await;
+    if let Err(error) = &checked {
+        let reason = chain(error);
+        seldom!(warn, &reason, reason, "a session of the database is refused");
+    }
+    checked
 }
 
 /// Where those who watch the gateway ask.

@@ -514,7 +514,11 @@ async fn receive(mut replies: Consumer, waiters: &Arc<Waiters>) {
     while let Some(Ok(delivery)) = replies.next().await {
         match ReplyMessage::decode(&delivery.data) {
             // Not awaited here: the next reply need not wait for this one's incidents.
-            Ok(reply) => {
+            Ok((reply, left_out)) => {
+                if left_out > 0 {
+                    let line = "results of a newer worker can't be read: those requests get 202";
+                    seldom!(warn, "", left_out, "{line}");
+                }
                 let waiters = waiters.clone();
                 tokio::spawn(async move { waiters.settle(reply.results).await });
             }

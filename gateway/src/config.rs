@@ -5,10 +5,9 @@ use std::{net::SocketAddr, num::NonZeroU32};
 use shared::{
     admin,
     broker::Broker,
-    database,
+    database::{self, ConnectOptions},
     settings::{Secret, Settings, SettingsError, invalid},
 };
-use sqlx::postgres::PgConnectOptions;
 
 /// A shorter key can be guessed: HS256 wants as many bytes as its hash has (RFC 7518, 3.2).
 const SAFE_KEY_BYTES: usize = 32;
@@ -20,7 +19,7 @@ pub struct Config {
     /// Address and port for health and metrics, if they have one of their own.
     pub admin: Option<SocketAddr>,
     /// PostgreSQL.
-    pub database: PgConnectOptions,
+    pub database: ConnectOptions,
     /// RabbitMQ.
     pub broker: Broker,
     /// What tokens are checked against.

@@ -19,13 +19,13 @@ use hyper_util::{
 use shared::{
     admin::{self, AdminError},
     broker::Broker,
+    database::ConnectOptions,
     seldom,
     settings::Settings,
     supervise,
     telemetry::chain,
     topology::{Topology, TopologyError},
 };
-use sqlx::postgres::PgConnectOptions;
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -59,7 +59,7 @@ pub struct Server {
     /// For health and metrics, where they have an address of their own.
     admin: Option<TcpListener>,
     app: Arc<App>,
-    database: PgConnectOptions,
+    database: ConnectOptions,
     broker: Broker,
     connections: usize,
 }

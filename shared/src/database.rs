@@ -1,9 +1,14 @@
 //! How both programs connect to PostgreSQL.
 
-use std::str::FromStr;
+mod session;
+mod uri;
 
-use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
+use std::{collections::BTreeMap, time::Duration};
 
+use sqlx::{ConnectOptions as _, Connection, PgConnection, postgres::PgConnectOptions};
+
+pub use self::session::SessionError;
+use self::uri::{Address, Target};
 use crate::{
     metrics::{COMMON, Server},
     settings::{Settings, SettingsError, invalid},
@@ -13,6 +18,28 @@ const NAME: &str = "SDB_DATABASE_URI";
 const OTHER_NAME: &str = "SDB_SQLALCHEMY_DATABASE_URI";
 const EXPECTED: &str =
     "`postgresql://user:password@host:port/database`, with `?sslmode=` if wanted";
+
+/// Options of every session, as PostgreSQL shows them: they are compared.
+///
+/// Each session ends by itself when its client is gone or stalls: a lost one must not hold the lock
+/// that every worker waits for. Transactions are what the programs were written for, whatever a role
+/// or a database has for a default.
+const SESSION: [(&str, &str); 6] = [
+    ("TimeZone", "UTC"),
+    ("idle_in_transaction_session_timeout", "5s"),
+    ("lock_timeout", "5s"),
+    ("statement_timeout", "30s"),
+    ("default_transaction_isolation", "read committed"),
+    ("standard_conforming_strings", "on"),
+];
+
+/// Options of the server's end of a TCP connection. They are not compared: a socket has none.
+const TCP: [(&str, &str); 4] = [
+    ("tcp_user_timeout", "5s"),
+    ("tcp_keepalives_idle", "5"),
+    ("tcp_keepalives_interval", "2"),
+    ("tcp_keepalives_count", "3"),
+];
 
 /// Options for connections that find by an index whatever they read, each time. It is said to
 /// PostgreSQL, since it would plan by the size that a table had once, and keep the plan: every part
@@ -26,50 +53,122 @@ pub const BY_INDEX: [(&str, &str); 5] = [
     ("jit", "off"),
 ];
 
+/// How to connect to PostgreSQL, and what each session must be like.
+#[derive(Clone, Debug)]
+pub struct ConnectOptions {
+    connect: PgConnectOptions,
+    /// Options of the session, each with the value that PostgreSQL shows.
+    session: BTreeMap<&'static str, &'static str>,
+    /// Whether a commit is on disk, and on a synchronous standby, before it is answered.
+    is_durable: bool,
+    target: Target,
+    passed_over: Vec<&'static str>,
+}
+
 /// The connection that the settings name.
-///
-/// Each session ends by itself when its client is gone or stalls: a lost one must not hold the lock
-/// that every worker waits for.
 ///
 /// # Errors
 /// When no database is named, or in a way that can't be read.
 pub fn connect_options(
     settings: &Settings,
     application: &str,
-) -> Result<PgConnectOptions, SettingsError> {
+) -> Result<ConnectOptions, SettingsError> {
     let name =
         if !settings.is_set(NAME) && settings.is_set(OTHER_NAME) { OTHER_NAME } else { NAME };
     let uri = settings.required(name)?;
-    // The URI holds the password, so neither it nor the parser's error is shown.
-    let refused = || invalid(name, "…", EXPECTED);
-    let (scheme, rest) = uri.split_once("://").ok_or_else(refused)?;
-    // SQLAlchemy names its driver in the scheme: postgresql+psycopg2.
-    let scheme = scheme.split_once('+').map_or(scheme, |(dialect, _driver)| dialect);
-    if scheme != "postgresql" && scheme != "postgres" {
-        return Err(refused());
-    }
-    let options = PgConnectOptions::from_str(&format!("postgresql://{rest}"))
-        .map_err(|_| refused())?
+    // The URI holds the password, so it is not shown.
+    let Address { connect, target, passed_over } = uri::parse(&uri)
+        .map_err(|problem| invalid(name, "…", &format!("{EXPECTED}: {problem}")))?;
+    let connect = connect
         .application_name(application)
-        .options([
-            ("timezone", "UTC"),
-            ("idle_in_transaction_session_timeout", "5s"),
-            ("lock_timeout", "5s"),
-            ("statement_timeout", "30s"),
-            ("tcp_user_timeout", "5s"),
-            ("tcp_keepalives_idle", "5"),
-            ("tcp_keepalives_interval", "2"),
-            ("tcp_keepalives_count", "3"),
-        ])
-        .log_slow_statements(tracing::log::LevelFilter::Warn, std::time::Duration::from_secs(1));
-    Ok(options)
+        .options(TCP)
+        .log_slow_statements(tracing::log::LevelFilter::Warn, Duration::from_secs(1));
+    let session = BTreeMap::from(SESSION);
+    Ok(ConnectOptions { connect, session, is_durable: true, target, passed_over })
+}
+
+impl ConnectOptions {
+    /// The same with these options of the session. Their values are to be written as PostgreSQL shows
+    /// them: `1min`, not `60s`.
+    #[must_use]
+    pub fn with<const N: usize>(mut self, options: [(&'static str, &'static str); N]) -> Self {
+        self.session.extend(options);
+        self
+    }
+
+    /// The same for what may be lost in a crash, so that its commits don't wait for the disk.
+    #[must_use]
+    pub fn not_durable(self) -> Self {
+        Self { is_durable: false, ..self }.with([("synchronous_commit", "off")])
+    }
+
+    /// For sqlx. Each connection made by these alone is to be given to [`Self::check`].
+    #[must_use]
+    pub fn unchecked(&self) -> PgConnectOptions {
+        self.connect.clone().options(&self.session)
+    }
+
+    /// Connects, and checks the session.
+    ///
+    /// # Errors
+    /// When the database can't be reached, and a [`SessionError`] when the session is not what it must
+    /// be.
+    pub async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
+        let connected = PgConnection::connect_with(&self.unchecked()).await;
+        let mut connection = connected.map_err(|error| match SessionError::refusal(&error) {
+            Some(refusal) => refusal.into(),
+            None => error,
+        })?;
+        self.check(&mut connection).await?;
+        Ok(connection)
+    }
+
+    /// Checks a session that was just made, and completes it. One round trip.
+    ///
+    /// # Errors
+    /// When the database fails, and a [`SessionError`] when the session is not what it must be.
+    pub async fn check(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        let statements = session::statements(self.session.keys().copied(), self.is_durable);
+        let options = self.session.iter().map(|(name, wanted)| (*name, *wanted));
+        session::check(connection, statements, options, self.target).await
+    }
+
+    /// Connects as [`Self::connect`] does, and proves by a second connection that sessions are not
+    /// shared: for the start of a program.
+    ///
+    /// # Errors
+    /// Those of [`Self::connect`].
+    pub async fn connect_directly(&self) -> Result<PgConnection, sqlx::Error> {
+        let mut connection = self.connect().await?;
+        let mut second = self.connect().await?;
+        session::check_own_process(&mut connection, &mut second).await?;
+        second.close().await?;
+        Ok(connection)
+    }
+
+    /// Says in the log which parameters of the address change nothing.
+    pub(crate) fn log_passed_over(&self) {
+        if !self.passed_over.is_empty() {
+            let parameters = self.passed_over.join(", ");
+            tracing::info!(parameters, "{NAME}: parameters that change nothing here");
+        }
+    }
+
+    /// Its host, port and database, for traces.
+    pub(crate) fn address(&self) -> (String, u16, String) {
+        let connect = &self.connect;
+        let folder = connect.get_socket().map(|folder| folder.display().to_string());
+        let host = folder.unwrap_or_else(|| connect.get_host().to_owned());
+        let name = connect.get_database().unwrap_or(connect.get_username()).to_owned();
+        (host, connect.get_port(), name)
+    }
 }
 
 /// One connection, made when it is needed. Unlike a pool's, a connection that was given up in the
 /// middle of something is closed at once, so that nothing waits for a server that is silent.
 #[derive(Debug)]
 pub struct Database {
-    options: PgConnectOptions,
+    options: ConnectOptions,
     idle: Option<PgConnection>,
     /// Whether there was a connection already.
     connected: bool,
@@ -78,13 +177,13 @@ pub struct Database {
 impl Database {
     /// To where these options lead.
     #[must_use]
-    pub const fn new(options: PgConnectOptions) -> Self {
+    pub const fn new(options: ConnectOptions) -> Self {
         Self { options, idle: None, connected: false }
     }
 
     /// Where it leads.
     #[must_use]
-    pub const fn options(&self) -> &PgConnectOptions {
+    pub const fn options(&self) -> &ConnectOptions {
         &self.options
     }
 
@@ -100,7 +199,7 @@ impl Database {
         let mut connection = match self.idle.take() {
             Some(connection) => connection,
             None => {
-                let connection = PgConnection::connect_with(&self.options).await?;
+                let connection = self.options.connect().await?;
                 if std::mem::replace(&mut self.connected, true) {
                     COMMON.reconnects.of(Server::Postgresql).inc();
                 }
@@ -114,40 +213,4 @@ impl Database {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn options(uri: &str) -> Result<PgConnectOptions, SettingsError> {
-        let settings = Settings::new([(NAME.to_owned(), uri.to_owned())]);
-        connect_options(&settings, "test")
-    }
-
-    #[test]
-    fn the_python_dashboards_uris_are_read() {
-        for uri in [
-            "postgresql://u:p@db:5433/sd",
-            "postgres://u:p@db:5433/sd?sslmode=require",
-            "postgresql+psycopg2://u:p@db:5433/sd",
-        ] {
-            let options = options(uri).expect(uri);
-            assert_eq!((options.get_host(), options.get_port()), ("db", 5433));
-            assert_eq!(options.get_database(), Some("sd"));
-        }
-        let other = Settings::new([(OTHER_NAME.to_owned(), "postgresql://u@other/sd".to_owned())]);
-        assert_eq!(connect_options(&other, "test").expect("other name").get_host(), "other");
-    }
-
-    #[test]
-    fn other_uris_are_refused_without_showing_the_password() {
-        for uri in
-            ["sqlite:///example", "mysql://u:hush@db/sd", "nonsense", "postgresql://u:hush@db:x/sd"]
-        {
-            let error = options(uri).expect_err(uri).to_string();
-            assert!(
-                error.starts_with("SDB_DATABASE_URI is `…`, but must be `postgresql://"),
-                "{error}"
-            );
-            assert!(!error.contains("hush"));
-        }
-    }
-}
+mod tests;

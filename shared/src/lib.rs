@@ -23,3 +23,4 @@ pub mod timestamp;
 pub mod topology;
 pub mod traces;
 pub mod update;
+mod uri;

@@ -1,7 +1,11 @@
 //! The messages between gateway and worker, JSON with a version.
 //!
-//! A reader accepts exactly the versions it knows: what it does not know is parked by a worker and
-//! passed over by a gateway, so that a rolling upgrade loses nothing.
+//! A program writes one version and reads those from [`OLDEST`] to it: a version is read one release
+//! before it is written, and one release longer than it is written, so that two releases in a row work
+//! side by side. A worker parks a message of any other version, a gateway passes it over, so that
+//! nothing is lost. A reader passes over fields that it does not know, and a gateway each result that
+//! it can't read; so a field or a word may be added within a version, and none renamed or taken away.
+//! `shared/tests/wire` pins the bytes.
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -14,8 +18,10 @@ use crate::{
     update::UpdateId,
 };
 
-/// The version that this program writes and reads.
+/// The version that this program writes, the newest that it reads.
 pub const VERSION: u16 = 1;
+/// The oldest version that this program reads.
+pub const OLDEST: u16 = 1;
 
 /// One status update on its way from gateway to worker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,7 +111,7 @@ pub enum DecodeError {
     #[error("the message is not of the form of version {VERSION}: {0}")]
     Malformed(serde_json::Error),
     /// A version that this program does not know.
-    #[error("the message has version {0}, this program knows {VERSION}")]
+    #[error("the message has version {0}, this program reads {OLDEST} to {VERSION}")]
     Version(u16),
     /// A status update that asks for a maintenance.
     #[error("a status update can't have impact 0 (maintenance)")]
@@ -119,7 +125,7 @@ fn encode<T: Serialize>(body: T) -> Vec<u8> {
 
 fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
     let Version { v } = serde_json::from_slice(bytes).map_err(DecodeError::Malformed)?;
-    if v != VERSION {
+    if !(OLDEST..=VERSION).contains(&v) {
         return Err(DecodeError::Version(v));
     }
     // Not as one with the version: `flatten` copies all of it before it reads it.
@@ -153,52 +159,31 @@ impl ReplyMessage {
         encode(self)
     }
 
-    /// From the broker's bytes.
+    /// From the broker's bytes, with the number of results that can't be read and are left out: a
+    /// newer worker may have words that this program does not know.
     ///
     /// # Errors
     /// When the bytes are not a reply of a known version.
-    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        decode(bytes)
+    pub fn decode(bytes: &[u8]) -> Result<(Self, usize), DecodeError> {
+        #[derive(Deserialize)]
+        struct Results {
+            results: Vec<serde_json::Value>,
+        }
+
+        // All at once where all can be read: to copy each result costs time.
+        match decode(bytes) {
+            Ok(reply) => return Ok((reply, 0)),
+            Err(DecodeError::Malformed(_)) => {}
+            Err(other @ (DecodeError::Version(_) | DecodeError::Maintenance)) => return Err(other),
+        }
+        let Results { results: all } = decode(bytes)?;
+        let count = all.len();
+        let results: Vec<UpdateResult> =
+            all.into_iter().filter_map(|result| serde_json::from_value(result).ok()).collect();
+        let left_out = count - results.len();
+        Ok((Self { results }, left_out))
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::component::{Attribute, ComponentId};
-
-    fn message() -> UpdateMessage {
-        UpdateMessage {
-            id: UpdateId(uuid::Uuid::nil()),
-            component: Component {
-                id: ComponentId(7),
-                name: "DNS".to_owned(),
-                attributes: vec![Attribute { name: "region".to_owned(), value: "R1".to_owned() }],
-            },
-            impact: Impact::Major,
-            text: "Slow".to_owned(),
-            received_at: Timestamp::from_micros(1).expect("in range"),
-            idempotency: None,
-        }
-    }
-
-    #[test]
-    fn what_is_encoded_is_decoded() {
-        assert_eq!(UpdateMessage::decode(&message().encode()).expect("decodes"), message());
-    }
-
-    #[test]
-    fn other_versions_and_other_bytes_are_told_apart() {
-        let newer = String::from_utf8(message().encode())
-            .expect("JSON is UTF-8")
-            .replacen("\"v\":1", "\"v\":2", 1);
-        assert!(matches!(UpdateMessage::decode(newer.as_bytes()), Err(DecodeError::Version(2))));
-        assert!(matches!(UpdateMessage::decode(b"{"), Err(DecodeError::Malformed(_))));
-        assert!(matches!(UpdateMessage::decode(b"{\"v\":1}"), Err(DecodeError::Malformed(_))));
-        let maintenance = UpdateMessage { impact: Impact::Maintenance, ..message() };
-        assert!(matches!(
-            UpdateMessage::decode(&maintenance.encode()),
-            Err(DecodeError::Maintenance)
-        ));
-    }
-}
+mod tests;

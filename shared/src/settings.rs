@@ -30,7 +30,7 @@ pub const SETTINGS: &[Setting] = &[
         "SDB_DATABASE_URI",
         None,
         "both",
-        "PostgreSQL: `postgresql://user:password@host:port/name?sslmode=…`; `postgresql+psycopg2://` is accepted. Required, this or the next",
+        "PostgreSQL itself, no pooler: `postgresql://user:password@host:port/name?sslmode=…`, or `…@/name?host=/folder` for a socket; `postgresql+psycopg2://` is accepted. Required, this or the next",
     ),
     setting(
         "SDB_SQLALCHEMY_DATABASE_URI",

@@ -24,8 +24,9 @@ pub fn init(settings: &Settings) -> Result<(), SettingsError> {
     if level.split(',').any(|part| !part.contains('=') && !is_level(part)) {
         return Err(refused());
     }
-    // The errors that the crate logs itself repeat ours, with less of a reason.
-    let filter = EnvFilter::builder().parse(format!("lapin=off,{level}")).map_err(|_| refused())?;
+    // The errors that these log themselves repeat ours, with less of a reason or too often.
+    let quiet = "lapin=off,sqlx_core::pool::inner=off";
+    let filter = EnvFilter::builder().parse(format!("{quiet},{level}")).map_err(|_| refused())?;
     let format = settings.required("SDB_LOG_FORMAT")?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -11,10 +11,11 @@ use lapin::{
     options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions},
     types::{AMQPValue, FieldTable},
 };
-use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
+use sqlx::{Connection, PgConnection};
 use tokio::time::{sleep, timeout};
 
 use crate::{
+    database::{ConnectOptions, SessionError},
     settings::{Settings, SettingsError},
     telemetry::chain,
 };
@@ -121,6 +122,9 @@ pub enum TopologyError {
     /// The settings can't be read.
     #[error(transparent)]
     Settings(#[from] SettingsError),
+    /// The database's sessions can't be used.
+    #[error(transparent)]
+    Session(SessionError),
     /// The database did not answer.
     #[error("the topology can't be read from the database")]
     Database(#[from] sqlx::Error),
@@ -162,15 +166,17 @@ impl Topology {
     /// are set: the database may be started later than we are.
     ///
     /// # Errors
-    /// When there is no record, or it disagrees with a setting.
+    /// When there is no record, or it disagrees with a setting, or when sessions of the database
+    /// are not what they must be.
     pub async fn read_once_up(
-        database: &PgConnectOptions,
+        database: &ConnectOptions,
         settings: &Settings,
     ) -> Result<Recorded, TopologyError> {
+        database.log_passed_over();
         let mut said = String::new();
         loop {
             let read = async {
-                let mut connection = PgConnection::connect_with(database).await?;
+                let mut connection = database.connect_directly().await?;
                 let recorded = Recorded::read(&mut connection).await?;
                 recorded.topology.check(settings)?;
                 Ok(recorded)
@@ -178,6 +184,9 @@ impl Topology {
             let silent = || sqlx::Error::Io(std::io::ErrorKind::TimedOut.into());
             match timeout(READ_LIMIT, read).await.unwrap_or_else(|_| Err(silent().into())) {
                 Err(TopologyError::Database(error)) => {
+                    if let Some(refusal) = SessionError::of(&error).filter(|e| e.is_lasting()) {
+                        return Err(TopologyError::Session(refusal.clone()));
+                    }
                     let reason = chain(&error);
                     if reason != said {
                         tracing::warn!(reason, "waiting for the database");

@@ -72,8 +72,8 @@ pub fn start(service: &'static str, settings: &Settings) -> Result<(), ExportErr
         propagator: TraceContextPropagator::new(),
         broker: address(host, port),
         database: {
-            let [host, port] = address(database.get_host().to_owned(), database.get_port());
-            let name = database.get_database().unwrap_or(database.get_username()).to_owned();
+            let (host, port, name) = database.address();
+            let [host, port] = address(host, port);
             [KeyValue::new("db.namespace", name), host, port]
         },
     };

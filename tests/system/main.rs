@@ -7,6 +7,7 @@ mod burst;
 mod catalogue;
 mod clocks;
 mod conformance;
+mod connections;
 mod documents;
 mod failures;
 mod foreign_edits;
@@ -26,6 +27,7 @@ mod spreading;
 mod tls;
 mod traces;
 mod verdict;
+mod wire;
 
 use std::{process::ExitCode, sync::Arc};
 
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
         catalogue::tests(),
         clocks::tests(),
         conformance::tests(),
+        connections::tests(),
         documents::tests(),
         failures::tests(),
         foreign_edits::tests(),
@@ -65,6 +68,7 @@ fn main() -> ExitCode {
         tls::tests(),
         traces::tests(),
         verdict::tests(),
+        wire::tests(),
     ];
     let harness = if arguments.list {
         None

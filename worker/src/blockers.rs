@@ -2,8 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use shared::{database::Database, incident::IncidentId, telemetry::chain};
-use sqlx::{PgConnection, postgres::PgConnectOptions};
+use shared::{
+    database::{ConnectOptions, Database},
+    incident::IncidentId,
+    telemetry::chain,
+};
+use sqlx::PgConnection;
 use tokio::{
     sync::Mutex,
     time::{Instant, timeout},
@@ -30,7 +34,7 @@ const OF_SEVERAL: &str = "SELECT l.pid FROM rows_held r, pg_get_multixact_member
     JOIN pg_locks l ON l.locktype = 'transactionid' AND l.granted AND l.transactionid = m.xid";
 
 impl Blockers {
-    pub(crate) fn new(options: PgConnectOptions) -> Self {
+    pub(crate) fn new(options: ConnectOptions) -> Self {
         let database = Arc::new(Mutex::new(Database::new(options)));
         Self { database, last: std::sync::Mutex::new(None) }
     }

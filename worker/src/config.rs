@@ -5,15 +5,14 @@ use std::net::SocketAddr;
 use shared::{
     admin,
     broker::Broker,
-    database,
+    database::{self, ConnectOptions},
     settings::{Settings, SettingsError},
 };
-use sqlx::postgres::PgConnectOptions;
 
 /// What `worker run` needs.
 pub struct Config {
     /// PostgreSQL.
-    pub database: PgConnectOptions,
+    pub database: ConnectOptions,
     /// RabbitMQ.
     pub broker: Broker,
     /// Updates in one transaction, at most.
@@ -31,7 +30,7 @@ impl Config {
     /// When one is missing or can't be used; the text says what to write.
     pub fn from_settings(settings: &Settings) -> Result<Self, SettingsError> {
         Ok(Self {
-            database: database::connect_options(settings, "worker")?.options(database::BY_INDEX),
+            database: database::connect_options(settings, "worker")?.with(database::BY_INDEX),
             broker: Broker::from_settings(settings)?,
             batch: settings.number("SDB_BATCH", 1..=10_000)? as usize,
             inbox_days: settings.number("SDB_INBOX_DAYS", 1..=3_650)?,

@@ -49,6 +49,10 @@ pub(crate) enum When {
 const KEY_REPEATED: &str = "idempotency_key_repeated";
 const KEY_OF_ANOTHER_BODY: &str = "idempotency_key_of_another_body";
 
+/// The outcomes of rows that no rule decided.
+const REPEATED: &str = "repeated";
+const REJECTED: &str = "rejected";
+
 /// A row of the inbox, before the incidents that its batch opens have ids.
 pub(crate) struct PendingRow<'a> {
     pub(crate) update: &'a UpdateMessage,
@@ -78,10 +82,8 @@ pub(crate) async fn write(
             Ending::Decided { reason, holder } => {
                 (reason.outcome().word(), reason.word(), Some(resolved(holder, new_ids)), None)
             }
-            Ending::Repeated { original } => ("repeated", KEY_REPEATED, None, Some(original)),
-            Ending::Rejected { original } => {
-                ("rejected", KEY_OF_ANOTHER_BODY, None, Some(original))
-            }
+            Ending::Repeated { original } => (REPEATED, KEY_REPEATED, None, Some(original)),
+            Ending::Rejected { original } => (REJECTED, KEY_OF_ANOTHER_BODY, None, Some(original)),
         })
         .collect();
     let first_uses: Vec<_> = rows
@@ -249,5 +251,22 @@ pub(crate) async fn keep(database: &mut PgConnection, days: u32) -> Result<(), s
         if forgotten.rows_affected() == 0 {
             return Ok(());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_words_of_rows_that_no_rule_decided_are_those_that_are_recorded() {
+        let words = include_str!("../../shared/tests/wire/words.json");
+        let words: serde_json::Value = serde_json::from_str(words).expect("JSON");
+        let last = |kind: &str| -> Vec<&str> {
+            let all = words[kind].as_array().expect("a list");
+            all[all.len() - 2..].iter().filter_map(|word| word.as_str()).collect()
+        };
+        assert_eq!(last("outcome"), [REPEATED, REJECTED]);
+        assert_eq!(last("reason"), [KEY_REPEATED, KEY_OF_ANOTHER_BODY]);
     }
 }

@@ -6,9 +6,13 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, value_parser};
 use serde::Serialize;
 use shared::{
-    broker::Broker, database, health, settings::Settings, shutdown, supervise, telemetry, traces,
+    broker::Broker,
+    database::{self, SessionError},
+    health,
+    settings::Settings,
+    shutdown, supervise, telemetry, traces,
 };
-use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
+use sqlx::PgConnection;
 use worker::{
     admin::{self, IncidentArguments, MaintenanceArguments},
     catalogue::{self, How},
@@ -260,11 +264,13 @@ fn print(value: &impl Serialize, text: String, json: bool) -> Result<()> {
 
 /// A connection for an operator's command, which may take its time.
 async fn connect(settings: &Settings) -> Result<PgConnection> {
-    let options: PgConnectOptions = database::connect_options(settings, "worker")?;
-    let options = options.options([
+    let options = database::connect_options(settings, "worker")?.with([
         ("statement_timeout", "0"),
-        ("lock_timeout", "60s"),
+        ("lock_timeout", "1min"),
         ("idle_in_transaction_session_timeout", "0"),
     ]);
-    PgConnection::connect_with(&options).await.context("the database can't be reached")
+    options.connect_directly().await.map_err(|error| match SessionError::of(&error) {
+        Some(refusal) => refusal.clone().into(),
+        None => anyhow::Error::new(error).context("the database can't be reached"),
+    })
 }

@@ -7,12 +7,12 @@
 use std::time::Duration;
 
 use shared::{
-    database::Database,
+    database::{ConnectOptions, Database},
     supervise,
     telemetry::chain,
     topology::{Phase, Recorded, Topology, TopologyError},
 };
-use sqlx::{PgConnection, postgres::PgConnectOptions};
+use sqlx::PgConnection;
 use tokio::{
     sync::watch,
     task::JoinHandle,
@@ -84,11 +84,10 @@ pub(crate) struct Member {
 
 impl Member {
     /// Joins the living workers.
-    pub(crate) async fn join(database: &PgConnectOptions) -> Result<Self, MembershipError> {
+    pub(crate) async fn join(database: &ConnectOptions) -> Result<Self, MembershipError> {
         // Whether the beat is on disk matters to nobody, and a slow disk must not look like a
         // worker that is gone.
-        let options = database.clone().options([("synchronous_commit", "off")]);
-        let mut database = Database::new(options);
+        let mut database = Database::new(database.clone().not_durable());
         let joining = database.with(async |connection: &mut PgConnection| {
             let id = join(connection).await?;
             let share = beat(connection, id).await?.ok_or(MembershipError::Lapsed)?;

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io::Read,
-    net::{Ipv4Addr, TcpListener},
+    net::{Ipv4Addr, Ipv6Addr, TcpListener},
 };
 
 use anyhow::{Context, Result, bail};
@@ -12,6 +12,12 @@ use anyhow::{Context, Result, bail};
 const LOWEST: u16 = 10_000;
 /// What Linux begins its ephemeral ports with, unless told otherwise.
 const USUAL_EPHEMERAL: u16 = 32_768;
+
+/// Whether this machine has an IPv6 loopback. The servers listen on it too, then.
+#[must_use]
+pub fn has_ipv6() -> bool {
+    TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok()
+}
 
 /// Different free ports.
 ///
@@ -26,6 +32,7 @@ pub(super) fn free<const COUNT: usize>() -> Result<[u16; COUNT]> {
         Some(_) | None => USUAL_EPHEMERAL,
     };
     let mut random = File::open("/dev/urandom").context("there is no /dev/urandom")?;
+    let has_ipv6 = has_ipv6();
     // Kept open until all are found, so that they differ.
     let mut found: Vec<(u16, TcpListener)> = Vec::with_capacity(COUNT);
     for _ in 0..1_000 {
@@ -35,6 +42,9 @@ pub(super) fn free<const COUNT: usize>() -> Result<[u16; COUNT]> {
         let mut bytes = [0; 2];
         random.read_exact(&mut bytes)?;
         let port = LOWEST + u16::from_ne_bytes(bytes) % (end - LOWEST);
+        if has_ipv6 && TcpListener::bind((Ipv6Addr::LOCALHOST, port)).is_err() {
+            continue;
+        }
         // A server that listens on all addresses refuses this one too.
         if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
             found.push((port, listener));

@@ -13,6 +13,7 @@ use nix::sys::signal::Signal;
 use super::{
     DEFAULT_NAME, USER,
     folder::{Account, Folder},
+    ports::has_ipv6,
     server::Server,
 };
 use crate::packages::Packages;
@@ -22,6 +23,8 @@ pub struct Postgres {
     programs: PathBuf,
     account: Account,
     data: PathBuf,
+    /// Where its Unix socket is; none where the path is too long for one.
+    socket: Option<PathBuf>,
     password: String,
     port: u16,
     server: Server,
@@ -42,6 +45,7 @@ impl Postgres {
             programs: packages.postgresql.clone(),
             account: folder.account(),
             data: parent.join("data"),
+            socket: Some(folder.subfolder("postgresql/socket")?).filter(|path| fits(path, port)),
             password,
             port,
             server,
@@ -70,10 +74,14 @@ impl Postgres {
         let mut command =
             self.account.server(self.programs.join("postgres"), self.server.stop_signal());
         command.arg("-D").arg(&self.data).current_dir(&self.data);
-        // A Unix socket's path can't be longer than 107 bytes, and the folder's may be.
+        let socket = self.socket.as_ref().map(|folder| format!("\"{}\"", folder.display()));
         for setting in [
-            "listen_addresses=127.0.0.1",
-            "unix_socket_directories=",
+            if has_ipv6() {
+                "listen_addresses=127.0.0.1,::1"
+            } else {
+                "listen_addresses=127.0.0.1"
+            },
+            &format!("unix_socket_directories={}", socket.unwrap_or_default()),
             "timezone=UTC",
             "log_timezone=UTC",
             "max_connections=200",
@@ -116,10 +124,21 @@ impl Postgres {
         self.server.log()
     }
 
-    /// The port, on 127.0.0.1.
+    /// The port, on 127.0.0.1 and, where there is IPv6, on ::1.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The folder of its Unix socket; none where its path is too long for one.
+    #[must_use]
+    pub fn socket(&self) -> Option<&Path> {
+        self.socket.as_deref()
+    }
+
+    /// The password of its user.
+    pub(super) fn password(&self) -> &str {
+        &self.password
     }
 
     /// Where the default database is. Holds the password.
@@ -195,6 +214,13 @@ impl Postgres {
     pub(super) fn ask_to_stop(&self) {
         self.server.ask_to_stop();
     }
+}
+
+/// Whether a Unix socket in the folder has a path that is short enough, that of its lock included.
+fn fits(folder: &Path, port: u16) -> bool {
+    /// What the kernel takes.
+    const LONGEST: usize = 107;
+    folder.join(format!(".s.PGSQL.{port}.lock")).as_os_str().len() <= LONGEST
 }
 
 /// Only names that need no quotes, in SQL or in a URI.

@@ -16,6 +16,7 @@ use nix::sys::signal::Signal;
 use super::{
     DEFAULT_NAME, USER,
     folder::{Account, Folder},
+    ports::has_ipv6,
     postgres::output,
     server::Server,
 };
@@ -60,13 +61,17 @@ impl RabbitMq {
         ports: Ports,
     ) -> Result<Self> {
         // The user and the virtual host are made at the first start only.
-        let config = format!(
+        let mut config = format!(
             "listeners.tcp.1 = 127.0.0.1:{}\n\
              default_user = {USER}\ndefault_pass = {password}\ndefault_vhost = {DEFAULT_NAME}\n\
              disk_free_limit.absolute = 256MB\nvm_memory_high_watermark.absolute = 1GiB\n\
              log.console = true\nlog.file = false\n",
             ports.amqp
         );
+        if has_ipv6() {
+            // Writing to a string can't fail.
+            writeln!(config, "listeners.tcp.2 = ::1:{}", ports.amqp).ok();
+        }
         let home = folder.subfolder("rabbitmq")?;
         let text = |path: PathBuf| path.display().to_string();
         let loopback = "-kernel inet_dist_use_interface {127,0,0,1}";
@@ -163,7 +168,7 @@ impl RabbitMq {
         self.server.pid()
     }
 
-    /// The port for AMQP, on 127.0.0.1.
+    /// The port for AMQP, on 127.0.0.1 and, where there is IPv6, on ::1.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.ports.amqp

@@ -2,8 +2,13 @@
 
 use std::time::Duration;
 
-use shared::{database::Database, seldom, supervise, telemetry::chain, timestamp::Timestamp};
-use sqlx::{PgConnection, postgres::PgConnectOptions};
+use shared::{
+    database::{ConnectOptions, Database},
+    seldom, supervise,
+    telemetry::chain,
+    timestamp::Timestamp,
+};
+use sqlx::PgConnection;
 use tokio::{
     sync::{mpsc, oneshot},
     time::timeout,
@@ -60,7 +65,7 @@ pub(crate) struct Versions {
 
 impl Versions {
     /// Starts the reader, a task that ends when the last clone is dropped.
-    pub(crate) fn new(database: PgConnectOptions) -> Self {
+    pub(crate) fn new(database: ConnectOptions) -> Self {
         let (asking, asked) = mpsc::unbounded_channel();
         supervise::spawn("list versions", answer(Database::new(database), asked));
         Self { asking }
