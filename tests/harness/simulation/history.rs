@@ -75,6 +75,8 @@ pub enum Flaw {
     Version,
     /// Nothing, but RabbitMQ gives it up before any worker settles it.
     GivenUp,
+    /// The database refuses it again and again.
+    Refused,
 }
 
 /// How a worker's batch ends.
@@ -162,7 +164,7 @@ fn beside() -> impl Strategy<Value = Step> {
 fn post() -> impl Strategy<Value = Step> {
     let flaw = prop_oneof![
         15 => Just(None),
-        1 => select(&[Flaw::Unreadable, Flaw::Version, Flaw::GivenUp][..]).prop_map(Some),
+        1 => select(&[Flaw::Unreadable, Flaw::Version, Flaw::GivenUp, Flaw::Refused][..]).prop_map(Some),
     ];
     let key = option::weighted(0.2, 0..4_u8);
     (1..=COMPONENTS, select(&Impact::REPORTABLE[..]), select(&TITLES[..]), key, flaw).prop_map(

@@ -80,7 +80,7 @@ impl Rig {
         };
         let mut payload = update.encode();
         match flaw {
-            None | Some(Flaw::GivenUp) => {}
+            None | Some(Flaw::GivenUp | Flaw::Refused) => {}
             Some(Flaw::Unreadable) => payload.truncate(payload.len() / 2),
             Some(Flaw::Version) => {
                 let text = String::from_utf8_lossy(&payload).replacen("\"v\":1", "\"v\":7", 1);
@@ -92,13 +92,15 @@ impl Rig {
             Some(Flaw::Unreadable) => Content::Unreadable,
             Some(Flaw::Version) => Content::OtherVersion,
             Some(Flaw::GivenUp) => Content::GivenUp,
+            Some(Flaw::Refused) => Content::Refused,
         };
         let delivered = match flaw {
             Some(Flaw::GivenUp) => Delivered::GivenUp,
+            Some(Flaw::Refused) => Delivered::Refused,
             None | Some(Flaw::Unreadable | Flaw::Version) => Delivered::FromQueue,
         };
         // Nobody knows the key of a message that can't be read.
-        let is_readable = matches!(flaw, None | Some(Flaw::GivenUp));
+        let is_readable = matches!(flaw, None | Some(Flaw::GivenUp | Flaw::Refused));
         let idempotency = update.idempotency.filter(|_| is_readable);
         let message = verdict::Message { delivered_as: vec![content], idempotency };
         self.messages.insert(id, message);
@@ -123,9 +125,12 @@ impl Rig {
             match (delivered, UpdateMessage::decode(&message.payload)) {
                 (Delivered::GivenUp, _) => known.delivered_as.push(Content::GivenUp),
                 (Delivered::Refused, _) => known.delivered_as.push(Content::Refused),
-                // The first time was from the dead-letter queue.
+                // The first time it was not tried.
                 (Delivered::FromQueue, Ok(update))
-                    if matches!(known.delivered_as.first(), Some(Content::GivenUp)) =>
+                    if matches!(
+                        known.delivered_as.first(),
+                        Some(Content::GivenUp | Content::Refused)
+                    ) =>
                 {
                     known.delivered_as.push(Content::Update(update.component));
                 }
