@@ -128,8 +128,10 @@ impl ConnectOptions {
     /// # Errors
     /// When the database fails, and a [`SessionError`] when the session is not what it must be.
     pub async fn check(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-        let statements = session::statements(self.session.keys().copied(), self.is_durable);
-        let options = self.session.iter().map(|(name, wanted)| (*name, *wanted));
+        let is_tcp = |name: &str| TCP.iter().any(|(of_tcp, _)| *of_tcp == name);
+        let compared = || self.session.iter().filter(|(name, _)| !is_tcp(name));
+        let statements = session::statements(compared().map(|(name, _)| *name), self.is_durable);
+        let options = compared().map(|(name, wanted)| (*name, *wanted));
         session::check(connection, statements, options, self.target).await
     }
 

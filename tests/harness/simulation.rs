@@ -184,5 +184,7 @@ pub fn drawn(seed: u64, histories: usize) -> Result<Vec<History>> {
 /// A connection to the database of a simulation, with a name by which it is known there.
 async fn connect(database_uri: &str, name: &str) -> Result<PgConnection> {
     let options: PgConnectOptions = database_uri.parse()?;
-    Ok(PgConnection::connect_with(&options.application_name(name)).await?)
+    // As a worker's session: compiling the plan would take longer than a membership lasts.
+    let options = options.application_name(name).options(shared::database::BY_INDEX);
+    Ok(PgConnection::connect_with(&options).await?)
 }

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use model::Answer;
 use shared::{
     component::ComponentId, incident::IncidentSnapshot, message::Verdict as Reported,
-    update::UpdateId,
+    outcome::Reason, update::UpdateId,
 };
 
 use super::{
@@ -238,17 +239,7 @@ fn reported(run: &Run, decisions: &Decisions, verdict: &mut Verdict) {
             Reported::Decided { reason, incident } => {
                 let is_first = decided.insert(result.id);
                 let answer = decisions.get(&result.id).filter(|_| is_first);
-                answer.is_some_and(|answer| {
-                    let shown = IncidentSnapshot {
-                        id: answer.id,
-                        text: answer.text.clone(),
-                        impact: answer.impact,
-                        start_date: answer.start,
-                        end_date: answer.end,
-                        last_update_at: answer.updates.last().map(|(at, _)| *at),
-                    };
-                    answer.reason == *reason && shown == *incident
-                })
+                answer.is_some_and(|answer| is_reported(answer, *reason, incident))
             }
             Reported::Repeated { original, reason, incident } => {
                 let stands_for = row.map(|row| row.original.unwrap_or(row.id));
@@ -265,6 +256,19 @@ fn reported(run: &Run, decisions: &Decisions, verdict: &mut Verdict) {
             verdict.add(Kind::AnsweredOtherwise, what);
         }
     }
+}
+
+/// Whether a worker reported what the model decided, with the incident as it stood right after.
+pub(super) fn is_reported(answer: &Answer, reason: Reason, incident: &IncidentSnapshot) -> bool {
+    let shown = IncidentSnapshot {
+        id: answer.id,
+        text: answer.text.clone(),
+        impact: answer.impact,
+        start_date: answer.start,
+        end_date: answer.end,
+        last_update_at: answer.updates.last().map(|(at, _)| *at),
+    };
+    answer.reason == reason && shown == *incident
 }
 
 /// What operators were told is committed is there.

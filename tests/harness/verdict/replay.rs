@@ -10,14 +10,16 @@ use model::{
 use shared::{
     component::ComponentId,
     impact::Impact,
-    incident::IncidentId,
-    message::{DecodeError, UpdateMessage},
+    incident::{IncidentId, IncidentSnapshot},
+    message::{DecodeError, UpdateMessage, Verdict as Reported},
+    outcome::Reason,
     timestamp::Timestamp,
     update::UpdateId,
 };
 
 use super::{
     Kind, Verdict, Violation,
+    answers::is_reported,
     model_state::ModelState,
     run::{InboxRow, ParkedChange, ParkedRow, Run, Transaction},
     tables::{Change, Row, Tables},
@@ -50,6 +52,8 @@ pub(super) fn replay(run: &Run, verdict: &mut Verdict) -> Decisions {
 struct Replay<'a> {
     run: &'a Run,
     inbox: HashMap<UpdateId, &'a InboxRow>,
+    /// What a worker reported of an update that it decided.
+    reported: HashMap<UpdateId, (Reason, &'a IncidentSnapshot)>,
     model: ModelState,
     tables: Tables,
     /// Edits by others that no batch saw so far, in their order.
@@ -71,14 +75,30 @@ struct Trial {
     model: ModelState,
     violations: Vec<Violation>,
     answers: Vec<(UpdateId, Answer)>,
+    /// Answers that a worker reported otherwise: then the edits may have been at another place. They are
+    /// violations of the answers, not of the replay.
+    misreported: usize,
     /// What may have changed.
     touched: BTreeSet<IncidentId>,
 }
 
+impl Trial {
+    fn faults(&self) -> (usize, usize) {
+        (self.violations.len(), self.misreported)
+    }
+}
+
 impl<'a> Replay<'a> {
     fn new(run: &'a Run) -> Self {
+        let mut reported = HashMap::new();
+        for result in &run.results {
+            if let Reported::Decided { reason, incident } = &result.verdict {
+                reported.entry(result.id).or_insert((*reason, incident));
+            }
+        }
         Self {
             run,
+            reported,
             inbox: run.inbox.iter().map(|row| (row.id, row)).collect(),
             model: ModelState::new(&run.start),
             tables: run.start.clone(),
@@ -156,16 +176,14 @@ impl<'a> Replay<'a> {
                 self.model.clone()
             };
             let trial = self.attempt(model, batch, &rows, &edits, placement, &written);
-            let is_better =
-                best.as_ref().is_none_or(|best| trial.violations.len() < best.violations.len());
-            if is_better {
+            if best.as_ref().is_none_or(|best| trial.faults() < best.faults()) {
                 best = Some(trial);
             }
-            if best.as_ref().is_some_and(|best| best.violations.is_empty()) {
+            if best.as_ref().is_some_and(|best| best.faults() == (0, 0)) {
                 break;
             }
         }
-        let Some(Trial { model, violations, answers, touched }) = best else { return };
+        let Some(Trial { model, violations, answers, touched, .. }) = best else { return };
         self.model = model;
         if !violations.is_empty() {
             // One fault is said once: from here on what is there counts.
@@ -259,8 +277,13 @@ impl<'a> Replay<'a> {
         placement: &[bool],
         written: &BTreeSet<IncidentId>,
     ) -> Trial {
-        let mut trial =
-            Trial { model, violations: Vec::new(), answers: Vec::new(), touched: written.clone() };
+        let mut trial = Trial {
+            model,
+            violations: Vec::new(),
+            answers: Vec::new(),
+            misreported: 0,
+            touched: written.clone(),
+        };
         let at = |before: bool| {
             let placed = edits.iter().zip(placement).filter(move |(_, is)| **is == before);
             placed.flat_map(|(edit, _)| &edit.changes)
@@ -324,6 +347,9 @@ impl<'a> Replay<'a> {
         if row.reason != reason || row.outcome != outcome || row.incident_id != Some(answer.id) {
             let what = format!("{row:?}: the model has {outcome}, {reason}, {}", answer.id);
             wrong(Kind::DecidedOtherwise, what);
+        }
+        if let Some((reason, incident)) = self.reported.get(&row.id) {
+            trial.misreported += usize::from(!is_reported(&answer, *reason, incident));
         }
         trial.answers.push((row.id, answer));
     }
