@@ -11,6 +11,7 @@ mod foreign_edits;
 mod idempotency;
 mod lists;
 mod metrics;
+mod missing_queues;
 mod openapi;
 mod operations;
 mod parking;
@@ -20,6 +21,7 @@ mod reshape;
 mod rolling_restart;
 mod simulation;
 mod spreading;
+mod standby;
 mod tls;
 mod traces;
 
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
         idempotency::tests(),
         lists::tests(),
         metrics::tests(),
+        missing_queues::tests(),
         openapi::tests(),
         operations::tests(),
         parking::tests(),
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         rolling_restart::tests(),
         simulation::tests(),
         spreading::tests(),
+        standby::tests(),
         tls::tests(),
         traces::tests(),
     ];

@@ -13,6 +13,7 @@ mod measure;
 pub mod membership;
 pub mod migrate;
 pub mod parked;
+mod redeclare;
 mod replies;
 pub mod reshape;
 pub mod run;

@@ -109,7 +109,8 @@ impl Readiness {
     /// Without RabbitMQ lists are still shown, and without PostgreSQL updates are still taken, so that
     /// either alone keeps the gateway ready.
     pub(crate) fn status(&self) -> StatusCode {
-        let serves = self.database || self.broker == BrokerState::Ready;
+        let serves =
+            self.database || matches!(self.broker, BrokerState::Ready | BrokerState::Incomplete);
         if self.catalogue.is_some() && !self.stopping && serves {
             StatusCode::OK
         } else {
@@ -127,6 +128,9 @@ impl Readiness {
         }
         match self.broker {
             BrokerState::Ready => {}
+            BrokerState::Incomplete => {
+                reasons.push("a queue is missing in RabbitMQ: its updates get 503");
+            }
             BrokerState::Blocked => {
                 reasons.push("RabbitMQ is short of memory or disk: updates get 503")
             }

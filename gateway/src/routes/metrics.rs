@@ -24,7 +24,7 @@ pub(crate) async fn get(State(app): State<Arc<App>>) -> Response {
     let readiness = Readiness::of(&app).await;
     COMMON.ready.set((readiness.status() == StatusCode::OK).into());
     GATEWAY.reachable.of(Server::Postgresql).set(readiness.database.into());
-    let broker = readiness.broker == BrokerState::Ready;
+    let broker = matches!(readiness.broker, BrokerState::Ready | BrokerState::Incomplete);
     GATEWAY.reachable.of(Server::Rabbitmq).set(broker.into());
     let in_flight = app.most_in_flight - app.in_flight.available_permits();
     GATEWAY.in_flight.set(in_flight as i64);
