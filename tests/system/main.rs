@@ -15,6 +15,7 @@ mod missing_queues;
 mod openapi;
 mod operations;
 mod parking;
+mod policies;
 mod put_back;
 mod recovery;
 mod reshape;
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
         openapi::tests(),
         operations::tests(),
         parking::tests(),
+        policies::tests(),
         put_back::tests(),
         recovery::tests(),
         reshape::tests(),

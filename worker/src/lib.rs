@@ -13,6 +13,7 @@ mod measure;
 pub mod membership;
 pub mod migrate;
 pub mod parked;
+pub mod policies;
 mod redeclare;
 mod replies;
 pub mod reshape;
