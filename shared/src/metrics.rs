@@ -91,6 +91,8 @@ words! {
         Full = "queue_full",
         /// The number of partitions is being changed.
         Changing = "partitions_changing",
+        /// Its queue or the queue's binding is missing.
+        NoQueue = "no_queue",
         /// No confirmation: it may have been queued or not.
         Unconfirmed = "unconfirmed",
     }

@@ -4,16 +4,14 @@
 //! number of partitions would break the order of a component's updates. `worker topology` changes
 //! it: gateways stop, workers empty the old queues, and all go on with new ones.
 
+mod declare;
+
 use std::{str::FromStr, time::Duration};
 
-use lapin::{
-    Channel, ExchangeKind,
-    options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions},
-    types::{AMQPValue, FieldTable},
-};
-use sqlx::{Connection, PgConnection};
+use sqlx::PgConnection;
 use tokio::time::{sleep, timeout};
 
+pub use self::declare::DeclareError;
 use crate::{
     database::{ConnectOptions, SessionError},
     settings::{Settings, SettingsError},
@@ -24,11 +22,6 @@ use crate::{
 const PAUSE: Duration = Duration::from_secs(1);
 /// Time for one try.
 const READ_LIMIT: Duration = Duration::from_secs(10);
-
-/// Deliveries after which RabbitMQ gives a message up. A worker parks what can't be applied, so
-/// only a message that kills every worker gets there. One large number, since RabbitMQ 3.10 drops
-/// messages at -1 and a crash counts against all that were prefetched.
-const DELIVERY_LIMIT: i32 = 1_000_000;
 
 /// The shape of the queues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,26 +118,13 @@ pub enum TopologyError {
     /// The database's sessions can't be used.
     #[error(transparent)]
     Session(SessionError),
+    /// The database is a standby: what it records is late, and a lock on it keeps nobody on the primary
+    /// from anything.
+    #[error("the database is a standby (in recovery): connect to the primary, or promote it")]
+    Standby,
     /// The database did not answer.
     #[error("the topology can't be read from the database")]
     Database(#[from] sqlx::Error),
-}
-
-/// Why the queues could not be declared.
-#[derive(Debug, thiserror::Error)]
-pub enum DeclareError {
-    /// The shape of the queues is being changed, or was.
-    #[error("the shape of the queues is being changed")]
-    Changed,
-    /// The record can't be taken.
-    #[error(transparent)]
-    Topology(#[from] TopologyError),
-    /// The database failed.
-    #[error("the database failed")]
-    Database(#[from] sqlx::Error),
-    /// RabbitMQ refused.
-    #[error("RabbitMQ refused")]
-    Broker(#[from] lapin::Error),
 }
 
 impl Topology {
@@ -183,8 +163,10 @@ impl Topology {
             };
             let silent = || sqlx::Error::Io(std::io::ErrorKind::TimedOut.into());
             match timeout(READ_LIMIT, read).await.unwrap_or_else(|_| Err(silent().into())) {
-                Err(TopologyError::Database(error)) => {
-                    if let Some(refusal) = SessionError::of(&error).filter(|e| e.is_lasting()) {
+                Err(error @ (TopologyError::Database(_) | TopologyError::Standby)) => {
+                    if let TopologyError::Database(error) = &error
+                        && let Some(refusal) = SessionError::of(error).filter(|e| e.is_lasting())
+                    {
                         return Err(TopologyError::Session(refusal.clone()));
                     }
                     let reason = chain(&error);
@@ -217,10 +199,18 @@ impl Topology {
         Ok(())
     }
 
-    /// The exchange that gateways publish to.
+    /// The exchange of the updates: it exists for as long as updates may be published. Older programs
+    /// publish through it, and it puts an update that has no queue into the dead-letter queue.
     #[must_use]
     pub fn exchange(&self) -> String {
         format!("sdb.updates.v{}", self.version)
+    }
+
+    /// The exchange that updates are published through. Without an alternate exchange, so that
+    /// RabbitMQ returns an update that no queue takes.
+    #[must_use]
+    pub fn publish_exchange(&self) -> String {
+        format!("sdb.publish.v{}", self.version)
     }
 
     /// The routing key of a partition.
@@ -235,136 +225,40 @@ impl Topology {
         format!("sdb.updates.v{}.p{partition}", self.version)
     }
 
-    /// Where RabbitMQ puts what it gave up, or found no queue for: the last net, empty unless
-    /// something is wrong.
+    /// Where RabbitMQ puts what it gave up, or what an older program published and no queue took: the
+    /// last net, empty unless something is wrong.
     #[must_use]
     pub fn dead_letter_queue(&self) -> String {
         format!("sdb.dead.v{}", self.version)
     }
-
-    /// Declares everything, provided that the database still records this topology as open, and
-    /// holds it to that meanwhile: nobody may make queues that others have just emptied and left.
-    /// Declaring again what stands changes nothing.
-    ///
-    /// # Errors
-    /// When it is not the recorded one any more, when the database fails, and when RabbitMQ refuses,
-    /// for one because something of that name has another shape.
-    pub async fn declare(
-        &self,
-        channel: &Channel,
-        database: &mut PgConnection,
-    ) -> Result<(), DeclareError> {
-        let mut transaction = database.begin().await?;
-        // Many queues take RabbitMQ longer than a transaction may usually be idle.
-        sqlx::query("SET LOCAL idle_in_transaction_session_timeout = '60s'")
-            .execute(&mut *transaction)
-            .await?;
-        sqlx::query("SELECT pg_advisory_xact_lock_shared(hashtext('sdb_topology'))")
-            .execute(&mut *transaction)
-            .await?;
-        let recorded = Recorded::read(&mut transaction).await?;
-        if recorded != (Recorded { topology: *self, phase: Phase::Open }) {
-            return Err(DeclareError::Changed);
-        }
-        self.declare_all(channel).await?;
-        Ok(transaction.commit().await?)
-    }
-
-    /// Whether the exchange stands, which it does for as long as updates may be published; for when
-    /// the database can't be asked. Where it does not, RabbitMQ closes the channel.
-    ///
-    /// # Errors
-    /// When it does not stand, or RabbitMQ can't be asked.
-    pub async fn expect_exchange(&self, channel: &Channel) -> Result<(), lapin::Error> {
-        let passive = ExchangeDeclareOptions { passive: true, ..Default::default() };
-        let (exchange, arguments) = (self.exchange(), FieldTable::default());
-        channel.exchange_declare(exchange.into(), ExchangeKind::Direct, passive, arguments).await
-    }
-
-    async fn declare_all(&self, channel: &Channel) -> Result<(), lapin::Error> {
-        let durable = ExchangeDeclareOptions { durable: true, ..Default::default() };
-        let dead_queue = self.dead_letter_queue();
-        channel
-            .exchange_declare(
-                dead_queue.as_str().into(),
-                ExchangeKind::Fanout,
-                durable,
-                FieldTable::default(),
-            )
-            .await?;
-        let mut dead = FieldTable::default();
-        dead.insert("x-queue-type".into(), text("quorum"));
-        // From 4.0 on RabbitMQ has a limit of 20 where none is named, and this queue is the last.
-        dead.insert("x-delivery-limit".into(), AMQPValue::LongInt(DELIVERY_LIMIT));
-        self.declare_queue(channel, &dead_queue, &dead_queue, "", dead).await?;
-
-        // An update whose queue someone deleted goes there, too. To have it returned instead would
-        // not do: lapin may hand the return to another publisher of the channel.
-        let mut arguments = FieldTable::default();
-        arguments.insert("alternate-exchange".into(), text(&dead_queue));
-        channel
-            .exchange_declare(self.exchange().into(), ExchangeKind::Direct, durable, arguments)
-            .await?;
-
-        for partition in 0..self.partitions {
-            let mut arguments = FieldTable::default();
-            arguments.insert("x-queue-type".into(), text("quorum"));
-            arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
-            arguments.insert("x-delivery-limit".into(), AMQPValue::LongInt(DELIVERY_LIMIT));
-            arguments.insert("x-dead-letter-exchange".into(), text(&dead_queue));
-            arguments.insert("x-dead-letter-strategy".into(), text("at-least-once"));
-            arguments.insert("x-overflow".into(), text("reject-publish"));
-            arguments
-                .insert("x-max-length".into(), AMQPValue::LongLongInt(self.queue_limit.into()));
-            let (queue, key) = (self.queue(partition), self.routing_key(partition));
-            self.declare_queue(channel, &queue, &self.exchange(), &key, arguments).await?;
-        }
-        Ok(())
-    }
-
-    async fn declare_queue(
-        &self,
-        channel: &Channel,
-        queue: &str,
-        exchange: &str,
-        routing_key: &str,
-        arguments: FieldTable,
-    ) -> Result<(), lapin::Error> {
-        let durable = QueueDeclareOptions { durable: true, ..Default::default() };
-        channel.queue_declare(queue.into(), durable, arguments).await?;
-        channel
-            .queue_bind(
-                queue.into(),
-                exchange.into(),
-                routing_key.into(),
-                QueueBindOptions::default(),
-                FieldTable::default(),
-            )
-            .await
-    }
 }
 
 impl Recorded {
-    /// What the database records now.
+    /// What the database records now, and only if it is the primary: a standby's record is late.
     ///
     /// # Errors
-    /// When there is no record, or the database fails.
+    /// When there is no record, when the database is a standby, or when it fails.
     pub async fn read(database: &mut PgConnection) -> Result<Self, TopologyError> {
-        let row: Option<(i32, i32, i32, i32, String, bool)> = sqlx::query_as(
-            "SELECT version, partitions, queue_limit, prefetch, phase, EXISTS (SELECT FROM pg_trigger
-                WHERE tgrelid = to_regclass('incident') AND tgname = 'sdb_touch') AS attached
+        let read: Result<Option<Row>, sqlx::Error> = sqlx::query_as(
+            "SELECT version, partitions, queue_limit, prefetch, phase, pg_is_in_recovery(),
+                EXISTS (SELECT FROM pg_trigger
+                    WHERE tgrelid = to_regclass('incident') AND tgname = 'sdb_touch')
             FROM sdb_topology",
         )
-        .fetch_optional(database)
-        .await
-        .or_else(|error| {
-            match error.as_database_error().and_then(|e| e.code()).as_deref() {
-                Some(UNDEFINED_TABLE | UNDEFINED_COLUMN) => Ok(None),
-                _ => Err(error),
-            }
-        })?;
-        let (version, partitions, queue_limit, prefetch, phase, attached) =
-            row.ok_or(TopologyError::Unprepared)?;
+        .fetch_optional(&mut *database)
+        .await;
+        let row = match read {
+            Ok(row) => row,
+            Err(error) if is_missing(&error) => None,
+            Err(error) => return Err(error.into()),
+        };
+        let Some((version, partitions, queue_limit, prefetch, phase, standby, attached)) = row
+        else {
+            return Err(unprepared(database).await);
+        };
+        if standby {
+            return Err(TopologyError::Standby);
+        }
         if !attached {
             return Err(TopologyError::Detached);
         }
@@ -383,11 +277,23 @@ impl Recorded {
     }
 }
 
+/// The record's columns, whether the database is a standby, and whether it is attached.
+type Row = (i32, i32, i32, i32, String, bool, bool);
+
+/// Whether a table or column does not exist.
+fn is_missing(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    matches!(code.as_deref(), Some(UNDEFINED_TABLE | UNDEFINED_COLUMN))
+}
+
+/// Why there is no record. A standby may not have it yet.
+async fn unprepared(database: &mut PgConnection) -> TopologyError {
+    let standby = sqlx::query_scalar("SELECT pg_is_in_recovery()").fetch_one(database).await;
+    // Inside a transaction, which the missing table ended, it can't be asked.
+    if standby.unwrap_or(false) { TopologyError::Standby } else { TopologyError::Unprepared }
+}
+
 /// SQLSTATE of a column that is not there: a migration is missing.
 const UNDEFINED_COLUMN: &str = "42703";
 /// SQLSTATE of a table that is not there.
 const UNDEFINED_TABLE: &str = "42P01";
-
-fn text(value: &str) -> AMQPValue {
-    AMQPValue::LongString(value.into())
-}

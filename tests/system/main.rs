@@ -15,15 +15,18 @@ mod held_rows;
 mod idempotency;
 mod lists;
 mod metrics;
+mod missing_queues;
 mod openapi;
 mod operations;
 mod parking;
+mod policies;
 mod put_back;
 mod recovery;
 mod reshape;
 mod rolling_restart;
 mod simulation;
 mod spreading;
+mod standby;
 mod tls;
 mod traces;
 mod verdict;
@@ -56,15 +59,18 @@ fn main() -> ExitCode {
         idempotency::tests(),
         lists::tests(),
         metrics::tests(),
+        missing_queues::tests(),
         openapi::tests(),
         operations::tests(),
         parking::tests(),
+        policies::tests(),
         put_back::tests(),
         recovery::tests(),
         reshape::tests(),
         rolling_restart::tests(),
         simulation::tests(),
         spreading::tests(),
+        standby::tests(),
         tls::tests(),
         traces::tests(),
         verdict::tests(),

@@ -9,13 +9,20 @@ use lapin::{
     options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeleteOptions},
 };
 use serde_json::{Value, json};
+use shared::{
+    component::{Component, ComponentId},
+    impact::Impact,
+    message::UpdateMessage,
+    timestamp::Timestamp,
+    update::UpdateId,
+};
 
 use harness::{Fixture, System, answer, eventually, tests};
 
 tests!(
     a_parked_update_is_listed_shown_and_put_back_to_the_end,
     what_can_not_be_applied_again_is_parked_again,
-    an_update_without_a_queue_is_parked_and_put_back,
+    an_update_of_an_older_gateway_without_a_queue_is_parked_and_put_back,
     a_message_that_rabbitmq_gave_up_is_parked,
     what_a_full_queue_refuses_stays_parked,
     a_command_that_makes_no_sense_says_what_does,
@@ -149,14 +156,34 @@ async fn what_can_not_be_applied_again_is_parked_again(fixture: Arc<Fixture>) ->
     system.finish().await
 }
 
-async fn an_update_without_a_queue_is_parked_and_put_back(fixture: Arc<Fixture>) -> Result<()> {
+async fn an_update_of_an_older_gateway_without_a_queue_is_parked_and_put_back(
+    fixture: Arc<Fixture>,
+) -> Result<()> {
     let mut system = with_another_component(&fixture).await?;
-    // Someone deletes the queue behind the gateway's back.
     let connection = Connection::connect(&system.amqp_uri, ConnectionProperties::default()).await?;
     let channel = connection.create_channel().await?;
-    let queue = system.topology().await?.queue(1);
-    channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await?;
-    let update = post_async(&system, &dns(1, "lost?")).await?;
+    channel.confirm_select(ConfirmSelectOptions::default()).await?;
+    // Someone deletes the queue behind its back.
+    let topology = system.topology().await?;
+    channel.queue_delete(topology.queue(1).as_str().into(), QueueDeleteOptions::default()).await?;
+    #[expect(clippy::disallowed_methods, reason = "the test is a gateway here")]
+    let id = UpdateId(uuid::Uuid::now_v7());
+    let message = UpdateMessage {
+        id,
+        component: Component { id: ComponentId(1), name: "DNS".into(), attributes: Vec::new() },
+        impact: Impact::Minor,
+        text: "lost?".into(),
+        received_at: Timestamp::from_micros(1_700_000_000_000_000)?,
+        idempotency: None,
+    };
+    let update = message.id.to_string();
+    // It publishes through the exchange that puts what has no queue into the dead-letter queue.
+    let properties = BasicProperties::default().with_message_id(update.as_str().into());
+    let (exchange, key) = (topology.exchange(), topology.routing_key(1));
+    let options = BasicPublishOptions::default();
+    let body = message.encode();
+    let publish = channel.basic_publish(exchange.into(), key.into(), options, &body, properties);
+    ensure!(publish.await?.await?.is_ack());
     system.start_worker(&[]).await?;
     let all = parked(&system, 1).await?;
     ensure!(all[0]["update_id"] == update, "{all:?}");

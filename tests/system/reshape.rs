@@ -3,12 +3,16 @@
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
-use lapin::{Connection, ConnectionProperties, options::QueueDeclareOptions, types::FieldTable};
+use lapin::{
+    BasicProperties, Connection, ConnectionProperties,
+    options::{BasicConsumeOptions, BasicPublishOptions, QueueDeclareOptions},
+    types::FieldTable,
+};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use harness::{
-    Fixture, System,
+    Fixture, Process, System, answer,
     burst::{Burst, took_effect_once},
     eventually, tests,
 };
@@ -18,6 +22,10 @@ tests!(
     a_worker_that_is_killed_while_the_queues_are_emptied_loses_nothing,
     a_change_that_can_not_be_finished_leaves_all_as_it_was,
     a_change_that_was_killed_is_taken_back_by_the_next,
+    a_change_that_is_killed_is_taken_back_by_a_worker,
+    a_change_that_stalls_is_taken_back_by_a_worker,
+    a_queue_without_a_leader_is_not_deleted,
+    a_marker_that_was_left_behind_is_passed_over,
     a_change_to_what_is_there_changes_nothing,
 );
 
@@ -113,27 +121,172 @@ async fn a_change_that_can_not_be_finished_leaves_all_as_it_was(
 }
 
 async fn a_change_that_was_killed_is_taken_back_by_the_next(fixture: Arc<Fixture>) -> Result<()> {
-    let system = System::start(&fixture).await?;
+    let mut system = System::start(&fixture).await?;
     system.components(&[("DNS", &[])]).await?;
     for phase in ["draining", "closed"] {
+        // No worker is there to take it back.
+        drop(system.workers.remove(0));
         system.sql(&format!("UPDATE sdb_topology SET phase = '{phase}'")).await?;
         eventually("updates are refused", async || Ok(system.post(&dns(1)).await?.status == 503))
             .await?;
         let (done, said) = change(&system, "8").await?;
         ensure!(done && said.contains("open again, as they were"), "{said}");
-        eventually("updates are decided", async || {
-            Ok([200, 201].contains(&system.post(&dns(1)).await?.status))
-        })
-        .await?;
+        system.start_worker(&[]).await?;
+        is_decided(&system).await?;
     }
     // Or finished.
+    drop(system.workers.remove(0));
     system.sql("UPDATE sdb_topology SET phase = 'closed'").await?;
     let (done, said) = change(&system, "3").await?;
     ensure!(done, "{said}");
+    system.start_worker(&[]).await?;
+    is_decided(&system).await?;
+    system.finish().await
+}
+
+async fn is_decided(system: &System) -> Result<()> {
     eventually("updates are decided", async || {
         Ok([200, 201].contains(&system.post(&dns(1)).await?.status))
     })
+    .await
+}
+
+async fn is_recorded(system: &System, condition: &str) -> Result<()> {
+    let query = format!("SELECT count(*) FROM sdb_topology WHERE {condition}");
+    eventually(
+        &format!("the record has {condition}"),
+        async || Ok(system.count(&query).await? == 1),
+    )
+    .await
+}
+
+/// A change that goes on by itself.
+fn launch_change(system: &System, name: &str, partitions: &str) -> Result<Process> {
+    let arguments = ["topology", "change", "--partitions", partitions];
+    let log = system.context.folder.join(format!("{name}.log"));
+    Process::start(&system.context.binaries.worker, &arguments, &system.variables(&[]), log)
+}
+
+async fn a_change_that_is_killed_is_taken_back_by_a_worker(fixture: Arc<Fixture>) -> Result<()> {
+    let mut system = System::start(&fixture).await?;
+    let burst = Burst::start(&system).await?;
+    burst.is_decided().await?;
+    // While the queues are emptied: what the worker holds stays unsettled.
+    let mut held = system.database.begin().await?;
+    sqlx::query("SELECT 1 FROM sdb_scope FOR UPDATE").execute(&mut *held).await?;
+    let command = launch_change(&system, "killed-1", "3")?;
+    is_recorded(&system, "phase = 'draining'").await?;
+    burst.is_refused_by(0, "the number of partitions is being changed").await?;
+    command.signal(Signal::SIGKILL)?;
+    held.rollback().await?;
+    is_recorded(&system, "phase = 'open' AND version = 1").await?;
+    burst.is_decided().await?;
+
+    // While the queues are closed: another consumer keeps them from being proved empty.
+    let connection = Connection::connect(&system.amqp_uri, ConnectionProperties::default()).await?;
+    let channel = connection.create_channel().await?;
+    let queue = system.topology().await?.queue(0);
+    let (options, none) = (BasicConsumeOptions::default(), FieldTable::default());
+    let _consumer =
+        channel.basic_consume(queue.as_str().into(), "other".into(), options, none).await?;
+    let command = launch_change(&system, "killed-2", "3")?;
+    is_recorded(&system, "phase = 'closed'").await?;
+    command.signal(Signal::SIGKILL)?;
+    connection.close(200, "done".into()).await?;
+    is_recorded(&system, "phase = 'open' AND version = 1").await?;
+    burst.is_decided().await?;
+
+    // Once the new ones are recorded: it is done, but for old queues, which are empty.
+    let command = launch_change(&system, "killed-3", "3")?;
+    is_recorded(&system, "version = 2").await?;
+    command.signal(Signal::SIGKILL)?;
+    burst.is_decided().await?;
+    let (done, said) = change(&system, "5").await?;
+    ensure!(done, "{said}");
+    burst.is_decided().await?;
+    let sent = burst.stop().await?;
+    system.drained().await?;
+    took_effect_once(&system, &sent).await?;
+    for process in &mut system.workers {
+        ensure!(process.is_running()?, "the worker ended");
+    }
+    system.finish().await
+}
+
+async fn a_change_that_stalls_is_taken_back_by_a_worker(fixture: Arc<Fixture>) -> Result<()> {
+    let system = System::start(&fixture).await?;
+    let burst = Burst::start(&system).await?;
+    let mut held = system.database.begin().await?;
+    sqlx::query("SELECT 1 FROM sdb_scope FOR UPDATE").execute(&mut *held).await?;
+    let mut command = launch_change(&system, "stalled", "3")?;
+    burst.is_refused_by(0, "the number of partitions is being changed").await?;
+    command.signal(Signal::SIGSTOP)?;
+    held.rollback().await?;
+    is_recorded(&system, "phase = 'open' AND version = 1").await?;
+    burst.is_decided().await?;
+    // It goes on, and can't do any harm.
+    command.signal(Signal::SIGCONT)?;
+    ensure!(!command.ended().await?.success(), "it changed something");
+    burst.is_decided().await?;
+    is_recorded(&system, "phase = 'open' AND version = 1").await?;
+    let sent = burst.stop().await?;
+    system.drained().await?;
+    took_effect_once(&system, &sent).await?;
+    system.finish().await
+}
+
+async fn a_queue_without_a_leader_is_not_deleted(fixture: Arc<Fixture>) -> Result<()> {
+    let mut system = System::prepared_with(&fixture, &[("SDB_PARTITIONS", "1")]).await?;
+    system.start_gateway(&[]).await?;
+    system.components(&[("DNS", &[])]).await?;
+    for _ in 0..7 {
+        let accepted = answer(system.update(&dns(1)).header("Prefer", "respond-async")).await?;
+        ensure!(accepted.status == 202, "{accepted:?}");
+    }
+    let queue = system.topology().await?.queue(0);
+    let leader = |action: &str| -> Result<()> {
+        let query = format!(
+            "begin {{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<\"{}\">>, queue, <<\"{queue}\">>)),
+                ra:{action}_server(quorum_queues, amqqueue:get_pid(Q)) end.",
+            system.vhost
+        );
+        let done = fixture.rabbitmq().ctl(&["eval", &query])?;
+        ensure!(done.trim() == "ok", "{done}");
+        Ok(())
+    };
+    leader("stop")?;
+    ensure!(system.waiting(&queue).await? == 0, "it counts, so this shows nothing");
+    let (done, said) = change(&system, "3").await?;
+    leader("restart")?;
+    ensure!(!done && said.contains("nothing was changed, and updates are taken again"), "{said}");
+    system.start_worker(&[]).await?;
+    eventually("the updates are decided", async || {
+        Ok(system.count("SELECT count(*) FROM sdb_inbox").await? == 7)
+    })
     .await?;
+    // Now that it has one, it can be changed.
+    let (done, said) = change(&system, "3").await?;
+    ensure!(done, "{said}");
+    is_decided(&system).await?;
+    system.finish().await
+}
+
+async fn a_marker_that_was_left_behind_is_passed_over(fixture: Arc<Fixture>) -> Result<()> {
+    let system = System::start(&fixture).await?;
+    system.components(&[("DNS", &[])]).await?;
+    let connection = Connection::connect(&system.amqp_uri, ConnectionProperties::default()).await?;
+    let channel = connection.create_channel().await?;
+    let topology = system.topology().await?;
+    for queue in [topology.queue(1), topology.dead_letter_queue()] {
+        let properties = BasicProperties::default()
+            .with_type("topology-marker".into())
+            .with_message_id(uuid::Uuid::max().to_string().into());
+        let options = BasicPublishOptions::default();
+        channel.basic_publish("".into(), queue.into(), options, b"{}", properties).await?;
+    }
+    connection.close(200, "done".into()).await?;
+    is_decided(&system).await?;
+    // Nothing is parked.
     system.finish().await
 }
 

@@ -147,9 +147,7 @@ async fn a_worker_answers_what_is_recorded(fixture: Arc<Fixture>) -> Result<()> 
     let mut party = Party::join(&system).await?;
     let now = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
     let micros = system.count(now).await?;
-    let (seconds, nanos) = ((micros / 1_000_000) as u64, (micros % 1_000_000) as u32 * 1_000);
-    let made = uuid::Timestamp::from_unix(uuid::NoContext, seconds, nanos);
-    let id = UpdateId(Uuid::new_v7(made));
+    let id = UpdateId::at(Timestamp::from_micros(micros)?);
     let body = recorded("major", id, 1, micros);
     let properties = BasicProperties::default().with_reply_to(party.queue.as_str().into());
     let (exchange, key) = (party.topology.exchange(), party.topology.routing_key(1));

@@ -40,7 +40,9 @@ use crate::{
     held::{HeldQueue, Message},
     measure,
     membership::{Member, MemberId, MembershipError, Share},
+    redeclare::redeclare,
     replies::{Reply, ReplySender},
+    reshape::is_marker,
     settle::{Lapsed, settle},
     standing::Standing,
     step::{Applied, Incoming, Unusable},
@@ -78,6 +80,8 @@ const ACK_LIMIT: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Time for RabbitMQ to end a connection.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
+/// The same for one that was stopped before it consumed everything of its share.
+const STOPPED_LIMIT: Duration = Duration::from_secs(1);
 /// Time for a batch, however often it is tried: RabbitMQ takes back what is held for much longer,
 /// and some versions never deliver it again when they have to (4.3.0 to 4.3.5).
 const BATCH_LIMIT: Duration = Duration::from_secs(300);
@@ -124,22 +128,29 @@ impl Consumer {
     /// session by session, until it is to stop or something fails.
     pub(crate) async fn take_part(&self) -> Result<(), SessionError> {
         // Connected first: a worker that can't reach RabbitMQ would hold its share up.
-        let mut connection = self.broker.connect("worker: updates").await?;
+        let Some(mut connection) = self.connect().await? else { return Ok(()) };
         let member = Member::join(self.database.lock().await.options()).await?;
         let ended = loop {
             if let Err(error) = self.session(connection, &member).await {
                 break Err(error);
             }
-            if self.stop.is_cancelled() {
-                break Ok(());
-            }
-            connection = match self.broker.connect("worker: updates").await {
-                Ok(connection) => connection,
+            connection = match self.connect().await {
+                Ok(Some(connection)) => connection,
+                Ok(None) => break Ok(()),
                 Err(error) => break Err(error.into()),
             };
         };
         member.leave().await;
         ended
+    }
+
+    /// None when the worker is to stop.
+    async fn connect(&self) -> Result<Option<Connection>, ConnectError> {
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => Ok(None),
+            connected = self.broker.connect("worker: updates") => connected.map(Some),
+        }
     }
 
     /// One session with the broker: until this worker's share is another one, or the worker is to
@@ -150,19 +161,25 @@ impl Consumer {
     async fn session(&self, connection: Connection, member: &Member) -> Result<(), SessionError> {
         let share = member.share()?;
         let mut deliveries = Vec::with_capacity(share.partitions.len() + 1);
-        let started =
-            timeout(SETUP_LIMIT, self.start(&connection, &share, member.id, &mut deliveries)).await;
+        let declared_by = self.database.lock().await.options().clone();
+        let starting = self.start(&connection, &share, member.id, &mut deliveries);
+        let started = tokio::select! {
+            started = timeout(SETUP_LIMIT, starting) => Some(started),
+            () = self.stop.cancelled() => None,
+        };
+        let close_limit = if started.is_none() { STOPPED_LIMIT } else { CLOSE_LIMIT };
         // What is ready goes into one batch, from all queues alike; order within each is kept.
         let mut batches = select_all(deliveries).ready_chunks(self.batch);
         WORKER.held.set(0);
         let ended = match started {
-            Ok(Ok(())) => {
+            Some(Ok(Ok(()))) => {
                 self.standing.takes_part(member.id, share.clone());
                 let working = self.work_through(&mut batches, &share, member);
                 let ended = tokio::select! {
                     ended = working => ended,
                     () = lost(&connection) => Err(SessionError::Ended),
                     () = measure::queues(&connection, &share), if self.is_measured => Ok(()),
+                    () = redeclare(&connection, &share, declared_by) => Ok(()),
                 };
                 match &ended {
                     Ok(()) => self.standing.waits("the partitions are being shared anew"),
@@ -170,16 +187,19 @@ impl Consumer {
                 }
                 ended
             }
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(SessionError::Silent),
+            Some(Ok(Err(error))) => Err(error),
+            Some(Err(_)) => Err(SessionError::Silent),
+            None => Ok(()),
         };
         // However it ended, the connection closes while its consumers live: RabbitMQ then takes
         // back what was received, in one piece. A consumer that is dropped first is cancelled, and
         // the next worker gets the later messages before the earlier ones.
-        let closed = timeout(CLOSE_LIMIT, connection.close(200, "the session ends".into())).await;
+        let closed = timeout(close_limit, connection.close(200, "the session ends".into())).await;
         drop(batches);
         ended?;
-        closed.map_err(|_| SessionError::Silent)??;
+        if close_limit == CLOSE_LIMIT {
+            closed.map_err(|_| SessionError::Silent)??;
+        }
         Ok(())
     }
 
@@ -387,9 +407,25 @@ async fn consume(
         )
         .await?;
     let deliveries = consumer
-        .map(move |delivery| Ok(received(&queue, delivery?)))
+        .filter_map(move |delivery| {
+            let queue = queue.clone();
+            async move { not_a_marker(delivery).await.map(|d| Ok(received(&queue, d?))) }
+        })
         .chain(stream::once(async { Err(SessionError::Ended) }));
     Ok(Box::pin(deliveries))
+}
+
+/// The delivery, unless it is a marker: a change of the queues that was killed left it behind, and
+/// nobody needs it any more.
+async fn not_a_marker(
+    delivery: Result<Delivery, lapin::Error>,
+) -> Option<Result<Delivery, lapin::Error>> {
+    match delivery {
+        Ok(delivery) if is_marker(&delivery) => {
+            delivery.ack(BasicAckOptions::default()).await.err().map(Err)
+        }
+        other => Some(other),
+    }
 }
 
 /// Waits until a connection is lost, which nobody is told who only waits for deliveries or settles

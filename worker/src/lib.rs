@@ -15,6 +15,8 @@ mod measure;
 pub mod membership;
 pub mod migrate;
 pub mod parked;
+pub mod policies;
+mod redeclare;
 mod replies;
 pub mod reshape;
 mod row_locks;

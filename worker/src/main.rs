@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand, value_parser};
 use serde::Serialize;
 use shared::{
@@ -10,7 +10,9 @@ use shared::{
     database::{self, SessionError},
     health,
     settings::Settings,
-    shutdown, supervise, telemetry, traces,
+    shutdown, supervise, telemetry,
+    topology::Recorded,
+    traces,
 };
 use sqlx::PgConnection;
 use worker::{
@@ -19,6 +21,7 @@ use worker::{
     config::Config,
     migrate,
     parked::{self, Which},
+    policies,
     reshape::{self, Wanted},
     run,
 };
@@ -63,6 +66,17 @@ enum Command {
     /// The shape of the queues, and the workers that live.
     #[command(subcommand)]
     Topology(TopologyCommand),
+    /// How RabbitMQ is set up.
+    #[command(subcommand)]
+    Broker(BrokerCommand),
+}
+
+#[derive(Subcommand)]
+enum BrokerCommand {
+    /// Find policies that can lose updates, in what `rabbitmqctl -q -p VHOST list_policies --formatter
+    /// json` prints, and after it the same with `list_operator_policies`, piped in; exit with 1 when
+    /// there are any.
+    CheckPolicies,
 }
 
 #[derive(Subcommand)]
@@ -225,6 +239,20 @@ async fn command(command: Command) -> Result<()> {
             let stop = shutdown::on_signal()?;
             let database = &mut connect(&settings).await?;
             println!("{}", reshape::change(database, &broker, wanted, &stop).await?);
+        }
+        Command::Broker(BrokerCommand::CheckPolicies) => {
+            let printed = std::io::read_to_string(std::io::stdin())?;
+            let recorded = Recorded::read(&mut connect(&settings).await?).await?;
+            let dangers = policies::check(&printed, recorded.topology)?;
+            for danger in &dangers {
+                println!("{danger}");
+            }
+            if !dangers.is_empty() {
+                bail!(
+                    "these policies can lose updates: change them, or set one of higher priority"
+                );
+            }
+            println!("No policy can lose updates.");
         }
     }
     Ok(())

@@ -20,6 +20,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use crate::reshape::reopen_abandoned;
+
 const BEAT_EVERY: Duration = Duration::from_millis(500);
 /// Time for one beat.
 const BEAT_LIMIT: Duration = Duration::from_secs(1);
@@ -89,6 +91,8 @@ impl Member {
         // worker that is gone.
         let mut database = Database::new(database.clone().not_durable());
         let joining = database.with(async |connection: &mut PgConnection| {
+            // Of a standby this says so; a write would only say that it failed.
+            Recorded::read(connection).await?;
             let id = join(connection).await?;
             let share = beat(connection, id).await?.ok_or(MembershipError::Lapsed)?;
             Ok::<_, MembershipError>((id, share))
@@ -217,6 +221,11 @@ async fn beat(database: &mut PgConnection, id: MemberId) -> Result<Option<Share>
         .fetch_all(&mut *database)
         .await?;
     let recorded = Recorded::read(database).await?;
+    if reopen_abandoned(database, recorded).await? {
+        tracing::warn!(
+            "the command that changed the queues has died: they are open again, as they were"
+        );
+    }
     let place = living.iter().position(|member| *member == id);
     Ok(place.map(|place| Share::of(recorded, place, living.len())))
 }

@@ -160,7 +160,7 @@ pub async fn put_back(
         bail!("the shape of the queues is being changed: try again when that is done");
     }
     topology
-        .expect_exchange(&channel)
+        .expect_exchanges(&channel)
         .await
         .context("there are no queues yet: start a worker first")?;
     let parked = list(database, which).await?;
@@ -172,15 +172,15 @@ pub async fn put_back(
         .bind(parked.id)
         .execute(&mut *database)
         .await?;
-        let taken = publish(&channel, &topology, parked)
+        let refusal = publish(&channel, &topology, parked)
             .await
             .with_context(|| format!("{} may not have been put back: do it again", parked.id))?;
-        if !taken {
+        if let Some(reason) = refusal {
             sqlx::query("UPDATE sdb_parked SET put_back_at = NULL WHERE id = $1")
                 .bind(parked.id)
                 .execute(&mut *database)
                 .await?;
-            bail!("{} was not put back, since its queue is full: do it again later", parked.id);
+            bail!("{} was not put back, since its queue is {reason}: do it again later", parked.id);
         }
     }
     // All is done: how the connection ends changes nothing.
@@ -188,8 +188,12 @@ pub async fn put_back(
     Ok(parked.len())
 }
 
-/// Whether RabbitMQ took it.
-async fn publish(channel: &Channel, topology: &Topology, parked: &Parked) -> Result<bool> {
+/// Publishes it; returns what is wrong with its queue when that did not take it.
+async fn publish(
+    channel: &Channel,
+    topology: &Topology,
+    parked: &Parked,
+) -> Result<Option<&'static str>> {
     let key = topology.routing_key(parked.partition(topology));
     let mut properties = BasicProperties::default()
         .with_content_type("application/json".into())
@@ -198,14 +202,17 @@ async fn publish(channel: &Channel, topology: &Topology, parked: &Parked) -> Res
     if let Some(id) = parked.message_id() {
         properties = properties.with_message_id(id.into());
     }
-    let (exchange, options) = (topology.exchange(), BasicPublishOptions::default());
+    // Without a queue it comes back. One at a time, so that lapin knows which it was.
+    let options = BasicPublishOptions { mandatory: true, ..Default::default() };
+    let exchange = topology.publish_exchange();
     let publishing =
         channel.basic_publish(exchange.into(), key.into(), options, &parked.payload, properties);
     // RabbitMQ confirms nothing while it is short of memory.
     let confirmed = timeout(CONFIRM_LIMIT, async { publishing.await?.await });
     match confirmed.await.context("RabbitMQ did not confirm it")?? {
-        Confirmation::Ack(_) => Ok(true),
-        Confirmation::Nack(_) => Ok(false),
+        Confirmation::Ack(None) => Ok(None),
+        Confirmation::Ack(Some(_)) => Ok(Some("missing (a worker declares it within seconds)")),
+        Confirmation::Nack(_) => Ok(Some("full")),
         Confirmation::NotRequested => bail!("RabbitMQ gave no confirmation"),
     }
 }

@@ -2,15 +2,19 @@
 //!
 //! A component's updates keep their order because they all take one queue. With another number of
 //! partitions they take another one, and the last of the old queue must have taken effect before the
-//! first of the new one is consumed. So: gateways stop, the exchange goes, workers empty the old
-//! queues and leave them, and only then does the record name new ones.
+//! first of the new one is consumed. So: gateways stop, the exchanges are deleted, workers empty the old
+//! queues and leave them, each queue is proved to be empty ([`proof`]), and only then does the record
+//! name new ones. A command that dies on the way is taken back by the workers ([`record`]).
+
+mod proof;
+mod record;
 
 use std::{fmt, time::Duration};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use lapin::{
-    Channel,
-    options::{ExchangeDeleteOptions, QueueDeclareOptions, QueueDeleteOptions},
+    Channel, Connection,
+    options::{ExchangeDeleteOptions, QueueDeclareOptions},
     types::FieldTable,
 };
 use serde::Serialize;
@@ -19,10 +23,15 @@ use shared::{
     telemetry::chain,
     topology::{Phase, Recorded, Topology},
 };
-use sqlx::{Connection, PgConnection};
+use sqlx::PgConnection;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::{proof::is_marker, record::reopen_abandoned};
+use self::{
+    proof::{Held, hold_all},
+    record::{end_when_stalled, may_stall, record},
+};
 use crate::{membership::MemberId, migrate};
 
 /// Time in which every gateway sees that it is to stop: it looks twice a second.
@@ -30,6 +39,8 @@ const NOTICE: Duration = Duration::from_secs(1);
 /// Time in which the old queues must be empty, or all stays as it was: gateways answer 503 meanwhile.
 const DRAIN_LIMIT: Duration = Duration::from_secs(7);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Time for RabbitMQ to end a connection.
+const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
 /// What an operator sees of the deployment.
 #[derive(Debug, Serialize)]
@@ -88,8 +99,8 @@ pub async fn show(database: &mut PgConnection) -> Result<Shape> {
     })
 }
 
-/// Changes the shape of the queues. Gateways answer 503 for some seconds. Killed at any point, it can
-/// be run again.
+/// Changes the shape of the queues. Gateways answer 503 for some seconds. Killed at any point, it is
+/// taken back by the workers, unless it was done already.
 ///
 /// # Errors
 /// When the old queues are not empty in time, for one because no worker lives, or on `stop`: all is as
@@ -120,7 +131,7 @@ async fn change_alone(
     };
     if (Topology { version: old.version, ..new }) == old {
         // An earlier change may have been killed.
-        record(database, old, Phase::Open).await?;
+        record(database, old, old, Phase::Open).await?;
         return Ok(match phase {
             Phase::Open => "That is the shape already.".to_owned(),
             Phase::Draining | Phase::Closed => {
@@ -130,86 +141,128 @@ async fn change_alone(
     }
     let connection = broker.connect("worker: topology").await?;
     let channel = connection.create_channel().await?;
+    end_when_stalled(database).await?;
 
-    record(database, old, Phase::Draining).await?;
+    record(database, old, old, Phase::Draining).await?;
     let emptied = tokio::select! {
-        emptied = timeout(NOTICE + DRAIN_LIMIT, empty(database, &channel, old)) => emptied
-            .unwrap_or_else(|_| bail!("the queues were not empty within {} s; do workers run?",
-                DRAIN_LIMIT.as_secs())),
-        () = stop.cancelled() => bail_stopped(),
+        emptied = timeout(NOTICE + DRAIN_LIMIT, empty(database, broker, &channel, old)) => emptied
+            .unwrap_or_else(|_| Err(anyhow!("the queues were not empty within {} s; do workers run?",
+                DRAIN_LIMIT.as_secs()))),
+        () = stop.cancelled() => Err(anyhow!("stopped by a signal")),
     };
-    if let Err(error) = emptied {
-        record(database, old, Phase::Open)
-            .await
-            .context("nothing was changed, but the queues are closed: run this again")?;
-        return Err(error.context("nothing was changed, and updates are taken again"));
-    }
-    record(database, new, Phase::Open)
-        .await
-        .context("the queues are closed, under their old names or new ones: run this again")?;
+    let emptied = match emptied {
+        Ok(emptied) => emptied,
+        Err(error) => {
+            record(database, old, old, Phase::Open).await.context(
+                "nothing was changed, but the queues are closed: a worker opens them again within \
+                seconds; if none runs, start one or run this again",
+            )?;
+            return Err(error.context("nothing was changed, and updates are taken again"));
+        }
+    };
+    record(database, old, new, Phase::Open).await.context(
+        "whether it was changed is not known, `worker topology show` tells: if it was not, a worker \
+        opens the queues again within seconds",
+    )?;
+    // From here on a stall does no harm, nor a limit that can't be lifted.
+    drop(may_stall(database).await);
     let said = format!(
         "Updates take {} partitions of at most {} updates; a worker holds {} of each. Where \
         SDB_PARTITIONS, SDB_QUEUE_LIMIT or SDB_PREFETCH are set, set them to that before the next \
         restart.",
         new.partitions, new.queue_limit, new.prefetch
     );
-    if let Err(error) = delete(&channel, old).await {
-        let reason = chain(error.as_ref());
-        return Ok(format!("{said} The old queues, which are empty, stay behind: {reason}"));
-    }
-    // All is done: how the connection ends changes nothing.
-    drop(connection.close(200, "done".into()).await);
-    Ok(said)
-}
-
-fn bail_stopped() -> Result<()> {
-    bail!("stopped by a signal")
-}
-
-/// Records a topology and its phase. Nobody declares queues meanwhile.
-async fn record(database: &mut PgConnection, topology: Topology, phase: Phase) -> Result<()> {
-    let mut transaction = database.begin().await?;
-    sqlx::query("SELECT pg_advisory_xact_lock(hashtext('sdb_topology'))")
-        .execute(&mut *transaction)
-        .await?;
-    sqlx::query(
-        "UPDATE sdb_topology SET version = $1, partitions = $2, queue_limit = $3, prefetch = $4,
-            phase = $5",
-    )
-    .bind(topology.version)
-    .bind(i32::from(topology.partitions))
-    .bind(i32::try_from(topology.queue_limit)?)
-    .bind(i32::from(topology.prefetch))
-    .bind(phase.word())
-    .execute(&mut *transaction)
-    .await?;
-    Ok(transaction.commit().await?)
+    let deleted = emptied.delete(&channel, old).await;
+    close(&connection).await;
+    Ok(match deleted {
+        Ok(()) => said,
+        Err(error) => {
+            let reason = chain(error.as_ref());
+            format!("{said} Old queues stay behind, and nobody uses them: {reason}")
+        }
+    })
 }
 
 /// Waits until the queues are empty and no worker holds anything of them; they are closed then.
-async fn empty(database: &mut PgConnection, channel: &Channel, topology: Topology) -> Result<()> {
+async fn empty(
+    database: &mut PgConnection,
+    broker: &Broker,
+    channel: &Channel,
+    topology: Topology,
+) -> Result<Emptied> {
     sleep(NOTICE).await;
-    // A gateway that is cut off from the database does not know; without the exchange, what it
+    // A gateway that is cut off from the database does not know; without the exchanges, what it
     // publishes is refused.
-    channel.exchange_delete(topology.exchange().into(), ExchangeDeleteOptions::default()).await?;
+    for exchange in [topology.exchange(), topology.publish_exchange()] {
+        channel.exchange_delete(exchange.into(), ExchangeDeleteOptions::default()).await?;
+    }
     loop {
+        // These counts only tell when to look: the proof comes last.
         while look(channel, topology).await?.waiting > 0 {
             sleep(LOOK_EVERY).await;
         }
         // What a worker holds is not seen from here, so all have to let go.
-        record(database, topology, Phase::Closed).await?;
-        let left = loop {
-            let left = look(channel, topology).await?;
-            if left.consumers == 0 {
-                break left;
-            }
+        record(database, topology, topology, Phase::Closed).await?;
+        while look(channel, topology).await?.consumers > 0 {
             sleep(LOOK_EVERY).await;
-        };
-        if left.waiting == 0 {
-            return Ok(());
         }
-        // One was killed with something in its hands.
-        record(database, topology, Phase::Draining).await?;
+        if let Some(emptied) = Emptied::prove(broker, topology).await? {
+            return Ok(emptied);
+        }
+        // A worker was killed with something in its hands, or something came late.
+        record(database, topology, topology, Phase::Draining).await?;
+    }
+}
+
+/// The old queues, each proved to be empty, and the connection that holds them.
+struct Emptied {
+    connection: Connection,
+    held: Vec<Held>,
+}
+
+impl Emptied {
+    /// None if a queue is not empty; what it holds is there again for the workers then, in order.
+    async fn prove(broker: &Broker, topology: Topology) -> Result<Option<Self>> {
+        let connection = broker.connect("worker: topology, empty queues").await?;
+        let proved = match hold_all(&connection, topology, queues(topology)).await {
+            // Something may have come while the others were still being proved.
+            Ok(Some(mut held)) => Ok((!held.iter_mut().any(Held::has_more)).then_some(held)),
+            other => other,
+        };
+        match proved {
+            Ok(Some(held)) => Ok(Some(Self { connection, held })),
+            other => {
+                close(&connection).await;
+                other.map(|_| None)
+            }
+        }
+    }
+
+    /// Deletes the queues, but for those that got something since, which should be impossible.
+    async fn delete(self, channel: &Channel, topology: Topology) -> Result<()> {
+        let mut kept = Vec::new();
+        for mut held in self.held {
+            if held.has_more() {
+                kept.push(held.queue.clone());
+            } else {
+                held.delete().await?;
+            }
+        }
+        close(&self.connection).await;
+        if !kept.is_empty() {
+            bail!("after they were closed, something was published to {}", kept.join(", "));
+        }
+        // The exchange of the dead letters has the same name as their queue.
+        let dead = topology.dead_letter_queue();
+        channel.exchange_delete(dead.into(), ExchangeDeleteOptions::default()).await?;
+        Ok(())
+    }
+}
+
+/// Ends a connection; RabbitMQ takes back what its consumers hold.
+async fn close(connection: &Connection) {
+    if !matches!(timeout(CLOSE_LIMIT, connection.close(200, "done".into())).await, Ok(Ok(()))) {
+        tracing::debug!("a connection did not end in time");
     }
 }
 
@@ -235,15 +288,4 @@ async fn look(channel: &Channel, topology: Topology) -> Result<Left> {
 fn queues(topology: Topology) -> impl Iterator<Item = String> {
     let partitions = (0..topology.partitions).map(move |partition| topology.queue(partition));
     partitions.chain([topology.dead_letter_queue()])
-}
-
-/// Deletes the old queues, which are empty.
-async fn delete(channel: &Channel, topology: Topology) -> Result<()> {
-    for queue in queues(topology) {
-        channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await?;
-    }
-    // The exchange of the dead letters has the same name as their queue.
-    let dead = topology.dead_letter_queue();
-    channel.exchange_delete(dead.into(), ExchangeDeleteOptions::default()).await?;
-    Ok(())
 }

@@ -113,7 +113,8 @@ impl Readiness {
     /// either alone keeps the gateway ready. So does a clock that is off, as updates are not stamped by
     /// it: it may be PostgreSQL's that is wrong, and then all gateways would go at once.
     pub(crate) fn status(&self) -> StatusCode {
-        let serves = self.database || self.broker == BrokerState::Ready;
+        let serves =
+            self.database || matches!(self.broker, BrokerState::Ready | BrokerState::Incomplete);
         if self.catalogue.is_some() && !self.stopping && serves {
             StatusCode::OK
         } else {
@@ -131,6 +132,9 @@ impl Readiness {
         }
         match self.broker {
             BrokerState::Ready => {}
+            BrokerState::Incomplete => {
+                reasons.push("a queue is missing in RabbitMQ: its updates get 503");
+            }
             BrokerState::Blocked => {
                 reasons.push("RabbitMQ is short of memory or disk: updates get 503")
             }

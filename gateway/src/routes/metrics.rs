@@ -25,7 +25,7 @@ pub(crate) async fn get(State(app): State<Arc<App>>) -> Response {
     let readiness = Readiness::of(&app).await;
     COMMON.ready.set((readiness.status() == StatusCode::OK).into());
     GATEWAY.reachable.of(Server::Postgresql).set(readiness.database.into());
-    let broker = readiness.broker == BrokerState::Ready;
+    let broker = matches!(readiness.broker, BrokerState::Ready | BrokerState::Incomplete);
     GATEWAY.reachable.of(Server::Rabbitmq).set(broker.into());
     if let Some(ahead) = app.clock.machine_is_ahead() {
         GATEWAY.clock_ahead.set(ahead as f64 / 1e6);

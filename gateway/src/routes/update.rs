@@ -364,6 +364,7 @@ fn not_accepted(id: UpdateId, error: &PublishError) -> Response {
         PublishError::Late => Refused::Late,
         PublishError::Full => Refused::Full,
         PublishError::Changing => Refused::Changing,
+        PublishError::NoQueue => Refused::NoQueue,
         PublishError::Unconfirmed => Refused::Unconfirmed,
     };
     GATEWAY.refused.of(refused).inc();
@@ -379,7 +380,8 @@ fn not_accepted(id: UpdateId, error: &PublishError) -> Response {
         | PublishError::Blocked
         | PublishError::Late
         | PublishError::Full
-        | PublishError::Changing => format!("{error}; nothing was queued, try again"),
+        | PublishError::Changing
+        | PublishError::NoQueue => format!("{error}; nothing was queued, try again"),
     };
     with_id(id, ApiError::unavailable(message))
 }

@@ -3,8 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Result, ensure};
-use harness::{Fixture, System, answer, burst::Burst, eventually, proxy::Proxy, tests};
+use harness::{Fixture, Process, System, answer, burst::Burst, eventually, proxy::Proxy, tests};
+use nix::sys::signal::Signal;
 use reqwest::Method;
+use tokio::time::{Instant, sleep};
 
 use super::{LISTS, is_degraded, lists_go_on, start, survived};
 
@@ -19,6 +21,8 @@ tests!(
     a_workers_connections_to_rabbitmq_are_reset,
     a_worker_hears_nothing_from_postgres,
     a_gateway_hears_nothing_from_postgres,
+    a_worker_that_is_being_set_up_hears_a_stop,
+    a_gateway_that_is_being_set_up_hears_a_stop,
 );
 
 /// A burst with a proxy between the first gateway and RabbitMQ.
@@ -175,4 +179,49 @@ async fn a_gateway_hears_nothing_from_postgres(fixture: Arc<Fixture>) -> Result<
     burst.is_decided_by(1).await?;
     proxy.pass();
     survived(system, burst).await
+}
+
+/// Sends SIGTERM, and the process ends soon.
+async fn ends_soon(process: &mut Process) -> Result<()> {
+    let began = Instant::now();
+    process.signal(Signal::SIGTERM)?;
+    ensure!(process.ended().await?.success(), "{}", process.log()?);
+    let took = began.elapsed();
+    ensure!(took < Duration::from_secs(6), "it took {took:?}");
+    Ok(())
+}
+
+async fn a_worker_that_is_being_set_up_hears_a_stop(fixture: Arc<Fixture>) -> Result<()> {
+    let mut system = System::prepared(&fixture).await?;
+    let proxy = Proxy::before(&system.amqp_uri).await?;
+    let through = [("SDB_AMQP_URI", proxy.uri())];
+    // While it connects.
+    proxy.silence();
+    let mut worker = system.launch("worker", &through)?;
+    sleep(Duration::from_millis(1500)).await;
+    ends_soon(&mut worker).await?;
+    // While it declares the queues.
+    proxy.delay(Duration::from_millis(50));
+    let mut worker = system.launch("worker", &through)?;
+    eventually("it has joined", async || Ok(worker.log()?.contains("\"joined\""))).await?;
+    proxy.silence();
+    ensure!(!worker.log()?.contains("\"consuming\""), "it is set up, so this shows nothing");
+    ends_soon(&mut worker).await?;
+    system.finish().await
+}
+
+async fn a_gateway_that_is_being_set_up_hears_a_stop(fixture: Arc<Fixture>) -> Result<()> {
+    let mut system = System::prepared(&fixture).await?;
+    let proxy = Proxy::before(&system.amqp_uri).await?;
+    for silent_from in [0, 400] {
+        proxy.delay(Duration::from_millis(50));
+        system.start_gateway_unready(&[("SDB_AMQP_URI", proxy.uri())]).await?;
+        sleep(Duration::from_millis(silent_from)).await;
+        proxy.silence();
+        let mut gateway = system.gateways.remove(0);
+        system.addresses.clear();
+        ensure!(!gateway.log()?.contains("connected to RabbitMQ"), "this shows nothing");
+        ends_soon(&mut gateway).await?;
+    }
+    system.finish().await
 }

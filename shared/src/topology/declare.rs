@@ -1,0 +1,157 @@
+//! Declares the exchanges and queues of a topology.
+
+use lapin::{
+    Channel, ExchangeKind,
+    options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions},
+    types::{AMQPValue, FieldTable},
+};
+use sqlx::{Connection, PgConnection};
+
+use super::{Phase, Recorded, Topology, TopologyError};
+
+/// Deliveries after which RabbitMQ gives a message up. A worker parks what can't be applied, so
+/// only a message that kills every worker gets there. One large number, since RabbitMQ 3.10 drops
+/// messages at -1 and a crash counts against all that were prefetched.
+const DELIVERY_LIMIT: i32 = 1_000_000;
+
+/// Why the queues could not be declared.
+#[derive(Debug, thiserror::Error)]
+pub enum DeclareError {
+    /// The shape of the queues is being changed, or was.
+    #[error("the shape of the queues is being changed")]
+    Changed,
+    /// The record can't be taken.
+    #[error(transparent)]
+    Topology(#[from] TopologyError),
+    /// The database failed.
+    #[error("the database failed")]
+    Database(#[from] sqlx::Error),
+    /// RabbitMQ refused.
+    #[error("RabbitMQ refused")]
+    Broker(#[from] lapin::Error),
+}
+
+impl Topology {
+    /// Declares everything, provided that the database still records this topology as open, and
+    /// holds it to that meanwhile: nobody may make queues that others have just emptied and left.
+    /// Declaring again what stands changes nothing.
+    ///
+    /// # Errors
+    /// When it is not the recorded one any more, when the database fails or is a standby, and when
+    /// RabbitMQ refuses, for one because something of that name has another shape.
+    pub async fn declare(
+        &self,
+        channel: &Channel,
+        database: &mut PgConnection,
+    ) -> Result<(), DeclareError> {
+        let mut transaction = database.begin().await?;
+        // Many queues take RabbitMQ longer than a transaction may usually be idle.
+        sqlx::query("SET LOCAL idle_in_transaction_session_timeout = '60s'")
+            .execute(&mut *transaction)
+            .await?;
+        sqlx::query("SELECT pg_advisory_xact_lock_shared(hashtext('sdb_topology'))")
+            .execute(&mut *transaction)
+            .await?;
+        let recorded = Recorded::read(&mut transaction).await?;
+        if recorded != (Recorded { topology: *self, phase: Phase::Open }) {
+            return Err(DeclareError::Changed);
+        }
+        self.declare_all(channel).await?;
+        Ok(transaction.commit().await?)
+    }
+
+    /// Whether the exchanges exist, which they do for as long as updates may be published; for when
+    /// the database can't be asked. Where one does not, RabbitMQ closes the channel.
+    ///
+    /// # Errors
+    /// When one does not exist, or RabbitMQ can't be asked.
+    pub async fn expect_exchanges(&self, channel: &Channel) -> Result<(), lapin::Error> {
+        let passive = ExchangeDeclareOptions { passive: true, ..Default::default() };
+        // An older `worker topology change` deletes the first one only.
+        for exchange in [self.exchange(), self.publish_exchange()] {
+            let arguments = FieldTable::default();
+            channel
+                .exchange_declare(exchange.into(), ExchangeKind::Direct, passive, arguments)
+                .await?;
+        }
+        Ok(())
+    }
+
+    async fn declare_all(&self, channel: &Channel) -> Result<(), lapin::Error> {
+        let durable = ExchangeDeclareOptions { durable: true, ..Default::default() };
+        let dead_queue = self.dead_letter_queue();
+        channel
+            .exchange_declare(
+                dead_queue.as_str().into(),
+                ExchangeKind::Fanout,
+                durable,
+                FieldTable::default(),
+            )
+            .await?;
+        let mut dead = FieldTable::default();
+        dead.insert("x-queue-type".into(), text("quorum"));
+        // From 4.0 on RabbitMQ has a limit of 20 where none is named, and this queue is the last.
+        dead.insert("x-delivery-limit".into(), AMQPValue::LongInt(DELIVERY_LIMIT));
+        declare_queue(channel, &dead_queue, dead).await?;
+        bind(channel, &dead_queue, &dead_queue, "").await?;
+
+        // Arguments never change: another declaration of the same name would be refused.
+        let mut arguments = FieldTable::default();
+        arguments.insert("alternate-exchange".into(), text(&dead_queue));
+        channel
+            .exchange_declare(self.exchange().into(), ExchangeKind::Direct, durable, arguments)
+            .await?;
+        let (publish_exchange, none) = (self.publish_exchange(), FieldTable::default());
+        channel
+            .exchange_declare(publish_exchange.into(), ExchangeKind::Direct, durable, none)
+            .await?;
+
+        for partition in 0..self.partitions {
+            let mut arguments = FieldTable::default();
+            arguments.insert("x-queue-type".into(), text("quorum"));
+            arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
+            arguments.insert("x-delivery-limit".into(), AMQPValue::LongInt(DELIVERY_LIMIT));
+            arguments.insert("x-dead-letter-exchange".into(), text(&dead_queue));
+            arguments.insert("x-dead-letter-strategy".into(), text("at-least-once"));
+            arguments.insert("x-overflow".into(), text("reject-publish"));
+            arguments
+                .insert("x-max-length".into(), AMQPValue::LongLongInt(self.queue_limit.into()));
+            let (queue, key) = (self.queue(partition), self.routing_key(partition));
+            declare_queue(channel, &queue, arguments).await?;
+            bind(channel, &queue, &self.exchange(), &key).await?;
+            bind(channel, &queue, &self.publish_exchange(), &key).await?;
+        }
+        Ok(())
+    }
+}
+
+async fn declare_queue(
+    channel: &Channel,
+    queue: &str,
+    arguments: FieldTable,
+) -> Result<(), lapin::Error> {
+    let durable = QueueDeclareOptions { durable: true, ..Default::default() };
+    channel.queue_declare(queue.into(), durable, arguments).await?;
+    Ok(())
+}
+
+async fn bind(
+    channel: &Channel,
+    queue: &str,
+    exchange: &str,
+    routing_key: &str,
+) -> Result<(), lapin::Error> {
+    channel
+        .queue_bind(
+            queue.into(),
+            exchange.into(),
+            routing_key.into(),
+            QueueBindOptions::default(),
+            FieldTable::default(),
+        )
+        .await
+}
+
+fn text(value: &str) -> AMQPValue {
+    AMQPValue::LongString(value.into())
+}

@@ -1,0 +1,136 @@
+//! The proof that a queue is empty and that nobody holds anything of it.
+//!
+//! What RabbitMQ counts proves nothing: a queue without a leader answers with no messages and no
+//! consumers at once, and can even be deleted then, with all that it holds. So each queue is consumed,
+//! which needs its leader, and a marker is published to it: when the marker is the first message that
+//! arrives, nothing was before it. Whoever proves that stays the queue's only consumer, and sees what
+//! comes late.
+
+use std::{mem::ManuallyDrop, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
+use lapin::{
+    BasicProperties, Channel, Confirmation, Connection, Consumer,
+    message::Delivery,
+    options::{
+        BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions,
+        ConfirmSelectOptions, QueueDeclareOptions, QueueDeleteOptions,
+    },
+    types::FieldTable,
+};
+use shared::topology::Topology;
+use tokio::time::sleep;
+use uuid::Uuid;
+
+/// The type in the properties of a marker.
+const TYPE: &str = "topology-marker";
+/// What it says to whoever finds one.
+const BODY: &[u8] = br#"{"marker":"worker topology change: shows that the queue is empty"}"#;
+const PERSISTENT: u8 = 2;
+/// Queues that are proved at once.
+const AT_ONCE: usize = 32;
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Whether a delivery is a marker, which a command that was killed may leave behind.
+pub(crate) fn is_marker(delivery: &Delivery) -> bool {
+    delivery.properties.kind().as_ref().is_some_and(|kind| kind.as_str() == TYPE)
+}
+
+/// A queue that is empty, and consumed by nobody else.
+pub(super) struct Held {
+    pub(super) queue: String,
+    channel: Channel,
+    /// Never dropped: that would cancel it, and the next consumer would get later messages before
+    /// those that this one holds. The end of its connection gives them back in one piece.
+    consumer: ManuallyDrop<Consumer>,
+}
+
+/// Holds every queue, or none if one of them was not empty or had other consumers.
+pub(super) async fn hold_all(
+    connection: &Connection,
+    topology: Topology,
+    queues: impl Iterator<Item = String>,
+) -> Result<Option<Vec<Held>>> {
+    let holding = queues.map(|queue| hold(connection, topology, queue));
+    let held: Vec<Option<Held>> =
+        stream::iter(holding).buffer_unordered(AT_ONCE).try_collect().await?;
+    Ok(held.into_iter().collect())
+}
+
+/// Consumes a queue until it is proved to be empty; none if it is not.
+async fn hold(connection: &Connection, topology: Topology, queue: String) -> Result<Option<Held>> {
+    let channel = connection.create_channel().await?;
+    channel.confirm_select(ConfirmSelectOptions::default()).await?;
+    // As workers do: what is returned keeps its order only among consumers with the same prefetch.
+    channel.basic_qos(topology.prefetch, BasicQosOptions::default()).await?;
+    let consumer = channel
+        .basic_consume(
+            queue.as_str().into(),
+            "worker topology change".into(),
+            BasicConsumeOptions::default(),
+            FieldTable::default(),
+        )
+        .await
+        .with_context(|| format!("{queue} can't be consumed"))?;
+    let mut held = Held { queue, channel, consumer: ManuallyDrop::new(consumer) };
+    // None is the answer of a queue that lost its leader since. A worker that holds something counts.
+    while held.consumers().await? != 1 {
+        sleep(LOOK_EVERY).await;
+    }
+    // A marker that can't be the first is not published: it would stay behind.
+    if held.has_more() {
+        return Ok(None);
+    }
+    Ok(held.is_empty().await?.then_some(held))
+}
+
+impl Held {
+    async fn consumers(&self) -> Result<u32, lapin::Error> {
+        let passive = QueueDeclareOptions { passive: true, ..Default::default() };
+        let queue = self.queue.as_str().into();
+        let declared = self.channel.queue_declare(queue, passive, FieldTable::default()).await?;
+        Ok(declared.consumer_count())
+    }
+
+    /// Whether a marker is the first message that arrives.
+    async fn is_empty(&mut self) -> Result<bool> {
+        #[expect(clippy::disallowed_methods, reason = "a marker is no update")]
+        let id = Uuid::now_v7().to_string();
+        let properties = BasicProperties::default()
+            .with_type(TYPE.into())
+            .with_content_type("application/json".into())
+            .with_delivery_mode(PERSISTENT)
+            .with_message_id(id.as_str().into());
+        let (exchange, queue) = ("".into(), self.queue.as_str().into());
+        let options = BasicPublishOptions { mandatory: true, ..Default::default() };
+        let publish =
+            self.channel.basic_publish(exchange, queue, options, BODY, properties).await?.await?;
+        ensure!(publish == Confirmation::Ack(None), "{} does not take a marker", self.queue);
+        loop {
+            let delivery = self.consumer.next().await.context("RabbitMQ ended a delivery")??;
+            if !is_marker(&delivery) {
+                return Ok(false);
+            }
+            ensure!(delivery.ack(BasicAckOptions::default()).await?, "RabbitMQ ended a channel");
+            // An earlier one may have been left behind.
+            let found = delivery.properties.message_id().as_ref();
+            if found.is_some_and(|found| found.as_str() == id) {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Whether something has arrived since.
+    pub(super) fn has_more(&mut self) -> bool {
+        // The end of the delivery counts, too: nobody would know what comes then.
+        self.consumer.next().now_or_never().is_some()
+    }
+
+    /// Deletes the queue.
+    pub(super) async fn delete(self) -> Result<(), lapin::Error> {
+        let queue = self.queue.as_str().into();
+        self.channel.queue_delete(queue, QueueDeleteOptions::default()).await?;
+        Ok(())
+    }
+}
