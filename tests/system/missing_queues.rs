@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use harness::{
     Fixture, System, answer,
-    burst::{Burst, took_effect_once},
+    burst::{Burst, Told, took_effect_once},
     eventually, tests,
 };
 
@@ -177,16 +177,20 @@ async fn no_update_of_a_burst_is_lost_when_its_queue_is_unbound(
     let topology = system.topology().await?;
     let connection = Connection::connect(&system.amqp_uri, ConnectionProperties::default()).await?;
     let channel = connection.create_channel().await?;
-    for round in 0..6 {
+    for round in 0..12 {
         burst.is_decided().await?;
         let partition = round % topology.partitions;
         let (queue, key) = (topology.queue(partition), topology.routing_key(partition));
         unbind(&channel, queue, topology.publish_exchange(), &key).await?;
-        burst.is_refused_by(0, "a queue is missing and is being declared again").await?;
     }
     burst.is_decided().await?;
     connection.close(200, "done".into()).await?;
     let sent = burst.stop().await?;
+    // One that is bound again at once, by the declaration for the one before, refuses nothing.
+    let returned = sent.iter().filter(|update| {
+        matches!(&update.told, Told::Refused(_, text) if text.contains("a queue is missing"))
+    });
+    ensure!(returned.count() > 12, "hardly any update was returned, so this shows little");
     system.drained().await?;
     took_effect_once(&system, &sent).await?;
     system.finish().await

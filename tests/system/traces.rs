@@ -475,7 +475,7 @@ async fn without_the_variables_no_header_is_put_on_a_message(fixture: Arc<Fixtur
     // A queue that gets what the partition gets.
     let own = QueueDeclareOptions { exclusive: true, ..Default::default() };
     let queue = channel.queue_declare("".into(), own, FieldTable::default()).await?;
-    let (exchange, key) = (topology.exchange(), topology.routing_key(1));
+    let (exchange, key) = (topology.publish_exchange(), topology.routing_key(1));
     let (options, none) = (QueueBindOptions::default(), FieldTable::default());
     channel.queue_bind(queue.name().clone(), exchange.into(), key.into(), options, none).await?;
     let mut bodies = Vec::new();
