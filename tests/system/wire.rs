@@ -14,10 +14,10 @@ use lapin::{
 use serde_json::json;
 use shared::{
     message::{ReplyMessage, UpdateMessage, Verdict},
+    timestamp::Timestamp,
     topology::Topology,
     update::UpdateId,
 };
-use uuid::Uuid;
 
 use harness::{Fixture, System, answer, tests};
 
