@@ -431,7 +431,7 @@ async fn statements_under_the_scopes_lock_do_not_grow_with_the_components(
     }
     ensure!(few == many, "with 3 components {few:?}, with 300\n{table}");
     for (what, under_the_lock, all) in many {
-        ensure!(under_the_lock <= 13 && all <= 24, "{what}: {table}");
+        ensure!(under_the_lock <= 13 && all <= 26, "{what}: {table}");
         ensure!((under_the_lock > 0) == (what != "add"), "{what}: {table}");
     }
     system.finish().await

@@ -48,7 +48,7 @@ impl Party {
         let queue = channel.queue_declare("".into(), own, FieldTable::default()).await?;
         let queue = queue.name().to_string();
         for partition in 0..topology.partitions {
-            let (exchange, key) = (topology.exchange(), topology.routing_key(partition));
+            let (exchange, key) = (topology.publish_exchange(), topology.routing_key(partition));
             let (options, none) = (QueueBindOptions::default(), FieldTable::default());
             let name = queue.as_str();
             channel.queue_bind(name.into(), exchange.into(), key.into(), options, none).await?;
@@ -150,7 +150,7 @@ async fn a_worker_answers_what_is_recorded(fixture: Arc<Fixture>) -> Result<()> 
     let id = UpdateId::at(Timestamp::from_micros(micros)?);
     let body = recorded("major", id, 1, micros);
     let properties = BasicProperties::default().with_reply_to(party.queue.as_str().into());
-    let (exchange, key) = (party.topology.exchange(), party.topology.routing_key(1));
+    let (exchange, key) = (party.topology.publish_exchange(), party.topology.routing_key(1));
 
     for round in 0..2 {
         party.send(&exchange, &key, body.as_bytes(), properties.clone()).await?;
