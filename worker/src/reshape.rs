@@ -3,8 +3,8 @@
 //! A component's updates keep their order because they all take one queue. With another number of
 //! partitions they take another one, and the last of the old queue must have taken effect before the
 //! first of the new one is consumed. So: gateways stop, the exchanges are deleted, workers empty the old
-//! queues and leave them, each queue is proved to be empty ([`proof`]), and only then does the record
-//! name new ones. A command that dies on the way is taken back by the workers ([`record`]).
+//! queues and leave them, each queue is proved to be empty (`proof`), and only then does the record
+//! name new ones. A command that dies on the way is taken back by the workers (`record`).
 
 mod proof;
 mod record;
