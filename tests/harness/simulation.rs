@@ -4,7 +4,7 @@
 //!
 //! After every batch the database must be what the naive model makes of the same updates and of the
 //! edits beside it, and at the end every update must have taken effect once and in order, or be parked
-//! with the model's reason. [`verdict`](crate::verdict) judges it.
+//! with the model's reason. [`verdict`] judges it.
 
 mod history;
 mod rig;
