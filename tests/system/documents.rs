@@ -16,15 +16,27 @@ tests!(
     every_command_in_the_documents_exists,
     every_test_in_the_architecture_exists,
     the_readme_lists_every_setting_with_its_default,
+    every_source_file_is_compiled,
+    every_link_in_the_documents_leads_somewhere,
 );
 
-const DOCUMENTS: [&str; 6] = [
+const DOCUMENTS: [&str; 9] = [
     "README.md",
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "RUNBOOK.md",
     "SECURITY.md",
+    "docs/README.md",
+    "docs/api.md",
+    "docs/concepts.md",
+];
+/// Documents of single folders, whose links are checked, too.
+const FOLDER_DOCUMENTS: [&str; 4] = [
+    "deploy/kubernetes/README.md",
+    "deploy/monitoring/README.md",
+    "deploy/systemd/README.md",
+    "shared/tests/wire/README.md",
 ];
 const FOLDERS: [&str; 7] =
     [".ci/", "deploy/", "gateway/", "migrations/", "shared/", "tests/", "worker/"];
@@ -85,10 +97,11 @@ async fn every_command_in_the_documents_exists(fixture: Arc<Fixture>) -> Result<
 }
 
 async fn every_test_in_the_architecture_exists(_: Arc<Fixture>) -> Result<()> {
-    let mut sources = String::new();
+    let mut files = Vec::new();
     for folder in ["gateway/src", "worker/src", "shared/src", "deploy/src", "tests/system"] {
-        collect(&deploy::checkout().join(folder), &mut sources)?;
+        rust_files(&deploy::checkout().join(folder), &mut files)?;
     }
+    let sources = files.iter().map(fs::read_to_string).collect::<Result<String, _>>()?;
     let mut checked = 0;
     // Tests are named by sentences: words of snake case, more than three of them.
     for span in code_spans(&read("ARCHITECTURE.md")?) {
@@ -106,19 +119,6 @@ async fn every_test_in_the_architecture_exists(_: Arc<Fixture>) -> Result<()> {
     Ok(())
 }
 
-fn collect(folder: &Path, sources: &mut String) -> Result<()> {
-    let entries: Vec<PathBuf> =
-        fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
-    for path in entries {
-        if path.is_dir() {
-            collect(&path, sources)?;
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            sources.push_str(&fs::read_to_string(path)?);
-        }
-    }
-    Ok(())
-}
-
 async fn the_readme_lists_every_setting_with_its_default(_: Arc<Fixture>) -> Result<()> {
     let readme = read("README.md")?;
     let expected: Vec<String> = SETTINGS
@@ -131,5 +131,78 @@ async fn the_readme_lists_every_setting_with_its_default(_: Arc<Fixture>) -> Res
         .collect();
     let listed: Vec<&str> = readme.lines().filter(|line| line.starts_with("| `SDB_")).collect();
     ensure!(listed == expected, "the table of settings must be:\n{}", expected.join("\n"));
+    Ok(())
+}
+
+/// A file that no `mod` names is no part of any program: tests in it would pass without being run.
+async fn every_source_file_is_compiled(_: Arc<Fixture>) -> Result<()> {
+    let mut files = Vec::new();
+    for folder in ["gateway/src", "worker/src", "shared/src", "deploy/src", "tests"] {
+        rust_files(&deploy::checkout().join(folder), &mut files)?;
+    }
+    let roots = ["main.rs", "lib.rs", "mod.rs"];
+    let mut checked = 0;
+    for file in &files {
+        let name = file.file_stem().context("no name")?.to_string_lossy();
+        if roots.contains(&format!("{name}.rs").as_str()) {
+            continue;
+        }
+        let declaration = format!("mod {name};");
+        let folder = file.parent().context("no folder")?;
+        // The module that a folder belongs to stands in it, or beside it under its name.
+        let parents = roots.map(|root| folder.join(root));
+        let beside = folder.with_extension("rs");
+        let mut declared = false;
+        for parent in parents.iter().chain([&beside]).filter(|parent| parent.exists()) {
+            declared |= fs::read_to_string(parent)?.contains(&declaration);
+        }
+        ensure!(declared, "{} is not compiled: no `{declaration}`", file.display());
+        checked += 1;
+    }
+    ensure!(checked > 150, "only {checked} files were found: the check looks at nothing");
+    Ok(())
+}
+
+async fn every_link_in_the_documents_leads_somewhere(_: Arc<Fixture>) -> Result<()> {
+    let mut checked = 0;
+    for document in DOCUMENTS.iter().chain(&FOLDER_DOCUMENTS) {
+        let folder = deploy::checkout().join(document);
+        let folder = folder.parent().context("no folder")?;
+        for link in read(document)?.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if link.starts_with("http") {
+                continue;
+            }
+            let (path, section) = link.split_once('#').unwrap_or((link, ""));
+            let file =
+                if path.is_empty() { deploy::checkout().join(document) } else { folder.join(path) };
+            ensure!(file.exists(), "{document} links to {link}");
+            if !section.is_empty() {
+                let sections = fs::read_to_string(&file)?;
+                let mut sections = sections.lines().filter_map(section_name);
+                ensure!(sections.any(|name| name == section), "{document} links to {link}");
+            }
+            checked += 1;
+        }
+    }
+    ensure!(checked > 10, "only {checked} links were found: the check looks at nothing");
+    Ok(())
+}
+
+/// The name by which links reach the section that a line begins.
+fn section_name(line: &str) -> Option<String> {
+    let heading = line.strip_prefix('#')?.trim_start_matches('#').strip_prefix(' ')?;
+    let kept = heading.chars().filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c));
+    Some(kept.collect::<String>().to_lowercase().replace(' ', "-"))
+}
+
+fn rust_files(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            rust_files(&path, files)?;
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
     Ok(())
 }

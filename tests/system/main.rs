@@ -30,7 +30,9 @@ mod standby;
 mod tls;
 mod traces;
 mod verdict;
+mod waiting;
 mod wire;
+mod worked_example;
 
 use std::{process::ExitCode, sync::Arc};
 
@@ -74,7 +76,9 @@ fn main() -> ExitCode {
         tls::tests(),
         traces::tests(),
         verdict::tests(),
+        waiting::tests(),
         wire::tests(),
+        worked_example::tests(),
     ];
     let harness = if arguments.list {
         None
