@@ -14,9 +14,11 @@ use serde_json::Value;
 use tokio::time::sleep;
 
 use crate::{
-    load::{Generator, Outcome, Request},
+    load::{self, Request},
     report::{Load, Report, Row},
-    usage::{Meter, Usage},
+    runs::{Changes, Outcome, Runs},
+    sequence::Sequence,
+    usage::Meter,
 };
 
 /// Default settings, and the log as it is in production.
@@ -44,15 +46,20 @@ pub(crate) struct Scale {
     pub(crate) incidents: u32,
     /// Rows of its inbox.
     pub(crate) inbox: u64,
+    /// A minute of the long run.
+    pub(crate) minute: Duration,
+    /// Minutes of it.
+    pub(crate) minutes: usize,
 }
 
 /// What is measured with.
 pub(crate) struct Bench {
     pub(crate) scale: Scale,
     pub(crate) folder: PathBuf,
-    pub(crate) generator: Generator,
+    /// For updates.
+    pub(crate) token: String,
     pub(crate) report: Report,
-    servers: Arc<Servers>,
+    pub(crate) servers: Arc<Servers>,
     binaries: Arc<Binaries>,
     /// Systems that were made.
     names: BTreeSet<String>,
@@ -62,14 +69,14 @@ impl Bench {
     pub(crate) fn new(
         scale: Scale,
         folder: &Path,
-        generator: Generator,
+        token: String,
         servers: Servers,
         binaries: Binaries,
     ) -> Self {
         Self {
             scale,
             folder: folder.to_owned(),
-            generator,
+            token,
             report: Report::default(),
             servers: Arc::new(servers),
             binaries: Arc::new(binaries),
@@ -103,106 +110,73 @@ impl Bench {
         Ok(system)
     }
 
+    /// Updates with their outcomes.
+    pub(crate) fn updates(&self, sequence: Sequence) -> Result<Request> {
+        Request::post(&sequence.bodies(), &self.token)
+    }
+
     /// Runs a load several times, each time with something else right after it, so that both see
-    /// the same machine; returns the medians of both.
+    /// the same machine; returns the runs of both.
     pub(crate) async fn alternate(
         &mut self,
         what: &str,
         system: &System,
-        mut load: impl AsyncFnMut(&Generator, Duration) -> Result<Outcome>,
-        mut other: impl AsyncFnMut(&Generator, Duration) -> Result<Option<Outcome>>,
-    ) -> Result<(Outcome, Option<Outcome>)> {
+        mut load: impl AsyncFnMut(Duration) -> Result<Outcome>,
+        mut other: impl AsyncFnMut(Duration) -> Result<Option<Outcome>>,
+    ) -> Result<(Runs, Runs)> {
         say(what);
         // Connections are made, code is loaded, caches fill.
-        load(&self.generator, Duration::from_secs(1)).await?;
-        let (mut outcomes, mut others) = (Vec::new(), Vec::new());
-        let mut usage = Usage::default();
+        load(self.scale.time.min(Duration::from_secs(1))).await?;
+        let (mut runs, mut others) = (Runs::default(), Runs::default());
         for _ in 0..self.scale.runs {
             at_rest(system).await?;
+            let position = Changes::position(system).await?;
             let meter = Meter::start(system)?;
-            outcomes.push(load(&self.generator, self.scale.time).await?);
-            usage = usage.plus(meter.stop()?);
+            runs.add(load(self.scale.time).await?);
+            runs.usage = runs.usage.plus(meter.stop()?);
             at_rest(system).await?;
-            others.extend(other(&self.generator, self.scale.time).await?);
+            runs.changes = runs.changes.plus(Changes::since(system, position).await?);
+            if let Some(outcome) = other(self.scale.time).await? {
+                others.add(outcome);
+            }
         }
-        Ok((self.note(what, &outcomes, usage)?, median(&others).ok()))
+        self.note(what, &runs);
+        Ok((runs, others))
     }
 
-    /// Adds the runs of a load to the report, and returns their median.
-    pub(crate) fn note(
-        &mut self,
-        what: &str,
-        outcomes: &[Outcome],
-        usage: Usage,
-    ) -> Result<Outcome> {
-        let outcome = median(outcomes)?;
-        // The CPU time is that of all runs, and so must their requests be.
-        let requests = outcomes.iter().map(|run| run.requests).sum();
-        let failed = outcomes.iter().map(|run| run.failed).sum();
-        self.note_failures(what, failed);
-        let seconds = requests as f64 / (outcome.requests as f64 / outcome.seconds);
-        let shown = Outcome { requests, failed, seconds, ..outcome };
-        self.report.loads.push(Load { what: what.to_owned(), outcome: shown, usage });
-        Ok(outcome)
+    /// Adds a load to the report.
+    pub(crate) fn note(&mut self, what: &str, runs: &Runs) {
+        self.report.loads.push(Load { what: what.to_owned(), runs: runs.clone() });
     }
 
-    /// Runs a load several times and returns the median.
+    /// Runs a load several times.
     pub(crate) async fn repeat(
         &mut self,
         what: &str,
         system: &System,
-        load: impl AsyncFnMut(&Generator, Duration) -> Result<Outcome>,
-    ) -> Result<Outcome> {
-        Ok(self.alternate(what, system, load, async |_, _| Ok(None)).await?.0)
+        load: impl AsyncFnMut(Duration) -> Result<Outcome>,
+    ) -> Result<Runs> {
+        Ok(self.alternate(what, system, load, async |_| Ok(None)).await?.0)
     }
 
     pub(crate) fn add(&mut self, row: Row) {
         self.report.rows.push(row);
     }
-
-    fn note_failures(&mut self, what: &str, failed: u64) {
-        if failed > 0 {
-            self.report.notes.push(format!("{what}: {failed} requests failed."));
-        }
-    }
 }
 
-/// A closed loop on the first gateway of a system.
+/// As many requests as so many connections get answered by the first gateway of a system.
 pub(crate) async fn closed(
-    generator: &Generator,
     system: &System,
     request: &Request,
     connections: usize,
     time: Duration,
 ) -> Result<Outcome> {
-    generator.closed(address(system)?, request, connections, time).await
+    load::closed(address(system)?, request, connections, time).await
 }
 
 /// The first gateway's address.
 pub(crate) fn address(system: &System) -> Result<&str> {
     Ok(system.addresses.first().context("there is no gateway")?)
-}
-
-/// The run with the median rate, with the medians of the latencies.
-pub(crate) fn median(outcomes: &[Outcome]) -> Result<Outcome> {
-    let mut sorted = outcomes.to_vec();
-    sorted.sort_by(|one, other| one.rate().total_cmp(&other.rate()));
-    let middle = *sorted.get(sorted.len() / 2).context("nothing was run")?;
-    let of = |latency: fn(&Outcome) -> Option<f64>| {
-        middle_of(outcomes.iter().filter_map(latency).collect())
-    };
-    Ok(Outcome {
-        p50: of(|outcome| outcome.p50),
-        p99: of(|outcome| outcome.p99),
-        // The worst of all is what it is called.
-        max: outcomes.iter().filter_map(|outcome| outcome.max).reduce(f64::max),
-        ..middle
-    })
-}
-
-pub(crate) fn middle_of(mut figures: Vec<f64>) -> Option<f64> {
-    figures.sort_by(f64::total_cmp);
-    figures.get(figures.len() / 2).copied()
 }
 
 /// Starts a worker, and returns how long it took to consume.

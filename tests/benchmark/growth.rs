@@ -10,8 +10,9 @@ use shared::timestamp::Timestamp;
 use crate::{
     bench::{Bench, address, closed, say, start_gateway, start_worker},
     history::{self, Whose},
-    load::Request,
-    report::{Row, Target, Unit},
+    load::{self, Request},
+    report::{Figure, Row, Target, Unit},
+    sequence::Sequence,
     updates::CONNECTIONS,
 };
 
@@ -38,38 +39,38 @@ pub(crate) async fn grown(bench: &mut Bench) -> Result<()> {
 
     streamed(bench, &grown).await?;
 
-    let request = Request::Post(Vec::new());
+    let request = bench.updates(Sequence::Repeating)?;
     let what = format!("POST with its outcome, {history}");
     // The empty one is warmed up like the grown one.
-    let warm = Duration::from_secs(1);
-    closed(&bench.generator, &empty, &request, CONNECTIONS, warm).await?;
+    closed(&empty, &request, CONNECTIONS, bench.scale.time.min(Duration::from_secs(1))).await?;
     let (posts, others) = bench
         .alternate(
             &what,
             &grown,
-            async |generator, time| closed(generator, &grown, &request, CONNECTIONS, time).await,
-            async |generator, time| {
-                Ok(Some(closed(generator, &empty, &request, CONNECTIONS, time).await?))
-            },
+            async |time| closed(&grown, &request, CONNECTIONS, time).await,
+            async |time| Ok(Some(closed(&empty, &request, CONNECTIONS, time).await?)),
         )
         .await?;
-    let others = others.context("the empty one was not asked")?;
     bench.add(
-        Row::new(what, posts.rate(), Unit::PerSecond)
-            .beside("an empty database", others.rate(), Unit::PerSecond)
-            .target(Target::RatioAtLeast(0.9)),
+        Row::rate(what, &posts)?
+            .beside("an empty database", Figure::rate(&others)?)
+            .target(Target::RatioAtLeast(0.95)),
     );
 
-    let request = Request::Get("/api/v1/incidents?active=true".to_owned(), Vec::new());
+    let request = Request::get("/api/v1/incidents?active=true");
     let what = format!("GET /api/v1/incidents?active=true at a steady {ASKED}/s");
-    let active = bench
-        .repeat(&what, &grown, async |generator, time| {
-            generator.steady(address(&grown)?, &request, ASKED, time).await
-        })
+    let (active, empty_too) = bench
+        .alternate(
+            &what,
+            &grown,
+            async |time| load::steady(address(&grown)?, &request, ASKED, time).await,
+            async |time| Ok(Some(load::steady(address(&empty)?, &request, ASKED, time).await?)),
+        )
         .await?;
-    let p99 = active.p99.unwrap_or_default();
-    bench
-        .add(Row::new(format!("{what}, p99"), p99, Unit::Milliseconds).target(Target::Below(10.0)));
+    bench.add(
+        Row::latency(format!("{what}, p99"), &active, 0.99)?
+            .beside("an empty database, p99", Figure::latency(&empty_too, 0.99)?),
+    );
     pages(bench, &grown).await
 }
 
@@ -97,7 +98,7 @@ async fn streamed(bench: &mut Bench, grown: &System) -> Result<()> {
                 "gateway's peak memory, the full list of {:.0} MB to {STREAMS} readers at once",
                 megabytes / STREAMS as f64
             ),
-            peak,
+            Figure::alone(peak),
             Unit::Mebibytes,
         )
         .target(Target::Below(100.0)),
@@ -112,7 +113,7 @@ async fn streamed(bench: &mut Bench, grown: &System) -> Result<()> {
 /// A page far down against the first.
 async fn pages(bench: &mut Bench, grown: &System) -> Result<()> {
     let all = grown.count("SELECT count(*) FROM incident").await?;
-    let far = FAR_PAGE.min(all / PAGE);
+    let far = FAR_PAGE.min(all / PAGE).max(2);
     // Where the page before ends.
     let (start, id): (Timestamp, i32) = sqlx::query_as(
         "SELECT start_date, id FROM incident ORDER BY start_date DESC, id DESC OFFSET $1 LIMIT 1",
@@ -120,24 +121,21 @@ async fn pages(bench: &mut Bench, grown: &System) -> Result<()> {
     .bind((far - 1) * PAGE - 1)
     .fetch_one(&grown.database)
     .await?;
-    let first = Request::Get(format!("/api/v1/incidents?limit={PAGE}"), Vec::new());
+    let first = Request::get(&format!("/api/v1/incidents?limit={PAGE}"));
     let path = format!("/api/v1/incidents?limit={PAGE}&cursor={}.{id}", start.as_micros());
-    let last = Request::Get(path, Vec::new());
+    let last = Request::get(&path);
     let what = format!("GET /api/v1/incidents?limit={PAGE}, page {far}, one connection");
     let (deep, top) = bench
         .alternate(
             &what,
             grown,
-            async |generator, time| closed(generator, grown, &last, 1, time).await,
-            async |generator, time| Ok(Some(closed(generator, grown, &first, 1, time).await?)),
+            async |time| closed(grown, &last, 1, time).await,
+            async |time| Ok(Some(closed(grown, &first, 1, time).await?)),
         )
         .await?;
-    let top = top.context("the first page was not asked for")?;
-    let p50 = |outcome: crate::load::Outcome| outcome.p50.unwrap_or_default();
-    bench.add(Row::new(format!("{what}, p50"), p50(deep), Unit::Milliseconds).beside(
-        "page 1",
-        p50(top),
-        Unit::Milliseconds,
-    ));
+    bench.add(
+        Row::latency(format!("{what}, p50"), &deep, 0.5)?
+            .beside("page 1, p50", Figure::latency(&top, 0.5)?),
+    );
     Ok(())
 }

@@ -5,20 +5,17 @@ use harness::System;
 use reqwest::header::ETAG;
 
 use crate::{
-    bench::{Bench, address, closed, median},
+    baselines::{self, Bare},
+    bench::{Bench, address, closed},
     history::{self, Whose},
-    load::Request,
-    report::{Row, Target, Unit},
-    yardsticks::{self, Bare},
+    load::{self, Request},
+    report::{Figure, Row, Target},
+    runs::Runs,
 };
 
 const CONNECTIONS: usize = 64;
 /// Connections to PostgreSQL that read one row each.
 const READERS: u32 = 32;
-
-fn list(path: &str) -> Request {
-    Request::Get(path.to_owned(), Vec::new())
-}
 
 /// The bytes of a list and its tag, as a client gets them that takes no compression.
 async fn body(system: &System, path: &str) -> Result<(Vec<u8>, String)> {
@@ -39,52 +36,43 @@ pub(crate) async fn small(bench: &mut Bench) -> Result<()> {
     let bare = Bare::start(&bytes, &bench.folder)?;
 
     let (what, size) = (format!("GET {path}, 50 incidents"), bytes.len());
-    let mut reads = Vec::new();
+    let mut reads = Runs::default();
+    let (list, whole) = (Request::get(path), Request::get("/"));
     let (lists, served) = bench
         .alternate(
             &what,
             &system,
-            async |generator, time| {
-                closed(generator, &system, &list(path), CONNECTIONS, time).await
-            },
-            async |generator, time| {
-                reads.push(yardsticks::one_row_reads(&system.database_uri, READERS, time).await?);
-                Ok(Some(generator.closed(&bare.address, &list("/"), CONNECTIONS, time).await?))
+            async |time| closed(&system, &list, CONNECTIONS, time).await,
+            async |time| {
+                reads.add(baselines::version_reads(&system.database_uri, READERS, time).await?);
+                Ok(Some(load::closed(&bare.address, &whole, CONNECTIONS, time).await?))
             },
         )
         .await?;
-    let served = served.context("the bare server was not asked")?;
-    let reads = median(&reads)?;
 
-    let conditional = Request::Get(path.to_owned(), vec![("If-None-Match", tag)]);
+    let conditional = Request::get(path).with("if-none-match", &tag)?;
     let unchanged = format!("{what}, `If-None-Match`: 304");
-    let (fresh, whole) = bench
+    let (fresh, all) = bench
         .alternate(
             &unchanged,
             &system,
-            async |generator, time| {
-                closed(generator, &system, &conditional, CONNECTIONS, time).await
-            },
-            async |generator, time| {
-                Ok(Some(closed(generator, &system, &list(path), CONNECTIONS, time).await?))
-            },
+            async |time| closed(&system, &conditional, CONNECTIONS, time).await,
+            async |time| Ok(Some(closed(&system, &list, CONNECTIONS, time).await?)),
         )
         .await?;
-    let whole = whole.context("the whole list was not asked for")?;
 
     bench.add(
-        Row::new(what.clone(), lists.rate(), Unit::PerSecond)
-            .beside(format!("bare axum, the same {size} bytes"), served.rate(), Unit::PerSecond)
-            .target(Target::AtLeast(15_000.0)),
+        Row::rate(what.clone(), &lists)?
+            .beside(format!("bare axum, the same {size} bytes"), Figure::rate(&served)?)
+            .target(Target::RatioAtLeast(0.5)),
     );
-    bench.add(Row::new(what, lists.rate(), Unit::PerSecond).beside(
-        format!("PostgreSQL, one row read on {READERS} connections"),
-        reads.rate(),
-        Unit::PerSecond,
+    bench.add(Row::rate(what, &lists)?.beside(
+        format!("PostgreSQL, the gateway's question for the version on {READERS} connections"),
+        Figure::rate(&reads)?,
     ));
     bench.add(
-        Row::new(unchanged, fresh.rate(), Unit::PerSecond)
-            .beside("200 of the same list", whole.rate(), Unit::PerSecond)
+        Row::rate(unchanged, &fresh)?
+            .beside("200 of the same list", Figure::rate(&all)?)
             .target(Target::RatioAtLeast(1.0)),
     );
     Ok(())
@@ -95,32 +83,25 @@ pub(crate) async fn large(bench: &mut Bench) -> Result<()> {
     let system = bench.system("large_lists").await?;
     history::add_incidents(&system, 1_000, 6, 3, Whose::Persons).await?;
     history::settle(&system).await?;
-    let targets = [
-        ("/api/v1/incidents", Target::EitherAtLeast { figure: 1_470.0, ratio: 0.9 }),
-        ("/api/v1/component_status", Target::AtLeast(480.0)),
-    ];
-    for (path, target) in targets {
+    for path in ["/api/v1/incidents", "/api/v1/component_status"] {
         let (bytes, _) = body(&system, path).await?;
         let bare = Bare::start(&bytes, &bench.folder)?;
         let what = format!("GET {path}, 1,000 incidents, {} kB", bytes.len() / 1_000);
+        let (list, whole) = (Request::get(path), Request::get("/"));
         let (lists, served) = bench
             .alternate(
                 &what,
                 &system,
-                async |generator, time| {
-                    closed(generator, &system, &list(path), CONNECTIONS, time).await
-                },
-                async |generator, time| {
-                    let whole = list("/");
-                    Ok(Some(generator.closed(&bare.address, &whole, CONNECTIONS, time).await?))
+                async |time| closed(&system, &list, CONNECTIONS, time).await,
+                async |time| {
+                    Ok(Some(load::closed(&bare.address, &whole, CONNECTIONS, time).await?))
                 },
             )
             .await?;
-        let served = served.context("the bare server was not asked")?;
         bench.add(
-            Row::new(what, lists.rate(), Unit::PerSecond)
-                .beside("bare axum, the same bytes", served.rate(), Unit::PerSecond)
-                .target(target),
+            Row::rate(what, &lists)?
+                .beside("bare axum, the same bytes", Figure::rate(&served)?)
+                .target(Target::RatioAtLeast(0.85)),
         );
     }
     Ok(())

@@ -1,153 +1,245 @@
-//! The load generator, oha: as many requests as can be had, or a steady rate of them.
+//! The load generator: connections that send their next request when they have their answer, or a
+//! steady rate of requests.
 
 use std::{
-    path::{Path, PathBuf},
-    process::Stdio,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
-use harness::burst;
-use serde_json::Value;
-use tokio::process::Command;
+use anyhow::{Context, Result};
+use axum::{
+    body::Bytes,
+    http::{self, HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
+};
+use hdrhistogram::Histogram;
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1::{self as client, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    net::TcpStream,
+    task::JoinSet,
+    time::{Instant, sleep, sleep_until, timeout},
+};
 
-/// Updates before they repeat: each component with each impact as often as a burst has it.
-const BODIES: usize = 5_000;
+use crate::runs::Outcome;
+
+/// Connections of a steady rate.
+const STEADY_CONNECTIONS: usize = 64;
+/// The longest that a request may take; one that takes longer has failed.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// What a connection that broke waits before it is made again.
+const RECONNECT: Duration = Duration::from_millis(10);
+/// The longest latency that is told apart, in µs.
+const LONGEST: u64 = 60_000_000;
+
+/// Bodies that are sent one after the other, in this order, and from the first one again after the last.
+#[derive(Clone)]
+pub(crate) struct Bodies(Arc<Taken>);
+
+struct Taken {
+    all: Vec<Bytes>,
+    next: AtomicUsize,
+}
+
+impl Bodies {
+    pub(crate) fn new(all: impl IntoIterator<Item = String>) -> Self {
+        let all = all.into_iter().map(Bytes::from).collect();
+        Self(Arc::new(Taken { all, next: AtomicUsize::new(0) }))
+    }
+
+    /// Starts with the first one again.
+    pub(crate) fn rewind(&self) {
+        self.0.next.store(0, Ordering::Relaxed);
+    }
+
+    fn next(&self) -> Bytes {
+        let number = self.0.next.fetch_add(1, Ordering::Relaxed);
+        self.0.all.get(number % self.0.all.len().max(1)).cloned().unwrap_or_default()
+    }
+}
+
 /// What is asked.
-#[derive(Clone, Debug)]
-pub(crate) enum Request {
-    /// Updates of all components and impacts, with more headers.
-    Post(Vec<(&'static str, String)>),
-    /// A path, with headers.
-    Get(String, Vec<(&'static str, String)>),
+#[derive(Clone)]
+pub(crate) struct Request {
+    method: Method,
+    path: String,
+    headers: HeaderMap,
+    bodies: Option<Bodies>,
 }
 
-/// What a load had for answers.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Outcome {
-    pub(crate) requests: u64,
-    pub(crate) seconds: f64,
-    /// Errors, and answers of 400 and more.
-    pub(crate) failed: u64,
-    /// Milliseconds.
-    pub(crate) p50: Option<f64>,
-    pub(crate) p99: Option<f64>,
-    pub(crate) max: Option<f64>,
-}
+impl Request {
+    pub(crate) fn get(path: &str) -> Self {
+        Self { method: Method::GET, path: path.to_owned(), headers: HeaderMap::new(), bodies: None }
+    }
 
-impl Outcome {
-    /// Good answers in a second.
-    pub(crate) fn rate(&self) -> f64 {
-        self.requests.saturating_sub(self.failed) as f64 / self.seconds.max(1e-9)
+    /// Updates, with this token.
+    pub(crate) fn post(bodies: &Bodies, token: &str) -> Result<Self> {
+        let path = "/api/v1/component_status".to_owned();
+        let mut headers = HeaderMap::new();
+        headers.insert(header::AUTHORIZATION, HeaderValue::from_str(&format!("Bearer {token}"))?);
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        Ok(Self { method: Method::POST, path, headers, bodies: Some(bodies.clone()) })
+    }
+
+    pub(crate) fn with(mut self, name: &'static str, value: &str) -> Result<Self> {
+        self.headers.insert(HeaderName::from_static(name), HeaderValue::from_str(value)?);
+        Ok(self)
+    }
+
+    fn next(&self, host: &HeaderValue) -> Result<http::Request<Full<Bytes>>> {
+        let body = self.bodies.as_ref().map(Bodies::next).unwrap_or_default();
+        let mut request = http::Request::new(Full::new(body));
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = self.path.parse()?;
+        *request.headers_mut() = self.headers.clone();
+        request.headers_mut().insert(header::HOST, host.clone());
+        Ok(request)
     }
 }
 
-/// The generator, and where it finds what it sends.
-pub(crate) struct Generator {
-    oha: PathBuf,
-    bodies: PathBuf,
-    token: String,
+/// As many requests as so many connections get answered.
+pub(crate) async fn closed(
+    address: &str,
+    request: &Request,
+    connections: usize,
+    time: Duration,
+) -> Result<Outcome> {
+    run(address, request, connections, time, None).await
 }
 
-impl Generator {
-    /// Writes the updates that it sends.
-    pub(crate) fn prepare(oha: PathBuf, folder: &Path, token: String) -> Result<Self> {
-        let all: Vec<String> = (0..BODIES).map(|n| burst::update(n).to_string()).collect();
-        let bodies = folder.join("bodies");
-        std::fs::write(&bodies, all.join("\n"))?;
-        Ok(Self { oha, bodies, token })
-    }
+/// So many requests a second, whatever becomes of those before: latency counts from when a request was
+/// to be sent.
+pub(crate) async fn steady(
+    address: &str,
+    request: &Request,
+    rate: u32,
+    time: Duration,
+) -> Result<Outcome> {
+    run(address, request, STEADY_CONNECTIONS, time, Some(rate)).await
+}
 
-    /// As many requests as so many connections get answered, each sending its next one when it
-    /// has its answer.
-    pub(crate) async fn closed(
-        &self,
-        address: &str,
-        request: &Request,
-        connections: usize,
-        time: Duration,
-    ) -> Result<Outcome> {
-        self.run(address, request, time, &["-c", &connections.to_string()]).await
+async fn run(
+    address: &str,
+    request: &Request,
+    connections: usize,
+    time: Duration,
+    rate: Option<u32>,
+) -> Result<Outcome> {
+    let begin = Instant::now();
+    let schedule = rate.map(|rate| Arc::new(Schedule { begin, rate, next: AtomicU64::new(0) }));
+    let mut clients = JoinSet::new();
+    for _ in 0..connections {
+        let mut client = Client::new(address, request)?;
+        let schedule = schedule.clone();
+        clients.spawn(async move {
+            client.send_until(begin + time, schedule.as_deref()).await?;
+            Ok::<_, anyhow::Error>(client)
+        });
     }
-
-    /// So many requests a second, whatever becomes of those before: latency counts from when a
-    /// request was to be sent.
-    pub(crate) async fn steady(
-        &self,
-        address: &str,
-        request: &Request,
-        rate: u32,
-        time: Duration,
-    ) -> Result<Outcome> {
-        let how = ["-c", "64", "-q", &rate.to_string(), "--latency-correction"];
-        self.run(address, request, time, &how).await
+    let mut outcome = Outcome::with_latencies()?;
+    while let Some(client) = clients.join_next().await {
+        let client = client??;
+        outcome.requests += client.answered + client.failed;
+        outcome.failed += client.failed;
+        outcome.latencies.as_mut().context("made with latencies")?.add(client.latencies)?;
     }
+    // What was under way at the end counts, and so does the time that it took.
+    outcome.seconds = begin.elapsed().as_secs_f64();
+    Ok(outcome)
+}
 
-    async fn run(
-        &self,
-        address: &str,
-        request: &Request,
-        time: Duration,
-        how: &[&str],
-    ) -> Result<Outcome> {
-        let mut command = Command::new(&self.oha);
-        command.args(["--no-tui", "--output-format", "json", "--disable-compression"]).args(how);
-        // What is under way at the end counts, and so does the time that it takes.
-        command.args(["-w", "-t", "30s", "-z", &format!("{}s", time.as_secs().max(1))]);
-        for (name, value) in self.headers(request) {
-            command.arg("-H").arg(format!("{name}: {value}"));
-        }
-        if matches!(request, Request::Post(_)) {
-            command.args(["-m", "POST", "-Z"]).arg(&self.bodies);
-        }
-        command.arg(format!("http://{address}{}", path(request)));
-        let said: Value = serde_json::from_str(&output(command).await?)?;
-        let counts = |what: &str| -> Vec<(String, u64)> {
-            let counts = said[what].as_object().into_iter().flatten();
-            counts.map(|(key, count)| (key.clone(), count.as_u64().unwrap_or_default())).collect()
-        };
-        let (statuses, errors) = (counts("statusCodeDistribution"), counts("errorDistribution"));
-        let sum = |counts: &[(String, u64)]| counts.iter().map(|(_, count)| count).sum::<u64>();
-        let refused = statuses.iter().filter(|(status, _)| status.as_str() >= "400");
-        let refused: u64 = refused.map(|(_, count)| count).sum();
-        let millis = |seconds: &Value| Some(seconds.as_f64()? * 1e3);
-        Ok(Outcome {
-            requests: sum(&statuses) + sum(&errors),
-            seconds: said["summary"]["total"].as_f64().unwrap_or_default(),
-            failed: refused + sum(&errors),
-            p50: millis(&said["latencyPercentiles"]["p50"]),
-            p99: millis(&said["latencyPercentiles"]["p99"]),
-            max: millis(&said["summary"]["slowest"]),
+/// When the requests of a steady rate are to be sent.
+struct Schedule {
+    begin: Instant,
+    rate: u32,
+    next: AtomicU64,
+}
+
+impl Schedule {
+    fn next(&self) -> Instant {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        self.begin + Duration::from_secs_f64(number as f64 / f64::from(self.rate))
+    }
+}
+
+/// One connection and what it saw.
+struct Client {
+    address: String,
+    host: HeaderValue,
+    request: Request,
+    answered: u64,
+    /// Without an answer, or with one of 400 and more.
+    failed: u64,
+    latencies: Histogram<u64>,
+}
+
+impl Client {
+    fn new(address: &str, request: &Request) -> Result<Self> {
+        Ok(Self {
+            address: address.to_owned(),
+            host: HeaderValue::from_str(address)?,
+            request: request.clone(),
+            answered: 0,
+            failed: 0,
+            latencies: latencies()?,
         })
     }
 
-    fn headers(&self, request: &Request) -> Vec<(&'static str, String)> {
-        match request {
-            Request::Post(more) => {
-                let mut headers = vec![
-                    ("Authorization", format!("Bearer {}", self.token)),
-                    ("Content-Type", "application/json".to_owned()),
-                ];
-                headers.extend(more.iter().cloned());
-                headers
+    async fn send_until(&mut self, end: Instant, schedule: Option<&Schedule>) -> Result<()> {
+        let mut connection = None;
+        loop {
+            let due = schedule.map_or_else(Instant::now, Schedule::next);
+            if due >= end {
+                return Ok(());
             }
-            Request::Get(_, headers) => headers.clone(),
+            sleep_until(due).await;
+            let request = self.request.next(&self.host)?;
+            match timeout(PATIENCE, self.send(&mut connection, request)).await {
+                Ok(Ok(status)) if status.as_u16() < 400 => {
+                    self.answered += 1;
+                    let micros = due.elapsed().as_micros().min(LONGEST.into()) as u64;
+                    self.latencies.record(micros)?;
+                }
+                // An error of the server is an answer: the connection is good.
+                Ok(Ok(_)) => self.failed += 1,
+                Ok(Err(_)) | Err(_) => {
+                    self.failed += 1;
+                    connection = None;
+                    sleep(RECONNECT).await;
+                }
+            }
         }
     }
-}
 
-fn path(request: &Request) -> &str {
-    match request {
-        Request::Post(_) => "/api/v1/component_status",
-        Request::Get(path, _) => path,
+    async fn send(
+        &self,
+        connection: &mut Option<SendRequest<Full<Bytes>>>,
+        request: http::Request<Full<Bytes>>,
+    ) -> Result<StatusCode> {
+        if connection.as_ref().is_none_or(SendRequest::is_closed) {
+            let stream = TcpStream::connect(&self.address).await?;
+            stream.set_nodelay(true)?;
+            let (sender, driver) = client::handshake(TokioIo::new(stream)).await?;
+            // Its error is that of the request that it was for.
+            tokio::spawn(driver);
+            *connection = Some(sender);
+        }
+        let sender = connection.as_mut().context("just made")?;
+        sender.ready().await?;
+        let answer = sender.send_request(request).await?;
+        let status = answer.status();
+        let mut body = answer.into_body();
+        while let Some(frame) = body.frame().await {
+            frame?;
+        }
+        Ok(status)
     }
 }
 
-async fn output(mut command: Command) -> Result<String> {
-    let program = command.as_std().get_program().display().to_string();
-    command.stdin(Stdio::null()).kill_on_drop(true);
-    let output = command.output().await.with_context(|| format!("{program} can't be run"))?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{program} failed: {}", said.trim());
-    Ok(String::from_utf8(output.stdout)?)
+/// Latencies in µs, to three digits.
+pub(crate) fn latencies() -> Result<Histogram<u64>> {
+    Ok(Histogram::new_with_max(LONGEST, 3)?)
 }

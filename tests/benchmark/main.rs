@@ -1,36 +1,36 @@
-//! Measures the whole system: real gateways and workers on real servers, each figure with a yardstick
+//! Measures the whole system: real gateways and workers on real servers, each figure with a baseline
 //! that was measured beside it. CONTRIBUTING.md says how to run and read it.
 
+mod baselines;
 mod bench;
+mod endurance;
 mod growth;
 mod history;
 mod lists;
 mod load;
 mod publisher;
 mod report;
+mod runs;
+mod sequence;
 mod start;
-mod tools;
 mod updates;
 mod usage;
-mod yardsticks;
 
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::ExitCode,
+    process::{Command, ExitCode},
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
 use deploy::{binaries, servers::Servers};
 use harness::{CLAIM, SECRET, token};
 use serde_json::json;
+use sqlx::{Connection, PgConnection};
 
-use crate::{
-    bench::{Bench, Scale, say},
-    load::Generator,
-};
+use crate::bench::{Bench, Scale, say};
 
 /// Measures the system and prints a table. Release builds only.
 #[derive(Parser)]
@@ -45,9 +45,12 @@ struct Arguments {
     #[arg(long, value_delimiter = ',')]
     only: Vec<Part>,
     /// A backlog of 200,000 updates, 1,000,000 incidents of history and 10,000,000 updates, instead
-    /// of 50,000, 20,000 and 200,000.
-    #[arg(long)]
+    /// of 50,000, 20,000 and 200,000; and the ten minutes of `endurance`.
+    #[arg(long, conflicts_with = "smoke")]
     full: bool,
+    /// Run each part for a moment, to see that it works. Figures and targets mean nothing then.
+    #[arg(long)]
+    smoke: bool,
     /// Print JSON instead of a table.
     #[arg(long)]
     json: bool,
@@ -65,9 +68,13 @@ enum Part {
     Post,
     /// POST without waiting for it.
     Async,
+    /// POST with the outcome, one at a time.
+    Alone,
     /// A backlog.
     Drain,
-    /// The same among 10,000 components, as many incidents that stand, and many closed ones.
+    /// A backlog, while commits take as long as on a slow disk.
+    SlowDisk,
+    /// A backlog among 10,000 components, as many incidents that stand, and many closed ones.
     Broad,
     /// POST at a steady rate.
     Steady,
@@ -79,6 +86,8 @@ enum Part {
     Mixed,
     /// A long history.
     Growth,
+    /// Ten minutes at half load; with `--full`, or by its name, only.
+    Endurance,
 }
 
 fn main() -> ExitCode {
@@ -94,35 +103,42 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<()> {
     let runtime = tokio::runtime::Runtime::new()?;
     if let Some(file) = &arguments.serve {
-        return runtime.block_on(yardsticks::serve(file));
+        return runtime.block_on(baselines::serve(file));
     }
-    if cfg!(debug_assertions) {
+    if cfg!(debug_assertions) && !arguments.smoke {
         say("this is not a release build: its figures mean nothing");
     }
     let begin = Instant::now();
-    let oha = tools::oha()?;
     let binaries = binaries::build()?;
     let folder =
         PathBuf::from(format!("/var/tmp/status-dashboard-benchmark-{}", std::process::id()));
     fs::create_dir(&folder)?;
     let servers = Servers::start(&folder.join("servers"))?;
     let token = token(SECRET, &json!({ CLAIM: "benchmark" }));
-    let generator = Generator::prepare(oha, &folder, token)?;
-    let mut bench = Bench::new(scale(arguments), &folder, generator, servers, binaries);
-    let measured = runtime.block_on(measure(&mut bench, &arguments.only));
+    let mut bench = Bench::new(scale(arguments), &folder, token, servers, binaries);
+    let circumstances = runtime.block_on(circumstances(&bench))?;
+    let measured = runtime.block_on(measure(&mut bench, arguments));
     // Whatever was measured before an error is shown.
-    let machine = machine();
     if arguments.json {
-        println!("{:#}", bench.report.json(&machine));
+        println!("{:#}", bench.report.json(&circumstances));
     } else {
-        println!("{}", bench.report.markdown(&machine));
+        println!("{}", bench.report.markdown(&circumstances));
     }
     say(&format!("took {} s", begin.elapsed().as_secs()));
+    let missed: Vec<String> = bench.report.missed().into_iter().map(str::to_owned).collect();
+    let failed = bench.report.failed();
     // What still uses the servers ends before they do.
     drop(runtime);
     drop(bench);
     measured.with_context(|| format!("logs are in {}", folder.display()))?;
-    Ok(fs::remove_dir_all(&folder)?)
+    fs::remove_dir_all(&folder)?;
+    if failed > 0 {
+        bail!("{failed} requests failed");
+    }
+    if !missed.is_empty() && !arguments.smoke {
+        bail!("{} targets are missed: {}", missed.len(), missed.join("; "));
+    }
+    Ok(())
 }
 
 fn scale(arguments: &Arguments) -> Scale {
@@ -132,37 +148,94 @@ fn scale(arguments: &Arguments) -> Scale {
         backlog: 50_000,
         incidents: 20_000,
         inbox: 200_000,
+        minute: Duration::from_secs(60),
+        minutes: 10,
     };
     if arguments.full {
         Scale { backlog: 200_000, incidents: 1_000_000, inbox: 10_000_000, ..small }
+    } else if arguments.smoke {
+        let (time, minute) = (Duration::from_millis(300), Duration::from_secs(1));
+        Scale { time, runs: 1, backlog: 2_000, incidents: 1_000, inbox: 2_000, minute, minutes: 2 }
     } else {
         small
     }
 }
 
-async fn measure(bench: &mut Bench, only: &[Part]) -> Result<()> {
+async fn measure(bench: &mut Bench, arguments: &Arguments) -> Result<()> {
     for part in Part::value_variants() {
-        if !only.is_empty() && !only.contains(part) {
+        let by_name = arguments.only.contains(part);
+        let takes_long = *part == Part::Endurance && !(arguments.full || arguments.smoke);
+        if !by_name && (takes_long || !arguments.only.is_empty()) {
             continue;
         }
         match part {
             Part::Start => start::start(bench).await,
             Part::Post => updates::post(bench).await,
             Part::Async => updates::respond_async(bench).await,
+            Part::Alone => updates::alone(bench).await,
             Part::Drain => updates::drain(bench).await,
+            Part::SlowDisk => updates::slow_disk(bench).await,
             Part::Broad => updates::broad(bench).await,
             Part::Steady => updates::steady(bench).await,
             Part::Get => lists::small(bench).await,
             Part::Lists => lists::large(bench).await,
             Part::Mixed => updates::mixed(bench).await,
             Part::Growth => growth::grown(bench).await,
+            Part::Endurance => endurance::endure(bench).await,
         }
         .with_context(|| format!("{part:?}"))?;
     }
     Ok(())
 }
 
-/// What it was measured on.
+/// What it was measured on: without it a figure says nothing.
+async fn circumstances(bench: &Bench) -> Result<Vec<(&'static str, String)>> {
+    let mut database = PgConnection::connect(&bench.servers.postgres().uri()).await?;
+    let (date, postgres, settings): (String, String, String) = sqlx::query_as(
+        "SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI') || ' UTC',
+            current_setting('server_version'),
+            (SELECT string_agg(name || ' ' || setting, ', ' ORDER BY name) FROM pg_settings
+                WHERE name IN ('fsync', 'synchronous_commit', 'full_page_writes',
+                    'shared_buffers', 'max_wal_size'))",
+    )
+    .fetch_one(&mut database)
+    .await?;
+    let rabbitmq = bench.servers.rabbitmq().ctl(&["version"])?;
+    let profile = if cfg!(debug_assertions) { "not optimized" } else { "release" };
+    let seconds = bench.scale.time.as_secs_f64();
+    Ok(vec![
+        ("Commit", format!("{}, {profile}", commit())),
+        ("Date", date),
+        ("Machine", machine()),
+        ("Servers", format!("PostgreSQL {postgres} ({settings}), RabbitMQ {}", rabbitmq.trim())),
+        (
+            "Runs",
+            format!(
+                "{} of {seconds} s each; a rate is their median, a latency that of all their \
+                 requests, and the least and the highest of single runs stand in brackets",
+                bench.scale.runs
+            ),
+        ),
+    ])
+}
+
+/// The commit that was measured.
+fn commit() -> String {
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git").args(arguments).current_dir(deploy::checkout()).output();
+        let output = output.ok().filter(|output| output.status.success());
+        output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let Some(commit) = git(&["rev-parse", "--short=10", "HEAD"]) else {
+        return "unknown".to_owned();
+    };
+    match git(&["status", "--porcelain"]) {
+        Some(changes) if changes.is_empty() => commit,
+        Some(_) | None => format!("{commit} with changes"),
+    }
+}
+
+/// The machine.
 fn machine() -> String {
     let read = |path: &str| fs::read_to_string(Path::new(path)).unwrap_or_default();
     let value = |text: &str, name: &str| {
@@ -175,8 +248,7 @@ fn machine() -> String {
     let kib: f64 = memory.trim_end_matches(" kB").parse().unwrap_or_default();
     let kernel = read("/proc/sys/kernel/osrelease");
     format!(
-        "Machine: {model}, {cores} cores, {:.0} GiB of memory, Linux {}; clients, servers and \
-         programs share it.",
+        "{model}, {cores} cores, {:.0} GiB of memory, Linux {}; clients, servers and programs share it",
         kib / f64::from(1 << 20),
         kernel.trim()
     )

@@ -1,78 +1,99 @@
 //! A bare publisher: what RabbitMQ confirms when nothing else is done.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use harness::System;
 use lapin::{
     BasicProperties, Channel, Confirmation, Connection, ConnectionProperties,
-    options::{BasicPublishOptions, ConfirmSelectOptions, QueuePurgeOptions},
+    options::{
+        BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions,
+        ConfirmSelectOptions, QueueDeclareOptions, QueuePurgeOptions,
+    },
+    types::FieldTable,
 };
 use shared::{
-    component::{self, Component},
-    impact::Impact,
-    message::UpdateMessage,
-    timestamp::Timestamp,
-    topology::Topology,
+    component::Component, message::UpdateMessage, timestamp::Timestamp, topology::Topology,
     update::UpdateId,
 };
-use tokio::time::Instant;
+use tokio::{task::JoinSet, time::Instant};
 use uuid::Builder;
 
-use crate::load::Outcome;
+use crate::{
+    runs::Outcome,
+    sequence::{self, Sequence},
+};
 
 /// The delivery mode of a message that outlives RabbitMQ's restart.
 const PERSISTENT: u8 = 2;
+/// Channels, as many as a gateway has.
+const CHANNELS: usize = 4;
+/// Messages that are made before the clock starts: a bare publisher has its bodies.
+const PREPARED: u64 = 50_000;
 
-/// Publishes updates to the queues of a system, on one channel.
+/// Publishes updates to the queues of a system.
 pub(crate) struct Publisher {
     connection: Connection,
-    channel: Channel,
+    channels: Vec<Channel>,
     topology: Topology,
+    sequence: Sequence,
     components: Vec<Component>,
     /// Microseconds since 1970, by the clock of the database.
     now: i64,
-    sent: u64,
+    /// Updates that were made, and where the sequence is.
+    made: u64,
+    next: usize,
+}
+
+/// A message as it goes to RabbitMQ.
+struct Prepared {
+    body: Vec<u8>,
+    key: String,
+    id: String,
 }
 
 impl Publisher {
     /// Declares the queues as the gateway and the worker do.
-    pub(crate) async fn connect(system: &System) -> Result<Self> {
+    pub(crate) async fn connect(system: &System, sequence: Sequence) -> Result<Self> {
         let properties = ConnectionProperties::default();
         let connection = Connection::connect(&system.amqp_uri, properties).await?;
-        let channel = connection.create_channel().await?;
+        let mut channels = Vec::new();
+        for _ in 0..CHANNELS {
+            let channel = connection.create_channel().await?;
+            channel.confirm_select(ConfirmSelectOptions::default()).await?;
+            channels.push(channel);
+        }
         let topology = system.topology().await?;
         let mut database = system.database.acquire().await?;
-        topology.declare(&channel, &mut database).await?;
-        let components = component::read_all(&mut database).await?;
+        topology.declare(channels.first().context("no channel")?, &mut database).await?;
+        let components = sequence.components(sequence::catalogue(system).await?);
         ensure!(!components.is_empty(), "there are no components");
         let now: Timestamp = sqlx::query_scalar("SELECT clock_timestamp() AT TIME ZONE 'UTC'")
             .fetch_one(&mut *database)
             .await?;
-        channel.confirm_select(ConfirmSelectOptions::default()).await?;
         let now = now.as_micros();
-        Ok(Self { connection, channel, topology, components, now, sent: 0 })
+        Ok(Self { connection, channels, topology, sequence, components, now, made: 0, next: 0 })
     }
 
-    /// The next update, as the gateway would send it, and its routing key.
-    fn next(&mut self) -> Result<(UpdateMessage, String)> {
-        let number = self.sent;
-        self.sent += 1;
-        // Every component with every impact, as a burst has them.
-        let body = harness::burst::update(number as usize);
-        let region = body["attributes"][0]["value"].as_str().unwrap_or_default();
-        let found = self.components.iter().find(|component| {
-            body["name"] == component.name.as_str()
-                && component.attributes.iter().any(|attribute| attribute.value == region)
-        });
-        let component = found.context("the catalogue has not the components of a burst")?.clone();
-        let impact = match body["impact"].as_i64() {
-            Some(3) => Impact::Outage,
-            Some(2) => Impact::Major,
-            _ => Impact::Minor,
-        };
-        let key = self.topology.routing_key(component.id.partition(self.topology.partitions));
+    /// Starts with the first update of its sequence again.
+    pub(crate) fn rewind(&mut self) {
+        self.next = 0;
+    }
+
+    /// The next update, as the gateway would send it.
+    fn prepare(&mut self) -> Result<Prepared> {
+        let (component, impact) = self.sequence.update(self.next, &self.components)?;
+        let number = self.made;
+        self.next += 1;
+        self.made += 1;
+        let partition = component.id.partition(self.topology.partitions);
         // Milliseconds count up with the updates, so that the ids are in their order.
         let millis = (self.now / 1_000) as u64 + number / 100;
         let mut random = [0; 10];
@@ -86,27 +107,129 @@ impl Publisher {
             received_at: Timestamp::from_micros(self.now)?,
             idempotency: None,
         };
-        Ok((message, key))
+        let key = self.topology.routing_key(partition);
+        Ok(Prepared { body: message.encode(), key, id: id.to_string() })
     }
 
-    /// Publishes until the time is over or so many are sent, with so many unconfirmed at once.
-    pub(crate) async fn publish(
-        &mut self,
+    /// As fast as RabbitMQ confirms, with so many unconfirmed at once: on as many channels as a gateway
+    /// has, each of which sends on while confirmations are on their way.
+    pub(crate) async fn publish(&mut self, in_flight: usize, time: Duration) -> Result<Outcome> {
+        let prepared = (0..PREPARED).map(|_| self.prepare()).collect::<Result<_>>()?;
+        self.send(prepared, u64::MAX, self.channels.len(), in_flight, time).await
+    }
+
+    /// Fills the queues with so many different updates, in their order, all confirmed.
+    pub(crate) async fn fill(&mut self, count: u64) -> Result<()> {
+        let mut left = count;
+        while left > 0 {
+            let part = left.min(PREPARED);
+            let prepared = (0..part).map(|_| self.prepare()).collect::<Result<_>>()?;
+            // On one channel: the updates of a component keep their order.
+            let outcome = self.send(prepared, part, 1, 1_000, Duration::from_secs(300)).await?;
+            ensure!(outcome.failed == 0, "{} updates were refused", outcome.failed);
+            left -= part;
+        }
+        Ok(())
+    }
+
+    async fn send(
+        &self,
+        prepared: Vec<Prepared>,
+        count: u64,
+        channels: usize,
         in_flight: usize,
         time: Duration,
-        count: u64,
     ) -> Result<Outcome> {
-        let mut prepared = Vec::new();
-        // Made before the clock starts: a bare publisher has its bodies.
-        for _ in 0..count.min(50_000) {
-            let (message, key) = self.next()?;
-            prepared.push((message.encode(), key, message.id.to_string()));
-        }
-        let exchange = self.topology.exchange();
         let begin = Instant::now();
+        let sending = Arc::new(Sending {
+            prepared,
+            exchange: self.topology.exchange(),
+            count,
+            end: begin + time,
+            next: AtomicU64::new(0),
+        });
+        let mut tasks = JoinSet::new();
+        for channel in self.channels.iter().take(channels) {
+            let (sending, channel) = (sending.clone(), channel.clone());
+            let window = in_flight.div_ceil(channels);
+            tasks.spawn(async move { sending.on(&channel, window).await });
+        }
+        let mut outcome = Outcome::default();
+        while let Some(sent) = tasks.join_next().await {
+            let (confirmed, failed) = sent??;
+            outcome.requests += confirmed + failed;
+            outcome.failed += failed;
+        }
+        outcome.seconds = begin.elapsed().as_secs_f64();
+        Ok(outcome)
+    }
+
+    /// One message at a time: published and confirmed, consumed, answered and acknowledged. No system
+    /// that waits for an outcome can have it sooner.
+    pub(crate) async fn round_trips(&mut self, system: &System, time: Duration) -> Result<Outcome> {
+        let message = self.prepare()?;
+        let properties = ConnectionProperties::default();
+        let consumer = Connection::connect(&system.amqp_uri, properties).await?;
+        let answering = answer_all(&consumer, &self.topology).await?;
+        let channel = self.channels.first().context("no channel")?;
+        let queue = QueueDeclareOptions { exclusive: true, ..Default::default() };
+        let replies = channel.queue_declare("".into(), queue, FieldTable::default()).await?;
+        let no_ack = BasicConsumeOptions { no_ack: true, ..Default::default() };
+        let name = replies.name().clone();
+        let mut replies =
+            channel.basic_consume(name.clone(), "".into(), no_ack, FieldTable::default()).await?;
+        let mut outcome = Outcome::with_latencies()?;
+        let begin = Instant::now();
+        while begin.elapsed() < time {
+            let sent = Instant::now();
+            let properties = properties_of(&message.id).with_reply_to(name.clone());
+            let (exchange, key) = (self.topology.exchange(), self.topology.routing_key(0));
+            let options = BasicPublishOptions::default();
+            let published = channel
+                .basic_publish(exchange.into(), key.into(), options, &message.body, properties)
+                .await?;
+            published.await?;
+            replies.next().await.context("the replies ended")??;
+            outcome.requests += 1;
+            let micros = sent.elapsed().as_micros() as u64;
+            outcome.latencies.as_mut().context("made with latencies")?.record(micros)?;
+        }
+        outcome.seconds = begin.elapsed().as_secs_f64();
+        answering.abort();
+        consumer.close(200, "done".into()).await?;
+        Ok(outcome)
+    }
+
+    /// Empties the queues: they hold a limited number, and nobody consumes.
+    pub(crate) async fn purge(&self) -> Result<()> {
+        let channel = self.channels.first().context("no channel")?;
+        for partition in 0..self.topology.partitions {
+            let queue = self.topology.queue(partition);
+            channel.queue_purge(queue.into(), QueuePurgeOptions::default()).await?;
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn close(self) -> Result<()> {
+        Ok(self.connection.close(200, "done".into()).await?)
+    }
+}
+
+/// What all channels send together.
+struct Sending {
+    prepared: Vec<Prepared>,
+    exchange: String,
+    count: u64,
+    end: Instant,
+    next: AtomicU64,
+}
+
+impl Sending {
+    /// On one channel, with so many unconfirmed at once; how many were confirmed and refused.
+    async fn on(&self, channel: &Channel, window: usize) -> Result<(u64, u64)> {
         let mut unconfirmed = FuturesUnordered::new();
-        let (mut sent, mut confirmed, mut failed) = (0, 0, 0);
-        let mut confirm = |confirmation: lapin::Result<Confirmation>| -> Result<()> {
+        let (mut confirmed, mut failed) = (0, 0);
+        let mut count = |confirmation: lapin::Result<Confirmation>| -> Result<()> {
             match confirmation? {
                 Confirmation::Ack(None) => confirmed += 1,
                 Confirmation::Ack(Some(_)) | Confirmation::Nack(_) | Confirmation::NotRequested => {
@@ -115,57 +238,60 @@ impl Publisher {
             }
             Ok(())
         };
-        for (body, key, id) in prepared.iter().cycle() {
-            if sent >= count || begin.elapsed() >= time {
+        loop {
+            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            if number >= self.count || Instant::now() >= self.end {
                 break;
             }
-            let properties = BasicProperties::default()
-                .with_content_type("application/json".into())
-                .with_type("status-update".into())
-                .with_delivery_mode(PERSISTENT)
-                .with_message_id(id.as_str().into());
+            let place = number as usize % self.prepared.len().max(1);
+            let message = self.prepared.get(place).context("nothing is prepared")?;
+            let (exchange, key) = (self.exchange.as_str().into(), message.key.as_str().into());
             let options = BasicPublishOptions::default();
-            let (exchange, key) = (exchange.as_str().into(), key.as_str().into());
+            let properties = properties_of(&message.id);
             let published =
-                self.channel.basic_publish(exchange, key, options, body, properties).await?;
+                channel.basic_publish(exchange, key, options, &message.body, properties).await?;
             unconfirmed.push(published);
-            sent += 1;
-            if unconfirmed.len() >= in_flight
+            if unconfirmed.len() >= window
                 && let Some(confirmation) = unconfirmed.next().await
             {
-                confirm(confirmation)?;
+                count(confirmation)?;
             }
         }
         while let Some(confirmation) = unconfirmed.next().await {
-            confirm(confirmation)?;
+            count(confirmation)?;
         }
-        let seconds = begin.elapsed().as_secs_f64();
-        let requests = confirmed + failed;
-        Ok(Outcome { requests, failed, seconds, ..Outcome::default() })
+        Ok((confirmed, failed))
     }
+}
 
-    /// Fills the queues with so many different updates, all confirmed.
-    pub(crate) async fn fill(&mut self, count: u64) -> Result<()> {
-        let mut left = count;
-        while left > 0 {
-            let part = left.min(50_000);
-            let outcome = self.publish(1_000, Duration::from_secs(300), part).await?;
-            ensure!(outcome.failed == 0, "{} updates were refused", outcome.failed);
-            left -= part;
+fn properties_of(id: &str) -> BasicProperties {
+    BasicProperties::default()
+        .with_content_type("application/json".into())
+        .with_type("status-update".into())
+        .with_delivery_mode(PERSISTENT)
+        .with_message_id(id.into())
+}
+
+/// Consumes the first partition, and answers each message before it acknowledges it, as a worker does.
+async fn answer_all(
+    connection: &Connection,
+    topology: &Topology,
+) -> Result<tokio::task::JoinHandle<Result<()>>> {
+    let channel = connection.create_channel().await?;
+    channel.basic_qos(1, BasicQosOptions::default()).await?;
+    let options = BasicConsumeOptions::default();
+    let queue = topology.queue(0);
+    let mut deliveries =
+        channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await?;
+    Ok(tokio::spawn(async move {
+        while let Some(delivery) = deliveries.next().await {
+            let delivery = delivery?;
+            let to = delivery.properties.reply_to().clone().context("no address for the reply")?;
+            let (options, properties) =
+                (BasicPublishOptions::default(), BasicProperties::default());
+            channel.basic_publish("".into(), to, options, &delivery.data, properties).await?;
+            delivery.ack(BasicAckOptions::default()).await?;
         }
         Ok(())
-    }
-
-    /// Empties the queues: they hold a limited number, and nobody consumes.
-    pub(crate) async fn purge(&self) -> Result<()> {
-        for partition in 0..self.topology.partitions {
-            let queue = self.topology.queue(partition);
-            self.channel.queue_purge(queue.into(), QueuePurgeOptions::default()).await?;
-        }
-        Ok(())
-    }
-
-    pub(crate) async fn close(self) -> Result<()> {
-        Ok(self.connection.close(200, "done".into()).await?)
-    }
+    }))
 }

@@ -7,8 +7,9 @@ use nix::sys::signal::Signal;
 use tokio::time::sleep;
 
 use crate::{
-    bench::{Bench, middle_of, say, start_gateway, start_worker},
-    report::{Row, Target, Unit},
+    bench::{Bench, say, start_gateway, start_worker},
+    report::{Figure, Row, Target, Unit},
+    runs::{median, spread},
 };
 
 pub(crate) async fn start(bench: &mut Bench) -> Result<()> {
@@ -45,7 +46,8 @@ pub(crate) async fn start(bench: &mut Bench) -> Result<()> {
         ("worker, memory at rest", Unit::Mebibytes, 30.0),
     ];
     for ((name, unit, limit), all) in names.into_iter().zip(figures) {
-        let figure = middle_of(all).context("nothing was started")?;
+        let spread = Some(spread(all.iter().copied()));
+        let figure = Figure { value: median(all).context("nothing was started")?, spread };
         bench.add(Row::new(name, figure, unit).target(Target::Below(limit)));
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! Updates: with their outcomes, without, from a backlog, and at a steady rate.
+//! Updates: with their outcomes, without, one alone, from a backlog, and at a steady rate.
 
 use std::time::{Duration, Instant};
 
@@ -8,13 +8,14 @@ use nix::sys::signal::Signal;
 use tokio::time::sleep;
 
 use crate::{
-    bench::{Bench, address, closed, median, middle_of, say, start_worker},
+    baselines::{self, Bare},
+    bench::{Bench, address, closed, say, start_worker},
     history::{self, Whose},
-    load::{Outcome, Request},
+    load::{self, Request},
     publisher::Publisher,
-    report::{Row, Target, Unit},
-    usage::{Meter, Usage},
-    yardsticks::{self, Bare},
+    report::{Figure, Row, Target, Unit},
+    runs::{Changes, Outcome, Runs, median},
+    sequence::{Sequence, close_all, keep_closing},
 };
 
 /// Clients that wait for outcomes.
@@ -22,7 +23,7 @@ pub(crate) const CONNECTIONS: usize = 64;
 /// Clients that do not.
 const ASYNC_CONNECTIONS: usize = 256;
 /// Updates a second of a quiet day.
-pub(crate) const STEADY: u32 = 500;
+const STEADY: u32 = 500;
 /// Connections of those who do as much as they can beside a steady rate.
 const STORM: usize = 32;
 /// Components that no update is about.
@@ -31,69 +32,121 @@ const OTHER_COMPONENTS: u32 = 9_900;
 const CLOSED: u32 = 20_000;
 /// Longer than a worker may take for a backlog, or RabbitMQ for getting one.
 const BACKLOG_LIMIT: Duration = Duration::from_secs(120);
+/// A commit takes so long on a slow disk, in µs (`commit_delay`).
+const SLOW_COMMIT: u32 = 5_000;
 
-/// With their outcomes.
+/// What a load of a sequence does: where each update changes something, incidents are closed all the
+/// while, so that the answers stay as long as those of some hundred components.
+pub(crate) async fn post_all(
+    system: &System,
+    sequence: Sequence,
+    load: impl Future<Output = Result<Outcome>>,
+) -> Result<Outcome> {
+    match sequence {
+        Sequence::Repeating => load.await,
+        Sequence::Changing => {
+            close_all(system).await?;
+            tokio::select! {
+                outcome = load => outcome,
+                failed = keep_closing(system) => Err(failed.err().context("it never ends")?),
+            }
+        }
+    }
+}
+
+/// With their outcomes, and what the programs hold in memory after that.
 pub(crate) async fn post(bench: &mut Bench) -> Result<()> {
-    let system = bench.system("post").await?;
-    let bare = bench.prepared("post_bare").await?;
-    let mut publisher = Publisher::connect(&bare).await?;
-    let request = Request::Post(Vec::new());
     let what = format!("POST with its outcome, {CONNECTIONS} connections");
-    let (posts, published) = bench
-        .alternate(
-            &what,
-            &system,
-            async |generator, time| closed(generator, &system, &request, CONNECTIONS, time).await,
-            async |_, time| {
-                let published = publisher.publish(CONNECTIONS, time, u64::MAX).await?;
-                publisher.purge().await?;
-                Ok(Some(published))
-            },
-        )
-        .await?;
-    let published = published.context("the publisher did not run")?;
+    let (repeating, changing) = both(bench, &what, "post", CONNECTIONS, Ok).await?;
     bench.add(
-        Row::new(what, posts.rate(), Unit::PerSecond)
-            .beside(
-                format!("bare publisher, {CONNECTIONS} in flight"),
-                published.rate(),
-                Unit::PerSecond,
-            )
-            .target(Target::AtLeast(5_000.0)),
+        Row::rate(format!("{what}, {}", Sequence::Changing.words()), &changing)?
+            .beside(Sequence::Repeating.words(), Figure::rate(&repeating)?)
+            .target(Target::RatioAtLeast(0.5)),
     );
-    publisher.close().await
+    Ok(())
 }
 
 /// Without waiting for outcomes.
 pub(crate) async fn respond_async(bench: &mut Bench) -> Result<()> {
-    let system = bench.system("async").await?;
-    let bare = bench.prepared("async_bare").await?;
-    let mut publisher = Publisher::connect(&bare).await?;
-    let request = Request::Post(vec![("Prefer", "respond-async".to_owned())]);
     let what = format!("POST with `Prefer: respond-async`, {ASYNC_CONNECTIONS} connections");
-    let (posts, published) = bench
+    let async_of = |request: Request| request.with("prefer", "respond-async");
+    both(bench, &what, "async", ASYNC_CONNECTIONS, async_of).await?;
+    Ok(())
+}
+
+/// Both sequences, each beside a bare publisher with as many in flight; returns the runs of both.
+async fn both(
+    bench: &mut Bench,
+    what: &str,
+    name: &str,
+    connections: usize,
+    asked: impl Fn(Request) -> Result<Request>,
+) -> Result<(Runs, Runs)> {
+    let mut of_both = Vec::new();
+    for sequence in [Sequence::Repeating, Sequence::Changing] {
+        let system = bench.system(&format!("{name}_{}", sequence.word())).await?;
+        sequence.prepare(&system).await?;
+        let bare = bench.prepared(&format!("{name}_{}_bare", sequence.word())).await?;
+        let mut publisher = Publisher::connect(&bare, Sequence::Repeating).await?;
+        let bodies = sequence.bodies();
+        let request = asked(Request::post(&bodies, &bench.token)?)?;
+        let what = format!("{what}, {}", sequence.words());
+        let (posts, published) = bench
+            .alternate(
+                &what,
+                &system,
+                async |time| {
+                    bodies.rewind();
+                    let load = closed(&system, &request, connections, time);
+                    post_all(&system, sequence, load).await
+                },
+                async |time| {
+                    let published = publisher.publish(connections, time).await?;
+                    publisher.purge().await?;
+                    Ok(Some(published))
+                },
+            )
+            .await?;
+        let beside = format!("bare publisher, {connections} in flight");
+        bench.add(Row::rate(what.clone(), &posts)?.beside(beside, Figure::rate(&published)?));
+        for (program, processes) in [("gateway", &system.gateways), ("worker", &system.workers)] {
+            let process = processes.first().context("it was started")?;
+            let memory = process.memory()? as f64 / f64::from(1 << 20);
+            bench.add(
+                Row::new(
+                    format!("{program}, memory after: {what}"),
+                    Figure::alone(memory),
+                    Unit::Mebibytes,
+                )
+                .target(Target::Below(100.0)),
+            );
+        }
+        publisher.close().await?;
+        of_both.push(posts);
+    }
+    let changing = of_both.pop().context("two sequences")?;
+    Ok((of_both.pop().context("two sequences")?, changing))
+}
+
+/// One at a time.
+pub(crate) async fn alone(bench: &mut Bench) -> Result<()> {
+    let system = bench.system("alone").await?;
+    let bare = bench.prepared("alone_bare").await?;
+    let mut publisher = Publisher::connect(&bare, Sequence::Repeating).await?;
+    let request = bench.updates(Sequence::Repeating)?;
+    let what = "POST with its outcome, one connection";
+    let (posts, round_trips) = bench
         .alternate(
-            &what,
+            what,
             &system,
-            async |generator, time| {
-                closed(generator, &system, &request, ASYNC_CONNECTIONS, time).await
-            },
-            async |_, time| {
-                let published = publisher.publish(ASYNC_CONNECTIONS, time, u64::MAX).await?;
-                publisher.purge().await?;
-                Ok(Some(published))
-            },
+            async |time| closed(&system, &request, 1, time).await,
+            async |time| Ok(Some(publisher.round_trips(&bare, time).await?)),
         )
         .await?;
-    let published = published.context("the publisher did not run")?;
     bench.add(
-        Row::new(what, posts.rate(), Unit::PerSecond)
-            .beside(
-                format!("bare publisher, {ASYNC_CONNECTIONS} in flight"),
-                published.rate(),
-                Unit::PerSecond,
-            )
-            .target(Target::RatioAtLeast(0.5)),
+        Row::latency(format!("{what}, p50"), &posts, 0.5)?
+            .beside("publish, confirm, consume and reply, p50", Figure::latency(&round_trips, 0.5)?)
+            .target(Target::RatioAtMost(2.0)),
     );
     publisher.close().await
 }
@@ -101,24 +154,66 @@ pub(crate) async fn respond_async(bench: &mut Bench) -> Result<()> {
 /// From a backlog, by one worker.
 pub(crate) async fn drain(bench: &mut Bench) -> Result<()> {
     let backlog = bench.scale.backlog;
-    let what = format!("one worker, a backlog of {backlog} updates");
-    say(&what);
-    let mut drain = Drain::start(bench.prepared("drain").await?).await?;
-    let (mut drains, mut commits) = (Vec::new(), Vec::new());
-    let mut usage = Usage::default();
-    for _ in 0..bench.scale.runs {
-        let (drained, used) = drain.run(backlog).await?;
-        drains.push(drained);
-        usage = usage.plus(used);
-        commits.push(yardsticks::batch_commits(&drain.system.database, bench.scale.time).await?);
+    for sequence in [Sequence::Repeating, Sequence::Changing] {
+        let what = format!("one worker, a backlog of {backlog} {}", sequence.words());
+        say(&what);
+        let prepared = bench.prepared(&format!("drain_{}", sequence.word())).await?;
+        let mut drain = Drain::start(prepared, sequence).await?;
+        let (mut drains, mut commits) = (Runs::default(), Runs::default());
+        for _ in 0..bench.scale.runs {
+            drain.run(backlog, &mut drains).await?;
+            let database = &drain.system.database;
+            commits.add(baselines::batch_commits(database, bench.scale.time).await?);
+        }
+        bench.note(&what, &drains);
+        bench.add(
+            Row::rate(what, &drains)?
+                .beside("PostgreSQL, rows in commits of 512", Figure::rate(&commits)?),
+        );
+        drain.publisher.close().await?;
     }
-    let (drained, committed) = (bench.note(&what, &drains, usage)?, median(&commits)?);
+    Ok(())
+}
+
+/// From a backlog, while commits take as long as on a slow disk.
+pub(crate) async fn slow_disk(bench: &mut Bench) -> Result<()> {
+    let backlog = bench.scale.backlog;
+    let millis = SLOW_COMMIT / 1_000;
+    let what =
+        format!("one worker, a backlog of {backlog} updates, commits that take {millis} ms more");
+    say(&what);
+    let sequence = Sequence::Changing;
+    let mut drain = Drain::start(bench.prepared("slow_disk").await?, sequence).await?;
+    let (mut slow, mut fast) = (Runs::default(), Runs::default());
+    for _ in 0..bench.scale.runs {
+        // One transaction at a time commits here: without `commit_siblings` none would wait.
+        let settings = format!(
+            "ALTER SYSTEM SET commit_delay = {SLOW_COMMIT};
+            ALTER SYSTEM SET commit_siblings = 0; SELECT pg_reload_conf()"
+        );
+        statements(&drain.system, &settings).await?;
+        drain.run(backlog, &mut slow).await?;
+        let settings = "ALTER SYSTEM RESET commit_delay;
+            ALTER SYSTEM RESET commit_siblings; SELECT pg_reload_conf()";
+        statements(&drain.system, settings).await?;
+        drain.run(backlog, &mut fast).await?;
+    }
+    bench.note(&what, &slow);
     bench.add(
-        Row::new(what, drained.rate(), Unit::PerSecond)
-            .beside("PostgreSQL, rows in commits of 512", committed.rate(), Unit::PerSecond)
-            .target(Target::AtLeast(30_000.0)),
+        Row::rate(what, &slow)?
+            .beside("commits as the disk has them", Figure::rate(&fast)?)
+            .target(Target::RatioAtLeast(0.6)),
     );
     drain.publisher.close().await
+}
+
+/// One after the other: some can't be part of a transaction.
+async fn statements(system: &System, statements: &str) -> Result<()> {
+    for statement in statements.split(';') {
+        let statement = sqlx::AssertSqlSafe(statement.to_owned());
+        sqlx::query(statement).execute(&system.database).await?;
+    }
+    Ok(())
 }
 
 /// From a backlog, among many components and incidents that stand and that no update is about, and
@@ -138,22 +233,19 @@ pub(crate) async fn broad(bench: &mut Bench) -> Result<()> {
     history::add_others(&broad, OTHER_COMPONENTS).await?;
     history::settle(&narrow).await?;
     history::settle(&broad).await?;
-    let (mut narrow, mut broad) = (Drain::start(narrow).await?, Drain::start(broad).await?);
-    let (mut narrows, mut broads) = (Vec::new(), Vec::new());
-    let mut usage = Usage::default();
+    let mut narrow = Drain::start(narrow, Sequence::Repeating).await?;
+    let mut broad = Drain::start(broad, Sequence::Repeating).await?;
+    let (mut narrows, mut broads) = (Runs::default(), Runs::default());
     for _ in 0..bench.scale.runs {
-        let (drained, used) = broad.run(backlog).await?;
-        broads.push(drained);
-        usage = usage.plus(used);
-        narrows.push(narrow.run(backlog).await?.0);
+        broad.run(backlog, &mut broads).await?;
+        narrow.run(backlog, &mut narrows).await?;
     }
-    let (broads, narrows) = (bench.note(&what, &broads, usage)?, median(&narrows)?);
+    bench.note(&what, &broads);
     bench.add(
-        Row::new(what, broads.rate(), Unit::PerSecond)
+        Row::rate(what, &broads)?
             .beside(
                 format!("{} others, no closed ones", history::SYSTEM_INCIDENTS),
-                narrows.rate(),
-                Unit::PerSecond,
+                Figure::rate(&narrows)?,
             )
             .target(Target::RatioAtLeast(0.9)),
     );
@@ -165,37 +257,44 @@ pub(crate) async fn broad(bench: &mut Bench) -> Result<()> {
 struct Drain {
     system: System,
     publisher: Publisher,
+    sequence: Sequence,
 }
 
 impl Drain {
-    async fn start(mut system: System) -> Result<Self> {
+    async fn start(mut system: System, sequence: Sequence) -> Result<Self> {
+        sequence.prepare(&system).await?;
         // It has been there before a backlog, and its tables are warm.
         start_worker(&mut system).await?;
-        let publisher = Publisher::connect(&system).await?;
-        Ok(Self { system, publisher })
+        let publisher = Publisher::connect(&system, sequence).await?;
+        Ok(Self { system, publisher, sequence })
     }
 
-    async fn run(&mut self, backlog: u64) -> Result<(Outcome, Usage)> {
+    async fn run(&mut self, backlog: u64, runs: &mut Runs) -> Result<()> {
         let mut worker = self.system.workers.pop().context("there is no worker")?;
         worker.signal(Signal::SIGTERM)?;
         let status = worker.ended().await?;
         ensure!(status.success(), "the worker ended with {status}");
-        let position = "SELECT position FROM sdb_scope";
-        let before = self.system.count(position).await?;
+        if self.sequence == Sequence::Changing {
+            close_all(&self.system).await?;
+            self.publisher.rewind();
+        }
+        let before = Changes::position(&self.system).await?;
         self.publisher.fill(backlog).await?;
 
         start_worker(&mut self.system).await?;
         let begin = Instant::now();
-        let meter = Meter::start(&self.system)?;
-        while self.system.count(position).await? < before + backlog as i64 {
+        let meter = crate::usage::Meter::start(&self.system)?;
+        while Changes::position(&self.system).await? < before + backlog as i64 {
             ensure!(begin.elapsed() < BACKLOG_LIMIT, "the backlog is not drained");
             sleep(Duration::from_millis(5)).await;
         }
         let seconds = begin.elapsed().as_secs_f64();
-        let usage = meter.stop()?;
+        runs.usage = runs.usage.plus(meter.stop()?);
         let parked = self.system.count("SELECT count(*) FROM sdb_parked").await?;
         ensure!(parked == 0, "{parked} updates are parked");
-        Ok((Outcome { requests: backlog, seconds, ..Outcome::default() }, usage))
+        runs.changes = runs.changes.plus(Changes::since(&self.system, before).await?);
+        runs.add(Outcome { requests: backlog, seconds, ..Outcome::default() });
+        Ok(())
     }
 }
 
@@ -204,18 +303,16 @@ pub(crate) async fn steady(bench: &mut Bench) -> Result<()> {
     let system = bench.system("steady").await?;
     let servers = bench.folder.join("servers");
     let mut disk = Vec::new();
-    let request = Request::Post(Vec::new());
+    let request = bench.updates(Sequence::Repeating)?;
     let what = format!("POST at a steady {STEADY}/s");
     let (posts, _) = bench
         .alternate(
             &what,
             &system,
-            async |generator, time| {
-                generator.steady(address(&system)?, &request, STEADY, time).await
-            },
-            async |_, _| {
+            async |time| load::steady(address(&system)?, &request, STEADY, time).await,
+            async |_| {
                 let folder = servers.clone();
-                let syncs = tokio::task::spawn_blocking(move || yardsticks::syncs(&folder));
+                let syncs = tokio::task::spawn_blocking(move || baselines::syncs(&folder));
                 disk.push(syncs.await??);
                 Ok(None)
             },
@@ -225,19 +322,13 @@ pub(crate) async fn steady(bench: &mut Bench) -> Result<()> {
         let at = |times: &Vec<f64>| {
             times.get(((times.len() as f64 * part) as usize).min(times.len() - 1)).copied()
         };
-        middle_of(disk.iter().filter_map(at).collect()).unwrap_or_default()
+        Figure::alone(median(disk.iter().filter_map(at).collect()).unwrap_or_default())
     };
-    let rows = [
-        ("p50", posts.p50, sync(0.5), Some(5.0)),
-        ("p99", posts.p99, sync(0.99), Some(25.0)),
-        ("max", posts.max, sync(1.0), None),
-    ];
-    for (name, figure, disk, limit) in rows {
-        let mut row =
-            Row::new(format!("{what}, {name}"), figure.unwrap_or_default(), Unit::Milliseconds)
-                .beside(format!("fdatasync of 4 KiB, {name}"), disk, Unit::Milliseconds);
-        row.target = limit.map(Target::Below);
-        bench.add(row);
+    for (name, quantile) in [("p50", 0.5), ("p99", 0.99), ("max", 1.0)] {
+        bench.add(
+            Row::latency(format!("{what}, {name}"), &posts, quantile)?
+                .beside(format!("fdatasync of 4 KiB, {name}"), sync(quantile)),
+        );
     }
     Ok(())
 }
@@ -247,68 +338,102 @@ pub(crate) async fn steady(bench: &mut Bench) -> Result<()> {
 /// to them.
 pub(crate) async fn mixed(bench: &mut Bench) -> Result<()> {
     let system = bench.system("mixed").await?;
+    let changing = Sequence::Changing;
+    changing.prepare(&system).await?;
     history::add_incidents(&system, 50, 3, 2, Whose::Persons).await?;
-    let post = Request::Post(Vec::new());
+    let post = bench.updates(Sequence::Repeating)?;
     let path = "/api/v1/incidents";
-    let list = Request::Get(path.to_owned(), Vec::new());
-    let bytes = system
-        .client
-        .get(format!("http://{}{path}", address(&system)?))
-        .send()
-        .await?
-        .bytes()
-        .await?;
+    let list = Request::get(path);
+    let url = format!("http://{}{path}", address(&system)?);
+    let bytes = system.client.get(url).send().await?.bytes().await?;
     let bare = Bare::start(&bytes, &bench.folder)?;
+
+    let what = format!("GET /incidents at a steady {STEADY}/s");
+    let at = address(&system)?.to_owned();
+    let alone = bench
+        .repeat(&format!("{what}, alone"), &system, async |time| {
+            load::steady(&at, &list, STEADY, time).await
+        })
+        .await?;
+    let bodies = changing.bodies();
+    let change = Request::post(&bodies, &bench.token)?;
+    let beside = format!("{what}, while each of {STEADY} POSTs a second changes the list");
+    let watched = bench
+        .repeat(&beside, &system, async |time| {
+            bodies.rewind();
+            let both = async {
+                let reads = load::steady(&at, &list, STEADY, time);
+                let posts = load::steady(&at, &change, STEADY, time);
+                Ok(tokio::try_join!(reads, posts)?.0)
+            };
+            post_all(&system, changing, both).await
+        })
+        .await?;
+    bench.add(
+        Row::latency(format!("{beside}, p99"), &watched, 0.99)?
+            .beside("alone, p99", Figure::latency(&alone, 0.99)?)
+            .target(Target::RatioAtMost(5.0)),
+    );
+    close_all(&system).await?;
     for (name, watched, others_name, others, elsewhere) in [
         ("GET /incidents", &list, "POST", &post, None),
         ("POST", &post, "GET /incidents", &list, Some(&bare)),
     ] {
-        let at = format!("{name} at a steady {STEADY}/s");
-        let alone = format!("{at}, alone");
-        let alone = bench
-            .repeat(&alone, &system, async |generator, time| {
-                generator.steady(address(&system)?, watched, STEADY, time).await
-            })
-            .await?;
-        let beside = format!("{at}, beside {STORM} connections that {others_name}");
-        let mut storms = Vec::new();
-        let (both, beside_bare) = bench
-            .alternate(
-                &beside,
-                &system,
-                async |generator, time| {
-                    let steady = generator.steady(address(&system)?, watched, STEADY, time);
-                    let storm = closed(generator, &system, others, STORM, time);
-                    let (steady, storm) = tokio::try_join!(steady, storm)?;
-                    storms.push(storm);
-                    Ok(steady)
-                },
-                async |generator, time| {
-                    let Some(bare) = elsewhere else { return Ok(None) };
-                    let steady = generator.steady(address(&system)?, watched, STEADY, time);
-                    let storm = generator.closed(&bare.address, others, STORM, time);
-                    Ok(Some(tokio::try_join!(steady, storm)?.0))
-                },
-            )
-            .await?;
-        let storm = median(&storms)?;
-        bench.report.notes.push(format!(
-            "Those {STORM} connections that {others_name} had {:.0} answers a second, {} failed.",
-            storm.rate(),
-            storm.failed
-        ));
-        let mut yardsticks = vec![("alone".to_owned(), alone)];
-        yardsticks.extend(beside_bare.map(|outcome| {
-            (format!("beside {STORM} connections that GET the same bytes of a bare axum"), outcome)
-        }));
-        let p99 = |outcome: &Outcome| outcome.p99.unwrap_or_default();
-        for (yardstick, outcome) in yardsticks {
-            bench.add(Row::new(format!("{beside}, p99"), p99(&both), Unit::Milliseconds).beside(
-                format!("{yardstick}, p99"),
-                p99(&outcome),
-                Unit::Milliseconds,
-            ));
-        }
+        beside_storm(bench, &system, (name, watched), (others_name, others), elsewhere).await?;
+    }
+    Ok(())
+}
+
+async fn beside_storm(
+    bench: &mut Bench,
+    system: &System,
+    (name, watched): (&str, &Request),
+    (others_name, others): (&str, &Request),
+    elsewhere: Option<&Bare>,
+) -> Result<()> {
+    let at = format!("{name} at a steady {STEADY}/s");
+    let alone = bench
+        .repeat(&format!("{at}, alone, before a storm"), system, async |time| {
+            load::steady(address(system)?, watched, STEADY, time).await
+        })
+        .await?;
+    let beside = format!("{at}, beside {STORM} connections that {others_name}");
+    let mut storms = Runs::default();
+    let (both, beside_bare) = bench
+        .alternate(
+            &beside,
+            system,
+            async |time| {
+                let steady = load::steady(address(system)?, watched, STEADY, time);
+                let storm = closed(system, others, STORM, time);
+                let (steady, storm) = tokio::try_join!(steady, storm)?;
+                storms.add(storm);
+                Ok(steady)
+            },
+            async |time| {
+                let Some(bare) = elsewhere else { return Ok(None) };
+                let steady = load::steady(address(system)?, watched, STEADY, time);
+                let storm = load::closed(&bare.address, others, STORM, time);
+                Ok(Some(tokio::try_join!(steady, storm)?.0))
+            },
+        )
+        .await?;
+    bench.report.notes.push(format!(
+        "Those {STORM} connections that {others_name} had {:.0} answers a second, {} failed.",
+        storms.rate()?,
+        storms.failed()
+    ));
+    bench.add(
+        Row::latency(format!("{beside}, p99"), &both, 0.99)?
+            .beside("alone, p99", Figure::latency(&alone, 0.99)?),
+    );
+    if elsewhere.is_some() {
+        let what =
+            format!("beside {STORM} connections that GET the same bytes of a bare axum, p99");
+        bench.add(
+            Row::latency(format!("{beside}, p99"), &both, 0.99)?
+                .beside(what, Figure::latency(&beside_bare, 0.99)?),
+        );
     }
     Ok(())
 }

@@ -1,0 +1,148 @@
+//! Which updates a load sends: such that mostly repeat what is known, and such that each change
+//! something.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use harness::{System, burst};
+use serde_json::json;
+use shared::{
+    component::{self, Component},
+    impact::Impact,
+};
+use tokio::time::sleep;
+
+use crate::load::Bodies;
+
+/// Updates before they repeat: each component with each impact as often as a burst has it.
+const REPEATING: usize = 5_000;
+/// Components of which each is reported minor, then major, then an outage.
+const CHANGING: usize = 70_000;
+/// How long an incident stands while updates change something and clients wait for the answers: each
+/// answer has all updates of its incident, and some hundred components fail together, not 70,000.
+const STORM: Duration = Duration::from_millis(50);
+
+/// Which updates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sequence {
+    /// Those of a burst: monitors that repeat themselves. Hardly any changes something.
+    Repeating,
+    /// All components minor, then all of them major, then all an outage: each changes something, for as
+    /// long as this is not over.
+    Changing,
+}
+
+impl Sequence {
+    /// For the name of a row.
+    pub(crate) const fn words(self) -> &'static str {
+        match self {
+            Self::Repeating => "repeating updates",
+            Self::Changing => "updates that each change something",
+        }
+    }
+
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
+            Self::Repeating => "repeating",
+            Self::Changing => "changing",
+        }
+    }
+
+    /// Its updates as clients post them.
+    pub(crate) fn bodies(self) -> Bodies {
+        match self {
+            Self::Repeating => Bodies::new((0..REPEATING).map(|n| burst::update(n).to_string())),
+            Self::Changing => Bodies::new((0..CHANGING * 3).map(|number| {
+                let (component, impact) = changing(number);
+                json!({ "name": name(component), "impact": impact }).to_string()
+            })),
+        }
+    }
+
+    /// Adds its components.
+    pub(crate) async fn prepare(self, system: &System) -> Result<()> {
+        match self {
+            // Every system has those.
+            Self::Repeating => Ok(()),
+            Self::Changing => {
+                let named = name("' || n || '");
+                let statement = format!(
+                    "INSERT INTO component (name) SELECT '{named}'
+                    FROM generate_series(0, {CHANGING} - 1) n;
+                    ANALYZE component"
+                );
+                system.sql(&statement).await?;
+                system.catalogue_seen().await
+            }
+        }
+    }
+
+    /// Its components, in the order in which updates are about them.
+    pub(crate) fn components(self, all: Vec<Component>) -> Vec<Component> {
+        let changing = name("");
+        let of_it = |component: &Component| match self {
+            Self::Repeating => !component.name.starts_with(&changing),
+            Self::Changing => component.name.starts_with(&changing),
+        };
+        all.into_iter().filter(of_it).collect()
+    }
+
+    /// The component, of [`Self::components`], and the impact of its so-many-th update.
+    pub(crate) fn update(
+        self,
+        number: usize,
+        components: &[Component],
+    ) -> Result<(Component, Impact)> {
+        let (found, impact) = match self {
+            Self::Repeating => {
+                let body = burst::update(number);
+                let region = body["attributes"][0]["value"].as_str().unwrap_or_default();
+                let found = components.iter().find(|component| {
+                    body["name"] == component.name.as_str()
+                        && component.attributes.iter().any(|attribute| attribute.value == region)
+                });
+                (found, body["impact"].as_i64().unwrap_or_default())
+            }
+            Self::Changing => {
+                let (component, impact) = changing(number);
+                (components.get(component), impact)
+            }
+        };
+        let component = found.context("the catalogue has not the components of the load")?;
+        Ok((component.clone(), Impact::try_from(i16::try_from(impact)?)?))
+    }
+}
+
+/// The component and the impact of an update of which each changes something.
+const fn changing(number: usize) -> (usize, i64) {
+    (number % CHANGING, (number / CHANGING % 3) as i64 + 1)
+}
+
+fn name(component: impl std::fmt::Display) -> String {
+    format!("Changing {component}")
+}
+
+/// Reads the catalogue.
+pub(crate) async fn catalogue(system: &System) -> Result<Vec<Component>> {
+    let mut database = system.database.acquire().await?;
+    Ok(component::read_all(&mut database).await?)
+}
+
+/// Closes all incidents, as a person does, so that each update changes something again.
+pub(crate) async fn close_all(system: &System) -> Result<()> {
+    sqlx::query(
+        "UPDATE incident SET end_date = clock_timestamp() AT TIME ZONE 'UTC'
+        WHERE system AND end_date IS NULL",
+    )
+    .execute(&system.database)
+    .await?;
+    Ok(())
+}
+
+/// Does so again and again; ends with an error only.
+pub(crate) async fn keep_closing(system: &System) -> Result<()> {
+    loop {
+        sleep(STORM).await;
+        close_all(system).await?;
+    }
+}
