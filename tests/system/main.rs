@@ -13,6 +13,7 @@ mod failures;
 mod foreign_edits;
 mod held_rows;
 mod idempotency;
+mod inbox;
 mod lists;
 mod metrics;
 mod missing_queues;
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
         foreign_edits::tests(),
         held_rows::tests(),
         idempotency::tests(),
+        inbox::tests(),
         lists::tests(),
         metrics::tests(),
         missing_queues::tests(),
