@@ -24,6 +24,7 @@ mod policies;
 mod put_back;
 mod recovery;
 mod reshape;
+mod rights;
 mod rolling_restart;
 mod simulation;
 mod spreading;
@@ -69,6 +70,7 @@ fn main() -> ExitCode {
         put_back::tests(),
         recovery::tests(),
         reshape::tests(),
+        rights::tests(),
         rolling_restart::tests(),
         simulation::tests(),
         spreading::tests(),
