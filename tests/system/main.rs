@@ -26,6 +26,7 @@ mod recovery;
 mod reshape;
 mod rights;
 mod rolling_restart;
+mod runbook;
 mod simulation;
 mod spreading;
 mod standby;
@@ -72,6 +73,7 @@ fn main() -> ExitCode {
         reshape::tests(),
         rights::tests(),
         rolling_restart::tests(),
+        runbook::tests(),
         simulation::tests(),
         spreading::tests(),
         standby::tests(),
