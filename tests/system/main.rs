@@ -8,6 +8,7 @@ mod catalogue;
 mod clocks;
 mod conformance;
 mod connections;
+mod deployment;
 mod documents;
 mod failures;
 mod foreign_edits;
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
         clocks::tests(),
         conformance::tests(),
         connections::tests(),
+        deployment::tests(),
         documents::tests(),
         failures::tests(),
         foreign_edits::tests(),
