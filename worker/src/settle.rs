@@ -204,13 +204,18 @@ fn sqlstate(error: &sqlx::Error) -> Option<String> {
 
 /// The same message, to be parked.
 fn refused(incoming: &Incoming, error: &sqlx::Error) -> Incoming {
-    let reason = match incoming.update_id().and_then(UpdateId::made_at) {
-        Some(made_at) if is_without_partition(error) => format!(
-            "the inbox has no part for {:.10}, the day of its id: it is older than SDB_INBOX_DAYS, or \
-             weeks ahead of PostgreSQL's clock",
-            made_at.to_the_microsecond()
-        ),
-        _ => chain(error),
+    let reason = if is_without_partition(error) {
+        match incoming.update_id().and_then(UpdateId::made_at) {
+            Some(made_at) => format!(
+                "the inbox has no part for {:.10}, the day of its id: it is older than SDB_INBOX_DAYS, or \
+                 weeks ahead of PostgreSQL's clock",
+                made_at.to_the_microsecond()
+            ),
+            None => "the inbox has no part for its id, which is no UUIDv7: no gateway made it"
+                .to_owned(),
+        }
+    } else {
+        chain(error)
     };
     Incoming {
         queue: incoming.queue.clone(),
