@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Checks the files for containers, Kubernetes and systemd, on a machine that has none of the three.
-# What it needs and does not find it installs: Python packages into target/tools, Debian packages for
-# the system. It builds and starts nothing.
+# What it needs and does not find it installs: Python packages into target/tools (a kubectl among them),
+# Debian packages for the system. It passes over nothing, and builds and starts nothing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . deploy/tools.sh
@@ -115,6 +115,28 @@ for name, resources in manifests.items():
 if (folder / "catalogue.yaml").read_bytes() != (deploy / "sample-catalogue.yaml").read_bytes():
     problems.append("kubernetes/catalogue.yaml differs from sample-catalogue.yaml")
 
+# Pods get out to what the programs connect to, and jobs to the database alone.
+def egress(component):
+    ports = set()
+    for d in manifests.values():
+        for r in d:
+            if r["kind"] == "NetworkPolicy" and "Egress" in r["spec"]["policyTypes"]:
+                selector = r["spec"]["podSelector"]
+                named = [e["values"] for e in selector.get("matchExpressions", [])]
+                if all(component in values for values in named):
+                    ports |= {(p["protocol"], p["port"]) for rule in r["spec"].get("egress", []) for p in rule["ports"]}
+    return ports
+dns = {(protocol, port) for protocol in ("UDP", "TCP") for port in (53, 5353)}
+database = dns | {("TCP", 5432)}
+# OTLP over HTTP, which the README names; AMQP with and without TLS.
+servers = database | {("TCP", port) for port in (4318, 5671, 5672)}
+for component, wanted in {"gateway": servers, "worker": servers, "migrate": database, "catalogue": database}.items():
+    if egress(component) != wanted:
+        problems.append(f"the network policies let {component} out to {sorted(egress(component))}, not to {sorted(wanted)}")
+for _, port in servers:
+    if not re.search(rf"\b{port}\b", readme):
+        problems.append(f"kubernetes/README.md does not name port {port}, which the policies open")
+
 # Compose
 compose = parsed.get(deploy / "container/compose.yaml", [{}])[0]
 services = compose.get("services", {})
@@ -124,6 +146,12 @@ for name, service in services.items():
     named += [("configs", c["source"]) for c in service.get("configs", [])]
     named += [("volumes", v.split(":")[0]) for v in service.get("volumes", []) if isinstance(v, str)]
     problems += [f"compose.yaml: {name} names {n}, which is not among the {kind}" for kind, n in named if n not in compose[kind]]
+# Only servers that the tests run on, as the project's README says.
+tested = " ".join(pathlib.Path("README.md").read_text().split())
+for program, image in {"PostgreSQL": "postgres", "RabbitMQ": "rabbitmq"}.items():
+    version = re.fullmatch(image + r":([\d.]+)-.*", services[image]["image"])[1]
+    if f"{program} {version}" not in tested:
+        problems.append(f"compose.yaml: the tests do not run on {program} {version}, as README.md has it")
 for file in each(compose.get("configs"), "file"):
     if not (deploy / "container" / file).exists():
         problems.append(f"compose.yaml: there is no {file}")
@@ -180,19 +208,38 @@ expose_unit() {
     systemd-analyze security --no-pager --offline=true --threshold="$exposure" "$1"
 }
 
-# Debian's own kubectl has a kustomize that is too old for this kustomization.
-find_kustomize() {
-    if command -v kustomize >/dev/null; then
-        kustomize=(kustomize build)
-    elif kubectl version --client 2>/dev/null | grep -q '^Kustomize Version: v[5-9]'; then
-        kustomize=(kubectl kustomize)
-    else
-        return 1
-    fi
+# Debian 12's own kubectl has a kustomize that is too old for this kustomization.
+render_kustomization() {
+    "$tools/bin/kubectl" kustomize deploy/kubernetes >"$scratch/rendered.yaml"
 }
 
-render_kustomization() {
-    "${kustomize[@]}" deploy/kubernetes >"$scratch/rendered.yaml"
+# An overlay as deploy/kubernetes/README.md recommends: what it changes is changed, and nothing else is lost.
+render_overlay() {
+    mkdir "$scratch/overlay"
+    cp -R deploy/kubernetes "$scratch/overlay/base"
+    printf 'components:\n  - name: Mine\n' >"$scratch/overlay/catalogue.yaml"
+    cat >"$scratch/overlay/kustomization.yaml" <<'YAML'
+resources: [base]
+namespace: status-dashboard
+images:
+  - {name: status-dashboard-gateway, newName: registry.example/gateway, newTag: "7"}
+replicas:
+  - {name: status-dashboard-worker, count: 5}
+configMapGenerator:
+  - {name: status-dashboard-catalogue, behavior: replace, files: [catalogue.yaml]}
+  - name: status-dashboard-settings
+    behavior: merge
+    literals: ["OTEL_EXPORTER_OTLP_ENDPOINT=http://collector.tracing:4318"]
+YAML
+    "$tools/bin/kubectl" kustomize "$scratch/overlay" >"$scratch/overlaid.yaml"
+    local wanted
+    for wanted in 'image: registry.example/gateway:7' 'image: status-dashboard-worker:' 'replicas: 5' \
+        'name: Mine' 'OTEL_EXPORTER_OTLP_ENDPOINT: http' 'SDB_LOG_FORMAT: json'; do
+        grep -qF -- "$wanted" "$scratch/overlaid.yaml" || {
+            echo "the overlay has no \`$wanted\`"
+            return 1
+        }
+    done
 }
 
 missing=()
@@ -214,12 +261,9 @@ for index in "${!manifests[@]}"; do
         */kustomization.yaml | */catalogue.yaml) unset "manifests[index]" ;;
     esac
 done
-if find_kustomize; then
-    check "kustomization" render_kustomization
-    manifests+=("$scratch/rendered.yaml")
-else
-    echo "skipped  kustomization: neither kustomize 5 nor a kubectl that has it was found"
-fi
+check "kustomization" render_kustomization
+check "an overlay of the kustomization" render_overlay
+manifests+=("$scratch/rendered.yaml" "$scratch/overlaid.yaml")
 for version in "${kubernetes_versions[@]}"; do
     for manifest in "${manifests[@]}"; do
         check "Kubernetes $version: $(basename "$manifest")" \
@@ -233,7 +277,7 @@ for unit in "$scratch"/*.service; do
 done
 
 check "shell scripts" shellcheck --shell=bash --external-sources \
-    deploy/tools.sh deploy/check.sh deploy/container/check.sh deploy/monitoring/check.sh tests/fuzz/run.sh
+    .ci/run .ci/long deploy/tools.sh deploy/check.sh deploy/container/check.sh deploy/monitoring/check.sh tests/fuzz/run.sh
 check "shell scripts, plain" shellcheck --shell=sh deploy/src/install.sh
 
 if [ "$failed" != 0 ]; then

@@ -4,6 +4,7 @@ pub mod burst;
 mod clock;
 mod process;
 pub mod proxy;
+mod publish;
 pub mod replay;
 pub mod simulation;
 mod system;
@@ -33,6 +34,7 @@ use tokio::{
 pub use self::{
     clock::Clock,
     process::Process,
+    publish::publish,
     system::{Answer, CLAIM, SECRET, System, answer, token},
 };
 

@@ -8,11 +8,13 @@ mod catalogue;
 mod clocks;
 mod conformance;
 mod connections;
+mod deployment;
 mod documents;
 mod failures;
 mod foreign_edits;
 mod held_rows;
 mod idempotency;
+mod inbox;
 mod lists;
 mod metrics;
 mod missing_queues;
@@ -23,7 +25,9 @@ mod policies;
 mod put_back;
 mod recovery;
 mod reshape;
+mod rights;
 mod rolling_restart;
+mod runbook;
 mod simulation;
 mod spreading;
 mod standby;
@@ -54,11 +58,13 @@ fn main() -> ExitCode {
         clocks::tests(),
         conformance::tests(),
         connections::tests(),
+        deployment::tests(),
         documents::tests(),
         failures::tests(),
         foreign_edits::tests(),
         held_rows::tests(),
         idempotency::tests(),
+        inbox::tests(),
         lists::tests(),
         metrics::tests(),
         missing_queues::tests(),
@@ -69,7 +75,9 @@ fn main() -> ExitCode {
         put_back::tests(),
         recovery::tests(),
         reshape::tests(),
+        rights::tests(),
         rolling_restart::tests(),
+        runbook::tests(),
         simulation::tests(),
         spreading::tests(),
         standby::tests(),

@@ -44,7 +44,6 @@ tests!(
     a_catalogue_that_makes_no_sense_is_refused,
     a_value_longer_than_its_column_is_refused,
     catalogues_applied_at_once_add_each_component_once,
-    the_programs_need_no_more_rights_than_are_written,
 );
 
 const ALEMBIC: &str = include_str!("../data/python-alembic.sql");
@@ -1037,58 +1036,4 @@ async fn catalogues_applied_at_once_add_each_component_once(fixture: Arc<Fixture
     ensure!(system.count("SELECT count(*) FROM component").await? == 100);
     ensure!(system.count("SELECT count(*) FROM component_attribute").await? == 100);
     system.finish().await
-}
-
-/// SECURITY.md says which.
-async fn the_programs_need_no_more_rights_than_are_written(fixture: Arc<Fixture>) -> Result<()> {
-    let mut system = System::prepared(&fixture).await?;
-    let name = system.vhost.clone();
-    let role = format!("{name}_reads");
-    system
-        .sql(&format!(
-            "CREATE ROLE {role} LOGIN PASSWORD 'hush';
-            GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role};"
-        ))
-        .await?;
-    let other = |uri: &str, user: &str| -> Result<String> {
-        let (_, rest) = uri.split_once('@').context("no user")?;
-        let (scheme, _) = uri.split_once("://").context("no scheme")?;
-        Ok(format!("{scheme}://{user}:hush@{rest}"))
-    };
-    let users = [format!("{name}_gateway"), format!("{name}_worker")];
-    for (user, configure, write, read) in [
-        (&users[0], r"^(sdb\.|amq\.gen)", r"^(sdb\.|amq\.gen)", r"^(sdb\.|amq\.gen)"),
-        (&users[1], r"^sdb\.", r"^(sdb\.|amq\.default$)", r"^sdb\."),
-    ] {
-        let (servers, user, name) = (fixture.clone(), user.clone(), name.clone());
-        let granted = tokio::task::spawn_blocking(move || -> Result<()> {
-            servers.rabbitmq().ctl(&["add_user", &user, "hush"])?;
-            let rights = [user.as_str(), configure, write, read];
-            servers.rabbitmq().ctl(&[&["set_permissions", "-p", &name], &rights[..]].concat())?;
-            Ok(())
-        });
-        granted.await??;
-    }
-
-    let worker = other(&system.amqp_uri, &users[1])?;
-    system.start_worker(&[("SDB_AMQP_URI", &worker)]).await?;
-    let database = other(&system.database_uri, &role)?;
-    let broker = other(&system.amqp_uri, &users[0])?;
-    let variables = [("SDB_DATABASE_URI", database.as_str()), ("SDB_AMQP_URI", broker.as_str())];
-    system.start_gateway(&variables).await?;
-    system.components(&[("DNS", &[])]).await?;
-    let update = system.update(&json!({ "name": "DNS", "impact": 1 })).header("Prefer", "wait=20");
-    let opened = answer(update).await?;
-    ensure!(opened.status == 201, "{opened:?}");
-    let receipt = format!("/api/v1/updates/{}", opened.header("update-id"));
-    for path in [receipt.as_str(), "/api/v1/incidents", "/api/v1/component_status"] {
-        ensure!(system.get(path).await?.status == 200, "{path}");
-    }
-    let database = system.database.clone();
-    system.finish().await?;
-    let drop = format!("DROP OWNED BY {role}; DROP ROLE {role}");
-    eventually("the role is gone", async || {
-        Ok(sqlx::raw_sql(AssertSqlSafe(drop.clone())).execute(&database).await.is_ok())
-    })
-    .await
 }

@@ -400,7 +400,7 @@ async fn an_id_outside_the_inboxs_parts_is_parked(fixture: Arc<Fixture>) -> Resu
     let rows = stands_parked(&system, 3).await?;
     for (row, id) in rows.iter().zip(ids) {
         ensure!(row.update_id == Some(id.0), "{row:?}");
-        ensure!(row.reason.contains("no partition"), "{row:?}");
+        ensure!(row.reason.contains("the inbox has no part for"), "{row:?}");
     }
     for id in &ids[..2] {
         ensure!(receipt(&system, &id.to_string()).await?["state"] == "parked");

@@ -33,6 +33,12 @@ const OF_TRANSACTION: &str = "SELECT l.pid FROM rows_held r
 const OF_SEVERAL: &str = "SELECT l.pid FROM rows_held r, pg_get_multixact_members(r.xmax) m
     JOIN pg_locks l ON l.locktype = 'transactionid' AND l.granted AND l.transactionid = m.xid";
 
+/// A session of `pg_stat_activity` in words.
+pub(crate) const SESSION: &str = "concat('pid ', pid, ', user ', usename, ', application ',
+    coalesce(nullif(application_name, ''), 'unnamed'), ', ', coalesce(state, 'state unknown'),
+    ', in its transaction for ',
+    coalesce(extract(epoch FROM clock_timestamp() - xact_start)::integer, 0), ' s')";
+
 impl Blockers {
     pub(crate) fn new(options: ConnectOptions) -> Self {
         let database = Arc::new(Mutex::new(Database::new(options)));
@@ -97,10 +103,7 @@ async fn sessions(
             SELECT xmax FROM incident_component_relation
             WHERE incident_id = ANY($1) AND xmax <> '0'
         ), pids AS MATERIALIZED ({pids})
-        SELECT concat('pid ', pid, ', user ', usename, ', application ',
-            coalesce(nullif(application_name, ''), 'unnamed'), ', ', coalesce(state, 'state unknown'),
-            ', in its transaction for ',
-            coalesce(extract(epoch FROM clock_timestamp() - xact_start)::integer, 0), ' s')
+        SELECT {SESSION}
         FROM pg_stat_activity
         WHERE pid IN (SELECT pid FROM pids) AND pid <> pg_backend_pid()
         ORDER BY pid"

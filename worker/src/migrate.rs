@@ -98,6 +98,8 @@ const INDEXES: [(&str, &str); 7] = [
 
 /// Between two looks at whether another `worker migrate` has ended.
 const PAUSE: Duration = Duration::from_millis(200);
+/// How often `worker detach` looks, with such pauses, before it refuses.
+const LOOKS: u32 = 10;
 
 /// Prepares the database, whatever stands in it: an empty one, one of the Python dashboard, one
 /// that is prepared already. Returns what to tell the operator.
@@ -174,17 +176,31 @@ pub async fn detach(database: &mut PgConnection) -> Result<()> {
 }
 
 async fn detach_alone(database: &mut PgConnection) -> Result<()> {
+    // PostgreSQL shows the session of a process that was stopped just now for a moment longer.
+    let mut looks = 1;
+    while are_connected(database).await? {
+        ensure!(looks < LOOKS, "gateways or workers are connected: stop all of them first");
+        looks += 1;
+        sleep(PAUSE).await;
+    }
     let mut transaction = database.begin().await?;
-    let running: i64 = sqlx::query_scalar(
-        "SELECT count(DISTINCT application_name) FROM pg_stat_activity
-        WHERE datname = current_database() AND pid <> pg_backend_pid()
-            AND application_name IN ('gateway', 'worker')",
-    )
-    .fetch_one(&mut *transaction)
-    .await?;
-    ensure!(running == 0, "gateways or workers are connected: stop all of them first");
+    ensure!(
+        !are_connected(&mut transaction).await?,
+        "gateways or workers are connected: stop all of them first"
+    );
     transaction.execute(sqlx::raw_sql(DETACH)).await?;
     Ok(transaction.commit().await?)
+}
+
+/// Whether gateways or workers are connected.
+async fn are_connected(database: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT EXISTS (SELECT FROM pg_stat_activity
+            WHERE datname = current_database() AND pid <> pg_backend_pid()
+                AND application_name IN ('gateway', 'worker'))",
+    )
+    .fetch_one(database)
+    .await
 }
 
 async fn make_indexes(database: &mut PgConnection) -> Result<(), sqlx::Error> {

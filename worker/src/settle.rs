@@ -9,6 +9,7 @@ use shared::{
     seldom,
     telemetry::chain,
     traces,
+    update::UpdateId,
 };
 use sqlx::PgConnection;
 use tokio::time::{Instant, sleep, timeout};
@@ -203,12 +204,25 @@ fn sqlstate(error: &sqlx::Error) -> Option<String> {
 
 /// The same message, to be parked.
 fn refused(incoming: &Incoming, error: &sqlx::Error) -> Incoming {
+    let reason = if is_without_partition(error) {
+        match incoming.update_id().and_then(UpdateId::made_at) {
+            Some(made_at) => format!(
+                "the inbox has no part for {:.10}, the day of its id: it is older than SDB_INBOX_DAYS, or \
+                 weeks ahead of PostgreSQL's clock",
+                made_at.to_the_microsecond()
+            ),
+            None => "the inbox has no part for its id, which is no UUIDv7: no gateway made it"
+                .to_owned(),
+        }
+    } else {
+        chain(error)
+    };
     Incoming {
         queue: incoming.queue.clone(),
         message_id: incoming.update_id().map(|id| id.to_string()),
         payload: incoming.payload.clone(),
         trace: incoming.trace.clone(),
-        content: Err(Unusable::Refused(chain(error))),
+        content: Err(Unusable::Refused(reason)),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The private RabbitMQ.
 
 use std::{
+    ffi::OsStr,
     fmt::Write as _,
     io::{Read, Write as _},
     net::{Ipv4Addr, TcpStream},
@@ -275,6 +276,27 @@ impl RabbitMq {
         let mut command = self.account.command(self.programs.join("rabbitmqctl"));
         command.arg("-q").args(arguments);
         output(&mut self.prepared(command)).context("RabbitMQ's tool failed")
+    }
+
+    /// Calls back with a shell script that runs `rabbitmqctl` on this server with the script's arguments, as
+    /// an operator does. No other tool runs meanwhile.
+    pub fn with_ctl_script<T>(&self, run: impl FnOnce(&str) -> T) -> T {
+        let _one_at_a_time = self.control.lock().unwrap_or_else(PoisonError::into_inner);
+        let command = self.prepared(self.account.command(self.programs.join("rabbitmqctl")));
+        let quoted = |text: &OsStr| format!("'{}'", text.to_string_lossy().replace('\'', r"'\''"));
+        let mut script = format!("#!/bin/sh\ncd {}\n", quoted(self.home.as_os_str()));
+        for (name, value) in command.get_envs() {
+            let name = name.to_string_lossy();
+            // Writing to a string can't fail.
+            match value {
+                Some(value) => writeln!(script, "export {name}={}", quoted(value)).ok(),
+                None => writeln!(script, "unset {name}").ok(),
+            };
+        }
+        let words: Vec<String> =
+            [command.get_program()].into_iter().chain(command.get_args()).map(quoted).collect();
+        writeln!(script, "exec {} \"$@\"", words.join(" ")).ok();
+        run(&script)
     }
 
     fn prepared(&self, mut command: Command) -> Command {

@@ -1,0 +1,25 @@
+//! Messages that no gateway sends.
+
+use anyhow::{Result, ensure};
+use lapin::{
+    BasicProperties, Connection, ConnectionProperties,
+    options::{BasicPublishOptions, ConfirmSelectOptions},
+};
+use shared::message::UpdateMessage;
+
+use super::System;
+
+/// Publishes an update as a gateway does, whatever is in it, and waits for RabbitMQ's confirmation.
+pub async fn publish(system: &System, update: &UpdateMessage) -> Result<()> {
+    let connection = Connection::connect(&system.amqp_uri, ConnectionProperties::default()).await?;
+    let channel = connection.create_channel().await?;
+    channel.confirm_select(ConfirmSelectOptions::default()).await?;
+    let topology = system.topology().await?;
+    let key = topology.routing_key(update.component.id.partition(topology.partitions));
+    let properties = BasicProperties::default().with_message_id(update.id.to_string().into());
+    let (exchange, body) = (topology.publish_exchange(), update.encode());
+    let options = BasicPublishOptions::default();
+    let publish = channel.basic_publish(exchange.into(), key.into(), options, &body, properties);
+    ensure!(publish.await?.await?.is_ack(), "RabbitMQ did not take it");
+    Ok(connection.close(200, "done".into()).await?)
+}
