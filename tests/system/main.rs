@@ -20,6 +20,7 @@ mod openapi;
 mod operations;
 mod parking;
 mod policies;
+mod printing;
 mod put_back;
 mod recovery;
 mod reshape;
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
         operations::tests(),
         parking::tests(),
         policies::tests(),
+        printing::tests(),
         put_back::tests(),
         recovery::tests(),
         reshape::tests(),

@@ -8,7 +8,7 @@ use serde::Serialize;
 use shared::{
     broker::Broker,
     database::{self, SessionError},
-    health,
+    health, output,
     settings::Settings,
     shutdown, supervise, telemetry,
     topology::Recorded,
@@ -175,7 +175,7 @@ async fn main() -> ExitCode {
     match command(Arguments::parse().command).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("worker: {}", telemetry::chain(error.as_ref()));
+            output::error(format_args!("worker: {}", telemetry::chain(error.as_ref())));
             ExitCode::FAILURE
         }
     }
@@ -198,18 +198,18 @@ async fn command(command: Command) -> Result<()> {
             let address = shared::admin::address(&settings)?;
             let address = address.context("SDB_ADMIN_ADDRESS is not set: nobody can be asked")?;
             let path = if ready { "/readyz" } else { "/healthz" };
-            println!("{}", health::ask(address, path).await?);
+            output::line(health::ask(address, path).await?)?;
         }
         Command::Migrate => {
             for line in migrate::migrate(&mut connect(&settings).await?, &settings).await? {
-                println!("{line}");
+                output::line(line)?;
             }
         }
         Command::Detach => {
             migrate::detach(&mut connect(&settings).await?).await?;
-            println!(
-                "The dashboard's tables are as they were; `worker migrate` adopts them again."
-            );
+            output::line(
+                "The dashboard's tables are as they were; `worker migrate` adopts them again.",
+            )?;
         }
         Command::Catalogue(Catalogue::Apply { file, dry_run, prune, json }) => {
             let yaml = std::fs::read_to_string(&file)
@@ -223,10 +223,10 @@ async fn command(command: Command) -> Result<()> {
             print(&plan, format!("{plan}{end}"), json)?;
         }
         Command::Incident(arguments) => {
-            println!("{}", admin::incident(arguments, &mut connect(&settings).await?).await?);
+            output::line(admin::incident(arguments, &mut connect(&settings).await?).await?)?;
         }
         Command::Maintenance(arguments) => {
-            println!("{}", admin::maintenance(arguments, &mut connect(&settings).await?).await?);
+            output::line(admin::maintenance(arguments, &mut connect(&settings).await?).await?)?;
         }
         Command::Parked(command) => parked(command, &settings).await?,
         Command::Topology(TopologyCommand::Show { json }) => {
@@ -238,21 +238,21 @@ async fn command(command: Command) -> Result<()> {
             let broker = Broker::from_settings(&settings)?;
             let stop = shutdown::on_signal()?;
             let database = &mut connect(&settings).await?;
-            println!("{}", reshape::change(database, &broker, wanted, &stop).await?);
+            output::line(reshape::change(database, &broker, wanted, &stop).await?)?;
         }
         Command::Broker(BrokerCommand::CheckPolicies) => {
             let printed = std::io::read_to_string(std::io::stdin())?;
             let recorded = Recorded::read(&mut connect(&settings).await?).await?;
             let dangers = policies::check(&printed, recorded.topology)?;
             for danger in &dangers {
-                println!("{danger}");
+                output::line(danger)?;
             }
             if !dangers.is_empty() {
                 bail!(
                     "these policies can lose updates: change them, or set one of higher priority"
                 );
             }
-            println!("No policy can lose updates.");
+            output::line("No policy can lose updates.")?;
         }
     }
     Ok(())
@@ -279,15 +279,14 @@ async fn parked(command: ParkedCommand, settings: &Settings) -> Result<()> {
             let which = if all { Which::All } else { Which::These(ids) };
             let broker = Broker::from_settings(settings)?;
             let count = parked::put_back(database, &broker, &which).await?;
-            println!("Put back: {count}. `worker parked list` shows what is parked again.");
-            Ok(())
+            let again = "`worker parked list` shows what is parked again.";
+            Ok(output::line(format_args!("Put back: {count}. {again}"))?)
         }
     }
 }
 
 fn print(value: &impl Serialize, text: String, json: bool) -> Result<()> {
-    println!("{}", admin::printed(value, text, json)?);
-    Ok(())
+    Ok(output::line(admin::printed(value, text, json)?)?)
 }
 
 /// A connection for an operator's command, which may take its time.
