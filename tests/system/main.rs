@@ -25,6 +25,7 @@ mod put_back;
 mod recovery;
 mod reshape;
 mod rolling_restart;
+mod settings;
 mod simulation;
 mod spreading;
 mod standby;
@@ -70,6 +71,7 @@ fn main() -> ExitCode {
         recovery::tests(),
         reshape::tests(),
         rolling_restart::tests(),
+        settings::tests(),
         simulation::tests(),
         spreading::tests(),
         standby::tests(),

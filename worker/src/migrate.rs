@@ -4,6 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use shared::{
+    database,
     settings::Settings,
     topology::{Recorded, Topology},
 };
@@ -140,7 +141,8 @@ async fn unlock(database: &mut PgConnection) -> Result<()> {
 }
 
 async fn migrate_alone(database: &mut PgConnection, settings: &Settings) -> Result<Vec<String>> {
-    let mut said = Vec::new();
+    let mut said: Vec<String> =
+        database::contradiction(settings).map(str::to_owned).into_iter().collect();
     check_python_dashboard(database).await?;
     let before = applied(database).await?;
     MIGRATIONS.run(&mut *database).await.context("a migration failed")?;
