@@ -68,7 +68,7 @@ pub const SETTINGS: &[Setting] = &[
         "SDB_V1_CONFLICT",
         Some("false"),
         "gateway",
-        "`true`: an update that an incident already covers answers 409, as the Python dashboard does, instead of 200",
+        "`true`: an update that changes nothing is answered as the Python dashboard does, 409 where an incident covers it and 201 where a maintenance does, instead of 200",
     ),
     setting(
         "SDB_MAX_CONNECTIONS",

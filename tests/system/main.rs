@@ -22,6 +22,7 @@ mod parking;
 mod policies;
 mod printing;
 mod put_back;
+mod python_api;
 mod recovery;
 mod reshape;
 mod rolling_restart;
@@ -68,6 +69,7 @@ fn main() -> ExitCode {
         policies::tests(),
         printing::tests(),
         put_back::tests(),
+        python_api::tests(),
         recovery::tests(),
         reshape::tests(),
         rolling_restart::tests(),

@@ -17,7 +17,7 @@ use shared::{
     component::{Component, NoComponent},
     message::{Idempotency, UpdateMessage, Verdict},
     metrics::{self, GATEWAY, Refused, Told},
-    outcome::{Outcome, Reason},
+    outcome::Outcome,
     seldom,
     timestamp::Timestamp,
     traces::{self, Traces},
@@ -70,7 +70,8 @@ const BODY_LIMIT: Duration = Duration::from_secs(10);
             component", body = Shape,
             headers(("Update-Id"), ("Link"), ("Preference-Applied"))),
         (status = 201, description = "It changed something: the incident that holds the component now, \
-            as it stood right after the update", body = Shape,
+            as it stood right after the update. With `SDB_V1_CONFLICT` also when it changed nothing, since \
+            a maintenance covers the component: that maintenance", body = Shape,
             headers(("Update-Id"), ("Link"), ("Preference-Applied"))),
         (status = 202, description = "It is safe, and its outcome not known yet, or it is parked",
             body = Accepted,
@@ -79,7 +80,7 @@ const BODY_LIMIT: Duration = Duration::from_secs(10);
             several, a body that was cut off, or an Idempotency-Key that can't be used"),
         (status = 401, description = "No token, or none that is valid"),
         (status = 408, description = "The body did not arrive within 10 s"),
-        (status = 409, description = "Only with `SDB_V1_CONFLICT`, in the place of 200: an incident \
+        (status = 409, description = "Only with `SDB_V1_CONFLICT`: it changed nothing, since an incident \
             covers the component", body = Conflict,
             headers(("Update-Id"), ("Preference-Applied"))),
         (status = 413, description = "The body is larger than 64 KiB"),
@@ -294,7 +295,8 @@ fn answer(app: &App, update: &UpdateMessage, settled: Settled) -> Response {
         }
     };
     let Some(shown) = incident else { return accepted(id, UpdateState::Pending) };
-    if app.conflict && is_conflict(reason) {
+    let status = status(reason.outcome(), app.conflict);
+    if status == StatusCode::CONFLICT {
         let text = snapshot.as_ref().map_or(&shown.incident.text, |snapshot| &snapshot.text);
         let body = Conflict {
             message: "Incident with this the component already exists",
@@ -303,23 +305,21 @@ fn answer(app: &App, update: &UpdateMessage, settled: Settled) -> Response {
             existing_incident_title: text,
             details: "Check your request parameters",
         };
-        return with_id(id, (StatusCode::CONFLICT, Json(body)));
+        return with_id(id, (status, Json(body)));
     }
     let json = snapshot.map_or_else(|| shown.now(), |snapshot| shown.at(&snapshot));
-    let status = if reason.outcome().is_change() { StatusCode::CREATED } else { StatusCode::OK };
     let content_type = [(header::CONTENT_TYPE, "application/json")];
     with_receipt(id, header::LINK, (status, content_type, json))
 }
 
-/// Whether the reference answers 409: rules 2 and 3, but not a maintenance.
-fn is_conflict(reason: Reason) -> bool {
-    match reason.outcome() {
-        Outcome::Unchanged => true,
-        Outcome::Suppressed
-        | Outcome::Opened
-        | Outcome::Joined
-        | Outcome::Raised
-        | Outcome::Moved => false,
+/// The status of an answer, `as_python` as the Python dashboard gives it: 409 when an incident covers
+/// the component (rules 2 and 3), but 201 with the maintenance when one does (rule 1).
+fn status(outcome: Outcome, as_python: bool) -> StatusCode {
+    match outcome {
+        Outcome::Opened | Outcome::Joined | Outcome::Raised | Outcome::Moved => StatusCode::CREATED,
+        Outcome::Unchanged if as_python => StatusCode::CONFLICT,
+        Outcome::Suppressed if as_python => StatusCode::CREATED,
+        Outcome::Unchanged | Outcome::Suppressed => StatusCode::OK,
     }
 }
 
