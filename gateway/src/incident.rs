@@ -71,7 +71,9 @@ impl Shown {
     pub(crate) fn at(&self, snapshot: &IncidentSnapshot) -> Vec<u8> {
         let IncidentSnapshot { id, text, impact, start_date, end_date, last_update_at } = snapshot;
         let times = self.incident.update_times.iter();
-        let later = times.take_while(|time| last_update_at.is_none_or(|last| **time > last));
+        // The snapshot came in a message, which has no times beyond our calendar.
+        let is_later = |last: Timestamp, time: &Timestamp| time.as_micros() > last.as_micros();
+        let later = times.take_while(|time| last_update_at.is_none_or(|last| is_later(last, time)));
         self.json(Shape::new(*id, text, (*impact).into(), *start_date, *end_date), later.count())
     }
 
