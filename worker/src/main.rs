@@ -17,7 +17,7 @@ use shared::{
 use sqlx::PgConnection;
 use worker::{
     admin::{self, IncidentArguments, MaintenanceArguments},
-    catalogue::{self, How},
+    catalogue::{self, Catalogue, How},
     config::Config,
     migrate,
     parked::{self, Which},
@@ -53,7 +53,7 @@ enum Command {
     Detach,
     /// The components that updates may name.
     #[command(subcommand)]
-    Catalogue(Catalogue),
+    Catalogue(CatalogueCommand),
     /// What is active: look at it, comment it, change it, close it. Each change is written into the
     /// updates of the incident.
     Incident(IncidentArguments),
@@ -134,7 +134,7 @@ enum TopologyCommand {
 }
 
 #[derive(Subcommand)]
-enum Catalogue {
+enum CatalogueCommand {
     /// Add the components of a catalogue file (YAML) that are not there, all in one transaction; those
     /// that the file does not have stay as they are, unless `--prune` is given.
     ///
@@ -211,14 +211,18 @@ async fn command(command: Command) -> Result<()> {
                 "The dashboard's tables are as they were; `worker migrate` adopts them again.",
             )?;
         }
-        Command::Catalogue(Catalogue::Apply { file, dry_run, prune, json }) => {
+        Command::Catalogue(CatalogueCommand::Apply { file, dry_run, prune, json }) => {
             let yaml = std::fs::read_to_string(&file)
                 .with_context(|| format!("{} can't be read", file.display()))?;
-            let entries = catalogue::parse(&yaml).with_context(|| file.display().to_string())?;
+            let named = || file.display().to_string();
+            let Catalogue { entries, passed_over } = catalogue::parse(&yaml).with_context(named)?;
+            for line in passed_over {
+                output::error(format_args!("worker: {}: {line}", file.display()));
+            }
             let how = How { dry_run, prune };
             let plan = catalogue::apply(&mut connect(&settings).await?, entries, how)
                 .await
-                .with_context(|| file.display().to_string())?;
+                .with_context(named)?;
             let end = if dry_run { "\nA dry run: nothing was changed." } else { "" };
             print(&plan, format!("{plan}{end}"), json)?;
         }
