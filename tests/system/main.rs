@@ -9,6 +9,7 @@ mod clocks;
 mod conformance;
 mod connections;
 mod documents;
+mod encodings;
 mod failures;
 mod foreign_edits;
 mod held_rows;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         conformance::tests(),
         connections::tests(),
         documents::tests(),
+        encodings::tests(),
         failures::tests(),
         foreign_edits::tests(),
         held_rows::tests(),

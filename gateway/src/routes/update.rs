@@ -15,6 +15,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 use shared::{
     component::{Component, NoComponent},
+    database,
     message::{Idempotency, UpdateMessage, Verdict},
     metrics::{self, GATEWAY, Refused, Told},
     outcome::Outcome,
@@ -127,6 +128,7 @@ pub(crate) async fn post(
     let posted = PostedUpdate::read(&read_body(body).await.map_err(unread)?)?;
     let deadline = arrived + preference.wait;
     let component = find_component(&app, &posted, deadline).await?;
+    check_text(&app, &posted.text, deadline).await?;
     let now = app.clock.now().ok_or_else(|| {
         GATEWAY.refused.of(Refused::Catalogue).inc();
         ApiError::unavailable("PostgreSQL's clock was not read yet; nothing was queued, try again")
@@ -198,6 +200,23 @@ async fn find_component(
         }
     }
     Err(ApiError::bad_request("Component not found"))
+}
+
+/// Refuses a text that the database can't hold. If it can't be asked now the update is taken; it is
+/// parked when it opens an incident, or is recorded, with such a text.
+async fn check_text(app: &App, text: &str, deadline: Instant) -> Result<(), ApiError> {
+    let catalogue = app.catalogue.get();
+    let encoding = catalogue.as_ref().and_then(|c| c.narrow_encoding.as_ref());
+    let Some(encoding) = encoding.filter(|_| !text.is_ascii()) else { return Ok(()) };
+    let held = sqlx::query_scalar::<_, bool>("SELECT $1::text IS NOT NULL").bind(text);
+    match timeout_at(deadline, held.fetch_one(&app.answers)).await {
+        Ok(Err(error)) if database::lacks_characters(&error) => {
+            let problem =
+                format!("Has a character that the database's encoding, {encoding}, does not have.");
+            Err(ApiError::unprocessable("json", json!({ "text": [problem] })))
+        }
+        Ok(_) | Err(_) => Ok(()),
+    }
 }
 
 /// The message for the worker: here an update gets its id and its time of arrival, both by the
