@@ -31,6 +31,8 @@ mod settings;
 mod simulation;
 mod spreading;
 mod standby;
+mod takeover;
+mod times;
 mod tls;
 mod traces;
 mod verdict;
@@ -79,6 +81,8 @@ fn main() -> ExitCode {
         simulation::tests(),
         spreading::tests(),
         standby::tests(),
+        takeover::tests(),
+        times::tests(),
         tls::tests(),
         traces::tests(),
         verdict::tests(),
