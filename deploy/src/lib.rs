@@ -49,5 +49,7 @@ pub mod settings {
 /// A setting from the environment; one that is blank counts as not set.
 #[must_use]
 pub fn setting(name: &str) -> Option<String> {
-    std::env::var(name).ok().map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
+    let value = std::env::var(name).ok().filter(|value| !value.trim().is_empty())?;
+    // White space may be a part of a key: the gateway decides.
+    Some(if name == settings::SECRET_KEY { value } else { value.trim().to_owned() })
 }

@@ -2,7 +2,10 @@
 
 mod runner;
 
-use std::process::ExitCode;
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
 
 use runner::{Arguments, Stop};
 
@@ -10,11 +13,11 @@ fn main() -> ExitCode {
     let arguments = match Arguments::parse(std::env::args().skip(1)) {
         Ok(Some(arguments)) => arguments,
         Ok(None) => {
-            println!("{}", runner::HELP);
+            writeln!(io::stdout(), "{}", runner::HELP).ok();
             return ExitCode::SUCCESS;
         }
         Err(error) => {
-            eprintln!("deploy: {error:#}\n\n{}", runner::HELP);
+            runner::say(&format!("{error:#}\n\n{}", runner::HELP));
             return ExitCode::from(2);
         }
     };
@@ -25,11 +28,11 @@ fn main() -> ExitCode {
     });
     match outcome {
         Ok(()) => {
-            eprintln!("deploy: stopped");
+            runner::say("stopped");
             ExitCode::SUCCESS
         }
         Err(error) => {
-            eprintln!("deploy: {error:#}");
+            runner::say(&format!("{error:#}"));
             ExitCode::FAILURE
         }
     }

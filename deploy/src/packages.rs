@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    io::{self, Write},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -131,13 +132,14 @@ fn install(packages: &[&str]) -> Result<()> {
     let Some(root) = root_shell() else {
         bail!("{missing}. Run this, then try again:\n\n    {by_hand}\n\n{BRING_SERVERS}");
     };
-    eprintln!(
+    let notice = format!(
         "deploy: {missing}. Installing with apt-get. While that runs, a temporary \
          /usr/sbin/policy-rc.d keeps the packages' own servers from starting, and no PostgreSQL \
          cluster `main` is made; a policy-rc.d that is there already is left alone. RabbitMQ's \
          package starts its server at the next boot, unless `systemctl disable rabbitmq-server` \
          is said."
     );
+    writeln!(io::stderr(), "{notice}").ok();
     // Packages that are there are not named, so as not to upgrade a server that is in use.
     run(&root, "update", packages)?;
     refuse_old_candidates(packages)?;

@@ -5,7 +5,7 @@ mod arguments;
 mod children;
 
 use std::{
-    io::{self, Read},
+    io::{self, Read, Write},
     path::Path,
     process::{Command, Stdio},
     sync::{
@@ -62,8 +62,9 @@ impl Stop {
     }
 }
 
-fn say(line: &str) {
-    eprintln!("deploy: {line}");
+/// Says it on standard error, as far as anybody reads that.
+pub(crate) fn say(line: &str) {
+    writeln!(io::stderr(), "deploy: {line}").ok();
 }
 
 /// Starts everything, says how to use it, and waits for a signal or a failure. All that was
@@ -123,7 +124,8 @@ pub(crate) fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
         }
     }
     let token = system.finish("gateway token", system.gateway(&["token"]), Stdio::piped())?;
-    println!("{}", how_to_use(&addresses, token.trim()));
+    // That nobody reads it, as with `| head`, stops nothing.
+    writeln!(io::stdout(), "{}", how_to_use(&addresses, token.trim())).ok();
     say("everything runs; Ctrl-C stops it, and the next start finds the data");
     while healthy(&mut children).is_ok() {
         thread::sleep(POLL);

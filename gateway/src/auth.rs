@@ -16,7 +16,7 @@ const LEEWAY: f64 = 5.0;
 /// Checks tokens.
 pub struct Auth {
     keys: Vec<DecodingKey>,
-    claim: String,
+    names: Vec<String>,
     validation: Validation,
 }
 
@@ -36,7 +36,7 @@ impl Auth {
             .iter()
             .map(|key| DecodingKey::from_secret(key.expose().as_bytes()))
             .collect();
-        Self { keys, claim: config.claim, validation }
+        Self { keys, names: config.claims, validation }
     }
 
     /// Checks the request's token; returns it.
@@ -74,14 +74,7 @@ impl Auth {
         let token = token.trim();
         let claims = self.claims(token)?;
         check_times(&claims, get_current_timestamp() as f64)?;
-        let present = match claims.get(&self.claim) {
-            None | Some(Value::Null) => false,
-            Some(Value::Bool(value)) => *value,
-            Some(Value::Number(value)) => value.as_f64() != Some(0.0),
-            Some(Value::String(value)) => !value.is_empty(),
-            Some(Value::Array(value)) => !value.is_empty(),
-            Some(Value::Object(value)) => !value.is_empty(),
-        };
+        let present = self.names.iter().any(|name| is_true(claims.get(name)));
         if present { Ok(token) } else { Err(TokenRefusal::Claim) }
     }
 
@@ -100,6 +93,18 @@ impl Auth {
             }
         }
         Err(refused)
+    }
+}
+
+/// Whether Python takes a value for true.
+fn is_true(value: Option<&Value>) -> bool {
+    match value {
+        None | Some(Value::Null) => false,
+        Some(Value::Bool(value)) => *value,
+        Some(Value::Number(value)) => value.as_f64() != Some(0.0),
+        Some(Value::String(value)) => !value.is_empty(),
+        Some(Value::Array(value)) => !value.is_empty(),
+        Some(Value::Object(value)) => !value.is_empty(),
     }
 }
 

@@ -27,6 +27,8 @@ const READ_LIMIT: Duration = Duration::from_secs(5);
 /// The components of one version of the catalogue.
 pub(crate) struct Catalogue {
     pub(crate) version: i64,
+    /// The encoding of the database, if it lacks characters that an update may have.
+    pub(crate) narrow_encoding: Option<String>,
     components: ByName,
 }
 
@@ -140,7 +142,13 @@ impl CatalogueCopy {
             return Ok(());
         }
         let components = ByName::new(component::read_all(&mut connection).await?);
-        let catalogue = Catalogue { version, components };
+        let encoding: String = sqlx::query_scalar("SELECT getdatabaseencoding()::text")
+            .fetch_one(&mut *connection)
+            .await?;
+        // In SQL_ASCII any bytes are a text.
+        let is_wide = ["UTF8", "SQL_ASCII"].contains(&encoding.as_str());
+        let narrow_encoding = (!is_wide).then_some(encoding);
+        let catalogue = Catalogue { version, narrow_encoding, components };
         tracing::info!(components = catalogue.len(), version, "catalogue read");
         self.current.store(Some(Arc::new(catalogue)));
         Ok(())

@@ -35,10 +35,12 @@ pub struct Config {
 /// What tokens are checked against.
 #[derive(Clone, Debug)]
 pub struct AuthConfig {
-    /// The keys that may have signed a token, the current one first.
+    /// The keys that may have signed a token, the one that signs first.
     pub keys: Vec<Secret>,
-    /// The claim that a token must have.
-    pub claim: String,
+    /// The claims of which a token must have one; a token that is made gets the first.
+    pub claims: Vec<String>,
+    /// Settings that can be read in two ways.
+    ambiguous: Vec<&'static str>,
 }
 
 /// How much is taken on at once.
@@ -96,27 +98,49 @@ impl Config {
 }
 
 impl AuthConfig {
-    /// From the settings.
+    /// From the settings. Those that the Python dashboard reads otherwise than earlier versions of
+    /// this program count in both ways, so that tokens stay good.
     ///
     /// # Errors
-    /// When there is no key.
+    /// When there is no key, or something can't be used.
     pub fn from_settings(settings: &Settings) -> Result<Self, SettingsError> {
-        let mut keys = vec![Secret::from(settings.required("SDB_SECRET_KEY")?)];
-        keys.extend(settings.text("SDB_SECRET_KEY_PREVIOUS").map(Secret::from));
-        let claim = settings.required("SDB_API_PAYLOAD_KEY")?;
-        if ["exp", "nbf", "iat", "aud"].contains(&claim.as_str()) {
-            let expected = "the name of a claim of your own, such as `stackmon`";
-            return Err(invalid("SDB_API_PAYLOAD_KEY", &claim, expected));
+        let mut ambiguous = Vec::new();
+        let mut readings = |name| {
+            let readings = settings.readings(name)?;
+            if readings.len() > 1 {
+                ambiguous.push(name);
+            }
+            Ok::<_, SettingsError>(readings)
+        };
+        let mut keys = readings("SDB_SECRET_KEY")?;
+        if keys.is_empty() {
+            keys.push(settings.required("SDB_SECRET_KEY")?);
         }
-        Ok(Self { keys, claim })
+        keys.extend(readings("SDB_SECRET_KEY_PREVIOUS")?);
+        let claims = readings("SDB_API_PAYLOAD_KEY")?;
+        if let Some(claim) =
+            claims.iter().find(|claim| ["exp", "nbf", "iat", "aud"].contains(&claim.as_str()))
+        {
+            let expected = "the name of a claim of your own, such as `stackmon`";
+            return Err(invalid("SDB_API_PAYLOAD_KEY", claim, expected));
+        }
+        Ok(Self { keys: keys.into_iter().map(Secret::from).collect(), claims, ambiguous })
     }
 
-    /// Warns of keys that can be guessed.
-    pub fn warn_of_short_keys(&self) {
+    /// Warns of keys that can be guessed, and of settings that can be read in two ways.
+    pub fn warn(&self) {
         if self.keys.iter().any(|key| key.expose().len() < SAFE_KEY_BYTES) {
             tracing::warn!(
                 "a secret key is shorter than {SAFE_KEY_BYTES} bytes and can be guessed: \
                 `openssl rand -hex 32` makes a good one"
+            );
+        }
+        for name in &self.ambiguous {
+            tracing::warn!(
+                name,
+                "a setting has double quotes or white space around it: it is accepted as the Python \
+                dashboard reads it and also trimmed and with its quotes; see the runbook, \"Quotes and \
+                white space in settings\""
             );
         }
     }

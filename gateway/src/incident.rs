@@ -27,14 +27,17 @@ pub(crate) struct Incident {
 }
 
 /// The columns of [`Incident`] for `incident i`, joined with its updates as `u`.
-pub(crate) const COLUMNS: &str = "i.id, i.text, i.impact, i.start_date, i.end_date,
+pub(crate) const COLUMNS: &str =
+    "i.id, sdb_readable(i.text) AS text, i.impact, i.start_date, i.end_date,
     u.update_statuses, u.update_texts, u.update_times";
 
 /// The updates of `incident i`, newest first.
 pub(crate) const UPDATES: &str = "LEFT JOIN LATERAL (
         SELECT
-            coalesce(array_agg(status ORDER BY \"timestamp\" DESC, id DESC), '{}') AS update_statuses,
-            coalesce(array_agg(text ORDER BY \"timestamp\" DESC, id DESC), '{}') AS update_texts,
+            coalesce(array_agg(sdb_readable(status) ORDER BY \"timestamp\" DESC, id DESC), '{}')
+                AS update_statuses,
+            coalesce(array_agg(sdb_readable(text) ORDER BY \"timestamp\" DESC, id DESC), '{}')
+                AS update_texts,
             coalesce(array_agg(\"timestamp\" ORDER BY \"timestamp\" DESC, id DESC), '{}') AS update_times
         FROM incident_status WHERE incident_id = i.id
     ) AS u ON true";
@@ -71,7 +74,9 @@ impl Shown {
     pub(crate) fn at(&self, snapshot: &IncidentSnapshot) -> Vec<u8> {
         let IncidentSnapshot { id, text, impact, start_date, end_date, last_update_at } = snapshot;
         let times = self.incident.update_times.iter();
-        let later = times.take_while(|time| last_update_at.is_none_or(|last| **time > last));
+        // The snapshot came in a message, which has no times beyond our calendar.
+        let is_later = |last: Timestamp, time: &Timestamp| time.as_micros() > last.as_micros();
+        let later = times.take_while(|time| last_update_at.is_none_or(|last| is_later(last, time)));
         self.json(Shape::new(*id, text, (*impact).into(), *start_date, *end_date), later.count())
     }
 

@@ -8,7 +8,7 @@ use gateway::{
     config::{AuthConfig, Config},
     server, token,
 };
-use shared::{admin, health, settings::Settings, shutdown, supervise, telemetry, traces};
+use shared::{admin, health, output, settings::Settings, shutdown, supervise, telemetry, traces};
 
 /// Takes status updates over HTTP and shows incidents. Settings are environment variables;
 /// README.md lists them.
@@ -46,7 +46,7 @@ async fn main() -> ExitCode {
     match command(Arguments::parse().command).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("gateway: {}", telemetry::chain(error.as_ref()));
+            output::error(format_args!("gateway: {}", telemetry::chain(error.as_ref())));
             ExitCode::FAILURE
         }
     }
@@ -73,11 +73,11 @@ async fn command(command: Command) -> Result<()> {
                 Some(address) => address,
                 None => Config::bind(&settings)?,
             };
-            println!("{}", health::ask(address, path).await?);
+            output::line(health::ask(address, path).await?)?;
         }
         Command::Token { client, days } => {
             let config = AuthConfig::from_settings(&settings)?;
-            println!("{}", token::make(&config, &client, days.map(days_from_now).transpose()?)?);
+            output::line(token::make(&config, &client, days.map(days_from_now).transpose()?)?)?;
         }
     }
     Ok(())

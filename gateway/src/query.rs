@@ -21,10 +21,6 @@ const LARGEST_PAGE: u32 = 1_000;
 /// How a switch is turned off, and on.
 const OFF: [&str; 3] = ["false", "0", "False"];
 const ON: [&str; 4] = ["true", "1", "True", ""];
-/// 0001-01-01 in microseconds since 1970: PostgreSQL's calendar begins earlier, but not as early as
-/// ours.
-const YEAR_1: i64 = -62_135_596_800_000_000;
-
 /// Query parameters, the last of a repeated one; unknown ones are passed over.
 pub(crate) struct Query {
     parameters: HashMap<String, String>,
@@ -40,13 +36,12 @@ pub(crate) struct Cursor {
 
 impl Cursor {
     pub(crate) fn text(self) -> String {
-        format!("{}.{}", self.start_date.as_micros(), self.id)
+        format!("{}.{}", self.start_date.to_exact_text(), self.id)
     }
 
     fn parse(text: &str) -> Option<Self> {
-        let (micros, id) = text.split_once('.')?;
-        let micros = micros.parse().ok().filter(|micros| *micros >= YEAR_1)?;
-        let start_date = Timestamp::from_micros(micros).ok()?;
+        let (start_date, id) = text.split_once('.')?;
+        let start_date = Timestamp::from_exact_text(start_date)?;
         Some(Self { start_date, id: id.parse().ok()? })
     }
 }

@@ -86,7 +86,7 @@ pub enum BuildError {
 /// # Errors
 /// When an address can't be taken.
 pub async fn build(config: Config, stop: CancellationToken) -> Result<Server, BuildError> {
-    config.auth.warn_of_short_keys();
+    config.auth.warn();
     let address = config.bind;
     let refused = |error| BuildError::Address { address, error };
     let listener = listen(address).map_err(refused)?;

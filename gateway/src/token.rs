@@ -18,7 +18,10 @@ pub fn make(
     expires: Option<Duration>,
 ) -> Result<String, jsonwebtoken::errors::Error> {
     let mut claims = Map::new();
-    claims.insert(config.claim.clone(), Value::from(client));
+    let [claim, ..] = config.claims.as_slice() else {
+        return Err(jsonwebtoken::errors::ErrorKind::MissingRequiredClaim("payload".into()).into());
+    };
+    claims.insert(claim.clone(), Value::from(client));
     if let Some(expires) = expires {
         claims.insert("exp".to_owned(), Value::from(expires.as_secs()));
     }

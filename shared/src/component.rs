@@ -118,9 +118,11 @@ pub fn short_label(name: &str, attributes: &[Attribute]) -> String {
 /// A component with the names and the values of its attributes, in catalogue order.
 macro_rules! select {
     () => {
-        "SELECT c.id, c.name,
-            coalesce(array_agg(a.name ORDER BY a.id) FILTER (WHERE a.id IS NOT NULL), '{}'),
-            coalesce(array_agg(a.value ORDER BY a.id) FILTER (WHERE a.id IS NOT NULL), '{}')
+        "SELECT c.id, sdb_readable(c.name),
+            coalesce(array_agg(sdb_readable(a.name) ORDER BY a.id)
+                FILTER (WHERE a.id IS NOT NULL), '{}'),
+            coalesce(array_agg(sdb_readable(a.value) ORDER BY a.id)
+                FILTER (WHERE a.id IS NOT NULL), '{}')
         FROM component c LEFT JOIN component_attribute a ON a.component_id = c.id"
     };
 }

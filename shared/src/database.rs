@@ -63,6 +63,27 @@ pub struct ConnectOptions {
     is_durable: bool,
     target: Target,
     passed_over: Vec<&'static str>,
+    contradiction: Option<&'static str>,
+}
+
+/// Whether a statement failed since the database's encoding lacks a character of what was bound to it:
+/// nothing in the database equals that.
+#[must_use]
+pub fn lacks_characters(error: &sqlx::Error) -> bool {
+    const UNTRANSLATABLE_CHARACTER: &str = "22P05";
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.as_deref() == Some(UNTRANSLATABLE_CHARACTER)
+}
+
+/// What is wrong when both names of the address are set, to different addresses. It may be so on
+/// purpose: the Python dashboard may use a pooler.
+#[must_use]
+pub fn contradiction(settings: &Settings) -> Option<&'static str> {
+    let is_set = settings.is_set(NAME) && settings.is_set(OTHER_NAME);
+    (is_set && settings.text(NAME) != settings.text(OTHER_NAME)).then_some(
+        "SDB_DATABASE_URI is used, and SDB_SQLALCHEMY_DATABASE_URI, which differs, is not: the Python \
+        dashboard does it the other way round. See that both name the same database",
+    )
 }
 
 /// The connection that the settings name.
@@ -84,7 +105,8 @@ pub fn connect_options(
         .options(TCP)
         .log_slow_statements(tracing::log::LevelFilter::Warn, Duration::from_secs(1));
     let session = BTreeMap::from(SESSION);
-    Ok(ConnectOptions { connect, session, is_durable: true, target, passed_over })
+    let contradiction = contradiction(settings);
+    Ok(ConnectOptions { connect, session, is_durable: true, target, passed_over, contradiction })
 }
 
 impl ConnectOptions {
@@ -148,8 +170,12 @@ impl ConnectOptions {
         Ok(connection)
     }
 
-    /// Says in the log which parameters of the address change nothing.
+    /// Says in the log which parameters of the address change nothing, and whether there is another
+    /// address.
     pub(crate) fn log_passed_over(&self) {
+        if let Some(contradiction) = self.contradiction {
+            tracing::warn!("{contradiction}");
+        }
         if !self.passed_over.is_empty() {
             let parameters = self.passed_over.join(", ");
             tracing::info!(parameters, "{NAME}: parameters that change nothing here");

@@ -12,6 +12,7 @@ pub mod incident;
 pub mod message;
 pub mod metrics;
 pub mod outcome;
+pub mod output;
 pub mod parked;
 pub mod seldom;
 pub mod settings;

@@ -1,6 +1,12 @@
 //! Settings: every one of them stands in [`SETTINGS`], read from the environment by [`Settings`].
 
+mod reading;
+#[cfg(test)]
+mod tests;
+
 use std::{collections::BTreeMap, fmt, str::FromStr};
+
+use self::reading::Reading;
 
 /// One setting: an environment variable.
 #[derive(Debug)]
@@ -62,7 +68,7 @@ pub const SETTINGS: &[Setting] = &[
         "SDB_V1_CONFLICT",
         Some("false"),
         "gateway",
-        "`true`: an update that an incident already covers answers 409, as the Python dashboard does, instead of 200",
+        "`true`: an update that changes nothing is answered as the Python dashboard does, 409 where an incident covers it and 201 where a maintenance does, instead of 200",
     ),
     setting(
         "SDB_MAX_CONNECTIONS",
@@ -151,6 +157,7 @@ const PYTHON_DASHBOARD_ONLY: &[&str] = &[
     "SDB_PERMANENT_SESSION_LIFETIME",
     "SDB_PREFERRED_URL_SCHEME",
     "SDB_PROPAGATE_EXCEPTIONS",
+    "SDB_SECRET_KEY_FALLBACKS",
     "SDB_SEND_FILE_MAX_AGE_DEFAULT",
     "SDB_SERVER_NAME",
     "SDB_SESSION_",
@@ -229,17 +236,49 @@ impl Settings {
         Self { variables }
     }
 
-    /// The text of a setting: what is set, else its default. Empty counts as not set.
+    /// The text of a setting: what is set, else its default. Empty counts as not set. What is written
+    /// as a JSON text, in double quotes, is the text between them, as the Python dashboard has it.
     #[must_use]
     pub fn text(&self, name: &'static str) -> Option<String> {
-        let set = self.variables.get(name).map(|value| value.trim()).filter(|v| !v.is_empty());
-        set.or_else(|| described(name).default).map(str::to_owned)
+        let set = self.variables.get(name).map(|raw| reading::unquoted(raw).trim().to_owned());
+        let set = set.filter(|text| !text.is_empty());
+        set.or_else(|| described(name).default.map(str::to_owned))
+    }
+
+    /// Every text that a setting may mean which the Python dashboard compares byte by byte: a key or
+    /// the name of a claim. First as it reads it: decoded where it is JSON, and never trimmed. Then, if
+    /// that is another text, as this program read it before it knew that: trimmed and not decoded. None
+    /// when it is neither set nor has a default.
+    ///
+    /// # Errors
+    /// When it is no text to the Python dashboard, which refuses every token then.
+    pub fn readings(&self, name: &'static str) -> Result<Vec<String>, SettingsError> {
+        let Some(raw) = self.variables.get(name).filter(|raw| !raw.trim().is_empty()) else {
+            return Ok(described(name).default.map(str::to_owned).into_iter().collect());
+        };
+        // It may be a secret, so it is not shown.
+        let refused = |expected: &str| Err(invalid(name, "…", expected));
+        if raw.contains(char::REPLACEMENT_CHARACTER) {
+            return refused("UTF-8");
+        }
+        let first = match reading::as_python(raw) {
+            Reading::Text(text) if text.trim().is_empty() => return refused("a text"),
+            Reading::Text(text) => text,
+            Reading::NotText(what) => {
+                return refused(&format!(
+                    "a text, and as JSON it is {what}: the Python dashboard reads it so, and refuses \
+                    every token with it. Write it in double quotes, as in `\"123\"`"
+                ));
+            }
+        };
+        let trimmed = raw.trim().to_owned();
+        Ok(if trimmed == first { vec![first] } else { vec![first, trimmed] })
     }
 
     /// Whether a setting is set, rather than left at its default.
     #[must_use]
     pub fn is_set(&self, name: &'static str) -> bool {
-        self.variables.get(name).is_some_and(|value| !value.trim().is_empty())
+        self.variables.get(name).is_some_and(|raw| !reading::unquoted(raw).trim().is_empty())
     }
 
     /// A required text.
@@ -344,67 +383,4 @@ pub fn invalid(name: &'static str, value: &str, expected: &str) -> SettingsError
 #[expect(clippy::expect_used, reason = "names are literals of this program, and a test reads all")]
 fn described(name: &'static str) -> &'static Setting {
     SETTINGS.iter().find(|s| s.name == name).expect("a setting that is read stands in SETTINGS")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn settings(variables: &[(&str, &str)]) -> Settings {
-        Settings::new(variables.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())))
-    }
-
-    #[test]
-    fn defaults_stand_in_for_what_is_not_set() {
-        let none = settings(&[("SDB_BATCH", " ")]);
-        assert_eq!(none.number("SDB_BATCH", 1..=10_000).expect("default"), 512);
-        assert!(!none.is_set("SDB_BATCH"));
-        let error = none.required("SDB_SECRET_KEY").expect_err("has no default");
-        assert!(error.to_string().starts_with("SDB_SECRET_KEY is not set: "));
-    }
-
-    #[test]
-    fn wrong_values_are_refused_with_what_to_write() {
-        let wrong =
-            settings(&[("SDB_BATCH", "many"), ("SDB_PREFETCH", "0"), ("SDB_V1_CONFLICT", "yes")]);
-        for (error, says) in [
-            (
-                wrong.number("SDB_BATCH", 1..=9).expect_err("text"),
-                "SDB_BATCH is `many`, but must be a whole number from 1 to 9",
-            ),
-            (
-                wrong.number("SDB_PREFETCH", 1..=9).expect_err("range"),
-                "SDB_PREFETCH is `0`, but must be a whole number from 1 to 9",
-            ),
-            (
-                wrong.switch("SDB_V1_CONFLICT").expect_err("word"),
-                "SDB_V1_CONFLICT is `yes`, but must be `true` or `false`",
-            ),
-        ] {
-            assert_eq!(error.to_string(), says);
-        }
-    }
-
-    #[test]
-    fn foreign_names_are_told_apart() {
-        let mixed = settings(&[
-            ("SDB_GITHUB_CLIENT_ID", "x"),
-            ("SDB_SQLALCHEMY_DATABASE_URI", "x"),
-            ("SDB_SQLALCHEMY_ECHO", "x"),
-            ("SDB_BACTH", "5"),
-            ("PATH", "/bin"),
-        ]);
-        assert_eq!(
-            mixed.not_ours(),
-            NotOurs {
-                python: vec!["SDB_GITHUB_CLIENT_ID".into(), "SDB_SQLALCHEMY_ECHO".into()],
-                unknown: vec!["SDB_BACTH".into()],
-            }
-        );
-    }
-
-    #[test]
-    fn secrets_are_not_shown() {
-        assert_eq!(format!("{:?}", Secret::from("hush".to_owned())), "…");
-    }
 }

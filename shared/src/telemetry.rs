@@ -31,6 +31,8 @@ pub fn init(settings: &Settings) -> Result<(), SettingsError> {
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // That nobody reads the log must not stop the program, which would panic over saying so.
+        .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal());
     match format.as_str() {
         "json" => log.json().flatten_event(true).init(),

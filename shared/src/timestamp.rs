@@ -11,7 +11,7 @@ use sqlx::{
 };
 use time::macros::format_description;
 use time::{
-    Duration, OffsetDateTime, PrimitiveDateTime,
+    OffsetDateTime, PrimitiveDateTime,
     format_description::{BorrowedFormatItem, well_known::Rfc3339},
 };
 
@@ -20,14 +20,20 @@ const TO_THE_MINUTE: &[BorrowedFormatItem<'_>] =
 const TO_THE_MICROSECOND: &[BorrowedFormatItem<'_>] =
     format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z");
 
-/// An instant in UTC with microseconds, `timestamp without time zone` in the database.
+/// An instant in UTC with microseconds, `timestamp without time zone` in the database: any that
+/// PostgreSQL has, `infinity` included. Its calendar is longer than ours (4713 BC to 294276), which is
+/// used for texts: what lies beyond it is shown as its first or last instant.
 ///
 /// Messages carry it as microseconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Timestamp(PrimitiveDateTime);
+pub struct Timestamp(i64);
 
 /// 2000-01-01 00:00 UTC, from which PostgreSQL counts, in microseconds since 1970.
 const POSTGRES_EPOCH: i64 = 946_684_800_000_000;
+/// PostgreSQL's infinities, and what lies between them, in its microseconds.
+const INFINITY: i64 = i64::MAX;
+const MINUS_INFINITY: i64 = i64::MIN;
+const FINITE: std::ops::Range<i64> = -211_813_488_000_000_000..9_223_371_331_200_000_000;
 
 impl Type<Postgres> for Timestamp {
     fn type_info() -> PgTypeInfo {
@@ -48,16 +54,11 @@ impl Encode<'_, Postgres> for Timestamp {
 }
 
 impl Decode<'_, Postgres> for Timestamp {
-    /// PostgreSQL's calendar is longer than ours, and has `infinity`, which others may write: what
-    /// lies beyond ours is its first or last instant.
     fn decode(value: PgValueRef<'_>) -> Result<Self, BoxDynError> {
-        let micros: i64 = match value.format() {
-            PgValueFormat::Binary => i64::from_be_bytes(value.as_bytes()?.try_into()?),
-            PgValueFormat::Text => return Ok(Self(Decode::<Postgres>::decode(value)?)),
-        };
-        let end = if micros < 0 { PrimitiveDateTime::MIN } else { PrimitiveDateTime::MAX };
-        let since_1970 = micros.checked_add(POSTGRES_EPOCH);
-        Ok(since_1970.and_then(|micros| Self::from_micros(micros).ok()).unwrap_or(Self(end)))
+        match value.format() {
+            PgValueFormat::Binary => Ok(Self(i64::from_be_bytes(value.as_bytes()?.try_into()?))),
+            PgValueFormat::Text => Ok(Self::from_utc(Decode::<Postgres>::decode(value)?)),
+        }
     }
 }
 
@@ -65,36 +66,76 @@ impl Timestamp {
     /// The instant that many microseconds after 1970-01-01 00:00 UTC.
     ///
     /// # Errors
-    /// When the calendar does not reach that far (some 10,000 years).
+    /// When our calendar does not reach that far (some 10,000 years).
     pub fn from_micros(micros: i64) -> Result<Self, time::error::ComponentRange> {
         let instant = OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1_000)?;
-        Ok(Self(PrimitiveDateTime::new(instant.date(), instant.time())))
+        Ok(Self::from_utc(PrimitiveDateTime::new(instant.date(), instant.time())))
     }
 
-    /// Microseconds since 1970-01-01 00:00 UTC.
+    /// Our calendar's ±10,000 years are ±3.2e17 µs, which an i64 holds.
+    fn from_utc(time: PrimitiveDateTime) -> Self {
+        let nanos = time.assume_utc().unix_timestamp_nanos();
+        Self((nanos.div_euclid(1_000)) as i64 - POSTGRES_EPOCH)
+    }
+
+    /// In our calendar.
+    fn to_utc(self) -> PrimitiveDateTime {
+        let nanos = (i128::from(self.0) + i128::from(POSTGRES_EPOCH)) * 1_000;
+        match OffsetDateTime::from_unix_timestamp_nanos(nanos) {
+            Ok(instant) => PrimitiveDateTime::new(instant.date(), instant.time()),
+            Err(_) if self.0 < 0 => PrimitiveDateTime::MIN,
+            Err(_) => PrimitiveDateTime::MAX,
+        }
+    }
+
+    /// Microseconds since 1970-01-01 00:00 UTC, within our calendar: [`Self::from_micros`] reads them.
     #[must_use]
     pub fn as_micros(self) -> i64 {
-        let nanos = self.0.assume_utc().unix_timestamp_nanos();
-        // The calendar's ±10,000 years are ±3.2e17 µs, which an i64 holds.
-        (nanos / 1_000) as i64
+        Self::from_utc(self.to_utc()).0 + POSTGRES_EPOCH
     }
 
-    /// This instant and so many microseconds.
+    /// This instant and so many microseconds. What is infinite stays so.
     #[must_use]
-    pub fn plus_micros(self, micros: i64) -> Self {
-        Self(self.0.saturating_add(Duration::microseconds(micros)))
+    pub const fn plus_micros(self, micros: i64) -> Self {
+        match self.0 {
+            INFINITY | MINUS_INFINITY => self,
+            finite => Self(finite.saturating_add(micros)),
+        }
+    }
+
+    /// A text that names exactly this instant: microseconds since 1970, or `infinity`.
+    #[must_use]
+    pub fn to_exact_text(self) -> String {
+        match self.0 {
+            INFINITY => "infinity".to_owned(),
+            MINUS_INFINITY => "-infinity".to_owned(),
+            finite => (i128::from(finite) + i128::from(POSTGRES_EPOCH)).to_string(),
+        }
+    }
+
+    /// Reads what [`Self::to_exact_text`] writes; none when PostgreSQL has no such instant.
+    #[must_use]
+    pub fn from_exact_text(text: &str) -> Option<Self> {
+        match text {
+            "infinity" => Some(Self(INFINITY)),
+            "-infinity" => Some(Self(MINUS_INFINITY)),
+            number => {
+                let since_2000 = number.parse::<i128>().ok()?.checked_sub(POSTGRES_EPOCH.into())?;
+                i64::try_from(since_2000).ok().filter(|micros| FINITE.contains(micros)).map(Self)
+            }
+        }
     }
 
     /// `YYYY-MM-DD HH:MM`, as the incidents of v1 show their times.
     #[must_use]
     pub fn to_the_minute(self) -> String {
-        formatted(self.0, TO_THE_MINUTE)
+        formatted(self.to_utc(), TO_THE_MINUTE)
     }
 
     /// RFC 3339 with microseconds, as receipts show their times.
     #[must_use]
     pub fn to_the_microsecond(self) -> String {
-        formatted(self.0, TO_THE_MICROSECOND)
+        formatted(self.to_utc(), TO_THE_MICROSECOND)
     }
 }
 
@@ -105,21 +146,34 @@ fn formatted(time: PrimitiveDateTime, format: &[BorrowedFormatItem<'_>]) -> Stri
 
 /// A text that names no instant.
 #[derive(Debug, thiserror::Error)]
-#[error("write UTC as `YYYY-MM-DD HH:MM`, or RFC 3339 such as `2026-05-01T22:00:00+02:00`")]
-pub struct UnreadableTime;
+pub enum UnreadableTime {
+    /// It is of another form.
+    #[error("write UTC as `YYYY-MM-DD HH:MM`, or RFC 3339 such as `2026-05-01T22:00:00+02:00`")]
+    Form,
+    /// The Python dashboard can't read such a time out of its tables.
+    #[error("the year must be one from 0001 to 9999, in UTC")]
+    Year,
+}
 
 impl FromStr for Timestamp {
     type Err = UnreadableTime;
 
     /// Reads `YYYY-MM-DD HH:MM` in UTC, or RFC 3339 with its own offset; microseconds are kept.
     fn from_str(text: &str) -> Result<Self, UnreadableTime> {
-        if let Ok(minute) = PrimitiveDateTime::parse(text, TO_THE_MINUTE) {
-            return Ok(Self(minute));
+        let utc = match PrimitiveDateTime::parse(text, TO_THE_MINUTE) {
+            Ok(minute) => minute,
+            Err(_) => {
+                let instant =
+                    OffsetDateTime::parse(text, &Rfc3339).map_err(|_| UnreadableTime::Form)?;
+                let utc = instant.checked_to_utc().ok_or(UnreadableTime::Year)?;
+                PrimitiveDateTime::new(utc.date(), utc.time())
+            }
+        };
+        if (1..=9999).contains(&utc.year()) {
+            Ok(Self::from_utc(utc))
+        } else {
+            Err(UnreadableTime::Year)
         }
-        let instant = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| UnreadableTime)?;
-        let micros = instant.unix_timestamp_nanos() / 1_000;
-        let micros = i64::try_from(micros).map_err(|_| UnreadableTime)?;
-        Self::from_micros(micros).map_err(|_| UnreadableTime)
     }
 }
 
@@ -159,8 +213,52 @@ mod tests {
             let instant: Timestamp = text.parse().expect(text);
             assert_eq!(instant.to_the_microsecond(), means, "{text}");
         }
-        for text in ["", "now", "2026-05-01", "2026-13-01 22:00", "2026-05-01T22:00:00", "22:00"] {
-            assert!(text.parse::<Timestamp>().is_err(), "{text}");
+        for (text, says) in [
+            ("", "write UTC as"),
+            ("now", "write UTC as"),
+            ("2026-05-01", "write UTC as"),
+            ("2026-13-01 22:00", "write UTC as"),
+            ("2026-05-01T22:00:00", "write UTC as"),
+            ("22:00", "write UTC as"),
+            ("infinity", "write UTC as"),
+            ("12026-05-01 22:00", "write UTC as"),
+            ("0000-05-01 00:00", "the year must be one from 0001 to 9999"),
+            ("-001-05-01 00:00", "write UTC as"),
+            ("0001-01-01T00:00:00+02:00", "the year must be one from 0001 to 9999"),
+            ("9999-12-31T23:59:59-02:00", "the year must be one from 0001 to 9999"),
+        ] {
+            let error = text.parse::<Timestamp>().expect_err(text).to_string();
+            assert!(error.starts_with(says), "{text}: {error}");
         }
+        for text in ["0001-01-01 00:00", "9999-12-31 23:59"] {
+            let instant: Timestamp = text.parse().expect(text);
+            assert_eq!(instant.to_the_minute(), text);
+        }
+    }
+
+    #[test]
+    fn every_instant_of_postgresql_has_an_exact_text() {
+        for (micros, text, shown) in [
+            (i64::MIN, "-infinity", "-9999-01-01 00:00"),
+            (FINITE.start, "-210866803200000000", "-4713-11-24 00:00"),
+            (-POSTGRES_EPOCH, "0", "1970-01-01 00:00"),
+            (FINITE.end - 1, "9224318015999999999", "9999-12-31 23:59"),
+            (i64::MAX, "infinity", "9999-12-31 23:59"),
+        ] {
+            let instant = Timestamp(micros);
+            assert_eq!(instant.to_exact_text(), text);
+            assert_eq!(Timestamp::from_exact_text(text), Some(instant), "{text}");
+            assert_eq!(instant.to_the_minute(), shown, "{text}");
+        }
+        for text in ["", "Infinity", "1.5", "9224318016000000000", "-210866803200000001", "1e9"] {
+            assert_eq!(Timestamp::from_exact_text(text), None, "{text}");
+        }
+        // Messages have them within our calendar.
+        for micros in [INFINITY, MINUS_INFINITY, FINITE.start, FINITE.end - 1] {
+            let micros = Timestamp(micros).as_micros();
+            assert_eq!(Timestamp::from_micros(micros).map(Timestamp::as_micros).ok(), Some(micros));
+        }
+        assert_eq!(Timestamp(INFINITY).plus_micros(1), Timestamp(INFINITY));
+        assert_eq!(Timestamp(MINUS_INFINITY).plus_micros(-1), Timestamp(MINUS_INFINITY));
     }
 }

@@ -23,6 +23,7 @@ tests!(
     an_impact_may_be_a_number_or_a_word,
     an_update_that_is_covered_gets_200_and_what_covers_it,
     an_update_that_is_covered_gets_409_where_that_is_configured,
+    repeats_are_answered_as_configured,
     a_client_may_leave_without_the_outcome_or_wait_longer,
     an_update_that_cannot_be_applied_is_answered_with_202_and_parked,
     hostile_names_are_escaped_in_the_updates_alone,
@@ -302,8 +303,39 @@ async fn an_update_that_is_covered_gets_409_where_that_is_configured(
         same(&answer.body, &expected)?;
     }
     let suppressed = system.post(&dns(3)).await?;
-    ensure!(suppressed.status == 200 && suppressed.body["id"] == 2, "{suppressed:?}");
+    ensure!(suppressed.status == 201, "{suppressed:?}");
+    same(&suppressed.body, &incident(&system, 2).await?)?;
     has_receipt(&suppressed)?;
+    system.finish().await
+}
+
+async fn repeats_are_answered_as_configured(fixture: Arc<Fixture>) -> Result<()> {
+    let mut system = System::prepared(&fixture).await?;
+    system.start_worker(&[]).await?;
+    system.start_gateway(&[("SDB_V1_CONFLICT", "true")]).await?;
+    system.components(&COVERED).await?;
+    covered(&system).await?;
+    for (name, status, reason) in [
+        ("DNS", 201, "in_running_maintenance"),
+        ("CDN", 409, "covered_by_manual_incident"),
+        ("VPN", 409, "covered_by_system_incident"),
+    ] {
+        let body = json!({ "name": name, "impact": 2 });
+        let post = || answer(system.update(&body).header("Idempotency-Key", name));
+        let (first, again) = (post().await?, post().await?);
+        ensure!(first.status == status && again.status == status, "{first:?}, {again:?}");
+        same(&first.body, &again.body)?;
+        ensure!(first.header("update-id") == again.header("update-id"), "{again:?}");
+        // Whoever leaves without the outcome finds it in the receipt, which has no statuses.
+        let request = system.update(&body).header("Prefer", "respond-async");
+        let left = answer(request.header("Idempotency-Key", name)).await?;
+        ensure!(left.status == 202, "{left:?}");
+        eventually("the receipt is done", async || {
+            let receipt = system.get(left.header("location")).await?.body;
+            Ok(receipt["state"] == "done" && receipt["reason"] == reason)
+        })
+        .await?;
+    }
     system.finish().await
 }
 

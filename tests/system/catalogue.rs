@@ -231,7 +231,7 @@ async fn a_renaming_that_is_not_clear_changes_nothing(fixture: Arc<Fixture>) -> 
         (&["A", "C, renamed-from: A"], "line 3: renamed-from means A (), but so does line 2"),
         (&["C, renamed-from: A", "D, renamed-from: A"], "line 3: renamed-from means A (), but so"),
         (&["B, renamed-from: A", "C, renamed-from: B"], "line 3: renamed-from means B (), but so"),
-        (&["C, renamed-from: {}"], "line 2: renamed-from says neither the name before nor"),
+        (&["C, renamed-from: {}"], "line 2: C: renamed-from says neither the name before"),
         (&["C, renamed-from: [A]"], "the name before, or `name` and `attributes` before"),
         (&["C, renamed-from: {nom: A}"], "nom"),
     ] {

@@ -1,11 +1,12 @@
-//! The recorded scenarios of the Python dashboard, over HTTP against the running system.
+//! The recorded scenarios of the Python dashboard, over HTTP against the running system: by a gateway
+//! as it is by default, and by one that answers as the Python dashboard does.
 
 use std::{collections::BTreeSet, fmt::Write, sync::Arc};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use harness::{Fixture, System, tests};
+use harness::{Fixture, System, answer, tests};
 
 tests!(
     first_quarter_of_the_scenarios,
@@ -35,32 +36,63 @@ async fn fourth_quarter_of_the_scenarios(fixture: Arc<Fixture>) -> Result<()> {
 async fn quarter(fixture: &Arc<Fixture>, quarter: usize) -> Result<()> {
     let scenarios: Vec<Value> = serde_json::from_str(SCENARIOS)?;
     ensure!(scenarios.len() == 150, "the recordings are not whole");
-    let system = System::start(fixture).await?;
+    let mut system = System::start(fixture).await?;
+    system.start_gateway(&[("SDB_V1_CONFLICT", "true")]).await?;
     for scenario in scenarios.iter().skip(quarter).step_by(4) {
-        play(&system, scenario).await.with_context(|| format!("seed {}", scenario["seed"]))?;
+        for answers in [Answers::Own, Answers::Python] {
+            play(&system, scenario, answers)
+                .await
+                .with_context(|| format!("seed {}, {answers:?}", scenario["seed"]))?;
+        }
     }
     system.finish().await
 }
 
+/// How a gateway answers an update that changes nothing.
+#[derive(Clone, Copy, Debug)]
+enum Answers {
+    /// 200 and what covers the component.
+    Own,
+    /// 201 and the maintenance, or 409 and the name of the incident, as the Python dashboard does.
+    Python,
+}
+
 /// Plays one scenario from empty tables and compares every answer and what is shown at the end.
-async fn play(system: &System, scenario: &Value) -> Result<()> {
+async fn play(system: &System, scenario: &Value, answers: Answers) -> Result<()> {
     set_up(system, scenario).await?;
+    let gateway = match answers {
+        Answers::Own => 0,
+        Answers::Python => 1,
+    };
     let posts = list(&scenario["posts"]);
     for (post, recorded) in posts.iter().zip(list(&scenario["answers"])) {
-        let answer = system.post(post).await?;
+        let answer = answer(system.update_to(gateway, post)).await?;
         let incident = &answer.body;
-        ensure!(incident["id"] == recorded["incident"], "{post} gave {answer:?}, not {recorded}");
-        match recorded["effect"].as_str() {
-            // The reference answers 201 with a maintenance that changed nothing, too.
-            Some("incident") => {
+        match (recorded["effect"].as_str(), answers) {
+            (Some("incident"), _) => {
                 let suppressed = recorded["body"]["impact"] == 0;
-                ensure!(answer.status == if suppressed { 200 } else { 201 }, "{post}: {answer:?}");
+                let status = match answers {
+                    Answers::Own if suppressed => 200,
+                    Answers::Own | Answers::Python => 201,
+                };
+                ensure!(answer.status == status, "{post}: {answer:?}");
                 ensure!(
                     comparable(incident) == comparable_recorded(&recorded["body"]),
                     "{answer:?}"
                 );
             }
-            Some("none") => ensure!(answer.status == 200, "{post} gave {answer:?}"),
+            (Some("none"), Answers::Own) => {
+                ensure!(answer.status == 200, "{post} gave {answer:?}");
+                ensure!(
+                    incident["id"] == recorded["incident"],
+                    "{post}: {answer:?}, not {recorded}"
+                );
+            }
+            (Some("none"), Answers::Python) => {
+                ensure!(answer.status == 409, "{post} gave {answer:?}");
+                let expected = conflict(scenario, post, &recorded["incident"])?;
+                ensure!(answer.body == expected, "{post} gave {answer:?}, not {expected}");
+            }
             other => anyhow::bail!("unknown effect {other:?}"),
         }
         ensure!(!answer.header("update-id").is_empty(), "no Update-Id");
@@ -78,6 +110,35 @@ async fn play(system: &System, scenario: &Value) -> Result<()> {
     let recorded = list(&scenario["final"]["components"]).to_vec();
     ensure!(components == recorded, "components are {components:#?}, not {recorded:#?}");
     Ok(())
+}
+
+/// What the Python dashboard says of an update that this incident covers.
+fn conflict(scenario: &Value, post: &Value, incident: &Value) -> Result<Value> {
+    let titled = list(&scenario["final"]["incidents"]).iter().find(|one| one["id"] == *incident);
+    let title = &titled.context("an incident that is not there")?["text"];
+    let posted: Vec<(&str, &Value)> = list(&post["attributes"])
+        .iter()
+        .map(|attribute| (attribute["name"].as_str().unwrap_or_default(), &attribute["value"]))
+        .collect();
+    let attributes = |component: &Value| component["attributes"].as_object().cloned();
+    let meant: Vec<&Value> = list(&scenario["components"])
+        .iter()
+        .filter(|component| component["name"] == post["name"])
+        .filter(|component| posted.iter().all(|(name, v)| component["attributes"][*name] == **v))
+        .collect();
+    let exact =
+        |component: &&&Value| attributes(component).is_some_and(|a| a.len() == posted.len());
+    let component = meant.iter().find(exact).or(meant.first()).context("no component")?;
+    let attributes = attributes(component).unwrap_or_default();
+    let values: Vec<&str> = attributes.values().filter_map(Value::as_str).collect();
+    let name = component["name"].as_str().context("no name")?;
+    Ok(json!({
+        "message": "Incident with this the component already exists",
+        "targetComponent": format!("{name} ({})", values.join(", ")),
+        "existingIncidentId": incident,
+        "existingIncidentTitle": title,
+        "details": "Check your request parameters",
+    }))
 }
 
 async fn set_up(system: &System, scenario: &Value) -> Result<()> {

@@ -463,7 +463,9 @@ async fn parameters_that_cannot_be_used_are_named(fixture: Arc<Fixture>) -> Resu
         (INCIDENTS, "limit=5&cursor=next", &["cursor"]),
         (INCIDENTS, "limit=5&cursor=1", &["cursor"]),
         (INCIDENTS, "limit=5&cursor=1.99999999999", &["cursor"]),
-        (INCIDENTS, "limit=5&cursor=9223372036854775807.1", &["cursor"]),
+        (INCIDENTS, "limit=5&cursor=9224318016000000000.1", &["cursor"]),
+        (INCIDENTS, "limit=5&cursor=99999999999999999999999999999999999999999.1", &["cursor"]),
+        (INCIDENTS, "limit=5&cursor=Infinity.1", &["cursor"]),
         (INCIDENTS, "limit=5&cursor=-9223372036854775808.1", &["cursor"]),
         (INCIDENTS, "limit=5&cursor=%ff", &["cursor"]),
         (INCIDENTS, "cursor=%00", &["cursor"]),
@@ -483,7 +485,14 @@ async fn parameters_that_cannot_be_used_are_named(fixture: Arc<Fixture>) -> Resu
         ensure!(errors.values().all(|problems| problems[0].is_string()), "{query}: {refused:?}");
     }
     // The edges of the calendar are places in the list, too.
-    for (cursor, expected) in [("253402300799999999.1", 8), ("-62135596800000000.1", 0)] {
+    for (cursor, expected) in [
+        ("253402300799999999.1", 8),
+        ("-62135596800000000.1", 0),
+        ("9224318015999999999.1", 8),
+        ("-210866803200000000.1", 0),
+        ("infinity.1", 8),
+        ("-infinity.1", 0),
+    ] {
         let path = format!("{INCIDENTS}?limit=10&cursor={cursor}");
         let page = system.get(&path).await?;
         ensure!(page.status == 200 && ids(&page.body).len() == expected, "{cursor}: {page:?}");

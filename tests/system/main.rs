@@ -10,6 +10,7 @@ mod conformance;
 mod connections;
 mod deployment;
 mod documents;
+mod encodings;
 mod failures;
 mod foreign_edits;
 mod held_rows;
@@ -22,15 +23,20 @@ mod openapi;
 mod operations;
 mod parking;
 mod policies;
+mod printing;
 mod put_back;
+mod python_api;
 mod recovery;
 mod reshape;
 mod rights;
 mod rolling_restart;
 mod runbook;
+mod settings;
 mod simulation;
 mod spreading;
 mod standby;
+mod takeover;
+mod times;
 mod tls;
 mod traces;
 mod verdict;
@@ -60,7 +66,7 @@ fn main() -> ExitCode {
         connections::tests(),
         deployment::tests(),
         documents::tests(),
-        failures::tests(),
+        encodings::tests(),
         foreign_edits::tests(),
         held_rows::tests(),
         idempotency::tests(),
@@ -72,15 +78,20 @@ fn main() -> ExitCode {
         operations::tests(),
         parking::tests(),
         policies::tests(),
+        printing::tests(),
         put_back::tests(),
+        python_api::tests(),
         recovery::tests(),
         reshape::tests(),
         rights::tests(),
         rolling_restart::tests(),
         runbook::tests(),
+        settings::tests(),
         simulation::tests(),
         spreading::tests(),
         standby::tests(),
+        takeover::tests(),
+        times::tests(),
         tls::tests(),
         traces::tests(),
         verdict::tests(),

@@ -960,7 +960,10 @@ async fn a_catalogue_that_makes_no_sense_is_refused(fixture: Arc<Fixture>) -> Re
         ("components:\n  - name: New\n  - name: CDN\n    attributes: [region]\n", "line 4"),
         ("components:\n  - name: New\n  - name: CDN\n    attributes: {region: }\n", "region"),
         ("components:\n  - name: New\n  - name: ''\n", "line 3: the name of a component is empty"),
-        ("components:\n  - name: New\n  - name: New\n", "line 3: New () stands already at line 2"),
+        (
+            "components:\n  - name: New\n    renamed-from: A\n  - name: New\n    renamed-from: B\n",
+            "line 4: New () is also in line 2, with another `renamed-from`",
+        ),
         ("components:\n  - name: New\n    attributes: {a: b, a: c}\n", "line 3"),
         ("components:\n  - name: \"a\\u0000b\"\n", "line 2: the name of a component has a control"),
         ("components: [\n", "line"),

@@ -39,14 +39,14 @@ tests!(
 );
 
 /// A foreign publisher, which can send what a gateway never would.
-struct Publisher {
+pub(crate) struct Publisher {
     _connection: Connection,
     channel: Channel,
     topology: Topology,
 }
 
 impl Publisher {
-    async fn connect(system: &System) -> Result<Self> {
+    pub(crate) async fn connect(system: &System) -> Result<Self> {
         let connection =
             Connection::connect(&system.amqp_uri, ConnectionProperties::default()).await?;
         let channel = connection.create_channel().await?;
@@ -81,14 +81,14 @@ impl Publisher {
     }
 
     /// Sends an update as a gateway does.
-    async fn send_update(&self, update: &UpdateMessage) -> Result<()> {
+    pub(crate) async fn send_update(&self, update: &UpdateMessage) -> Result<()> {
         let id = update.id.to_string();
         self.send(update.component.id.0, &update.encode(), Some(&id)).await
     }
 }
 
 /// An update for a component, with an id made now by the database's clock.
-async fn message(system: &System, id: i32, name: &str) -> Result<UpdateMessage> {
+pub(crate) async fn message(system: &System, id: i32, name: &str) -> Result<UpdateMessage> {
     let now = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
     let micros = system.count(now).await?;
     Ok(UpdateMessage {

@@ -1,16 +1,19 @@
 //! Applies a catalogue file: the components that updates may name.
 //!
-//! The file is the Python dashboard's. For each of its entries the component of the database is found
-//! that it means (`difference`), and what differs is written in a few statements (`apply`).
+//! The file is the Python dashboard's, and means what it means there (`yaml`, `scalar`, `file`). For each
+//! of its entries the component of the database is found that it means (`difference`), and what differs
+//! is written in a few statements (`apply`).
 
 mod apply;
 mod difference;
 mod file;
+mod scalar;
+mod yaml;
 
 pub use self::{
     apply::{How, apply},
     difference::{Changed, Plan},
-    file::{Entry, Former, parse},
+    file::{Catalogue, Entry, Former, parse},
 };
 
 /// Why a catalogue can't be applied.

@@ -139,9 +139,10 @@ pub(crate) async fn read(
                     'key', key, 'fingerprint', fingerprint, 'original', update_id)), '[]')
                 FROM sdb_idempotency_key
                 WHERE key = ANY($4) AND used_at > clock.now - interval '24 hours') AS keys,
-            (SELECT coalesce(json_agg(json_build_object('id', c.id, 'name', c.name,
+            (SELECT coalesce(json_agg(json_build_object('id', c.id, 'name', sdb_readable(c.name),
                     'attributes', coalesce(
-                        (SELECT json_agg(json_build_object('name', a.name, 'value', a.value)
+                        (SELECT json_agg(json_build_object(
+                                'name', sdb_readable(a.name), 'value', sdb_readable(a.value))
                             ORDER BY a.id)
                         FROM component_attribute a WHERE a.component_id = c.id), '[]'))), '[]')
                 FROM component c WHERE c.id = ANY($1)) AS components,

@@ -8,7 +8,7 @@ use serde::Serialize;
 use shared::{
     broker::Broker,
     database::{self, SessionError},
-    health,
+    health, output,
     settings::Settings,
     shutdown, supervise, telemetry,
     topology::Recorded,
@@ -17,7 +17,7 @@ use shared::{
 use sqlx::PgConnection;
 use worker::{
     admin::{self, IncidentArguments, MaintenanceArguments},
-    catalogue::{self, How},
+    catalogue::{self, Catalogue, How},
     config::Config,
     migrate,
     parked::{self, Which},
@@ -53,7 +53,7 @@ enum Command {
     Detach,
     /// The components that updates may name.
     #[command(subcommand)]
-    Catalogue(Catalogue),
+    Catalogue(CatalogueCommand),
     /// What is active: look at it, comment it, change it, close it. Each change is written into the
     /// updates of the incident.
     Incident(IncidentArguments),
@@ -134,7 +134,7 @@ enum TopologyCommand {
 }
 
 #[derive(Subcommand)]
-enum Catalogue {
+enum CatalogueCommand {
     /// Add the components of a catalogue file (YAML) that are not there, all in one transaction; those
     /// that the file does not have stay as they are, unless `--prune` is given.
     ///
@@ -175,7 +175,7 @@ async fn main() -> ExitCode {
     match command(Arguments::parse().command).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("worker: {}", telemetry::chain(error.as_ref()));
+            output::error(format_args!("worker: {}", telemetry::chain(error.as_ref())));
             ExitCode::FAILURE
         }
     }
@@ -198,35 +198,39 @@ async fn command(command: Command) -> Result<()> {
             let address = shared::admin::address(&settings)?;
             let address = address.context("SDB_ADMIN_ADDRESS is not set: nobody can be asked")?;
             let path = if ready { "/readyz" } else { "/healthz" };
-            println!("{}", health::ask(address, path).await?);
+            output::line(health::ask(address, path).await?)?;
         }
         Command::Migrate => {
             for line in migrate::migrate(&mut connect(&settings).await?, &settings).await? {
-                println!("{line}");
+                output::line(line)?;
             }
         }
         Command::Detach => {
             migrate::detach(&mut connect(&settings).await?).await?;
-            println!(
-                "The dashboard's tables are as they were; `worker migrate` adopts them again."
-            );
+            output::line(
+                "The dashboard's tables are as they were; `worker migrate` adopts them again.",
+            )?;
         }
-        Command::Catalogue(Catalogue::Apply { file, dry_run, prune, json }) => {
+        Command::Catalogue(CatalogueCommand::Apply { file, dry_run, prune, json }) => {
             let yaml = std::fs::read_to_string(&file)
                 .with_context(|| format!("{} can't be read", file.display()))?;
-            let entries = catalogue::parse(&yaml).with_context(|| file.display().to_string())?;
+            let named = || file.display().to_string();
+            let Catalogue { entries, passed_over } = catalogue::parse(&yaml).with_context(named)?;
+            for line in passed_over {
+                output::error(format_args!("worker: {}: {line}", file.display()));
+            }
             let how = How { dry_run, prune };
             let plan = catalogue::apply(&mut connect(&settings).await?, entries, how)
                 .await
-                .with_context(|| file.display().to_string())?;
+                .with_context(named)?;
             let end = if dry_run { "\nA dry run: nothing was changed." } else { "" };
             print(&plan, format!("{plan}{end}"), json)?;
         }
         Command::Incident(arguments) => {
-            println!("{}", admin::incident(arguments, &mut connect(&settings).await?).await?);
+            output::line(admin::incident(arguments, &mut connect(&settings).await?).await?)?;
         }
         Command::Maintenance(arguments) => {
-            println!("{}", admin::maintenance(arguments, &mut connect(&settings).await?).await?);
+            output::line(admin::maintenance(arguments, &mut connect(&settings).await?).await?)?;
         }
         Command::Parked(command) => parked(command, &settings).await?,
         Command::Topology(TopologyCommand::Show { json }) => {
@@ -238,21 +242,21 @@ async fn command(command: Command) -> Result<()> {
             let broker = Broker::from_settings(&settings)?;
             let stop = shutdown::on_signal()?;
             let database = &mut connect(&settings).await?;
-            println!("{}", reshape::change(database, &broker, wanted, &stop).await?);
+            output::line(reshape::change(database, &broker, wanted, &stop).await?)?;
         }
         Command::Broker(BrokerCommand::CheckPolicies) => {
             let printed = std::io::read_to_string(std::io::stdin())?;
             let recorded = Recorded::read(&mut connect(&settings).await?).await?;
             let dangers = policies::check(&printed, recorded.topology)?;
             for danger in &dangers {
-                println!("{danger}");
+                output::line(danger)?;
             }
             if !dangers.is_empty() {
                 bail!(
                     "these policies can lose updates: change them, or set one of higher priority"
                 );
             }
-            println!("No policy can lose updates.");
+            output::line("No policy can lose updates.")?;
         }
     }
     Ok(())
@@ -279,15 +283,14 @@ async fn parked(command: ParkedCommand, settings: &Settings) -> Result<()> {
             let which = if all { Which::All } else { Which::These(ids) };
             let broker = Broker::from_settings(settings)?;
             let count = parked::put_back(database, &broker, &which).await?;
-            println!("Put back: {count}. `worker parked list` shows what is parked again.");
-            Ok(())
+            let again = "`worker parked list` shows what is parked again.";
+            Ok(output::line(format_args!("Put back: {count}. {again}"))?)
         }
     }
 }
 
 fn print(value: &impl Serialize, text: String, json: bool) -> Result<()> {
-    println!("{}", admin::printed(value, text, json)?);
-    Ok(())
+    Ok(output::line(admin::printed(value, text, json)?)?)
 }
 
 /// A connection for an operator's command, which may take its time.

@@ -4,6 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use shared::{
+    database,
     settings::Settings,
     topology::{Recorded, Topology},
 };
@@ -14,6 +15,7 @@ use crate::inbox;
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
 const ATTACH: &str = include_str!("../../migrations/attach.sql");
+const ENCODING: &str = include_str!("../../migrations/encoding.sql");
 const DETACH: &str = include_str!("../../migrations/detach.sql");
 
 /// The head of the Python dashboard's own migrations whose tables these are.
@@ -142,7 +144,8 @@ async fn unlock(database: &mut PgConnection) -> Result<()> {
 }
 
 async fn migrate_alone(database: &mut PgConnection, settings: &Settings) -> Result<Vec<String>> {
-    let mut said = Vec::new();
+    let mut said: Vec<String> =
+        database::contradiction(settings).map(str::to_owned).into_iter().collect();
     check_python_dashboard(database).await?;
     let before = applied(database).await?;
     MIGRATIONS.run(&mut *database).await.context("a migration failed")?;
@@ -155,10 +158,15 @@ async fn migrate_alone(database: &mut PgConnection, settings: &Settings) -> Resu
     make_indexes(database).await.context("our indexes can't be added to the dashboard's tables")?;
     let mut transaction = database.begin().await?;
     transaction
+        .execute(sqlx::raw_sql(ENCODING))
+        .await
+        .context("the function that reads texts can't be made")?;
+    transaction
         .execute(sqlx::raw_sql(ATTACH))
         .await
         .context("our triggers can't be added to the dashboard's tables")?;
     transaction.commit().await?;
+    said.extend(about_encoding(database).await?);
     said.extend(constrain(database).await?);
     said.push(record_topology(database, settings).await?);
     inbox::keep(database, settings.number("SDB_INBOX_DAYS", 1..=3_650)?)
@@ -291,6 +299,23 @@ async fn check_python_dashboard(database: &mut PgConnection) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What an encoding other than UTF8 means.
+async fn about_encoding(database: &mut PgConnection) -> Result<Option<String>> {
+    let encoding: String =
+        sqlx::query_scalar("SELECT getdatabaseencoding()::text").fetch_one(database).await?;
+    let meaning = match encoding.as_str() {
+        "UTF8" => return Ok(None),
+        "SQL_ASCII" => {
+            "PostgreSQL checks no text then, and of one that is not UTF-8 all but ASCII is shown as `?`"
+        }
+        _ => "updates with characters that it lacks are refused",
+    };
+    Ok(Some(format!(
+        "The encoding of the database is {encoding}: {meaning}. The runbook, \"A database that is not \
+        UTF-8\", says how to convert it."
+    )))
 }
 
 /// Adds the backstop to the decision, where the data allow it: at most one active system incident

@@ -92,7 +92,7 @@ pub(crate) use state_ctes;
 macro_rules! state_tables {
     () => {
         "(SELECT coalesce(array_agg(id ORDER BY id), '{}') AS system_ids,
-                coalesce(array_agg(text ORDER BY id), '{}') AS system_texts,
+                coalesce(array_agg(sdb_readable(text) ORDER BY id), '{}') AS system_texts,
                 coalesce(array_agg(impact ORDER BY id), '{}') AS system_impacts,
                 coalesce(array_agg(start_date ORDER BY id), '{}') AS system_starts,
                 coalesce(array_agg(has_others ORDER BY id), '{}') AS system_has_others,
@@ -104,7 +104,8 @@ macro_rules! state_tables {
         (SELECT coalesce(array_agg(component_id ORDER BY id, component_id), '{}')
                     AS manual_components,
                 coalesce(array_agg(id ORDER BY id, component_id), '{}') AS manual_ids,
-                coalesce(array_agg(text ORDER BY id, component_id), '{}') AS manual_texts,
+                coalesce(array_agg(sdb_readable(text) ORDER BY id, component_id), '{}')
+                    AS manual_texts,
                 coalesce(array_agg(impact ORDER BY id, component_id), '{}') AS manual_impacts,
                 coalesce(array_agg(start_date ORDER BY id, component_id), '{}') AS manual_starts,
                 coalesce(array_agg(end_date ORDER BY id, component_id), '{}') AS manual_ends,

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{File, OpenOptions, TryLockError},
-    io::{Read, Seek, SeekFrom},
+    io::{self, Read, Seek, SeekFrom, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -140,7 +140,7 @@ impl Server {
         if let Some(running) = child.as_mut()
             && !matches!(process::wait(running, STOP_LIMIT), Ok(Some(_)))
         {
-            eprintln!("deploy: {} did not stop and is killed", self.name);
+            writeln!(io::stderr(), "deploy: {} did not stop and is killed", self.name).ok();
         }
         self.end(&mut child);
     }

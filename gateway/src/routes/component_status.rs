@@ -12,6 +12,7 @@ use futures_util::TryStreamExt;
 use serde::Serialize;
 use shared::{
     component::{Attribute, ComponentId},
+    database,
     incident::IncidentId,
 };
 use sqlx::{AssertSqlSafe, FromRow, PgConnection, PgPool, Row, postgres::PgRow};
@@ -188,15 +189,19 @@ async fn write_rows(
             Some(value),
         ),
         Which::One(name, attribute) => {
-            let id = find(database, &name, &attribute).await?.ok_or(ListError::Gone)?;
+            let found = match find(database, &name, &attribute).await {
+                Err(error) if database::lacks_characters(&error) => None,
+                found => found?,
+            };
+            let id = found.ok_or(ListError::Gone)?;
             ("c.id = $1::integer AND $2::text IS NULL", Some(id.to_string()), None)
         }
     };
     let stands = if active { STANDS_NOW } else { "true" };
     let statement = format!(
-        "SELECT c.id AS component_id, c.name AS component_name,
-            (SELECT coalesce(json_agg(json_build_object('name', a.name, 'value', a.value)
-                ORDER BY a.id), '[]') FROM component_attribute a WHERE a.component_id = c.id
+        "SELECT c.id AS component_id, sdb_readable(c.name) AS component_name,
+            (SELECT coalesce(json_agg(json_build_object(
+                'name', sdb_readable(a.name), 'value', sdb_readable(a.value)) ORDER BY a.id), '[]') FROM component_attribute a WHERE a.component_id = c.id
             ) AS attributes,
             {columns}
         FROM component c
@@ -213,7 +218,13 @@ async fn write_rows(
     if !one {
         writer.buffer().push(b'[');
     }
-    while let Some(row) = rows.try_next().await? {
+    loop {
+        let row = match rows.try_next().await {
+            // It is answered before the first row.
+            Err(error) if current.is_none() && database::lacks_characters(&error) => None,
+            row => row?,
+        };
+        let Some(row) = row else { break };
         let id: ComponentId = row.try_get("component_id")?;
         if current != Some(id) {
             if current.is_some() {

@@ -41,7 +41,7 @@ struct Filter {
     #[param(minimum = 1, maximum = 1_000)]
     limit: Option<u32>,
     /// Where the page begins, from the `Link` header of the page before.
-    #[param(rename = "cursor", value_type = Option<String>, pattern = r"^-?\d{1,18}\.\d{1,10}$")]
+    #[param(rename = "cursor", value_type = Option<String>, pattern = r"^-?(\d{1,19}|infinity)\.-?\d{1,10}$")]
     after: Option<Cursor>,
 }
 

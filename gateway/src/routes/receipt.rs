@@ -159,8 +159,9 @@ async fn record(database: &PgPool, id: UpdateId) -> Result<Option<Record>, sqlx:
     sqlx::query_as(
         "SELECT i.id, i.outcome, i.reason, i.component_id, i.impact, i.received_at, i.decided_at,
             i.incident_id,
-            (SELECT json_build_object('id', c.id, 'name', c.name, 'attributes', coalesce(
-                (SELECT json_agg(json_build_object('name', a.name, 'value', a.value) ORDER BY a.id)
+            (SELECT json_build_object('id', c.id, 'name', sdb_readable(c.name), 'attributes', coalesce(
+                (SELECT json_agg(json_build_object(
+                        'name', sdb_readable(a.name), 'value', sdb_readable(a.value)) ORDER BY a.id)
                     FROM component_attribute a WHERE a.component_id = c.id), '[]'))
                 FROM component c WHERE c.id = i.component_id) AS component
         FROM sdb_inbox asked

@@ -15,9 +15,10 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 use shared::{
     component::{Component, NoComponent},
+    database,
     message::{Idempotency, UpdateMessage, Verdict},
     metrics::{self, GATEWAY, Refused, Told},
-    outcome::{Outcome, Reason},
+    outcome::Outcome,
     seldom,
     timestamp::Timestamp,
     traces::{self, Traces},
@@ -70,7 +71,8 @@ const BODY_LIMIT: Duration = Duration::from_secs(10);
             component", body = Shape,
             headers(("Update-Id"), ("Link"), ("Preference-Applied"))),
         (status = 201, description = "It changed something: the incident that holds the component now, \
-            as it stood right after the update", body = Shape,
+            as it stood right after the update. With `SDB_V1_CONFLICT` also when it changed nothing, since \
+            a maintenance covers the component: that maintenance", body = Shape,
             headers(("Update-Id"), ("Link"), ("Preference-Applied"))),
         (status = 202, description = "It is safe, and its outcome not known yet, or it is parked",
             body = Accepted,
@@ -79,7 +81,7 @@ const BODY_LIMIT: Duration = Duration::from_secs(10);
             several, a body that was cut off, or an Idempotency-Key that can't be used"),
         (status = 401, description = "No token, or none that is valid"),
         (status = 408, description = "The body did not arrive within 10 s"),
-        (status = 409, description = "Only with `SDB_V1_CONFLICT`, in the place of 200: an incident \
+        (status = 409, description = "Only with `SDB_V1_CONFLICT`: it changed nothing, since an incident \
             covers the component", body = Conflict,
             headers(("Update-Id"), ("Preference-Applied"))),
         (status = 413, description = "The body is larger than 64 KiB"),
@@ -126,6 +128,7 @@ pub(crate) async fn post(
     let posted = PostedUpdate::read(&read_body(body).await.map_err(unread)?)?;
     let deadline = arrived + preference.wait;
     let component = find_component(&app, &posted, deadline).await?;
+    check_text(&app, &posted.text, deadline).await?;
     let now = app.clock.now().ok_or_else(|| {
         GATEWAY.refused.of(Refused::Catalogue).inc();
         ApiError::unavailable("PostgreSQL's clock was not read yet; nothing was queued, try again")
@@ -197,6 +200,23 @@ async fn find_component(
         }
     }
     Err(ApiError::bad_request("Component not found"))
+}
+
+/// Refuses a text that the database can't hold. If it can't be asked now the update is taken; it is
+/// parked when it opens an incident, or is recorded, with such a text.
+async fn check_text(app: &App, text: &str, deadline: Instant) -> Result<(), ApiError> {
+    let catalogue = app.catalogue.get();
+    let encoding = catalogue.as_ref().and_then(|c| c.narrow_encoding.as_ref());
+    let Some(encoding) = encoding.filter(|_| !text.is_ascii()) else { return Ok(()) };
+    let held = sqlx::query_scalar::<_, bool>("SELECT $1::text IS NOT NULL").bind(text);
+    match timeout_at(deadline, held.fetch_one(&app.answers)).await {
+        Ok(Err(error)) if database::lacks_characters(&error) => {
+            let problem =
+                format!("Has a character that the database's encoding, {encoding}, does not have.");
+            Err(ApiError::unprocessable("json", json!({ "text": [problem] })))
+        }
+        Ok(_) | Err(_) => Ok(()),
+    }
 }
 
 /// The message for the worker: here an update gets its id and its time of arrival, both by the
@@ -294,7 +314,8 @@ fn answer(app: &App, update: &UpdateMessage, settled: Settled) -> Response {
         }
     };
     let Some(shown) = incident else { return accepted(id, UpdateState::Pending) };
-    if app.conflict && is_conflict(reason) {
+    let status = status(reason.outcome(), app.conflict);
+    if status == StatusCode::CONFLICT {
         let text = snapshot.as_ref().map_or(&shown.incident.text, |snapshot| &snapshot.text);
         let body = Conflict {
             message: "Incident with this the component already exists",
@@ -303,23 +324,21 @@ fn answer(app: &App, update: &UpdateMessage, settled: Settled) -> Response {
             existing_incident_title: text,
             details: "Check your request parameters",
         };
-        return with_id(id, (StatusCode::CONFLICT, Json(body)));
+        return with_id(id, (status, Json(body)));
     }
     let json = snapshot.map_or_else(|| shown.now(), |snapshot| shown.at(&snapshot));
-    let status = if reason.outcome().is_change() { StatusCode::CREATED } else { StatusCode::OK };
     let content_type = [(header::CONTENT_TYPE, "application/json")];
     with_receipt(id, header::LINK, (status, content_type, json))
 }
 
-/// Whether the reference answers 409: rules 2 and 3, but not a maintenance.
-fn is_conflict(reason: Reason) -> bool {
-    match reason.outcome() {
-        Outcome::Unchanged => true,
-        Outcome::Suppressed
-        | Outcome::Opened
-        | Outcome::Joined
-        | Outcome::Raised
-        | Outcome::Moved => false,
+/// The status of an answer, `as_python` as the Python dashboard gives it: 409 when an incident covers
+/// the component (rules 2 and 3), but 201 with the maintenance when one does (rule 1).
+fn status(outcome: Outcome, as_python: bool) -> StatusCode {
+    match outcome {
+        Outcome::Opened | Outcome::Joined | Outcome::Raised | Outcome::Moved => StatusCode::CREATED,
+        Outcome::Unchanged if as_python => StatusCode::CONFLICT,
+        Outcome::Suppressed if as_python => StatusCode::CREATED,
+        Outcome::Unchanged | Outcome::Suppressed => StatusCode::OK,
     }
 }
 

@@ -227,16 +227,17 @@ struct Row {
 macro_rules! select {
     ($which:literal) => {
         concat!(
-            "SELECT i.id, i.text, i.impact, i.start_date, i.end_date, i.system,
+            "SELECT i.id, sdb_readable(i.text) AS text, i.impact, i.start_date, i.end_date, i.system,
                 ARRAY(SELECT component_id FROM incident_component_relation r
                     WHERE r.incident_id = i.id ORDER BY component_id) AS components,
                 u.times, u.statuses, u.texts
             FROM incident i LEFT JOIN LATERAL (SELECT
                     coalesce(array_agg(\"timestamp\" ORDER BY \"timestamp\" DESC, id DESC), '{}')
                         AS times,
-                    coalesce(array_agg(status ORDER BY \"timestamp\" DESC, id DESC), '{}')
+                    coalesce(array_agg(sdb_readable(status) ORDER BY \"timestamp\" DESC, id DESC), '{}')
                         AS statuses,
-                    coalesce(array_agg(text ORDER BY \"timestamp\" DESC, id DESC), '{}') AS texts
+                    coalesce(array_agg(sdb_readable(text) ORDER BY \"timestamp\" DESC, id DESC), '{}')
+                        AS texts
                 FROM incident_status WHERE incident_id = i.id) AS u ON true
             WHERE ",
             $which,

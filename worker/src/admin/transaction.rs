@@ -144,7 +144,7 @@ impl<'a> Change<'a> {
             end_date: Option<Timestamp>,
         }
         let mut rows: Vec<Row> = sqlx::query_as(
-            "SELECT id, text, impact, start_date, end_date FROM incident
+            "SELECT id, sdb_readable(text) AS text, impact, start_date, end_date FROM incident
             WHERE id = ANY($1::integer || ARRAY(SELECT i.id FROM incident i
                 WHERE end_date IS NULL AND EXISTS (SELECT FROM incident_component_relation r
                     WHERE r.incident_id = i.id AND r.component_id = ANY($2))))

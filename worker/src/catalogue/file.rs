@@ -1,15 +1,17 @@
 //! The catalogue file.
 
-use std::{collections::HashMap, fmt};
+use std::collections::HashMap;
 
-use serde::{Deserialize, Deserializer, Serialize, de};
-use serde_saphyr::Spanned;
+use serde::Serialize;
 use shared::{
     component::{self, Attribute, MAX_ATTRIBUTE_LENGTH, MAX_ATTRIBUTES},
     shorten::shorten,
 };
 
-use super::CatalogueError;
+use super::{
+    CatalogueError,
+    yaml::{self, Document, Node, YamlError},
+};
 
 /// Characters of a text of the file in an error message, at most.
 const QUOTED: usize = 60;
@@ -55,116 +57,189 @@ impl Former {
     }
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct File {
-    components: Vec<Spanned<Written>>,
+/// What a file says.
+#[derive(Debug)]
+pub struct Catalogue {
+    /// Its components.
+    pub entries: Vec<Entry>,
+    /// What of it is passed over, a line each.
+    pub passed_over: Vec<String>,
 }
 
-/// An entry as it is written.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Written {
-    name: String,
-    #[serde(default)]
-    attributes: Attributes,
-    #[serde(default, rename = "renamed-from")]
-    renamed_from: RenamedFrom,
-}
+/// The mapping's entries that a component's entry may have.
+const NAME: &str = "name";
+const ATTRIBUTES: &str = "attributes";
+const RENAMED_FROM: &str = "renamed-from";
 
-/// A mapping whose order is kept: it is the order of the values in a component's label.
-#[derive(Default)]
-struct Attributes(Vec<Attribute>);
-
-impl<'de> Deserialize<'de> for Attributes {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct InOrder;
-        impl<'de> de::Visitor<'de> for InOrder {
-            type Value = Attributes;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a mapping of attribute names to values")
-            }
-
-            fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Attributes, A::Error> {
-                let mut attributes = Vec::new();
-                while let Some((name, value)) = map.next_entry()? {
-                    attributes.push(Attribute { name, value });
-                }
-                Ok(Attributes(attributes))
-            }
+/// Reads a catalogue file, as the Python dashboard reads it. Of the file it takes the list `components`,
+/// of an entry `name` and `attributes`, and so does this, which also knows `renamed-from`.
+///
+/// # Errors
+/// When it is not of the form, or a component in it makes no sense; with the line.
+pub fn parse(yaml: &str) -> Result<Catalogue, CatalogueError> {
+    let malformed = |error: YamlError| {
+        CatalogueError::Malformed(format!("line {}: {}", error.line, error.reason))
+    };
+    let mut document = yaml::read(yaml).map_err(malformed)?;
+    let components = components(&mut document).map_err(malformed)?;
+    let components = components.list().ok_or_else(|| {
+        malformed(yaml::error(components.line, "`components` is to be a list of components"))
+    })?;
+    let mut passed_over = Vec::new();
+    let mut entries: Vec<Entry> = Vec::with_capacity(components.len());
+    let mut seen: HashMap<(String, Vec<Attribute>), usize> = HashMap::new();
+    for component in components {
+        let nonsense = |YamlError { line, reason }| CatalogueError::Nonsense { line, reason };
+        let entry = entry(&mut document, component, &mut passed_over).map_err(nonsense)?;
+        let mut sorted = entry.attributes.clone();
+        sorted.sort();
+        let before = seen.entry((entry.name.clone(), sorted)).or_insert(entries.len());
+        match entries.get_mut(*before) {
+            Some(first) => passed_over.push(same_again(first, entry).map_err(nonsense)?),
+            None => entries.push(entry),
         }
-        deserializer.deserialize_map(InOrder)
     }
+    Ok(Catalogue { entries, passed_over })
+}
+
+/// Passes over a component that stands in the file already, as the Python dashboard does; says so.
+fn same_again(first: &mut Entry, again: Entry) -> Result<String, YamlError> {
+    let Entry { line, name, attributes, renamed_from } = again;
+    let label = component::short_label(&name, &attributes);
+    match (&first.renamed_from, renamed_from) {
+        (Some(one), Some(other)) if *one != other => {
+            let reason = format!(
+                "{label} is also in line {}, with another `renamed-from`: write it once",
+                first.line
+            );
+            return Err(yaml::error(line, reason));
+        }
+        (None, renamed_from) => first.renamed_from = renamed_from,
+        (Some(_), _) => {}
+    }
+    Ok(format!("line {line}: {label} is also in line {}; this entry is passed over", first.line))
+}
+
+fn components(document: &mut Document) -> Result<Node, YamlError> {
+    let root = document.root.clone();
+    let entries = document.entries(&root)?;
+    let entries = entries.ok_or_else(|| yaml::error(root.line, "the file is not a mapping"))?;
+    let found = entries.iter().find(|(key, _)| key.text("a key").is_ok_and(|k| k == "components"));
+    let (_, components) =
+        found.ok_or_else(|| yaml::error(root.line, "the file has no list `components`"))?;
+    Ok(components.clone())
+}
+
+fn entry(
+    document: &mut Document,
+    node: &Node,
+    passed_over: &mut Vec<String>,
+) -> Result<Entry, YamlError> {
+    let line = node.line;
+    let written = document.entries(node)?.ok_or_else(|| {
+        yaml::error(line, "a component is to be a mapping with `name` and `attributes`")
+    })?;
+    let (mut name, mut attributes, mut renamed_from) = (None, None, None);
+    let mut unknown = Vec::new();
+    for (key, value) in &*written {
+        match key.text("a key")? {
+            NAME => name = Some(value.text("the name of a component")?.to_owned()),
+            ATTRIBUTES => attributes = Some(value.clone()),
+            RENAMED_FROM => renamed_from = Some(value.clone()),
+            other => unknown.push((key.line, other)),
+        }
+    }
+    for (at, other) in &unknown {
+        if let Some(meant) = meant(other) {
+            let reason = format!("`{other}` in line {at} is unknown: write `{meant}`");
+            return Err(yaml::error(line, reason));
+        }
+    }
+    let name = name.ok_or_else(|| yaml::error(line, "a component without a `name`"))?;
+    // What comes later is about this component.
+    let about = |line: u64, reason: &str| {
+        yaml::error(line, format!("{}: {reason}", shorten(&name, QUOTED)))
+    };
+    let for_it = |error: YamlError| about(error.line, &error.reason);
+    let attributes = match attributes {
+        Some(node) => read_attributes(document, &node).map_err(for_it)?,
+        None => Vec::new(),
+    };
+    check_text("the name of a component", &name).map_err(|reason| yaml::error(line, reason))?;
+    check_attributes(&attributes).map_err(|reason| about(line, &reason))?;
+    let renamed_from = match renamed_from {
+        Some(node) => Some(
+            former_fields(document, &node)
+                .map_err(for_it)
+                .and_then(|f| former(&name, &attributes, f).map_err(|r| about(line, &r)))?,
+        ),
+        None => None,
+    };
+    passed_over.extend(unknown.iter().filter(|(_, other)| !other.starts_with("x-")).map(
+        |(line, other)| {
+            let (name, other) = (shorten(&name, QUOTED), shorten(other, QUOTED));
+            format!("line {line}: `{other}` of {name} is unknown and passed over")
+        },
+    ));
+    Ok(Entry { line, name, attributes, renamed_from })
+}
+
+/// What an unknown key of an entry is probably to be: to pass it over would do something else.
+fn meant(unknown: &str) -> Option<&'static str> {
+    let letters: String =
+        unknown.chars().filter(char::is_ascii_alphabetic).collect::<String>().to_ascii_lowercase();
+    match letters.as_str() {
+        "name" | "names" => Some(NAME),
+        "attribute" | "attributes" | "atributes" | "attrs" | "attr" => Some(ATTRIBUTES),
+        "renamedfrom" | "renamefrom" | "renamed" | "renamesfrom" => Some(RENAMED_FROM),
+        _ => None,
+    }
+}
+
+/// A mapping of which the order is kept: it is that of the values in a component's label.
+fn read_attributes(document: &mut Document, node: &Node) -> Result<Vec<Attribute>, YamlError> {
+    if node.is_null() {
+        return Ok(Vec::new());
+    }
+    let entries = document.entries(node)?.ok_or_else(|| {
+        yaml::error(node.line, "`attributes` is to be a mapping of names to values")
+    })?;
+    let attribute = |(name, value): &(Node, Node)| {
+        let name = name.text("the name of an attribute")?;
+        let of_value = format!("the value of {}", shorten(name, QUOTED));
+        Ok(Attribute { name: name.to_owned(), value: value.text(&of_value)?.to_owned() })
+    };
+    entries.iter().map(attribute).collect()
 }
 
 /// What `renamed-from` says: a name alone, or what of both was otherwise.
 #[derive(Default)]
-struct RenamedFrom(Option<FormerFields>);
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct FormerFields {
     name: Option<String>,
-    attributes: Option<Attributes>,
+    attributes: Option<Vec<Attribute>>,
 }
 
-impl<'de> Deserialize<'de> for RenamedFrom {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct NameOrFields;
-        impl<'de> de::Visitor<'de> for NameOrFields {
-            type Value = RenamedFrom;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("the name before, or `name` and `attributes` before")
-            }
-
-            fn visit_str<E: de::Error>(self, name: &str) -> Result<RenamedFrom, E> {
-                Ok(RenamedFrom(Some(FormerFields {
-                    name: Some(name.to_owned()),
-                    attributes: None,
-                })))
-            }
-
-            fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<RenamedFrom, A::Error> {
-                let fields = FormerFields::deserialize(de::value::MapAccessDeserializer::new(map))?;
-                Ok(RenamedFrom(Some(fields)))
+fn former_fields(document: &mut Document, node: &Node) -> Result<FormerFields, YamlError> {
+    const EXPECTED: &str = "is to be the name before, or `name` and `attributes` before";
+    let Some(written) = document.entries(node)? else {
+        if node.is_null() || node.list().is_some() {
+            return Err(yaml::error(node.line, format!("renamed-from {EXPECTED}")));
+        }
+        let name = Some(node.text("renamed-from")?.to_owned());
+        return Ok(FormerFields { name, attributes: None });
+    };
+    let mut fields = FormerFields::default();
+    for (key, value) in &*written {
+        match key.text("a key")? {
+            NAME => fields.name = Some(value.text("renamed-from: the name")?.to_owned()),
+            ATTRIBUTES => fields.attributes = Some(read_attributes(document, value)?),
+            other => {
+                let reason = format!("renamed-from {EXPECTED}, and has `{other}`");
+                return Err(yaml::error(key.line, reason));
             }
         }
-        deserializer.deserialize_any(NameOrFields)
     }
-}
-
-/// Reads a catalogue file.
-///
-/// # Errors
-/// When it is not of the form, or a component in it makes no sense; with the line.
-pub fn parse(yaml: &str) -> Result<Vec<Entry>, CatalogueError> {
-    let file: File =
-        serde_saphyr::from_str(yaml).map_err(|e| CatalogueError::Malformed(e.to_string()))?;
-    let mut seen: HashMap<(String, Vec<Attribute>), u64> = HashMap::new();
-    let mut entries = Vec::with_capacity(file.components.len());
-    for written in file.components {
-        let line = written.referenced.line();
-        let nonsense = |reason: String| CatalogueError::Nonsense { line, reason };
-        let entry = entry(line, written.value).map_err(nonsense)?;
-        let mut sorted = entry.attributes.clone();
-        sorted.sort();
-        if let Some(first) = seen.insert((entry.name.clone(), sorted), line) {
-            let label = component::short_label(&entry.name, &entry.attributes);
-            return Err(nonsense(format!("{label} stands already at line {first}")));
-        }
-        entries.push(entry);
-    }
-    Ok(entries)
-}
-
-fn entry(line: u64, written: Written) -> Result<Entry, String> {
-    let Written { name, attributes: Attributes(attributes), renamed_from } = written;
-    check(&name, &attributes)?;
-    let renamed_from =
-        renamed_from.0.map(|fields| former(&name, &attributes, fields)).transpose()?;
-    Ok(Entry { line, name, attributes, renamed_from })
+    Ok(fields)
 }
 
 /// What is not said was as it is now.
@@ -177,22 +252,21 @@ fn former(name: &str, attributes: &[Attribute], fields: FormerFields) -> Result<
     let former = Former {
         name: fields.name.unwrap_or_else(|| name.to_owned()),
         attributes: match fields.attributes {
-            Some(Attributes(attributes)) => attributes,
+            Some(attributes) => attributes,
             // Its category may have been renamed with it.
             None => attributes.iter().filter(|a| a.tells_apart()).cloned().collect(),
         },
     };
-    check(&former.name, &former.attributes)
+    check_text("the name of a component", &former.name)
+        .and_then(|()| check_attributes(&former.attributes))
         .map_err(|problem| format!("renamed-from: {problem}"))?;
     Ok(former)
 }
 
-fn check(name: &str, attributes: &[Attribute]) -> Result<(), String> {
-    check_text("the name of a component", name)?;
+fn check_attributes(attributes: &[Attribute]) -> Result<(), String> {
     if attributes.len() > MAX_ATTRIBUTES {
         return Err(format!(
-            "{} has {} attributes, and an update can name {MAX_ATTRIBUTES} at most",
-            shorten(name, QUOTED),
+            "it has {} attributes, and an update can name {MAX_ATTRIBUTES} at most",
             attributes.len()
         ));
     }
@@ -223,88 +297,4 @@ fn check_text(what: &str, text: &str) -> Result<(), String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const TWO: &str = "components:
-  - name: DNS
-    attributes:
-      region: R1
-      category: Net
-  - name: DNS
-    attributes: {region: R2, category: Net}
-";
-
-    #[test]
-    fn order_and_lines_are_kept() {
-        let parsed = parse(TWO).expect("parses");
-        let shown: Vec<_> = parsed.iter().map(|w| (w.line, w.label())).collect();
-        assert_eq!(shown, [(2, "DNS (R1, Net)".to_owned()), (6, "DNS (R2, Net)".to_owned())]);
-    }
-
-    /// What is written, and the name before.
-    #[test]
-    fn what_a_component_was_before_is_read() {
-        for (renamed_from, expected) in [
-            ("Names", "Names (R1, dns)"),
-            ("'Names'", "Names (R1, dns)"),
-            ("{name: Names}", "Names (R1, dns)"),
-            ("{attributes: {region: R2}}", "DNS (R2)"),
-            ("{name: Names, attributes: {type: ns, region: R2}}", "Names (ns, R2)"),
-            ("{name: Names, attributes: {}}", "Names ()"),
-        ] {
-            let yaml = format!(
-                "components:\n- name: DNS\n  attributes: {{region: R1, category: Net, type: dns}}\n  \
-                renamed-from: {renamed_from}\n"
-            );
-            let parsed = parse(&yaml).expect(renamed_from);
-            let former = parsed[0].renamed_from.as_ref().map(Former::label);
-            assert_eq!(former.as_deref(), Some(expected), "{renamed_from}");
-        }
-    }
-
-    #[test]
-    fn nonsense_is_refused_with_its_line() {
-        let pairs =
-            |count: usize| (0..count).map(|n| format!("a{n}: b")).collect::<Vec<_>>().join(", ");
-        let many = format!("components:\n- name: DNS\n  attributes: {{{}}}\n", pairs(33));
-        assert!(parse(&many.replace(", a32: b", "")).is_ok());
-        let long = format!("components:\n- name: DNS\n  attributes: {{a: {}}}\n", "x".repeat(256));
-        let long_name = long.replace("a: xxx", "xxx").replace("xx}", "xxx: b}");
-        for (yaml, says) in [
-            ("", "not of the form"),
-            ("components: 5", "line 1"),
-            ("components:\n  - title: DNS\n", "line 2"),
-            ("components:\n  - name: DNS\n    attributes: [a]\n", "line 3"),
-            ("components:\n  - name: DNS\n    colour: red\n", "line 3"),
-            ("components:\n  - name: ' '\n", "line 2: the name of a component is empty"),
-            (
-                "components:\n  - name: DNS\n    attributes: {region: ''}\n",
-                "line 2: the value of region is empty",
-            ),
-            (
-                "components:\n  - name: \"a\\u0000b\"\n",
-                "line 2: the name of a component has a control character",
-            ),
-            ("components:\n  - name: DNS\n    attributes: {a: b, a: c}\n", "line 3"),
-            (
-                "components:\n  - name: DNS\n  - name: CDN\n  - name: DNS\n",
-                "line 4: DNS () stands already at line 2",
-            ),
-            (&many, "line 2: DNS has 33 attributes, and an update can name 32 at most"),
-            (&long, "line 2: the value of a, `xxx"),
-            (&long_name, "line 2: the name of an attribute, `xxx"),
-            ("components:\n- name: DNS\n  renamed-from: {}\n", "line 2: renamed-from says neither"),
-            ("components:\n- name: DNS\n  renamed-from:\n", "the name before"),
-            ("components:\n- name: DNS\n  renamed-from: [CDN]\n", "the name before"),
-            ("components:\n- name: DNS\n  renamed-from: {title: CDN}\n", "line 3"),
-            (
-                "components:\n- name: DNS\n  renamed-from: ' '\n",
-                "line 2: renamed-from: the name of a component is empty",
-            ),
-        ] {
-            let error = parse(yaml).expect_err(yaml).to_string();
-            assert!(error.contains(says), "{yaml:?} gives {error:?}, not {says:?}");
-        }
-    }
-}
+mod tests;

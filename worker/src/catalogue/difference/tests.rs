@@ -6,7 +6,7 @@ use super::{super::parse, *};
 fn entries(lines: &[&str]) -> Vec<Entry> {
     let entries = lines.iter().map(|line| format!("- {{name: {line}}}\n"));
     let yaml = format!("components:\n{}", entries.collect::<String>());
-    if lines.is_empty() { Vec::new() } else { parse(&yaml).expect(&yaml) }
+    if lines.is_empty() { Vec::new() } else { parse(&yaml).expect(&yaml).entries }
 }
 
 /// What the database has, with ids from 1.

@@ -1,0 +1,30 @@
+-- Makes sure that every text of the dashboard's tables can be read as UTF-8, whatever the encoding of the
+-- database. Run each time, since a dump may have been restored with another encoding.
+--
+-- In UTF8 all of them can, and the planner leaves the function out. In SQL_ASCII, which checks nothing, and
+-- in encodings with bytes that mean nothing, such as WIN1252, one row that can't be converted would fail
+-- the statement that reads it. The characters outside ASCII of such a text become `?`.
+DO $$
+DECLARE
+    is_utf8 boolean := getdatabaseencoding() = 'UTF8';
+    is_plain boolean := (SELECT lanname = 'sql' FROM pg_proc JOIN pg_language l ON l.oid = prolang
+        WHERE pg_proc.oid = to_regprocedure('sdb_readable(text)'));
+BEGIN
+    IF is_utf8 IS NOT DISTINCT FROM is_plain THEN
+        RETURN;
+    ELSIF is_utf8 THEN
+        CREATE OR REPLACE FUNCTION sdb_readable(value text) RETURNS text
+        LANGUAGE sql IMMUTABLE PARALLEL SAFE AS 'SELECT value';
+    ELSE
+        -- Not safe in parallel workers, which can't catch errors.
+        CREATE OR REPLACE FUNCTION sdb_readable(value text) RETURNS text
+        LANGUAGE plpgsql IMMUTABLE PARALLEL UNSAFE AS $function$
+        BEGIN
+            PERFORM convert_to(value, 'UTF8');
+            RETURN value;
+        EXCEPTION WHEN character_not_in_repertoire OR untranslatable_character THEN
+            RETURN regexp_replace(value, '[^\u0001-\u007F]', '?', 'g');
+        END $function$;
+    END IF;
+    COMMENT ON FUNCTION sdb_readable IS 'A text as it can be sent in UTF-8: where it can''t, with ? for each character outside ASCII';
+END $$;

@@ -1,0 +1,30 @@
+//! What commands print.
+
+use std::{
+    fmt::Display,
+    io::{self, ErrorKind, Write},
+};
+
+/// Prints a line to standard output. That nobody reads it any more, as with `| head`, is no failure:
+/// the command has done its work.
+///
+/// # Errors
+/// When the line can't be written, for example to a disk that is full.
+pub fn line(line: impl Display) -> io::Result<()> {
+    let mut output = io::stdout().lock();
+    match writeln!(output, "{line}").and_then(|()| output.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        Err(error) => Err(io::Error::new(
+            error.kind(),
+            format!(
+                "standard output can't be written, though the command may have done its work: {error}"
+            ),
+        )),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Prints a line to standard error, as far as that can be written.
+pub fn error(line: impl Display) {
+    writeln!(io::stderr(), "{line}").ok();
+}

@@ -1,0 +1,168 @@
+//! Settings as the Python dashboard reads them: decoded as JSON where they are JSON, and never trimmed.
+
+use std::sync::Arc;
+
+use anyhow::{Result, ensure};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use harness::{CLAIM, Fixture, Process, SECRET, System, answer, eventually, tests, token};
+
+tests!(
+    tokens_of_the_python_dashboard_stay_good_however_its_settings_are_written,
+    keys_and_claims_that_are_no_text_there_are_refused,
+    addresses_and_other_settings_may_be_quoted,
+);
+
+/// Whether a token is good at a gateway: without a body, a good one gets 415.
+async fn is_good(system: &System, gateway: usize, token: &str) -> Result<bool> {
+    let request = system.request_to(gateway, reqwest::Method::POST, "/api/v1/component_status");
+    match answer(request.bearer_auth(token)).await?.status {
+        401 => Ok(false),
+        415 => Ok(true),
+        other => anyhow::bail!("the answer is {other}"),
+    }
+}
+
+/// What is written, and the key or claim that the Python dashboard has then.
+fn ways(text: &str) -> Vec<(String, String)> {
+    let same = |text: String| (text.clone(), text);
+    vec![
+        same(text.to_owned()),
+        (format!("\"{text}\""), text.to_owned()),
+        (format!(" \"{text}\"\n"), text.to_owned()),
+        (format!("\"{text}\\n\""), format!("{text}\n")),
+        (format!("\" \\u00fc {text}\""), format!(" ü {text}")),
+        same(format!("{text}\n")),
+        same(format!("  {text} ")),
+        same(format!("'{text}'")),
+        same(format!("\"{text}")),
+        same(format!("\"{text}\" # old")),
+    ]
+}
+
+async fn tokens_of_the_python_dashboard_stay_good_however_its_settings_are_written(
+    fixture: Arc<Fixture>,
+) -> Result<()> {
+    let mut system = System::prepared(&fixture).await?;
+    let current = "b-secret-that-is-long-enough-for-tests";
+    for (written, key) in ways(SECRET) {
+        let previous = [("SDB_SECRET_KEY", current), ("SDB_SECRET_KEY_PREVIOUS", &written)];
+        for variables in [&[("SDB_SECRET_KEY", written.as_str())][..], &previous] {
+            system.start_gateway(variables).await?;
+            let last = system.gateways.len() - 1;
+            // Earlier versions trimmed it, and decoded nothing.
+            for (key, good) in [(key.as_str(), true), (written.trim(), true), ("x", false)] {
+                let token = token(key, &json!({ CLAIM: "dummy" }));
+                let is_good = is_good(&system, last, &token).await?;
+                ensure!(is_good == good, "{written:?}: a token of {key:?} is good: {is_good}");
+            }
+            let log = system.gateways[last].log()?;
+            let warned = log.contains("see the runbook");
+            ensure!(warned == (key != written.trim()), "{written:?}: {log}");
+            ensure!(!log.contains(SECRET), "the log shows the key");
+            // One at a time: each has connections of its own.
+            system.gateways[last].signal(Signal::SIGTERM)?;
+        }
+        let variables = [("SDB_SECRET_KEY", written.as_str())];
+        let binary = &system.context.binaries.gateway;
+        let (done, made) = system.context.command(binary, &["token"], &variables).await?;
+        let (_, signed) = made.trim().rsplit_once('.').unwrap_or_default();
+        let (content, _) = made.trim().rsplit_once('.').unwrap_or_default();
+        let expected = jsonwebtoken::crypto::sign(
+            content.as_bytes(),
+            &jsonwebtoken::EncodingKey::from_secret(key.as_bytes()),
+            jsonwebtoken::Algorithm::HS256,
+        )?;
+        ensure!(done && signed == expected, "{written:?}: {made}");
+    }
+
+    for (written, claim) in ways("team") {
+        system.start_gateway(&[("SDB_API_PAYLOAD_KEY", &written)]).await?;
+        let last = system.gateways.len() - 1;
+        for (claim, good) in [(claim.as_str(), true), (written.trim(), true), (CLAIM, false)] {
+            let token = token(SECRET, &json!({ claim: "dummy" }));
+            let is_good = is_good(&system, last, &token).await?;
+            ensure!(is_good == good, "{written:?}: a token with {claim:?} is good: {is_good}");
+        }
+        system.gateways[last].signal(Signal::SIGTERM)?;
+    }
+    Ok(())
+}
+
+/// The last line of a gateway that does not start.
+async fn refused(system: &mut System, variables: &[(&str, &str)]) -> Result<String> {
+    let process: Process = system.launch("gateway", variables)?;
+    eventually("it ends", async || Ok(process.log()?.lines().any(|l| l.starts_with("gateway: "))))
+        .await?;
+    let log = process.log()?;
+    Ok(log.lines().last().unwrap_or_default().to_owned())
+}
+
+async fn keys_and_claims_that_are_no_text_there_are_refused(fixture: Arc<Fixture>) -> Result<()> {
+    let mut system = System::prepared(&fixture).await?;
+    for (name, written, says) in [
+        ("SDB_SECRET_KEY", "12345678901234567890123456789012", "as JSON it is a number"),
+        ("SDB_SECRET_KEY", "-1.5e300\n", "as JSON it is a number"),
+        ("SDB_SECRET_KEY", "true", "as JSON it is a boolean"),
+        ("SDB_SECRET_KEY", "null", "as JSON it is null"),
+        ("SDB_SECRET_KEY", "[\"hush\"]", "as JSON it is a list"),
+        ("SDB_SECRET_KEY", "{\"hush\": 1}", "as JSON it is an object"),
+        ("SDB_SECRET_KEY", "\"hush \\udc80\"", "as JSON it is a text that is not Unicode"),
+        ("SDB_SECRET_KEY", "\"\"", "must be a text"),
+        ("SDB_SECRET_KEY", "\" \"", "must be a text"),
+        ("SDB_SECRET_KEY_PREVIOUS", "0", "as JSON it is a number"),
+        ("SDB_API_PAYLOAD_KEY", "5", "as JSON it is a number"),
+        ("SDB_API_PAYLOAD_KEY", "\"exp\"", "a claim of your own"),
+    ] {
+        let said = refused(&mut system, &[(name, written)]).await?;
+        ensure!(said.starts_with(&format!("gateway: {name} is ")), "{written}: {said}");
+        ensure!(said.contains(says) && !said.contains("hush"), "{written}: {said}");
+    }
+    // Written as it says, it is good.
+    system.start_gateway(&[("SDB_API_PAYLOAD_KEY", "\"5\"")]).await?;
+    ensure!(is_good(&system, 0, &token(SECRET, &json!({ "5": 1 }))).await?);
+    Ok(())
+}
+
+async fn addresses_and_other_settings_may_be_quoted(fixture: Arc<Fixture>) -> Result<()> {
+    let mut system = System::bare(&fixture).await?;
+    let quoted = |text: &str| Value::from(text).to_string();
+    let (database, amqp) =
+        (quoted(&system.database_uri), format!("{}\n", quoted(&system.amqp_uri)));
+    let other = format!("{}?connect_timeout=5", system.database_uri);
+    let variables = [
+        ("SDB_DATABASE_URI", database.as_str()),
+        ("SDB_SQLALCHEMY_DATABASE_URI", &other),
+        ("SDB_AMQP_URI", &amqp),
+        ("SDB_PARTITIONS", "\"4\""),
+        ("SDB_LOG_FORMAT", "\"json\"\n"),
+        ("SDB_V1_CONFLICT", "\"true\""),
+    ];
+    let worker = &system.context.binaries.worker;
+    let (done, said) = system.context.command(worker, &["migrate"], &variables).await?;
+    ensure!(done && said.contains("Updates take 4 partitions"), "{said}");
+    // The Python dashboard would use the other one.
+    ensure!(
+        said.starts_with("SDB_DATABASE_URI is used, and SDB_SQLALCHEMY_DATABASE_URI"),
+        "{said}"
+    );
+    system.start_worker(&variables).await?;
+    system.start_gateway(&variables).await?;
+    system.components(&[("DNS", &[])]).await?;
+    let update = json!({ "name": "DNS", "impact": 2 });
+    for status in [201, 409] {
+        let answer = system.post(&update).await?;
+        ensure!(answer.status == status, "{answer:?}");
+    }
+    for process in [&system.workers[0], &system.gateways[0]] {
+        let log = process.log()?;
+        ensure!(log.contains("SDB_SQLALCHEMY_DATABASE_URI, which differs"), "{log}");
+    }
+    // Where both name the same, nothing is said.
+    let same = [variables[0], ("SDB_SQLALCHEMY_DATABASE_URI", database.as_str()), variables[3]];
+    let worker = &system.context.binaries.worker;
+    let (done, said) = system.context.command(worker, &["migrate"], &same).await?;
+    ensure!(done && said.starts_with("The tables are up to date."), "{said}");
+    system.finish().await
+}
