@@ -13,6 +13,7 @@ mod incident;
 mod json;
 mod list;
 mod openapi;
+mod prefer;
 mod query;
 mod rate;
 mod request;

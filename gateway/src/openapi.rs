@@ -37,16 +37,17 @@ without a body, and its connection ends.\n\n\
 An answer that leaves a body unread has `Connection: close`.";
 
 /// What each header of an answer means.
-const HEADERS: [(&str, &str); 9] = [
+const HEADERS: [(&str, &str); 10] = [
     ("Update-Id", "The id of the update, a UUIDv7"),
     ("Link", "Where to go on: `rel=\"monitor\"` is the receipt, `rel=\"next\"` the next page"),
     ("Location", "The path of the receipt"),
     ("Retry-After", "Seconds after which to try or to ask again"),
     ("Preference-Applied", "The preference of `Prefer` that was honoured"),
-    ("ETag", "The state of the list in this coding, for `If-None-Match`"),
+    ("ETag", "The state of the list in this coding, for `If-None-Match`; it is weak"),
     ("Vary", "Always `Accept-Encoding`"),
     ("Content-Encoding", "`gzip` where the client accepts it"),
     ("WWW-Authenticate", "Always `Bearer`"),
+    ("Accept-Encoding", "Always `identity`: where the body was compressed"),
 ];
 
 /// The document.

@@ -22,6 +22,7 @@ mod parking;
 mod policies;
 mod put_back;
 mod recovery;
+mod requests;
 mod reshape;
 mod rolling_restart;
 mod simulation;
@@ -66,6 +67,7 @@ fn main() -> ExitCode {
         policies::tests(),
         put_back::tests(),
         recovery::tests(),
+        requests::tests(),
         reshape::tests(),
         rolling_restart::tests(),
         simulation::tests(),

@@ -33,7 +33,7 @@ use crate::{
     incident::Shape,
     json::PostedUpdate,
     openapi,
-    request::{Preference, idempotency_key, is_json},
+    request::{Preference, idempotency_key, is_json, is_uncoded},
     routes::receipt::UpdateState,
     waiters::{Settled, Wait},
 };
@@ -83,7 +83,8 @@ const BODY_LIMIT: Duration = Duration::from_secs(10);
             covers the component", body = Conflict,
             headers(("Update-Id"), ("Preference-Applied"))),
         (status = 413, description = "The body is larger than 64 KiB"),
-        (status = 415, description = "The body is not said to be `application/json`"),
+        (status = 415, description = "The body is not said to be `application/json`, or it is compressed",
+            headers(("Accept-Encoding"))),
         (status = 422, description = "A field can't be used, or the Idempotency-Key was used for \
             another update", headers(("Update-Id"), ("Preference-Applied"))),
         (status = 429, description = "This token sends more updates than `SDB_RATE_LIMIT` allows"),
@@ -114,6 +115,12 @@ pub(crate) async fn post(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             "The body must be sent as `Content-Type: application/json`",
         )));
+    }
+    if !is_uncoded(&headers) {
+        let message = "The body must be sent as it is, without a `Content-Encoding`";
+        let error = ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message);
+        // RFC 9110, 15.5.16.
+        return Err(unread(error.with(header::ACCEPT_ENCODING, "identity")));
     }
     let key = idempotency_key(&headers).map_err(unread)?;
     let preference = Preference::read(&headers);
