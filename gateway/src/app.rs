@@ -4,7 +4,7 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    extract::{MatchedPath, Request},
+    extract::{MatchedPath, Request, State},
     http::{Method, StatusCode},
     middleware::{self, Next},
     response::{IntoResponse, Response},
@@ -204,7 +204,10 @@ pub(crate) fn router(app: Arc<App>, watched: Watched) -> Router {
         .layer(middleware::from_fn(measured));
     let router = match traces::get() {
         Some(traces) => {
-            router.layer(middleware::from_fn(|request, next| traced(traces, request, next)))
+            let traced = move |State(app): State<Arc<App>>, request: Request, next: Next| async move {
+                traced(traces, &app.auth, request, next).await
+            };
+            router.layer(middleware::from_fn_with_state(app.clone(), traced))
         }
         None => router,
     };

@@ -75,6 +75,7 @@ fn main() -> ExitCode {
         standby::tests(),
         tls::tests(),
         traces::tests(),
+        traces::strangers::tests(),
         verdict::tests(),
         wire::tests(),
     ];
