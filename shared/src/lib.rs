@@ -13,6 +13,7 @@ pub mod message;
 pub mod metrics;
 pub mod outcome;
 pub mod parked;
+pub mod paths;
 pub mod seldom;
 pub mod settings;
 pub mod shorten;

@@ -1134,7 +1134,6 @@ async fn other_paths_and_methods_are_refused_in_the_error_format(
 ) -> Result<()> {
     let system = with(&fixture, &[("DNS", &[])]).await?;
     for path in [
-        "/",
         "/api",
         "/api/v1",
         "/api/v1/component_status/",
@@ -1145,7 +1144,6 @@ async fn other_paths_and_methods_are_refused_in_the_error_format(
         "/api/v2/incidents",
         "/API/v1/incidents",
         "/%ff",
-        "/api/v1//incidents",
         "/../etc/passwd",
     ] {
         for method in [Method::GET, Method::POST, Method::DELETE] {

@@ -10,15 +10,19 @@ mod conformance;
 mod connections;
 mod documents;
 mod failures;
+mod files;
 mod foreign_edits;
+mod half_close;
 mod held_rows;
 mod idempotency;
+mod keep_alive;
 mod lists;
 mod metrics;
 mod missing_queues;
 mod openapi;
 mod operations;
 mod parking;
+mod paths;
 mod policies;
 mod put_back;
 mod recovery;
@@ -28,6 +32,8 @@ mod rolling_restart;
 mod simulation;
 mod spreading;
 mod standby;
+mod stopping;
+mod strangers;
 mod tls;
 mod traces;
 mod verdict;
@@ -55,15 +61,19 @@ fn main() -> ExitCode {
         connections::tests(),
         documents::tests(),
         failures::tests(),
+        files::tests(),
         foreign_edits::tests(),
+        half_close::tests(),
         held_rows::tests(),
         idempotency::tests(),
+        keep_alive::tests(),
         lists::tests(),
         metrics::tests(),
         missing_queues::tests(),
         openapi::tests(),
         operations::tests(),
         parking::tests(),
+        paths::tests(),
         policies::tests(),
         put_back::tests(),
         recovery::tests(),
@@ -73,6 +83,8 @@ fn main() -> ExitCode {
         simulation::tests(),
         spreading::tests(),
         standby::tests(),
+        stopping::tests(),
+        strangers::tests(),
         tls::tests(),
         traces::tests(),
         traces::strangers::tests(),

@@ -130,9 +130,14 @@ pub(crate) async fn post(
             "Too many updates are in flight; nothing was queued, try again",
         ))
     })?;
-    let posted = PostedUpdate::read(&read_body(body).await.map_err(unread)?)?;
     let deadline = arrived + preference.wait;
-    let component = find_component(&app, &posted, deadline).await?;
+    let (posted, component) = tokio::select! {
+        biased;
+        prepared = prepare(&app, body, deadline) => prepared?,
+        () = app.ends() => return Err(unread(ApiError::unavailable(
+            "The gateway is stopping; nothing was queued, try again",
+        ))),
+    };
     let now = app.clock.now().ok_or_else(|| {
         GATEWAY.refused.of(Refused::Catalogue).inc();
         ApiError::unavailable("PostgreSQL's clock was not read yet; nothing was queued, try again")
@@ -145,6 +150,18 @@ pub(crate) async fn post(
         headers.insert("preference-applied", applied);
     }
     Ok(response)
+}
+
+/// What an update says, and the component that it is about.
+async fn prepare(
+    app: &App,
+    body: Body,
+    deadline: Instant,
+) -> Result<(PostedUpdate, Component), ApiError> {
+    let body = read_body(body).await.map_err(|e| e.with(header::CONNECTION, "close"))?;
+    let posted = PostedUpdate::read(&body)?;
+    let component = find_component(app, &posted, deadline).await?;
+    Ok((posted, component))
 }
 
 async fn read_body(body: Body) -> Result<Vec<u8>, ApiError> {
@@ -239,7 +256,13 @@ async fn deliver(
         app.waiters.wait_for(update.id, partition, component, preference.wait_asked)
     };
     let wants_reply = !matches!(wait, Wait::Nothing);
-    if let Err(error) = app.publisher.publish(update, wants_reply, deadline).await {
+    let published = tokio::select! {
+        biased;
+        published = app.publisher.publish(update, wants_reply, deadline) => published,
+        // It goes on by itself, and may yet be confirmed.
+        () = app.ends() => Err(PublishError::Unconfirmed),
+    };
+    if let Err(error) = published {
         return not_accepted(update.id, &error);
     }
     GATEWAY.accepted.inc();
