@@ -1,10 +1,14 @@
 //! What the endpoints share, and which path is whose.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use axum::{
     Router,
-    extract::{MatchedPath, Request},
+    extract::{MatchedPath, Request, State},
     http::{Method, StatusCode},
     middleware::{self, Next},
     response::{IntoResponse, Response},
@@ -21,7 +25,7 @@ use shared::{
 use sqlx::{Connection, PgConnection, PgPool, postgres::PgPoolOptions};
 use tokio::{
     sync::Semaphore,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -41,8 +45,10 @@ use crate::{
     waiters::Waiters,
 };
 
-/// Time after `stop` in which outcomes are waited for: less than the server gives its connections.
-const LAST_ANSWER: Duration = Duration::from_secs(8);
+/// Time after `stop` in which outcomes are waited for, and in which any answer is: less than the server
+/// gives its connections.
+const LAST_OUTCOME: Duration = Duration::from_secs(8);
+const LAST_ANSWER: Duration = Duration::from_secs(9);
 /// Time that a request waits for a database connection.
 const ACQUIRE_LIMIT: Duration = Duration::from_secs(2);
 /// Time for which a connection that was used is taken to be good: beyond it is asked first.
@@ -88,6 +94,8 @@ pub(crate) struct App {
     pub(crate) conflict: bool,
     pub(crate) inbox_days: u32,
     pub(crate) stop: CancellationToken,
+    /// When that was seen.
+    stopped_at: OnceLock<Instant>,
 }
 
 impl App {
@@ -143,13 +151,19 @@ impl App {
             conflict,
             inbox_days,
             stop,
+            stopped_at: OnceLock::new(),
         }
     }
 
-    /// Waits until the gateway is to stop, and then as long as an answer may still be sent.
-    pub(crate) async fn ends(&self) {
+    /// Waits until the gateway is to stop.
+    pub(crate) async fn stops(&self) -> Instant {
         self.stop.cancelled().await;
-        sleep(LAST_ANSWER).await;
+        *self.stopped_at.get_or_init(Instant::now)
+    }
+
+    /// Waits until the gateway is to stop, and then for as long as an outcome may still be waited for.
+    pub(crate) async fn ends(&self) {
+        sleep_until(self.stops().await + LAST_OUTCOME).await;
     }
 }
 
@@ -200,33 +214,43 @@ pub(crate) fn router(app: Arc<App>, watched: Watched) -> Router {
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "This path does not take that method")
         })
         .fallback(async || ApiError::new(StatusCode::NOT_FOUND, "There is nothing at this path"))
-        .layer(middleware::from_fn(limited))
+        .layer(middleware::from_fn_with_state(app.clone(), limited))
         .layer(middleware::from_fn(measured));
     let router = match traces::get() {
         Some(traces) => {
-            router.layer(middleware::from_fn(|request, next| traced(traces, request, next)))
+            let traced = move |State(app): State<Arc<App>>, request: Request, next: Next| async move {
+                traced(traces, &app.auth, request, next).await
+            };
+            router.layer(middleware::from_fn_with_state(app.clone(), traced))
         }
         None => router,
     };
     router.with_state(app)
 }
 
-/// Ends a request that waits for something that never comes, such as a server that is silent, or whose
-/// endpoint panics, and protects every answer.
-async fn limited(request: Request, next: Next) -> Response {
+/// Ends a request that waits for something that never comes, such as a server that is silent, or longer
+/// than the gateway runs, or whose endpoint panics, and protects every answer.
+async fn limited(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     // What requests share is behind locks that bear a panic.
     let answering = AssertUnwindSafe(next.run(request)).catch_unwind();
-    let mut response = match timeout(REQUEST_LIMIT, answering).await {
-        Ok(Ok(response)) => response,
-        // The panic is in the log.
-        Ok(Err(_)) => {
-            let message = "This request met an error of the gateway, which has logged it";
-            ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, message).into_response()
+    let mut response = tokio::select! {
+        biased;
+        answered = timeout(REQUEST_LIMIT, answering) => match answered {
+            Ok(answered) => answered.unwrap_or_else(|_| broken()),
+            Err(_) => ApiError::unavailable("A server does not answer; try again").into_response(),
+        },
+        () = async { sleep_until(app.stops().await + LAST_ANSWER).await } => {
+            ApiError::unavailable("The gateway is stopping; try again").into_response()
         }
-        Err(_) => ApiError::unavailable("A server does not answer; try again").into_response(),
     };
     protect(response.headers_mut());
     response
+}
+
+/// The answer to a request whose endpoint panicked, which is in the log.
+fn broken() -> Response {
+    let message = "This request met an error of the gateway, which has logged it";
+    ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, message).into_response()
 }
 
 /// Counts and measures what is answered.
@@ -250,8 +274,23 @@ mod tests {
     use axum::body::{Body, to_bytes};
     use hyper::service::Service;
     use hyper_util::service::TowerToHyperService;
+    use shared::settings::Settings;
 
     use super::*;
+    use crate::config::Config;
+
+    /// With servers that are not there.
+    fn app() -> Arc<App> {
+        let settings = [
+            ("SDB_DATABASE_URI", "postgresql://x:y@127.0.0.1:1/z"),
+            ("SDB_AMQP_URI", "amqp://127.0.0.1:1"),
+            ("SDB_SECRET_KEY", "a-secret"),
+        ];
+        let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let config = Config::from_settings(&Settings::new(settings)).unwrap();
+        let Config { auth, database, limits, .. } = config;
+        Arc::new(App::new(auth, &database, limits, false, 30, CancellationToken::new()))
+    }
 
     async fn breaks() -> Response {
         panic!("provoked by a test")
@@ -262,7 +301,7 @@ mod tests {
         let router = Router::new()
             .route("/breaks", get(breaks))
             .route("/works", get(async || "well"))
-            .layer(middleware::from_fn(limited));
+            .layer(middleware::from_fn_with_state(app(), limited));
         let service = TowerToHyperService::new(router);
         let asked = async |path: &str| {
             let request = Request::builder().uri(path).body(Body::empty()).unwrap();

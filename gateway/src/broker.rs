@@ -73,8 +73,8 @@ pub(crate) enum PublishError {
     /// The client's time was over before its turn came: it was not sent.
     #[error("there was no time left to send it")]
     Late,
-    /// The queue is full: it was refused.
-    #[error("the queue is full")]
+    /// It was refused. RabbitMQ does not say why: the queue is full, or no member of it can take it.
+    #[error("RabbitMQ refused it: the queue is full or not available")]
     Full,
     /// The shape of the queues is being changed: it was not sent.
     #[error("the number of partitions is being changed")]

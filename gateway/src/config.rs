@@ -1,6 +1,6 @@
 //! The gateway's settings.
 
-use std::{net::SocketAddr, num::NonZeroU32};
+use std::{net::SocketAddr, num::NonZeroU32, time::Duration};
 
 use shared::{
     admin,
@@ -48,6 +48,8 @@ pub struct AuthConfig {
 pub struct Limits {
     /// HTTP connections.
     pub connections: usize,
+    /// Time that an idle one is kept.
+    pub keep_alive: Duration,
     /// Updates between arrival and answer.
     pub in_flight: usize,
     /// Updates that one token may send in a second; none for as many as it likes.
@@ -77,6 +79,9 @@ impl Config {
             inbox_days: settings.number("SDB_INBOX_DAYS", 1..=3_650)?,
             limits: Limits {
                 connections: count("SDB_MAX_CONNECTIONS", 1_000_000)?,
+                keep_alive: Duration::from_secs(
+                    settings.number("SDB_KEEP_ALIVE_SECONDS", 1..=3_600)?.into(),
+                ),
                 in_flight: count("SDB_MAX_IN_FLIGHT", 1_000_000)?,
                 updates_per_second: NonZeroU32::new(
                     settings.number("SDB_RATE_LIMIT", 0..=1_000_000)?,

@@ -1,6 +1,6 @@
 //! Reads the body of a status update, naming every field that can't be used.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Number, Value, json};
 use shared::{
     component::{Attribute, MAX_ATTRIBUTE_LENGTH, MAX_ATTRIBUTES},
     impact::Impact,
@@ -85,21 +85,30 @@ pub(crate) enum ImpactInput {
     Unreadable,
 }
 
-/// Reads an impact from text: a number or a word.
+/// Reads an impact from text: its number or its word, written in the one way that the document has.
 pub(crate) fn impact_from_text(text: &str) -> ImpactInput {
-    let words = Impact::REPORTABLE.into_iter().chain([Impact::Maintenance]);
-    if let Some(impact) = words.into_iter().find(|impact| impact.word() == text) {
+    let mut impacts = Impact::REPORTABLE.into_iter().chain([Impact::Maintenance]);
+    if let Some(impact) = impacts.find(|i| i.word() == text || i16::from(*i).to_string() == text) {
         return ImpactInput::Impact(impact);
     }
-    text.parse::<f64>().map_or(ImpactInput::Unreadable, impact_from_number)
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    let is_whole = digits.bytes().all(|digit| digit.is_ascii_digit());
+    // `01` is no number, but a mistake.
+    if is_whole && !digits.is_empty() && !digits.starts_with('0') {
+        return ImpactInput::OutOfRange;
+    }
+    ImpactInput::Unreadable
 }
 
-fn impact_from_number(number: f64) -> ImpactInput {
-    if !number.is_finite() || number.fract() != 0.0 {
-        return ImpactInput::Unreadable;
+/// Reads an impact from a number, which must be written without a fraction and without an exponent.
+fn impact_from_number(number: &Number) -> ImpactInput {
+    if let Some(number) = number.as_i64() {
+        let number = i16::try_from(number).unwrap_or(i16::MAX);
+        return Impact::try_from(number).map_or(ImpactInput::OutOfRange, ImpactInput::Impact);
     }
-    // Out of the range of an i16 the cast saturates, which is no impact either.
-    Impact::try_from(number as i16).map_or(ImpactInput::OutOfRange, ImpactInput::Impact)
+    // Beyond what a whole number can be it is kept as another one.
+    let is_large = number.as_f64().is_some_and(|number| number.abs() >= i64::MAX as f64);
+    if is_large { ImpactInput::OutOfRange } else { ImpactInput::Unreadable }
 }
 
 impl PostedUpdate {
@@ -216,9 +225,7 @@ fn attribute_text(text: String) -> Field<String> {
 /// The impact; none for a number that is no impact.
 fn impact(value: Value) -> Field<Option<Impact>> {
     let input = match value {
-        Value::Number(number) => {
-            number.as_f64().map_or(ImpactInput::Unreadable, impact_from_number)
-        }
+        Value::Number(number) => impact_from_number(&number),
         Value::String(text) => impact_from_text(&text),
         Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => {
             ImpactInput::Unreadable
@@ -287,11 +294,21 @@ mod tests {
             ("1", Some(Impact::Minor)),
             ("2", Some(Impact::Major)),
             ("3", Some(Impact::Outage)),
-            ("3.0", Some(Impact::Outage)),
             ("\"1\"", Some(Impact::Minor)),
             ("\"minor\"", Some(Impact::Minor)),
             ("\"major\"", Some(Impact::Major)),
             ("\"outage\"", Some(Impact::Outage)),
+            // Each in one way alone.
+            ("1.0", None),
+            ("1e0", None),
+            ("\"+1\"", None),
+            ("\"01\"", None),
+            ("\"1.0\"", None),
+            ("\"1e0\"", None),
+            ("\" 1\"", None),
+            ("\"1 \"", None),
+            ("\"Minor\"", None),
+            ("\"minor \"", None),
         ] {
             let body = format!("{{\"name\": \"DNS\", \"impact\": {text}}}");
             let read = PostedUpdate::read(body.as_bytes()).ok().map(|update| update.impact);
@@ -322,7 +339,16 @@ mod tests {
             (r#"{"impact":1}"#, 422),
             (r#"{"name":"D","impact":null}"#, 422),
             (r#"{"name":"D","impact":true}"#, 422),
+            (r#"{"name":"D","impact":"4"}"#, 400),
+            (r#"{"name":"D","impact":"-1"}"#, 400),
+            (r#"{"name":"D","impact":-99999999999999999999}"#, 400),
             (r#"{"name":"D","impact":1.5}"#, 422),
+            (r#"{"name":"D","impact":1.0}"#, 422),
+            (r#"{"name":"D","impact":1e0}"#, 422),
+            (r#"{"name":"D","impact":"+1"}"#, 422),
+            (r#"{"name":"D","impact":"01"}"#, 422),
+            (r#"{"name":"D","impact":""}"#, 422),
+            (r#"{"name":"D","impact":"-"}"#, 422),
             (r#"{"name":"D","impact":"bad"}"#, 422),
             (r#"{"name":"D","impact":"NaN"}"#, 422),
             (r#"{"name":5,"impact":1}"#, 422),

@@ -3,6 +3,7 @@
 
 mod budget;
 mod cache;
+mod conditions;
 mod render;
 mod streamed;
 mod version;
@@ -13,7 +14,7 @@ use std::{convert::Infallible, future::Future, sync::Arc};
 use axum::{
     body::Body,
     http::{HeaderMap, HeaderValue, Method, StatusCode, header},
-    response::{IntoResponse, Response},
+    response::Response,
 };
 use bytes::Bytes;
 use futures_util::stream;
@@ -28,6 +29,7 @@ pub(crate) use self::{
 };
 use self::{
     cache::Written,
+    conditions::{Known, coding},
     render::{Rendering, render},
 };
 use crate::{app::App, error::ApiError, transfer::Transfer};
@@ -40,24 +42,6 @@ enum Coding {
 }
 
 impl Coding {
-    /// gzip wherever the client accepts it.
-    fn negotiate(headers: &HeaderMap) -> Self {
-        let values = headers.get_all(header::ACCEPT_ENCODING).into_iter();
-        let mut accepts = None;
-        for coding in values.filter_map(|value| value.to_str().ok()).flat_map(|v| v.split(',')) {
-            let mut parts = coding.split(';').map(str::trim);
-            let name = parts.next().unwrap_or_default().to_ascii_lowercase();
-            let weight = parts.find_map(|part| part.strip_prefix("q=")?.parse::<f32>().ok());
-            let accepted = weight.is_none_or(|weight| weight > 0.0);
-            match name.as_str() {
-                "gzip" | "x-gzip" => return if accepted { Self::Gzip } else { Self::Identity },
-                "*" => accepts = Some(accepted),
-                _ => {}
-            }
-        }
-        if accepts == Some(true) { Self::Gzip } else { Self::Identity }
-    }
-
     const fn name(self) -> &'static str {
         match self {
             Self::Identity => "identity",
@@ -107,15 +91,18 @@ where
     P: Future<Output = Result<ListWriter, ListError>> + Send + 'static,
 {
     let Asked { method, headers, kind, .. } = asked;
-    let coding = Coding::negotiate(headers);
+    let coding = coding(headers);
     let version = now(app, asked.active).await?;
     let tag = etag(version, coding);
     let unchanged = || {
         GATEWAY.lists.of(ListSource::Client).inc();
-        with_headers(StatusCode::NOT_MODIFIED.into_response(), &tag, coding)
+        let mut response = Response::new(unmeasured());
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        with_headers(response, &tag, coding)
     };
-    let has_any = names(headers, "*");
-    if names(headers, &tag) || (has_any && kind != Kind::One) {
+    let known = Known::read(headers);
+    let has_any = known == Known::Any;
+    if known.has(&tag) || (has_any && kind != Kind::One) {
         return Ok(unchanged());
     }
     let is_head = method == Method::HEAD;
@@ -240,8 +227,12 @@ fn kept(app: &App, list: &str, coding: Coding, version: Version) -> Option<Respo
 /// The headers of a list, for who takes no content. Its length is not known.
 fn bare(version: Version, coding: Coding) -> Response {
     GATEWAY.lists.of(ListSource::Memory).inc();
-    let body = Body::from_stream(stream::empty::<Result<Bytes, Infallible>>());
-    with_headers(Response::new(body), &etag(version, coding), coding)
+    with_headers(Response::new(unmeasured()), &etag(version, coding), coding)
+}
+
+/// An empty body in the place of one whose length is not known: `Content-Length: 0` would be a lie.
+fn unmeasured() -> Body {
+    Body::from_stream(stream::empty::<Result<Bytes, Infallible>>())
 }
 
 fn held(version: Version, body: Bytes, next: Option<HeaderValue>, coding: Coding) -> Response {
@@ -256,9 +247,10 @@ fn with_next(mut response: Response, next: Option<HeaderValue>) -> Response {
     response
 }
 
-/// One for each content coding.
+/// One for each content coding. It is weak: the bytes of one state may differ, since a list that is read
+/// while it changes is newer than its tag, and another release may compress in another way.
 fn etag(version: Version, coding: Coding) -> String {
-    format!("\"{}-{}\"", version.text(), coding.name())
+    format!("W/\"{}-{}\"", version.text(), coding.name())
 }
 
 fn with_headers(mut response: Response, etag: &str, coding: Coding) -> Response {
@@ -276,54 +268,4 @@ fn with_headers(mut response: Response, etag: &str, coding: Coding) -> Response 
         }
     }
     response
-}
-
-/// Whether `If-None-Match` has this tag, or this `*` (RFC 9110, 13.1.2: compared weakly).
-fn names(headers: &HeaderMap, etag: &str) -> bool {
-    headers
-        .get_all(header::IF_NONE_MATCH)
-        .into_iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(str::trim)
-        .any(|tag| tag.strip_prefix("W/").unwrap_or(tag) == etag)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn gzip_is_used_where_it_is_accepted() {
-        for (value, expected) in [
-            ("gzip", Coding::Gzip),
-            ("br, gzip;q=0.5", Coding::Gzip),
-            ("*", Coding::Gzip),
-            ("gzip;q=0, *", Coding::Identity),
-            ("gzip; q=0", Coding::Identity),
-            ("br", Coding::Identity),
-            ("", Coding::Identity),
-        ] {
-            let mut headers = HeaderMap::new();
-            headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static(value));
-            assert_eq!(Coding::negotiate(&headers), expected, "{value:?}");
-        }
-        assert_eq!(Coding::negotiate(&HeaderMap::new()), Coding::Identity);
-    }
-
-    #[test]
-    fn tags_are_compared_weakly() {
-        for (value, expected) in [
-            ("\"5-gzip\"", true),
-            ("W/\"5-gzip\"", true),
-            ("\"4-gzip\", \"5-gzip\"", true),
-            ("*", false),
-            ("\"5-identity\"", false),
-            ("5-gzip", false),
-        ] {
-            let mut headers = HeaderMap::new();
-            headers.insert(header::IF_NONE_MATCH, HeaderValue::from_static(value));
-            assert_eq!(names(&headers, "\"5-gzip\""), expected, "{value}");
-        }
-    }
 }

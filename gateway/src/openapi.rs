@@ -32,20 +32,22 @@ const DESCRIPTION: &str = "\
 Monitors post the statuses of components; the service decides which incident each belongs to. Lists \
 are public; updates and receipts need a token.\n\n\
 HEAD is answered as GET is, without the body. Another method gets 405, a path that is not here 404, \
-both with the error body. A request whose head is over 32 KiB or can't be read gets 400, 414 or 431 \
+both with the error body. In a path, runs of slashes count as one, and `%5F` as `_`; a slash at the \
+end makes another path. `/` leads to `/api-docs`. A request whose head is over 32 KiB or can't be read gets 400, 414 or 431 \
 without a body, and its connection ends.\n\n\
 An answer that leaves a body unread has `Connection: close`.";
 
 /// What each header of an answer means.
-const HEADERS: [(&str, &str); 9] = [
+const HEADERS: [(&str, &str); 10] = [
     ("Update-Id", "The id of the update, a UUIDv7"),
     ("Link", "Where to go on: `rel=\"monitor\"` is the receipt, `rel=\"next\"` the next page"),
     ("Location", "The path of the receipt"),
     ("Retry-After", "Seconds after which to try or to ask again"),
     ("Preference-Applied", "The preference of `Prefer` that was honoured"),
-    ("ETag", "The state of the list in this coding, for `If-None-Match`"),
+    ("ETag", "The state of the list in this coding, for `If-None-Match`; it is weak"),
     ("Vary", "Always `Accept-Encoding`"),
     ("Content-Encoding", "`gzip` where the client accepts it"),
+    ("Accept-Encoding", "Always `identity`: where the body was compressed"),
     ("WWW-Authenticate", "Always `Bearer`"),
 ];
 

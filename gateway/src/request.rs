@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderValue, header};
 
-use crate::error::ApiError;
+use crate::{error::ApiError, prefer};
 
 /// Time from a request's arrival to its answer, unless the client says otherwise: the reporter
 /// that posts to the Python dashboard gives up after 2 s.
@@ -29,21 +29,18 @@ impl Preference {
     /// From the `Prefer` headers; preferences that are unknown or make no sense are passed over.
     pub(crate) fn read(headers: &HeaderMap) -> Self {
         let mut respond_async = false;
-        let mut seconds: Option<u64> = None;
-        let values = headers.get_all("prefer").into_iter().filter_map(|value| value.to_str().ok());
-        for preference in values.flat_map(|value| value.split(',')) {
-            // Parameters of a preference, after `;`, mean nothing here.
-            let preference = preference.split(';').next().unwrap_or_default().trim();
-            let (name, value) = preference.split_once('=').unwrap_or((preference, ""));
-            match name.trim().to_ascii_lowercase().as_str() {
-                "respond-async" => respond_async = true,
-                // Of a repeated preference the first counts.
-                "wait" if seconds.is_none() => {
-                    seconds = value.trim().trim_matches('"').parse().ok();
+        let mut wait: Option<Option<u64>> = None;
+        for value in headers.get_all("prefer") {
+            for (name, value) in prefer::preferences(value.as_bytes()) {
+                match name.as_str() {
+                    "respond-async" => respond_async = true,
+                    // Of a repeated preference the first counts, even one that makes no sense.
+                    "wait" => drop(wait.get_or_insert_with(|| seconds(&value))),
+                    _ => {}
                 }
-                _ => {}
             }
         }
+        let seconds = wait.flatten();
         match seconds {
             // With both, the client waits so long for the outcome and takes 202 after that.
             Some(seconds) if seconds > 0 => {
@@ -70,6 +67,21 @@ impl Preference {
             },
         }
     }
+}
+
+/// A number of seconds, however large; none when it is none.
+fn seconds(text: &str) -> Option<u64> {
+    let is_number = !text.is_empty() && text.bytes().all(|digit| digit.is_ascii_digit());
+    is_number.then(|| text.parse().unwrap_or(u64::MAX))
+}
+
+/// Whether a body is as its media type says, rather than compressed (RFC 9110, 8.4).
+pub(crate) fn is_uncoded(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(header::CONTENT_ENCODING).into_iter();
+    codings.all(|value| {
+        let codings = value.to_str().unwrap_or("?").split(',').map(str::trim);
+        codings.filter(|coding| !coding.is_empty()).all(|c| c.eq_ignore_ascii_case("identity"))
+    })
 }
 
 /// The idempotency key, if the client sent one.
@@ -125,9 +137,39 @@ mod tests {
             (&["wait=400"], (30_000, false, "wait=30")),
             (&["wait=0"], (1_500, true, "wait=0")),
             (&["wait=soon, handling=strict"], (1_500, false, "")),
+            (&["wait=99999999999999999999999"], (30_000, false, "wait=30")),
+            (&["wait=+5"], (1_500, false, "")),
+            (&["wait"], (1_500, false, "")),
+            // The first of each counts.
+            (&["wait=5, wait=7", "wait=9"], (5_000, false, "wait=5")),
+            (&["wait=soon", "wait=7"], (1_500, false, "")),
+            // What is quoted, or a parameter of another preference, is none.
+            (&["foo=\"a, wait=7\", wait=5"], (5_000, false, "wait=5")),
+            (&["foo=\"respond-async, \\\", respond-async\""], (1_500, false, "")),
+            (&["foo; bar=\"; respond-async, wait=3\"; respond-async"], (1_500, false, "")),
+            (&["foo; wait=3, RESPOND-ASYNC ; a"], (1_500, true, "respond-async")),
+            (&["foo=\"never ends, wait=3", "wait=\t\"4\" "], (4_000, false, "wait=4")),
         ] {
             let (wait, respond_async, applied) = expected;
             assert_eq!(preference(values), (wait, respond_async, applied.to_owned()), "{values:?}");
+        }
+    }
+
+    #[test]
+    fn coded_bodies_are_told_apart() {
+        for (values, expected) in [
+            (&[][..], true),
+            (&["identity"], true),
+            (&["Identity, identity", ""], true),
+            (&["gzip"], false),
+            (&["identity, gzip"], false),
+            (&["identity", "br"], false),
+        ] {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(header::CONTENT_ENCODING, HeaderValue::from_static(value));
+            }
+            assert_eq!(is_uncoded(&headers), expected, "{values:?}");
         }
     }
 

@@ -4,7 +4,7 @@ use std::{
     convert::Infallible, future::Future, net::SocketAddr, pin::Pin, sync::Arc, time::Duration,
 };
 
-use axum::{Router, response::Response};
+use axum::{Router, http::Response};
 use hyper::{
     Request,
     body::Incoming,
@@ -20,7 +20,7 @@ use shared::{
     admin::{self, AdminError},
     broker::Broker,
     database::ConnectOptions,
-    seldom,
+    paths, seldom,
     settings::Settings,
     supervise,
     telemetry::chain,
@@ -37,14 +37,15 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use crate::{
     app::{App, Watched, admin_router, router},
     config::Config,
-    transfer::{Socket, Transfer},
+    files::{self, FilesError},
+    pace::{Pace, Paced, Phase},
+    socket::{Socket, reset},
+    transfer::Transfer,
 };
 
 /// Bytes of a request's head, and of what is buffered of its body.
 const LARGEST_HEAD: usize = 32 * 1024;
 const MOST_HEADERS: usize = 100;
-/// Time for a request's head, counted from when the connection is idle: an idle one is closed then.
-const HEAD_LIMIT: Duration = Duration::from_secs(30);
 /// Time that a client may take nothing of its answer.
 const WRITE_LIMIT: Duration = Duration::from_secs(30);
 /// Connections that wait to be accepted. One that comes beyond them is tried again by the client's
@@ -62,6 +63,7 @@ pub struct Server {
     database: ConnectOptions,
     broker: Broker,
     connections: usize,
+    keep_alive: Duration,
 }
 
 /// Why a gateway does not serve.
@@ -79,14 +81,18 @@ pub enum BuildError {
     /// The address for health and metrics can't be taken.
     #[error(transparent)]
     Admin(#[from] AdminError),
+    /// There is no room for connections.
+    #[error(transparent)]
+    Files(#[from] FilesError),
 }
 
 /// Takes the addresses; [`Server::run`] serves them.
 ///
 /// # Errors
-/// When an address can't be taken.
+/// When an address can't be taken, or too few files may be open.
 pub async fn build(config: Config, stop: CancellationToken) -> Result<Server, BuildError> {
     config.auth.warn();
+    let connections = files::connections(config.limits)?;
     let address = config.bind;
     let refused = |error| BuildError::Address { address, error };
     let listener = listen(address).map_err(refused)?;
@@ -96,9 +102,9 @@ pub async fn build(config: Config, stop: CancellationToken) -> Result<Server, Bu
         None => None,
     };
     let Config { database, broker, auth, conflict, inbox_days, limits, .. } = config;
-    let app = App::new(auth, &database, limits, conflict, inbox_days, stop);
-    let (app, connections) = (Arc::new(app), limits.connections);
-    Ok(Server { listener, admin, app, database, broker, connections })
+    let app = Arc::new(App::new(auth, &database, limits, conflict, inbox_days, stop));
+    let keep_alive = limits.keep_alive;
+    Ok(Server { listener, admin, app, database, broker, connections, keep_alive })
 }
 
 impl Server {
@@ -137,18 +143,23 @@ impl Server {
     }
 
     async fn serve(self, watched: Watched) {
-        let stop = self.app.stop.clone();
+        let app = self.app.clone();
         let service = TowerToHyperService::new(router(self.app, watched));
         let connections = Arc::new(Semaphore::new(self.connections));
         let graceful = GracefulShutdown::new();
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new())
-            .header_read_timeout(HEAD_LIMIT)
+            // The connection's pace has its limits, which tell an idle connection from a slow head.
+            .header_read_timeout(None)
+            // Who has sent all of a request may say so by closing that direction, and waits for the answer.
+            .half_close(true)
             .max_buf_size(LARGEST_HEAD)
+            // Without it a head that comes in one piece may be larger than the buffer.
+            .max_header_size(LARGEST_HEAD)
             .max_headers(MOST_HEADERS);
         loop {
             let accepted = tokio::select! {
-                () = stop.cancelled() => break,
+                _ = app.stops() => break,
                 accepted = accept(&self.listener, &connections) => accepted,
             };
             let Some((stream, place)) = accepted else {
@@ -156,9 +167,10 @@ impl Server {
                 sleep(Duration::from_millis(50)).await;
                 continue;
             };
-            let transfer = Transfer::new();
-            let service = with_transfer(service.clone(), transfer.clone());
-            let socket = limited(stream, transfer.clone());
+            let (stream, transfer) = (Arc::new(stream), Transfer::new());
+            let pace = Pace::new(self.keep_alive);
+            let service = at_the_edge(service.clone(), transfer.clone(), pace.clone());
+            let socket = limited(stream.clone(), transfer.clone(), pace.clone());
             let connection = graceful.watch(http.serve_connection(TokioIo::new(socket), service));
             tokio::spawn(async move {
                 tokio::select! {
@@ -167,6 +179,14 @@ impl Server {
                         tracing::debug!(reason = chain(&error), "a connection ended early");
                     },
                     () = transfer.overdue() => tracing::debug!("an answer took too long"),
+                    phase = pace.overdue() => match phase {
+                        Phase::Idle => {}
+                        Phase::Head => tracing::debug!("a request's head took too long"),
+                        Phase::Answer | Phase::Send => {
+                            tracing::debug!("an answer took too long");
+                        }
+                    },
+                    () = reset(&stream) => tracing::debug!("a client reset its connection"),
                 }
                 drop(place);
             });
@@ -178,19 +198,23 @@ impl Server {
     }
 }
 
-/// Tells the endpoints of the connection that their answer goes to.
-fn with_transfer(
+/// Gives each request the canonical path, and tells its endpoint the connection that its answer goes to.
+fn at_the_edge(
     service: TowerToHyperService<Router>,
     transfer: Arc<Transfer>,
+    pace: Arc<Pace>,
 ) -> impl Service<
     Request<Incoming>,
-    Response = Response,
+    Response = Response<Paced>,
     Error = Infallible,
-    Future: Future<Output = Result<Response, Infallible>> + Send,
+    Future: Future<Output = Result<Response<Paced>, Infallible>> + Send,
 > {
     service_fn(move |mut request: Request<Incoming>| {
+        pace.asked();
+        paths::canonicalize(request.uri_mut());
         request.extensions_mut().insert(transfer.clone());
-        service.call(request)
+        let (answering, pace) = (service.call(request), pace.clone());
+        async move { Ok(answering.await?.map(|body| Paced::new(body, pace))) }
     })
 }
 
@@ -222,13 +246,17 @@ async fn accept(
 }
 
 /// The connection with its limits.
-fn limited(stream: TcpStream, transfer: Arc<Transfer>) -> Pin<Box<TimeoutStream<Socket>>> {
+fn limited(
+    stream: Arc<TcpStream>,
+    transfer: Arc<Transfer>,
+    pace: Arc<Pace>,
+) -> Pin<Box<TimeoutStream<Socket>>> {
     // Answers are small and waited for.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(reason = chain(&error), "a connection ended at once");
     }
     // A reader that takes nothing for so long is gone, or might as well be.
-    let mut stream = TimeoutStream::new(Socket::new(stream, transfer));
+    let mut stream = TimeoutStream::new(Socket::new(stream, transfer, pace));
     stream.set_write_timeout(Some(WRITE_LIMIT));
     Box::pin(stream)
 }

@@ -12,10 +12,12 @@ use opentelemetry::{
     trace::{FutureExt, Status, TraceContextExt},
 };
 use opentelemetry_http::HeaderExtractor;
-use shared::traces::Traces;
+use shared::traces::{Client, Traces};
+
+use crate::auth::Auth;
 
 /// Serves a request within a span.
-pub(crate) async fn traced(traces: &Traces, request: Request, next: Next) -> Response {
+pub(crate) async fn traced(traces: &Traces, auth: &Auth, request: Request, next: Next) -> Response {
     // Those who watch ask for the other paths all the time, and nothing happens.
     if !request.uri().path().starts_with("/api/") {
         return next.run(request).await;
@@ -35,7 +37,12 @@ pub(crate) async fn traced(traces: &Traces, request: Request, next: Next) -> Res
     }
     attributes.extend(asked(request.uri(), request.version(), request.headers()));
 
-    let context = traces.serve(name, &HeaderExtractor(request.headers()), attributes);
+    let headers = request.headers();
+    // Who is known may say which trace a request is in, and whether that is recorded. It is checked here,
+    // too, where it counts: the span begins before the endpoint looks at the token.
+    let is_known = headers.contains_key("traceparent") && auth.verify(headers).is_ok();
+    let client = if is_known { Client::Known } else { Client::Stranger };
+    let context = traces.serve(name, &HeaderExtractor(headers), client, attributes);
     let response = next.run(request).with_context(context.clone()).await;
 
     let (span, status) = (context.span(), response.status());

@@ -1,19 +1,14 @@
-//! How long a client may take for a long answer, and how its connection ends when that is over.
+//! How long a client may take for a long answer.
 
 use std::{
-    io,
-    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Poll},
     time::Duration,
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
     sync::watch,
     time::{Instant, sleep_until},
 };
@@ -37,6 +32,15 @@ impl Transfer {
         Underway { transfer: self.clone(), finished: false }
     }
 
+    fn cut(&self) {
+        self.cut.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether an answer was not sent to its end.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::Relaxed)
+    }
+
     /// Waits until an answer is overdue; its connection is to be dropped then.
     pub(crate) async fn overdue(&self) {
         let mut deadline = self.deadline.subscribe();
@@ -46,7 +50,7 @@ impl Transfer {
                 // The sender is `self`.
                 changed = deadline.changed() => if changed.is_err() { return },
                 () = until(at) => {
-                    self.cut.store(true, Ordering::Relaxed);
+                    self.cut();
                     return;
                 }
             }
@@ -77,73 +81,9 @@ impl Underway {
 impl Drop for Underway {
     fn drop(&mut self) {
         if !self.finished {
-            self.transfer.cut.store(true, Ordering::Relaxed);
+            self.transfer.cut();
         }
         self.transfer.deadline.send_replace(None);
-    }
-}
-
-/// A client's connection. One whose answer was cut is reset, not closed: a client of HTTP/1.0 takes the
-/// end of a connection for the end of the answer, and the system would go on sending what it has
-/// buffered for as long as the client likes.
-pub(crate) struct Socket {
-    stream: TcpStream,
-    transfer: Arc<Transfer>,
-}
-
-impl Socket {
-    pub(crate) fn new(stream: TcpStream, transfer: Arc<Transfer>) -> Self {
-        Self { stream, transfer }
-    }
-}
-
-impl Drop for Socket {
-    fn drop(&mut self) {
-        if self.transfer.cut.load(Ordering::Relaxed)
-            && let Err(error) = self.stream.set_zero_linger()
-        {
-            tracing::debug!(%error, "a connection can't be reset");
-        }
-    }
-}
-
-impl AsyncRead for Socket {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for Socket {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
     }
 }
 
@@ -156,16 +96,12 @@ mod tests {
     const SOON: Duration = Duration::from_millis(20);
     const LONG: Duration = Duration::from_secs(60);
 
-    fn is_cut(transfer: &Transfer) -> bool {
-        transfer.cut.load(Ordering::Relaxed)
-    }
-
     #[tokio::test]
     async fn an_answer_that_takes_too_long_is_overdue() {
         let transfer = Transfer::new();
         let _underway = transfer.begin(SOON);
         timeout(LONG, transfer.overdue()).await.unwrap();
-        assert!(is_cut(&transfer));
+        assert!(transfer.is_cut());
     }
 
     #[tokio::test]
@@ -175,7 +111,7 @@ mod tests {
         tokio::pin!(overdue);
         transfer.begin(SOON).finish();
         timeout(SOON * 5, &mut overdue).await.unwrap_err();
-        assert!(!is_cut(&transfer));
+        assert!(!transfer.is_cut());
         let _next = transfer.begin(SOON);
         timeout(LONG, &mut overdue).await.unwrap();
     }
@@ -184,6 +120,6 @@ mod tests {
     async fn one_that_is_given_up_is_cut_at_once() {
         let transfer = Transfer::new();
         drop(transfer.begin(LONG));
-        assert!(is_cut(&transfer));
+        assert!(transfer.is_cut());
     }
 }

@@ -4,7 +4,12 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::Router;
-use hyper::server::conn::http1;
+use hyper::{
+    Request,
+    body::Incoming,
+    server::conn::http1,
+    service::{Service, service_fn},
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -16,7 +21,7 @@ use tokio::{
 };
 
 use crate::{
-    seldom,
+    paths, seldom,
     settings::{Settings, SettingsError, invalid},
     telemetry::chain,
 };
@@ -65,7 +70,12 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, AdminError> {
 pub async fn serve(listener: TcpListener, router: Router) {
     let service = TowerToHyperService::new(router);
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).keep_alive(false).max_buf_size(LARGEST_HEAD);
+    // Who has sent all of a request may say so by closing that direction, and waits for the answer.
+    http.timer(TokioTimer::new())
+        .keep_alive(false)
+        .half_close(true)
+        .max_buf_size(LARGEST_HEAD)
+        .max_header_size(LARGEST_HEAD);
     let connections = Arc::new(Semaphore::new(CONNECTIONS));
     while let Ok(place) = connections.clone().acquire_owned().await {
         let stream = match listener.accept().await {
@@ -77,7 +87,12 @@ pub async fn serve(listener: TcpListener, router: Router) {
                 continue;
             }
         };
-        let connection = http.serve_connection(TokioIo::new(stream), service.clone());
+        let service = service.clone();
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            paths::canonicalize(request.uri_mut());
+            service.call(request)
+        });
+        let connection = http.serve_connection(TokioIo::new(stream), service);
         tokio::spawn(async move {
             match timeout(CONNECTION_LIMIT, connection).await {
                 Ok(Ok(())) => {}

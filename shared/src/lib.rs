@@ -14,6 +14,7 @@ pub mod metrics;
 pub mod outcome;
 pub mod output;
 pub mod parked;
+pub mod paths;
 pub mod seldom;
 pub mod settings;
 pub mod shorten;

@@ -87,7 +87,7 @@ words! {
         Blocked = "rabbitmq_blocked",
         /// The client's time was over before it could be sent.
         Late = "no_time_left",
-        /// The queue is full.
+        /// The queue is full, or not available: RabbitMQ refuses both in the same way.
         Full = "queue_full",
         /// The number of partitions is being changed.
         Changing = "partitions_changing",

@@ -74,7 +74,13 @@ pub const SETTINGS: &[Setting] = &[
         "SDB_MAX_CONNECTIONS",
         Some("4096"),
         "gateway",
-        "HTTP connections at once; further ones wait to be accepted",
+        "HTTP connections at once; further ones wait to be accepted. Fewer where the limit of open files allows fewer",
+    ),
+    setting(
+        "SDB_KEEP_ALIVE_SECONDS",
+        Some("75"),
+        "gateway",
+        "Seconds that an idle HTTP connection is kept open; set it higher than the idle time-out of the proxy or balancer in front, 3600 at most",
     ),
     setting(
         "SDB_MAX_IN_FLIGHT",

@@ -53,6 +53,18 @@ pub struct Traces {
     broker: [KeyValue; 2],
     /// Which database it is, and where.
     database: [KeyValue; 3],
+    /// Characters of the text of an attribute, at most.
+    longest_text: usize,
+}
+
+/// Who sent a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Client {
+    /// Somebody with a valid token: the request belongs to the client's trace, where it names one, and is
+    /// recorded if that is.
+    Known,
+    /// Anybody: the request has a trace of its own, which is linked to the client's.
+    Stranger,
 }
 
 /// Starts to make and export spans, provided that the `OTEL_` variables ask for it.
@@ -70,6 +82,7 @@ pub fn start(service: &'static str, settings: &Settings) -> Result<(), ExportErr
         tracer: provider.tracer("status-dashboard"),
         provider,
         propagator: TraceContextPropagator::new(),
+        longest_text: export::longest_text()?,
         broker: address(host, port),
         database: {
             let (host, port, name) = database.address();
@@ -115,17 +128,25 @@ fn id(context: &Context) -> Option<TraceId> {
 }
 
 impl Traces {
-    /// A request that is served, in its client's trace where the headers name one. The context is to
-    /// be the current one while it is.
+    /// A request that is served, in its client's trace or linked to it, where the headers name one. The
+    /// context is to be the current one while it is.
     pub fn serve(
         &self,
         name: String,
         headers: &dyn Extractor,
+        client: Client,
         attributes: Vec<KeyValue>,
     ) -> Context {
-        let client = self.remote(headers);
-        let span = self.span(name, SpanKind::Server, attributes, Vec::new(), &client);
-        client.with_span(span)
+        let named = self.remote(headers);
+        let (parent, links) = match client {
+            Client::Known => (named, Vec::new()),
+            Client::Stranger => {
+                let link = Some(named.span().span_context().clone()).filter(SpanContext::is_valid);
+                (Context::new(), link.into_iter().collect())
+            }
+        };
+        let span = self.span(name, SpanKind::Server, attributes, links, &parent);
+        parent.with_span(span)
     }
 
     /// An update that is published, in the trace of its request.
@@ -240,10 +261,14 @@ impl Traces {
         &self,
         name: impl Into<Cow<'static, str>>,
         kind: SpanKind,
-        attributes: Vec<KeyValue>,
+        mut attributes: Vec<KeyValue>,
         links: Vec<SpanContext>,
         parent: &Context,
     ) -> Span {
+        // The SDK does not: what others sent could be as long as they like.
+        for attribute in &mut attributes {
+            truncate(&mut attribute.value, self.longest_text);
+        }
         let links = links.into_iter().map(Link::with_context).collect();
         self.tracer
             .span_builder(name)
@@ -280,6 +305,15 @@ fn destination(queue: &str, key: &str) -> String {
         Some(exchange) => format!("{exchange}:{key}:{queue}"),
         None if key.is_empty() => queue.to_owned(),
         None => format!("{key}:{queue}"),
+    }
+}
+
+/// Cuts a text that is longer than so many characters.
+fn truncate(value: &mut opentelemetry::Value, longest: usize) {
+    if let opentelemetry::Value::String(text) = value
+        && let Some((end, _)) = text.as_str().char_indices().nth(longest)
+    {
+        *value = text.as_str().get(..end).unwrap_or_default().to_owned().into();
     }
 }
 
@@ -471,6 +505,7 @@ mod tests {
             tracer: provider.tracer("test"),
             provider,
             propagator: TraceContextPropagator::new(),
+            longest_text: 5,
             broker: address("rabbitmq".to_owned(), 5672),
             database: ["db.namespace", "server.address", "server.port"]
                 .map(|name| KeyValue::new(name, "")),
@@ -522,6 +557,25 @@ mod tests {
             assert_eq!(span.span_context().trace_state().header() == state, kept, "{bytes}");
             assert_eq!(published.contains_key("tracestate"), kept);
         }
+    }
+
+    #[test]
+    fn texts_are_cut_at_a_character() {
+        let limit = traces().longest_text;
+        for (text, expected) in [
+            ("", ""),
+            ("abcde", "abcde"),
+            ("abcdef", "abcde"),
+            ("äöüßé", "äöüßé"),
+            ("äöüßéx", "äöüßé"),
+        ] {
+            let mut value = text.into();
+            truncate(&mut value, limit);
+            assert_eq!(value, expected.into());
+        }
+        let mut number = opentelemetry::Value::I64(1_234_567);
+        truncate(&mut number, limit);
+        assert_eq!(number, 1_234_567.into());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 pub mod burst;
 mod clock;
+pub mod http;
 mod process;
 pub mod proxy;
 mod publish;

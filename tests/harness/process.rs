@@ -83,6 +83,11 @@ impl Process {
             .context("it does not end")??)
     }
 
+    /// How many files it has open.
+    pub fn open_files(&self) -> Result<usize> {
+        Ok(fs::read_dir(format!("/proc/{}/fd", self.pid()?))?.count())
+    }
+
     /// What it has logged.
     pub fn log(&self) -> Result<String> {
         Ok(fs::read_to_string(&self.log)?)

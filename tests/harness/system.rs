@@ -177,6 +177,11 @@ impl System {
     /// Starts a gateway and waits until it has its address.
     pub async fn start_gateway_unready(&mut self, variables: &[(&str, &str)]) -> Result<()> {
         let process = self.launch("gateway", variables)?;
+        self.adopt_gateway(process).await
+    }
+
+    /// Takes a gateway in that was started otherwise, and waits until it has its address.
+    pub async fn adopt_gateway(&mut self, process: Process) -> Result<()> {
         let mut address = None;
         eventually("the gateway has its address", async || {
             address = process

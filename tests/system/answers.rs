@@ -224,11 +224,37 @@ async fn an_impact_may_be_a_number_or_a_word(fixture: Arc<Fixture>) -> Result<()
         );
     }
     for impact in
-        [json!(0), json!("0"), json!("maintenance"), json!(4), json!("4"), json!(-1), json!(1e18)]
+        [json!(0), json!("0"), json!("maintenance"), json!(4), json!("4"), json!(-1), json!(1e20)]
     {
         let answer = system.post(&json!({ "name": "DNS", "impact": impact })).await?;
         is_error(&answer, 400).with_context(|| impact.to_string())?;
         same(&answer.body["message"], &json!("Incident impact is not allowed by configuration"))?;
+    }
+    // Each impact is written in one way as a number, and in one as a text.
+    for impact in [
+        "1.0",
+        "1e0",
+        "10e-1",
+        "0.1e1",
+        "\"+1\"",
+        "\"01\"",
+        "\"1e0\"",
+        "\"1.0\"",
+        "\" 1\"",
+        "\"1 \"",
+        "\"1\\n\"",
+        "\"0x1\"",
+        "\"\"",
+        "\"Minor\"",
+        "\"minor \"",
+        "\"\\uff11\"",
+        "true",
+        "[1]",
+    ] {
+        let body = format!("{{\"name\": \"DNS\", \"impact\": {impact}}}");
+        let answer = post_bytes(&system, Some("application/json"), body).await?;
+        is_error(&answer, 422).with_context(|| impact.to_owned())?;
+        ensure!(answer.body["errors"]["json"]["impact"][0].is_string(), "{impact}: {answer:?}");
     }
     system.finish().await
 }
@@ -1140,7 +1166,6 @@ async fn other_paths_and_methods_are_refused_in_the_error_format(
 ) -> Result<()> {
     let system = with(&fixture, &[("DNS", &[])]).await?;
     for path in [
-        "/",
         "/api",
         "/api/v1",
         "/api/v1/component_status/",
@@ -1151,7 +1176,6 @@ async fn other_paths_and_methods_are_refused_in_the_error_format(
         "/api/v2/incidents",
         "/API/v1/incidents",
         "/%ff",
-        "/api/v1//incidents",
         "/../etc/passwd",
     ] {
         for method in [Method::GET, Method::POST, Method::DELETE] {

@@ -12,21 +12,26 @@ mod deployment;
 mod documents;
 mod encodings;
 mod failures;
+mod files;
 mod foreign_edits;
+mod half_close;
 mod held_rows;
 mod idempotency;
 mod inbox;
+mod keep_alive;
 mod lists;
 mod metrics;
 mod missing_queues;
 mod openapi;
 mod operations;
 mod parking;
+mod paths;
 mod policies;
 mod printing;
 mod put_back;
 mod python_api;
 mod recovery;
+mod requests;
 mod reshape;
 mod rights;
 mod rolling_restart;
@@ -35,6 +40,8 @@ mod settings;
 mod simulation;
 mod spreading;
 mod standby;
+mod stopping;
+mod strangers;
 mod takeover;
 mod times;
 mod tls;
@@ -67,21 +74,27 @@ fn main() -> ExitCode {
         deployment::tests(),
         documents::tests(),
         encodings::tests(),
+        failures::tests(),
+        files::tests(),
         foreign_edits::tests(),
+        half_close::tests(),
         held_rows::tests(),
         idempotency::tests(),
         inbox::tests(),
+        keep_alive::tests(),
         lists::tests(),
         metrics::tests(),
         missing_queues::tests(),
         openapi::tests(),
         operations::tests(),
         parking::tests(),
+        paths::tests(),
         policies::tests(),
         printing::tests(),
         put_back::tests(),
         python_api::tests(),
         recovery::tests(),
+        requests::tests(),
         reshape::tests(),
         rights::tests(),
         rolling_restart::tests(),
@@ -90,10 +103,13 @@ fn main() -> ExitCode {
         simulation::tests(),
         spreading::tests(),
         standby::tests(),
+        stopping::tests(),
+        strangers::tests(),
         takeover::tests(),
         times::tests(),
         tls::tests(),
         traces::tests(),
+        traces::strangers::tests(),
         verdict::tests(),
         waiting::tests(),
         wire::tests(),

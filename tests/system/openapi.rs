@@ -274,6 +274,7 @@ async fn updates(system: &mut System, document: &mut Document) -> Result<()> {
         (keyed(json("{}"), ""), 400),
         (json(&" ".repeat(65 * 1024)), 413),
         (post().body("{}"), 415),
+        (json("{}").header("Content-Encoding", "gzip"), 415),
         (system.request_to(0, Method::POST, UPDATES).body("{}"), 401),
     ] {
         let refused = document.check("POST", UPDATES, answer(request).await?)?;

@@ -1,6 +1,8 @@
 //! Traces: what a collector receives of real processes, and that nothing is sent or slowed without
 //! one.
 
+pub(crate) mod strangers;
+
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
@@ -321,6 +323,7 @@ POST /api/v1/component_status (server, gateway)
     ensure!(answer(system.update(&dns(2)).header("traceparent", header)).await?.status == 200);
     let list = trace_id(2);
     let request = system.request_to(0, Method::GET, "/api/v1/incidents?active=true");
+    let request = request.bearer_auth(&system.token);
     ensure!(answer(within(request, &list)).await?.status == 200);
     let spans = collector.wait_for(&list, &["GET /api/v1/incidents"]).await?;
     ensure!(named(&spans, "GET /api/v1/incidents")?.attribute("url.query") == "active=true");

@@ -212,7 +212,7 @@ async fn publish(
     match confirmed.await.context("RabbitMQ did not confirm it")?? {
         Confirmation::Ack(None) => Ok(None),
         Confirmation::Ack(Some(_)) => Ok(Some("missing (a worker declares it within seconds)")),
-        Confirmation::Nack(_) => Ok(Some("full")),
+        Confirmation::Nack(_) => Ok(Some("full or not available")),
         Confirmation::NotRequested => bail!("RabbitMQ gave no confirmation"),
     }
 }

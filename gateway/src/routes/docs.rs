@@ -1,4 +1,5 @@
-//! `GET /api-spec.json`, the document of the API, and `GET /api-docs`, a page to read it.
+//! `GET /api-spec.json`, the document of the API, and `GET /api-docs`, a page to read it, to which `/`
+//! leads.
 //!
 //! The page is ours, and takes nothing from anywhere else.
 
@@ -7,7 +8,7 @@ use std::sync::{Arc, LazyLock};
 use axum::{
     Router,
     http::{HeaderName, header},
-    response::IntoResponse,
+    response::{IntoResponse, Redirect},
     routing::get,
 };
 use bytes::Bytes;
@@ -33,6 +34,7 @@ pub(crate) fn router() -> Router<Arc<App>> {
     let script = include_str!("docs/page.js");
     let style = include_str!("docs/page.css");
     Router::new()
+        .route("/", get(async || Redirect::temporary("/api-docs")))
         .route("/api-spec.json", get(async || file("application/json", DOCUMENT.clone())))
         .route(
             "/api-docs",

@@ -34,7 +34,7 @@ use crate::{
     incident::Shape,
     json::PostedUpdate,
     openapi,
-    request::{Preference, idempotency_key, is_json},
+    request::{Preference, idempotency_key, is_json, is_uncoded},
     routes::receipt::UpdateState,
     waiters::{Settled, Wait},
 };
@@ -85,7 +85,8 @@ const BODY_LIMIT: Duration = Duration::from_secs(10);
             covers the component", body = Conflict,
             headers(("Update-Id"), ("Preference-Applied"))),
         (status = 413, description = "The body is larger than 64 KiB"),
-        (status = 415, description = "The body is not said to be `application/json`"),
+        (status = 415, description = "The body is not said to be `application/json`, or it is compressed",
+            headers(("Accept-Encoding"))),
         (status = 422, description = "A field can't be used, or the Idempotency-Key was used for \
             another update", headers(("Update-Id"), ("Preference-Applied"))),
         (status = 429, description = "This token sends more updates than `SDB_RATE_LIMIT` allows"),
@@ -117,6 +118,12 @@ pub(crate) async fn post(
             "The body must be sent as `Content-Type: application/json`",
         )));
     }
+    if !is_uncoded(&headers) {
+        let message = "The body must be sent as it is, without a `Content-Encoding`";
+        let error = ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message);
+        // RFC 9110, 15.5.16.
+        return Err(unread(error.with(header::ACCEPT_ENCODING, "identity")));
+    }
     let key = idempotency_key(&headers).map_err(unread)?;
     let preference = Preference::read(&headers);
     let _place = app.in_flight.try_acquire().map_err(|_| {
@@ -125,10 +132,14 @@ pub(crate) async fn post(
             "Too many updates are in flight; nothing was queued, try again",
         ))
     })?;
-    let posted = PostedUpdate::read(&read_body(body).await.map_err(unread)?)?;
     let deadline = arrived + preference.wait;
-    let component = find_component(&app, &posted, deadline).await?;
-    check_text(&app, &posted.text, deadline).await?;
+    let (posted, component) = tokio::select! {
+        biased;
+        prepared = prepare(&app, body, deadline) => prepared?,
+        () = app.ends() => return Err(unread(ApiError::unavailable(
+            "The gateway is stopping; nothing was queued, try again",
+        ))),
+    };
     let now = app.clock.now().ok_or_else(|| {
         GATEWAY.refused.of(Refused::Catalogue).inc();
         ApiError::unavailable("PostgreSQL's clock was not read yet; nothing was queued, try again")
@@ -141,6 +152,19 @@ pub(crate) async fn post(
         headers.insert("preference-applied", applied);
     }
     Ok(response)
+}
+
+/// What an update says, and the component that it is about.
+async fn prepare(
+    app: &App,
+    body: Body,
+    deadline: Instant,
+) -> Result<(PostedUpdate, Component), ApiError> {
+    let body = read_body(body).await.map_err(|e| e.with(header::CONNECTION, "close"))?;
+    let posted = PostedUpdate::read(&body)?;
+    let component = find_component(app, &posted, deadline).await?;
+    check_text(app, &posted.text, deadline).await?;
+    Ok((posted, component))
 }
 
 async fn read_body(body: Body) -> Result<Vec<u8>, ApiError> {
@@ -252,7 +276,13 @@ async fn deliver(
         app.waiters.wait_for(update.id, partition, component, preference.wait_asked)
     };
     let wants_reply = !matches!(wait, Wait::Nothing);
-    if let Err(error) = app.publisher.publish(update, wants_reply, deadline).await {
+    let published = tokio::select! {
+        biased;
+        published = app.publisher.publish(update, wants_reply, deadline) => published,
+        // It goes on by itself, and may yet be confirmed.
+        () = app.ends() => Err(PublishError::Unconfirmed),
+    };
+    if let Err(error) = published {
         return not_accepted(update.id, &error);
     }
     GATEWAY.accepted.inc();

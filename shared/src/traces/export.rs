@@ -44,6 +44,10 @@ const SAY_EVERY: Duration = Duration::from_secs(60);
 /// than a batch.
 const MOST_LINKS: u32 = 10_000;
 
+/// Characters of the text of an attribute, unless a variable says so: addresses and headers of requests
+/// may be much longer.
+const LONGEST_TEXT: usize = 1_024;
+
 /// Why traces can't be exported.
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
@@ -70,6 +74,15 @@ pub(super) fn is_wanted() -> Result<bool, SettingsError> {
         Some(other) => Err(invalid(EXPORTER, other, "`otlp` or `none`")),
         None => Ok(endpoint().is_some()),
     }
+}
+
+/// Characters of the text of an attribute, at most. The SDK reads neither of the two variables.
+pub(super) fn longest_text() -> Result<usize, SettingsError> {
+    let limit = ["OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT", "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT"]
+        .into_iter()
+        .find_map(|name| Some((name, variable(name)?)));
+    let Some((name, limit)) = limit else { return Ok(LONGEST_TEXT) };
+    limit.parse().map_err(|_| invalid(name, &limit, "a whole number of characters"))
 }
 
 /// The exporter and its thread, as the variables say.

@@ -1,0 +1,219 @@
+//! How long a connection may wait: for its next request, for the rest of a request's head, for its client
+//! to take the end of an answer.
+//!
+//! The phases change with every request, so they are kept in one number, and one timer looks at it from
+//! time to time. No phase is shorter than the time between two looks, so each is ended on time.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::body::{Body, Bytes};
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use tokio::time::{Instant, sleep_until};
+
+/// Time from the first byte of a request's head to its last.
+const HEAD_LIMIT: Duration = Duration::from_secs(30);
+/// Time from a request's head to the moment when all of its answer is written: more than a request may
+/// take to its answer, and a streamed list to its end, which have limits of their own.
+const ANSWER_LIMIT: Duration = Duration::from_secs(120);
+/// Time for the client to take what is then still buffered: a list that is held, at most.
+const SEND_LIMIT: Duration = Duration::from_secs(60);
+
+/// What a connection is waiting for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// For a request.
+    Idle,
+    /// For the rest of a request's head.
+    Head,
+    /// For the request's body and for its answer.
+    Answer,
+    /// For its client to take the end of the answer.
+    Send,
+}
+
+const PHASES: [Phase; 4] = [Phase::Idle, Phase::Head, Phase::Answer, Phase::Send];
+
+/// The phase of one connection, and since when.
+pub(crate) struct Pace {
+    limits: [Duration; 4],
+    began: Instant,
+    /// Milliseconds since then, times four, plus the place of the phase in [`PHASES`].
+    phase: AtomicU64,
+}
+
+impl Pace {
+    /// Of a new connection. One that is idle is kept for so long.
+    pub(crate) fn new(keep_alive: Duration) -> Arc<Self> {
+        Self::with_limits([keep_alive, HEAD_LIMIT, ANSWER_LIMIT, SEND_LIMIT])
+    }
+
+    fn with_limits(limits: [Duration; 4]) -> Arc<Self> {
+        Arc::new(Self { limits, began: Instant::now(), phase: AtomicU64::new(0) })
+    }
+
+    /// Bytes came.
+    pub(crate) fn received(&self) {
+        if self.now().0 == Phase::Idle {
+            self.enter(Phase::Head);
+        }
+    }
+
+    /// All of the bytes that were written so far are the system's to send.
+    pub(crate) fn flushed(&self) {
+        if self.now().0 == Phase::Send {
+            self.enter(Phase::Idle);
+        }
+    }
+
+    /// A request's head is complete.
+    pub(crate) fn asked(&self) {
+        self.enter(Phase::Answer);
+    }
+
+    /// Whether an answer is not written to its end.
+    pub(crate) fn is_answering(&self) -> bool {
+        matches!(self.now().0, Phase::Answer | Phase::Send)
+    }
+
+    /// Waits until a phase is over its limit; returns which.
+    pub(crate) async fn overdue(&self) -> Phase {
+        let between = self.limits.into_iter().min().unwrap_or_default();
+        loop {
+            let now = Instant::now();
+            let (phase, since) = self.now();
+            let deadline = since + self.limits[phase as usize];
+            if deadline <= now {
+                return phase;
+            }
+            // Whatever begins meanwhile lasts until then, at least.
+            sleep_until(deadline.min(now + between)).await;
+        }
+    }
+
+    fn enter(&self, phase: Phase) {
+        let since = self.began.elapsed().as_millis() as u64;
+        self.phase.store(since * 4 + phase as u64, Ordering::Relaxed);
+    }
+
+    fn now(&self) -> (Phase, Instant) {
+        let phase = self.phase.load(Ordering::Relaxed);
+        (PHASES[(phase % 4) as usize], self.began + Duration::from_millis(phase / 4))
+    }
+}
+
+/// The body of an answer, which tells the pace of its connection when all of it is written.
+pub(crate) struct Paced {
+    body: Body,
+    pace: Arc<Pace>,
+}
+
+impl Paced {
+    pub(crate) const fn new(body: Body, pace: Arc<Pace>) -> Self {
+        Self { body, pace }
+    }
+}
+
+impl HttpBody for Paced {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Paced {
+    fn drop(&mut self) {
+        self.pace.enter(Phase::Send);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::timeout;
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_millis(40);
+    const LONG: Duration = Duration::from_secs(60);
+
+    async fn overdue(pace: &Pace) -> Phase {
+        timeout(LONG, pace.overdue()).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn each_phase_has_its_limit() {
+        let pace = Pace::with_limits([SOON, LONG, LONG, LONG]);
+        assert_eq!(overdue(&pace).await, Phase::Idle);
+        let pace = Pace::with_limits([LONG, SOON, LONG, LONG]);
+        pace.received();
+        assert_eq!(overdue(&pace).await, Phase::Head);
+        let pace = Pace::with_limits([LONG, LONG, SOON, LONG]);
+        pace.received();
+        pace.asked();
+        assert_eq!(overdue(&pace).await, Phase::Answer);
+        let pace = Pace::with_limits([LONG, LONG, LONG, SOON]);
+        pace.received();
+        pace.asked();
+        drop(Paced::new(Body::empty(), pace.clone()));
+        assert_eq!(overdue(&pace).await, Phase::Send);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_used_is_kept() {
+        let pace = Pace::with_limits([SOON * 2, SOON * 2, SOON * 2, SOON * 2]);
+        let using = async {
+            for _ in 0..4 {
+                tokio::time::sleep(SOON).await;
+                pace.received();
+                pace.asked();
+                // While an answer is written, what was flushed is a part of it.
+                pace.flushed();
+                assert_eq!(pace.now().0, Phase::Answer);
+                drop(Paced::new(Body::empty(), pace.clone()));
+                pace.flushed();
+                assert_eq!(pace.now().0, Phase::Idle);
+            }
+        };
+        tokio::select! {
+            biased;
+            () = using => {}
+            phase = pace.overdue() => panic!("{phase:?} is overdue"),
+        }
+        assert_eq!(overdue(&pace).await, Phase::Idle);
+    }
+
+    #[tokio::test]
+    async fn a_head_that_comes_slowly_is_not_renewed() {
+        let pace = Pace::with_limits([LONG, SOON * 2, LONG, LONG]);
+        let slowly = async {
+            loop {
+                pace.received();
+                tokio::time::sleep(SOON / 4).await;
+            }
+        };
+        tokio::select! {
+            () = slowly => {}
+            phase = overdue(&pace) => assert_eq!(phase, Phase::Head),
+        }
+    }
+}
