@@ -243,7 +243,8 @@ impl Recorded {
             "SELECT version, partitions, queue_limit, prefetch, phase, pg_is_in_recovery(),
                 EXISTS (SELECT FROM pg_trigger
                     WHERE tgrelid = to_regclass('incident') AND tgname = 'sdb_touch')
-            FROM sdb_topology",
+            -- The newest of what `worker migrate` makes and these programs can't do without.
+            FROM sdb_topology WHERE to_regprocedure('sdb_readable(text)') IS NOT NULL",
         )
         .fetch_optional(&mut *database)
         .await;

@@ -18,6 +18,7 @@ tests!(
     a_sql_ascii_database_with_bytes_that_are_not_utf8_is_served,
     a_text_that_the_database_lacks_characters_for_parks_its_update_alone,
     in_utf8_reading_costs_nothing,
+    a_database_that_an_earlier_version_has_prepared_is_prepared_first,
 );
 
 /// What a database of an encoding holds and shows.
@@ -251,4 +252,22 @@ async fn in_utf8_reading_costs_nothing(fixture: Arc<Fixture>) -> Result<()> {
     migrate().await?;
     ensure!(!plan().await?.contains("sdb_readable"), "{}", plan().await?);
     Ok(())
+}
+
+async fn a_database_that_an_earlier_version_has_prepared_is_prepared_first(
+    fixture: Arc<Fixture>,
+) -> Result<()> {
+    let mut system = System::prepared(&fixture).await?;
+    system.sql("DROP FUNCTION sdb_readable").await?;
+    for program in ["gateway", "worker"] {
+        let mut process = system.launch(program, &[])?;
+        let status = process.ended().await?;
+        let log = process.log()?;
+        ensure!(!status.success() && log.contains("`worker migrate`"), "{program}: {log}");
+    }
+    let (done, said) = system.worker_command(&["migrate"]).await?;
+    ensure!(done, "{said}");
+    system.start_worker(&[]).await?;
+    system.start_gateway(&[]).await?;
+    system.finish().await
 }

@@ -109,6 +109,8 @@ async fn keys_and_claims_that_are_no_text_there_are_refused(fixture: Arc<Fixture
         ("SDB_SECRET_KEY", "[\"hush\"]", "as JSON it is a list"),
         ("SDB_SECRET_KEY", "{\"hush\": 1}", "as JSON it is an object"),
         ("SDB_SECRET_KEY", "\"hush \\udc80\"", "as JSON it is a text that is not Unicode"),
+        // What bytes that are not UTF-8 are read as.
+        ("SDB_SECRET_KEY", "hush \u{fffd}", "must be UTF-8"),
         ("SDB_SECRET_KEY", "\"\"", "must be a text"),
         ("SDB_SECRET_KEY", "\" \"", "must be a text"),
         ("SDB_SECRET_KEY_PREVIOUS", "0", "as JSON it is a number"),
