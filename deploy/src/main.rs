@@ -14,7 +14,7 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Err(error) => {
-            eprintln!("deploy: {error:#}\n\n{}", runner::HELP);
+            eprintln!("deploy: {error:#}; `cargo run -- --help` shows the options");
             return ExitCode::from(2);
         }
     };

@@ -24,10 +24,12 @@ mod put_back;
 mod recovery;
 mod reshape;
 mod rolling_restart;
+mod run;
 mod simulation;
 mod spreading;
 mod standby;
 mod tls;
+mod tour;
 mod traces;
 mod verdict;
 mod wire;
@@ -68,10 +70,13 @@ fn main() -> ExitCode {
         recovery::tests(),
         reshape::tests(),
         rolling_restart::tests(),
+        run::tests(),
+        run::packages_tests(),
         simulation::tests(),
         spreading::tests(),
         standby::tests(),
         tls::tests(),
+        tour::tests(),
         traces::tests(),
         verdict::tests(),
         wire::tests(),
