@@ -75,11 +75,12 @@ fn say(line: &str) {
 /// started has stopped when this returns.
 pub(crate) fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
     let addresses = Address::all(arguments.gateways)?;
+    let given = arguments.programs.as_deref().map(Binaries::of_folder).transpose()?;
     let data = arguments.data.clone().unwrap_or_else(data_dir);
     let backing = Backing::find(&data, arguments.install_packages, stop)?;
     EnvironmentFile::remove_old(backing.folder());
-    let programs = match &arguments.programs {
-        Some(folder) => Binaries::of_folder(folder)?,
+    let programs = match given {
+        Some(programs) => programs,
         None => {
             say("building the gateway and the worker");
             binaries::build()?

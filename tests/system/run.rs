@@ -54,7 +54,8 @@ async fn a_stopped_run_leaves_nothing_and_the_next_start_finds_its_data(
 ) -> Result<()> {
     // The command of the README, with its build.
     started::deploy(&fixture).await?;
-    let words = ["cargo", "run", "--locked", "--"].map(str::to_owned).to_vec();
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let words = [&cargo, "run", "--locked", "--"].map(str::to_owned).to_vec();
     let first = Start::of(&fixture, words, &[])?.in_terminal();
     let mut run = first.spawn()?;
     run.runs().await?;

@@ -73,7 +73,10 @@ impl Folder {
         let path = path.canonicalize().with_context(|| format!("{name} can't be opened"))?;
         let owner = fs::metadata(&path)?.uid();
         if owner != geteuid().as_raw() {
-            bail!("the folder {name} belongs to another user (id {owner}); remove it first");
+            bail!(
+                "the folder {name} belongs to another user (id {owner}): remove it, or use another \
+                 folder (`cargo run -- --data FOLDER`)"
+            );
         }
         match account {
             Account::Own => fs::set_permissions(&path, Permissions::from_mode(0o700))?,

@@ -10,7 +10,11 @@ use tokio::process::Command;
 use super::started::Start;
 use harness::{Fixture, tests};
 
-tests!(missing_packages_are_not_installed_unasked, services_of_installed_packages_are_disabled,);
+tests!(
+    missing_packages_are_not_installed_unasked,
+    services_of_installed_packages_are_disabled,
+    the_scripts_that_check_follow_the_rules_of_the_tests,
+);
 
 /// Whether this process may have a view of the file system of its own.
 async fn can_change_its_view() -> Result<bool> {
@@ -23,14 +27,19 @@ async fn can_change_its_view() -> Result<bool> {
     Ok(possible)
 }
 
+/// What is started sees no RabbitMQ, and an apt-get that fails: an installation that should not be
+/// says so, and changes nothing.
+fn hide_rabbitmq(start: &mut Start) {
+    let hide = "mount -t tmpfs none /usr/lib/rabbitmq && mount --bind /bin/false /usr/bin/apt-get && \
+                exec \"$@\"";
+    let words = ["unshare", "-m", "sh", "-c", hide, "sh"].map(str::to_owned);
+    start.words.splice(0..0, words);
+}
+
 /// The run on a machine without RabbitMQ.
 async fn without_rabbitmq(fixture: &Arc<Fixture>, arguments: &[&str]) -> Result<Start> {
     let mut start = Start::new(fixture, arguments).await?;
-    // An installation that should not be would fail and say so.
-    let hide = "mount -t tmpfs none /usr/lib/rabbitmq && mount -t tmpfs none /var/lib/apt/lists && \
-                mount --bind /bin/false /usr/bin/apt-get && exec \"$@\"";
-    let words = ["unshare", "-m", "sh", "-c", hide, "sh"].map(str::to_owned).to_vec();
-    start.words.splice(0..0, words);
+    hide_rabbitmq(&mut start);
     Ok(start)
 }
 
@@ -149,5 +158,44 @@ async fn services_of_installed_packages_are_disabled(fixture: Arc<Fixture>) -> R
                     upgraded: sdb-earlier.service\nupgraded: S01sdb-earlier\n\
                     sdb-brought install ok installed\n";
     ensure!(output.status.success() && shown == expected, "{shown}{said}");
+    Ok(())
+}
+
+async fn the_scripts_that_check_follow_the_rules_of_the_tests(fixture: Arc<Fixture>) -> Result<()> {
+    if !can_change_its_view().await? {
+        return Ok(());
+    }
+    const BY_HAND: &str = "apt-get install -y --no-install-recommends rabbitmq-server\n";
+    const INSTALLING: &str = "installing rabbitmq-server with apt-get";
+    let script = || -> Result<Start> {
+        let mut start = Start::of(&fixture, Vec::new(), &[])?;
+        start.words =
+            ["bash", "-euc", ". deploy/tools.sh; install_packages rabbitmq-server", "check"]
+                .map(str::to_owned)
+                .to_vec();
+        hide_rabbitmq(&mut start);
+        Ok(start)
+    };
+    const VARIABLE: &str = "STATUS_DASHBOARD_INSTALL_PACKAGES";
+    // Root without a terminal installs, as in a container.
+    let (_, said) = script()?.to_its_end().await?;
+    ensure!(said.contains(INSTALLING), "{said}");
+    let (code, said) = script()?.variable(VARIABLE, "no").to_its_end().await?;
+    ensure!(code == Some(1) && said.contains(BY_HAND) && !said.contains(INSTALLING), "{said}");
+    let (code, said) = script()?.variable(VARIABLE, "1").to_its_end().await?;
+    ensure!(code == Some(1) && said.contains("must be `yes` or `no`"), "{said}");
+    ensure!(!said.contains(INSTALLING), "{said}");
+    // On a terminal a person is asked, unless the environment has the answer.
+    for (keys, is_yes) in [("n\n", false), ("\n", false), ("y\n", true)] {
+        let mut run = script()?.in_terminal().spawn()?;
+        run.prints("Install them now? [y/N]").await?;
+        run.types(keys).await?;
+        run.ended().await?;
+        let said = run.printed()?;
+        ensure!(said.contains(INSTALLING) == is_yes, "{keys:?}: {said}");
+        ensure!(said.contains(BY_HAND) != is_yes, "{keys:?}: {said}");
+    }
+    let (_, said) = script()?.variable("CI", "true").in_terminal().to_its_end().await?;
+    ensure!(said.contains(INSTALLING) && !said.contains("[y/N]"), "{said}");
     Ok(())
 }

@@ -121,11 +121,20 @@ impl Start {
             command.args(arguments);
             command
         };
-        // The settings of who runs the tests are not the test's.
+        // The settings of who runs the tests are not the test's, and what cargo says to the tests of
+        // their own package would have another cargo build dependencies again.
+        let others = [
+            "SDB_",
+            "STATUS_DASHBOARD_",
+            "OTEL_",
+            "CARGO_PKG_",
+            "CARGO_MANIFEST_",
+            "CARGO_BIN_",
+            "CARGO_CRATE_",
+        ];
         for (name, _) in env::vars_os() {
-            let own = name.to_str().is_none_or(|name| {
-                ["SDB_", "STATUS_DASHBOARD_", "OTEL_"].iter().any(|start| name.starts_with(start))
-            });
+            let own =
+                name.to_str().is_none_or(|name| others.iter().any(|start| name.starts_with(start)));
             if own || name == "CI" {
                 command.env_remove(name);
             }
