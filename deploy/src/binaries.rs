@@ -4,7 +4,7 @@ use std::{
     env,
     ffi::OsString,
     io::{BufRead, BufReader},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
@@ -20,18 +20,42 @@ pub struct Binaries {
     pub worker: PathBuf,
 }
 
+impl Binaries {
+    /// The programs of a folder, built before.
+    ///
+    /// # Errors
+    /// When one is not there.
+    pub fn of_folder(folder: &Path) -> Result<Self> {
+        let program = |name: &str| {
+            let path = folder.join(name).canonicalize();
+            path.with_context(|| format!("the program `{name}` in {}", folder.display()))
+        };
+        Ok(Self { gateway: program("gateway")?, worker: program("worker")? })
+    }
+}
+
 /// Builds the gateway and the worker, optimized if this program is itself; cargo's messages go
 /// to the terminal.
 ///
 /// # Errors
 /// When they don't build.
 pub fn build() -> Result<Binaries> {
+    let [gateway, worker] = build_programs(["gateway", "worker"])?;
+    Ok(Binaries { gateway, worker })
+}
+
+/// Builds programs of this workspace, in the same way.
+///
+/// # Errors
+/// When they don't build.
+pub fn build_programs<const COUNT: usize>(names: [&str; COUNT]) -> Result<[PathBuf; COUNT]> {
     // Cargo names itself to what it runs, so that the same toolchain builds the rest.
     let cargo = env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
     let mut command = Command::new(cargo);
     command
         // All packages, so that their dependencies have the features that the tests build them with.
-        .args(["build", "--workspace", "--bin", "gateway", "--bin", "worker"])
+        .args(["build", "--workspace"])
+        .args(names.iter().flat_map(|name| ["--bin", name]))
         .arg("--message-format=json-render-diagnostics")
         .current_dir(crate::checkout())
         .stdin(Stdio::null())
@@ -48,23 +72,23 @@ pub fn build() -> Result<Binaries> {
     }
     let mut cargo = command.spawn().context("cargo can't be run")?;
     let output = cargo.stdout.take().context("cargo's output is not there")?;
-    let (mut gateway, mut worker) = (None, None);
+    let mut found = names.map(|_| PathBuf::new());
     for line in BufReader::new(output).lines() {
-        match executable(&line.context("cargo's output can't be read")?) {
-            Some((name, path)) if name == "gateway" => gateway = Some(path),
-            Some((name, path)) if name == "worker" => worker = Some(path),
-            Some(_) | None => {}
+        let Some((name, path)) = executable(&line.context("cargo's output can't be read")?) else {
+            continue;
+        };
+        if let Some(slot) = names.iter().position(|each| *each == name) {
+            found[slot] = path;
         }
     }
     let status = cargo.wait()?;
     if !status.success() {
-        bail!("`cargo build --workspace --bin gateway --bin worker` failed");
+        bail!("`cargo build` of {} failed, see above", names.join(" and "));
     }
-    let unnamed = "is no program that cargo built";
-    Ok(Binaries {
-        gateway: gateway.with_context(|| format!("`gateway` {unnamed}"))?,
-        worker: worker.with_context(|| format!("`worker` {unnamed}"))?,
-    })
+    match found.iter().position(|path| path.as_os_str().is_empty()) {
+        Some(missing) => bail!("`{}` is no program that cargo built", names[missing]),
+        None => Ok(found),
+    }
 }
 
 /// Name and path, when a message of cargo's says that a program is there.

@@ -23,6 +23,34 @@ mark='# Temporary, by the Status Dashboard: packages being installed start no se
 policy=/usr/sbin/policy-rc.d
 clusters=/etc/postgresql-common/createcluster.d/status-dashboard-temporary.conf
 
+# The services and sockets that start at boot: of systemd and of the runlevels, a path each.
+enabled() {
+    {
+        find /etc/systemd/system -path '*.wants/*' \( -name '*.service' -o -name '*.socket' \)
+        find /etc/rc[2-5].d -name 'S[0-9][0-9]*'
+    } 2>/dev/null | sort
+}
+
+# Disables what this installation enabled, and nothing that was there before. The package's next
+# upgrade keeps it so.
+disable() {
+    enabled | while read -r path; do
+        case "$before" in
+            *"
+$path
+"*) ;;
+            *)
+                name=${path##*/}
+                case $path in
+                    /etc/rc*) update-rc.d "${name#S[0-9][0-9]}" disable ;;
+                    # It works without systemd, but for scripts of packages only: it takes us for one.
+                    *) DPKG_MAINTSCRIPT_PACKAGE=status-dashboard deb-systemd-helper disable "$name" ;;
+                esac >&2
+                ;;
+        esac
+    done
+}
+
 clean() {
     rm -f "$clusters"
     rmdir -p --ignore-fail-on-non-empty "${clusters%/*}" 2>/dev/null || true
@@ -30,7 +58,11 @@ clean() {
     if [ -f "$policy" ] && grep -qxF "$mark" "$policy"; then
         rm -f "$policy"
     fi
+    disable
 }
+before="
+$(enabled)
+"
 trap clean EXIT
 trap 'exit 1' HUP INT TERM
 

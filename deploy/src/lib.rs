@@ -9,8 +9,14 @@ pub mod servers;
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
+    io::{self, Write},
     path::{Path, PathBuf},
 };
+
+/// Prints a line about what goes on to standard error. That nobody reads it, as with `| head`, is no failure.
+pub fn say(line: &str) {
+    writeln!(io::stderr(), "deploy: {line}").ok();
+}
 
 /// The folder of the checkout that this was built from.
 #[must_use]

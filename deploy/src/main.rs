@@ -7,6 +7,7 @@ use std::{
     process::ExitCode,
 };
 
+use deploy::say;
 use runner::{Arguments, Stop};
 
 fn main() -> ExitCode {
@@ -17,7 +18,7 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Err(error) => {
-            runner::say(&format!("{error:#}\n\n{}", runner::HELP));
+            say(&format!("{error:#}; `cargo run -- --help` shows the options"));
             return ExitCode::from(2);
         }
     };
@@ -28,11 +29,11 @@ fn main() -> ExitCode {
     });
     match outcome {
         Ok(()) => {
-            runner::say("stopped");
+            say("stopped");
             ExitCode::SUCCESS
         }
         Err(error) => {
-            runner::say(&format!("{error:#}"));
+            say(&format!("{error:#}"));
             ExitCode::FAILURE
         }
     }

@@ -1,14 +1,19 @@
 //! Finds the server programs of Debian's and Ubuntu's packages, and installs what is missing
 //! where that is allowed.
 
+mod consent;
+
 use std::{
     fs,
-    io::{self, Write},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
 use anyhow::{Context, Result, bail};
+
+use crate::say;
+
+pub use self::consent::Consent;
 
 /// The oldest PostgreSQL that this is tested on: Debian 12 has it.
 const POSTGRESQL_FLOOR: Version = Version(15, 0);
@@ -17,7 +22,6 @@ const RABBITMQ_FLOOR: Version = Version(3, 10);
 const TOO_OLD: &str = "Debian 12 and Ubuntu 24.04 are the oldest systems that have them";
 const POSTGRESQL: &str = "postgresql";
 const RABBITMQ: &str = "rabbitmq-server";
-const PGBOUNCER: &str = "pgbouncer";
 const INSTALL: &str = include_str!("install.sh");
 
 /// Where the server programs are.
@@ -32,29 +36,55 @@ pub struct Packages {
     pub epmd: PathBuf,
 }
 
-/// The programs, installed first if they are missing and this user may.
-///
-/// # Errors
-/// When they are missing and can't be installed, with the line to run; when the system's are too
-/// old.
-pub fn ensure() -> Result<Packages> {
-    match find()? {
-        Ok(found) => return Ok(found),
-        Err(missing) => install(&missing)?,
-    }
-    find()?.ok().context("the packages are installed, but their programs are not where expected")
+/// A program that only tests use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tool {
+    /// The connection pooler.
+    PgBouncer,
+    /// The client of README's tour.
+    Curl,
 }
 
-/// PgBouncer, which only tests use, installed first if it is missing and this user may.
+impl Tool {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::PgBouncer, Self::Curl];
+
+    /// Where it is, once installed.
+    #[must_use]
+    pub fn program(self) -> &'static Path {
+        Path::new(match self {
+            Self::PgBouncer => "/usr/sbin/pgbouncer",
+            Self::Curl => "/usr/bin/curl",
+        })
+    }
+
+    fn package(self) -> &'static str {
+        match self {
+            Self::PgBouncer => "pgbouncer",
+            Self::Curl => "curl",
+        }
+    }
+}
+
+/// The servers' programs. What is missing of them and of the tools is installed first, if the consent
+/// allows it and this user may.
 ///
 /// # Errors
-/// When it is missing and can't be installed, with the line to run.
-pub fn pgbouncer() -> Result<PathBuf> {
-    let program = PathBuf::from("/usr/sbin/pgbouncer");
-    if !program.exists() {
-        install(&[PGBOUNCER])?;
+/// When something is missing and can't be installed, with the line to run; when the system's are too
+/// old.
+pub fn ensure(tools: &[Tool], consent: &Consent) -> Result<Packages> {
+    let servers = find()?;
+    let mut missing = servers.as_ref().err().cloned().unwrap_or_default();
+    missing.extend(tools.iter().filter(|tool| !tool.program().exists()).map(|tool| tool.package()));
+    if !missing.is_empty() {
+        install(&missing, consent)?;
     }
-    Ok(program)
+    match servers {
+        Ok(found) => Ok(found),
+        Err(_) => find()?
+            .ok()
+            .context("the packages are installed, but their programs are not where expected"),
+    }
 }
 
 /// The programs, or the packages that are missing.
@@ -121,10 +151,10 @@ fn version(text: &str) -> Option<Version> {
     Some(Version(major, minor))
 }
 
-/// Installs the packages, after saying so.
-fn install(packages: &[&str]) -> Result<()> {
+/// Installs the packages, if that is allowed.
+fn install(packages: &[&str], consent: &Consent) -> Result<()> {
     let names = packages.join(", ");
-    let missing = format!("Packages of servers are needed; not installed: {names}");
+    let missing = format!("these packages are needed and not installed: {names}");
     let by_hand = by_hand(packages);
     if !Path::new("/usr/bin/apt-get").exists() {
         bail!("{missing}; only Debian's and Ubuntu's packages are known here. {BRING_SERVERS}");
@@ -132,14 +162,18 @@ fn install(packages: &[&str]) -> Result<()> {
     let Some(root) = root_shell() else {
         bail!("{missing}. Run this, then try again:\n\n    {by_hand}\n\n{BRING_SERVERS}");
     };
-    let notice = format!(
-        "deploy: {missing}. Installing with apt-get. While that runs, a temporary \
-         /usr/sbin/policy-rc.d keeps the packages' own servers from starting, and no PostgreSQL \
-         cluster `main` is made; a policy-rc.d that is there already is left alone. RabbitMQ's \
-         package starts its server at the next boot, unless `systemctl disable rabbitmq-server` \
-         is said."
-    );
-    writeln!(io::stderr(), "{notice}").ok();
+    say(&missing);
+    let question = "apt-get can install them now. It starts no server, creates no PostgreSQL cluster, \
+                    and disables the services that the packages bring, so that none starts at boot.";
+    if !consent.is_given(question)? {
+        bail!(
+            "the packages are not installed: {names}. Install them with this command:\n\n    \
+             {by_hand}\n\nOr allow it: `cargo run -- --install-packages`, or set \
+             {}=yes. {BRING_SERVERS}",
+            consent::VARIABLE
+        );
+    }
+    say(&format!("installing {names} with apt-get"));
     // Packages that are there are not named, so as not to upgrade a server that is in use.
     run(&root, "update", packages)?;
     refuse_old_candidates(packages)?;
@@ -153,7 +187,7 @@ fn by_hand(packages: &[&str]) -> String {
 }
 
 const BRING_SERVERS: &str =
-    "Or set SDB_DATABASE_URI and SDB_AMQP_URI to use servers that run already.";
+    "Or set SDB_DATABASE_URI and SDB_AMQP_URI to use servers that are running already.";
 
 /// How to run a shell as root; none when this user may not, or only with a password.
 fn root_shell() -> Option<Vec<&'static str>> {

@@ -2,12 +2,16 @@
 
 mod address;
 mod arguments;
+mod backing;
 mod children;
+mod environment;
+mod system;
+mod usage;
 
 use std::{
-    io::{self, Read, Write},
+    io::{self, Write},
     path::Path,
-    process::{Command, Stdio},
+    process::Stdio,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -16,25 +20,27 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use deploy::{
     binaries::{self, Binaries},
-    checkout, data_dir, packages,
-    process::{self, describe, dying_with_us},
-    servers::{Folder, Servers},
-    setting, settings,
+    checkout, data_dir, say, settings,
 };
-use nix::sys::signal::Signal;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 pub(crate) use self::arguments::{Arguments, HELP};
-use self::{address::Address, children::Children};
+use self::{
+    address::Address,
+    backing::Backing,
+    children::Children,
+    environment::{EnvironmentFile, quoted},
+    system::System,
+};
 
 /// How long the gateways may take to be ready.
 const READY_LIMIT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(50);
-/// The first component of `sample-catalogue.yaml`, as an update names it.
-const SAMPLE_UPDATE: &str = r#"{"name": "Object Storage", "impact": "minor", "text": "High latency", "attributes": [{"name": "region", "value": "Region 1"}]}"#;
+/// The sample catalogue, from the checkout.
+const SAMPLE_CATALOGUE: &str = "deploy/sample-catalogue.yaml";
 
 /// Whether the user has asked to stop.
 pub(crate) struct Stop(Arc<AtomicBool>);
@@ -62,37 +68,29 @@ impl Stop {
     }
 }
 
-/// Says it on standard error, as far as anybody reads that.
-pub(crate) fn say(line: &str) {
-    writeln!(io::stderr(), "deploy: {line}").ok();
-}
-
 /// Starts everything, says how to use it, and waits for a signal or a failure. All that was
 /// started has stopped when this returns.
 pub(crate) fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
     let addresses = Address::all(arguments.gateways)?;
-    let backing = Backing::find(&arguments.data.clone().unwrap_or_else(data_dir), stop)?;
-    let secret_key = match setting(settings::SECRET_KEY) {
-        Some(key) => key,
-        None => backing.folder()?.secret("secret-key")?,
+    let given = arguments.programs.as_deref().map(Binaries::of_folder).transpose()?;
+    let data = arguments.data.clone().unwrap_or_else(data_dir);
+    let backing = Backing::find(&data, arguments.install_packages, stop)?;
+    EnvironmentFile::remove_old(backing.folder());
+    let programs = match given {
+        Some(programs) => programs,
+        None => {
+            say("building the gateway and the worker");
+            binaries::build()?
+        }
     };
-    say("building the gateway and the worker");
-    let programs = binaries::build()?;
     stop.check()?;
     let environment = vec![
         (settings::DATABASE, backing.database.clone()),
         (settings::AMQP, backing.amqp.clone()),
-        (settings::SECRET_KEY, secret_key),
+        (settings::SECRET_KEY, backing.secret_key()?),
     ];
     let system = System { programs, environment, stop };
-    let catalogue = checkout().join("deploy/sample-catalogue.yaml");
-    say("preparing the database: `worker migrate`");
-    let migrate = system.worker(&["migrate"]);
-    system.finish("worker migrate", migrate, Stdio::from(io::stderr()))?;
-    say("loading the sample catalogue: `worker catalogue apply deploy/sample-catalogue.yaml`");
-    let mut apply = system.worker(&["catalogue", "apply"]);
-    apply.arg(catalogue);
-    system.finish("worker catalogue apply", apply, Stdio::from(io::stderr()))?;
+    let has_samples = prepare(arguments, &backing, &system)?;
 
     say(&format!("starting {} worker(s) and {} gateway(s)", arguments.workers, arguments.gateways));
     // Made after the servers, and so ended before them.
@@ -107,26 +105,18 @@ pub(crate) fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
     }
     let healthy = |children: &mut Children| {
         stop.check()?;
-        match children.ended().or_else(|| backing.servers.as_ref().and_then(Servers::ended)) {
+        match children.ended().or_else(|| backing.ended()) {
             Some(ended) => bail!("{ended}; all of the rest was stopped"),
             None => Ok(()),
         }
     };
-    let end = Instant::now() + READY_LIMIT;
-    for address in &addresses {
-        while !address.is_ready() {
-            healthy(&mut children)?;
-            if Instant::now() >= end {
-                let seconds = READY_LIMIT.as_secs();
-                bail!("{}/readyz does not answer 200 after {seconds} s", address.url());
-            }
-            thread::sleep(POLL);
-        }
-    }
+    await_ready(&addresses, || healthy(&mut children))?;
     let token = system.finish("gateway token", system.gateway(&["token"]), Stdio::piped())?;
+    let usage = usage::Usage { addresses: &addresses, token: token.trim(), has_samples };
+    let environment_file = usage.write_environment(&backing, &system)?;
     // That nobody reads it, as with `| head`, stops nothing.
-    writeln!(io::stdout(), "{}", how_to_use(&addresses, token.trim())).ok();
-    say("everything runs; Ctrl-C stops it, and the next start finds the data");
+    writeln!(io::stdout(), "{}", usage.text(&environment_file.command())).ok();
+    say("everything is running; Ctrl-C stops it, and the next start finds the data");
     while healthy(&mut children).is_ok() {
         thread::sleep(POLL);
     }
@@ -135,131 +125,65 @@ pub(crate) fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
     outcome
 }
 
-fn how_to_use(addresses: &[Address], token: &str) -> String {
-    let urls: Vec<String> = addresses.iter().map(Address::url).collect();
-    let first = urls.first().map_or("", String::as_str);
+/// Prepares the database where that is ours to do or asked for; otherwise looks whether it is
+/// prepared. Returns whether it has the components of the sample catalogue, as far as is known.
+fn prepare(arguments: &Arguments, backing: &Backing, system: &System) -> Result<bool> {
+    if backing.is_private() || arguments.prepare {
+        say("preparing the database: `worker migrate`");
+        let migrate = system.worker(&["migrate"]);
+        system.finish("worker migrate", migrate, Stdio::from(std::io::stderr()))?;
+    } else {
+        say("looking at the database: `worker topology show`");
+        if let Err(said) = system.probe(system.worker(&["topology", "show"]))? {
+            bail!("{}", not_usable(&said, &system.programs.worker));
+        }
+    }
+    let file = checkout().join(SAMPLE_CATALOGUE);
+    if arguments.sample_catalogue || backing.is_new()? {
+        say(&format!("loading the sample catalogue: `worker catalogue apply {SAMPLE_CATALOGUE}`"));
+        // Taken into this program, since an unprivileged user may not reach the checkout.
+        let file = if file.exists() {
+            file
+        } else {
+            let text = include_str!("../sample-catalogue.yaml");
+            backing.folder().write_private("sample-catalogue.yaml", text)?
+        };
+        let mut apply = system.worker(&["catalogue", "apply"]);
+        apply.arg(file);
+        system.finish("worker catalogue apply", apply, Stdio::from(std::io::stderr()))?;
+        return Ok(true);
+    }
+    backing.has_samples()
+}
+
+/// Why a database of the user's own can't be used, and what to do.
+fn not_usable(said: &str, worker: &Path) -> String {
+    let problem = format!("{said}\nNothing was written to the database.");
+    if !said.contains("`worker migrate`") {
+        return problem;
+    }
+    let worker = quoted(&worker.display().to_string());
+    let catalogue = quoted(&checkout().join(SAMPLE_CATALOGUE).display().to_string());
     format!(
-        "\nThe Status Dashboard runs at {}\n\nToken: {token}\n\nPost an update:\n  curl -i \
-         {first}/api/v1/component_status -H 'Content-Type: application/json' -H 'Authorization: \
-         Bearer {token}' -d '{SAMPLE_UPDATE}'\n\nSee the incidents:\n  curl \
-         {first}/api/v1/incidents\n",
-        urls.join(" "),
+        "{problem} To prepare it, run this, with {} set:\n\n    {worker} migrate\n    {worker} \
+         catalogue apply FILE\n\nOr let this program do it: `cargo run -- --prepare`, with \
+         `--sample-catalogue` to load\n{catalogue}, too.",
+        settings::DATABASE,
     )
 }
 
-/// Database and broker: our own, or those that the settings name.
-struct Backing {
-    database: String,
-    amqp: String,
-    servers: Option<Servers>,
-    folder: Option<Folder>,
-}
-
-impl Backing {
-    fn find(data: &Path, stop: &Stop) -> Result<Self> {
-        let database = setting(settings::DATABASE).or_else(|| setting(settings::DATABASE_ALIAS));
-        match (database, setting(settings::AMQP)) {
-            (Some(database), Some(amqp)) => {
-                say("using the PostgreSQL and RabbitMQ that the settings name, starting none");
-                // Only for the secret key, and only if none is set.
-                let folder = match setting(settings::SECRET_KEY) {
-                    Some(_) => None,
-                    None => Some(Folder::open(data)?),
-                };
-                Ok(Self { database, amqp, servers: None, folder })
+fn await_ready(addresses: &[Address], mut healthy: impl FnMut() -> Result<()>) -> Result<()> {
+    let end = Instant::now() + READY_LIMIT;
+    for address in addresses {
+        while let Err(answer) = address.readiness() {
+            healthy()?;
+            if Instant::now() >= end {
+                let (url, seconds) = (address.url(), READY_LIMIT.as_secs());
+                let answer = answer.unwrap_or_else(|| "no answer".to_owned());
+                bail!("{url}/readyz does not say that it is ready after {seconds} s: {answer}");
             }
-            (Some(_), None) | (None, Some(_)) => bail!(
-                "only one of {} and {} is set: set both to use your own servers, or neither to \
-                 have private ones started",
-                settings::DATABASE,
-                settings::AMQP
-            ),
-            (None, None) => {
-                say("looking for PostgreSQL and RabbitMQ");
-                packages::ensure()?;
-                stop.check()?;
-                say(&format!(
-                    "starting private servers, with their data and logs in {}",
-                    data.display()
-                ));
-                let servers = Servers::start(data)?;
-                stop.check()?;
-                let (database, amqp) = (servers.postgres().uri(), servers.rabbitmq().uri());
-                Ok(Self { database, amqp, servers: Some(servers), folder: None })
-            }
+            thread::sleep(POLL);
         }
     }
-
-    fn folder(&self) -> Result<&Folder> {
-        let folder = self.servers.as_ref().map(Servers::folder).or(self.folder.as_ref());
-        folder.context("no folder is open to keep a secret key in")
-    }
-}
-
-/// The programs with the settings that they share.
-struct System<'a> {
-    programs: Binaries,
-    environment: Vec<(&'static str, String)>,
-    stop: &'a Stop,
-}
-
-impl System<'_> {
-    fn worker(&self, arguments: &[&str]) -> Command {
-        self.command(dying_with_us(&self.programs.worker, Signal::SIGTERM), arguments)
-    }
-
-    fn gateway(&self, arguments: &[&str]) -> Command {
-        self.command(dying_with_us(&self.programs.gateway, Signal::SIGTERM), arguments)
-    }
-
-    fn command(&self, mut command: Command, arguments: &[&str]) -> Command {
-        let environment = self.environment.iter().map(|(name, value)| (name, value));
-        // Our own standard output is for what the user is to copy.
-        command.args(arguments).envs(environment).stdin(Stdio::null()).stdout(io::stderr());
-        command
-    }
-
-    /// Runs a command to its end and returns what it printed, if that is piped.
-    fn finish(&self, name: &str, mut command: Command, output: Stdio) -> Result<String> {
-        command.stdout(output);
-        let mut child = process::spawn(command).with_context(|| name.to_owned())?;
-        let status = loop {
-            if let Some(status) = process::wait(&mut child, POLL)? {
-                break status;
-            }
-            if self.stop.is_asked() {
-                process::signal(&mut child, Signal::SIGTERM);
-                child.wait()?;
-            }
-        };
-        self.stop.check()?;
-        if !status.success() {
-            bail!("`{name}` ended with {}, see above", describe(status));
-        }
-        let mut printed = String::new();
-        if let Some(mut output) = child.stdout.take() {
-            output.read_to_string(&mut printed)?;
-        }
-        Ok(printed)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_update_to_paste_names_the_first_sample_component() {
-        let catalogue = include_str!("../sample-catalogue.yaml");
-        let (_, first) = catalogue.split_once("  - ").unwrap();
-        let (first, _) = first.split_once("  - ").unwrap();
-        let update: serde_json::Value = serde_json::from_str(SAMPLE_UPDATE).unwrap();
-        assert!(first.contains(&format!("name: {}\n", update["name"].as_str().unwrap())));
-        for attribute in update["attributes"].as_array().unwrap() {
-            let text = |key| attribute[key].as_str().unwrap();
-            assert!(first.contains(&format!("      {}: {}\n", text("name"), text("value"))));
-        }
-        // It stands between single quotes on the line to paste.
-        assert!(!SAMPLE_UPDATE.contains('\''));
-    }
+    Ok(())
 }

@@ -15,7 +15,7 @@ use anyhow::Result;
 pub use self::{
     folder::Folder, pgbouncer::PgBouncer, ports::has_ipv6, postgres::Postgres, rabbitmq::RabbitMq,
 };
-use crate::packages;
+use crate::packages::{self, Consent};
 
 /// The database and virtual host that are always there.
 pub const DEFAULT_NAME: &str = "sdb";
@@ -32,8 +32,9 @@ pub struct Servers {
 
 impl Servers {
     /// Starts both servers in a folder, which is made if it is missing, and waits until they
-    /// answer; what a previous run left in the folder is found again. Missing packages are
-    /// installed first. Takes a few seconds.
+    /// answer; what a previous run left in the folder is found again. Takes a few seconds. Missing
+    /// packages are installed first where tests may ([`Consent::of_tests`]); other programs call
+    /// [`packages::ensure`] before.
     ///
     /// As root, the servers run as the user `postgres`, since PostgreSQL refuses root; that user
     /// must be able to reach the folder.
@@ -42,7 +43,7 @@ impl Servers {
     /// When another process has servers running in this folder, when packages are missing and
     /// can't be installed, or when a server does not come up, with the end of its log.
     pub fn start(dir: &Path) -> Result<Self> {
-        let packages = packages::ensure()?;
+        let packages = packages::ensure(&[], &Consent::of_tests()?)?;
         let folder = Folder::open(dir)?;
         let password = folder.shared_secret("password")?;
         let [postgres_port, amqp, distribution, epmd, control] = ports::free()?;
@@ -108,7 +109,7 @@ impl PostgresAlone {
     /// # Errors
     /// The same.
     pub fn start(dir: &Path) -> Result<Self> {
-        let packages = packages::ensure()?;
+        let packages = packages::ensure(&[], &Consent::of_tests()?)?;
         let folder = Folder::open(dir)?;
         let password = folder.shared_secret("password")?;
         let [port] = ports::free()?;

@@ -13,7 +13,12 @@ tools=$PWD/target/tools/fuzz
 
 say() { echo "fuzz: $*" >&2; }
 
-has_venv || install_packages python3 python3-venv
+# The program that runs the system asks nobody here: it is in the background.
+missing=()
+has_venv || missing+=(python3 python3-venv)
+compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql)
+[ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || missing+=(rabbitmq-server)
+[ ${#missing[@]} = 0 ] || install_packages "${missing[@]}"
 install_python "$tools" tests/fuzz/requirements.txt
 
 # Built first, so that the wait below is for the servers alone.

@@ -24,6 +24,7 @@ use std::{
 use anyhow::{Context, Result};
 use deploy::{
     binaries::{self, Binaries},
+    packages::{self, Consent, Tool},
     servers::{Postgres, PostgresAlone, RabbitMq, Servers},
 };
 use libtest_mimic::Failed;
@@ -98,6 +99,8 @@ impl Harness {
     pub fn start() -> Result<Self> {
         let folder =
             PathBuf::from(format!("/var/tmp/status-dashboard-test-{}", std::process::id()));
+        // One question for all, before anything has started.
+        packages::ensure(&Tool::ALL, &Consent::of_tests()?)?;
         fs::create_dir(&folder)?;
         let servers = Arc::new(Servers::start(&folder.join("servers"))?);
         let binaries = Arc::new(binaries::build()?);

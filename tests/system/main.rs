@@ -35,6 +35,7 @@ mod requests;
 mod reshape;
 mod rights;
 mod rolling_restart;
+mod run;
 mod runbook;
 mod settings;
 mod simulation;
@@ -45,6 +46,7 @@ mod strangers;
 mod takeover;
 mod times;
 mod tls;
+mod tour;
 mod traces;
 mod verdict;
 mod waiting;
@@ -98,6 +100,8 @@ fn main() -> ExitCode {
         reshape::tests(),
         rights::tests(),
         rolling_restart::tests(),
+        run::tests(),
+        run::packages_tests(),
         runbook::tests(),
         settings::tests(),
         simulation::tests(),
@@ -108,6 +112,7 @@ fn main() -> ExitCode {
         takeover::tests(),
         times::tests(),
         tls::tests(),
+        tour::tests(),
         traces::tests(),
         traces::strangers::tests(),
         verdict::tests(),

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, bail};
 use deploy::{setting, settings::BIND};
 
 const DEFAULT: &str = "127.0.0.1:8080";
@@ -19,7 +19,7 @@ pub(super) struct Address(SocketAddr);
 impl Address {
     /// One for each gateway, all of them free, so that a port that is taken is said before
     /// anything has started.
-    pub(super) fn all(gateways: u16) -> Result<Vec<Self>> {
+    pub(super) fn all(gateways: u16) -> anyhow::Result<Vec<Self>> {
         let bind = setting(BIND).unwrap_or_else(|| DEFAULT.to_owned());
         let first = parse(&bind)?;
         (0..gateways)
@@ -30,10 +30,10 @@ impl Address {
                 match TcpListener::bind(address) {
                     Ok(_listener) => Ok(Self(address)),
                     Err(error) if error.kind() == ErrorKind::AddrInUse => bail!(
-                        "the address {address} is taken by another program: set {BIND} to a free \
-                         one, for example {BIND}={}:{}",
-                        address.ip(),
-                        port.saturating_add(100)
+                        "the address {address} is in use by another program, perhaps by another \
+                         `cargo run`: stop that one, or choose another address and another \
+                         folder:\n\n    {BIND}={} cargo run -- --data FOLDER",
+                        SocketAddr::new(address.ip(), port.saturating_add(100))
                     ),
                     Err(error) => Err(error).with_context(|| format!("{BIND}={address}")),
                 }
@@ -46,19 +46,23 @@ impl Address {
         format!("http://{}", self.reachable())
     }
 
-    /// Whether the gateway there says that it is ready.
-    pub(super) fn is_ready(&self) -> bool {
-        let probe = || -> std::io::Result<bool> {
+    /// Whether the gateway there says that it is ready; if not, what it says, if anything.
+    pub(super) fn readiness(&self) -> Result<(), Option<String>> {
+        let probe = || -> std::io::Result<String> {
             let mut stream = TcpStream::connect_timeout(&self.reachable(), LIMIT)?;
             stream.set_read_timeout(Some(LIMIT))?;
             let host = self.reachable();
             write!(stream, "GET /readyz HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
             let mut answer = Vec::new();
             stream.take(4_096).read_to_end(&mut answer)?;
-            // 200 alone may mean that a server is still missing.
-            Ok(String::from_utf8_lossy(&answer).contains(r#""status":"ready""#))
+            Ok(String::from_utf8_lossy(&answer).into_owned())
         };
-        probe().unwrap_or(false)
+        match probe() {
+            // 200 alone may mean that a server is still missing.
+            Ok(answer) if answer.contains(r#""status":"ready""#) => Ok(()),
+            Ok(answer) => Err(answer.lines().last().map(str::to_owned)),
+            Err(_) => Err(None),
+        }
     }
 
     /// A gateway that listens on all addresses is reached on the loopback.
@@ -78,7 +82,7 @@ impl fmt::Display for Address {
     }
 }
 
-fn parse(bind: &str) -> Result<SocketAddr> {
+fn parse(bind: &str) -> anyhow::Result<SocketAddr> {
     let address: Option<SocketAddr> = bind.parse().ok();
     let address = address.filter(|address| address.port() != 0);
     address.with_context(|| format!("{BIND} is `{bind}`, but must be like `{DEFAULT}`"))

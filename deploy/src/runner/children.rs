@@ -65,7 +65,7 @@ fn stop(all: &mut [Named]) {
     }
     for each in all {
         if !matches!(process::wait(&mut each.child, STOP_LIMIT), Ok(Some(_))) {
-            super::say(&format!("{} did not stop and is killed", each.name));
+            deploy::say(&format!("{} did not stop and is killed", each.name));
             process::signal(&mut each.child, Signal::SIGKILL);
             // It was killed: there is nothing to learn from how it ended.
             drop(each.child.wait());

@@ -52,6 +52,18 @@ impl Folder {
     /// # Errors
     /// When another process holds it, when it is someone else's, or when it can't be made.
     pub fn open(path: &Path) -> Result<Self> {
+        Self::open_for(path, Account::find()?)
+    }
+
+    /// The same for a folder in which no servers run, but secrets are kept: it needs no user for them.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn open_without_servers(path: &Path) -> Result<Self> {
+        Self::open_for(path, Account::Own)
+    }
+
+    fn open_for(path: &Path, account: Account) -> Result<Self> {
         let name = path.display();
         DirBuilder::new()
             .recursive(true)
@@ -61,9 +73,11 @@ impl Folder {
         let path = path.canonicalize().with_context(|| format!("{name} can't be opened"))?;
         let owner = fs::metadata(&path)?.uid();
         if owner != geteuid().as_raw() {
-            bail!("the folder {name} belongs to another user (id {owner}); remove it first");
+            bail!(
+                "the folder {name} belongs to another user (id {owner}): remove it, or use another \
+                 folder (`cargo run -- --data FOLDER`)"
+            );
         }
-        let account = Account::find()?;
         match account {
             Account::Own => fs::set_permissions(&path, Permissions::from_mode(0o700))?,
             Account::Other { group, .. } => {
@@ -81,8 +95,8 @@ impl Folder {
         let locked = locked_within(&lock, Duration::from_secs(1));
         if !locked.with_context(|| format!("{name} can't be locked"))? {
             bail!(
-                "another process has servers running in {name}; stop it first (only one at a time \
-                 can use the data there)"
+                "another process, such as a second `cargo run`, uses the folder {name}: stop it \
+                 first, or use another folder (`cargo run -- --data FOLDER`)"
             );
         }
         let folder = Self { path, account, _lock: lock };
@@ -124,6 +138,14 @@ impl Folder {
         let secret: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         self.write(name, &secret, mode)?;
         Ok(secret)
+    }
+
+    /// Writes a file that only the owner of the folder can read.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn write_private(&self, name: &str, contents: &str) -> Result<PathBuf> {
+        self.write(name, contents, 0o600)
     }
 
     /// Writes a file that the servers can read and others can't.

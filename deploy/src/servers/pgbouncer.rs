@@ -6,7 +6,7 @@ use anyhow::Result;
 use nix::sys::signal::Signal;
 
 use super::{USER, folder::Folder, ports, postgres::Postgres, server::Server};
-use crate::packages;
+use crate::packages::{self, Consent, Tool};
 
 /// A private PgBouncer before a private PostgreSQL. It stops when this is dropped, and also when this
 /// process is killed.
@@ -22,7 +22,7 @@ impl PgBouncer {
         name: &str,
         settings: &str,
     ) -> Result<Self> {
-        let program = packages::pgbouncer()?;
+        packages::ensure(&[Tool::PgBouncer], &Consent::of_tests()?)?;
         let [port] = ports::free()?;
         let name = format!("pgbouncer-{name}");
         let users = format!("\"{USER}\" \"{}\"\n", postgres.password());
@@ -36,7 +36,7 @@ impl PgBouncer {
         );
         let config = folder.write_shared(&format!("{name}.ini"), &config)?;
         let server = Server::new("PgBouncer", folder.log(&name), Signal::SIGTERM);
-        let mut command = folder.account().server(program, server.stop_signal());
+        let mut command = folder.account().server(Tool::PgBouncer.program(), server.stop_signal());
         command.arg(config).current_dir(folder.path());
         server.launch(command)?;
         server.await_ready(|| Ok(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok()))?;

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{File, OpenOptions, TryLockError},
-    io::{self, Read, Seek, SeekFrom, Write},
+    io::{Read, Seek, SeekFrom},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
 
-use crate::process;
+use crate::{process, say};
 
 /// How long a server may take to come up. RabbitMQ takes 6 to 7 s on an idle machine.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -140,7 +140,7 @@ impl Server {
         if let Some(running) = child.as_mut()
             && !matches!(process::wait(running, STOP_LIMIT), Ok(Some(_)))
         {
-            writeln!(io::stderr(), "deploy: {} did not stop and is killed", self.name).ok();
+            say(&format!("{} did not stop and is killed", self.name));
         }
         self.end(&mut child);
     }
