@@ -124,7 +124,14 @@ async fn a_waiting_client_that_resets_its_connection_gives_up_its_place(
         if closes {
             waiting.shutdown().await?;
         }
-        eventually("the only place is taken", async || Ok(other().await? == 503)).await?;
+        // It has the only place before another one asks for it.
+        eventually("the only place is taken", async || {
+            let metrics = get(&system, "1.0", "/metrics");
+            let metrics = http::exchange(&system.addresses[0], &metrics, false).await?;
+            Ok(metrics.body.contains("sdb_updates_in_flight 1\n"))
+        })
+        .await?;
+        ensure!(other().await? == 503, "the place of one that waits was given away");
         waiting.set_zero_linger()?;
         drop(waiting);
         // Long before its wait is over.
