@@ -50,6 +50,8 @@ pub mod settings {
     pub const SECRET_KEY: &str = "SDB_SECRET_KEY";
     /// Where the gateway listens.
     pub const BIND: &str = "SDB_BIND";
+    /// Where a process serves health and metrics.
+    pub const ADMIN: &str = "SDB_ADMIN_ADDRESS";
 }
 
 /// A setting from the environment; one that is blank counts as not set.

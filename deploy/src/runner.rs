@@ -71,7 +71,8 @@ impl Stop {
 /// Starts everything, says how to use it, and waits for a signal or a failure. All that was
 /// started has stopped when this returns.
 pub(crate) fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
-    let addresses = Address::all(arguments.gateways)?;
+    let addresses = Address::of_gateways(arguments.gateways)?;
+    let admins = Address::of_admins(arguments.gateways + arguments.workers)?;
     let given = arguments.programs.as_deref().map(Binaries::of_folder).transpose()?;
     let data = arguments.data.clone().unwrap_or_else(data_dir);
     let backing = Backing::find(&data, arguments.install_packages, stop)?;
@@ -95,12 +96,16 @@ pub(crate) fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
     say(&format!("starting {} worker(s) and {} gateway(s)", arguments.workers, arguments.gateways));
     // Made after the servers, and so ended before them.
     let mut children = Children::default();
-    for number in 1..=arguments.workers {
-        children.start_worker(number, system.worker(&["run"]))?;
+    let (gateways, workers) = (arguments.gateways.into(), arguments.workers);
+    let admin = |place: usize| admins.get(place).map(|a| (settings::ADMIN, a.to_string()));
+    for (number, place) in (1..=workers).zip(gateways..) {
+        let mut worker = system.worker(&["run"]);
+        worker.envs(admin(place));
+        children.start_worker(number, worker)?;
     }
-    for (address, number) in addresses.iter().zip(1..) {
+    for ((address, number), place) in addresses.iter().zip(1..).zip(0..) {
         let mut gateway = system.gateway(&["run"]);
-        gateway.env(settings::BIND, address.to_string());
+        gateway.env(settings::BIND, address.to_string()).envs(admin(place));
         children.start_gateway(number, gateway)?;
     }
     let healthy = |children: &mut Children| {

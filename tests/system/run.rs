@@ -127,8 +127,15 @@ async fn a_stopped_run_leaves_nothing_and_the_next_start_finds_its_data(
 async fn several_gateways_and_workers_run_and_share_the_work(fixture: Arc<Fixture>) -> Result<()> {
     let system = System::bare(&fixture).await?;
     let arguments = ["--gateways", "2", "--workers", "3", "--prepare", "--sample-catalogue"];
-    let mut run = start_on(&system, &arguments).await?.spawn()?;
+    let admin = started::free_ports(5)?;
+    let start = start_on(&system, &arguments).await?;
+    let start = start.variable("SDB_ADMIN_ADDRESS", &format!("127.0.0.1:{admin}"));
+    let mut run = start.spawn()?;
     run.runs().await?;
+    for port in admin..admin + 5 {
+        let health = get(format!("http://127.0.0.1:{port}/healthz")).await?;
+        ensure!(health["status"] == "ok", "port {port}: {health}");
+    }
     let traces = run.traces().await?;
     let counts = (traces.processes("gateway").len(), traces.processes("worker").len());
     ensure!(counts == (2, 3), "{counts:?} gateways and workers");

@@ -1,4 +1,4 @@
-//! Where the gateways listen.
+//! Where the programs listen.
 
 use std::{
     fmt,
@@ -8,34 +8,47 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use deploy::{setting, settings::BIND};
+use deploy::{
+    setting,
+    settings::{ADMIN, BIND},
+};
 
 const DEFAULT: &str = "127.0.0.1:8080";
 const LIMIT: Duration = Duration::from_secs(2);
 
-/// What one gateway binds.
+/// What one program binds.
 pub(super) struct Address(SocketAddr);
 
 impl Address {
-    /// One for each gateway, all of them free, so that a port that is taken is said before
+    /// One for each gateway.
+    pub(super) fn of_gateways(gateways: u16) -> anyhow::Result<Vec<Self>> {
+        let first = setting(BIND).unwrap_or_else(|| DEFAULT.to_owned());
+        Self::consecutive(BIND, &first, gateways)
+    }
+
+    /// One for the health and the metrics of each process, if they are served: processes can't share one.
+    pub(super) fn of_admins(processes: u16) -> anyhow::Result<Vec<Self>> {
+        setting(ADMIN).map_or(Ok(Vec::new()), |first| Self::consecutive(ADMIN, &first, processes))
+    }
+
+    /// On one port after the other, all of them free, so that a port that is taken is said before
     /// anything has started.
-    pub(super) fn all(gateways: u16) -> anyhow::Result<Vec<Self>> {
-        let bind = setting(BIND).unwrap_or_else(|| DEFAULT.to_owned());
-        let first = parse(&bind)?;
-        (0..gateways)
+    fn consecutive(name: &str, first: &str, count: u16) -> anyhow::Result<Vec<Self>> {
+        let first_address = parse(name, first)?;
+        (0..count)
             .map(|number| {
-                let port = first.port().checked_add(number);
-                let port = port.with_context(|| format!("{BIND}={bind}: no {gateways} ports"))?;
-                let address = SocketAddr::new(first.ip(), port);
+                let port = first_address.port().checked_add(number);
+                let port = port.with_context(|| format!("{name}={first}: no {count} ports"))?;
+                let address = SocketAddr::new(first_address.ip(), port);
                 match TcpListener::bind(address) {
                     Ok(_listener) => Ok(Self(address)),
                     Err(error) if error.kind() == ErrorKind::AddrInUse => bail!(
                         "the address {address} is in use by another program, perhaps by another \
                          `cargo run`: stop that one, or choose another address and another \
-                         folder:\n\n    {BIND}={} cargo run -- --data FOLDER",
+                         folder:\n\n    {name}={} cargo run -- --data FOLDER",
                         SocketAddr::new(address.ip(), port.saturating_add(100))
                     ),
-                    Err(error) => Err(error).with_context(|| format!("{BIND}={address}")),
+                    Err(error) => Err(error).with_context(|| format!("{name}={address}")),
                 }
             })
             .collect()
@@ -82,10 +95,10 @@ impl fmt::Display for Address {
     }
 }
 
-fn parse(bind: &str) -> anyhow::Result<SocketAddr> {
-    let address: Option<SocketAddr> = bind.parse().ok();
+fn parse(name: &str, text: &str) -> anyhow::Result<SocketAddr> {
+    let address: Option<SocketAddr> = text.parse().ok();
     let address = address.filter(|address| address.port() != 0);
-    address.with_context(|| format!("{BIND} is `{bind}`, but must be like `{DEFAULT}`"))
+    address.with_context(|| format!("{name} is `{text}`, but must be like `{DEFAULT}`"))
 }
 
 #[cfg(test)]
@@ -94,16 +107,16 @@ mod tests {
 
     #[test]
     fn only_an_address_with_a_port_will_do() {
-        assert!(parse("0.0.0.0:9000").is_ok() && parse("[::1]:9000").is_ok());
+        assert!(parse(BIND, "0.0.0.0:9000").is_ok() && parse(BIND, "[::1]:9000").is_ok());
         for wrong in ["", "9000", "127.0.0.1", "127.0.0.1:0", "localhost:8080"] {
-            assert!(parse(wrong).is_err(), "{wrong}");
+            assert!(parse(BIND, wrong).is_err(), "{wrong}");
         }
     }
 
     #[test]
     fn all_addresses_are_reached_on_the_loopback() {
-        assert_eq!(Address(parse("0.0.0.0:9000").unwrap()).url(), "http://127.0.0.1:9000");
-        assert_eq!(Address(parse("[::]:9000").unwrap()).url(), "http://[::1]:9000");
-        assert_eq!(Address(parse("127.0.0.2:9000").unwrap()).url(), "http://127.0.0.2:9000");
+        assert_eq!(Address(parse(BIND, "0.0.0.0:9000").unwrap()).url(), "http://127.0.0.1:9000");
+        assert_eq!(Address(parse(BIND, "[::]:9000").unwrap()).url(), "http://[::1]:9000");
+        assert_eq!(Address(parse(BIND, "127.0.0.2:9000").unwrap()).url(), "http://127.0.0.2:9000");
     }
 }

@@ -32,6 +32,8 @@ Environment:
   SDB_DATABASE_URI, SDB_AMQP_URI      servers to use instead of private ones; set both or neither
   SDB_SECRET_KEY                      key that signs tokens [default: a random one, kept in the folder]
   SDB_BIND                            address of the first gateway [default: 127.0.0.1:8080]
+  SDB_ADMIN_ADDRESS                   address of the first gateway's health and metrics; the other
+                                      gateways, then the workers, take the ports after it
   STATUS_DASHBOARD_INSTALL_PACKAGES   yes or no: the answer to the question about missing packages;
                                       CI=true means yes. Without a terminal nobody is asked, and
                                       nothing is installed

@@ -81,7 +81,7 @@ impl Start {
         let data = fixture.folder.join("data");
         words.extend(arguments.iter().map(|word| (*word).to_owned()));
         words.extend(["--data".to_owned(), data.display().to_string()]);
-        let port = free_ports()?;
+        let port = free_ports(2)?;
         let bind = ("SDB_BIND".to_owned(), format!("127.0.0.1:{port}"));
         let log = fixture.folder.join("run.log");
         Ok(Self { words, variables: vec![bind], terminal: false, port, data, log })
@@ -164,18 +164,18 @@ impl Start {
     }
 }
 
-/// The first of two free ports, below those that the system gives to clients.
-fn free_ports() -> Result<u16> {
+/// The first of so many free ports, below those that the system gives to clients.
+pub(crate) fn free_ports(count: u16) -> Result<u16> {
     for _ in 0..100 {
         let mut random = [0; 2];
         File::open("/dev/urandom")?.read_exact(&mut random)?;
         let port = 20_000 + u16::from_ne_bytes(random) % 10_000;
-        let both = [port, port + 1].map(|port| TcpListener::bind(("127.0.0.1", port)));
-        if both.iter().all(Result::is_ok) {
+        let mut all = (port..port + count).map(|port| TcpListener::bind(("127.0.0.1", port)));
+        if all.all(|bound| bound.is_ok()) {
             return Ok(port);
         }
     }
-    bail!("no two free ports")
+    bail!("no {count} free ports")
 }
 
 /// A started `cargo run`.
