@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
+use reqwest::Method;
 use serde_json::{Value, json};
 use shared::{
     component::{Component, ComponentId},
@@ -203,8 +204,14 @@ async fn parts_are_dropped_after_their_days_and_not_before(fixture: Arc<Fixture>
     ensure!(status == 404, "{status} {body}");
     let ahead = weeks(&system).await?.iter().filter(|week| **week > this_week).count();
     ensure!(ahead >= 4, "the weeks from then on have parts: {:?}", weeks(&system).await?);
-    // The incident outlives the record.
-    let second = system.post(&dns(1)).await?;
+    // The incident outlives the record. Another gateway posts: the first may not have read the new time yet.
+    gateway(&mut system, "10").await?;
+    eventually("it lacks nothing but the right clock", async || {
+        let ready = answer(system.request_to(1, Method::GET, "/readyz")).await?;
+        Ok(ready.status == 200 && ready.body["reasons"].as_array().map(Vec::len) == Some(1))
+    })
+    .await?;
+    let second = answer(system.update_to(1, &dns(1))).await?;
     ensure!(second.status == 200, "{second:?}");
     system.finish_without_replay().await
 }

@@ -268,6 +268,8 @@ async fn every_other_command_of_the_runbook_works(fixture: Arc<Fixture>) -> Resu
         }
     }
     ensure!(count > 15, "only {count} commands were found: the test looks at nothing");
+    // What the conversion to UTF-8 has made.
+    shell.run("psql \"$DB\" -c 'DROP DATABASE status_utf8'").await?;
     // The page's own example of a catalogue is one.
     let (_, yaml) = text.split_once("```yaml\n").context("no example of a catalogue")?;
     let (yaml, _) = yaml.split_once("```").context("it does not end")?;

@@ -26,7 +26,7 @@ pub async fn is_installed(database: &mut PgConnection) -> Result<bool> {
 
 /// Begins the journal anew.
 pub async fn begin(database: &mut PgConnection) -> Result<()> {
-    sqlx::query("SELECT verdict.begin()").execute(database).await?;
+    sqlx::query("SELECT verdict.start_journal()").execute(database).await?;
     Ok(())
 }
 

@@ -72,7 +72,7 @@ BEGIN
 END $$;
 
 -- Begins the journal anew, from what the tables have now.
-CREATE FUNCTION verdict.begin() RETURNS void LANGUAGE sql AS $$
+CREATE FUNCTION verdict.start_journal() RETURNS void LANGUAGE sql AS $$
     TRUNCATE verdict.journal, verdict.mark, verdict.start;
     INSERT INTO verdict.start
         SELECT 'component', to_jsonb(t) FROM component t
@@ -83,4 +83,4 @@ CREATE FUNCTION verdict.begin() RETURNS void LANGUAGE sql AS $$
         UNION ALL SELECT 'incident_status', to_jsonb(t) FROM incident_status t
         UNION ALL SELECT 'sdb_scope', jsonb_build_object('position', position) FROM sdb_scope;
 $$;
-SELECT verdict.begin();
+SELECT verdict.start_journal();
