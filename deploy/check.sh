@@ -157,10 +157,10 @@ for file in each(compose.get("configs"), "file"):
         problems.append(f"compose.yaml: there is no {file}")
 
 # Settings: one that nobody reads is no more than a warning in a log.
-settings = set(re.findall(r'"(SDB_[A-Z_]+)"', pathlib.Path("shared/src/settings.rs").read_text()))
+settings = set(re.findall(r'"(SDB_[A-Z_]+)"', pathlib.Path("shared/src/settings/mod.rs").read_text()))
 for path in sorted(p for p in deploy.rglob("*") if p.is_file() and p.parent.name in ("container", "kubernetes", "systemd")):
     for name in sorted(set(re.findall(r"\bSDB_[A-Z_]*[A-Z]\b", path.read_text())) - settings):
-        problems.append(f"{path}: no setting {name} in shared/src/settings.rs")
+        problems.append(f"{path}: no setting {name} in shared/src/settings/mod.rs")
 
 # Programs of one machine can't share an address.
 served = {}

@@ -1,29 +1,14 @@
 //! The gateway: takes status updates over HTTP and publishes them, and shows what is in the
 //! database. It never decides and never writes.
 
-mod app;
+mod api;
 pub mod auth;
-mod broker;
-mod catalogue;
-mod clock;
 pub mod config;
-mod error;
-pub mod files;
-mod headers;
-mod incident;
-mod json;
-mod list;
-mod openapi;
-mod pace;
-mod prefer;
-mod query;
-mod rate;
-mod request;
-mod routes;
+mod docs;
+mod gateway;
+mod http;
+mod ingest;
+mod lists;
+mod middleware;
 pub mod server;
-mod silence;
-mod socket;
-pub mod token;
-mod traced;
-mod transfer;
-mod waiters;
+mod store;

@@ -5,13 +5,14 @@ use std::{process::ExitCode, time::Duration};
 use anyhow::Result;
 use clap::{Parser, Subcommand, builder::NonEmptyStringValueParser};
 use gateway::{
+    auth::token,
     config::{AuthConfig, Config},
-    server, token,
+    server,
 };
 use shared::{admin, health, output, settings::Settings, shutdown, supervise, telemetry, traces};
 
 /// Takes status updates over HTTP and shows incidents. Settings are environment variables;
-/// README.md lists them.
+/// docs/reference.md lists them.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {

@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 
 use crate::runs::Outcome;
 
-/// As `gateway/src/list/version.rs` has it.
+/// As `gateway/src/store/version.rs` has it.
 const VERSION: &str = "SELECT pg_postmaster_start_time() AT TIME ZONE 'UTC', lists,
         (SELECT max(start_date) FROM incident WHERE start_date <= now),
         (SELECT max(end_date) FROM incident WHERE end_date <= now)

@@ -54,7 +54,7 @@ pub(crate) async fn add_incidents(
 /// Incidents of the system that stand at most: one of each impact.
 pub(crate) const SYSTEM_INCIDENTS: u32 = 3;
 
-/// Adds components, each with a person's incident and one of the system's, all of which stand.
+/// Adds components, each with a manual incident and a system incident, all of which are active.
 pub(crate) async fn add_others(system: &System, components: u32) -> Result<()> {
     system
         .sql(&format!(

@@ -6,10 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use harness::{System, burst};
 use serde_json::json;
-use shared::{
-    component::{self, Component},
-    impact::Impact,
-};
+use shared::{component::Component, database::components, impact::Impact};
 use tokio::time::sleep;
 
 use crate::load::Bodies;
@@ -87,7 +84,7 @@ impl Sequence {
         all.into_iter().filter(of_it).collect()
     }
 
-    /// The component, of [`Self::components`], and the impact of its so-many-th update.
+    /// The component, of [`Self::components`], and the impact of its n-th update.
     pub(crate) fn update(
         self,
         number: usize,
@@ -125,7 +122,7 @@ fn name(component: impl std::fmt::Display) -> String {
 /// Reads the catalogue.
 pub(crate) async fn catalogue(system: &System) -> Result<Vec<Component>> {
     let mut database = system.database.acquire().await?;
-    Ok(component::read_all(&mut database).await?)
+    Ok(components::read_all(&mut database).await?)
 }
 
 /// Closes all incidents, as a person does, so that each update changes something again.

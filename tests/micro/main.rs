@@ -21,7 +21,7 @@ use shared::{
     update::UpdateId,
 };
 use uuid::Uuid;
-use worker::decision::ActiveState;
+use worker::domain::ActiveState;
 
 /// Updates of a batch, as a busy worker takes them.
 const BATCH: u64 = 512;

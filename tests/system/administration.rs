@@ -11,7 +11,7 @@ use shared::{
     timestamp::Timestamp,
 };
 use sqlx::AssertSqlSafe;
-use worker::decision::{ActiveState, Holder, IncidentRef, ManualIncident};
+use worker::domain::{ActiveState, Holder, IncidentRef, ManualIncident};
 
 use harness::{
     Fixture, System,
@@ -598,7 +598,7 @@ async fn replayed(system: &System, commands: Vec<Command>) -> Result<()> {
                 let manual = state.manual.get(&component).and_then(|all| all.get(place));
                 manual.context("no manual incident")?.id
             }
-            Holder::System(IncidentRef::Standing(id)) => id,
+            Holder::System(IncidentRef::Existing(id)) => id,
             Holder::System(IncidentRef::New(index)) => {
                 if index == ids.len() {
                     ids.push(incident);
@@ -612,7 +612,7 @@ async fn replayed(system: &System, commands: Vec<Command>) -> Result<()> {
     ensure!(covered > 0, "no update met an incident of a person");
     // What the system has in the end is what the replay has.
     let number = |id: &IncidentRef| match id {
-        IncidentRef::Standing(id) => Some(*id),
+        IncidentRef::Existing(id) => Some(*id),
         IncidentRef::New(index) => ids.get(*index).copied(),
     };
     let mut replayed: Vec<_> = state.system.iter().map(|(id, i)| (number(id), i.impact)).collect();

@@ -47,7 +47,7 @@ async fn start_on(fixture: &Arc<Fixture>) -> Result<(System, Burst)> {
     start(System::prepared(fixture).await?, &[], &[]).await
 }
 
-/// What a gateway says of itself.
+/// What a gateway reports about itself.
 async fn readiness(system: &System, gateway: usize) -> Result<Value> {
     Ok(answer(system.request_to(gateway, Method::GET, "/readyz")).await?.body)
 }

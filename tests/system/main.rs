@@ -19,6 +19,7 @@ mod held_rows;
 mod idempotency;
 mod inbox;
 mod keep_alive;
+mod layout;
 mod lists;
 mod metrics;
 mod missing_queues;
@@ -84,6 +85,7 @@ fn main() -> ExitCode {
         idempotency::tests(),
         inbox::tests(),
         keep_alive::tests(),
+        layout::tests(),
         lists::tests(),
         metrics::tests(),
         missing_queues::tests(),

@@ -573,7 +573,7 @@ async fn what_is_said_of_metrics_is_true(fixture: Arc<Fixture>) -> Result<()> {
     let shown: BTreeSet<&str> = kinds.keys().map(String::as_str).collect();
 
     // Those of the code are shown, and named as Prometheus names them.
-    let code = read("shared/src/metrics.rs")?;
+    let code = read("shared/src/telemetry/metrics.rs")?;
     let named: BTreeSet<&str> =
         code.split('"').skip(1).step_by(2).filter(|text| text.starts_with("sdb_")).collect();
     ensure!(named == shown, "the code has {named:#?}, /metrics shows {shown:#?}");

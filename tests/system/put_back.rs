@@ -107,7 +107,7 @@ async fn a_parked_update_is_listed_shown_and_put_back_to_the_end(
     ensure!(shown.contains(&first) && shown.contains(reason) && shown.contains("\"first\""));
     ensure!(!shown.contains(&second), "{shown}");
 
-    // Mended; one that comes before it is put back goes first.
+    // Fixed; one that comes before it is put back goes first.
     rename(&system, "DNS").await?;
     let third = system.post(&dns(1, "third")).await?;
     ensure!(third.status == 201, "{third:?}");

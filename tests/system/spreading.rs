@@ -8,8 +8,8 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tokio::task::spawn_blocking;
 use worker::{
-    membership::MemberId,
-    step::{ApplyError, apply},
+    batch::{ApplyError, apply},
+    store::workers::MemberId,
 };
 
 use harness::{Fixture, System, answer, eventually, replay, tests};
@@ -180,7 +180,7 @@ async fn a_worker_that_was_missed_may_not_commit(fixture: Arc<Fixture>) -> Resul
         let member: MemberId =
             sqlx::query_scalar(join).bind(seconds).fetch_one(&mut *database).await?;
         match (apply(&mut database, member, &[]).await, lives) {
-            (Ok(_), true) | (Err(ApplyError::Lapsed), false) => {}
+            (Ok(_), true) | (Err(ApplyError::Expired), false) => {}
             (other, _) => anyhow::bail!("seen {seconds} s ago: {other:?}"),
         }
     }

@@ -1,4 +1,5 @@
-//! What a newcomer pastes works as it is written: README's tour, and the lines that `cargo run` prints.
+//! What a newcomer pastes works as it is written: README's commands, the tour, and the lines that `cargo run`
+//! prints.
 
 use std::{fs, path::Path, process::Stdio, sync::Arc};
 
@@ -103,12 +104,17 @@ async fn started(fixture: &Arc<Fixture>) -> Result<(System, Started)> {
     Ok((system, run))
 }
 
-fn tour() -> Result<Vec<Step>> {
-    let readme = fs::read_to_string(deploy::checkout().join("README.md"))?;
-    let steps = steps(&readme, "\n## A tour with curl\n")?;
+/// A document's steps below a heading, which must promise so many statuses at least.
+fn steps_of(document: &str, heading: &str, least: usize) -> Result<Vec<Step>> {
+    let document = fs::read_to_string(deploy::checkout().join(document))?;
+    let steps = steps(&document, heading)?;
     let promised = steps.iter().map(|step| step.statuses.len()).sum::<usize>();
-    ensure!(promised >= 10, "the tour promises {promised} statuses only: {steps:#?}");
+    ensure!(promised >= least, "the tour promises {promised} statuses only: {steps:#?}");
     Ok(steps)
+}
+
+fn tour() -> Result<Vec<Step>> {
+    steps_of("docs/tour.md", "# A tour with curl\n", 10)
 }
 
 async fn the_tour_of_the_readme_answers_as_it_promises(fixture: Arc<Fixture>) -> Result<()> {
@@ -121,13 +127,16 @@ async fn the_tour_of_the_readme_answers_as_it_promises(fixture: Arc<Fixture>) ->
     ensure!(system.count("SELECT count(*) FROM incident").await? == 2, "incidents");
     run.signal(Signal::SIGINT)?;
     run.ended().await?;
-    // Bash reads it likewise, on a new system.
-    system.sql("TRUNCATE incident, sdb_inbox, sdb_idempotency_key CASCADE").await?;
-    let mut run = start_on(&system, &[]).await?.spawn()?;
-    run.runs().await?;
-    play("bash", &run.environment(), &fixture.folder, &tour()?).await?;
-    run.signal(Signal::SIGINT)?;
-    run.ended().await?;
+    // Bash reads it likewise, on a new system; and so do both the README's commands.
+    let readme = || steps_of("README.md", "\n## Try it\n", 4);
+    for (shell, steps) in [("bash", tour()?), ("sh", readme()?), ("bash", readme()?)] {
+        system.sql("TRUNCATE incident, sdb_inbox, sdb_idempotency_key CASCADE").await?;
+        let mut run = start_on(&system, &[]).await?.spawn()?;
+        run.runs().await?;
+        play(shell, &run.environment(), &fixture.folder, &steps).await?;
+        run.signal(Signal::SIGINT)?;
+        run.ended().await?;
+    }
     Ok(())
 }
 

@@ -16,18 +16,20 @@ use shared::{
 };
 use sqlx::PgConnection;
 use worker::{
-    admin::{self, IncidentArguments, MaintenanceArguments},
+    broker::{
+        policies,
+        repartition::{self, TopologyChange},
+        requeue::{self, Which},
+    },
     catalogue::{self, Catalogue, How},
     config::Config,
     migrate,
-    parked::{self, Which},
-    policies,
-    reshape::{self, Wanted},
-    run,
+    operator::{self, IncidentArguments, MaintenanceArguments},
+    service,
 };
 
 /// Applies status updates: takes them from RabbitMQ, decides which incident each belongs to, and
-/// writes PostgreSQL. Settings are environment variables; README.md lists them.
+/// writes PostgreSQL. Settings are environment variables; docs/reference.md lists them.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
@@ -96,7 +98,7 @@ enum ParkedCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Put some back, when what kept them from being applied is mended. They take their place at the
+    /// Requeue some, when the cause is fixed. They take their place at the
     /// end of their queue; what can't be applied again is parked again.
     #[command(arg_required_else_help = true)]
     PutBack {
@@ -189,7 +191,7 @@ async fn command(command: Command) -> Result<()> {
             settings.not_ours().log();
             let config = Config::from_settings(&settings)?;
             traces::start("status-dashboard-worker", &settings)?;
-            let ran = run::run(config, &settings, shutdown::on_signal()?).await;
+            let ran = service::run(config, &settings, shutdown::on_signal()?).await;
             traces::flush().await;
             ran?;
             supervise::outcome()?;
@@ -227,22 +229,22 @@ async fn command(command: Command) -> Result<()> {
             print(&plan, format!("{plan}{end}"), json)?;
         }
         Command::Incident(arguments) => {
-            output::line(admin::incident(arguments, &mut connect(&settings).await?).await?)?;
+            output::line(operator::incident(arguments, &mut connect(&settings).await?).await?)?;
         }
         Command::Maintenance(arguments) => {
-            output::line(admin::maintenance(arguments, &mut connect(&settings).await?).await?)?;
+            output::line(operator::maintenance(arguments, &mut connect(&settings).await?).await?)?;
         }
         Command::Parked(command) => parked(command, &settings).await?,
         Command::Topology(TopologyCommand::Show { json }) => {
-            let shape = reshape::show(&mut connect(&settings).await?).await?;
+            let shape = repartition::show(&mut connect(&settings).await?).await?;
             print(&shape, shape.to_string(), json)?;
         }
         Command::Topology(TopologyCommand::Change { partitions, queue_limit, prefetch }) => {
-            let wanted = Wanted { partitions, queue_limit, prefetch };
+            let wanted = TopologyChange { partitions, queue_limit, prefetch };
             let broker = Broker::from_settings(&settings)?;
             let stop = shutdown::on_signal()?;
             let database = &mut connect(&settings).await?;
-            output::line(reshape::change(database, &broker, wanted, &stop).await?)?;
+            output::line(repartition::change(database, &broker, wanted, &stop).await?)?;
         }
         Command::Broker(BrokerCommand::CheckPolicies) => {
             let printed = std::io::read_to_string(std::io::stdin())?;
@@ -266,7 +268,7 @@ async fn parked(command: ParkedCommand, settings: &Settings) -> Result<()> {
     let database = &mut connect(settings).await?;
     match command {
         ParkedCommand::List { json } => {
-            let all = parked::list(database, &Which::All).await?;
+            let all = requeue::list(database, &Which::All).await?;
             let lines = if all.is_empty() {
                 "Nothing is parked.".to_owned()
             } else {
@@ -275,14 +277,14 @@ async fn parked(command: ParkedCommand, settings: &Settings) -> Result<()> {
             print(&all, lines, json)
         }
         ParkedCommand::Show { ids, json } => {
-            let these = parked::list(database, &Which::These(ids)).await?;
+            let these = requeue::list(database, &Which::These(ids)).await?;
             let texts: Vec<String> = these.iter().map(ToString::to_string).collect();
             print(&these, texts.join("\n\n"), json)
         }
         ParkedCommand::PutBack { ids, all } => {
             let which = if all { Which::All } else { Which::These(ids) };
             let broker = Broker::from_settings(settings)?;
-            let count = parked::put_back(database, &broker, &which).await?;
+            let count = requeue::put_back(database, &broker, &which).await?;
             let again = "`worker parked list` shows what is parked again.";
             Ok(output::line(format_args!("Put back: {count}. {again}"))?)
         }
@@ -290,7 +292,7 @@ async fn parked(command: ParkedCommand, settings: &Settings) -> Result<()> {
 }
 
 fn print(value: &impl Serialize, text: String, json: bool) -> Result<()> {
-    Ok(output::line(admin::printed(value, text, json)?)?)
+    Ok(output::line(operator::printed(value, text, json)?)?)
 }
 
 /// A connection for an operator's command, which may take its time.

@@ -11,7 +11,7 @@ use shared::{
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tokio::time::sleep;
 
-use crate::inbox;
+use crate::store::{command_lock::alone, inbox_partitions};
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
 const ATTACH: &str = include_str!("../../migrations/attach.sql");
@@ -98,7 +98,7 @@ const INDEXES: [(&str, &str); 7] = [
     ),
 ];
 
-/// Between two looks at whether another `worker migrate` has ended.
+/// Between two looks at whether gateways and workers are still connected.
 const PAUSE: Duration = Duration::from_millis(200);
 /// How often `worker detach` looks, with such pauses, before it refuses.
 const LOOKS: u32 = 10;
@@ -110,37 +110,6 @@ const LOOKS: u32 = 10;
 /// When the database can't be adopted, or fails.
 pub async fn migrate(database: &mut PgConnection, settings: &Settings) -> Result<Vec<String>> {
     alone(database, async |database| migrate_alone(database, settings).await).await
-}
-
-/// Runs a command while no other operator's command is at it. Its failure is told, whatever becomes of
-/// the lock then, which ends with the session at the latest.
-pub(crate) async fn alone<T>(
-    database: &mut PgConnection,
-    command: impl AsyncFnOnce(&mut PgConnection) -> Result<T>,
-) -> Result<T> {
-    lock(database).await?;
-    let done = command(database).await;
-    let unlocked = unlock(database).await;
-    let done = done?;
-    unlocked?;
-    Ok(done)
-}
-
-/// Waits until no other operator's command is at it. Not inside PostgreSQL: an index that is made
-/// without stopping writers waits for every statement, and a waiting one would be such.
-async fn lock(database: &mut PgConnection) -> Result<()> {
-    while !sqlx::query_scalar::<_, bool>("SELECT pg_try_advisory_lock(hashtext('sdb_migrate'))")
-        .fetch_one(&mut *database)
-        .await?
-    {
-        sleep(PAUSE).await;
-    }
-    Ok(())
-}
-
-async fn unlock(database: &mut PgConnection) -> Result<()> {
-    sqlx::query("SELECT pg_advisory_unlock(hashtext('sdb_migrate'))").execute(database).await?;
-    Ok(())
 }
 
 async fn migrate_alone(database: &mut PgConnection, settings: &Settings) -> Result<Vec<String>> {
@@ -169,7 +138,7 @@ async fn migrate_alone(database: &mut PgConnection, settings: &Settings) -> Resu
     said.extend(about_encoding(database).await?);
     said.extend(constrain(database).await?);
     said.push(record_topology(database, settings).await?);
-    inbox::keep(database, settings.number("SDB_INBOX_DAYS", 1..=3_650)?)
+    inbox_partitions::keep(database, settings.number("SDB_INBOX_DAYS", 1..=3_650)?)
         .await
         .context("the inbox's parts can't be made")?;
     Ok(said)

@@ -17,7 +17,7 @@ pub(super) struct Usage<'a> {
 }
 
 impl Usage<'_> {
-    /// Writes what a shell needs for the commands of an operator and for the README's tour.
+    /// Writes what a shell needs for the commands of an operator and for the tour.
     pub(super) fn write_environment(
         &self,
         backing: &Backing,
@@ -55,7 +55,7 @@ impl Usage<'_> {
              {url}/api-docs\n\n{others}Token: {token}\n\n{post}See the components and the \
              incidents:\n\n  curl {url}/api/v1/component_status\n  curl \
              {url}/api/v1/incidents\n\nIn another terminal (sh, bash or zsh), set the variables of \
-             the tour in README.md and of the\noperator's commands, then try one:\n\n  \
+             the tour in docs/tour.md and of the\noperator's commands, then try one:\n\n  \
              {read_environment}\n  worker topology show\n"
         )
     }

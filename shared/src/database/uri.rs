@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use url::form_urlencoded::Serializer;
 
-use crate::uri::{Problem, Uri, bare_ipv6, host_and_port, port};
+use crate::settings::uri::{Problem, Uri, bare_ipv6, host_and_port, port};
 
 /// What a server must be like to be used (`target_session_attrs`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

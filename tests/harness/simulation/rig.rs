@@ -13,8 +13,8 @@ use std::{
 };
 
 use ::worker::{
-    membership::MemberId,
-    step::{Applied, Incoming},
+    batch::{Applied, Incoming},
+    store::workers::MemberId,
 };
 use anyhow::{Context, Result, bail, ensure};
 use shared::{

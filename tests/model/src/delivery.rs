@@ -74,7 +74,7 @@ impl Why {
     }
 }
 
-/// Why a message must be parked; none when it must not be. An update that is settled or stands parked
+/// Why a message must be parked; none when it must not be. An update that is settled or is parked
 /// is passed over before this is asked, unless its bytes can't be read: then nobody knows whose id
 /// it has.
 #[must_use]

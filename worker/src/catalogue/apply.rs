@@ -7,14 +7,15 @@
 use std::collections::HashMap;
 
 use shared::{
-    component::{self, Attribute, Component, ComponentId},
+    component::{Attribute, Component, ComponentId},
+    database::components,
     incident::IncidentId,
     shorten::shorten,
 };
 use sqlx::{Connection, PgConnection};
 
 use super::{CatalogueError, Changed, Entry, Plan};
-use crate::admin::LOCK_SCOPE;
+use crate::store::scope;
 
 /// Components that a refusal names, and incidents of each, at most.
 const NAMED_COMPONENTS: usize = 20;
@@ -69,7 +70,7 @@ async fn attempt(
     check_lengths(&mut transaction, entries).await?;
     // Before the components: a change between the two is noticed later.
     let version = version(&mut transaction).await?;
-    let mut plan = Plan::new(component::read_all(&mut transaction).await?, entries.to_vec())?;
+    let mut plan = Plan::new(components::read_all(&mut transaction).await?, entries.to_vec())?;
     if how.prune {
         plan.remove = std::mem::take(&mut plan.stay);
     }
@@ -113,7 +114,7 @@ async fn rename_and_remove(
     planned_for: i64,
 ) -> Result<bool, CatalogueError> {
     let ids: Vec<ComponentId> = ids(&plan.remove).chain(renamed(plan)).collect();
-    sqlx::raw_sql(LOCK_SCOPE).execute(&mut *database).await?;
+    scope::lock(database).await?;
     let locked = sqlx::query("SELECT FROM component WHERE id = ANY($1) ORDER BY id FOR UPDATE")
         .bind(&ids)
         .execute(&mut *database)

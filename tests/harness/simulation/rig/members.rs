@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use sqlx::PgConnection;
-use worker::step::ApplyError;
+use worker::batch::ApplyError;
 
 use super::{Rig, WORKER, connect, incoming, worker::apply_batch};
 use crate::{eventually, simulation::history::Pick, verdict};
@@ -68,7 +68,7 @@ impl Rig {
             self.beat().await?;
             let mut connection = self.connection().await?;
             match apply_batch(&mut connection, member, incoming(&batch), self.fault).await {
-                Err(ApplyError::Lapsed) => {}
+                Err(ApplyError::Expired) => {}
                 other => bail!("a worker that was missed committed: {other:?}"),
             }
             self.idle.push(connection);

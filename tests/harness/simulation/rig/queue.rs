@@ -10,7 +10,7 @@ use shared::{
     update::UpdateId,
 };
 use uuid::Uuid;
-use worker::step::{Applied, Incoming, Unusable};
+use worker::batch::{Applied, Incoming, Unusable};
 
 use super::{PARTITIONS, Rig};
 use crate::{

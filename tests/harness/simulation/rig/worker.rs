@@ -4,8 +4,8 @@ use anyhow::Result;
 use shared::message::Verdict;
 use sqlx::PgConnection;
 use worker::{
-    membership::MemberId,
-    step::{Applied, ApplyError, Incoming, Unusable, apply},
+    batch::{Applied, ApplyError, Incoming, Unusable, apply},
+    store::workers::MemberId,
 };
 
 use super::edit::is_passing;
@@ -47,7 +47,7 @@ pub(super) async fn apply_batch(
 /// Whether a worker tries the same batch again.
 pub(super) fn is_tried_again(error: &ApplyError) -> bool {
     match error {
-        ApplyError::Lapsed => false,
+        ApplyError::Expired => false,
         ApplyError::TooLong(_) => true,
         ApplyError::Database(error) => is_passing(error),
     }

@@ -1,0 +1,227 @@
+//! `GET /api/v1/incidents`: all incidents and maintenances, newest start first.
+
+use std::sync::Arc;
+
+use axum::{
+    Extension,
+    extract::State,
+    http::{HeaderMap, HeaderValue, Method, Uri},
+    response::Response,
+};
+use futures_util::TryStreamExt;
+use shared::impact::Impact;
+use sqlx::{AssertSqlSafe, PgConnection, PgPool};
+use utoipa::IntoParams;
+
+use crate::{
+    gateway::App,
+    http::{
+        error::ApiError,
+        query::{AnyImpact, Cursor, Query, Switch},
+        transfer::Transfer,
+    },
+    lists::{self, Asked, Kind, ListError, ListWriter},
+    store::incidents::{self, Incident, IncidentJson, STANDS_NOW},
+};
+
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct Filter {
+    /// Only incidents that stand now: started, and with no end or an end to come.
+    #[param(required = false, value_type = Switch, inline)]
+    active: bool,
+    /// Only incidents of this impact.
+    #[param(value_type = Option<AnyImpact>, inline)]
+    impact: Option<Impact>,
+    /// Incidents on a page; without it all of them are on one.
+    #[param(minimum = 1, maximum = 1_000)]
+    limit: Option<u32>,
+    /// Where the page begins, from the `Link` header of the page before.
+    #[param(rename = "cursor", value_type = Option<String>, pattern = r"^-?(\d{1,19}|infinity)\.-?\d{1,10}$")]
+    after: Option<Cursor>,
+}
+
+impl Filter {
+    fn read(uri: &Uri) -> Result<Self, ApiError> {
+        let mut query = Query::new(uri);
+        let filter = Self {
+            active: query.switch("active"),
+            impact: query.impact("impact"),
+            limit: query.limit("limit"),
+            after: query.cursor("cursor"),
+        };
+        query.finish()?;
+        Ok(filter)
+    }
+
+    /// The statement for this filter: only what is asked for stands in it, so that the plan can
+    /// use the index of it. `limit` is bound as $1, impact as $2, the cursor as $3 and $4.
+    fn statement(&self) -> String {
+        let mut conditions = vec!["$2::smallint IS NULL OR i.impact = $2"];
+        conditions.extend(self.active.then_some(STANDS_NOW));
+        conditions.push(match self.after {
+            Some(_) => "(i.start_date, i.id) < ($3::timestamp, $4::integer)",
+            None => "$3::timestamp IS NULL AND $4::integer IS NULL",
+        });
+        let conditions = conditions.join(") AND (");
+        format!(
+            "SELECT {} FROM (
+                SELECT * FROM incident i WHERE ({conditions})
+                ORDER BY i.start_date DESC, i.id DESC LIMIT $1
+            ) AS i {} ORDER BY i.start_date DESC, i.id DESC",
+            incidents::COLUMNS,
+            incidents::UPDATES
+        )
+    }
+
+    /// The address of the page after the one that ends there.
+    fn next(&self, limit: u32, last: Cursor) -> String {
+        let mut query = url::form_urlencoded::Serializer::new(String::new());
+        if self.active {
+            query.append_pair("active", "true");
+        }
+        if let Some(impact) = self.impact {
+            query.append_pair("impact", &i16::from(impact).to_string());
+        }
+        query.append_pair("limit", &limit.to_string());
+        query.append_pair("cursor", &last.text());
+        format!("</api/v1/incidents?{}>; rel=\"next\"", query.finish())
+    }
+}
+
+/// All incidents and maintenances
+///
+/// Newest start first, and as the last change left them, whoever wrote it.
+#[utoipa::path(
+    get,
+    path = "/api/v1/incidents",
+    operation_id = "incidents",
+    params(
+        Filter,
+        ("If-None-Match" = Option<String>, Header, description = "The `ETag` of the list that is there"),
+    ),
+    responses(
+        (status = 200, description = "The incidents", body = [IncidentJson],
+            headers(("ETag"), ("Vary"), ("Content-Encoding"), ("Link"))),
+        (status = 304, description = "Nothing changed", headers(("ETag"), ("Vary"))),
+        (status = 422, description = "A parameter can't be used"),
+        (status = 503, description = "The database can't be read now, or too many large lists are being read"),
+    ),
+)]
+pub(crate) async fn get(
+    State(app): State<Arc<App>>,
+    Extension(transfer): Extension<Arc<Transfer>>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let filter = Filter::read(&uri)?;
+    let list = format!("incidents {filter:?}");
+    let kind = if filter.limit.is_some() { Kind::Page } else { Kind::All };
+    let (method, headers, transfer) = (&method, &headers, &transfer);
+    let asked = Asked { method, headers, transfer, list, kind, active: filter.active };
+    let database = app.lists.database.clone();
+    lists::serve(&app.lists, asked, |writer| write(database, filter, writer)).await
+}
+
+async fn write(
+    database: PgPool,
+    filter: Filter,
+    writer: ListWriter,
+) -> Result<ListWriter, ListError> {
+    match filter.limit {
+        None => all(database, filter, writer).await,
+        Some(limit) => page(database, filter, limit, writer).await,
+    }
+}
+
+/// All of them.
+async fn all(
+    database: PgPool,
+    filter: Filter,
+    writer: ListWriter,
+) -> Result<ListWriter, ListError> {
+    let mut connection = lists::lend(&database).await?;
+    let written = write_rows(&mut connection, &filter, writer).await;
+    lists::give_back(connection, written).await
+}
+
+async fn write_rows(
+    database: &mut PgConnection,
+    filter: &Filter,
+    mut writer: ListWriter,
+) -> Result<ListWriter, ListError> {
+    let mut rows = rows(filter, None).fetch(database);
+    writer.buffer().push(b'[');
+    let mut first = true;
+    while let Some(incident) = rows.try_next().await? {
+        write_one(&mut writer, &incident, &mut first)?;
+        writer.advance().await?;
+    }
+    writer.buffer().push(b']');
+    Ok(writer)
+}
+
+/// One page, and the address of the next.
+async fn page(
+    database: PgPool,
+    filter: Filter,
+    limit: u32,
+    writer: ListWriter,
+) -> Result<ListWriter, ListError> {
+    let mut connection = lists::lend(&database).await?;
+    let written = write_page(&mut connection, &filter, limit, writer).await;
+    lists::give_back(connection, written).await
+}
+
+async fn write_page(
+    database: &mut PgConnection,
+    filter: &Filter,
+    limit: u32,
+    mut writer: ListWriter,
+) -> Result<ListWriter, ListError> {
+    // One more tells whether there is a next page.
+    let mut incidents = rows(filter, Some(i64::from(limit) + 1)).fetch_all(database).await?;
+    let more = incidents.len() > limit as usize;
+    incidents.truncate(limit as usize);
+    if let Some(last) = incidents.last().filter(|_| more) {
+        let next = filter.next(limit, Cursor { start_date: last.start_date, id: last.id.0 });
+        if let Ok(link) = HeaderValue::from_str(&next) {
+            writer.next_page(link)?;
+        }
+    }
+    writer.buffer().push(b'[');
+    let mut first = true;
+    for incident in &incidents {
+        write_one(&mut writer, incident, &mut first)?;
+        writer.advance().await?;
+    }
+    writer.buffer().push(b']');
+    Ok(writer)
+}
+
+type Rows = sqlx::query::QueryAs<
+    'static,
+    sqlx::Postgres,
+    Incident,
+    <sqlx::Postgres as sqlx::Database>::Arguments,
+>;
+
+fn rows(filter: &Filter, limit: Option<i64>) -> Rows {
+    sqlx::query_as(AssertSqlSafe(filter.statement()))
+        .bind(limit)
+        .bind(filter.impact.map(i16::from))
+        .bind(filter.after.map(|cursor| cursor.start_date))
+        .bind(filter.after.map(|cursor| cursor.id))
+}
+
+fn write_one(
+    writer: &mut ListWriter,
+    incident: &Incident,
+    first: &mut bool,
+) -> Result<(), serde_json::Error> {
+    if !std::mem::take(first) {
+        writer.buffer().push(b',');
+    }
+    serde_json::to_writer(writer.buffer(), incident)
+}

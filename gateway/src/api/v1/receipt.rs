@@ -1,0 +1,222 @@
+//! `GET /api/v1/updates/{id}`: what became of one update.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::{Path, State, rejection::PathRejection},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use serde_json::{Value, json};
+use shared::{
+    component::ComponentId, incident::IncidentId, outcome::Reason, timestamp::Timestamp,
+    update::UpdateId,
+};
+use sqlx::{FromRow, PgPool};
+use utoipa::{ToSchema, openapi::Object};
+
+use crate::{
+    gateway::App,
+    http::{
+        error::{ApiError, RETRY_AFTER},
+        schema,
+    },
+    store::{
+        clock,
+        incidents::{self, Incident, IncidentJson},
+    },
+};
+
+#[derive(FromRow)]
+struct Record {
+    id: UpdateId,
+    outcome: String,
+    reason: String,
+    component_id: ComponentId,
+    component: Option<sqlx::types::Json<Value>>,
+    impact: i16,
+    received_at: Timestamp,
+    decided_at: Timestamp,
+    incident_id: Option<IncidentId>,
+}
+
+/// What became of an update. What is not known is null.
+#[derive(Serialize, ToSchema)]
+struct Receipt {
+    /// For an update that repeated another one's idempotency key, that one's.
+    #[schema(value_type = uuid::Uuid)]
+    id: UpdateId,
+    state: UpdateState,
+    #[schema(schema_with = outcomes)]
+    outcome: Option<String>,
+    /// The rule that decided, or why it is rejected or parked.
+    reason: Option<String>,
+    /// One that was removed since has its id alone.
+    #[schema(value_type = Option<ReceiptComponent>)]
+    component: Option<Value>,
+    #[schema(minimum = 1, maximum = 3)]
+    impact: Option<i16>,
+    /// By the clock of the database as its gateway knew it, in UTC.
+    #[schema(format = DateTime)]
+    received_at: Option<String>,
+    /// By the clock of the database, in UTC.
+    #[schema(format = DateTime)]
+    processed_at: Option<String>,
+    /// The incident that holds or covers the component, as it is now.
+    #[schema(value_type = Option<IncidentJson>)]
+    incident: Option<Incident>,
+}
+
+/// How far an update is.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum UpdateState {
+    /// It waits in its queue.
+    Pending,
+    /// It took effect.
+    Done,
+    /// Its idempotency key was used for another update.
+    Rejected,
+    /// It can't be applied; an operator has to look at it.
+    Parked,
+}
+
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes what the database writes")]
+struct ReceiptComponent {
+    id: i32,
+    name: Option<String>,
+    attributes: Vec<schema::Attribute>,
+}
+
+/// The words of all outcomes, and null.
+fn outcomes() -> Object {
+    let mut words: Vec<_> = Reason::ALL.map(|reason| reason.outcome().word()).into();
+    words.sort_unstable();
+    words.dedup();
+    schema::one_of(words.into_iter().map(Value::from).chain([Value::Null]))
+}
+
+/// The receipt of an update
+///
+/// An id that has no record is `pending` while it may still come, and unknown after that.
+#[utoipa::path(
+    get,
+    path = "/api/v1/updates/{id}",
+    operation_id = "receipt",
+    params(("id" = uuid::Uuid, Path, description = "The `Update-Id`")),
+    responses(
+        (status = 200, description = "The receipt", body = Receipt, headers(("Retry-After" = u32)),
+            example = json!(blank(schema::EXAMPLE_ID, UpdateState::Pending, None, None))),
+        (status = 401, description = "No token, or none that is valid"),
+        (status = 404, description = "There is no update with this id"),
+        (status = 503, description = "The database can't be read now"),
+    ),
+    security(("token" = [])),
+)]
+pub(crate) async fn get(
+    State(app): State<Arc<App>>,
+    id: Result<Path<String>, PathRejection>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    app.auth.check(&headers)?;
+    let not_found = || ApiError::new(StatusCode::NOT_FOUND, "There is no update with this id");
+    let Path(id) = id.map_err(|_| not_found())?;
+    let id = UpdateId(id.parse().map_err(|_| not_found())?);
+    let made_at = id.made_at().ok_or_else(not_found)?;
+    if let Some(record) = record(&app.answers, id).await? {
+        return Ok(Json(receipt(&app.answers, record).await?).into_response());
+    }
+    let parked: Option<(String, Timestamp)> = sqlx::query_as(concat!(
+        "SELECT reason, parked_at FROM sdb_parked WHERE update_id = $1 AND ",
+        shared::stands_parked!(),
+    ))
+    .bind(id)
+    .fetch_optional(&app.answers)
+    .await?;
+    if let Some((reason, parked_at)) = parked {
+        let body = blank(id, UpdateState::Parked, Some(reason), Some(parked_at));
+        return Ok(Json(body).into_response());
+    }
+    let may_come: bool = sqlx::query_scalar(
+        // An id of a gateway of an earlier version, or of another database server, may be ahead.
+        "SELECT $1 BETWEEN now - make_interval(days => $2) AND now + make_interval(secs => $3)
+        FROM (SELECT clock_timestamp() AT TIME ZONE 'UTC' AS now) AS clock",
+    )
+    .bind(made_at)
+    .bind(app.inbox_days as i32)
+    .bind((clock::TOLERATED / 1_000_000) as f64)
+    .fetch_one(&app.answers)
+    .await?;
+    if !may_come {
+        return Err(not_found());
+    }
+    let mut response = Json(blank(id, UpdateState::Pending, None, None)).into_response();
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
+    Ok(response)
+}
+
+/// The inbox's record; for an update that repeated another one, that one's.
+async fn record(database: &PgPool, id: UpdateId) -> Result<Option<Record>, sqlx::Error> {
+    sqlx::query_as(
+        "SELECT i.id, i.outcome, i.reason, i.component_id, i.impact, i.received_at, i.decided_at,
+            i.incident_id,
+            (SELECT json_build_object('id', c.id, 'name', sdb_readable(c.name), 'attributes', coalesce(
+                (SELECT json_agg(json_build_object(
+                        'name', sdb_readable(a.name), 'value', sdb_readable(a.value)) ORDER BY a.id)
+                    FROM component_attribute a WHERE a.component_id = c.id), '[]'))
+                FROM component c WHERE c.id = i.component_id) AS component
+        FROM sdb_inbox asked
+        JOIN sdb_inbox i ON i.id = CASE asked.outcome WHEN 'repeated' THEN asked.original ELSE asked.id END
+        WHERE asked.id = $1",
+    )
+    .bind(id)
+    .fetch_optional(database)
+    .await
+}
+
+async fn receipt(database: &PgPool, record: Record) -> Result<Receipt, ApiError> {
+    let incident = match record.incident_id {
+        Some(id) => incidents::read(database, &[id]).await?.remove(&id),
+        None => None,
+    };
+    let rejected = record.outcome == "rejected";
+    // A component that was removed since is still named by its id.
+    let component = record.component.map_or_else(
+        || json!({ "id": record.component_id, "name": null, "attributes": [] }),
+        |component| component.0,
+    );
+    Ok(Receipt {
+        id: record.id,
+        state: if rejected { UpdateState::Rejected } else { UpdateState::Done },
+        outcome: (!rejected).then_some(record.outcome),
+        reason: Some(record.reason),
+        component: Some(component),
+        impact: Some(record.impact),
+        received_at: Some(record.received_at.to_the_microsecond()),
+        processed_at: Some(record.decided_at.to_the_microsecond()),
+        incident,
+    })
+}
+
+/// A receipt without an outcome. Every key is always there.
+fn blank(
+    id: UpdateId,
+    state: UpdateState,
+    reason: Option<String>,
+    processed_at: Option<Timestamp>,
+) -> Receipt {
+    Receipt {
+        id,
+        state,
+        outcome: None,
+        reason,
+        component: None,
+        impact: None,
+        received_at: None,
+        processed_at: processed_at.map(Timestamp::to_the_microsecond),
+        incident: None,
+    }
+}

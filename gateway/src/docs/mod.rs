@@ -1,0 +1,137 @@
+//! The document of the API, OpenAPI 3.1, made from the handlers and the types that they answer with.
+//!
+//! What one endpoint alone does stands at its handler. What many have in common is filled in here:
+//! the error body, what each header means, and the scheme of the tokens.
+
+pub(crate) mod page;
+
+use utoipa::{
+    Modify, OpenApi, ToSchema,
+    openapi::{
+        Content, Header, Object, Ref, RefOr, Schema, Type,
+        link::Link,
+        path::{Operation, Parameter, PathItem},
+        response::Response,
+        schema::SchemaType,
+        security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
+    },
+};
+
+use crate::{
+    api::{
+        health, metrics,
+        v1::{component_status, incidents, receipt, update},
+    },
+    http::error,
+};
+
+/// What is true of every endpoint.
+const DESCRIPTION: &str = "\
+Monitors post the statuses of components; the service decides which incident each belongs to. Lists \
+are public; updates and receipts need a token.\n\n\
+HEAD is answered as GET is, without the body. Another method gets 405, a path that is not here 404, \
+both with the error body. In a path, runs of slashes count as one, and `%5F` as `_`; a slash at the \
+end makes another path. `/` leads to `/api-docs`. A request whose head is over 32 KiB or can't be read gets 400, 414 or 431 \
+without a body, and its connection ends.\n\n\
+An answer that leaves a body unread has `Connection: close`.";
+
+/// What each header of an answer means.
+const HEADERS: [(&str, &str); 10] = [
+    ("Update-Id", "The id of the update, a UUIDv7"),
+    ("Link", "Where to go on: `rel=\"monitor\"` is the receipt, `rel=\"next\"` the next page"),
+    ("Location", "The path of the receipt"),
+    ("Retry-After", "Seconds after which to try or to ask again"),
+    ("Preference-Applied", "The preference of `Prefer` that was honoured"),
+    ("ETag", "The state of the list in this coding, for `If-None-Match`; it is weak"),
+    ("Vary", "Always `Accept-Encoding`"),
+    ("Content-Encoding", "`gzip` where the client accepts it"),
+    ("Accept-Encoding", "Always `identity`: where the body was compressed"),
+    ("WWW-Authenticate", "Always `Bearer`"),
+];
+
+/// The document.
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Status Dashboard: ingest and API", description = DESCRIPTION),
+    paths(
+        update::post,
+        component_status::get,
+        incidents::get,
+        receipt::get,
+        health::healthz,
+        health::readyz,
+        metrics::get,
+    ),
+    components(schemas(error::Body)),
+    modifiers(&Common),
+)]
+pub(crate) struct Document;
+
+/// What many answers have in common.
+struct Common;
+
+impl Modify for Common {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        for operation in document.paths.paths.values_mut().flat_map(operations) {
+            for parameter in operation.parameters.iter_mut().flatten() {
+                if let RefOr::T(Parameter { schema: Some(RefOr::T(schema)), .. }) = parameter {
+                    never_null(schema);
+                }
+            }
+            for (status, response) in &mut operation.responses.responses {
+                if let RefOr::T(response) = response {
+                    complete(status, response);
+                }
+            }
+        }
+        let bearer =
+            HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("JWT").description(
+                Some("A token that `gateway token` makes: HS256, with the claim of the deployment"),
+            );
+        let components = document.components.get_or_insert_default();
+        components.add_security_scheme("token", SecurityScheme::Http(bearer.build()));
+    }
+}
+
+fn operations(path: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
+    [&mut path.get, &mut path.post].into_iter().flatten()
+}
+
+/// A parameter that may be absent can't be null.
+fn never_null(schema: &mut Schema) {
+    if let Schema::Object(object) = schema
+        && let SchemaType::Array(types) = &object.schema_type
+        && let [of, Type::Null] = types.as_slice()
+    {
+        object.schema_type = of.clone().into();
+    }
+}
+
+/// Gives an error its body and the headers of its status, what names an update the way to its receipt,
+/// and every header its meaning.
+fn complete(status: &str, response: &mut Response) {
+    if status.starts_with(['4', '5']) && response.content.is_empty() {
+        let body = Content::new(Some(Ref::from_schema_name(error::Body::name())));
+        response.content.insert("application/json".to_owned(), body.into());
+        let implied = match status {
+            "401" => Some(("WWW-Authenticate", Header::default())),
+            "429" | "503" => Some(("Retry-After", Header::new(Object::with_type(Type::Integer)))),
+            _ => None,
+        };
+        let implied = implied.map(|(name, header)| (name.to_owned(), header.into()));
+        response.headers.extend(implied);
+    }
+    if status.starts_with('2') && response.headers.contains_key("Update-Id") {
+        let receipt = Link::builder()
+            .operation_id("receipt")
+            .parameter("id", "$response.header.Update-Id")
+            .build();
+        response.links.insert("receipt".to_owned(), receipt.into());
+    }
+    for (name, header) in &mut response.headers {
+        if let RefOr::T(header) = header {
+            let meaning = HEADERS.iter().find(|(known, _)| known == name);
+            header.description = meaning.map(|(_, meaning)| (*meaning).to_owned());
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! `GET /api-spec.json`, the document of the API, and `GET /api-docs`, a page to read it, to which `/`
+//! leads.
+//!
+//! The page is ours, and takes nothing from anywhere else.
+
+use std::sync::{Arc, LazyLock};
+
+use axum::{
+    Router,
+    http::{HeaderName, header},
+    response::{IntoResponse, Redirect},
+    routing::get,
+};
+use bytes::Bytes;
+use utoipa::OpenApi;
+
+use super::Document;
+use crate::gateway::App;
+
+/// What the page may load: its own script and style, and the document.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
+    connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// The document, written when it is first asked for.
+static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| {
+    #[expect(clippy::expect_used, reason = "every request for it shows, and a test asks")]
+    let json = serde_json::to_vec(&Document::openapi()).expect("the document is JSON");
+    json.into()
+});
+
+/// The paths. The script and the style are files of their own, so that the page's policy can refuse
+/// all that stands in it.
+pub(crate) fn router() -> Router<Arc<App>> {
+    let html = include_str!("page/page.html");
+    let script = include_str!("page/page.js");
+    let style = include_str!("page/page.css");
+    Router::new()
+        .route("/", get(async || Redirect::temporary("/api-docs")))
+        .route("/api-spec.json", get(async || file("application/json", DOCUMENT.clone())))
+        .route(
+            "/api-docs",
+            get(async move || {
+                let policy = [(header::CONTENT_SECURITY_POLICY, POLICY)];
+                (policy, file("text/html; charset=utf-8", html))
+            }),
+        )
+        .route(
+            "/api-docs/page.js",
+            get(async move || file("text/javascript; charset=utf-8", script)),
+        )
+        .route("/api-docs/page.css", get(async move || file("text/css; charset=utf-8", style)))
+}
+
+fn file(content_type: &'static str, body: impl IntoResponse) -> impl IntoResponse {
+    let headers: [(HeaderName, &str); 2] =
+        [(header::CONTENT_TYPE, content_type), (header::CACHE_CONTROL, "no-cache")];
+    (headers, body)
+}

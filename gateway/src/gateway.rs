@@ -1,0 +1,98 @@
+//! What the endpoints share. It knows no endpoint.
+
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use shared::database::{BY_INDEX, ConnectOptions};
+use sqlx::PgPool;
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    auth::{Auth, rate_limit::RateLimit},
+    config::{AuthConfig, Limits},
+    ingest::{pending::Waiters, publisher::Publisher},
+    lists::Lists,
+    store::{catalogue::CatalogueCopy, clock::DatabaseClock, pools, version::Versions},
+};
+
+/// Time after `stop` in which outcomes are waited for: less than the server gives its connections.
+const LAST_OUTCOME: Duration = Duration::from_secs(8);
+/// What the endpoints share.
+pub(crate) struct App {
+    pub(crate) auth: Auth,
+    pub(crate) catalogue: CatalogueCopy,
+    /// What updates are stamped by.
+    pub(crate) clock: Arc<DatabaseClock>,
+    pub(crate) waiters: Arc<Waiters>,
+    pub(crate) publisher: Arc<Publisher>,
+    /// For what is small and quick: receipts, versions, the incidents of answers.
+    pub(crate) answers: PgPool,
+    /// One permit for each update between arrival and answer.
+    pub(crate) in_flight: Semaphore,
+    /// How many there are.
+    pub(crate) most_in_flight: usize,
+    /// How many updates a token may send; none when that is not limited.
+    pub(crate) rate_limit: Option<RateLimit>,
+    pub(crate) lists: Lists,
+    /// Tells which state the lists of the database have.
+    pub(crate) versions: Versions,
+    pub(crate) conflict: bool,
+    pub(crate) inbox_days: u32,
+    pub(crate) stop: CancellationToken,
+    /// When that was seen.
+    stopped_at: OnceLock<Instant>,
+}
+
+impl App {
+    pub(crate) fn new(
+        auth: AuthConfig,
+        database: &ConnectOptions,
+        limits: Limits,
+        conflict: bool,
+        inbox_days: u32,
+        stop: CancellationToken,
+    ) -> Self {
+        let answers = pools::answers(database, limits.database_connections);
+        let versions = Versions::new(database.clone().with(BY_INDEX));
+        let waiters = Arc::new(Waiters::new(answers.clone(), versions.clone()));
+        let clock = Arc::new(DatabaseClock::new());
+        Self {
+            auth: Auth::new(auth),
+            catalogue: CatalogueCopy::new(answers.clone(), clock.clone()),
+            clock,
+            publisher: Arc::new(Publisher::new(waiters.clone(), limits.channels)),
+            waiters,
+            answers,
+            in_flight: Semaphore::new(limits.in_flight),
+            most_in_flight: limits.in_flight,
+            rate_limit: limits.updates_per_second.map(RateLimit::new),
+            lists: Lists::new(
+                pools::lists(database, limits.database_connections),
+                versions.clone(),
+                limits.streamed_lists,
+            ),
+            versions,
+            conflict,
+            inbox_days,
+            stop,
+            stopped_at: OnceLock::new(),
+        }
+    }
+
+    /// Waits until the gateway is to stop.
+    pub(crate) async fn stops(&self) -> Instant {
+        self.stop.cancelled().await;
+        *self.stopped_at.get_or_init(Instant::now)
+    }
+
+    /// Waits until the gateway is to stop, and then for as long as an outcome may still be waited for.
+    pub(crate) async fn ends(&self) {
+        sleep_until(self.stops().await + LAST_OUTCOME).await;
+    }
+}

@@ -1,0 +1,105 @@
+//! The error body of the API, and how errors become answers.
+
+use axum::{
+    Json,
+    http::{HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use serde_json::{Value, json};
+use shared::{telemetry::chain, throttled};
+use utoipa::ToSchema;
+
+/// Seconds after which a client may try again what a server could not take.
+pub(crate) const RETRY_AFTER: &str = "1";
+
+/// An answer that is not a success: a fixed text for the client. Its cause goes to the log.
+#[derive(Clone, Debug)]
+pub(crate) struct ApiError {
+    status: StatusCode,
+    message: String,
+    errors: Option<Value>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// Why a request was refused.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Error, example = json!({
+    "code": 422,
+    "status": "Unprocessable Entity",
+    "message": "Some fields can't be used: see `errors`",
+    "errors": { "json": { "impact": ["Missing data for required field."] } },
+}))]
+pub(crate) struct Body<'a> {
+    /// The status of the answer.
+    code: u16,
+    /// Its name.
+    status: &'a str,
+    /// What was wrong, for people.
+    message: &'a str,
+    /// Only where fields are at fault: what is wrong with each, below `json` or `query`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Object, required = false)]
+    errors: Option<&'a Value>,
+}
+
+impl ApiError {
+    pub(crate) fn new(status: StatusCode, message: impl Into<String>) -> Self {
+        Self { status, message: message.into(), errors: None, headers: Vec::new() }
+    }
+
+    pub(crate) fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, message)
+    }
+
+    /// 422 with the fields at fault, below `location` (`json` or `query`).
+    pub(crate) fn unprocessable(location: &str, fields: Value) -> Self {
+        let mut error =
+            Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Some fields can't be used: see `errors`");
+        error.errors = Some(json!({ location: fields }));
+        error
+    }
+
+    /// 503 for what can be tried again soon.
+    pub(crate) fn unavailable(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, message).with(header::RETRY_AFTER, RETRY_AFTER)
+    }
+
+    /// 429 for who asks for too much.
+    pub(crate) fn too_many(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, message).with(header::RETRY_AFTER, RETRY_AFTER)
+    }
+
+    /// The status that it is answered with.
+    pub(crate) const fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    #[must_use]
+    pub(crate) fn with(mut self, name: HeaderName, value: &'static str) -> Self {
+        self.headers.push((name, HeaderValue::from_static(value)));
+        self
+    }
+}
+
+impl From<sqlx::Error> for ApiError {
+    fn from(error: sqlx::Error) -> Self {
+        let reason = chain(&error);
+        throttled!(warn, &reason, reason, "the database did not answer a request");
+        Self::unavailable("The database can't be read now; try again")
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let body = Body {
+            code: self.status.as_u16(),
+            status: self.status.canonical_reason().unwrap_or("Error"),
+            message: &self.message,
+            errors: self.errors.as_ref(),
+        };
+        let mut response = (self.status, Json(body)).into_response();
+        response.headers_mut().extend(self.headers);
+        response
+    }
+}

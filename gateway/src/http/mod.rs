@@ -1,0 +1,10 @@
+//! HTTP as such: errors, headers, queries, bodies. It knows no endpoint and no server.
+
+pub(crate) mod conditions;
+pub(crate) mod error;
+pub(crate) mod impact;
+pub(crate) mod prefer;
+pub(crate) mod query;
+pub(crate) mod request;
+pub(crate) mod schema;
+pub(crate) mod transfer;

@@ -1,0 +1,153 @@
+//! The query parameters of the lists.
+
+use std::collections::HashMap;
+
+use axum::http::Uri;
+use serde_json::{Map, Value, json};
+use shared::{component::MAX_ATTRIBUTE_LENGTH, impact::Impact, timestamp::Timestamp};
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{RefOr, Schema},
+};
+
+use super::{
+    error::ApiError,
+    impact::{ImpactInput, impact_from_text},
+    schema,
+};
+
+/// Incidents on a page, at most.
+const LARGEST_PAGE: u32 = 1_000;
+/// How a switch is turned off, and on.
+const OFF: [&str; 3] = ["false", "0", "False"];
+const ON: [&str; 4] = ["true", "1", "True", ""];
+/// Query parameters, the last of a repeated one; unknown ones are passed over.
+pub(crate) struct Query {
+    parameters: HashMap<String, String>,
+    wrong: Map<String, Value>,
+}
+
+/// The last incident of a page: the next page starts after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Cursor {
+    pub(crate) start_date: Timestamp,
+    pub(crate) id: i32,
+}
+
+impl Cursor {
+    pub(crate) fn text(self) -> String {
+        format!("{}.{}", self.start_date.to_exact_text(), self.id)
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let (start_date, id) = text.split_once('.')?;
+        let start_date = Timestamp::from_exact_text(start_date)?;
+        Some(Self { start_date, id: id.parse().ok()? })
+    }
+}
+
+impl Query {
+    pub(crate) fn new(uri: &Uri) -> Self {
+        let pairs = url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
+        Self { parameters: pairs.into_owned().collect(), wrong: Map::new() }
+    }
+
+    /// Takes a text out. PostgreSQL's text has no NUL, so nothing there equals such a one.
+    pub(crate) fn text(&mut self, name: &str) -> Option<String> {
+        let text = self.parameters.remove(name)?;
+        if text.contains('\0') {
+            self.refuse(name, "Must not contain NUL.");
+            return None;
+        }
+        Some(text)
+    }
+
+    /// Takes the name or the value of an attribute out.
+    pub(crate) fn attribute_text(&mut self, name: &str) -> Option<String> {
+        let text = self.text(name)?;
+        if text.chars().count() > MAX_ATTRIBUTE_LENGTH {
+            self.refuse(name, &format!("Longer than maximum length {MAX_ATTRIBUTE_LENGTH}."));
+            return None;
+        }
+        Some(text)
+    }
+
+    pub(crate) fn switch(&mut self, name: &str) -> bool {
+        match self.text(name) {
+            None => false,
+            Some(text) if OFF.contains(&text.as_str()) => false,
+            Some(text) if ON.contains(&text.as_str()) => true,
+            Some(_) => {
+                self.refuse(name, "Must be `true` or `false`.");
+                false
+            }
+        }
+    }
+
+    pub(crate) fn impact(&mut self, name: &str) -> Option<Impact> {
+        match impact_from_text(&self.text(name)?) {
+            ImpactInput::Impact(impact) => Some(impact),
+            ImpactInput::OutOfRange | ImpactInput::Unreadable => {
+                self.refuse(name, "Must be 0 to 3, or one of the words.");
+                None
+            }
+        }
+    }
+
+    pub(crate) fn limit(&mut self, name: &str) -> Option<u32> {
+        let limit =
+            self.text(name)?.parse().ok().filter(|limit| (1..=LARGEST_PAGE).contains(limit));
+        if limit.is_none() {
+            self.refuse(name, "Must be a whole number from 1 to 1000.");
+        }
+        limit
+    }
+
+    pub(crate) fn cursor(&mut self, name: &str) -> Option<Cursor> {
+        let cursor = Cursor::parse(&self.text(name)?);
+        if cursor.is_none() {
+            self.refuse(name, "Must be taken from the `Link` header of the page before.");
+        }
+        cursor
+    }
+
+    /// Notes what is wrong with a parameter; of several things the first.
+    pub(crate) fn refuse(&mut self, name: &str, problem: &str) {
+        self.wrong.entry(name).or_insert_with(|| json!([problem]));
+    }
+
+    /// Whether all that was taken could be used.
+    ///
+    /// # Errors
+    /// 422 with the parameters at fault.
+    pub(crate) fn finish(self) -> Result<(), ApiError> {
+        if self.wrong.is_empty() {
+            return Ok(());
+        }
+        Err(ApiError::unprocessable("query", Value::Object(self.wrong)))
+    }
+}
+
+/// What [`Query::switch`] takes, for the document.
+pub(crate) struct Switch;
+
+impl PartialSchema for Switch {
+    fn schema() -> RefOr<Schema> {
+        schema::one_of(ON.into_iter().chain(OFF)).into()
+    }
+}
+
+impl ToSchema for Switch {}
+
+/// What [`Query::impact`] takes, for the document.
+pub(crate) struct AnyImpact;
+
+impl PartialSchema for AnyImpact {
+    fn schema() -> RefOr<Schema> {
+        let impacts = [Impact::Maintenance].into_iter().chain(Impact::REPORTABLE);
+        let ways = impacts.flat_map(|i| [i16::from(i).to_string(), i.word().to_owned()]);
+        schema::one_of(ways).into()
+    }
+}
+
+impl ToSchema for AnyImpact {}

@@ -1,0 +1,32 @@
+//! What descriptions of endpoints have in common, for the OpenAPI document.
+
+use serde_json::Value;
+use shared::update::UpdateId;
+use utoipa::{
+    ToSchema,
+    openapi::{Object, ObjectBuilder, schema::SchemaType},
+};
+use uuid::Uuid;
+
+/// The id of an update in examples.
+pub(crate) const EXAMPLE_ID: UpdateId =
+    UpdateId(Uuid::from_u128(0x019c_e2a4_7c00_7000_8000_0000_0000_0000));
+
+/// One of these values.
+pub(crate) fn one_of<V: Into<Value>>(values: impl IntoIterator<Item = V>) -> Object {
+    let values: Vec<Value> = values.into_iter().map(Into::into).collect();
+    ObjectBuilder::new().schema_type(SchemaType::AnyValue).enum_values(Some(values)).build()
+}
+
+/// An attribute of a component, as `shared::component` has it.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "describes a type of `shared`, which knows nothing of the web")]
+pub(crate) struct Attribute {
+    /// What is said, such as `region`.
+    #[schema(example = "region")]
+    name: String,
+    /// What it is for this component.
+    #[schema(example = "Region 1")]
+    value: String,
+}

@@ -1,0 +1,334 @@
+//! One link with RabbitMQ: a connection to publish on, one to receive replies on, and the exchange that
+//! both end with.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
+use futures_util::StreamExt;
+use lapin::{
+    BasicProperties, Channel, Connection, Consumer, ExchangeKind,
+    options::{
+        BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeBindOptions,
+        ExchangeDeclareOptions, ExchangeDeleteOptions, QueueDeclareOptions,
+    },
+    types::{AMQPValue, FieldTable},
+};
+use shared::{
+    broker::{Broker, ConnectError},
+    message::ReplyMessage,
+    supervise,
+    telemetry::chain,
+    throttled,
+    topology::{DeclareError, Topology},
+    update::UpdateId,
+};
+use sqlx::PgPool;
+use tokio::time::{Instant, timeout};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{
+    PublishError,
+    confirms::{Confirmed, Unconfirmed},
+};
+use crate::ingest::pending::Waiters;
+
+/// Time for a connection to the database.
+const ACQUIRE_LIMIT: Duration = Duration::from_secs(2);
+/// Time for declaring what is missing.
+const DECLARE_LIMIT: Duration = Duration::from_secs(30);
+/// Time for deleting an exchange.
+const FENCE_LIMIT: Duration = Duration::from_secs(5);
+/// Replies that wait for the gateway. Whoever waited is answered from the receipt then.
+const REPLY_QUEUE_LENGTH: i32 = 10_000;
+/// Milliseconds after which nobody waits for a reply any more.
+const REPLY_TTL: i32 = 30_000;
+
+/// Why there is no link.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LinkError {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error("RabbitMQ refused")]
+    Broker(#[from] lapin::Error),
+    #[error("RabbitMQ did not answer in time")]
+    Silent,
+    #[error("the number of partitions is being changed")]
+    Changing,
+}
+
+/// A channel in confirm mode, and what is not confirmed on it.
+struct PublishChannel {
+    channel: Channel,
+    unconfirmed: Arc<Unconfirmed>,
+}
+
+/// A pool's way to make channels.
+struct Channels(Connection);
+
+impl managed::Manager for Channels {
+    type Type = PublishChannel;
+    type Error = lapin::Error;
+
+    async fn create(&self) -> Result<PublishChannel, lapin::Error> {
+        let channel = self.0.create_channel().await?;
+        channel.confirm_select(ConfirmSelectOptions::default()).await?;
+        Ok(PublishChannel { channel, unconfirmed: Arc::default() })
+    }
+
+    async fn recycle(
+        &self,
+        channel: &mut PublishChannel,
+        _: &Metrics,
+    ) -> RecycleResult<lapin::Error> {
+        if channel.channel.status().connected() {
+            Ok(())
+        } else {
+            Err(RecycleError::message("the channel is closed"))
+        }
+    }
+}
+
+/// One connection to publish on, and another one to receive on.
+pub(super) struct Link {
+    pub(super) topology: Topology,
+    channels: managed::Pool<Channels>,
+    /// What this link alone publishes to.
+    pub(super) exchange: String,
+    pub(super) reply_queue: String,
+    pub(super) failed: Arc<AtomicBool>,
+    /// Whether an update had no queue, and nothing was declared again since.
+    incomplete: AtomicBool,
+    _receiving: AbortOnDropHandle<()>,
+}
+
+impl Link {
+    /// Connects and declares all that is needed.
+    pub(super) async fn open(
+        broker: &Broker,
+        database: &PgPool,
+        topology: Topology,
+        channels: usize,
+        waiters: Arc<Waiters>,
+    ) -> Result<Arc<Self>, LinkError> {
+        let publishing = broker.connect("gateway: updates").await?;
+        let channel = publishing.create_channel().await?;
+        match declare(&topology, &channel, database).await {
+            Ok(()) => {}
+            Err(DeclareError::Changed) => return Err(LinkError::Changing),
+            Err(DeclareError::Broker(error)) => return Err(error.into()),
+            // Nobody can tell whether the queues may be made, so they must exist already.
+            Err(DeclareError::Database(_) | DeclareError::Topology(_)) => {
+                topology.expect_exchanges(&channel).await?;
+            }
+        }
+
+        let receiving = broker.connect("gateway: replies").await?;
+        let (replies, reply_queue) = consume_replies(&receiving).await?;
+        // Named after the queue, whose name RabbitMQ made up.
+        let exchange = format!("sdb.gateway.{reply_queue}");
+        declare_own_exchange(&channel, &exchange, &topology).await?;
+        channel.close(200, "declared".into()).await?;
+
+        let channels = managed::Pool::builder(Channels(publishing)).max_size(channels).build();
+        #[expect(
+            clippy::expect_used,
+            reason = "building fails only for timeouts without a runtime"
+        )]
+        let channels = channels.expect("a pool without timeouts can be built");
+        let failed = Arc::new(AtomicBool::new(false));
+        let failing = failed.clone();
+        let receiving = supervise::spawn("replies", async move {
+            // The connection lives as long as the task.
+            let _connection = receiving;
+            receive(replies, &waiters).await;
+            failing.store(true, Ordering::Relaxed);
+        });
+        let _receiving = AbortOnDropHandle::new(receiving);
+        let incomplete = AtomicBool::new(false);
+        Ok(Arc::new(Self {
+            topology,
+            channels,
+            exchange,
+            reply_queue,
+            failed,
+            incomplete,
+            _receiving,
+        }))
+    }
+
+    /// Publishes and waits for the confirmation, unless its turn comes after the deadline. The id is
+    /// also the message's.
+    pub(super) async fn send(
+        self: Arc<Self>,
+        id: UpdateId,
+        key: String,
+        body: Vec<u8>,
+        properties: BasicProperties,
+        deadline: Instant,
+    ) -> Result<(), PublishError> {
+        let confirming = {
+            // The channel is held while the publish is issued, not while it is confirmed.
+            let channel = self.channels.get().await.map_err(|_| PublishError::Absent)?;
+            if Instant::now() >= deadline {
+                return Err(PublishError::Late);
+            }
+            // An update that no queue takes comes back.
+            let options = BasicPublishOptions { mandatory: true, ..Default::default() };
+            let exchange = self.exchange.as_str().into();
+            let issuing = channel.unconfirmed.clone().issue(id);
+            channel
+                .channel
+                .basic_publish(exchange, key.into(), options, &body, properties)
+                .await
+                .map(|confirm| issuing.confirmed_by(confirm))
+        };
+        let confirmed = match confirming {
+            Ok(confirming) => confirming.await,
+            Err(_) => Confirmed::Failed,
+        };
+        match confirmed {
+            Confirmed::Queued => Ok(()),
+            Confirmed::Refused => Err(PublishError::Full),
+            Confirmed::Returned => {
+                self.incomplete.store(true, Ordering::Relaxed);
+                Err(PublishError::NoQueue)
+            }
+            Confirmed::Unknown => {
+                self.incomplete.store(true, Ordering::Relaxed);
+                Err(PublishError::Unconfirmed)
+            }
+            Confirmed::Failed => {
+                // Not what was declared, or not there any more: declare it again.
+                self.failed.store(true, Ordering::Relaxed);
+                Err(PublishError::Unconfirmed)
+            }
+        }
+    }
+
+    fn connection(&self) -> &Connection {
+        &self.channels.manager().0
+    }
+
+    pub(super) fn is_blocked(&self) -> bool {
+        let status = self.connection().status();
+        status.connected() && status.blocked()
+    }
+
+    pub(super) fn is_alive(&self) -> bool {
+        self.connection().status().connected() && !self.failed.load(Ordering::Relaxed)
+    }
+
+    /// Whether a queue or its binding is missing.
+    pub(super) fn is_incomplete(&self) -> bool {
+        self.incomplete.load(Ordering::Relaxed)
+    }
+
+    /// Declares again what is missing. The link goes on meanwhile: other partitions have their queues.
+    pub(super) async fn complete(self: Arc<Self>, database: PgPool) {
+        let declaring = async {
+            let channel = self.connection().create_channel().await?;
+            // Updates that are returned from now on may be so after their queue was declared.
+            self.incomplete.store(false, Ordering::Relaxed);
+            declare(&self.topology, &channel, &database).await?;
+            Ok::<(), DeclareError>(channel.close(200, "declared".into()).await?)
+        };
+        let failure = match timeout(DECLARE_LIMIT, declaring).await {
+            Ok(Ok(())) => {
+                tracing::warn!("a queue was missing or unbound: declared it again");
+                return;
+            }
+            Ok(Err(error)) => chain(&error),
+            Err(_) => "RabbitMQ or the database did not answer in time".to_owned(),
+        };
+        self.incomplete.store(true, Ordering::Relaxed);
+        throttled!(
+            warn,
+            &failure,
+            reason = failure,
+            "a queue is missing and can't be declared again"
+        );
+    }
+}
+
+/// Declares the queues, if the database says that they may be.
+async fn declare(
+    topology: &Topology,
+    channel: &Channel,
+    database: &PgPool,
+) -> Result<(), DeclareError> {
+    match timeout(ACQUIRE_LIMIT, database.acquire()).await {
+        Ok(Ok(mut connection)) => topology.declare(channel, &mut connection).await,
+        Ok(Err(error)) => Err(error.into()),
+        Err(_) => Err(sqlx::Error::PoolTimedOut.into()),
+    }
+}
+
+/// Declares the exchange of a link, which passes all on to that of the updates. It goes by itself with
+/// that, or with RabbitMQ.
+async fn declare_own_exchange(
+    channel: &Channel,
+    exchange: &str,
+    topology: &Topology,
+) -> Result<(), lapin::Error> {
+    let options = ExchangeDeclareOptions { auto_delete: true, ..Default::default() };
+    let none = FieldTable::default;
+    channel.exchange_declare(exchange.into(), ExchangeKind::Fanout, options, none()).await?;
+    let options = ExchangeBindOptions::default();
+    let updates = topology.publish_exchange();
+    channel.exchange_bind(updates.into(), exchange.into(), "".into(), options, none()).await
+}
+
+/// Deletes the exchange of a link: what the link has sent and RabbitMQ has not read yet is refused.
+pub(super) async fn fence(broker: &Broker, exchange: &str) -> Result<(), LinkError> {
+    let connection = broker.connect("gateway: fence").await?;
+    let fencing = async {
+        let channel = connection.create_channel().await?;
+        channel.exchange_delete(exchange.into(), ExchangeDeleteOptions::default()).await?;
+        connection.close(200, "done".into()).await
+    };
+    Ok(timeout(FENCE_LIMIT, fencing).await.map_err(|_| LinkError::Silent)??)
+}
+
+/// A queue of this gateway's own for replies. It goes when the gateway does.
+async fn consume_replies(connection: &Connection) -> Result<(Consumer, String), lapin::Error> {
+    let channel = connection.create_channel().await?;
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-max-length".into(), AMQPValue::LongInt(REPLY_QUEUE_LENGTH));
+    arguments.insert("x-message-ttl".into(), AMQPValue::LongInt(REPLY_TTL));
+    let own = QueueDeclareOptions { exclusive: true, auto_delete: true, ..Default::default() };
+    let queue = channel.queue_declare("".into(), own, arguments).await?;
+    let name = queue.name().as_str().to_owned();
+    let options = BasicConsumeOptions { no_ack: true, exclusive: true, ..Default::default() };
+    let consumer = channel
+        .basic_consume(name.as_str().into(), "".into(), options, FieldTable::default())
+        .await?;
+    Ok((consumer, name))
+}
+
+/// Hands replies to those who wait, until the connection ends.
+async fn receive(mut replies: Consumer, waiters: &Arc<Waiters>) {
+    while let Some(Ok(delivery)) = replies.next().await {
+        match ReplyMessage::decode(&delivery.data) {
+            // Not awaited here: the next reply need not wait for this one's incidents.
+            Ok((reply, left_out)) => {
+                if left_out > 0 {
+                    let line = "results of a newer worker can't be read: those requests get 202";
+                    throttled!(warn, "", left_out, "{line}");
+                }
+                let waiters = waiters.clone();
+                tokio::spawn(async move { waiters.settle(reply.results).await });
+            }
+            // A worker of another version: whoever waits gets 202 and finds the receipt.
+            Err(error) => {
+                let reason = chain(&error);
+                throttled!(warn, &reason, reason, "a reply can't be read");
+            }
+        }
+    }
+}

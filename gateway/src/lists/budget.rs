@@ -1,0 +1,89 @@
+//! The memory that lists may take, all together.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
+
+use super::cache::Cache;
+use crate::http::error::ApiError;
+
+/// What one list may have read ahead of its reader, at most.
+const MOST_AHEAD: usize = 32 * 1024 * 1024;
+/// Time that a list waits for memory.
+const LIMIT: Duration = Duration::from_secs(2);
+
+/// Memory that was set aside; given back when dropped.
+pub(super) type Share = OwnedSemaphorePermit;
+
+/// The bytes that lists may take, those being written and those being read included.
+pub(crate) struct Budget {
+    /// One permit for each KiB.
+    kib: Arc<Semaphore>,
+    /// Bytes that one streamed list has read ahead of its reader.
+    ahead: usize,
+}
+
+impl Budget {
+    /// So many bytes, of which so many lists that are streamed at once take half, at most.
+    pub(crate) fn new(bytes: usize, streamed: usize) -> Self {
+        let ahead = (bytes / 2 / streamed.max(1)).min(MOST_AHEAD);
+        Self { kib: Arc::new(Semaphore::new(bytes / 1024)), ahead }
+    }
+
+    /// Bytes that one streamed list has read ahead of its reader.
+    pub(super) const fn ahead(&self) -> usize {
+        self.ahead
+    }
+
+    /// Sets memory aside. What `cache` keeps for others makes room first.
+    pub(super) async fn reserve(&self, bytes: usize, cache: &Cache) -> Result<Share, ApiError> {
+        let kib = u32::try_from(kib(bytes)).unwrap_or(u32::MAX);
+        if let Ok(share) = self.kib.clone().try_acquire_many_owned(kib) {
+            return Ok(share);
+        }
+        cache.clear();
+        let share = timeout(LIMIT, self.kib.clone().acquire_many_owned(kib)).await;
+        share
+            .ok()
+            .and_then(Result::ok)
+            .ok_or_else(|| ApiError::unavailable("Too many lists are being read; try again"))
+    }
+}
+
+/// Gives back what is more than so many bytes.
+pub(super) fn keep(share: &mut Share, bytes: usize) {
+    drop(share.split(share.num_permits().saturating_sub(kib(bytes))));
+}
+
+const fn kib(bytes: usize) -> usize {
+    bytes / 1024 + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: usize = 1024 * 1024;
+
+    #[tokio::test]
+    async fn no_more_is_set_aside_than_there_is() {
+        let (budget, cache) = (Budget::new(10 * MIB, 1), Cache::default());
+        let mut first = budget.reserve(8 * MIB, &cache).await.unwrap();
+        budget.reserve(8 * MIB, &cache).await.unwrap_err();
+        keep(&mut first, MIB);
+        let second = budget.reserve(8 * MIB, &cache).await.unwrap();
+        budget.reserve(8 * MIB, &cache).await.unwrap_err();
+        drop((first, second));
+        assert_eq!(budget.kib.available_permits(), 10 * 1024);
+    }
+
+    #[test]
+    fn streamed_lists_take_no_more_than_half() {
+        for (streamed, ahead) in [(1, 32 * MIB), (4, 32 * MIB), (8, 16 * MIB), (128, MIB)] {
+            assert_eq!(Budget::new(256 * MIB, streamed).ahead(), ahead, "{streamed}");
+        }
+    }
+}

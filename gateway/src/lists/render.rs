@@ -1,0 +1,227 @@
+//! Has a list written, and holds it in memory while it is small enough.
+
+use std::{future::Future, time::Duration};
+
+use axum::http::{HeaderValue, StatusCode};
+use bytes::Bytes;
+use shared::{telemetry::chain, throttled};
+use tokio::time::timeout;
+
+use super::{
+    Lists,
+    budget::{self, Budget, Share},
+    cache::Cache,
+    writer::{Chunk, Chunks, ListError, ListWriter},
+};
+use crate::http::{conditions::Coding, error::ApiError};
+
+/// Bytes of an answer that are held before it is streamed instead.
+pub(super) const HELD_BYTES: usize = 4 * 1024 * 1024;
+/// Lists up to this size need no share of the memory: readers who take little at a time must not keep
+/// them from others.
+const SMALL_BYTES: usize = 16 * 1024;
+/// Time until a list is held or known to be too large. It is less than a request has, so that those who
+/// wait for the same list hear that it failed.
+const RENDER_LIMIT: Duration = Duration::from_secs(20);
+
+/// A list that was begun.
+pub(super) enum Rendering {
+    Whole {
+        body: Bytes,
+        /// Where the next page is.
+        next: Option<HeaderValue>,
+    },
+    /// It is too large to be held.
+    Part(Part),
+}
+
+/// The beginning of a list, and what brings the rest.
+pub(super) struct Part {
+    pub(super) begin: Vec<Bytes>,
+    /// The memory of the beginning.
+    pub(super) share: Option<Share>,
+    pub(super) rest: Chunks,
+    pub(super) next: Option<HeaderValue>,
+}
+
+/// Bytes with their share of the memory for lists, given back when the last reader has them and nobody
+/// keeps them any more.
+struct Held {
+    bytes: Bytes,
+    _share: Share,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// Lets the list be written, to its end or until it is too large to be held.
+pub(super) async fn render<P>(
+    lists: &Lists,
+    produce: impl FnOnce(ListWriter) -> P,
+    coding: Coding,
+) -> Result<Rendering, ApiError>
+where
+    P: Future<Output = Result<ListWriter, ListError>> + Send + 'static,
+{
+    let (writer, chunks) = ListWriter::new(coding);
+    let errors = writer.errors();
+    let produced = produce(writer);
+    tokio::spawn(async move {
+        let ended = tokio::select! {
+            produced = produced => match produced {
+                Ok(writer) => writer.finish().await,
+                Err(error) => Err(error),
+            },
+            // It may wait for rows that never come.
+            () = errors.closed() => Err(ListError::Reader),
+        };
+        if let Err(error) = ended {
+            log(&error);
+            // A reader that is gone needs no error.
+            errors.send(Err(error)).unwrap_or_default();
+        }
+    });
+    let collected = collect(chunks, &lists.memory, &lists.written);
+    timeout(RENDER_LIMIT, collected).await.unwrap_or_else(|_| {
+        throttled!(warn, "", "a list ended early: the database takes too long");
+        Err(ApiError::unavailable("The database can't be read now; try again"))
+    })
+}
+
+fn log(error: &ListError) {
+    match error {
+        ListError::Reader | ListError::Gone => {
+            tracing::debug!(reason = chain(error), "a list ended early");
+        }
+        ListError::Database(_)
+        | ListError::Json(_)
+        | ListError::Compression(_)
+        | ListError::Unfinished => {
+            let reason = chain(error);
+            throttled!(warn, &reason, reason, "a list ended early");
+        }
+    }
+}
+
+/// Takes what is written. The memory is set aside before it is filled: that of the pieces and that of
+/// the whole that is made of them.
+async fn collect(
+    mut chunks: Chunks,
+    memory: &Budget,
+    cache: &Cache,
+) -> Result<Rendering, ApiError> {
+    let (mut pieces, mut length): (Vec<Bytes>, usize) = (Vec::new(), 0);
+    let (mut share, mut next): (Option<Share>, _) = (None, None);
+    while length < HELD_BYTES {
+        match chunks.next().await {
+            Ok(Chunk::Next(link)) => next = Some(link),
+            Ok(Chunk::Bytes(piece, ahead)) => {
+                length += piece.len();
+                if share.is_none() && length > SMALL_BYTES {
+                    share = Some(memory.reserve(2 * HELD_BYTES, cache).await?);
+                }
+                pieces.push(piece);
+                drop(ahead);
+            }
+            Ok(Chunk::End) => {
+                let body = whole(pieces, length);
+                let body = match share {
+                    Some(mut share) => {
+                        budget::keep(&mut share, length);
+                        Bytes::from_owner(Held { bytes: body, _share: share })
+                    }
+                    None => body,
+                };
+                return Ok(Rendering::Whole { body, next });
+            }
+            Err(ListError::Gone) => {
+                return Err(ApiError::new(StatusCode::NOT_FOUND, "Component does not exist"));
+            }
+            Err(_) => {
+                return Err(ApiError::unavailable("The database can't be read now; try again"));
+            }
+        }
+    }
+    if let Some(share) = &mut share {
+        budget::keep(share, length);
+    }
+    Ok(Rendering::Part(Part { begin: pieces, share, rest: chunks, next }))
+}
+
+/// One piece as it is, more than one in exactly the memory that they need.
+fn whole(mut pieces: Vec<Bytes>, length: usize) -> Bytes {
+    if pieces.len() == 1 {
+        return pieces.pop().unwrap_or_default();
+    }
+    let mut body = Vec::with_capacity(length);
+    pieces.iter().for_each(|piece| body.extend_from_slice(piece));
+    body.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::future::join_all;
+
+    use super::*;
+
+    const MIB: usize = 1024 * 1024;
+
+    /// Writes a list of so many bytes and lets it be collected.
+    async fn collected(bytes: usize, memory: &Budget) -> Result<Rendering, ApiError> {
+        let (mut writer, chunks) = ListWriter::new(Coding::Identity);
+        let cache = Cache::default();
+        let errors = writer.errors();
+        let writing = async move {
+            for _ in 0..bytes / 1024 {
+                writer.buffer().extend_from_slice(&[b'x'; 1024]);
+                writer.advance().await?;
+            }
+            writer.finish().await
+        };
+        let writing = async {
+            tokio::select! {
+                written = writing => written,
+                () = errors.closed() => Err(ListError::Reader),
+            }
+        };
+        let (collected, _) = tokio::join!(collect(chunks, memory, &cache), writing);
+        collected
+    }
+
+    #[tokio::test]
+    async fn a_list_is_held_as_it_was_written_until_it_is_too_large() {
+        let memory = Budget::new(64 * MIB, 1);
+        for bytes in [0, 1024, SMALL_BYTES, MIB, HELD_BYTES - 1024] {
+            match collected(bytes, &memory).await {
+                Ok(Rendering::Whole { body, next: None }) => {
+                    assert!(body.len() == bytes && body.iter().all(|byte| *byte == b'x'));
+                }
+                Ok(_) | Err(_) => panic!("{bytes} are not held"),
+            }
+        }
+        match collected(HELD_BYTES + MIB, &memory).await {
+            Ok(Rendering::Part(part)) => {
+                let begin: usize = part.begin.iter().map(Bytes::len).sum();
+                assert!((HELD_BYTES..HELD_BYTES + MIB).contains(&begin), "{begin}");
+            }
+            Ok(_) | Err(_) => panic!("it is not too large"),
+        }
+    }
+
+    #[tokio::test]
+    async fn lists_that_are_written_at_once_take_no_more_memory_than_there_is() {
+        // For one that is being written, and three that are done with.
+        let memory = Budget::new(2 * HELD_BYTES + 3 * MIB, 1);
+        let all = join_all((0..20).map(|_| collected(MIB, &memory))).await;
+        let held = all.iter().filter(|list| matches!(list, Ok(Rendering::Whole { .. }))).count();
+        assert!((1..=11).contains(&held), "{held} lists of 1 MiB are in 11 MiB");
+        assert!(held < all.len(), "all are held");
+        // Small ones need none.
+        assert!(matches!(collected(1024, &memory).await, Ok(Rendering::Whole { .. })));
+        drop(all);
+        assert!(matches!(collected(MIB, &memory).await, Ok(Rendering::Whole { .. })));
+    }
+}

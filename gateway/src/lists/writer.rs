@@ -1,0 +1,189 @@
+//! Takes a list as it is written, and passes it on in pieces.
+
+use std::{
+    io::{self, Write},
+    mem,
+    sync::Arc,
+    time::Duration,
+};
+
+use axum::http::HeaderValue;
+use bytes::Bytes;
+use flate2::{Compression, write::GzEncoder};
+use sqlx::{PgPool, Postgres, pool::PoolConnection};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::{Instant, timeout},
+};
+
+use crate::http::conditions::Coding;
+
+/// Bytes that are written at once.
+const CHUNK_BYTES: usize = 64 * 1024;
+/// Bytes that are written ahead of whoever takes them, until more are allowed.
+const AHEAD_BYTES: usize = 2 * CHUNK_BYTES;
+/// Time for which a list waits for its reader, in all. Meanwhile its statement keeps the database from
+/// clearing away what every transaction leaves behind.
+const READER_LIMIT: Duration = Duration::from_secs(10);
+
+/// Takes the bytes of a list, in pieces.
+pub(crate) struct ListWriter {
+    plain: Vec<u8>,
+    gzip: Option<GzEncoder<Vec<u8>>>,
+    chunks: mpsc::UnboundedSender<Result<Chunk, ListError>>,
+    /// One permit for each KiB that may be written ahead.
+    ahead: Arc<Semaphore>,
+    /// What is left of [`READER_LIMIT`].
+    patience: Duration,
+}
+
+/// A piece of a list. A list without its end was cut off, whatever cut it.
+pub(super) enum Chunk {
+    /// The address of the next page, before all bytes.
+    Next(HeaderValue),
+    /// With their share of what may be written ahead.
+    Bytes(Bytes, OwnedSemaphorePermit),
+    End,
+}
+
+/// Takes what a [`ListWriter`] writes.
+pub(super) struct Chunks {
+    chunks: mpsc::UnboundedReceiver<Result<Chunk, ListError>>,
+    ahead: Arc<Semaphore>,
+}
+
+/// Why a list ended early.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ListError {
+    #[error("the database failed")]
+    Database(#[from] sqlx::Error),
+    #[error("a row can't be written")]
+    Json(#[from] serde_json::Error),
+    #[error("the list can't be compressed")]
+    Compression(#[from] io::Error),
+    #[error("the reader is gone or too slow")]
+    Reader,
+    #[error("what was asked for is gone")]
+    Gone,
+    #[error("the writer of the list failed")]
+    Unfinished,
+}
+
+/// A connection to write a list with. Unless [`give_back`] has it, it is closed: in the pool it would
+/// first read all the rows that nobody wants. So it is also when its list is given up in the middle.
+pub(crate) async fn lend(database: &PgPool) -> Result<PoolConnection<Postgres>, ListError> {
+    let mut connection = database.acquire().await?;
+    connection.close_on_drop();
+    Ok(connection)
+}
+
+/// Gives a connection back that a list was written with, before the list ends: whoever has the whole
+/// list and asks for another one finds it, and needs no further connection.
+pub(crate) async fn give_back(
+    mut connection: PoolConnection<Postgres>,
+    written: Result<ListWriter, ListError>,
+) -> Result<ListWriter, ListError> {
+    if matches!(written, Ok(_) | Err(ListError::Gone)) {
+        connection.return_to_pool().await;
+    }
+    written
+}
+
+impl ListWriter {
+    pub(super) fn new(coding: Coding) -> (Self, Chunks) {
+        let gzip =
+            (coding == Coding::Gzip).then(|| GzEncoder::new(Vec::new(), Compression::fast()));
+        let (sender, chunks) = mpsc::unbounded_channel();
+        let ahead = Arc::new(Semaphore::new(AHEAD_BYTES / 1024));
+        let (plain, patience) = (Vec::new(), READER_LIMIT);
+        let writer = Self { plain, gzip, chunks: sender, ahead: ahead.clone(), patience };
+        (writer, Chunks { chunks, ahead })
+    }
+
+    /// What reports errors once the writer is gone.
+    pub(super) fn errors(&self) -> mpsc::UnboundedSender<Result<Chunk, ListError>> {
+        self.chunks.clone()
+    }
+
+    /// Where to write JSON. [`ListWriter::advance`] passes it on.
+    pub(crate) fn buffer(&mut self) -> &mut Vec<u8> {
+        &mut self.plain
+    }
+
+    /// Says where the next page is, before anything is written.
+    pub(crate) fn next_page(&mut self, link: HeaderValue) -> Result<(), ListError> {
+        self.pass(Chunk::Next(link))
+    }
+
+    /// Passes on what was written, once it is enough; waits while the reader is too far behind.
+    pub(crate) async fn advance(&mut self) -> Result<(), ListError> {
+        if self.plain.len() < CHUNK_BYTES { Ok(()) } else { self.flush().await }
+    }
+
+    async fn flush(&mut self) -> Result<(), ListError> {
+        let ready = match &mut self.gzip {
+            // Most rows are small: the next chunk is about as large.
+            None => {
+                let next = Vec::with_capacity(self.plain.len());
+                mem::replace(&mut self.plain, next)
+            }
+            Some(gzip) => {
+                gzip.write_all(&self.plain)?;
+                self.plain.clear();
+                mem::take(gzip.get_mut())
+            }
+        };
+        self.send(ready).await
+    }
+
+    pub(super) async fn finish(mut self) -> Result<(), ListError> {
+        let ready = match self.gzip.take() {
+            None => mem::take(&mut self.plain),
+            Some(mut gzip) => {
+                gzip.write_all(&self.plain)?;
+                gzip.finish()?
+            }
+        };
+        self.send(ready).await?;
+        self.pass(Chunk::End)
+    }
+
+    async fn send(&mut self, mut bytes: Vec<u8>) -> Result<(), ListError> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        // It may lie in memory for long.
+        bytes.shrink_to_fit();
+        let share = self.wait_for_reader(bytes.len()).await?;
+        self.pass(Chunk::Bytes(bytes.into(), share))
+    }
+
+    async fn wait_for_reader(&mut self, bytes: usize) -> Result<OwnedSemaphorePermit, ListError> {
+        // A row that is larger than what may be written ahead has all of it.
+        let kib = u32::try_from((bytes / 1024 + 1).min(AHEAD_BYTES / 1024));
+        let kib = kib.unwrap_or(u32::MAX);
+        if let Ok(share) = self.ahead.clone().try_acquire_many_owned(kib) {
+            return Ok(share);
+        }
+        let began = Instant::now();
+        let share = timeout(self.patience, self.ahead.clone().acquire_many_owned(kib)).await;
+        self.patience = self.patience.saturating_sub(began.elapsed());
+        share.ok().and_then(Result::ok).ok_or(ListError::Reader)
+    }
+
+    fn pass(&self, chunk: Chunk) -> Result<(), ListError> {
+        self.chunks.send(Ok(chunk)).map_err(|_| ListError::Reader)
+    }
+}
+
+impl Chunks {
+    /// The next piece, or why there is none.
+    pub(super) async fn next(&mut self) -> Result<Chunk, ListError> {
+        self.chunks.recv().await.unwrap_or(Err(ListError::Unfinished))
+    }
+
+    /// Lets so many bytes more be written ahead.
+    pub(super) fn read_ahead(&self, bytes: usize) {
+        self.ahead.add_permits(bytes / 1024);
+    }
+}

@@ -1,0 +1,267 @@
+//! Serves HTTP within limits, and ties the gateway together.
+
+pub mod files;
+mod pace;
+mod router;
+mod socket;
+
+use std::{
+    convert::Infallible, future::Future, net::SocketAddr, pin::Pin, sync::Arc, time::Duration,
+};
+
+use axum::{Router, http::Response};
+use hyper::{
+    Request,
+    body::Incoming,
+    server::conn::http1,
+    service::{Service, service_fn},
+};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
+    service::TowerToHyperService,
+};
+use shared::{
+    admin::{self, AdminError},
+    broker::Broker,
+    database::ConnectOptions,
+    paths,
+    settings::Settings,
+    supervise,
+    telemetry::chain,
+    throttled,
+    topology::{Topology, TopologyError},
+};
+use tokio::{
+    net::{TcpListener, TcpSocket, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{sleep, timeout},
+};
+use tokio_io_timeout::TimeoutStream;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+use self::{
+    files::FilesError,
+    pace::{Pace, Paced, Phase},
+    router::{Watched, admin_router, router},
+    socket::{Socket, reset},
+};
+use crate::{config::Config, gateway::App, http::transfer::Transfer};
+
+/// Bytes of a request's head, and of what is buffered of its body.
+const LARGEST_HEAD: usize = 32 * 1024;
+const MOST_HEADERS: usize = 100;
+/// Time that a client may take nothing of its answer.
+const WRITE_LIMIT: Duration = Duration::from_secs(30);
+/// Connections that wait to be accepted. One that comes beyond them is tried again by the client's
+/// system, a whole second later, and monitors connect all at once.
+const BACKLOG: u32 = 4096;
+/// Time that requests under way have to finish after `stop`.
+const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+
+/// A gateway that has its address.
+pub struct Server {
+    listener: TcpListener,
+    /// For health and metrics, where they have an address of their own.
+    admin: Option<TcpListener>,
+    app: Arc<App>,
+    database: ConnectOptions,
+    broker: Broker,
+    connections: usize,
+    keep_alive: Duration,
+}
+
+/// Why a gateway does not serve.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The address for clients can't be taken.
+    #[error("SDB_BIND: {address} can't be served")]
+    Address {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        error: std::io::Error,
+    },
+    /// The address for health and metrics can't be taken.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    /// There is no room for connections.
+    #[error(transparent)]
+    Files(#[from] FilesError),
+}
+
+/// Takes the addresses; [`Server::run`] serves them.
+///
+/// # Errors
+/// When an address can't be taken, or too few files may be open.
+pub async fn build(config: Config, stop: CancellationToken) -> Result<Server, BuildError> {
+    config.auth.warn();
+    let connections = files::connections(config.limits)?;
+    let address = config.bind;
+    let refused = |error| BuildError::Address { address, error };
+    let listener = listen(address).map_err(refused)?;
+    tracing::info!(address = %listener.local_addr().map_err(refused)?, "serving");
+    let admin = match config.admin {
+        Some(address) => Some(admin::bind(address).await?),
+        None => None,
+    };
+    let Config { database, broker, auth, conflict, inbox_days, limits, .. } = config;
+    let app = Arc::new(App::new(auth, &database, limits, conflict, inbox_days, stop));
+    let keep_alive = limits.keep_alive;
+    Ok(Server { listener, admin, app, database, broker, connections, keep_alive })
+}
+
+impl Server {
+    /// Serves until the token of [`build`] is cancelled, then lets the requests under way finish.
+    ///
+    /// # Errors
+    /// When the database is not prepared, or its topology is not the settings'.
+    pub async fn run(mut self, settings: &Settings) -> Result<(), TopologyError> {
+        let app = self.app.clone();
+        let admin = self.admin.take().map(|listener| {
+            let serving = admin::serve(listener, admin_router(app.clone()));
+            AbortOnDropHandle::new(supervise::keep("health and metrics", serving))
+        });
+        let watched = match admin {
+            Some(_) => Watched::Apart,
+            None => Watched::Here,
+        };
+        let (broker, database) = (self.broker.clone(), self.database.clone());
+        let linking = async {
+            let recorded = Topology::read_once_up(&database, settings).await?;
+            let publisher = app.publisher.clone();
+            publisher.keep_linked(broker, app.answers.clone(), recorded).await;
+            Ok(())
+        };
+        let upkeep = app.catalogue.keep_fresh();
+        let broker = self.broker.clone();
+        tokio::select! {
+            // The link stays up while requests finish; it ends only with an error.
+            ended = linking => return ended,
+            () = upkeep => {}
+            () = self.serve(watched) => {}
+        }
+        app.publisher.close(&broker).await;
+        drop(admin);
+        Ok(())
+    }
+
+    async fn serve(self, watched: Watched) {
+        let app = self.app.clone();
+        let service = TowerToHyperService::new(router(self.app, watched));
+        let connections = Arc::new(Semaphore::new(self.connections));
+        let graceful = GracefulShutdown::new();
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new())
+            // The connection's pace has its limits, which tell an idle connection from a slow head.
+            .header_read_timeout(None)
+            // Who has sent all of a request may say so by closing that direction, and waits for the answer.
+            .half_close(true)
+            .max_buf_size(LARGEST_HEAD)
+            // Without it a head that comes in one piece may be larger than the buffer.
+            .max_header_size(LARGEST_HEAD)
+            .max_headers(MOST_HEADERS);
+        loop {
+            let accepted = tokio::select! {
+                _ = app.stops() => break,
+                accepted = accept(&self.listener, &connections) => accepted,
+            };
+            let Some((stream, place)) = accepted else {
+                // Out of file descriptors, most likely: those in use end with their requests.
+                sleep(Duration::from_millis(50)).await;
+                continue;
+            };
+            let (stream, transfer) = (Arc::new(stream), Transfer::new());
+            let pace = Pace::new(self.keep_alive);
+            let service = at_the_edge(service.clone(), transfer.clone(), pace.clone());
+            let socket = limited(stream.clone(), transfer.clone(), pace.clone());
+            let connection = graceful.watch(http.serve_connection(TokioIo::new(socket), service));
+            tokio::spawn(async move {
+                tokio::select! {
+                    biased;
+                    ended = connection => if let Err(error) = ended {
+                        tracing::debug!(reason = chain(&error), "a connection ended early");
+                    },
+                    () = transfer.overdue() => tracing::debug!("an answer took too long"),
+                    phase = pace.overdue() => match phase {
+                        Phase::Idle => {}
+                        Phase::Head => tracing::debug!("a request's head took too long"),
+                        Phase::Answer | Phase::Send => {
+                            tracing::debug!("an answer took too long");
+                        }
+                    },
+                    () = reset(&stream) => tracing::debug!("a client reset its connection"),
+                }
+                drop(place);
+            });
+        }
+        drop(self.listener);
+        if timeout(DRAIN_LIMIT, graceful.shutdown()).await.is_err() {
+            tracing::warn!("stopped with requests unfinished");
+        }
+    }
+}
+
+/// Gives each request the canonical path, and tells its endpoint the connection that its answer goes to.
+fn at_the_edge(
+    service: TowerToHyperService<Router>,
+    transfer: Arc<Transfer>,
+    pace: Arc<Pace>,
+) -> impl Service<
+    Request<Incoming>,
+    Response = Response<Paced>,
+    Error = Infallible,
+    Future: Future<Output = Result<Response<Paced>, Infallible>> + Send,
+> {
+    service_fn(move |mut request: Request<Incoming>| {
+        pace.asked();
+        paths::canonicalize(request.uri_mut());
+        request.extensions_mut().insert(transfer.clone());
+        let (answering, pace) = (service.call(request), pace.clone());
+        async move { Ok(answering.await?.map(|body| Paced::new(body, pace))) }
+    })
+}
+
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // A gateway that was just stopped keeps nobody from the address.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// The next connection, once there is a place for it; none when the system refuses.
+async fn accept(
+    listener: &TcpListener,
+    connections: &Arc<Semaphore>,
+) -> Option<(TcpStream, OwnedSemaphorePermit)> {
+    let place = connections.clone().acquire_owned().await.ok()?;
+    match listener.accept().await {
+        Ok((stream, _)) => Some((stream, place)),
+        Err(error) => {
+            let reason = chain(&error);
+            throttled!(warn, &reason, reason, "no connection can be accepted");
+            None
+        }
+    }
+}
+
+/// The connection with its limits.
+fn limited(
+    stream: Arc<TcpStream>,
+    transfer: Arc<Transfer>,
+    pace: Arc<Pace>,
+) -> Pin<Box<TimeoutStream<Socket>>> {
+    // Answers are small and waited for.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(reason = chain(&error), "a connection ended at once");
+    }
+    // A reader that takes nothing for so long is gone, or might as well be.
+    let mut stream = TimeoutStream::new(Socket::new(stream, transfer, pace));
+    stream.set_write_timeout(Some(WRITE_LIMIT));
+    Box::pin(stream)
+}

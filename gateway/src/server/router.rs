@@ -1,0 +1,71 @@
+//! Every path, and the order of what each request passes.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::{Request, State},
+    http::StatusCode,
+    middleware::{self, Next},
+    routing::get,
+};
+use shared::traces;
+
+use crate::{
+    api::{
+        health, metrics,
+        v1::{component_status, incidents, receipt, update},
+    },
+    docs::page,
+    gateway::App,
+    http::error::ApiError,
+    middleware::{limits::limited, metrics::measured, tracing::traced},
+};
+
+/// Where those who watch the gateway ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Watched {
+    /// At the address for clients.
+    Here,
+    /// At an address of their own. Health stays at that for clients, too: what balances requests asks
+    /// where it sends them. The metrics are not for clients.
+    Apart,
+}
+
+/// The paths for those who watch, at an address of their own.
+pub(crate) fn admin_router(app: Arc<App>) -> Router {
+    health_router().route("/metrics", get(metrics::get)).with_state(app)
+}
+
+fn health_router() -> Router<Arc<App>> {
+    Router::new().route("/healthz", get(health::healthz)).route("/readyz", get(health::readyz))
+}
+
+/// The paths for clients.
+pub(crate) fn router(app: Arc<App>, watched: Watched) -> Router {
+    let router = match watched {
+        Watched::Here => health_router().route("/metrics", get(metrics::get)),
+        Watched::Apart => health_router(),
+    };
+    let router = router
+        .route("/api/v1/component_status", get(component_status::get).post(update::post))
+        .route("/api/v1/incidents", get(incidents::get))
+        .route("/api/v1/updates/{id}", get(receipt::get))
+        .merge(page::router())
+        .method_not_allowed_fallback(async || {
+            ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "This path does not take that method")
+        })
+        .fallback(async || ApiError::new(StatusCode::NOT_FOUND, "There is nothing at this path"))
+        .layer(middleware::from_fn_with_state(app.clone(), limited))
+        .layer(middleware::from_fn(measured));
+    let router = match traces::get() {
+        Some(traces) => {
+            let traced = move |State(app): State<Arc<App>>, request: Request, next: Next| async move {
+                traced(traces, &app.auth, request, next).await
+            };
+            router.layer(middleware::from_fn_with_state(app.clone(), traced))
+        }
+        None => router,
+    };
+    router.with_state(app)
+}

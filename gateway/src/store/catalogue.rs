@@ -1,0 +1,157 @@
+//! The gateway's copy of the catalogue, kept up to date without a restart.
+
+use std::{sync::Arc, time::Duration};
+
+use arc_swap::ArcSwapOption;
+use shared::{
+    component::{Attribute, ByName, Component, NoComponent},
+    database::components,
+    metrics::{COMMON, Server},
+    telemetry::chain,
+    timestamp::Timestamp,
+};
+use sqlx::PgPool;
+use tokio::{
+    sync::Mutex,
+    time::{Instant, sleep, sleep_until, timeout},
+};
+
+use super::clock::DatabaseClock;
+
+/// How often its version is compared with the database's.
+const REFRESH_EVERY: Duration = Duration::from_millis(500);
+/// The least time between two readings for requests that missed a component.
+const MISS_PAUSE: Duration = Duration::from_millis(100);
+/// Time for one reading.
+const READ_LIMIT: Duration = Duration::from_secs(5);
+
+/// The components of one version of the catalogue.
+pub(crate) struct Catalogue {
+    pub(crate) version: i64,
+    /// The encoding of the database, if it lacks characters that an update may have.
+    pub(crate) narrow_encoding: Option<String>,
+    components: ByName,
+}
+
+impl Catalogue {
+    pub(crate) fn len(&self) -> usize {
+        self.components.len()
+    }
+
+    /// The component with this name and exactly these attributes, the lowest id of several;
+    /// failing that, the only one whose attributes contain these.
+    pub(crate) fn find(
+        &self,
+        name: &str,
+        attributes: &[Attribute],
+    ) -> Result<&Component, NoComponent<'_>> {
+        self.components.find(name, attributes)
+    }
+}
+
+/// The copy and what keeps it.
+pub(crate) struct CatalogueCopy {
+    database: PgPool,
+    current: ArcSwapOption<Catalogue>,
+    clock: Arc<DatabaseClock>,
+    last_refresh: Mutex<Option<Instant>>,
+}
+
+impl CatalogueCopy {
+    pub(crate) fn new(database: PgPool, clock: Arc<DatabaseClock>) -> Self {
+        let (current, last_refresh) = (ArcSwapOption::empty(), Mutex::new(None));
+        Self { database, current, clock, last_refresh }
+    }
+
+    /// The copy; none before the database answered for the first time.
+    pub(crate) fn get(&self) -> Option<Arc<Catalogue>> {
+        self.current.load_full()
+    }
+
+    /// Compares and reads it again for as long as the gateway runs. While the database is away, the
+    /// last copy serves.
+    pub(crate) async fn keep_fresh(&self) {
+        let mut failing = false;
+        loop {
+            match self.refresh().await {
+                Ok(()) if failing => {
+                    failing = false;
+                    COMMON.reconnects.of(Server::Postgresql).inc();
+                }
+                Ok(()) => {}
+                Err(error) if !failing => {
+                    failing = true;
+                    tracing::warn!(
+                        reason = chain(&error),
+                        "the catalogue can't be read: trying again"
+                    );
+                }
+                Err(_) => {}
+            }
+            sleep(REFRESH_EVERY).await;
+        }
+    }
+
+    /// Brings the copy up to date for a request that missed a component. Requests that miss
+    /// together read once, and unknown names can't make the gateway read more than so often.
+    ///
+    /// Returns whether the database could be asked.
+    pub(crate) async fn refresh_for_miss(&self) -> bool {
+        let missed = Instant::now();
+        let mut last_refresh = self.last_refresh.lock().await;
+        if let Some(last) = *last_refresh {
+            if last > missed {
+                return true;
+            }
+            sleep_until(last + MISS_PAUSE).await;
+        }
+        match self.read_if_changed(&mut last_refresh).await {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::debug!(reason = chain(&error), "the catalogue can't be read for a miss");
+                false
+            }
+        }
+    }
+
+    async fn refresh(&self) -> Result<(), sqlx::Error> {
+        let mut last_refresh = self.last_refresh.lock().await;
+        self.read_if_changed(&mut last_refresh).await
+    }
+
+    async fn read_if_changed(&self, last_refresh: &mut Option<Instant>) -> Result<(), sqlx::Error> {
+        let begin = Instant::now();
+        let silent = || sqlx::Error::Io(std::io::ErrorKind::TimedOut.into());
+        timeout(READ_LIMIT, self.compare_and_read()).await.map_err(|_| silent())??;
+        *last_refresh = Some(begin);
+        Ok(())
+    }
+
+    async fn compare_and_read(&self) -> Result<(), sqlx::Error> {
+        // The version is read before the components: if they change between, the next comparison
+        // sees it.
+        let mut connection = self.database.acquire().await?;
+        let sent = Instant::now();
+        let (version, now): (i64, Timestamp) = sqlx::query_as(
+            "SELECT catalogue, clock_timestamp() AT TIME ZONE 'UTC' FROM sdb_version",
+        )
+        .fetch_one(&mut *connection)
+        .await?;
+        // Before the catalogue is there, so that every update which finds its component has a clock.
+        self.clock.observe(sent, Instant::now(), now);
+        if self.current.load().as_ref().is_some_and(|current| current.version == version) {
+            return Ok(());
+        }
+        let components = ByName::new(components::read_all(&mut connection).await?);
+        let encoding: String = sqlx::query_scalar("SELECT getdatabaseencoding()::text")
+            .fetch_one(&mut *connection)
+            .await?;
+        // In SQL_ASCII any bytes are a text.
+        let is_wide = ["UTF8", "SQL_ASCII"].contains(&encoding.as_str());
+        let narrow_encoding = (!is_wide).then_some(encoding);
+        let catalogue = Catalogue { version, narrow_encoding, components };
+        tracing::info!(components = catalogue.len(), version, "catalogue read");
+        self.current.store(Some(Arc::new(catalogue)));
+        Ok(())
+    }
+}

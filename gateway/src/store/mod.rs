@@ -1,0 +1,7 @@
+//! What the gateway reads from the database. It never writes.
+
+pub(crate) mod catalogue;
+pub(crate) mod clock;
+pub(crate) mod incidents;
+pub(crate) mod pools;
+pub(crate) mod version;

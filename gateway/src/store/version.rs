@@ -1,0 +1,155 @@
+//! What tells one state of the lists from another.
+
+use std::time::Duration;
+
+use shared::{
+    database::{ConnectOptions, Database},
+    supervise,
+    telemetry::chain,
+    throttled,
+    timestamp::Timestamp,
+};
+use sqlx::PgConnection;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
+
+use crate::http::error::ApiError;
+
+/// Requests that one reading answers, at most.
+const MOST_AT_ONCE: usize = 1_024;
+/// Time for one reading.
+const READ_LIMIT: Duration = Duration::from_secs(2);
+
+/// A state of the lists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Version {
+    /// When the database server was started, in microseconds since 1970: another server, or one that
+    /// was restored, may have lost what this one had, and count the same numbers again.
+    server: i64,
+    /// Moves with every transaction that changes the lists.
+    lists: i64,
+    /// The newest start and end of an incident that have passed, in microseconds since 1970: what
+    /// stands now changes without a write, too.
+    windows: Option<(i64, i64)>,
+}
+
+impl Version {
+    /// For a list that does not ask what stands now.
+    pub(crate) const fn without_windows(self) -> Self {
+        Self { windows: None, ..self }
+    }
+
+    /// Whether what was read at this state, or after, is no older than `other`.
+    pub(crate) fn reaches(self, other: Self) -> bool {
+        self.server == other.server && (self.lists, self.windows) >= (other.lists, other.windows)
+    }
+
+    /// As it stands in an entity tag. Another release may write the same state in another way.
+    pub(crate) fn text(self) -> String {
+        let Self { server, lists, windows } = self;
+        let release = env!("CARGO_PKG_VERSION");
+        match windows {
+            None => format!("{release}-{server:x}-{lists}"),
+            Some((start, end)) => format!("{release}-{server:x}-{lists}-{start:x}-{end:x}"),
+        }
+    }
+}
+
+/// Reads the version for all who ask. Those who ask while it is being read get the next reading: what
+/// was committed before they asked is in it.
+#[derive(Clone)]
+pub(crate) struct Versions {
+    asking: mpsc::UnboundedSender<oneshot::Sender<Version>>,
+}
+
+impl Versions {
+    /// Starts the reader, a task that ends when the last clone is dropped.
+    pub(crate) fn new(database: ConnectOptions) -> Self {
+        let (asking, asked) = mpsc::unbounded_channel();
+        supervise::spawn("list versions", answer(Database::new(database), asked));
+        Self { asking }
+    }
+
+    /// The version as it is now.
+    ///
+    /// # Errors
+    /// 503 when the database does not tell.
+    pub(crate) async fn now(&self) -> Result<Version, ApiError> {
+        let unavailable = || ApiError::unavailable("The database can't be read now; try again");
+        let (sender, version) = oneshot::channel();
+        self.asking.send(sender).map_err(|_| unavailable())?;
+        version.await.map_err(|_| unavailable())
+    }
+}
+
+async fn answer(
+    mut database: Database,
+    mut asked: mpsc::UnboundedReceiver<oneshot::Sender<Version>>,
+) {
+    let mut waiting = Vec::new();
+    while asked.recv_many(&mut waiting, MOST_AT_ONCE).await > 0 {
+        let version = match timeout(READ_LIMIT, read_twice(&mut database)).await {
+            Ok(Ok(version)) => version,
+            Ok(Err(error)) => {
+                let reason = chain(&error);
+                throttled!(warn, &reason, reason, "the version of the lists can't be read");
+                waiting.clear();
+                continue;
+            }
+            Err(_) => {
+                throttled!(
+                    warn,
+                    "",
+                    "the version of the lists can't be read: the database is silent"
+                );
+                waiting.clear();
+                continue;
+            }
+        };
+        for sender in waiting.drain(..) {
+            // A request that gave up meanwhile needs no answer.
+            sender.send(version).ok();
+        }
+    }
+}
+
+/// A connection may have been lost since it was used last: then a new one is tried at once.
+async fn read_twice(database: &mut Database) -> Result<Version, sqlx::Error> {
+    match database.with(read).await {
+        Ok(version) => Ok(version),
+        Err(_) => database.with(read).await,
+    }
+}
+
+async fn read(database: &mut PgConnection) -> Result<Version, sqlx::Error> {
+    type Row = (Timestamp, i64, Option<Timestamp>, Option<Timestamp>);
+    let (server, lists, start, end): Row = sqlx::query_as(
+        "SELECT pg_postmaster_start_time() AT TIME ZONE 'UTC', lists,
+            (SELECT max(start_date) FROM incident WHERE start_date <= now),
+            (SELECT max(end_date) FROM incident WHERE end_date <= now)
+        FROM sdb_version, (SELECT clock_timestamp() AT TIME ZONE 'UTC' AS now) AS clock",
+    )
+    .fetch_one(database)
+    .await?;
+    let micros = |instant: Option<Timestamp>| instant.map_or(0, Timestamp::as_micros);
+    let windows = Some((micros(start), micros(end)));
+    Ok(Version { server: server.as_micros(), lists, windows })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_reaches_what_is_no_later_on_the_same_server() {
+        let of = |server, lists| Version { server, lists, windows: Some((1, 1)) };
+        assert!(of(7, 5).reaches(of(7, 5)) && of(7, 6).reaches(of(7, 5)));
+        assert!(!of(7, 5).reaches(of(7, 6)));
+        assert!(!of(8, 5).reaches(of(7, 5)) && !of(7, 5).reaches(of(8, 5)));
+        assert_ne!(of(7, 5).text(), of(8, 5).text());
+        let later = Version { windows: Some((1, 2)), ..of(7, 5) };
+        assert!(later.reaches(of(7, 5)) && !of(7, 5).reaches(later));
+    }
+}

@@ -1,0 +1,4 @@
+//! Connections to RabbitMQ, and the queues.
+
+pub mod broker;
+pub mod topology;

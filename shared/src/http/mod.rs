@@ -1,0 +1,5 @@
+//! What both programs serve and ask: health, the admin address, canonical paths.
+
+pub mod admin;
+pub mod health;
+pub mod paths;

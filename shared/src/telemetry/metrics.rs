@@ -1,0 +1,454 @@
+//! What both programs count and measure. Every name stands here, after the conventions of
+//! Prometheus; `deploy/monitoring/README.md` says what each means and what to do about it.
+//!
+//! No label grows with the catalogue or with clients: all but the partition and the route, of which
+//! there are few, have the words of a type.
+
+use std::{
+    fmt,
+    sync::{LazyLock, atomic::AtomicU64},
+    time::Duration,
+};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder, prometheus_text},
+    metrics::{
+        MetricType, TypedMetric,
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::{Metric, Registry},
+};
+
+use crate::{outcome::Outcome, timestamp::Timestamp};
+
+/// The content type of [`GatewayMetrics::text`] and of [`WorkerMetrics::text`].
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Upper bounds in seconds, from a quick answer to a backlog.
+const SECONDS: [f64; 16] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
+];
+
+/// A closed set of label values.
+pub trait Words: Copy + fmt::Debug + Send + Sync + 'static {
+    /// The label's name.
+    const LABEL: &'static str;
+
+    /// All of them: each has a series from the start, so that the first event is an increase.
+    fn all() -> Vec<Self>;
+
+    /// The label's value.
+    fn word(self) -> &'static str;
+}
+
+macro_rules! words {
+    ($(#[$doc:meta])* $kind:ident, $label:literal { $($(#[$what:meta])* $word:ident = $text:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $kind { $($(#[$what])* $word,)* }
+
+        impl Words for $kind {
+            const LABEL: &'static str = $label;
+
+            fn all() -> Vec<Self> {
+                vec![$(Self::$word,)*]
+            }
+
+            fn word(self) -> &'static str {
+                match self { $(Self::$word => $text,)* }
+            }
+        }
+    };
+}
+
+words! {
+    /// A server that a program is connected to.
+    Server, "server" {
+        /// PostgreSQL.
+        Postgresql = "postgresql",
+        /// RabbitMQ.
+        Rabbitmq = "rabbitmq",
+    }
+}
+
+words! {
+    /// Why an update that was in order was answered 503.
+    Refused, "reason" {
+        /// As many as are allowed are between arrival and answer.
+        InFlight = "too_many_in_flight",
+        /// The catalogue was not read yet, or can't be asked for a component that may be new.
+        Catalogue = "no_catalogue",
+        /// There is no connection to RabbitMQ.
+        Absent = "rabbitmq_absent",
+        /// RabbitMQ is short of memory or disk.
+        Blocked = "rabbitmq_blocked",
+        /// The client's time was over before it could be sent.
+        Late = "no_time_left",
+        /// The queue is full, or not available: RabbitMQ refuses both in the same way.
+        Full = "queue_full",
+        /// The number of partitions is being changed.
+        Changing = "partitions_changing",
+        /// Its queue or the queue's binding is missing.
+        NoQueue = "no_queue",
+        /// No confirmation: it may have been queued or not.
+        Unconfirmed = "unconfirmed",
+    }
+}
+
+words! {
+    /// Why a token was refused.
+    TokenRefusal, "reason" {
+        /// There is no `Authorization` header.
+        NoHeader = "no_header",
+        /// It is not of the scheme Bearer.
+        NotBearer = "not_bearer",
+        /// It is no JWT of our algorithm.
+        Malformed = "malformed",
+        /// No key of ours signed it.
+        Signature = "wrong_signature",
+        /// It has expired.
+        Expired = "expired",
+        /// It is not valid yet.
+        Early = "not_valid_yet",
+        /// It does not have the claim, or an empty one.
+        Claim = "no_claim",
+    }
+}
+
+words! {
+    /// Where a list came from.
+    ListSource, "source" {
+        /// The client has it already: 304.
+        Client = "client",
+        /// It was in memory.
+        Memory = "memory",
+        /// It was read from the database.
+        Rendered = "rendered",
+        /// It was read from the database and too large to hold.
+        Streamed = "streamed",
+    }
+}
+
+words! {
+    /// How a transaction of a batch ended.
+    Ended, "result" {
+        /// It took effect.
+        Committed = "committed",
+        /// It did not: the batch is tried again, halved or given up.
+        Failed = "failed",
+    }
+}
+
+/// How an update was settled, to its client by a gateway and in the database by a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// It was decided.
+    Decided(Outcome),
+    /// Another update with its idempotency key was decided before.
+    Repeated,
+    /// Its idempotency key was used for another body.
+    Rejected,
+    /// It can't be applied for a reason of its own.
+    Parked,
+}
+
+impl Settled {
+    fn all() -> Vec<Self> {
+        let decided = Outcome::ALL.into_iter().map(Self::Decided);
+        decided.chain([Self::Repeated, Self::Rejected, Self::Parked]).collect()
+    }
+
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Decided(outcome) => outcome.word(),
+            Self::Repeated => "repeated",
+            Self::Rejected => "rejected",
+            Self::Parked => "parked",
+        }
+    }
+}
+
+/// What a client was told about an update that was accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// What became of it.
+    Settled(Settled),
+    /// 202: its outcome was not waited for, or did not come in time.
+    Pending,
+}
+
+impl Words for Told {
+    const LABEL: &'static str = "answer";
+
+    fn all() -> Vec<Self> {
+        Settled::all().into_iter().map(Self::Settled).chain([Self::Pending]).collect()
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Settled(settled) => settled.word(),
+            Self::Pending => "pending",
+        }
+    }
+}
+
+/// What a worker did with a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// What became of its update.
+    Settled(Settled),
+    /// It was passed over: its update was decided before.
+    Redelivered,
+}
+
+impl Words for Applied {
+    const LABEL: &'static str = "outcome";
+
+    fn all() -> Vec<Self> {
+        Settled::all().into_iter().map(Self::Settled).chain([Self::Redelivered]).collect()
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Settled(settled) => settled.word(),
+            Self::Redelivered => "redelivered",
+        }
+    }
+}
+
+type Word = [(&'static str, &'static str); 1];
+
+/// A metric for each word of a set.
+#[derive(Clone, Debug)]
+pub struct By<W, M> {
+    family: Family<Word, M, fn() -> M>,
+    words: std::marker::PhantomData<W>,
+}
+
+impl<W: Words, M: Clone> By<W, M> {
+    fn new(make: fn() -> M) -> Self {
+        let family = Family::new_with_constructor(make);
+        for word in W::all() {
+            drop(family.get_or_create(&[(W::LABEL, word.word())]));
+        }
+        Self { family, words: std::marker::PhantomData }
+    }
+
+    /// That of a word.
+    #[must_use]
+    pub fn of(&self, word: W) -> M {
+        self.family.get_or_create_owned(&[(W::LABEL, word.word())])
+    }
+}
+
+impl<W: Words, M: Default + Clone> Default for By<W, M> {
+    fn default() -> Self {
+        Self::new(M::default)
+    }
+}
+
+impl<W: Words, M: EncodeMetric + TypedMetric + Clone> EncodeMetric for By<W, M> {
+    fn encode(&self, encoder: MetricEncoder<'_>) -> fmt::Result {
+        self.family.encode(encoder)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        M::TYPE
+    }
+}
+
+/// What tells requests apart.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RequestLabels {
+    /// The route's template, or `none`.
+    pub route: String,
+    /// The method, or `other`.
+    pub method: &'static str,
+}
+
+/// What tells answers apart.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct AnswerLabels {
+    /// The route's template, or `none`.
+    pub route: String,
+    /// The method, or `other`.
+    pub method: &'static str,
+    /// The status.
+    pub status: u16,
+}
+
+/// A queue that updates are spread over: at most 1024.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PartitionLabel {
+    /// Its number.
+    pub partition: u16,
+}
+
+fn seconds() -> Histogram {
+    Histogram::new(SECONDS)
+}
+
+fn build_info() -> Family<Word, Gauge> {
+    let info = Family::<Word, Gauge>::default();
+    info.get_or_create(&[("version", env!("CARGO_PKG_VERSION"))]).set(1);
+    info
+}
+
+/// Registers a metric under its whole name; the library adds the end of a counter's itself.
+fn register(registry: &mut Registry, name: &str, help: &str, metric: impl Metric) {
+    registry.register(name.trim_end_matches("_total"), help, metric);
+}
+
+macro_rules! metrics {
+    ($(#[$doc:meta])* $kind:ident {
+        $($name:literal $field:ident: $type:ty = $metric:expr, $help:literal;)*
+    }) => {
+        $(#[$doc])*
+        #[derive(Debug)]
+        pub struct $kind {
+            $(#[doc = $help] pub $field: $type,)*
+        }
+
+        impl $kind {
+            fn new() -> Self {
+                Self { $($field: $metric,)* }
+            }
+
+            fn register(&self, registry: &mut Registry) {
+                $(register(registry, $name, $help, self.$field.clone());)*
+            }
+        }
+    };
+}
+
+metrics! {
+    /// Both programs'.
+    CommonMetrics {
+        "sdb_build_info" build_info: Family<Word, Gauge> = build_info(),
+            "1, with the version of the program";
+        "sdb_ready" ready: Gauge = Gauge::default(),
+            "Whether /readyz answers 200: 1 or 0";
+        "sdb_reconnects_total" reconnects: By<Server, Counter> = By::default(),
+            "Connections that were made again after one was lost";
+    }
+}
+
+metrics! {
+    /// A gateway's.
+    GatewayMetrics {
+        "sdb_http_requests_total" requests: Family<AnswerLabels, Counter> = Family::default(),
+            "Requests that were answered";
+        "sdb_http_request_duration_seconds"
+            request_duration: Family<RequestLabels, Histogram, fn() -> Histogram>
+            = Family::new_with_constructor(seconds),
+            "Time from a request to the beginning of its answer";
+        "sdb_updates_accepted_total" accepted: Counter = Counter::default(),
+            "Updates that RabbitMQ confirmed";
+        "sdb_updates_answered_total" answered: By<Told, Counter> = By::default(),
+            "Accepted updates by what their client was told";
+        "sdb_updates_not_awaited_total" not_awaited: Counter = Counter::default(),
+            "Accepted updates that were answered 202 at once, since no outcomes came";
+        "sdb_updates_refused_total" refused: By<Refused, Counter> = By::default(),
+            "Updates in order that were answered 503, by the reason";
+        "sdb_updates_in_flight" in_flight: Gauge = Gauge::default(),
+            "Updates between arrival and answer";
+        "sdb_updates_in_flight_limit" in_flight_limit: Gauge = Gauge::default(),
+            "Such updates at once, at most";
+        "sdb_tokens_refused_total" tokens_refused: By<TokenRefusal, Counter> = By::default(),
+            "Tokens that were refused, by the reason";
+        "sdb_lists_served_total" lists: By<ListSource, Counter> = By::default(),
+            "Lists by where they came from";
+        "sdb_server_reachable" reachable: By<Server, Gauge> = By::default(),
+            "Whether the server can be used: 1 or 0";
+        "sdb_clock_ahead_seconds" clock_ahead: Gauge<f64, AtomicU64> = Gauge::default(),
+            "Seconds that the machine's clock is ahead of PostgreSQL's, below 0 where it is behind";
+    }
+}
+
+metrics! {
+    /// A worker's.
+    WorkerMetrics {
+        "sdb_updates_applied_total" applied: By<Applied, Counter> = By::default(),
+            "Messages of committed batches by what became of their update";
+        "sdb_update_apply_duration_seconds" apply_duration: Histogram = seconds(),
+            "Time from an update's arrival at a gateway to the commit of its outcome";
+        "sdb_batch_updates" batch: Histogram = Histogram::new(exponential_buckets(1.0, 2.0, 14)),
+            "Messages in a batch";
+        "sdb_transaction_duration_seconds" transaction_duration: By<Ended, Histogram>
+            = By::new(seconds),
+            "Time of a batch's transaction";
+        "sdb_queue_messages" queue: Family<PartitionLabel, Gauge> = Family::default(),
+            "Updates that wait in the queue of a partition, without those that the worker holds";
+        "sdb_partitions_owned" owned: Gauge = Gauge::default(),
+            "Partitions that this worker consumes";
+        "sdb_partitions" partitions: Gauge = Gauge::default(),
+            "Partitions in all";
+        "sdb_workers_living" living: Gauge = Gauge::default(),
+            "Workers that live, as the database has it";
+        "sdb_parked_updates" parked: Gauge = Gauge::default(),
+            "Parked updates; 10000 means as many or more";
+        "sdb_held_updates" held: Gauge = Gauge::default(),
+            "Updates that this worker holds since another session locks rows that they need";
+        "sdb_inbox_rows" inbox_rows: Gauge = Gauge::default(),
+            "Rows of the inbox, as PostgreSQL estimates";
+        "sdb_inbox_oldest_part_timestamp_seconds" oldest_part: Gauge = Gauge::default(),
+            "When the week of the oldest part of the inbox began, since 1970";
+        "sdb_inbox_retention_seconds" retention: Gauge = Gauge::default(),
+            "Time for which rows of the inbox are kept, SDB_INBOX_DAYS";
+        "sdb_replies_dropped_total" replies_dropped: Counter = Counter::default(),
+            "Outcomes that no gateway was told, since RabbitMQ did not take them";
+    }
+}
+
+/// What both programs count and measure.
+pub static COMMON: LazyLock<CommonMetrics> = LazyLock::new(CommonMetrics::new);
+/// What a gateway counts and measures, once in a process.
+pub static GATEWAY: LazyLock<GatewayMetrics> = LazyLock::new(GatewayMetrics::new);
+/// What a worker counts and measures, once in a process.
+pub static WORKER: LazyLock<WorkerMetrics> = LazyLock::new(WorkerMetrics::new);
+
+impl GatewayMetrics {
+    /// Counts a request that was answered.
+    pub fn request(&self, route: String, method: &'static str, status: u16, duration: Duration) {
+        let labels = RequestLabels { route, method };
+        self.request_duration.get_or_create(&labels).observe(duration.as_secs_f64());
+        let labels = AnswerLabels { route: labels.route, method, status };
+        self.requests.get_or_create(&labels).inc();
+    }
+
+    /// All of them, in the text format of Prometheus.
+    #[must_use]
+    pub fn text(&self) -> String {
+        text(|registry| self.register(registry))
+    }
+}
+
+impl WorkerMetrics {
+    /// Measures the time from an update's arrival to now, when its outcome is committed.
+    #[expect(clippy::disallowed_methods, reason = "a measurement: nothing is decided by it")]
+    pub fn applied_now(&self, received_at: Timestamp) {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let micros = now.unwrap_or_default().as_micros() as i64 - received_at.as_micros();
+        // PostgreSQL's clock, as the gateway knew it, may be ahead of this machine's.
+        self.apply_duration.observe(micros.max(0) as f64 / 1e6);
+    }
+
+    /// All of them, in the text format of Prometheus.
+    #[must_use]
+    pub fn text(&self) -> String {
+        text(|registry| self.register(registry))
+    }
+}
+
+fn text(own: impl FnOnce(&mut Registry)) -> String {
+    let mut registry = Registry::default();
+    COMMON.register(&mut registry);
+    own(&mut registry);
+    let mut text = String::new();
+    // A `String` takes whatever is written.
+    prometheus_text::encode(&mut text, &registry).unwrap_or_default();
+    text
+}

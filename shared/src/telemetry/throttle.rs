@@ -1,0 +1,92 @@
+//! Log lines that a storm would repeat.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+/// The least time between two lines of one kind.
+const EVERY: Duration = Duration::from_secs(5);
+/// Kinds that are told apart; of further ones nothing is said before one of these may be said again.
+const MOST_KINDS: usize = 32;
+
+/// Lets through one line of each kind every so often. Made by [`throttled!`](crate::throttled!).
+#[derive(Debug)]
+pub struct Throttle(Mutex<Said>);
+
+#[derive(Debug)]
+struct Said {
+    /// When each kind was said last.
+    last: BTreeMap<String, Instant>,
+    /// Lines that were held back since anything was said.
+    unsaid: u64,
+}
+
+impl Throttle {
+    /// Nothing was said yet.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(Mutex::new(Said { last: BTreeMap::new(), unsaid: 0 }))
+    }
+
+    /// Whether a line of this kind may be said now: then how many of any kind were held back before
+    /// it.
+    pub fn say(&self, kind: &str, now: Instant) -> Option<u64> {
+        // It is whole after any panic.
+        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        said.last.retain(|_, at| now.saturating_duration_since(*at) < EVERY);
+        if said.last.len() >= MOST_KINDS || said.last.contains_key(kind) {
+            said.unsaid += 1;
+            return None;
+        }
+        said.last.insert(kind.to_owned(), now);
+        Some(std::mem::take(&mut said.unsaid))
+    }
+}
+
+impl Default for Throttle {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Logs a line at a level, at most once every five seconds for each kind, with the number of lines
+/// that were held back (`unsaid`). Those stand in the log at the level debug.
+#[macro_export]
+macro_rules! throttled {
+    ($level:ident, $kind:expr, $($line:tt)+) => {{
+        static SAID: $crate::throttle::Throttle = $crate::throttle::Throttle::new();
+        match SAID.say($kind, ::std::time::Instant::now()) {
+            Some(0) => ::tracing::$level!($($line)+),
+            Some(unsaid) => ::tracing::$level!(unsaid, $($line)+),
+            None => ::tracing::debug!($($line)+),
+        }
+    }};
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_is_said_once_every_so_often() {
+        let (throttle, begin) = (Throttle::new(), Instant::now());
+        assert_eq!(throttle.say("a", begin), Some(0));
+        assert_eq!(throttle.say("a", begin), None);
+        assert_eq!(throttle.say("b", begin + EVERY / 2), Some(1));
+        assert_eq!(throttle.say("a", begin + EVERY / 2), None);
+        assert_eq!(throttle.say("b", begin + EVERY), None);
+        assert_eq!(throttle.say("a", begin + EVERY), Some(2));
+        assert_eq!(throttle.say("a", begin + EVERY * 3), Some(0));
+    }
+
+    #[test]
+    fn a_storm_of_kinds_is_bounded_too() {
+        let (throttle, now) = (Throttle::new(), Instant::now());
+        let storm =
+            |now| (0..1_000).filter(|n| throttle.say(&n.to_string(), now).is_some()).count();
+        assert_eq!(storm(now), MOST_KINDS);
+        assert_eq!(storm(now + EVERY), MOST_KINDS);
+    }
+}

@@ -1,0 +1,189 @@
+//! The messages between gateway and worker, JSON with a version.
+//!
+//! A program writes one version and reads those from [`OLDEST`] to it: a version is read one release
+//! before it is written, and one release longer than it is written, so that two releases in a row work
+//! side by side. A worker parks a message of any other version, a gateway passes it over, so that
+//! nothing is lost. A reader passes over fields that it does not know, and a gateway each result that
+//! it can't read; so a field or a word may be added within a version, and none renamed or taken away.
+//! `shared/tests/wire` pins the bytes.
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::{
+    component::Component,
+    impact::Impact,
+    incident::{IncidentId, IncidentSnapshot},
+    outcome::Reason,
+    timestamp::Timestamp,
+    update::UpdateId,
+};
+
+/// The version that this program writes, the newest that it reads.
+pub const VERSION: u16 = 1;
+/// The oldest version that this program reads.
+pub const OLDEST: u16 = 1;
+
+/// One status update on its way from gateway to worker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpdateMessage {
+    /// Its id.
+    pub id: UpdateId,
+    /// The component as the gateway's catalogue had it; the worker checks that the id still means it.
+    pub component: Component,
+    /// The reported impact, never `Maintenance`.
+    pub impact: Impact,
+    /// The title of an incident that this update opens.
+    pub text: String,
+    /// When the gateway received it, by the database's clock as the gateway knew it.
+    pub received_at: Timestamp,
+    /// The client's idempotency key, if it sent one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idempotency: Option<Idempotency>,
+}
+
+/// An idempotency key and what it was used for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Idempotency {
+    /// As the client sent it.
+    pub key: String,
+    /// SHA-256, in hex, of the meaning of the body: component id, impact and text.
+    pub fingerprint: String,
+}
+
+/// The outcomes of one batch for one gateway.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplyMessage {
+    /// One for each of the gateway's updates in the batch.
+    pub results: Vec<UpdateResult>,
+}
+
+/// What became of one status update.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpdateResult {
+    /// Which update.
+    pub id: UpdateId,
+    /// What became of it.
+    pub verdict: Verdict,
+}
+
+/// What became of a status update.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum Verdict {
+    /// Decided in this batch.
+    Decided {
+        /// By which rule, and so with which outcome.
+        reason: Reason,
+        /// The incident that now holds or covers the component, as it stood right after.
+        incident: IncidentSnapshot,
+    },
+    /// Decided before: a redelivery, or another update with the same idempotency key.
+    Repeated {
+        /// The update that was decided then; this one itself for a redelivery.
+        original: UpdateId,
+        /// By which rule.
+        reason: Reason,
+        /// The incident that held or covered the component.
+        incident: IncidentId,
+    },
+    /// Its idempotency key was used for another body.
+    Rejected,
+    /// It could not be applied and is parked for an operator.
+    Parked,
+}
+
+#[derive(Deserialize)]
+struct Version {
+    v: u16,
+}
+
+#[derive(Serialize)]
+struct Versioned<T> {
+    v: u16,
+    #[serde(flatten)]
+    body: T,
+}
+
+/// Why the bytes of a message are not a message.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// Not JSON, or not of the form.
+    #[error("the message is not of the form of version {VERSION}: {0}")]
+    Malformed(serde_json::Error),
+    /// A version that this program does not know.
+    #[error("the message has version {0}, this program reads {OLDEST} to {VERSION}")]
+    Version(u16),
+    /// A status update that asks for a maintenance.
+    #[error("a status update can't have impact 0 (maintenance)")]
+    Maintenance,
+}
+
+fn encode<T: Serialize>(body: T) -> Vec<u8> {
+    #[expect(clippy::expect_used, reason = "our own types have string keys and no failing parts")]
+    serde_json::to_vec(&Versioned { v: VERSION, body }).expect("our own types serialize")
+}
+
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
+    let Version { v } = serde_json::from_slice(bytes).map_err(DecodeError::Malformed)?;
+    if !(OLDEST..=VERSION).contains(&v) {
+        return Err(DecodeError::Version(v));
+    }
+    // Not as one with the version: `flatten` copies all of it before it reads it.
+    serde_json::from_slice(bytes).map_err(DecodeError::Malformed)
+}
+
+impl UpdateMessage {
+    /// As bytes for the broker.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        encode(self)
+    }
+
+    /// From the broker's bytes.
+    ///
+    /// # Errors
+    /// When the bytes are not a status update of a known version.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let message: Self = decode(bytes)?;
+        if message.impact == Impact::Maintenance {
+            return Err(DecodeError::Maintenance);
+        }
+        Ok(message)
+    }
+}
+
+impl ReplyMessage {
+    /// As bytes for the broker.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        encode(self)
+    }
+
+    /// From the broker's bytes, with the number of results that can't be read and are left out: a
+    /// newer worker may have words that this program does not know.
+    ///
+    /// # Errors
+    /// When the bytes are not a reply of a known version.
+    pub fn decode(bytes: &[u8]) -> Result<(Self, usize), DecodeError> {
+        #[derive(Deserialize)]
+        struct Results {
+            results: Vec<serde_json::Value>,
+        }
+
+        // All at once where all can be read: to copy each result costs time.
+        match decode(bytes) {
+            Ok(reply) => return Ok((reply, 0)),
+            Err(DecodeError::Malformed(_)) => {}
+            Err(other @ (DecodeError::Version(_) | DecodeError::Maintenance)) => return Err(other),
+        }
+        let Results { results: all } = decode(bytes)?;
+        let count = all.len();
+        let results: Vec<UpdateResult> =
+            all.into_iter().filter_map(|result| serde_json::from_value(result).ok()).collect();
+        let left_out = count - results.len();
+        Ok((Self { results }, left_out))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,3 @@
+//! The messages between gateways and workers, by version.
+
+pub mod message;

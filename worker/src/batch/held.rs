@@ -1,0 +1,133 @@
+//! Updates that wait for rows which another session holds, and those that wait behind them.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    time::Duration,
+};
+
+use shared::{component::ComponentId, message::UpdateMessage, update::UpdateId};
+use tokio::time::Instant;
+
+use super::message::Incoming;
+
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// What must not take effect before updates that were deferred: their redeliveries, later updates of
+/// their components, and those with their idempotency keys.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct HeldUp {
+    updates: HashSet<UpdateId>,
+    components: HashSet<ComponentId>,
+    keys: HashSet<String>,
+}
+
+impl HeldUp {
+    /// Adds an update that is deferred.
+    pub(crate) fn add(&mut self, update: &UpdateMessage) {
+        self.updates.insert(update.id);
+        self.components.insert(update.component.id);
+        self.keys.extend(update.idempotency.as_ref().map(|idempotency| idempotency.key.clone()));
+    }
+
+    /// Whether this message must wait.
+    pub(crate) fn holds_up(&self, incoming: &Incoming) -> bool {
+        match &incoming.content {
+            Ok(update) => {
+                let key = update.idempotency.as_ref().map(|idempotency| idempotency.key.as_str());
+                self.components.contains(&update.component.id)
+                    || key.is_some_and(|key| self.keys.contains(key))
+            }
+            Err(_) => incoming.update_id().is_some_and(|id| self.updates.contains(&id)),
+        }
+    }
+}
+
+/// A queue of deferred messages, in the order in which they came. They are tried again after a pause
+/// that grows while none of them can be applied.
+pub(crate) struct HeldQueue<T> {
+    messages: VecDeque<T>,
+    held_up: HeldUp,
+    pause: Duration,
+    due: Instant,
+}
+
+/// What the queue holds.
+pub(crate) trait Message {
+    /// The message itself.
+    fn incoming(&self) -> &Incoming;
+}
+
+impl<T: Message> HeldQueue<T> {
+    pub(crate) fn new() -> Self {
+        Self {
+            messages: VecDeque::new(),
+            held_up: HeldUp::default(),
+            pause: FIRST_PAUSE,
+            due: Instant::now(),
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.messages.len()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.messages.iter()
+    }
+
+    /// When they are to be tried again.
+    pub(crate) const fn due(&self) -> Instant {
+        self.due
+    }
+
+    /// Takes all of them out, up to so many, to be tried again; later ones stay.
+    pub(crate) fn take(&mut self, most: usize) -> Vec<T> {
+        self.messages.drain(..most.min(self.messages.len())).collect()
+    }
+
+    /// Puts back those that were tried and are deferred again, at the head and in their order.
+    pub(crate) fn put_back(&mut self, deferred: Vec<T>, tried: usize) {
+        let is_progress = deferred.len() < tried;
+        self.pause = if is_progress { FIRST_PAUSE } else { (self.pause * 2).min(LONGEST_PAUSE) };
+        self.due = Instant::now() + self.pause;
+        for message in deferred.into_iter().rev() {
+            self.messages.push_front(message);
+        }
+        self.held_up = HeldUp::default();
+        for message in &self.messages {
+            if let Ok(update) = &message.incoming().content {
+                self.held_up.add(update);
+            }
+        }
+    }
+
+    /// Adds messages that were deferred now.
+    pub(crate) fn add(&mut self, deferred: Vec<T>) {
+        if self.messages.is_empty() && !deferred.is_empty() {
+            self.pause = FIRST_PAUSE;
+            self.due = Instant::now() + self.pause;
+        }
+        for message in deferred {
+            if let Ok(update) = &message.incoming().content {
+                self.held_up.add(update);
+            }
+            self.messages.push_back(message);
+        }
+    }
+
+    /// Keeps what must wait behind those that are held; returns the rest.
+    pub(crate) fn keep_what_must_wait(&mut self, messages: Vec<T>) -> Vec<T> {
+        if self.is_empty() {
+            return messages;
+        }
+        let (waiting, free) =
+            messages.into_iter().partition(|message| self.held_up.holds_up(message.incoming()));
+        self.add(waiting);
+        free
+    }
+}

@@ -1,0 +1,17 @@
+//! One batch is one transaction: its messages, the plan of what they lead to, the transaction itself, and
+//! what is done when it fails.
+
+mod apply;
+mod held;
+mod message;
+mod plan;
+mod retry;
+
+pub use self::{
+    apply::{ApplyError, apply},
+    message::{Applied, Incoming, Unusable},
+};
+pub(crate) use self::{
+    held::{HeldQueue, Message},
+    retry::{Expired, apply_until_settled},
+};

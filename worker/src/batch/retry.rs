@@ -1,0 +1,239 @@
+//! Applies a batch whatever the database does: retries what fails for a passing reason, and parks what it
+//! refuses.
+
+use std::time::Duration;
+
+use shared::{
+    database::Database,
+    metrics::{Ended, WORKER},
+    telemetry::chain,
+    throttled, traces,
+    update::UpdateId,
+};
+use sqlx::PgConnection;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::{
+    apply::{ApplyError, apply_behind},
+    held::HeldUp,
+    message::{Applied, Incoming, Unusable},
+};
+use crate::store::{inbox_partitions, workers::MemberId};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// Time for one transaction: longer than the server lets any of its statements take.
+const ATTEMPT_LIMIT: Duration = Duration::from_secs(60);
+const TRIES_BEFORE_PARKING: u32 = 3;
+
+/// What to do about an error of the database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Remedy {
+    /// It will pass: the same batch again.
+    TryAgain,
+    /// Something in the batch is at fault.
+    Park,
+    /// Fewer updates may not take as long, or not need what others hold.
+    Halve,
+}
+
+/// The classes of SQLSTATE that blame the data: data exception, integrity constraint violation,
+/// view check, program limit exceeded, and an exception raised by a trigger. All others, unknown
+/// ones included, are for the server or the operator to fix: parking for them would park all.
+const BLAMES_DATA: [&str; 5] = ["22", "23", "44", "54", "P0"];
+
+fn remedy(error: &sqlx::Error) -> Remedy {
+    let code = error.as_database_error().and_then(|error| error.code());
+    match code.as_deref() {
+        Some(code) if BLAMES_DATA.iter().any(|class| code.starts_with(class)) => Remedy::Park,
+        Some(_) | None => Remedy::TryAgain,
+    }
+}
+
+/// The membership of the worker has expired: nothing that it does would count.
+#[derive(Debug)]
+pub(crate) struct Expired;
+
+/// Applies a batch and returns what became of each message, however long the database is away. It
+/// may be dropped at any point and run again.
+///
+/// A batch that the database refuses, or that takes too long, is halved until the message at
+/// fault stands alone. One that is refused again and again is parked with the database's reason; one
+/// that takes too long is deferred. The others take effect in their order.
+pub(crate) async fn apply_until_settled(
+    database: &mut Database,
+    member: MemberId,
+    batch: &[Incoming],
+    inbox_days: u32,
+) -> Result<Vec<Applied>, Expired> {
+    apply_until_settled_behind(database, member, batch, inbox_days, &HeldUp::default()).await
+}
+
+async fn apply_until_settled_behind(
+    database: &mut Database,
+    member: MemberId,
+    batch: &[Incoming],
+    inbox_days: u32,
+    held_up: &HeldUp,
+) -> Result<Vec<Applied>, Expired> {
+    let mut pause = FIRST_PAUSE;
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let (remedy, error) = match attempt(database, member, batch, held_up).await {
+            Ok(results) => return Ok(results),
+            Err(ApplyError::Expired) => return Err(Expired),
+            Err(ApplyError::TooLong(error)) => (Remedy::Halve, error),
+            Err(ApplyError::Database(error)) => (remedy(&error), error),
+        };
+        let remedy = match remedy {
+            // The partitions may be missing for all updates, not only for an id out of any time.
+            Remedy::Park if is_without_partition(&error) => {
+                keep(database, inbox_days).await.map_or(Remedy::TryAgain, |()| Remedy::Park)
+            }
+            remedy @ (Remedy::Park | Remedy::Halve | Remedy::TryAgain) => remedy,
+        };
+        match (remedy, batch) {
+            // What another writer did meanwhile may be the reason, and pass.
+            (Remedy::Park, [_]) if tries < TRIES_BEFORE_PARKING => {}
+            (Remedy::Park, [one]) => {
+                let refused = [refused(one, &error)];
+                match attempt(database, member, &refused, held_up).await {
+                    Ok(results) => return Ok(results),
+                    Err(ApplyError::Expired) => return Err(Expired),
+                    Err(ApplyError::TooLong(error) | ApplyError::Database(error)) => {
+                        report(&error, &refused);
+                    }
+                }
+            }
+            (Remedy::Halve, [_]) => {
+                report(&error, batch);
+                return Ok(vec![Applied::Deferred(Vec::new())]);
+            }
+            (Remedy::Park | Remedy::Halve, several) => {
+                let (updates, reason) = (several.len(), chain(&error));
+                throttled!(
+                    info,
+                    &reason,
+                    updates,
+                    reason,
+                    "the database does not take the batch: halving it"
+                );
+                return halve(database, member, several, inbox_days, held_up).await;
+            }
+            (Remedy::TryAgain, several) => report(&error, several),
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Applies a batch in two halves. What the first one defers holds up the second.
+async fn halve(
+    database: &mut Database,
+    member: MemberId,
+    batch: &[Incoming],
+    inbox_days: u32,
+    held_up: &HeldUp,
+) -> Result<Vec<Applied>, Expired> {
+    let (first, second) = batch.split_at(batch.len() / 2);
+    let mut held_up = held_up.clone();
+    let mut results =
+        Box::pin(apply_until_settled_behind(database, member, first, inbox_days, &held_up)).await?;
+    for (incoming, applied) in first.iter().zip(&results) {
+        if let (Ok(update), Applied::Deferred(_)) = (&incoming.content, applied) {
+            held_up.add(update);
+        }
+    }
+    let rest = Box::pin(apply_until_settled_behind(database, member, second, inbox_days, &held_up))
+        .await?;
+    results.extend(rest);
+    Ok(results)
+}
+
+/// Whether no partition of the inbox takes the id: no constraint is named then.
+fn is_without_partition(error: &sqlx::Error) -> bool {
+    const CHECK_VIOLATION: &str = "23514";
+    error.as_database_error().is_some_and(|error| {
+        error.code().as_deref() == Some(CHECK_VIOLATION) && error.constraint().is_none()
+    })
+}
+
+async fn keep(database: &mut Database, inbox_days: u32) -> Result<(), sqlx::Error> {
+    database
+        .with(async |connection: &mut PgConnection| {
+            inbox_partitions::keep(connection, inbox_days).await
+        })
+        .await
+}
+
+async fn attempt(
+    database: &mut Database,
+    member: MemberId,
+    batch: &[Incoming],
+    held_up: &HeldUp,
+) -> Result<Vec<Applied>, ApplyError> {
+    let began = Instant::now();
+    let transaction = traces::get().and_then(|traces| {
+        traces.transaction(batch.len(), batch.iter().filter_map(|one| one.trace.as_ref()))
+    });
+    let applying = database.with(async |connection: &mut PgConnection| {
+        apply_behind(connection, member, batch, held_up).await
+    });
+    // When it takes longer, nobody knows what the connection is at; it is closed, and does not
+    // commit later.
+    let applied = timeout(ATTEMPT_LIMIT, applying).await.unwrap_or_else(|_| {
+        let silent = sqlx::Error::Protocol("the database did not answer in time".to_owned());
+        Err(ApplyError::TooLong(silent))
+    });
+    let ended = if applied.is_ok() { Ended::Committed } else { Ended::Failed };
+    WORKER.transaction_duration.of(ended).observe(began.elapsed().as_secs_f64());
+    if let Some(transaction) = transaction {
+        match &applied {
+            Ok(_) => transaction.committed(),
+            Err(ApplyError::TooLong(error) | ApplyError::Database(error)) => {
+                transaction.failed(sqlstate(error));
+            }
+            Err(ApplyError::Expired) => transaction.failed(None),
+        }
+    }
+    applied
+}
+
+fn sqlstate(error: &sqlx::Error) -> Option<String> {
+    error.as_database_error()?.code().map(|code| code.into_owned())
+}
+
+/// The same message, to be parked.
+fn refused(incoming: &Incoming, error: &sqlx::Error) -> Incoming {
+    let reason = if is_without_partition(error) {
+        match incoming.update_id().and_then(UpdateId::made_at) {
+            Some(made_at) => format!(
+                "the inbox has no part for {:.10}, the day of its id: it is older than SDB_INBOX_DAYS, or \
+                 weeks ahead of PostgreSQL's clock",
+                made_at.to_the_microsecond()
+            ),
+            None => "the inbox has no part for its id, which is no UUIDv7: no gateway made it"
+                .to_owned(),
+        }
+    } else {
+        chain(error)
+    };
+    Incoming {
+        queue: incoming.queue.clone(),
+        message_id: incoming.update_id().map(|id| id.to_string()),
+        payload: incoming.payload.clone(),
+        trace: incoming.trace.clone(),
+        content: Err(Unusable::Refused(reason)),
+    }
+}
+
+fn report(error: &sqlx::Error, batch: &[Incoming]) {
+    let (updates, reason) = (batch.len(), chain(error));
+    // The log names a trace where the line belongs to one.
+    let trace_id = match batch {
+        [one] => one.trace.as_ref().and_then(|trace| trace.id()).map(tracing::field::display),
+        _ => None,
+    };
+    throttled!(warn, &reason, updates, trace_id, reason, "the database failed: trying again");
+}

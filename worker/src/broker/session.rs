@@ -1,0 +1,329 @@
+//! Moves messages: from the queues into batches, and after their commit acknowledgements and
+//! replies back. What a batch does, [`crate::batch`] knows.
+
+use std::{collections::HashSet, pin::pin, sync::Arc, time::Duration};
+
+use futures_util::{Stream, StreamExt, stream::select_all};
+use lapin::Connection;
+use shared::{
+    broker::{Broker, ConnectError},
+    database::Database,
+    message::Verdict,
+    metrics::WORKER,
+    telemetry::chain,
+    topology::{DeclareError, Phase},
+    traces,
+};
+use sqlx::PgConnection;
+use tokio::{
+    sync::Mutex,
+    time::{Instant, sleep, sleep_until, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    deliveries::{Deliveries, DeliveryError, Received, acknowledge, consume},
+    redeclare::redeclare,
+    replies::{Reply, ReplySender},
+};
+use crate::{
+    batch::{Applied, Expired, HeldQueue, Incoming, apply_until_settled},
+    membership::{Member, MembershipError, Share},
+    observe::{readiness::Readiness, sampling},
+    store::{blockers::Blockers, workers::MemberId},
+};
+
+/// What a consumer works with.
+pub(crate) struct Consumer {
+    pub(crate) broker: Broker,
+    pub(crate) database: Mutex<Database>,
+    /// Updates in one transaction, at most.
+    pub(crate) batch: usize,
+    /// Days that the record of each update is kept.
+    pub(crate) inbox_days: u32,
+    pub(crate) replies: ReplySender,
+    /// Names in the log who holds what updates wait for.
+    pub(crate) blockers: Blockers,
+    /// What this worker reports about itself.
+    pub(crate) readiness: Arc<Readiness>,
+    /// Whether the queues are measured.
+    pub(crate) is_measured: bool,
+    /// Cancelled when the worker is to stop, with its last batch committed and acknowledged.
+    pub(crate) stop: CancellationToken,
+    /// Cancelled when even that took too long.
+    pub(crate) abandon: CancellationToken,
+}
+
+/// Time for RabbitMQ to declare the queues and start every delivery.
+const SETUP_LIMIT: Duration = Duration::from_secs(30);
+/// How often a connection is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// Time for RabbitMQ to end a connection.
+const CLOSE_LIMIT: Duration = Duration::from_secs(5);
+/// The same for one that was stopped before it consumed everything of its share.
+const STOPPED_LIMIT: Duration = Duration::from_secs(1);
+/// Time for a batch, however often it is tried: RabbitMQ takes back what is held for much longer,
+/// and some versions never deliver it again when they have to (4.3.0 to 4.3.5).
+const BATCH_LIMIT: Duration = Duration::from_secs(300);
+
+/// Why a worker's part in the work ended.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SessionError {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error("RabbitMQ refused")]
+    Broker(#[from] lapin::Error),
+    #[error("the queues can't be declared")]
+    Declare(#[from] DeclareError),
+    #[error("RabbitMQ did not answer in time")]
+    Silent,
+    #[error(transparent)]
+    Delivery(#[from] DeliveryError),
+    #[error("a batch could not be settled within {} s", BATCH_LIMIT.as_secs())]
+    Unsettled,
+    #[error("stopped in the middle of a batch")]
+    Abandoned,
+    #[error(transparent)]
+    Membership(#[from] MembershipError),
+}
+
+impl Consumer {
+    /// Takes part in the work: joins the live workers, and consumes what is this worker's share,
+    /// session by session, until it is to stop or something fails.
+    pub(crate) async fn take_part(&self) -> Result<(), SessionError> {
+        // Connected first: a worker that can't reach RabbitMQ would hold its share up.
+        let Some(mut connection) = self.connect().await? else { return Ok(()) };
+        let member = Member::join(self.database.lock().await.options()).await?;
+        let ended = loop {
+            if let Err(error) = self.session(connection, &member).await {
+                break Err(error);
+            }
+            connection = match self.connect().await {
+                Ok(Some(connection)) => connection,
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error.into()),
+            };
+        };
+        member.leave().await;
+        ended
+    }
+
+    /// None when the worker is to stop.
+    async fn connect(&self) -> Result<Option<Connection>, ConnectError> {
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => Ok(None),
+            connected = self.broker.connect("worker: updates") => connected.map(Some),
+        }
+    }
+
+    /// One session with the broker: until this worker's share is another one, or the worker is to
+    /// stop, when it ends with its last batch committed and acknowledged; or until something fails.
+    ///
+    /// What was received and not acknowledged by then is delivered again, perhaps to another
+    /// worker; what of it was committed, the inbox passes over.
+    async fn session(&self, connection: Connection, member: &Member) -> Result<(), SessionError> {
+        let share = member.share()?;
+        let mut deliveries = Vec::with_capacity(share.partitions.len() + 1);
+        let declared_by = self.database.lock().await.options().clone();
+        let starting = self.start(&connection, &share, member.id, &mut deliveries);
+        let started = tokio::select! {
+            started = timeout(SETUP_LIMIT, starting) => Some(started),
+            () = self.stop.cancelled() => None,
+        };
+        let close_limit = if started.is_none() { STOPPED_LIMIT } else { CLOSE_LIMIT };
+        // What is ready goes into one batch, from all queues alike; order within each is kept.
+        let mut batches = select_all(deliveries).ready_chunks(self.batch);
+        WORKER.held.set(0);
+        let ended = match started {
+            Some(Ok(Ok(()))) => {
+                self.readiness.takes_part(member.id, share.clone());
+                let working = self.work_through(&mut batches, &share, member);
+                let ended = tokio::select! {
+                    ended = working => ended,
+                    () = lost(&connection) => Err(DeliveryError::Ended.into()),
+                    () = sampling::queues(&connection, &share), if self.is_measured => Ok(()),
+                    () = redeclare(&connection, &share, declared_by) => Ok(()),
+                };
+                match &ended {
+                    Ok(()) => self.readiness.waits("the partitions are being shared anew"),
+                    Err(error) => self.readiness.is_away(chain(error)),
+                }
+                ended
+            }
+            Some(Ok(Err(error))) => Err(error),
+            Some(Err(_)) => Err(SessionError::Silent),
+            None => Ok(()),
+        };
+        // However it ended, the connection closes while its consumers live: RabbitMQ then takes
+        // back what was received, in one piece. A consumer that is dropped first is cancelled, and
+        // the next worker gets the later messages before the earlier ones.
+        let closed = timeout(close_limit, connection.close(200, "the session ends".into())).await;
+        drop(batches);
+        ended?;
+        if close_limit == CLOSE_LIMIT {
+            closed.map_err(|_| SessionError::Silent)??;
+        }
+        Ok(())
+    }
+
+    /// Declares the queues and starts the delivery of each that is in the share.
+    async fn start(
+        &self,
+        connection: &Connection,
+        share: &Share,
+        member: MemberId,
+        deliveries: &mut Vec<Deliveries>,
+    ) -> Result<(), SessionError> {
+        // While they are being emptied they stand, and must not be made anew.
+        if share.recorded.phase == Phase::Open {
+            let channel = connection.create_channel().await?;
+            let mut database = self.database.lock().await;
+            let declare = async |database: &mut PgConnection| {
+                share.topology().declare(&channel, database).await
+            };
+            database.with(declare).await?;
+            channel.close(200, "declared".into()).await?;
+        }
+        let consume = |queue, received| consume(connection, share, member, queue, received);
+        for partition in &share.partitions {
+            let queue = share.topology().queue(*partition);
+            deliveries.push(consume(queue, Received::update).await?);
+        }
+        if share.dead_letters {
+            let queue = share.topology().dead_letter_queue();
+            deliveries.push(consume(queue, Received::dead_letter).await?);
+        }
+        tracing::info!(
+            partitions = ?share.partitions,
+            of = share.topology().partitions,
+            topology = share.topology().version,
+            "consuming"
+        );
+        Ok(())
+    }
+
+    async fn work_through(
+        &self,
+        batches: &mut (impl Stream<Item = Vec<Result<Received, DeliveryError>>> + Unpin),
+        share: &Share,
+        member: &Member,
+    ) -> Result<(), SessionError> {
+        let mut another_share = pin!(member.share_other_than(share));
+        // A session's own: however it ends, what is held is delivered again.
+        let mut held: HeldQueue<Received> = HeldQueue::new();
+        loop {
+            let batch = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return Ok(()),
+                () = &mut another_share => return Ok(()),
+                () = sleep_until(held.due()), if !held.is_empty() => Vec::new(),
+                // None when the share is empty.
+                Some(batch) = batches.next() => batch,
+            };
+            let batch: Vec<Received> = batch.into_iter().collect::<Result<_, _>>()?;
+            tokio::select! {
+                done = self.work(member.id, batch, &mut held) => done?,
+                () = self.abandon.cancelled() => return Err(SessionError::Abandoned),
+                () = member.expired() => return Err(MembershipError::Expired.into()),
+            }
+        }
+    }
+
+    /// Applies what is held, when it is time to try again, and then a batch, without the updates that
+    /// must wait behind those that are still held.
+    async fn work(
+        &self,
+        member: MemberId,
+        batch: Vec<Received>,
+        held: &mut HeldQueue<Received>,
+    ) -> Result<(), SessionError> {
+        if !held.is_empty() && held.due() <= Instant::now() {
+            let again = held.take(self.batch);
+            let tried = again.len();
+            let deferred = self.apply(member, again, held).await?;
+            held.put_back(deferred, tried);
+        }
+        let batch = held.keep_what_must_wait(batch);
+        if !batch.is_empty() {
+            let deferred = self.apply(member, batch, held).await?;
+            held.add(deferred);
+        }
+        WORKER.held.set(held.len() as i64);
+        Ok(())
+    }
+
+    /// Applies a batch; returns what is deferred, in order. `held` is what is held beside it.
+    ///
+    /// Commit, then reply and acknowledge. Replies go first, as clients wait for them: what is then
+    /// not acknowledged comes again, and the inbox passes over it.
+    async fn apply(
+        &self,
+        member: MemberId,
+        batch: Vec<Received>,
+        held: &HeldQueue<Received>,
+    ) -> Result<Vec<Received>, SessionError> {
+        let (incoming, origins): (Vec<Incoming>, Vec<_>) =
+            batch.into_iter().map(|r| (r.incoming, (r.queue, r.acker, r.reply_to))).unzip();
+        let mut database = self.database.lock().await;
+        let settled = apply_until_settled(&mut database, member, &incoming, self.inbox_days);
+        let results = timeout(BATCH_LIMIT, settled)
+            .await
+            .map_err(|_| SessionError::Unsettled)?
+            .map_err(|Expired| MembershipError::Expired)?;
+        drop(database);
+
+        sampling::settled(&incoming, &results);
+
+        let (mut settled, mut deferred, mut held_incidents) = (Vec::new(), Vec::new(), Vec::new());
+        for ((incoming, (queue, acker, reply_to)), applied) in
+            incoming.into_iter().zip(origins).zip(results)
+        {
+            let received = Received { queue, acker, reply_to, incoming };
+            match applied {
+                Applied::Settled(result) => settled.push((received, result)),
+                Applied::Deferred(incidents) => {
+                    held_incidents.extend(incidents);
+                    deferred.push(received);
+                }
+            }
+        }
+        if !held_incidents.is_empty() {
+            held_incidents.sort_unstable();
+            held_incidents.dedup();
+            self.blockers.report(held.len() + deferred.len(), held_incidents);
+        }
+        if traces::get().is_some() {
+            for (received, result) in &settled {
+                if let Some(trace) = &received.incoming.trace {
+                    // What has no id can't be told of, and is parked.
+                    let parked = &Verdict::Parked;
+                    trace.decided(result.as_ref().map_or(parked, |result| &result.verdict));
+                }
+            }
+        }
+        let unsettled: HashSet<Arc<str>> =
+            held.iter().chain(&deferred).map(|received| received.queue.clone()).collect();
+        let acknowledging = acknowledge(settled.iter().map(|(received, _)| received), &unsettled);
+        let replies = settled.iter().filter_map(|(received, result)| -> Option<Reply> {
+            let trace = received.incoming.trace.clone();
+            Some((received.reply_to.clone()?, result.clone()?, trace))
+        });
+        self.replies.send(replies);
+        acknowledging.await?;
+        for (received, _) in &settled {
+            if let Some(trace) = &received.incoming.trace {
+                trace.acknowledged();
+            }
+        }
+        Ok(deferred)
+    }
+}
+
+/// Waits until a connection is lost, which nobody is told who only waits for deliveries or settles
+/// a batch.
+async fn lost(connection: &Connection) {
+    while connection.status().connected() {
+        sleep(LOOK_EVERY).await;
+    }
+}

@@ -1,0 +1,18 @@
+//! What a status update does: the rules, the state that they look at, and the words of timelines. Pure: no
+//! I/O and no clock; time is an argument.
+
+mod effects;
+mod incident_ref;
+mod rules;
+mod state;
+pub mod timeline;
+
+pub use self::{
+    effects::{Effect, Holder},
+    incident_ref::IncidentRef,
+    rules::{Decision, RestsOn, decide},
+    state::{ActiveState, ManualIncident, SystemIncident},
+};
+
+#[cfg(test)]
+mod tests;

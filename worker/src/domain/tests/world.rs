@@ -1,0 +1,167 @@
+//! What a transaction reads for a batch and what it writes after it, without the database.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use model::{Answer, Incident, Post, World};
+use shared::{
+    component::ComponentId, impact::Impact, incident::IncidentId, outcome::Reason,
+    timestamp::Timestamp,
+};
+
+use crate::domain::{
+    ActiveState, Holder, IncidentRef, ManualIncident, SystemIncident,
+    timeline::{self, Names, TimelineEntry},
+};
+
+/// What the decisions of a batch get to see, like the queries of `store/active_state.rs`.
+fn active_state(world: &World, posts: &[Post]) -> ActiveState {
+    let batch: BTreeSet<ComponentId> = posts.iter().map(|post| post.component).collect();
+    let from = posts.iter().map(|post| post.at).min();
+    let until = posts.iter().map(|post| post.at).max();
+    let mut system = BTreeMap::new();
+    let mut manual: HashMap<ComponentId, Vec<ManualIncident>> = HashMap::new();
+    for (id, incident) in &world.incidents {
+        let Incident { text, impact, start, end, .. } = incident.clone();
+        let last_update_at = incident.updates.last().map(|(at, _)| *at);
+        let known: BTreeSet<ComponentId> =
+            incident.components.intersection(&batch).copied().collect();
+        if incident.is_active_system_incident() {
+            let incident = SystemIncident {
+                text,
+                impact,
+                start_date: start,
+                end_date: None,
+                has_others: known.len() < incident.components.len(),
+                components: known,
+                last_update_at,
+            };
+            system.insert(IncidentRef::Existing(*id), incident);
+        } else if (!incident.system || impact == Impact::Maintenance)
+            && Some(start) <= until
+            && (end.is_none() || end > from)
+        {
+            for component in known {
+                manual.entry(component).or_default().push(ManualIncident {
+                    id: *id,
+                    text: text.clone(),
+                    impact,
+                    start_date: start,
+                    end_date: end,
+                    last_update_at,
+                });
+            }
+        }
+    }
+    ActiveState::new(system, manual)
+}
+
+/// Decides a batch and writes what it changed, like `step.rs` and `write.rs`.
+pub(super) fn apply_batch(world: &mut World, posts: &[Post]) -> Vec<Answer> {
+    let before = active_state(world, posts);
+    let mut after = before.clone();
+    let mut snapshots = Vec::new();
+    let mut entries: Vec<TimelineEntry> = Vec::new();
+    for post in posts {
+        let effect = after.apply(post.component, post.impact, &post.text, post.at);
+        snapshots.push(snapshot(world, &after, post.component, effect.reason, effect.holder));
+        entries.extend(effect.timeline);
+    }
+    assert_eq!(after.manual, before.manual, "a batch never changes manual incidents");
+    write(world, &before, &after, &entries);
+
+    // The updates are read after the commit, when the rest of the batch has added to them.
+    for (answer, last_update_at) in &mut snapshots {
+        let updates = &world.incidents[&answer.id].updates;
+        let known = updates.iter().filter(|(at, _)| Some(*at) <= *last_update_at);
+        answer.updates = known.cloned().collect();
+    }
+    snapshots.into_iter().map(|(answer, _)| answer).collect()
+}
+
+/// The answer without its updates, and the time of the last of these.
+fn snapshot(
+    world: &World,
+    state: &ActiveState,
+    component: ComponentId,
+    reason: Reason,
+    holder: Holder,
+) -> (Answer, Option<Timestamp>) {
+    let (id, text, impact, start, end, last) = match holder {
+        Holder::System(id) => {
+            let i = state.any_incident(id).unwrap();
+            (id_of(world, id), &i.text, i.impact, i.start_date, i.end_date, i.last_update_at)
+        }
+        Holder::Manual(place) => {
+            let i = &state.manual[&component][place];
+            (i.id, &i.text, i.impact, i.start_date, i.end_date, i.last_update_at)
+        }
+    };
+    let text = text.clone();
+    (Answer { reason, id, text, impact, start, end, updates: Vec::new() }, last)
+}
+
+fn write(world: &mut World, before: &ActiveState, after: &ActiveState, entries: &[TimelineEntry]) {
+    let words: Vec<(IncidentId, Timestamp, String)> = entries
+        .iter()
+        .map(|entry| {
+            let names = BatchNames { world, state: after, labels: labels(world) };
+            let words = timeline::words(&entry.event, entry.incident, &names);
+            (id_of(world, entry.incident), entry.at, words)
+        })
+        .collect();
+    let changed: Vec<(IncidentRef, IncidentId, &SystemIncident)> = after
+        .system
+        .iter()
+        .chain(&after.closed)
+        .map(|(id, incident)| (*id, id_of(world, *id), incident))
+        .collect();
+    for (name, id, incident) in changed {
+        let row = world.incidents.entry(id).or_insert_with(|| Incident {
+            text: incident.text.clone(),
+            impact: incident.impact,
+            start: incident.start_date,
+            end: None,
+            system: true,
+            components: BTreeSet::new(),
+            updates: Vec::new(),
+        });
+        assert_eq!((&row.text, row.start), (&incident.text, incident.start_date));
+        row.impact = incident.impact;
+        row.end = incident.end_date;
+        if let Some(before) = before.system.get(&name) {
+            row.components.retain(|component| !before.components.contains(component));
+        }
+        row.components.extend(&incident.components);
+    }
+    for (id, at, words) in words {
+        world.incidents.get_mut(&id).unwrap().updates.push((at, words));
+    }
+}
+
+/// The id of an incident of a batch that is decided and not yet written.
+fn id_of(world: &World, id: IncidentRef) -> IncidentId {
+    match id {
+        IncidentRef::Existing(id) => id,
+        IncidentRef::New(place) => IncidentId(world.next_id().0 + place as i32),
+    }
+}
+
+fn labels(world: &World) -> HashMap<ComponentId, String> {
+    world.catalogue.iter().map(|(id, component)| (*id, component.label())).collect()
+}
+
+struct BatchNames<'a> {
+    world: &'a World,
+    state: &'a ActiveState,
+    labels: HashMap<ComponentId, String>,
+}
+
+impl Names for BatchNames<'_> {
+    fn component(&self, id: ComponentId) -> &str {
+        &self.labels[&id]
+    }
+
+    fn incident(&self, id: IncidentRef) -> (IncidentId, &str) {
+        (id_of(self.world, id), &self.state.any_incident(id).unwrap().text)
+    }
+}

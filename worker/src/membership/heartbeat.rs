@@ -1,0 +1,181 @@
+//! The heartbeat: a worker reports to the database twice a second that it is alive, and reads its share.
+//!
+//! RabbitMQ has the last word: each queue has one active consumer, so workers that see each other a
+//! moment late never work on one partition at once.
+
+use std::time::Duration;
+
+use shared::{
+    database::{ConnectOptions, Database},
+    supervise,
+    telemetry::chain,
+    topology::{Recorded, TopologyError},
+};
+use sqlx::PgConnection;
+use tokio::{
+    sync::watch,
+    task::JoinHandle,
+    time::{Instant, sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::share::Share;
+use crate::store::{
+    topology::reopen_abandoned,
+    workers::{self, MemberId},
+};
+
+const BEAT_EVERY: Duration = Duration::from_millis(500);
+/// Time for one beat.
+const BEAT_LIMIT: Duration = Duration::from_secs(1);
+/// A membership expires after so long without a beat, to the worker itself and to all others: the view
+/// `sdb_living_worker` has the same time.
+const EXPIRY: Duration = Duration::from_secs(3);
+/// Time for joining and for leaving.
+const MOVE_LIMIT: Duration = Duration::from_secs(5);
+
+/// Why a worker is not a member, or not any more.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MembershipError {
+    #[error("the database did not answer in time")]
+    Silent,
+    #[error("the database failed")]
+    Database(#[from] sqlx::Error),
+    #[error(transparent)]
+    Topology(#[from] TopologyError),
+    #[error("this worker was away for more than {} s: the others have its partitions", EXPIRY.as_secs())]
+    Expired,
+}
+
+/// The membership of a worker.
+pub(crate) struct Member {
+    pub(crate) id: MemberId,
+    /// None once it has expired.
+    share: watch::Receiver<Option<Share>>,
+    leave: CancellationToken,
+    beating: JoinHandle<()>,
+}
+
+impl Member {
+    /// Joins the live workers.
+    pub(crate) async fn join(database: &ConnectOptions) -> Result<Self, MembershipError> {
+        // Whether a heartbeat is on disk matters to nobody, and a slow disk must not look like a
+        // worker that is gone.
+        let mut database = Database::new(database.clone().not_durable());
+        let joining = database.with(async |connection: &mut PgConnection| {
+            // Of a standby this says so; a write would only say that it failed.
+            Recorded::read(connection).await?;
+            let id = workers::join(connection).await?;
+            let share = beat(connection, id).await?.ok_or(MembershipError::Expired)?;
+            Ok::<_, MembershipError>((id, share))
+        });
+        let last = Instant::now();
+        let (id, share) =
+            timeout(MOVE_LIMIT, joining).await.map_err(|_| MembershipError::Silent)??;
+        tracing::info!(worker = id.0, "joined");
+        let (sender, share) = watch::channel(Some(share));
+        let leave = CancellationToken::new();
+        let beating = Beating { database, id, share: sender, last };
+        let beating = supervise::spawn("heartbeat", beating.run(leave.clone()));
+        Ok(Self { id, share, leave, beating })
+    }
+
+    /// What to consume now.
+    pub(crate) fn share(&self) -> Result<Share, MembershipError> {
+        self.share.borrow().clone().ok_or(MembershipError::Expired)
+    }
+
+    /// Waits until there is another share than this, or none any more.
+    pub(crate) async fn share_other_than(&self, share: &Share) {
+        let mut watched = self.share.clone();
+        // An error means that nobody beats any more: then, too, the share is gone.
+        drop(watched.wait_for(|current| current.as_ref() != Some(share)).await);
+    }
+
+    /// Waits until the membership has expired.
+    pub(crate) async fn expired(&self) {
+        let mut watched = self.share.clone();
+        drop(watched.wait_for(Option::is_none).await);
+    }
+
+    /// Leaves at once, so that the others need not wait until the membership expires.
+    pub(crate) async fn leave(self) {
+        self.leave.cancel();
+        if timeout(MOVE_LIMIT, self.beating).await.is_err() {
+            tracing::debug!("the database was not told: this membership expires soon");
+        }
+    }
+}
+
+/// The task that reports that a worker is alive.
+struct Beating {
+    database: Database,
+    id: MemberId,
+    share: watch::Sender<Option<Share>>,
+    /// When the last beat that succeeded began.
+    last: Instant,
+}
+
+impl Beating {
+    async fn run(mut self, leave: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = sleep(BEAT_EVERY) => {}
+                () = leave.cancelled() => return self.leave().await,
+            }
+            let began = Instant::now();
+            let id = self.id;
+            let beat = self
+                .database
+                .with(async |connection: &mut PgConnection| beat(connection, id).await);
+            let beaten = timeout(BEAT_LIMIT, beat).await;
+            match beaten.unwrap_or(Err(MembershipError::Silent)) {
+                Ok(Some(share)) => {
+                    self.last = began;
+                    self.share.send_if_modified(|current| {
+                        let changed = current.as_ref() != Some(&share);
+                        *current = Some(share);
+                        changed
+                    });
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    tracing::debug!(reason = chain(&error), "a beat failed");
+                    if self.last.elapsed() > EXPIRY {
+                        break;
+                    }
+                }
+            }
+        }
+        self.share.send_replace(None);
+    }
+
+    async fn leave(mut self) {
+        let id = self.id;
+        let left = self
+            .database
+            .with(async |connection: &mut PgConnection| workers::leave(connection, id).await);
+        if let Err(error) = left.await {
+            tracing::debug!(
+                reason = chain(&error),
+                "the membership could not be ended: it expires soon"
+            );
+        }
+    }
+}
+
+/// Reports that a worker is alive, and returns its share; none when its membership has expired.
+async fn beat(database: &mut PgConnection, id: MemberId) -> Result<Option<Share>, MembershipError> {
+    if !workers::beat(database, id).await? {
+        return Ok(None);
+    }
+    let live = workers::live(database).await?;
+    let recorded = Recorded::read(database).await?;
+    if reopen_abandoned(database, recorded).await? {
+        tracing::warn!(
+            "the command that changed the queues has died: they are open again, as they were"
+        );
+    }
+    let rank = live.iter().position(|member| *member == id);
+    Ok(rank.map(|rank| Share::of(recorded, rank, live.len())))
+}

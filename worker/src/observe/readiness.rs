@@ -1,0 +1,105 @@
+//! Whether a worker takes part in the work, for those who ask whether it is ready.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde_json::{Value, json};
+use shared::{
+    metrics::{COMMON, Server, WORKER},
+    topology::Phase,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{membership::Share, store::workers::MemberId};
+
+/// Where the worker stands.
+enum State {
+    /// It takes no part yet, or not at this moment.
+    Between(&'static str),
+    /// It takes no part, since something failed.
+    Away(String),
+    /// It consumes its share; one without a partition stands by for the others.
+    TakesPart { member: MemberId, share: Share },
+}
+
+/// Where the worker stands, and whether it is to stop.
+pub(crate) struct Readiness {
+    state: Mutex<State>,
+    stop: CancellationToken,
+}
+
+/// What is answered to those who ask.
+pub(crate) struct Report {
+    pub(crate) ready: bool,
+    pub(crate) body: Value,
+}
+
+impl Readiness {
+    pub(crate) fn new(stop: CancellationToken) -> Self {
+        Self { state: Mutex::new(State::Between("PostgreSQL did not answer yet")), stop }
+    }
+
+    /// It goes on to what the next part needs, and takes no part meanwhile.
+    pub(crate) fn waits(&self, reason: &'static str) {
+        self.leave(State::Between(reason));
+    }
+
+    /// It takes no part any more, or can't yet.
+    pub(crate) fn is_away(&self, reason: String) {
+        self.leave(State::Away(reason));
+    }
+
+    fn leave(&self, next: State) {
+        *self.state() = next;
+        WORKER.owned.set(0);
+        WORKER.queue.clear();
+    }
+
+    /// It consumes its share.
+    pub(crate) fn takes_part(&self, member: MemberId, share: Share) {
+        WORKER.owned.set(share.partitions.len() as i64);
+        WORKER.partitions.set(share.topology().partitions.into());
+        let before = std::mem::replace(&mut *self.state(), State::TakesPart { member, share });
+        if matches!(before, State::Away(_)) {
+            COMMON.reconnects.of(Server::Rabbitmq).inc();
+        }
+    }
+
+    pub(crate) fn report(&self) -> Report {
+        let (takes_part, mut reasons, share) = match &*self.state() {
+            State::Between(reason) => (false, vec![(*reason).to_owned()], Value::Null),
+            State::Away(reason) => (false, vec![reason.clone()], Value::Null),
+            State::TakesPart { member, share } => {
+                let reasons = match share.recorded.phase {
+                    Phase::Open => Vec::new(),
+                    Phase::Draining | Phase::Closed => {
+                        vec!["the number of partitions is being changed".to_owned()]
+                    }
+                };
+                let topology = share.topology();
+                let share = json!({
+                    "worker": member.0,
+                    "topology": topology.version,
+                    "partitions": share.partitions,
+                    "of": topology.partitions,
+                });
+                (true, reasons, share)
+            }
+        };
+        if self.stop.is_cancelled() {
+            reasons.insert(0, "the worker is stopping".to_owned());
+        }
+        let ready = takes_part && !self.stop.is_cancelled();
+        let status = match (ready, reasons.is_empty()) {
+            (true, true) => "ready",
+            (true, false) => "degraded",
+            (false, _) => "not ready",
+        };
+        COMMON.ready.set(ready.into());
+        Report { ready, body: json!({ "status": status, "reasons": reasons, "share": share }) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A state is whole after any panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

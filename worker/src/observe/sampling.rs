@@ -1,0 +1,119 @@
+//! What a worker measures beside its work, when somebody may ask for it.
+
+use std::time::Duration;
+
+use lapin::{Connection, options::QueueDeclareOptions, types::FieldTable};
+use shared::{
+    database::Database,
+    message::{UpdateResult, Verdict},
+    metrics::{Applied, PartitionLabel, Settled, WORKER},
+    telemetry::chain,
+};
+use sqlx::PgConnection;
+use tokio::time::{sleep, timeout};
+
+use crate::{
+    batch::{self, Incoming},
+    membership::Share,
+};
+
+const EVERY: Duration = Duration::from_secs(5);
+/// Time for one reading.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// Counts what became of a batch, once it is committed. What is deferred is counted when it is
+/// settled.
+pub(crate) fn settled(batch: &[Incoming], results: &[batch::Applied]) {
+    let settled = batch.iter().zip(results).filter_map(|(incoming, applied)| match applied {
+        batch::Applied::Settled(result) => Some((incoming, result.as_ref())),
+        batch::Applied::Deferred(_) => None,
+    });
+    let mut count = 0;
+    for (incoming, result) in settled {
+        count += 1;
+        let applied = match result {
+            // A version with other rules has decided it.
+            None if incoming.update_id().is_some() => Applied::Redelivered,
+            // It has no id.
+            None => Applied::Settled(Settled::Parked),
+            Some(UpdateResult { id, verdict }) => match verdict {
+                Verdict::Decided { reason, .. } => {
+                    Applied::Settled(Settled::Decided(reason.outcome()))
+                }
+                Verdict::Repeated { original, .. } if original == id => Applied::Redelivered,
+                Verdict::Repeated { .. } => Applied::Settled(Settled::Repeated),
+                Verdict::Rejected => Applied::Settled(Settled::Rejected),
+                Verdict::Parked => Applied::Settled(Settled::Parked),
+            },
+        };
+        WORKER.applied.of(applied).inc();
+        match (applied, &incoming.content) {
+            (Applied::Settled(Settled::Decided(_) | Settled::Repeated), Ok(update)) => {
+                WORKER.applied_now(update.received_at);
+            }
+            (Applied::Settled(_) | Applied::Redelivered, _) => {}
+        }
+    }
+    WORKER.batch.observe(f64::from(count));
+}
+
+/// Measures how many updates wait in the queues of a share, until it is dropped.
+pub(crate) async fn queues(connection: &Connection, share: &Share) {
+    loop {
+        match timeout(LIMIT, read_queues(connection, share)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(reason = chain(&error), "a queue can't be measured"),
+            Err(_) => tracing::debug!("the queues can't be measured in time"),
+        }
+        sleep(EVERY).await;
+    }
+}
+
+async fn read_queues(connection: &Connection, share: &Share) -> Result<(), lapin::Error> {
+    // A channel of its own: RabbitMQ closes it when a queue is not there.
+    let channel = connection.create_channel().await?;
+    let passive = QueueDeclareOptions { passive: true, ..Default::default() };
+    for partition in &share.partitions {
+        let queue = share.topology().queue(*partition);
+        let declared = channel.queue_declare(queue.into(), passive, FieldTable::default()).await?;
+        let label = PartitionLabel { partition: *partition };
+        WORKER.queue.get_or_create(&label).set(declared.message_count().into());
+    }
+    channel.close(200, "measured".into()).await
+}
+
+/// Measures what the database holds, for as long as the worker runs.
+pub(crate) async fn database(mut database: Database, inbox_days: u32) {
+    WORKER.retention.set(i64::from(inbox_days) * 86_400);
+    loop {
+        match timeout(LIMIT, database.with(read_database)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::debug!(reason = chain(&error), "the database can't be measured");
+            }
+            Err(_) => tracing::debug!("the database can't be measured in time"),
+        }
+        sleep(EVERY).await;
+    }
+}
+
+/// Never counts rows of which there may be many.
+async fn read_database(database: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let (living, parked, inbox_rows, oldest_part): (i64, i64, i64, i64) = sqlx::query_as(concat!(
+        "SELECT (SELECT count(*) FROM sdb_living_worker),
+            (SELECT count(*) FROM (SELECT FROM sdb_parked WHERE ",
+        shared::stands_parked!(),
+        " LIMIT 10000) AS parked),
+            coalesce(sum(greatest(part.reltuples, 0))::bigint, 0),
+            coalesce(min(extract(epoch FROM to_date(right(part.relname, 8), 'YYYYMMDD')))::bigint, 0)
+        FROM pg_inherits JOIN pg_class part ON part.oid = inhrelid
+        WHERE inhparent = 'sdb_inbox'::regclass",
+    ))
+    .fetch_one(database)
+    .await?;
+    WORKER.living.set(living);
+    WORKER.parked.set(parked);
+    WORKER.inbox_rows.set(inbox_rows);
+    WORKER.oldest_part.set(oldest_part);
+    Ok(())
+}

@@ -1,0 +1,295 @@
+//! The transactions in which an operator changes incidents.
+//!
+//! Each holds the scope's lock, as every deciding transaction does, so that it stands between two
+//! batches; then it locks as `state` does: incidents, then relations, in order of their ids.
+//!
+//! All workers wait meanwhile. So the number of statements in between is fixed, however many components
+//! and incidents there are: what is read of the catalogue is read before, and what is written is
+//! gathered and written set by set at the end.
+
+use std::collections::{BTreeSet, HashMap};
+
+use anyhow::{Context, Result, bail, ensure};
+use shared::{
+    component::{Component, ComponentId},
+    database::components,
+    impact::Impact,
+    incident::IncidentId,
+    timestamp::Timestamp,
+};
+use sqlx::{FromRow, PgConnection};
+
+use super::incident::{self, Incident, Kind, State, unknown};
+use crate::{
+    domain::timeline,
+    store::{
+        incidents::{self, column},
+        scope::ScopeGuard,
+    },
+};
+
+/// An incident that this transaction has locked, with its components.
+pub(super) struct Locked {
+    pub(super) id: IncidentId,
+    pub(super) text: String,
+    pub(super) impact: Impact,
+    pub(super) start_date: Timestamp,
+    pub(super) end_date: Option<Timestamp>,
+    pub(super) components: BTreeSet<ComponentId>,
+}
+
+impl Locked {
+    /// `incident 7` or `maintenance 7`.
+    pub(super) fn name(&self) -> String {
+        format!("{} {}", Kind::of(self.impact).word(), self.id)
+    }
+
+    /// Refuses what is over, and what the command is not for.
+    pub(super) fn expect_open_as(&self, kind: Kind, now: Timestamp) -> Result<()> {
+        let its = Kind::of(self.impact);
+        ensure!(its == kind, "{} is no {}: see `worker {}`", self.name(), kind.word(), its.word());
+        self.expect_open(now)
+    }
+
+    pub(super) fn expect_open(&self, now: Timestamp) -> Result<()> {
+        let state = State::at(now, self.start_date, self.end_date);
+        if let (State::Closed, Some(end)) = (state, self.end_date) {
+            bail!("{} was closed at {} UTC", self.name(), end.to_the_minute());
+        }
+        Ok(())
+    }
+}
+
+/// An update of an incident that is to be written.
+struct Note {
+    incident: IncidentId,
+    status: &'static str,
+    text: String,
+}
+
+/// A change under way.
+pub(super) struct Change<'a> {
+    pub(super) scope: ScopeGuard<'a>,
+    /// When it takes place: later than every decision before it.
+    pub(super) now: Timestamp,
+    /// Written at the end, in this order.
+    notes: Vec<Note>,
+    /// Components that leave an incident.
+    left: Vec<(IncidentId, ComponentId)>,
+    /// Incidents that end now and stay whose they are.
+    closed: Vec<IncidentId>,
+}
+
+impl<'a> Change<'a> {
+    /// Begins a change that is about these components, as they were read before.
+    pub(super) async fn begin(
+        database: &'a mut PgConnection,
+        components: &[Component],
+    ) -> Result<Self> {
+        let mut scope = ScopeGuard::for_operator(database).await?;
+        let now = scope.decide_now().await?;
+        if !components.is_empty() {
+            let ids: Vec<ComponentId> = components.iter().map(|component| component.id).collect();
+            ensure!(
+                components::read(scope.session(), &ids).await? == components,
+                "the catalogue was changed meanwhile, and nothing was done: try again"
+            );
+        }
+        Ok(Self { scope, now, notes: Vec::new(), left: Vec::new(), closed: Vec::new() })
+    }
+
+    /// Writes what was gathered and commits; returns the incident as it stands then.
+    pub(super) async fn commit(mut self, id: IncidentId) -> Result<Incident> {
+        incidents::leave(self.scope.session(), &self.left).await?;
+        self.write_closed().await?;
+        self.write_notes().await?;
+        let incident = incident::read(self.scope.session(), id, self.now).await?;
+        self.scope.commit().await?;
+        Ok(incident)
+    }
+
+    /// Locks an incident, and the active ones that have one of these components.
+    pub(super) async fn lock(
+        &mut self,
+        id: IncidentId,
+        components: &[ComponentId],
+    ) -> Result<(Locked, Vec<Locked>)> {
+        let mut others = self.lock_all(Some(id), components).await?;
+        let place = others.iter().position(|incident| incident.id == id);
+        let incident = others.remove(place.with_context(|| unknown(id))?);
+        Ok((incident, others))
+    }
+
+    pub(super) async fn lock_all(
+        &mut self,
+        id: Option<IncidentId>,
+        components: &[ComponentId],
+    ) -> Result<Vec<Locked>> {
+        #[derive(FromRow)]
+        struct Row {
+            id: IncidentId,
+            text: String,
+            impact: i16,
+            start_date: Timestamp,
+            end_date: Option<Timestamp>,
+        }
+        let mut rows: Vec<Row> = sqlx::query_as(
+            "SELECT id, sdb_readable(text) AS text, impact, start_date, end_date FROM incident
+            WHERE id = ANY($1::integer || ARRAY(SELECT i.id FROM incident i
+                WHERE end_date IS NULL AND EXISTS (SELECT FROM incident_component_relation r
+                    WHERE r.incident_id = i.id AND r.component_id = ANY($2))))
+            ORDER BY id FOR UPDATE",
+        )
+        .bind(id)
+        .bind(components)
+        .fetch_all(self.scope.session())
+        .await?;
+        // Once they are locked: someone may have closed one meanwhile.
+        rows.retain(|row| {
+            let is_incident =
+                Impact::try_from(row.impact).is_ok_and(|impact| impact != Impact::Maintenance);
+            let is_active = row.end_date.is_none() && row.start_date <= self.now;
+            id == Some(row.id) || is_incident && is_active
+        });
+        let ids: Vec<IncidentId> = rows.iter().map(|row| row.id).collect();
+        // A statement of its own: it sees what a writer did that was waited for.
+        let relations: Vec<(IncidentId, ComponentId)> = sqlx::query_as(
+            "SELECT incident_id, component_id FROM incident_component_relation
+            WHERE incident_id = ANY($1) ORDER BY incident_id, component_id FOR UPDATE",
+        )
+        .bind(ids)
+        .fetch_all(self.scope.session())
+        .await?;
+        let mut components: HashMap<IncidentId, BTreeSet<ComponentId>> = HashMap::new();
+        for (incident, component) in relations {
+            components.entry(incident).or_default().insert(component);
+        }
+        let mut locked = |Row { id, text, impact, start_date, end_date }| -> Result<Locked> {
+            Ok(Locked {
+                id,
+                text,
+                impact: Impact::try_from(impact).with_context(|| format!("incident {id}"))?,
+                start_date,
+                end_date,
+                components: components.remove(&id).unwrap_or_default(),
+            })
+        };
+        rows.into_iter().map(&mut locked).collect()
+    }
+
+    /// Writes a locked incident as it is to be from now on, a person's.
+    pub(super) async fn write(&mut self, incident: &Locked) -> Result<()> {
+        let written = sqlx::query(
+            "UPDATE incident SET text = $2, impact = $3, start_date = $4, end_date = $5,
+                system = false WHERE id = $1",
+        )
+        .bind(incident.id)
+        .bind(&incident.text)
+        .bind(i16::from(incident.impact))
+        .bind(incident.start_date)
+        .bind(incident.end_date)
+        .execute(self.scope.session())
+        .await?;
+        ensure!(written.rows_affected() == 1, "{} is gone, though it is locked", incident.name());
+        Ok(())
+    }
+
+    /// Adds an update.
+    pub(super) fn note(&mut self, incident: IncidentId, status: &'static str, text: String) {
+        self.notes.push(Note { incident, status, text });
+    }
+
+    /// Writes the updates, each later than the incident's last one even if that lies ahead of the
+    /// clock.
+    async fn write_notes(&mut self) -> Result<()> {
+        if self.notes.is_empty() {
+            return Ok(());
+        }
+        sqlx::query(
+            "INSERT INTO incident_status (incident_id, \"timestamp\", text, status)
+            SELECT new.incident_id,
+                greatest($4, last.at + interval '1 microsecond') + interval '1 microsecond'
+                    * (row_number() OVER (PARTITION BY new.incident_id ORDER BY new.place) - 1),
+                new.text, new.status
+            FROM unnest($1::integer[], $2::varchar[], $3::varchar[])
+                WITH ORDINALITY AS new (incident_id, text, status, place)
+            LEFT JOIN (SELECT incident_id, max(\"timestamp\") AS at FROM incident_status
+                WHERE incident_id = ANY($1) GROUP BY incident_id) AS last USING (incident_id)
+            ORDER BY new.place",
+        )
+        .bind(column(&self.notes, |note| note.incident))
+        .bind(column(&self.notes, |note| note.text.as_str()))
+        .bind(column(&self.notes, |note| note.status))
+        .bind(self.now)
+        .execute(self.scope.session())
+        .await?;
+        Ok(())
+    }
+
+    async fn write_closed(&mut self) -> Result<()> {
+        if self.closed.is_empty() {
+            return Ok(());
+        }
+        // Not `write`: they stay whose they were.
+        sqlx::query("UPDATE incident SET end_date = $2 WHERE id = ANY($1)")
+            .bind(&self.closed)
+            .bind(self.now)
+            .execute(self.scope.session())
+            .await?;
+        Ok(())
+    }
+
+    pub(super) async fn relate(
+        &mut self,
+        incident: IncidentId,
+        components: &[ComponentId],
+    ) -> Result<()> {
+        let joined: Vec<_> = components.iter().map(|component| (incident, *component)).collect();
+        Ok(incidents::join(self.scope.session(), &joined).await?)
+    }
+
+    /// Takes a component out of an incident.
+    pub(super) fn separate(&mut self, incident: IncidentId, component: ComponentId) {
+        self.left.push((incident, component));
+    }
+
+    /// Takes components out of the other active incidents into this one, in the words of a move. An
+    /// incident of which none would be left is closed and keeps the last one as its history.
+    /// Returns which were moved.
+    pub(super) fn gather(
+        &mut self,
+        into: (IncidentId, &str),
+        components: &[Component],
+        others: Vec<Locked>,
+    ) -> BTreeSet<ComponentId> {
+        let named: HashMap<ComponentId, &Component> =
+            components.iter().map(|component| (component.id, component)).collect();
+        let mut moved = BTreeSet::new();
+        for other in others {
+            let from = (other.id, other.text.as_str());
+            let mut left = other.components.len();
+            for component in other.components.iter().filter_map(|id| named.get(id)) {
+                let label = component.label();
+                self.note(from.0, timeline::STATUS, timeline::moved_to(&label, into));
+                self.note(into.0, timeline::STATUS, timeline::moved_from(&label, from));
+                moved.insert(component.id);
+                if left > 1 {
+                    left -= 1;
+                    self.separate(other.id, component.id);
+                } else {
+                    self.closed.push(other.id);
+                    self.note(other.id, timeline::STATUS, timeline::CLOSED.to_owned());
+                }
+            }
+        }
+        moved
+    }
+
+    pub(super) fn check_window(&self, start: Timestamp, end: Timestamp) -> Result<()> {
+        let (start_text, end_text) = (start.to_the_minute(), end.to_the_minute());
+        ensure!(start < end, "the end, {end_text} UTC, is not after the start, {start_text} UTC");
+        let now = self.now.to_the_minute();
+        ensure!(self.now < end, "the end, {end_text} UTC, is not in the future: it is {now} UTC");
+        Ok(())
+    }
+}

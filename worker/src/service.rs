@@ -1,0 +1,170 @@
+//! Starts the tasks of a worker, and stops them in two stages.
+
+use std::{sync::Arc, time::Duration};
+
+use shared::{
+    admin::{self, AdminError},
+    database::Database,
+    settings::Settings,
+    supervise,
+    telemetry::chain,
+    throttled,
+    topology::{Topology, TopologyError},
+};
+use sqlx::PgConnection;
+use tokio::{
+    sync::Mutex,
+    time::{sleep, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+use crate::{
+    broker::{Consumer, ReplySender},
+    config::Config,
+    observe::{http, readiness::Readiness, sampling},
+    store::{blockers::Blockers, inbox_partitions},
+};
+
+/// Why a worker does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The address for health and metrics can't be taken.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    /// The database is not prepared, or its topology is not the settings'.
+    #[error(transparent)]
+    Topology(#[from] TopologyError),
+}
+
+const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
+const UPKEEP_EVERY: Duration = Duration::from_secs(3600);
+const UPKEEP_PAUSE: Duration = Duration::from_secs(5);
+/// Time for one upkeep: a connection that fell silent must not end it for good.
+const UPKEEP_LIMIT: Duration = Duration::from_secs(600);
+/// Time for the replies to the last batch.
+const REPLY_LIMIT: Duration = Duration::from_secs(1);
+/// Time for the last batch after `stop`.
+const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+
+/// Consumes until `stop`. Broker and database may come and go meanwhile.
+///
+/// # Errors
+/// When the database is not prepared, or its topology is not the settings', or when the address for
+/// health and metrics can't be taken.
+pub async fn run(
+    config: Config,
+    settings: &Settings,
+    stop: CancellationToken,
+) -> Result<(), RunError> {
+    let readiness = Arc::new(Readiness::new(stop.clone()));
+    // Served before anything else, so that it says what is waited for.
+    let _admin = match config.admin {
+        Some(address) => {
+            let listener = admin::bind(address).await?;
+            let serving = admin::serve(listener, http::router(readiness.clone()));
+            Some(AbortOnDropHandle::new(supervise::keep("health and metrics", serving)))
+        }
+        None => None,
+    };
+    let mut upkeep =
+        Upkeep { database: Database::new(config.database.clone()), days: config.inbox_days };
+    tokio::select! {
+        recorded = Topology::read_once_up(&config.database, settings) => drop(recorded?),
+        () = stop.cancelled() => return Ok(()),
+    };
+    // Without its parts the inbox takes nothing.
+    tokio::select! {
+        () = upkeep.once() => {}
+        () = stop.cancelled() => return Ok(()),
+    }
+    let upkeep = supervise::keep("upkeep", upkeep.run());
+    readiness.waits("RabbitMQ did not answer yet");
+    let _measuring = config.admin.map(|_| {
+        let database = Database::new(config.database.clone());
+        let measuring = sampling::database(database, config.inbox_days);
+        AbortOnDropHandle::new(supervise::keep("sampling", measuring))
+    });
+
+    let (replies, replying) = ReplySender::start(config.broker.clone());
+    let abandon = CancellationToken::new();
+    let limit = cancel_after(stop.clone(), DRAIN_LIMIT, abandon.clone());
+    let limit = supervise::spawn("drain limit", limit);
+    let consumer = Consumer {
+        broker: config.broker,
+        blockers: Blockers::new(config.database.clone()),
+        database: Mutex::new(Database::new(config.database)),
+        batch: config.batch,
+        inbox_days: config.inbox_days,
+        replies,
+        readiness,
+        is_measured: config.admin.is_some(),
+        stop: stop.clone(),
+        abandon,
+    };
+    while !stop.is_cancelled() {
+        if let Err(error) = consumer.take_part().await {
+            let reason = chain(&error);
+            let line = "this worker's part ended: what it held is delivered again";
+            throttled!(warn, &reason, reason, "{line}");
+            consumer.readiness.is_away(reason);
+            pause(RECONNECT_PAUSE, &stop).await;
+        }
+    }
+    limit.abort();
+    upkeep.abort();
+    // The replies to the last batch are still on their way.
+    drop(consumer);
+    if timeout(REPLY_LIMIT, replying).await.is_err() {
+        tracing::debug!("the last replies were not sent: their receipts have the outcome");
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Cancels `then` some time after `first` is cancelled.
+async fn cancel_after(first: CancellationToken, time: Duration, then: CancellationToken) {
+    first.cancelled().await;
+    sleep(time).await;
+    then.cancel();
+}
+
+/// Sleeps, unless stopped before or meanwhile.
+async fn pause(time: Duration, stop: &CancellationToken) {
+    // Both ends are fine: the caller looks at `stop` next.
+    timeout(time, stop.cancelled()).await.unwrap_or_default();
+}
+
+/// Keeps the inbox in shape.
+struct Upkeep {
+    database: Database,
+    days: u32,
+}
+
+impl Upkeep {
+    /// For as long as the worker runs.
+    async fn run(mut self) {
+        loop {
+            sleep(UPKEEP_EVERY).await;
+            self.once().await;
+        }
+    }
+
+    /// Once, however often that has to be tried.
+    async fn once(&mut self) {
+        let days = self.days;
+        loop {
+            let kept = self.database.with(async |connection: &mut PgConnection| {
+                inbox_partitions::keep(connection, days).await
+            });
+            let silent = |_| Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()));
+            match timeout(UPKEEP_LIMIT, kept).await.unwrap_or_else(silent) {
+                Ok(()) => return,
+                Err(error) => {
+                    let reason = chain(&error);
+                    tracing::warn!(reason, "the inbox's upkeep failed: trying again");
+                    sleep(UPKEEP_PAUSE).await;
+                }
+            }
+        }
+    }
+}

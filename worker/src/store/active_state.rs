@@ -1,0 +1,207 @@
+//! Reads the active state: what a batch's decisions look at.
+//!
+//! It is read without a lock on any row. The scope's lock keeps other workers out; what the Python
+//! dashboard and people write meanwhile counts from the next reading on. What a change rests on is
+//! locked by [`RowLocks`](super::row_locks::RowLocks) and read again before it is written.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use shared::{component::ComponentId, impact::Impact, incident::IncidentId, timestamp::Timestamp};
+use sqlx::FromRow;
+
+use super::scope::ScopeGuard;
+use crate::domain::{ActiveState, IncidentRef, ManualIncident, SystemIncident};
+
+/// The CTEs that [`StateRow`] is selected from: `system_incidents`, `system_components` and
+/// `manual_incidents`, as far as the components `$1` go, at some time from `now` to `until` of the
+/// CTE `clock`.
+///
+/// `covering` are the manual incidents and the maintenances, whoever opened them. How they are found
+/// is not left to the planner: it knows neither how few incidents are active nor how many a component
+/// once had, and would take the longer way when it guesses wrong. As a rule few are active, and the
+/// components of each are looked up. Where many are, the incidents of each component are looked up,
+/// from the oldest active one on. So a batch pays neither for closed incidents nor for the active ones
+/// of other components; except for those that a component had since an old one that is still active,
+/// where many are.
+macro_rules! state_ctes {
+    () => {
+        "standing AS MATERIALIZED (
+            SELECT id FROM incident
+            WHERE end_date IS NULL AND (NOT system OR impact = 0)
+                AND impact BETWEEN 0 AND 3 AND start_date <= (SELECT until FROM clock)
+            UNION ALL
+            SELECT id FROM incident
+            WHERE end_date > (SELECT now FROM clock) AND (NOT system OR impact = 0)
+                AND impact BETWEEN 0 AND 3 AND start_date <= (SELECT until FROM clock)
+        ), are AS MATERIALIZED (
+            SELECT count(*) <= 100 AS few FROM (SELECT FROM standing LIMIT 101) AS first
+        ), oldest AS MATERIALIZED (
+            SELECT least(
+                (SELECT id FROM incident WHERE end_date IS NULL AND (NOT system OR impact = 0)
+                    ORDER BY id LIMIT 1),
+                (SELECT min(id) FROM (SELECT id FROM incident
+                    WHERE end_date > (SELECT now FROM clock) OFFSET 0) AS ending)) AS id
+        ), covering AS MATERIALIZED (
+            SELECT standing.id AS incident_id, r.component_id
+            FROM standing, LATERAL (
+                SELECT component_id FROM incident_component_relation
+                WHERE incident_id = standing.id OFFSET 0
+            ) AS r
+            WHERE (SELECT few FROM are) AND r.component_id = ANY($1::integer[])
+            UNION ALL
+            SELECT i.id, touched.id
+            FROM unnest($1::integer[]) AS touched (id), LATERAL (
+                SELECT incident_id FROM incident_component_relation
+                WHERE component_id = touched.id AND incident_id >= (SELECT id FROM oldest)
+                OFFSET 0
+            ) AS r, LATERAL (
+                SELECT id FROM incident
+                WHERE id = r.incident_id AND (NOT system OR impact = 0)
+                    AND impact BETWEEN 0 AND 3 AND start_date <= (SELECT until FROM clock)
+                    AND (end_date IS NULL OR end_date > (SELECT now FROM clock))
+                OFFSET 0
+            ) AS i
+            WHERE NOT (SELECT few FROM are)
+        ), manual_incidents AS (
+            SELECT c.component_id, i.*,
+                (SELECT max(\"timestamp\") FROM incident_status s WHERE s.incident_id = i.id)
+                    AS last_update_at
+            FROM covering c, LATERAL (
+                SELECT id, text, impact, start_date, end_date FROM incident
+                WHERE id = c.incident_id OFFSET 0
+            ) AS i
+        ), system_incidents AS MATERIALIZED (
+            SELECT id, text, impact, start_date,
+                (SELECT true FROM incident_component_relation r
+                    WHERE r.incident_id = incident.id AND r.component_id <> ALL($1) LIMIT 1)
+                    IS NOT NULL AS has_others,
+                (SELECT max(\"timestamp\") FROM incident_status s WHERE s.incident_id = incident.id)
+                    AS last_update_at
+            FROM incident WHERE system AND end_date IS NULL AND impact BETWEEN 1 AND 3
+        ), system_components AS (
+            SELECT i.id AS incident_id, touched.id AS component_id
+            FROM system_incidents i, unnest($1) AS touched (id), LATERAL (
+                SELECT FROM incident_component_relation
+                WHERE incident_id = i.id AND component_id = touched.id OFFSET 0
+            ) AS related
+        )"
+    };
+}
+pub(crate) use state_ctes;
+
+/// The tables in a FROM that have the columns of a [`StateRow`], one row each.
+macro_rules! state_tables {
+    () => {
+        "(SELECT coalesce(array_agg(id ORDER BY id), '{}') AS system_ids,
+                coalesce(array_agg(sdb_readable(text) ORDER BY id), '{}') AS system_texts,
+                coalesce(array_agg(impact ORDER BY id), '{}') AS system_impacts,
+                coalesce(array_agg(start_date ORDER BY id), '{}') AS system_starts,
+                coalesce(array_agg(has_others ORDER BY id), '{}') AS system_has_others,
+                coalesce(array_agg(last_update_at ORDER BY id), '{}') AS system_last_updates
+            FROM system_incidents) AS state_1,
+        (SELECT coalesce(array_agg(incident_id), '{}') AS affecting,
+                coalesce(array_agg(component_id), '{}') AS affected
+            FROM system_components) AS state_2,
+        (SELECT coalesce(array_agg(component_id ORDER BY id, component_id), '{}')
+                    AS manual_components,
+                coalesce(array_agg(id ORDER BY id, component_id), '{}') AS manual_ids,
+                coalesce(array_agg(sdb_readable(text) ORDER BY id, component_id), '{}')
+                    AS manual_texts,
+                coalesce(array_agg(impact ORDER BY id, component_id), '{}') AS manual_impacts,
+                coalesce(array_agg(start_date ORDER BY id, component_id), '{}') AS manual_starts,
+                coalesce(array_agg(end_date ORDER BY id, component_id), '{}') AS manual_ends,
+                coalesce(array_agg(last_update_at ORDER BY id, component_id), '{}')
+                    AS manual_last_updates
+            FROM manual_incidents) AS state_3"
+    };
+}
+pub(crate) use state_tables;
+
+/// The active state as one row: columns of the same beginning are arrays of the same length.
+#[derive(FromRow)]
+pub(crate) struct StateRow {
+    system_ids: Vec<IncidentId>,
+    system_texts: Vec<String>,
+    system_impacts: Vec<i16>,
+    system_starts: Vec<Timestamp>,
+    system_has_others: Vec<bool>,
+    system_last_updates: Vec<Option<Timestamp>>,
+    affecting: Vec<IncidentId>,
+    affected: Vec<ComponentId>,
+    manual_components: Vec<ComponentId>,
+    manual_ids: Vec<IncidentId>,
+    manual_texts: Vec<String>,
+    manual_impacts: Vec<i16>,
+    manual_starts: Vec<Timestamp>,
+    manual_ends: Vec<Option<Timestamp>>,
+    manual_last_updates: Vec<Option<Timestamp>>,
+}
+
+/// Reads the active state again, as far as these components go. `until` is the latest time that is
+/// decided at.
+pub(crate) async fn read(
+    scope: &mut ScopeGuard<'_>,
+    components: &[ComponentId],
+    now: Timestamp,
+    until: Timestamp,
+) -> Result<ActiveState, sqlx::Error> {
+    let row: StateRow = sqlx::query_as(concat!(
+        "WITH clock AS (SELECT $2::timestamp AS now, $3::timestamp AS until), ",
+        state_ctes!(),
+        " SELECT * FROM ",
+        state_tables!(),
+    ))
+    .bind(components)
+    .bind(now)
+    .bind(until)
+    .fetch_one(scope.session())
+    .await?;
+    row.try_into()
+}
+
+impl TryFrom<StateRow> for ActiveState {
+    type Error = sqlx::Error;
+
+    fn try_from(row: StateRow) -> Result<Self, sqlx::Error> {
+        let mut system = BTreeMap::new();
+        let texts_and_impacts = row.system_texts.into_iter().zip(row.system_impacts);
+        let times = row.system_starts.into_iter().zip(row.system_last_updates);
+        let keys = row.system_ids.into_iter().zip(row.system_has_others);
+        for (((id, has_others), (text, impact)), (start_date, last_update_at)) in
+            keys.zip(texts_and_impacts).zip(times)
+        {
+            let incident = SystemIncident {
+                text,
+                impact: impact_of(impact)?,
+                start_date,
+                end_date: None,
+                components: BTreeSet::new(),
+                has_others,
+                last_update_at,
+            };
+            system.insert(IncidentRef::Existing(id), incident);
+        }
+        for (incident, component) in row.affecting.into_iter().zip(row.affected) {
+            if let Some(incident) = system.get_mut(&IncidentRef::Existing(incident)) {
+                incident.components.insert(component);
+            }
+        }
+        let mut manual: HashMap<ComponentId, Vec<ManualIncident>> = HashMap::new();
+        let keys = row.manual_components.into_iter().zip(row.manual_ids);
+        let texts_and_impacts = row.manual_texts.into_iter().zip(row.manual_impacts);
+        let times = row.manual_starts.into_iter().zip(row.manual_ends).zip(row.manual_last_updates);
+        for (((component, id), (text, impact)), ((start_date, end_date), last_update_at)) in
+            keys.zip(texts_and_impacts).zip(times)
+        {
+            let impact = impact_of(impact)?;
+            let incident =
+                ManualIncident { id, text, impact, start_date, end_date, last_update_at };
+            manual.entry(component).or_default().push(incident);
+        }
+        Ok(Self::new(system, manual))
+    }
+}
+
+fn impact_of(number: i16) -> Result<Impact, sqlx::Error> {
+    Impact::try_from(number).map_err(|error| sqlx::Error::Decode(Box::new(error)))
+}

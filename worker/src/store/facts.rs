@@ -1,0 +1,274 @@
+//! The facts that a batch is decided from: one statement for all of them, since each statement costs
+//! a round trip while every other worker waits, and one snapshot.
+
+use std::collections::{HashMap, HashSet};
+
+use serde::Deserialize;
+use shared::{
+    component::{Component, ComponentId},
+    incident::IncidentId,
+    message::Verdict,
+    outcome::Reason,
+    timestamp::Timestamp,
+    update::UpdateId,
+};
+use sqlx::{AssertSqlSafe, FromRow, PgConnection, types::Json};
+use uuid::Uuid;
+
+use super::{
+    active_state::{StateRow, state_ctes, state_tables},
+    scope::ScopeGuard,
+    workers::MemberId,
+};
+use crate::domain::ActiveState;
+
+/// What is looked for.
+pub(crate) struct FactsQuery<'a> {
+    pub(crate) member: MemberId,
+    pub(crate) updates: Vec<UpdateId>,
+    pub(crate) keys: Vec<&'a str>,
+    pub(crate) components: &'a [ComponentId],
+    /// Messages of the batch.
+    pub(crate) batch: usize,
+}
+
+/// What was found.
+pub(crate) struct Facts {
+    /// Whether the worker is still a member.
+    pub(crate) is_member: bool,
+    /// The place of the newest update in the inbox.
+    pub(crate) position: i64,
+    /// The time of the batch's first decision: the database's clock, or the microsecond after the
+    /// newest decision if that is a little later.
+    pub(crate) now: Timestamp,
+    /// The latest time that the batch is decided at.
+    pub(crate) until: Timestamp,
+    /// How many seconds the newest decision is ahead of the clock, if so many that the clock counts.
+    pub(crate) seconds_ahead: Option<f64>,
+    /// The updates that were settled before. There is no verdict where a version with other rules decided:
+    /// the receipt has the outcome, a reply can't.
+    pub(crate) known: HashMap<UpdateId, Option<Verdict>>,
+    /// Those that were parked, and that an operator put back.
+    pub(crate) put_back: HashSet<UpdateId>,
+    /// The idempotency keys that are in use.
+    pub(crate) keys: HashMap<String, KeyUse>,
+    /// The components as they are now; one that is gone is absent.
+    pub(crate) components: HashMap<ComponentId, Component>,
+    /// The active state.
+    pub(crate) active: ActiveState,
+}
+
+/// The first use of an idempotency key, in an earlier transaction.
+pub(crate) struct KeyUse {
+    pub(crate) fingerprint: String,
+    /// The update that used it first.
+    pub(crate) original: UpdateId,
+    /// What became of that; none where a version with other rules decided.
+    pub(crate) verdict: Option<Verdict>,
+}
+
+#[derive(FromRow)]
+struct Row {
+    is_member: bool,
+    position: i64,
+    now: Timestamp,
+    until: Timestamp,
+    seconds_ahead: Option<f64>,
+    #[sqlx(flatten)]
+    state: StateRow,
+    recorded: Json<Vec<InboxRecord>>,
+    parked: Json<Vec<ParkedBefore>>,
+    keys: Json<Vec<KeyInUse>>,
+    components: Json<Vec<Component>>,
+}
+
+/// A row of the inbox.
+#[derive(Clone, Deserialize)]
+struct InboxRecord {
+    id: UpdateId,
+    /// For one whose idempotency key was used before.
+    original: Option<UpdateId>,
+    repeated: bool,
+    reason: String,
+    incident: Option<IncidentId>,
+}
+
+#[derive(Deserialize)]
+struct ParkedBefore {
+    id: UpdateId,
+    was_put_back: bool,
+}
+
+#[derive(Deserialize)]
+struct KeyInUse {
+    key: String,
+    fingerprint: String,
+    original: UpdateId,
+}
+
+/// A row of the inbox `i` as JSON.
+macro_rules! recorded {
+    () => {
+        "coalesce(json_agg(json_build_object('id', i.id, 'original', i.original,
+            'repeated', i.outcome = 'repeated', 'reason', i.reason,
+            'incident', i.incident_id)), '[]')"
+    };
+}
+
+/// Reads all of it, once the scope's lock is held: what earlier batches wrote is seen then.
+///
+/// Decisions have strictly increasing times even where the clock goes back a little. But a clock that
+/// was wrong for one batch must not lead all later ones: when the newest decision is more than 10 s
+/// ahead, the clock counts. The order of decisions is their position in any case.
+pub(crate) async fn read(
+    scope: &mut ScopeGuard<'_>,
+    wanted: FactsQuery<'_>,
+) -> Result<Facts, sqlx::Error> {
+    let (first, end) = days(&wanted.updates);
+    // The bounds stand in the text, so that the plan has only the inbox's partitions between them.
+    // All of its partitions would cost more than all the rest.
+    let statement = format!(
+        "WITH wall AS MATERIALIZED (SELECT clock_timestamp() AT TIME ZONE 'UTC' AS time),
+        clock AS MATERIALIZED (
+            SELECT next.now, next.now + $5 * interval '1 microsecond' AS until, next.is_ahead
+            FROM (SELECT is_ahead, CASE WHEN is_ahead THEN time
+                    ELSE greatest(time, decided_at + interval '1 microsecond') END AS now
+                FROM (SELECT time, decided_at, decided_at > time + interval '10 seconds' AS is_ahead
+                    FROM wall, sdb_scope) AS compared) AS next
+        ), {ctes}
+        SELECT EXISTS (SELECT FROM sdb_living_worker WHERE id = $2) AS is_member,
+            scope.position, clock.now, clock.until,
+            CASE WHEN clock.is_ahead THEN
+                extract(epoch FROM scope.decided_at - wall.time)::double precision
+            END AS seconds_ahead,
+            (SELECT {recorded} FROM sdb_inbox i
+                WHERE i.id = ANY($3) AND i.id >= '{first}' AND i.id <= '{end}') AS recorded,
+            (SELECT coalesce(json_agg(json_build_object(
+                    'id', update_id, 'was_put_back', put_back_at IS NOT NULL)), '[]')
+                FROM sdb_parked WHERE update_id = ANY($3)) AS parked,
+            (SELECT coalesce(json_agg(json_build_object(
+                    'key', key, 'fingerprint', fingerprint, 'original', update_id)), '[]')
+                FROM sdb_idempotency_key
+                WHERE key = ANY($4) AND used_at > clock.now - interval '24 hours') AS keys,
+            (SELECT coalesce(json_agg(json_build_object('id', c.id, 'name', sdb_readable(c.name),
+                    'attributes', coalesce(
+                        (SELECT json_agg(json_build_object(
+                                'name', sdb_readable(a.name), 'value', sdb_readable(a.value))
+                            ORDER BY a.id)
+                        FROM component_attribute a WHERE a.component_id = c.id), '[]'))), '[]')
+                FROM component c WHERE c.id = ANY($1)) AS components,
+            state_1.*, state_2.*, state_3.*
+        FROM sdb_scope scope, wall, clock, {tables}",
+        ctes = state_ctes!(),
+        recorded = recorded!(),
+        tables = state_tables!(),
+    );
+    let row: Row = sqlx::query_as(AssertSqlSafe(statement))
+        .bind(wanted.components)
+        .bind(wanted.member)
+        .bind(wanted.updates)
+        .bind(wanted.keys)
+        .bind(wanted.batch as i64)
+        .fetch_one(scope.session())
+        .await?;
+    let originals = originals(scope.session(), &row).await?;
+
+    let mut found = Facts {
+        is_member: row.is_member,
+        position: row.position,
+        now: row.now,
+        until: row.until,
+        seconds_ahead: row.seconds_ahead,
+        known: HashMap::new(),
+        put_back: HashSet::new(),
+        keys: HashMap::new(),
+        components: row.components.0.into_iter().map(|c| (c.id, c)).collect(),
+        active: row.state.try_into()?,
+    };
+    for recorded in row.recorded.0 {
+        // A repetition stands for its original, which is kept as long as the key is.
+        let original = recorded.original.filter(|_| recorded.repeated);
+        let stands_for = original.and_then(|id| originals.get(&id)).unwrap_or(&recorded);
+        found.known.insert(recorded.id, stands_for.verdict());
+    }
+    for ParkedBefore { id, was_put_back } in row.parked.0 {
+        if was_put_back {
+            found.put_back.insert(id);
+        } else {
+            found.known.insert(id, Some(Verdict::Parked));
+        }
+    }
+    for KeyInUse { key, fingerprint, original } in row.keys.0 {
+        if let Some(recorded) = originals.get(&original) {
+            let verdict = recorded.verdict();
+            found.keys.insert(key, KeyUse { fingerprint, original, verdict });
+        }
+    }
+    Ok(found)
+}
+
+/// The updates that others repeat, wherever in the inbox they are.
+async fn originals(
+    database: &mut PgConnection,
+    row: &Row,
+) -> Result<HashMap<UpdateId, InboxRecord>, sqlx::Error> {
+    let repeated = row.recorded.iter().filter(|recorded| recorded.repeated);
+    let ids: Vec<UpdateId> = repeated
+        .filter_map(|recorded| recorded.original)
+        .chain(row.keys.iter().map(|key| key.original))
+        .collect();
+    if ids.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let statement = concat!("SELECT ", recorded!(), " FROM sdb_inbox i WHERE i.id = ANY($1)");
+    let Json(originals): Json<Vec<InboxRecord>> =
+        sqlx::query_scalar(statement).bind(ids).fetch_one(database).await?;
+    Ok(originals.into_iter().map(|recorded| (recorded.id, recorded)).collect())
+}
+
+impl InboxRecord {
+    /// What to answer to a repetition.
+    fn verdict(&self) -> Option<Verdict> {
+        let Some(incident) = self.incident else { return Some(Verdict::Rejected) };
+        let reason = Reason::from_word(&self.reason).ok()?;
+        Some(Verdict::Repeated { original: self.id, reason, incident })
+    }
+}
+
+/// The first and the last id of the days in which these were made. Days, so that the same statement
+/// serves, planned already, for all of a day.
+fn days(ids: &[UpdateId]) -> (Uuid, Uuid) {
+    /// A UUIDv7 begins with its millisecond; this many of its 128 bits follow.
+    const BITS_AFTER: u32 = 80;
+    const DAY: u128 = (24 * 60 * 60 * 1000) << BITS_AFTER;
+    let (mut first, mut last) = (u128::MAX, 0);
+    for UpdateId(id) in ids {
+        first = first.min(id.as_u128());
+        last = last.max(id.as_u128());
+    }
+    let end = (last / DAY + 1).checked_mul(DAY).map_or(u128::MAX, |next_day| next_day - 1);
+    (Uuid::from_u128(first / DAY * DAY), Uuid::from_u128(end))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days_are_whole_and_hold_every_id() {
+        let id = |text: &str| UpdateId(text.parse().expect("a UUID"));
+        let ids = [
+            // 2025-10-20 05:03 and 2025-10-21 18:20.
+            id("019a0000-0000-7000-8000-000000000000"),
+            id("019a07ff-ffff-7fff-bfff-ffffffffffff"),
+        ];
+        let (first, last) = days(&ids);
+        assert!(first <= ids[0].0 && ids[1].0 <= last);
+        let same_day = days(&ids[..1]);
+        assert_eq!(same_day.0, first);
+        assert!(same_day.1 < last);
+        let (nil, max) = (UpdateId(Uuid::nil()), UpdateId(Uuid::max()));
+        assert_eq!(days(&[max, nil]), (nil.0, max.0));
+        assert!(days(&[]).0 > days(&[]).1, "without ids there are no days");
+    }
+}

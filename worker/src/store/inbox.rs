@@ -1,0 +1,108 @@
+//! The inbox: the record of every update, with the idempotency keys.
+
+use shared::{
+    incident::IncidentId, message::UpdateMessage, outcome::Reason, timestamp::Timestamp,
+    update::UpdateId,
+};
+
+use super::{incidents::column, scope::ScopeGuard};
+use crate::domain::IncidentRef;
+
+/// The reasons of rows that no rule decided.
+const KEY_REPEATED: &str = "idempotency_key_repeated";
+const KEY_OF_ANOTHER_BODY: &str = "idempotency_key_of_another_body";
+
+/// The outcomes of rows that no rule decided.
+const REPEATED: &str = "repeated";
+const REJECTED: &str = "rejected";
+
+/// A row of the inbox, before the incidents that its batch opens have ids.
+pub(crate) struct PendingRow<'a> {
+    pub(crate) update: &'a UpdateMessage,
+    pub(crate) position: i64,
+    pub(crate) decided_at: Timestamp,
+    pub(crate) ending: Ending,
+}
+
+/// How an update ended.
+pub(crate) enum Ending {
+    Decided { reason: Reason, holder: IncidentRef },
+    Repeated { original: UpdateId },
+    Rejected { original: UpdateId },
+}
+
+/// Writes the batch's rows, the idempotency keys that were used first, and the place and time of the
+/// newest row.
+pub(crate) async fn write(
+    scope: &mut ScopeGuard<'_>,
+    rows: &[PendingRow<'_>],
+    new_ids: &[IncidentId],
+) -> Result<(), sqlx::Error> {
+    let Some(last) = rows.last() else { return Ok(()) };
+    let endings: Vec<_> = rows
+        .iter()
+        .map(|row| match row.ending {
+            Ending::Decided { reason, holder } => {
+                (reason.outcome().word(), reason.word(), Some(holder.id(new_ids)), None)
+            }
+            Ending::Repeated { original } => (REPEATED, KEY_REPEATED, None, Some(original)),
+            Ending::Rejected { original } => (REJECTED, KEY_OF_ANOTHER_BODY, None, Some(original)),
+        })
+        .collect();
+    let first_uses: Vec<_> = rows
+        .iter()
+        .filter(|row| matches!(row.ending, Ending::Decided { .. }))
+        .filter_map(|row| Some((row.update.idempotency.as_ref()?, row)))
+        .collect();
+    // A key that stands is older than its 24 hours, or this would not be its first use.
+    sqlx::query(
+        "WITH scope AS (UPDATE sdb_scope SET position = $12, decided_at = $13),
+        keys AS (
+            INSERT INTO sdb_idempotency_key (key, fingerprint, update_id, used_at)
+            SELECT * FROM unnest($14::varchar[], $15::varchar[], $16::uuid[], $17::timestamp[])
+            ON CONFLICT (key) DO UPDATE SET fingerprint = excluded.fingerprint,
+                update_id = excluded.update_id, used_at = excluded.used_at)
+        INSERT INTO sdb_inbox (id, component_id, impact, text, received_at, decided_at, position,
+            outcome, reason, incident_id, original)
+        SELECT * FROM unnest($1::uuid[], $2::integer[], $3::smallint[], $4::varchar[],
+            $5::timestamp[], $6::timestamp[], $7::bigint[], $8::varchar[], $9::varchar[],
+            $10::integer[], $11::uuid[])",
+    )
+    .bind(column(rows, |row| row.update.id))
+    .bind(column(rows, |row| row.update.component.id))
+    .bind(column(rows, |row| i16::from(row.update.impact)))
+    .bind(column(rows, |row| row.update.text.as_str()))
+    .bind(column(rows, |row| row.update.received_at))
+    .bind(column(rows, |row| row.decided_at))
+    .bind(column(rows, |row| row.position))
+    .bind(column(&endings, |ending| ending.0))
+    .bind(column(&endings, |ending| ending.1))
+    .bind(column(&endings, |ending| ending.2))
+    .bind(column(&endings, |ending| ending.3))
+    .bind(last.position)
+    .bind(last.decided_at)
+    .bind(column(&first_uses, |(key, _)| key.key.as_str()))
+    .bind(column(&first_uses, |(key, _)| key.fingerprint.as_str()))
+    .bind(column(&first_uses, |(_, row)| row.update.id))
+    .bind(column(&first_uses, |(_, row)| row.decided_at))
+    .execute(scope.session())
+    .await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_words_of_rows_that_no_rule_decided_are_those_that_are_recorded() {
+        let words = include_str!("../../../shared/tests/wire/words.json");
+        let words: serde_json::Value = serde_json::from_str(words).expect("JSON");
+        let last = |kind: &str| -> Vec<&str> {
+            let all = words[kind].as_array().expect("a list");
+            all[all.len() - 2..].iter().filter_map(|word| word.as_str()).collect()
+        };
+        assert_eq!(last("outcome"), [REPEATED, REJECTED]);
+        assert_eq!(last("reason"), [KEY_REPEATED, KEY_OF_ANOTHER_BODY]);
+    }
+}

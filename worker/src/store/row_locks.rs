@@ -1,0 +1,148 @@
+//! The rows that a batch's changes rest on, locked against writers that do not know our lock.
+//!
+//! The Python dashboard's pages, operators and people with psql lock incidents and relations for as long
+//! as they like. So a batch locks only the rows that its changes rest on, and never waits for one: what
+//! another session holds is left, and the updates that need it are deferred.
+
+use std::collections::HashSet;
+
+use shared::{component::ComponentId, incident::IncidentId};
+use sqlx::FromRow;
+
+use super::scope::ScopeGuard;
+use crate::domain::{ActiveState, IncidentRef, RestsOn};
+
+/// A row that a change rests on, or one of several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Row {
+    /// An incident. While it is locked nobody adds a component to it, either, since the row of the
+    /// relation refers to it.
+    Incident(IncidentId),
+    /// A component of an incident.
+    Relation(IncidentId, ComponentId),
+    /// Any component of an incident that the batch has no updates of.
+    AnyOther(IncidentId),
+}
+
+impl Row {
+    /// The rows that a change of the component's incident rests on. `read` is the state as it was read:
+    /// only that has rows.
+    pub(crate) fn of(rests_on: RestsOn, component: ComponentId, read: &ActiveState) -> Vec<Self> {
+        let mut rows = Vec::new();
+        let standing = |incident: Option<IncidentRef>| match incident {
+            Some(IncidentRef::Existing(id)) => Some(id),
+            Some(IncidentRef::New(_)) | None => None,
+        };
+        rows.extend(standing(rests_on.target).map(Self::Incident));
+        let Some(source) = standing(rests_on.source) else { return rows };
+        rows.push(Self::Incident(source));
+        let Some(incident) = read.system.get(&IncidentRef::Existing(source)) else { return rows };
+        if incident.components.contains(&component) {
+            rows.push(Self::Relation(source, component));
+        }
+        if rests_on.others_stay {
+            if incident.has_others {
+                rows.push(Self::AnyOther(source));
+            } else {
+                let others = incident.components.iter().filter(|other| **other != component);
+                rows.extend(others.map(|other| Self::Relation(source, *other)));
+            }
+        }
+        rows
+    }
+
+    /// The incident that it is, or belongs to.
+    pub(crate) const fn incident(self) -> IncidentId {
+        match self {
+            Self::Incident(id) | Self::Relation(id, _) | Self::AnyOther(id) => id,
+        }
+    }
+}
+
+/// What a transaction has locked, and what it could not lock since another session holds it.
+#[derive(Debug, Default)]
+pub(crate) struct RowLocks {
+    locked: HashSet<Row>,
+    held: HashSet<Row>,
+}
+
+impl RowLocks {
+    /// The incidents of those that another session holds.
+    pub(crate) fn held_of(&self, rows: &[Row]) -> Vec<IncidentId> {
+        rows.iter().filter(|row| self.held.contains(row)).map(|row| row.incident()).collect()
+    }
+
+    /// Those that it was not tried to lock.
+    pub(crate) fn missing<'a>(&self, rows: impl IntoIterator<Item = &'a Row>) -> Vec<Row> {
+        let missing: HashSet<Row> =
+            rows.into_iter().filter(|row| !self.locked.contains(row)).copied().collect();
+        missing.into_iter().collect()
+    }
+
+    /// Locks these rows, as far as nobody else holds them, without waiting. `batch` are the components
+    /// that the batch has updates of.
+    pub(crate) async fn take(
+        &mut self,
+        scope: &mut ScopeGuard<'_>,
+        rows: &[Row],
+        batch: &[ComponentId],
+    ) -> Result<(), sqlx::Error> {
+        #[derive(FromRow)]
+        struct Taken {
+            incidents: Vec<IncidentId>,
+            relation_incidents: Vec<IncidentId>,
+            relation_components: Vec<ComponentId>,
+            others: Vec<IncidentId>,
+        }
+        let (mut incidents, mut others) = (Vec::new(), Vec::new());
+        let (mut relation_incidents, mut relation_components) = (Vec::new(), Vec::new());
+        for row in rows {
+            match *row {
+                Row::Incident(id) => incidents.push(id),
+                Row::Relation(id, component) => {
+                    relation_incidents.push(id);
+                    relation_components.push(component);
+                }
+                Row::AnyOther(id) => others.push(id),
+            }
+        }
+        let taken: Taken = sqlx::query_as(
+            "WITH incidents AS MATERIALIZED (
+                SELECT id FROM incident WHERE id = ANY($1) ORDER BY id FOR UPDATE SKIP LOCKED
+            ), relations AS MATERIALIZED (
+                SELECT pair.* FROM unnest($2::integer[], $3::integer[])
+                    AS pair (incident_id, component_id), LATERAL (
+                    SELECT FROM incident_component_relation r
+                    WHERE r.incident_id = pair.incident_id AND r.component_id = pair.component_id
+                    FOR UPDATE SKIP LOCKED
+                ) AS locked
+            ), others AS MATERIALIZED (
+                SELECT wanted.id FROM unnest($4::integer[]) AS wanted (id), LATERAL (
+                    SELECT FROM incident_component_relation r
+                    WHERE r.incident_id = wanted.id AND r.component_id <> ALL($5)
+                    LIMIT 1 FOR UPDATE SKIP LOCKED
+                ) AS locked
+            )
+            SELECT ARRAY(SELECT id FROM incidents) AS incidents,
+                ARRAY(SELECT incident_id FROM relations ORDER BY incident_id, component_id)
+                    AS relation_incidents,
+                ARRAY(SELECT component_id FROM relations ORDER BY incident_id, component_id)
+                    AS relation_components,
+                ARRAY(SELECT id FROM others) AS others",
+        )
+        .bind(incidents)
+        .bind(relation_incidents)
+        .bind(relation_components)
+        .bind(others)
+        .bind(batch)
+        .fetch_one(scope.session())
+        .await?;
+        let relations = taken.relation_incidents.into_iter().zip(taken.relation_components);
+        self.locked.extend(taken.incidents.into_iter().map(Row::Incident));
+        self.locked
+            .extend(relations.map(|(incident, component)| Row::Relation(incident, component)));
+        self.locked.extend(taken.others.into_iter().map(Row::AnyOther));
+        self.held.extend(rows.iter().filter(|row| !self.locked.contains(row)));
+        Ok(())
+    }
+}

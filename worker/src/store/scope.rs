@@ -1,0 +1,67 @@
+//! The lock on the scope: one row, held by every transaction that decides, until its end.
+
+use shared::timestamp::Timestamp;
+use sqlx::{Connection, PgConnection, Postgres, Transaction};
+
+/// Begins a worker's transaction.
+///
+/// From then on every worker waits with it, so that a further wait for a lock is bounded to half a second.
+/// There is none for incidents and their components, but there may be one for a component that someone
+/// is removing, or an incident that someone is adding.
+const BEGIN_BATCH: &str =
+    "BEGIN; SELECT FROM sdb_scope FOR UPDATE; SET LOCAL lock_timeout = '500ms'";
+
+/// Takes the lock in an operator's transaction. Every worker waits for it: PostgreSQL ends it when the
+/// command stalls, or waits for others that stall.
+const BY_OPERATOR: &str = "SET LOCAL idle_in_transaction_session_timeout = '5s';
+    SELECT FROM sdb_scope FOR UPDATE;
+    SET LOCAL lock_timeout = '5s'";
+
+/// Takes the lock in a transaction that an operator's command has begun.
+pub(crate) async fn lock(transaction: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql(BY_OPERATOR).execute(transaction).await?;
+    Ok(())
+}
+
+/// A transaction that holds the lock: what takes one of these needs the lock.
+pub(crate) struct ScopeGuard<'a>(Transaction<'a, Postgres>);
+
+impl<'a> ScopeGuard<'a> {
+    /// Waits for the lock, for a worker's batch.
+    pub(crate) async fn for_batch(database: &'a mut PgConnection) -> Result<Self, sqlx::Error> {
+        Ok(Self(database.begin_with(BEGIN_BATCH).await?))
+    }
+
+    /// Waits for the lock, for an operator's command.
+    pub(crate) async fn for_operator(database: &'a mut PgConnection) -> Result<Self, sqlx::Error> {
+        let mut transaction = database.begin().await?;
+        lock(&mut transaction).await?;
+        Ok(Self(transaction))
+    }
+
+    /// The session that holds it.
+    pub(crate) fn session(&mut self) -> &mut PgConnection {
+        &mut self.0
+    }
+
+    /// Moves the time of the newest decision to now, for a change that an operator makes; returns it.
+    ///
+    /// What a person changes is a decision, too: the next one is later even if the clock goes back a
+    /// little. When the newest is far ahead, the clock counts, as for a batch (`facts`).
+    pub(crate) async fn decide_now(&mut self) -> Result<Timestamp, sqlx::Error> {
+        sqlx::query_scalar(
+            "UPDATE sdb_scope SET decided_at = CASE
+                WHEN decided_at > wall.time + interval '10 seconds' THEN wall.time
+                ELSE greatest(wall.time, decided_at + interval '1 microsecond') END
+            FROM (SELECT clock_timestamp() AT TIME ZONE 'UTC' AS time OFFSET 0) AS wall
+            RETURNING decided_at",
+        )
+        .fetch_one(self.session())
+        .await
+    }
+
+    /// Commits, which releases the lock.
+    pub(crate) async fn commit(self) -> Result<(), sqlx::Error> {
+        self.0.commit().await
+    }
+}
