@@ -4,11 +4,11 @@
 mod api;
 pub mod auth;
 pub mod config;
-mod docs;
 mod gateway;
 mod http;
 mod ingest;
 mod lists;
 mod middleware;
+mod openapi;
 pub mod server;
 mod store;

@@ -5,7 +5,7 @@ use std::{process::ExitCode, time::Duration};
 use anyhow::Result;
 use clap::{Parser, Subcommand, builder::NonEmptyStringValueParser};
 use gateway::{
-    auth::token,
+    auth::issue,
     config::{AuthConfig, Config},
     server,
 };
@@ -78,7 +78,7 @@ async fn command(command: Command) -> Result<()> {
         }
         Command::Token { client, days } => {
             let config = AuthConfig::from_settings(&settings)?;
-            output::line(token::make(&config, &client, days.map(days_from_now).transpose()?)?)?;
+            output::line(issue::make(&config, &client, days.map(days_from_now).transpose()?)?)?;
         }
     }
     Ok(())

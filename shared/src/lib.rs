@@ -14,7 +14,7 @@ mod wire;
 pub use self::{
     amqp::{broker, topology},
     database::parked,
-    domain::{component, impact, incident, outcome, shorten, timestamp, update},
+    domain::{component, impact, incident, outcome, shorten, timestamp, update_id},
     http::{admin, health, paths},
     process::{output, shutdown, supervise},
     telemetry::{metrics, throttle, traces},

@@ -21,7 +21,7 @@ use lapin::{
 };
 use shared::{
     component::Component, message::UpdateMessage, timestamp::Timestamp, topology::Topology,
-    update::UpdateId,
+    update_id::UpdateId,
 };
 use tokio::{task::JoinSet, time::Instant};
 use uuid::Builder;

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result};
 use harness::verdict::{self, Answered, InboxRow};
 use serde_json::json;
-use shared::{component::ComponentId, update::UpdateId};
+use shared::{component::ComponentId, update_id::UpdateId};
 use tokio::time::Instant;
 use uuid::Uuid;
 

@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use reqwest::Client;
 use serde_json::{Value, json};
-use shared::{component::ComponentId, update::UpdateId};
+use shared::{component::ComponentId, update_id::UpdateId};
 use tokio::{
     task::JoinHandle,
     time::{Instant, sleep},

@@ -18,7 +18,7 @@ use shared::{
     message::UpdateMessage,
     settings::Settings,
     timestamp::Timestamp,
-    update::UpdateId,
+    update_id::UpdateId,
 };
 use uuid::Uuid;
 use worker::domain::ActiveState;

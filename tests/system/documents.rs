@@ -18,6 +18,7 @@ tests!(
     the_reference_lists_every_setting_with_its_default,
     every_source_file_is_compiled,
     every_link_in_the_documents_leads_somewhere,
+    the_runbook_begins_with_every_alert,
 );
 
 const DOCUMENTS: [&str; 15] = [
@@ -191,6 +192,29 @@ async fn every_link_in_the_documents_leads_somewhere(_: Arc<Fixture>) -> Result<
         }
     }
     ensure!(checked > 10, "only {checked} links were found: the check looks at nothing");
+    Ok(())
+}
+
+async fn the_runbook_begins_with_every_alert(_: Arc<Fixture>) -> Result<()> {
+    let rules = read("deploy/monitoring/alerts.yaml")?;
+    let runbook = read("RUNBOOK.md")?;
+    let (_, table) = runbook.split_once("\n## Alerts\n").context("no alerts in the runbook")?;
+    let table = table.split("\n## ").next().unwrap_or_default();
+    let mut checked = 0;
+    for rule in rules.split("- alert: ").skip(1) {
+        let value = |key: &str| {
+            let (_, rest) = rule.split_once(key)?;
+            rest.split(['\n', '}']).next().map(str::trim)
+        };
+        let name = rule.lines().next().unwrap_or_default();
+        let severity = value("severity: ").context("no severity")?;
+        let section = value("runbook: RUNBOOK.md#").context("no section of the runbook")?;
+        let row = table.lines().find(|line| line.starts_with(&format!("| {name} | {severity} | ")));
+        let leads_there = row.is_some_and(|row| row.ends_with(&format!("(#{section}) |")));
+        ensure!(leads_there, "the runbook's table lacks {name}, {severity}, {section}");
+        checked += 1;
+    }
+    ensure!(checked > 15, "only {checked} alerts were found: the check looks at nothing");
     Ok(())
 }
 

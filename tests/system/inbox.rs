@@ -13,7 +13,7 @@ use shared::{
     component::{Component, ComponentId},
     impact::Impact,
     message::UpdateMessage,
-    update::UpdateId,
+    update_id::UpdateId,
 };
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 

@@ -15,7 +15,7 @@ use shared::{
     message::UpdateMessage,
     timestamp::Timestamp,
     topology::Topology,
-    update::UpdateId,
+    update_id::UpdateId,
 };
 use sqlx::AssertSqlSafe;
 use tokio::time::sleep;

@@ -14,7 +14,7 @@ use shared::{
     impact::Impact,
     message::UpdateMessage,
     timestamp::Timestamp,
-    update::UpdateId,
+    update_id::UpdateId,
 };
 
 use harness::{Fixture, System, answer, eventually, tests};

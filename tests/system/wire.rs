@@ -16,7 +16,7 @@ use shared::{
     message::{ReplyMessage, UpdateMessage, Verdict},
     timestamp::Timestamp,
     topology::Topology,
-    update::UpdateId,
+    update_id::UpdateId,
 };
 
 use harness::{Fixture, System, answer, tests};

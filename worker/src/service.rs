@@ -22,7 +22,7 @@ use crate::{
     broker::{Consumer, ReplySender},
     config::Config,
     observe::{http, readiness::Readiness, sampling},
-    store::{blockers::Blockers, inbox_partitions},
+    store::{inbox_partitions, lock_holders::Blockers},
 };
 
 /// Why a worker does not run.

@@ -1,5 +1,6 @@
 //! HTTP as such: errors, headers, queries, bodies. It knows no endpoint and no server.
 
+pub(crate) mod body;
 pub(crate) mod conditions;
 pub(crate) mod error;
 pub(crate) mod impact;

@@ -1,7 +1,7 @@
 //! What descriptions of endpoints have in common, for the OpenAPI document.
 
 use serde_json::Value;
-use shared::update::UpdateId;
+use shared::update_id::UpdateId;
 use utoipa::{
     ToSchema,
     openapi::{Object, ObjectBuilder, schema::SchemaType},

@@ -11,7 +11,7 @@ use shared::{
     incident::IncidentId,
     message::{UpdateResult, Verdict},
     throttled,
-    update::UpdateId,
+    update_id::UpdateId,
 };
 use sqlx::PgPool;
 use tokio::{

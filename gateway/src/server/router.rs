@@ -14,12 +14,12 @@ use shared::traces;
 use crate::{
     api::{
         health, metrics,
-        v1::{component_status, incidents, receipt, update},
+        v1::{get_component_status, get_incidents, get_update, post_component_status},
     },
-    docs::page,
     gateway::App,
     http::error::ApiError,
     middleware::{limits::limited, metrics::measured, tracing::traced},
+    openapi::page,
 };
 
 /// Where those who watch the gateway ask.
@@ -48,9 +48,12 @@ pub(crate) fn router(app: Arc<App>, watched: Watched) -> Router {
         Watched::Apart => health_router(),
     };
     let router = router
-        .route("/api/v1/component_status", get(component_status::get).post(update::post))
-        .route("/api/v1/incidents", get(incidents::get))
-        .route("/api/v1/updates/{id}", get(receipt::get))
+        .route(
+            "/api/v1/component_status",
+            get(get_component_status::get).post(post_component_status::post),
+        )
+        .route("/api/v1/incidents", get(get_incidents::get))
+        .route("/api/v1/updates/{id}", get(get_update::get))
         .merge(page::router())
         .method_not_allowed_fallback(async || {
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "This path does not take that method")

@@ -6,4 +6,4 @@ pub mod incident;
 pub mod outcome;
 pub mod shorten;
 pub mod timestamp;
-pub mod update;
+pub mod update_id;

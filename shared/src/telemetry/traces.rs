@@ -30,7 +30,7 @@ use opentelemetry_sdk::{
 };
 
 pub use self::export::ExportError;
-use crate::{broker::Broker, database, message::Verdict, settings::Settings, update::UpdateId};
+use crate::{broker::Broker, database, message::Verdict, settings::Settings, update_id::UpdateId};
 
 /// Time for the last spans when the program ends.
 const FLUSH_LIMIT: Duration = Duration::from_secs(2);

@@ -15,7 +15,7 @@ use crate::{
     incident::{IncidentId, IncidentSnapshot},
     outcome::Reason,
     timestamp::Timestamp,
-    update::UpdateId,
+    update_id::UpdateId,
 };
 
 /// The version that this program writes, the newest that it reads.

@@ -20,7 +20,7 @@ use anyhow::{Context, Result, bail, ensure};
 use shared::{
     component::{Attribute, Component, ComponentId},
     message::UpdateResult,
-    update::UpdateId,
+    update_id::UpdateId,
 };
 use sqlx::{AssertSqlSafe, PgConnection, PgPool};
 use tokio::sync::watch;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use model::Answer;
 use shared::{
     component::ComponentId, incident::IncidentSnapshot, message::Verdict as Reported,
-    outcome::Reason, update::UpdateId,
+    outcome::Reason, update_id::UpdateId,
 };
 
 use super::{

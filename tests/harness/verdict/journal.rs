@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
-use shared::update::UpdateId;
+use shared::update_id::UpdateId;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use super::{

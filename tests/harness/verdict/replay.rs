@@ -14,7 +14,7 @@ use shared::{
     message::{DecodeError, UpdateMessage, Verdict as Reported},
     outcome::Reason,
     timestamp::Timestamp,
-    update::UpdateId,
+    update_id::UpdateId,
 };
 
 use super::{

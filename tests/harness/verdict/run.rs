@@ -8,7 +8,7 @@ use shared::{
     incident::IncidentId,
     message::{Idempotency, UpdateResult},
     timestamp::Timestamp,
-    update::UpdateId,
+    update_id::UpdateId,
 };
 
 use super::tables::{Change, Tables};

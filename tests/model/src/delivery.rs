@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fmt};
 use shared::{
     component::{Component, ComponentId},
     message::Idempotency,
-    update::UpdateId,
+    update_id::UpdateId,
 };
 
 /// A message as it is delivered.

@@ -11,7 +11,7 @@ use shared::{
     impact::Impact,
     message::UpdateMessage,
     timestamp::Timestamp,
-    update::UpdateId,
+    update_id::UpdateId,
 };
 
 use tokio::task::spawn_blocking;

@@ -3,7 +3,7 @@
 use harness::verdict::{
     Change, InboxRow, Kind, ParkedChange, ParkedRow, Row, Run, StatusRow, Transaction,
 };
-use shared::{impact::Impact, incident::IncidentId, message::Verdict, update::UpdateId};
+use shared::{impact::Impact, incident::IncidentId, message::Verdict, update_id::UpdateId};
 
 /// A fault, and as what it must be found.
 pub(super) struct Plant {

@@ -20,7 +20,7 @@ use crate::{
         incidents::{self, Changes},
         parked,
         row_locks::RowLocks,
-        scope::ScopeGuard,
+        scope_lock::ScopeGuard,
         workers::MemberId,
     },
 };

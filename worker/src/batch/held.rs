@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use shared::{component::ComponentId, message::UpdateMessage, update::UpdateId};
+use shared::{component::ComponentId, message::UpdateMessage, update_id::UpdateId};
 use tokio::time::Instant;
 
 use super::message::Incoming;

@@ -7,7 +7,7 @@ use shared::{
     incident::IncidentId,
     message::{DecodeError, UpdateMessage, UpdateResult},
     traces::Processing,
-    update::UpdateId,
+    update_id::UpdateId,
 };
 
 use crate::store::parked::MessageToPark;

@@ -9,7 +9,7 @@ use shared::{
     message::{UpdateMessage, UpdateResult, Verdict},
     outcome::Reason,
     timestamp::Timestamp,
-    update::UpdateId,
+    update_id::UpdateId,
 };
 
 use super::{

@@ -8,7 +8,7 @@ use shared::{
     metrics::{Ended, WORKER},
     telemetry::chain,
     throttled, traces,
-    update::UpdateId,
+    update_id::UpdateId,
 };
 use sqlx::PgConnection;
 use tokio::time::{Instant, sleep, timeout};

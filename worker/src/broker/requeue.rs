@@ -13,7 +13,7 @@ use shared::{
     message::UpdateMessage,
     timestamp::Timestamp,
     topology::{Phase, Recorded, Topology},
-    update::UpdateId,
+    update_id::UpdateId,
 };
 use sqlx::PgConnection;
 use tokio::time::timeout;

@@ -30,7 +30,7 @@ use crate::{
     batch::{Applied, Expired, HeldQueue, Incoming, apply_until_settled},
     membership::{Member, MembershipError, Share},
     observe::{readiness::Readiness, sampling},
-    store::{blockers::Blockers, workers::MemberId},
+    store::{lock_holders::Blockers, workers::MemberId},
 };
 
 /// What a consumer works with.

@@ -15,7 +15,7 @@ use shared::{
 use sqlx::{Connection, PgConnection};
 
 use super::{CatalogueError, Changed, Entry, Plan};
-use crate::store::scope;
+use crate::store::scope_lock;
 
 /// Components that a refusal names, and incidents of each, at most.
 const NAMED_COMPONENTS: usize = 20;
@@ -114,7 +114,7 @@ async fn rename_and_remove(
     planned_for: i64,
 ) -> Result<bool, CatalogueError> {
     let ids: Vec<ComponentId> = ids(&plan.remove).chain(renamed(plan)).collect();
-    scope::lock(database).await?;
+    scope_lock::lock(database).await?;
     let locked = sqlx::query("SELECT FROM component WHERE id = ANY($1) ORDER BY id FOR UPDATE")
         .bind(&ids)
         .execute(&mut *database)

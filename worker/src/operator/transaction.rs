@@ -24,7 +24,7 @@ use crate::{
     domain::timeline,
     store::{
         incidents::{self, column},
-        scope::ScopeGuard,
+        scope_lock::ScopeGuard,
     },
 };
 

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use shared::{component::ComponentId, impact::Impact, incident::IncidentId, timestamp::Timestamp};
 use sqlx::FromRow;
 
-use super::scope::ScopeGuard;
+use super::scope_lock::ScopeGuard;
 use crate::domain::{ActiveState, IncidentRef, ManualIncident, SystemIncident};
 
 /// The CTEs that [`StateRow`] is selected from: `system_incidents`, `system_components` and

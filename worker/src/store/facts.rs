@@ -10,14 +10,14 @@ use shared::{
     message::Verdict,
     outcome::Reason,
     timestamp::Timestamp,
-    update::UpdateId,
+    update_id::UpdateId,
 };
 use sqlx::{AssertSqlSafe, FromRow, PgConnection, types::Json};
 use uuid::Uuid;
 
 use super::{
     active_state::{StateRow, state_ctes, state_tables},
-    scope::ScopeGuard,
+    scope_lock::ScopeGuard,
     workers::MemberId,
 };
 use crate::domain::ActiveState;

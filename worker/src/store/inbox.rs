@@ -2,10 +2,10 @@
 
 use shared::{
     incident::IncidentId, message::UpdateMessage, outcome::Reason, timestamp::Timestamp,
-    update::UpdateId,
+    update_id::UpdateId,
 };
 
-use super::{incidents::column, scope::ScopeGuard};
+use super::{incidents::column, scope_lock::ScopeGuard};
 use crate::domain::IncidentRef;
 
 /// The reasons of rows that no rule decided.

@@ -2,7 +2,7 @@
 
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use super::blockers::SESSION;
+use super::lock_holders::SESSION;
 
 /// Gives the parts to the role that the inbox belongs to. `worker migrate` may run as another one, and
 /// the workers could not drop what belongs to that.

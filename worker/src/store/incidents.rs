@@ -10,7 +10,7 @@ use shared::{
 };
 use sqlx::PgConnection;
 
-use super::scope::ScopeGuard;
+use super::scope_lock::ScopeGuard;
 use crate::domain::{
     ActiveState, IncidentRef, SystemIncident,
     timeline::{self, Names, TimelineEntry},

@@ -2,14 +2,14 @@
 //! records that workers share.
 
 pub(crate) mod active_state;
-pub(crate) mod blockers;
 pub(crate) mod command_lock;
 pub(crate) mod facts;
 pub(crate) mod inbox;
 pub(crate) mod inbox_partitions;
 pub(crate) mod incidents;
+pub(crate) mod lock_holders;
 pub(crate) mod parked;
 pub(crate) mod row_locks;
-pub(crate) mod scope;
+pub(crate) mod scope_lock;
 pub(crate) mod topology;
 pub mod workers;

@@ -2,9 +2,9 @@
 
 use std::collections::HashSet;
 
-use shared::{throttled, timestamp::Timestamp, traces::Processing, update::UpdateId};
+use shared::{throttled, timestamp::Timestamp, traces::Processing, update_id::UpdateId};
 
-use super::{inbox::PendingRow, incidents::column, scope::ScopeGuard};
+use super::{inbox::PendingRow, incidents::column, scope_lock::ScopeGuard};
 
 /// A message that can't be applied for a reason of its own.
 pub(crate) struct MessageToPark<'a> {

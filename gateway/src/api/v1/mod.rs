@@ -1,7 +1,7 @@
 //! API v1: one file for each endpoint, and the body of an update.
 
-pub(crate) mod component_status;
-pub(crate) mod incidents;
-pub(crate) mod receipt;
+pub(crate) mod get_component_status;
+pub(crate) mod get_incidents;
+pub(crate) mod get_update;
+pub(crate) mod post_component_status;
 mod status_update;
-pub(crate) mod update;

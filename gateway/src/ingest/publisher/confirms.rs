@@ -16,7 +16,7 @@ use std::{
 };
 
 use lapin::{Confirmation, PublisherConfirm};
-use shared::update::UpdateId;
+use shared::update_id::UpdateId;
 
 /// What RabbitMQ did with an update.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -26,7 +26,7 @@ use shared::{
     telemetry::chain,
     throttled,
     topology::{DeclareError, Topology},
-    update::UpdateId,
+    update_id::UpdateId,
 };
 use sqlx::PgPool;
 use tokio::time::{Instant, timeout};

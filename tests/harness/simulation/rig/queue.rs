@@ -7,7 +7,7 @@ use shared::{
     impact::Impact,
     message::{Idempotency, UpdateMessage},
     timestamp::Timestamp,
-    update::UpdateId,
+    update_id::UpdateId,
 };
 use uuid::Uuid;
 use worker::batch::{Applied, Incoming, Unusable};

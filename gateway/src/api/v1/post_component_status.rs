@@ -1,6 +1,6 @@
 //! `POST /api/v1/component_status`: takes a status update.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use axum::{
     Json,
@@ -9,7 +9,6 @@ use axum::{
     http::{HeaderName, HeaderValue, Request, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::Serialize;
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -22,15 +21,16 @@ use shared::{
     throttled,
     timestamp::Timestamp,
     traces::{self, Traces},
-    update::UpdateId,
+    update_id::UpdateId,
 };
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use utoipa::ToSchema;
 
-use super::{receipt::UpdateState, status_update::PostedUpdate};
+use super::{get_update::UpdateState, status_update::PostedUpdate};
 use crate::{
     gateway::App,
     http::{
+        body,
         error::{ApiError, RETRY_AFTER},
         request::{Preference, idempotency_key, is_json, is_uncoded},
         schema,
@@ -41,11 +41,6 @@ use crate::{
     },
     store::incidents::IncidentJson,
 };
-
-/// Bytes of a body, at most.
-const LARGEST_BODY: usize = 64 * 1024;
-/// Time that a client may take to send its body.
-const BODY_LIMIT: Duration = Duration::from_secs(10);
 
 /// A status update
 ///
@@ -163,35 +158,11 @@ async fn prepare(
     body: Body,
     deadline: Instant,
 ) -> Result<(PostedUpdate, Component), ApiError> {
-    let body = read_body(body).await.map_err(|e| e.with(header::CONNECTION, "close"))?;
-    let posted = PostedUpdate::read(&body)?;
+    let bytes = body::read(body).await.map_err(|e| e.with(header::CONNECTION, "close"))?;
+    let posted = PostedUpdate::read(&bytes)?;
     let component = find_component(app, &posted, deadline).await?;
     check_text(app, &posted.text, deadline).await?;
     Ok((posted, component))
-}
-
-async fn read_body(body: Body) -> Result<Vec<u8>, ApiError> {
-    let mut body = Limited::new(body, LARGEST_BODY);
-    // Frame by frame: a body of one-byte chunks must not cost more than its bytes.
-    let collected = timeout(BODY_LIMIT, async {
-        let mut bytes = Vec::new();
-        while let Some(frame) = body.frame().await {
-            if let Ok(data) = frame?.into_data() {
-                bytes.extend_from_slice(&data);
-            }
-        }
-        Ok::<_, axum::BoxError>(bytes)
-    });
-    match collected.await {
-        Ok(Ok(body)) => Ok(body),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "The body is larger than 64 KiB"))
-        }
-        Ok(Err(_)) => Err(ApiError::bad_request("The body ended before its announced length")),
-        Err(_) => {
-            Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "The body did not arrive within 10 s"))
-        }
-    }
 }
 
 async fn find_component(

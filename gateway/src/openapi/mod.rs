@@ -20,7 +20,7 @@ use utoipa::{
 use crate::{
     api::{
         health, metrics,
-        v1::{component_status, incidents, receipt, update},
+        v1::{get_component_status, get_incidents, get_update, post_component_status},
     },
     http::error,
 };
@@ -54,10 +54,10 @@ const HEADERS: [(&str, &str); 10] = [
 #[openapi(
     info(title = "Status Dashboard: ingest and API", description = DESCRIPTION),
     paths(
-        update::post,
-        component_status::get,
-        incidents::get,
-        receipt::get,
+        post_component_status::post,
+        get_component_status::get,
+        get_incidents::get,
+        get_update::get,
         health::healthz,
         health::readyz,
         metrics::get,

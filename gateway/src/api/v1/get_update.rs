@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use shared::{
     component::ComponentId, incident::IncidentId, outcome::Reason, timestamp::Timestamp,
-    update::UpdateId,
+    update_id::UpdateId,
 };
 use sqlx::{FromRow, PgPool};
 use utoipa::{ToSchema, openapi::Object};

@@ -1,0 +1,157 @@
+//! Who may post: holders of a token that one of our keys signed.
+
+use axum::http::{HeaderMap, StatusCode, header};
+use jsonwebtoken::{Algorithm, DecodingKey, Validation, errors::ErrorKind, get_current_timestamp};
+use serde_json::{Map, Value};
+use shared::{
+    metrics::{GATEWAY, TokenRefusal, Words},
+    throttled,
+};
+
+use crate::{config::AuthConfig, http::error::ApiError};
+
+/// Seconds that clocks may differ by.
+const LEEWAY: f64 = 5.0;
+
+/// Checks tokens.
+pub struct Auth {
+    keys: Vec<DecodingKey>,
+    names: Vec<String>,
+    validation: Validation,
+}
+
+impl Auth {
+    /// With the keys and the claim of the settings.
+    #[must_use]
+    pub fn new(config: AuthConfig) -> Self {
+        // The only algorithm, whatever the token's header asks for.
+        let mut validation = Validation::new(Algorithm::HS256);
+        // Times are checked here: the library takes only those that fit an unsigned integer.
+        validation.validate_exp = false;
+        validation.validate_nbf = false;
+        validation.validate_aud = false;
+        validation.required_spec_claims.clear();
+        let keys = config
+            .keys
+            .iter()
+            .map(|key| DecodingKey::from_secret(key.expose().as_bytes()))
+            .collect();
+        Self { keys, names: config.claims, validation }
+    }
+
+    /// Checks the request's token; returns it.
+    ///
+    /// # Errors
+    /// 401, which says to the log alone what was wrong.
+    pub(crate) fn check<'a>(&self, headers: &'a HeaderMap) -> Result<&'a str, ApiError> {
+        self.verify(headers).map_err(|refusal| {
+            GATEWAY.tokens_refused.of(refusal).inc();
+            // A word, since the errors of others may show a part of the token.
+            let reason = refusal.word();
+            throttled!(info, reason, reason, "token refused");
+            ApiError::new(
+                StatusCode::UNAUTHORIZED,
+                "A valid token is needed: `Authorization: Bearer <JWT>`",
+            )
+            .with(header::WWW_AUTHENTICATE, "Bearer")
+        })
+    }
+
+    /// The token of a request, when it is good.
+    ///
+    /// # Errors
+    /// When it is not, with the reason.
+    pub fn verify<'a>(&self, headers: &'a HeaderMap) -> Result<&'a str, TokenRefusal> {
+        let header = headers.get(header::AUTHORIZATION).ok_or(TokenRefusal::NoHeader)?;
+        let (scheme, token) = header
+            .to_str()
+            .ok()
+            .and_then(|h| h.trim().split_once(' '))
+            .ok_or(TokenRefusal::NotBearer)?;
+        if !scheme.eq_ignore_ascii_case("bearer") {
+            return Err(TokenRefusal::NotBearer);
+        }
+        let token = token.trim();
+        let claims = self.claims(token)?;
+        check_times(&claims, get_current_timestamp() as f64)?;
+        let present = self.names.iter().any(|name| is_true(claims.get(name)));
+        if present { Ok(token) } else { Err(TokenRefusal::Claim) }
+    }
+
+    /// The claims, by the first key that signed them.
+    fn claims(&self, token: &str) -> Result<Map<String, Value>, TokenRefusal> {
+        let mut refused = TokenRefusal::Malformed;
+        for key in &self.keys {
+            match jsonwebtoken::decode(token, key, &self.validation) {
+                // Extensions that must be understood, of which none is (RFC 7515, 4.1.11).
+                Ok(token) if token.header.crit.is_some() => return Err(TokenRefusal::Malformed),
+                Ok(token) => return Ok(token.claims),
+                Err(error) if matches!(error.kind(), ErrorKind::InvalidSignature) => {
+                    refused = TokenRefusal::Signature;
+                }
+                Err(_) => return Err(TokenRefusal::Malformed),
+            }
+        }
+        Err(refused)
+    }
+}
+
+/// Whether Python takes a value for true.
+fn is_true(value: Option<&Value>) -> bool {
+    match value {
+        None | Some(Value::Null) => false,
+        Some(Value::Bool(value)) => *value,
+        Some(Value::Number(value)) => value.as_f64() != Some(0.0),
+        Some(Value::String(value)) => !value.is_empty(),
+        Some(Value::Array(value)) => !value.is_empty(),
+        Some(Value::Object(value)) => !value.is_empty(),
+    }
+}
+
+/// Checks `exp` and `nbf`, where they are, as numbers of any size (RFC 7519, 4.1.4 and 4.1.5). `now` is
+/// in seconds since 1970.
+fn check_times(claims: &Map<String, Value>, now: f64) -> Result<(), TokenRefusal> {
+    let time = |name| match claims.get(name) {
+        None => Ok(None),
+        Some(Value::Number(number)) => Ok(number.as_f64()),
+        Some(_) => Err(TokenRefusal::Malformed),
+    };
+    if time("exp")?.is_some_and(|exp| exp < now - LEEWAY) {
+        return Err(TokenRefusal::Expired);
+    }
+    if time("nbf")?.is_some_and(|nbf| nbf > now + LEEWAY) {
+        return Err(TokenRefusal::Early);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn times_are_numbers_of_any_size() {
+        for (claims, expected) in [
+            (json!({}), Ok(())),
+            (json!({ "exp": 1_000 }), Ok(())),
+            (json!({ "exp": 995, "nbf": 1_005 }), Ok(())),
+            (json!({ "exp": 994 }), Err(TokenRefusal::Expired)),
+            (json!({ "exp": 994.9 }), Err(TokenRefusal::Expired)),
+            (json!({ "exp": -1 }), Err(TokenRefusal::Expired)),
+            (json!({ "exp": 1e300 }), Ok(())),
+            (json!({ "exp": u64::MAX }), Ok(())),
+            (json!({ "nbf": 1_006 }), Err(TokenRefusal::Early)),
+            (json!({ "nbf": -1 }), Ok(())),
+            (json!({ "nbf": -1e300 }), Ok(())),
+            (json!({ "nbf": 1e300 }), Err(TokenRefusal::Early)),
+            (json!({ "exp": "soon" }), Err(TokenRefusal::Malformed)),
+            (json!({ "exp": null }), Err(TokenRefusal::Malformed)),
+            (json!({ "nbf": [] }), Err(TokenRefusal::Malformed)),
+        ] {
+            let claims = claims.as_object().expect("claims are an object");
+            assert_eq!(check_times(claims, 1_000.0), expected, "{claims:?}");
+        }
+    }
+}
