@@ -162,7 +162,8 @@ mod tests {
         if std::env::var_os(CHILD).is_some() {
             program();
         }
-        let name = "supervise::tests::a_program_whose_task_panics_logs_it_and_exits_with_an_error";
+        let this = std::thread::current();
+        let name = this.name().expect("a test has its name");
         let child = std::process::Command::new(std::env::current_exe().unwrap())
             .args(["--exact", name, "--nocapture"])
             .env(CHILD, "1")
