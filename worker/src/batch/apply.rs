@@ -80,8 +80,9 @@ pub(super) async fn apply_behind(
 ) -> Result<Vec<Applied>, ApplyError> {
     // A lock that other workers hold is waited for here, whatever is in the batch.
     let mut scope = ScopeGuard::for_batch(database).await?;
-    let facts = read(&mut scope, member, batch).await?;
-    let (plan, before, after) = decide(&mut scope, batch, &facts, held_up).await?;
+    let components = components(batch);
+    let facts = read(&mut scope, member, batch, &components).await?;
+    let (plan, before, after) = decide(&mut scope, batch, &components, &facts, held_up).await?;
     let new_ids = write(&mut scope, &facts, &plan, &before, &after)
         .await
         .map_err(ApplyError::in_transaction)?;
@@ -95,6 +96,7 @@ async fn read(
     scope: &mut ScopeGuard<'_>,
     member: MemberId,
     batch: &[Incoming],
+    components: &[ComponentId],
 ) -> Result<Facts, ApplyError> {
     let wanted = FactsQuery {
         member,
@@ -102,7 +104,7 @@ async fn read(
         keys: updates(batch)
             .filter_map(|update| Some(update.idempotency.as_ref()?.key.as_str()))
             .collect(),
-        components: &components(batch),
+        components,
         batch: batch.len(),
     };
     let facts = facts::read(scope, wanted).await.map_err(ApplyError::in_transaction)?;
@@ -125,10 +127,10 @@ async fn read(
 async fn decide<'a>(
     scope: &mut ScopeGuard<'_>,
     batch: &'a [Incoming],
+    components: &[ComponentId],
     facts: &'a Facts,
     held_up: &HeldUp,
 ) -> Result<(Plan<'a>, ActiveState, ActiveState), ApplyError> {
-    let components = components(batch);
     let mut before = facts.active.clone();
     let mut locks = RowLocks::default();
     loop {
@@ -138,10 +140,10 @@ async fn decide<'a>(
         if missing.is_empty() {
             return Ok((plan, before, after));
         }
-        let taken = locks.take(scope, &missing, &components).await;
+        let taken = locks.take(scope, &missing, components).await;
         taken.map_err(ApplyError::in_transaction)?;
         // What another session committed before its rows could be locked is seen now.
-        let again = active_state::read(scope, &components, facts.now, facts.until).await;
+        let again = active_state::read(scope, components, facts.now, facts.until).await;
         before = again.map_err(ApplyError::in_transaction)?;
     }
 }
