@@ -347,6 +347,23 @@ async fn a_session_that_reads_the_inbox_keeps_its_parts_and_nothing_else(
     system.finish_without_replay().await
 }
 
+/// Moves the clock by eight weeks, and posts until the gateway stamps by it; returns the last update.
+async fn posted_eight_weeks_later(system: &System) -> Result<String> {
+    set_clock(system, "now + interval '8 weeks'").await?;
+    let week = text(
+        system,
+        "SELECT to_char(pg_catalog.clock_timestamp() + interval '7 weeks', 'YYYYMMDD')",
+    );
+    let week = week.await?;
+    let mut last = String::new();
+    eventually("the gateway stamps by the new clock", async || {
+        last = post_async(system, &json!({ "name": "CDN", "impact": 3 })).await?;
+        Ok(text(system, &week_of(&last)).await? > week)
+    })
+    .await?;
+    Ok(last)
+}
+
 async fn weeks_without_a_worker_lose_nothing(fixture: Arc<Fixture>) -> Result<()> {
     let mut system = prepared(&fixture).await?;
     worker(&mut system, "90").await?;
@@ -354,18 +371,7 @@ async fn weeks_without_a_worker_lose_nothing(fixture: Arc<Fixture>) -> Result<()
     system.components(&[("DNS", &[]), ("CDN", &[])]).await?;
     no_worker(&mut system).await?;
     let early = post_async(&system, &dns(1)).await?;
-    set_clock(&system, "now + interval '8 weeks'").await?;
-    let week = text(
-        &system,
-        "SELECT to_char(pg_catalog.clock_timestamp() + interval '7 weeks', 'YYYYMMDD')",
-    );
-    let week = week.await?;
-    let mut late = String::new();
-    eventually("the gateway stamps by the new clock", async || {
-        late = post_async(&system, &json!({ "name": "CDN", "impact": 3 })).await?;
-        Ok(text(&system, &week_of(&late)).await? > week)
-    })
-    .await?;
+    let late = posted_eight_weeks_later(&system).await?;
     ensure!(
         !weeks(&system).await?.contains(&text(&system, &week_of(&late)).await?),
         "a part is there"
@@ -384,18 +390,7 @@ async fn a_clock_that_leaves_the_parts_behind_stops_nobody(fixture: Arc<Fixture>
     system.components(&[("DNS", &[]), ("CDN", &[])]).await?;
     ensure!(system.post(&dns(1)).await?.status == 201);
     // A machine that slept, or a database that was restored: no part is there, and the worker runs on.
-    set_clock(&system, "now + interval '8 weeks'").await?;
-    let week = text(
-        &system,
-        "SELECT to_char(pg_catalog.clock_timestamp() + interval '7 weeks', 'YYYYMMDD')",
-    );
-    let week = week.await?;
-    let mut last = String::new();
-    eventually("the gateway stamps by the new clock", async || {
-        last = post_async(&system, &json!({ "name": "CDN", "impact": 3 })).await?;
-        Ok(text(&system, &week_of(&last)).await? > week)
-    })
-    .await?;
+    let last = posted_eight_weeks_later(&system).await?;
     is_applied(&system, &last).await?;
     system.finish().await
 }

@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
 };
 
@@ -14,6 +14,7 @@ use syn::{
     visit::{self, Visit},
 };
 
+use crate::documents::rust_files;
 use harness::{Fixture, tests};
 
 tests!(
@@ -156,18 +157,6 @@ fn sources(name: &str) -> Result<BTreeMap<String, syn::File>> {
 fn parse(file: &Path) -> Result<syn::File> {
     let text = fs::read_to_string(file)?;
     syn::parse_file(&text).with_context(|| file.display().to_string())
-}
-
-fn rust_files(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path.is_dir() {
-            rust_files(&path, files)?;
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            files.push(path);
-        }
-    }
-    Ok(())
 }
 
 /// Which modules use which. A folder's door belongs to its folder, so that what is between a module and one

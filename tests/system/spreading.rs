@@ -29,7 +29,7 @@ fn dns(impact: u8) -> Value {
 }
 
 /// How many partitions each worker is given messages of, by what RabbitMQ says.
-async fn spread(system: &System) -> Result<BTreeMap<String, usize>> {
+pub(crate) async fn spread(system: &System) -> Result<BTreeMap<String, usize>> {
     let (servers, vhost) = (system.context.servers.clone(), system.vhost.clone());
     let listed = spawn_blocking(move || {
         let columns = ["queue_name", "consumer_tag", "active"];
