@@ -54,8 +54,6 @@ pub struct Limits {
     pub in_flight: usize,
     /// Updates that one token may send in a second; none for as many as it likes.
     pub updates_per_second: Option<NonZeroU32>,
-    /// Channels to publish on.
-    pub channels: usize,
     /// Database connections of each of the two pools.
     pub database_connections: u32,
     /// Lists that are too large to hold, and so are streamed.
@@ -86,7 +84,6 @@ impl Config {
                 updates_per_second: NonZeroU32::new(
                     settings.number("SDB_RATE_LIMIT", 0..=1_000_000)?,
                 ),
-                channels: count("SDB_AMQP_CHANNELS", 64)?,
                 database_connections: settings.number("SDB_DATABASE_CONNECTIONS", 1..=1_000)?,
                 streamed_lists: count("SDB_MAX_LISTS", 1_000)?,
             },

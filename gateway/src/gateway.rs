@@ -66,7 +66,7 @@ impl App {
             auth: Auth::new(auth),
             catalogue: CatalogueCopy::new(answers.clone(), clock.clone()),
             clock,
-            publisher: Arc::new(Publisher::new(waiters.clone(), limits.channels)),
+            publisher: Arc::new(Publisher::new(waiters.clone())),
             waiters,
             answers,
             in_flight: Semaphore::new(limits.in_flight),

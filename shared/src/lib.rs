@@ -18,5 +18,5 @@ pub use self::{
     http::{admin, health, paths},
     process::{output, shutdown, supervise},
     telemetry::{metrics, throttle, traces},
-    wire::message,
+    wire::{envelope, message},
 };

@@ -11,6 +11,7 @@ mod connections;
 mod deployment;
 mod documents;
 mod encodings;
+mod envelopes;
 mod failures;
 mod files;
 mod foreign_edits;
@@ -77,6 +78,7 @@ fn main() -> ExitCode {
         deployment::tests(),
         documents::tests(),
         encodings::tests(),
+        envelopes::tests(),
         failures::tests(),
         files::tests(),
         foreign_edits::tests(),

@@ -169,10 +169,9 @@ async fn what_is_unbound_is_bound_again_while_nothing_is_sent(fixture: Arc<Fixtu
 async fn no_update_of_a_burst_is_lost_when_its_queue_is_unbound(
     fixture: Arc<Fixture>,
 ) -> Result<()> {
-    // One channel for all, so that confirmations and returns of many updates mingle.
     let mut system = System::prepared_with(&fixture, &[("SDB_PARTITIONS", "4")]).await?;
     system.start_worker(&[]).await?;
-    system.start_gateway(&[("SDB_AMQP_CHANNELS", "1")]).await?;
+    system.start_gateway(&[]).await?;
     let burst = Burst::start(&system).await?;
     let topology = system.topology().await?;
     let connection = Connection::connect(&system.amqp_uri, ConnectionProperties::default()).await?;

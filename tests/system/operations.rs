@@ -695,7 +695,6 @@ async fn a_setting_that_cannot_be_used_stops_the_gateway(fixture: Arc<Fixture>) 
         ("SDB_API_PAYLOAD_KEY", "exp", "a claim of your own"),
         ("SDB_MAX_CONNECTIONS", "0", NUMBER),
         ("SDB_MAX_IN_FLIGHT", "many", NUMBER),
-        ("SDB_AMQP_CHANNELS", "65", NUMBER),
         ("SDB_DATABASE_CONNECTIONS", "1.5", NUMBER),
         ("SDB_MAX_LISTS", "0", NUMBER),
         ("SDB_ADMIN_ADDRESS", "9090", "an address and port such as `127.0.0.1:9090`"),

@@ -302,7 +302,7 @@ async fn a_change_to_what_is_there_changes_nothing(fixture: Arc<Fixture>) -> Res
     let arguments = ["topology", "change", "--partitions", "2", "--queue-limit", "70"];
     let (done, said) =
         system.worker_command(&[&arguments[..], &["--prefetch", "5"]].concat()).await?;
-    ensure!(done && said.contains("Updates take 2 partitions of at most 70 updates"), "{said}");
+    ensure!(done && said.contains("Updates take 2 partitions of at most 70 messages"), "{said}");
     let after = system.topology().await?;
     ensure!((after.partitions, after.queue_limit, after.prefetch) == (2, 70, 5), "{after:?}");
     let connection = Connection::connect(&system.amqp_uri, ConnectionProperties::default()).await?;

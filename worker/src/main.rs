@@ -8,7 +8,7 @@ use serde::Serialize;
 use shared::{
     broker::Broker,
     database::{self, SessionError},
-    health, output,
+    health, message, output,
     settings::Settings,
     shutdown, supervise, telemetry,
     topology::Recorded,
@@ -132,6 +132,10 @@ enum TopologyCommand {
         /// Updates of one queue that a worker holds.
         #[arg(long, value_parser = value_parser!(u16).range(1..=10_000))]
         prefetch: Option<u16>,
+        /// Newest version of messages that gateways write: 1 before a downgrade, to be read by workers of
+        /// the earlier release; 2 for several updates in one message
+        #[arg(long, value_parser = value_parser!(u16).range(1..=i64::from(message::NEWEST)))]
+        wire: Option<u16>,
     },
 }
 
@@ -239,8 +243,8 @@ async fn command(command: Command) -> Result<()> {
             let shape = repartition::show(&mut connect(&settings).await?).await?;
             print(&shape, shape.to_string(), json)?;
         }
-        Command::Topology(TopologyCommand::Change { partitions, queue_limit, prefetch }) => {
-            let wanted = TopologyChange { partitions, queue_limit, prefetch };
+        Command::Topology(TopologyCommand::Change { partitions, queue_limit, prefetch, wire }) => {
+            let wanted = TopologyChange { partitions, queue_limit, prefetch, wire };
             let broker = Broker::from_settings(&settings)?;
             let stop = shutdown::on_signal()?;
             let database = &mut connect(&settings).await?;

@@ -1,19 +1,19 @@
 //! Publishes updates to RabbitMQ and receives the workers' replies.
 //!
-//! A [`Link`] is one connection to publish on with a pool of channels in confirm mode, and another
-//! one to receive on. When either fails, both are given up and a new link is made; nothing is ever
-//! sent again by the link itself. An update that no queue takes comes back ([`confirms`]): it is
-//! answered 503, and the link declares again what is missing.
+//! A [`Link`] is one connection to publish on, with a [`lane`] for each partition, and another one to
+//! receive on. When either fails, both are given up and a new link is made; nothing is ever sent again by
+//! the link itself, and what it has not sent is answered 503. An update that no queue takes comes back
+//! ([`confirms`]): it is answered 503, and the link declares again what is missing.
 //!
 //! What a given-up link has sent may still lie unread in a socket: RabbitMQ stops reading while it is
 //! short of memory, for minutes. So that it is not queued that much later, each link publishes
 //! through an exchange of its own, which is deleted before the next link is made.
 
 mod confirms;
+mod lane;
 mod link;
 
 use std::{
-    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -22,31 +22,28 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use lapin::BasicProperties;
 use shared::{
     broker::Broker,
     component::ComponentId,
+    envelope::Entry,
     message::UpdateMessage,
     metrics::{COMMON, Server},
     supervise,
     telemetry::chain,
     throttled,
     topology::{Phase, Recorded, TopologyError},
-    traces,
+    traces::{self, Publishing},
 };
 use sqlx::PgPool;
 use tokio::{
-    runtime::Handle,
     sync::watch,
-    time::{Instant, sleep, timeout, timeout_at},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::task::AbortOnDropHandle;
 
 use self::link::{Link, LinkError, fence};
 use super::pending::Waiters;
 
-/// Time for a confirmation after its request was answered 503, before the link counts as broken.
-const UNCONFIRMED_LIMIT: Duration = Duration::from_secs(5);
 /// How often the recorded topology is read.
 const FOLLOW_EVERY: Duration = Duration::from_millis(500);
 /// Time for reading it.
@@ -60,10 +57,9 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Between two declarations of queues that are missing.
 const COMPLETE_EVERY: Duration = Duration::from_secs(1);
-const PERSISTENT: u8 = 2;
 
 /// Why an update was not accepted, or may not have been.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum PublishError {
     /// There is no connection: it was not sent.
     #[error("RabbitMQ can't be reached")]
@@ -89,46 +85,10 @@ pub(crate) enum PublishError {
     Unconfirmed,
 }
 
-/// A publish under way. Dropped before it has ended, since its client has gone or waits no longer, it
-/// goes on by itself: lapin would keep what it knows of a confirmation that nobody waits for.
-struct Sending<F: Future<Output = Result<(), PublishError>> + Send + 'static> {
-    sending: Option<Pin<Box<F>>>,
-    /// Of its link.
-    failed: Arc<AtomicBool>,
-}
-
-impl<F: Future<Output = Result<(), PublishError>> + Send + 'static> Sending<F> {
-    async fn until(mut self, deadline: Instant) -> Result<(), PublishError> {
-        let Some(sending) = &mut self.sending else { return Err(PublishError::Unconfirmed) };
-        let sent = timeout_at(deadline, sending).await;
-        if sent.is_ok() {
-            self.sending = None;
-        }
-        sent.unwrap_or(Err(PublishError::Unconfirmed))
-    }
-}
-
-impl<F: Future<Output = Result<(), PublishError>> + Send + 'static> Drop for Sending<F> {
-    fn drop(&mut self) {
-        let Some(sending) = self.sending.take() else { return };
-        let failed = self.failed.clone();
-        // Without a runtime the process ends, and its connections with it.
-        if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn(async move {
-                if timeout(UNCONFIRMED_LIMIT, sending).await.is_err() {
-                    failed.store(true, Ordering::Relaxed);
-                }
-            });
-        }
-    }
-}
-
 /// The gateway's side of RabbitMQ.
 pub(crate) struct Publisher {
     link: ArcSwapOption<Link>,
     waiters: Arc<Waiters>,
-    /// Channels to publish on.
-    channels: usize,
     /// Whether there is no link because the shape of the queues is being changed.
     changing: AtomicBool,
 }
@@ -146,8 +106,8 @@ pub(crate) enum BrokerState {
 }
 
 impl Publisher {
-    pub(crate) fn new(waiters: Arc<Waiters>, channels: usize) -> Self {
-        Self { link: ArcSwapOption::empty(), waiters, channels, changing: AtomicBool::new(false) }
+    pub(crate) fn new(waiters: Arc<Waiters>) -> Self {
+        Self { link: ArcSwapOption::empty(), waiters, changing: AtomicBool::new(false) }
     }
 
     pub(crate) fn state(&self) -> BrokerState {
@@ -167,45 +127,49 @@ impl Publisher {
 
     /// Publishes an update and waits for RabbitMQ's confirmation: then it is on disk.
     ///
-    /// With `wants_reply` the worker is told where to send the outcome.
+    /// With `wants_reply` the worker is told where to send the outcome. Dropped before its end, the update
+    /// goes its way.
     pub(crate) async fn publish(
         &self,
         update: &UpdateMessage,
         wants_reply: bool,
         deadline: Instant,
     ) -> Result<(), PublishError> {
-        let link = match (self.state(), self.link.load_full()) {
-            (BrokerState::Ready | BrokerState::Incomplete, Some(link)) => link,
-            (BrokerState::Blocked, _) => return Err(PublishError::Blocked),
-            (BrokerState::Changing, _) => return Err(PublishError::Changing),
-            (BrokerState::Ready | BrokerState::Incomplete | BrokerState::Absent, _) => {
-                return Err(PublishError::Absent);
-            }
-        };
-        let mut properties = BasicProperties::default()
-            .with_content_type("application/json".into())
-            .with_type("status-update".into())
-            .with_delivery_mode(PERSISTENT)
-            .with_message_id(update.id.to_string().into());
-        if wants_reply {
-            properties = properties.with_reply_to(link.reply_queue.clone().into());
-        }
+        let link = self.link()?;
         let partition = update.component.id.partition(link.topology.partitions);
-        let key = link.topology.routing_key(partition);
-        let body = update.encode();
-        let publishing =
-            traces::get().map(|traces| traces.publish(&link.topology.exchange(), &key, update.id));
-        if let Some(publishing) = &publishing {
-            properties = properties.with_headers(publishing.headers());
-        }
-
-        let failed = link.failed.clone();
-        let sending = Box::pin(link.send(update.id, key, body, properties, deadline));
-        let sent = Sending { sending: Some(sending), failed }.until(deadline).await;
+        let publishing = traces::get().map(|traces| {
+            let topology = &link.topology;
+            traces.publish(&topology.exchange(), &topology.routing_key(partition), update.id)
+        });
+        let trace = publishing.as_ref().and_then(Publishing::context);
+        let entry = Entry { message: update.encode(), wants_reply, trace };
+        let ticket = link.submit(partition, [(update.id, entry)], deadline).pop();
+        let sent = match ticket {
+            Some(ticket) => ticket.confirmed().await,
+            None => Err(PublishError::Absent),
+        };
+        let sent = match sent {
+            Err(PublishError::Absent) if self.state() == BrokerState::Changing => {
+                Err(PublishError::Changing)
+            }
+            sent => sent,
+        };
         if let Some(publishing) = publishing {
             publishing.end(sent.as_ref().err().map(|error| format!("{error:?}")));
         }
         sent
+    }
+
+    /// The link, if it takes updates.
+    fn link(&self) -> Result<Arc<Link>, PublishError> {
+        match (self.state(), self.link.load_full()) {
+            (BrokerState::Ready | BrokerState::Incomplete, Some(link)) => Ok(link),
+            (BrokerState::Blocked, _) => Err(PublishError::Blocked),
+            (BrokerState::Changing, _) => Err(PublishError::Changing),
+            (BrokerState::Ready | BrokerState::Incomplete | BrokerState::Absent, _) => {
+                Err(PublishError::Absent)
+            }
+        }
     }
 
     /// Keeps a link for as long as the gateway runs, with the topology that the database records.
@@ -223,8 +187,8 @@ impl Publisher {
             let now = *recorded.borrow_and_update();
             let linked = match now.phase {
                 Phase::Open => {
-                    let (channels, waiters) = (self.channels, self.waiters.clone());
-                    let linking = Link::open(&broker, &database, now.topology, channels, waiters);
+                    let waiters = self.waiters.clone();
+                    let linking = Link::open(&broker, &database, now.topology, waiters);
                     timeout(CONNECT_LIMIT, linking).await.unwrap_or(Err(LinkError::Silent))
                 }
                 Phase::Draining | Phase::Closed => Err(LinkError::Changing),

@@ -14,6 +14,7 @@ use tokio::time::{sleep, timeout};
 pub use self::declare::DeclareError;
 use crate::{
     database::{ConnectOptions, SessionError},
+    message,
     settings::{Settings, SettingsError},
     telemetry::chain,
 };
@@ -30,11 +31,13 @@ pub struct Topology {
     pub version: i32,
     /// Queues that the components are spread over.
     pub partitions: u16,
-    /// Updates that one queue holds before it refuses more.
+    /// Messages that one queue holds before it refuses more.
     pub queue_limit: u32,
-    /// Updates of one queue that a worker holds. The same everywhere: returned messages keep their
+    /// Messages of one queue that a worker holds. The same everywhere: returned messages keep their
     /// order only between consumers with the same prefetch.
     pub prefetch: u16,
+    /// The newest version of messages that gateways write.
+    pub wire: u16,
 }
 
 /// What may be done with the queues of a topology.
@@ -109,6 +112,13 @@ pub enum TopologyError {
         /// Its value.
         value: i32,
     },
+    /// Gateways write messages that this program can't read.
+    #[error(
+        "the database records version {0} of messages, and this program knows versions up to {newest}: \
+        start a newer release, or run the newer one's `worker topology change --wire {newest}` first",
+        newest = message::NEWEST
+    )]
+    UnknownWire(u16),
     /// The record has a phase that this program does not know.
     #[error("the recorded topology has the phase `{0}`, which this program does not know")]
     UnknownPhase(String),
@@ -139,6 +149,7 @@ impl Topology {
             partitions: settings.number("SDB_PARTITIONS", 1..=1024)? as u16,
             queue_limit: settings.number("SDB_QUEUE_LIMIT", 1..=100_000_000)?,
             prefetch: settings.number("SDB_PREFETCH", 1..=10_000)? as u16,
+            wire: message::NEWEST,
         })
     }
 
@@ -240,7 +251,7 @@ impl Recorded {
     /// When there is no record, when the database is a standby, or when it fails.
     pub async fn read(database: &mut PgConnection) -> Result<Self, TopologyError> {
         let read: Result<Option<Row>, sqlx::Error> = sqlx::query_as(
-            "SELECT version, partitions, queue_limit, prefetch, phase, pg_is_in_recovery(),
+            "SELECT version, partitions, queue_limit, prefetch, wire, phase, pg_is_in_recovery(),
                 EXISTS (SELECT FROM pg_trigger
                     WHERE tgrelid = to_regclass('incident') AND tgname = 'sdb_touch')
             -- The newest of what `worker migrate` makes and these programs can't do without.
@@ -253,7 +264,8 @@ impl Recorded {
             Err(error) if is_missing(&error) => None,
             Err(error) => return Err(error.into()),
         };
-        let Some((version, partitions, queue_limit, prefetch, phase, standby, attached)) = row
+        let Some((version, partitions, queue_limit, prefetch, wire, phase, standby, attached)) =
+            row
         else {
             return Err(unprepared(database).await);
         };
@@ -273,13 +285,17 @@ impl Recorded {
             queue_limit: u32::try_from(queue_limit)
                 .map_err(|_| impossible("queue_limit", queue_limit))?,
             prefetch: u16::try_from(prefetch).map_err(|_| impossible("prefetch", prefetch))?,
+            wire: u16::try_from(wire).map_err(|_| impossible("wire", wire.into()))?,
         };
+        if topology.wire > message::NEWEST {
+            return Err(TopologyError::UnknownWire(topology.wire));
+        }
         Ok(Self { topology, phase: phase.parse()? })
     }
 }
 
 /// The record's columns, whether the database is a standby, and whether it is attached.
-type Row = (i32, i32, i32, i32, String, bool, bool);
+type Row = (i32, i32, i32, i32, i16, String, bool, bool);
 
 /// Whether a table or column does not exist.
 fn is_missing(error: &sqlx::Error) -> bool {

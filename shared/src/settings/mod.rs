@@ -95,7 +95,6 @@ pub const SETTINGS: &[Setting] = &[
         "gateway",
         "Updates that each gateway takes from one token in a second, and at once; further ones get 429. `0`: no limit",
     ),
-    setting("SDB_AMQP_CHANNELS", Some("4"), "gateway", "Channels to publish on"),
     setting(
         "SDB_DATABASE_CONNECTIONS",
         Some("8"),
@@ -125,13 +124,13 @@ pub const SETTINGS: &[Setting] = &[
         "SDB_QUEUE_LIMIT",
         Some("100000"),
         "both",
-        "Updates that one queue holds; more get 503. Recorded likewise",
+        "Messages that one queue holds; more get 503. A message has one update, or up to 32 that came at once. Recorded likewise",
     ),
     setting(
         "SDB_PREFETCH",
         Some("256"),
         "both",
-        "Updates of one queue that a worker holds. Recorded likewise",
+        "Messages of one queue that a worker holds. Recorded likewise",
     ),
     setting("SDB_INBOX_DAYS", Some("30"), "both", "Days that the record of each update is kept"),
     setting(
@@ -173,6 +172,10 @@ const PYTHON_DASHBOARD_ONLY: &[&str] = &[
     "SDB_TESTING",
     "SDB_WTF_",
 ];
+
+/// Settings of earlier releases, with what became of them.
+const FORMER: &[(&str, &str)] =
+    &[("SDB_AMQP_CHANNELS", "no effect any more: each partition has a channel of its own")];
 
 /// A value that is never shown.
 #[derive(Clone, PartialEq, Eq)]
@@ -376,6 +379,10 @@ impl NotOurs {
             tracing::info!(names, "settings that only the Python dashboard reads are passed over");
         }
         for name in &self.unknown {
+            if let Some((_, now)) = FORMER.iter().find(|(former, _)| name == former) {
+                tracing::warn!(name, now, "a setting of an earlier release is passed over");
+                continue;
+            }
             tracing::warn!(name, "no such setting: docs/reference.md lists them");
         }
     }

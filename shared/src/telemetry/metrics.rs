@@ -347,6 +347,8 @@ metrics! {
             "Time from a request to the beginning of its answer";
         "sdb_updates_accepted_total" accepted: Counter = Counter::default(),
             "Updates that RabbitMQ confirmed";
+        "sdb_messages_published_total" messages: Counter = Counter::default(),
+            "Messages that RabbitMQ confirmed, each with one update or several";
         "sdb_updates_answered_total" answered: By<Told, Counter> = By::default(),
             "Accepted updates by what their client was told";
         "sdb_updates_not_awaited_total" not_awaited: Counter = Counter::default(),

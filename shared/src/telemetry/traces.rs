@@ -30,7 +30,10 @@ use opentelemetry_sdk::{
 };
 
 pub use self::export::ExportError;
-use crate::{broker::Broker, database, message::Verdict, settings::Settings, update_id::UpdateId};
+use crate::{
+    broker::Broker, database, envelope::TraceContext, message::Verdict, settings::Settings,
+    update_id::UpdateId,
+};
 
 /// Time for the last spans when the program ends.
 const FLUSH_LIMIT: Duration = Duration::from_secs(2);
@@ -169,8 +172,15 @@ impl Traces {
         Waiting(self.span(name, SpanKind::Internal, Vec::new(), Vec::new(), &request))
     }
 
-    /// A message that a worker has received from a queue, in the trace that its headers name.
-    pub fn process(&self, queue: &str, delivery: &Delivery) -> Arc<Processing> {
+    /// An update that a worker has received from a queue, in the trace that its entry in an envelope names,
+    /// or else the headers of its message.
+    pub fn process(
+        &self,
+        queue: &str,
+        delivery: &Delivery,
+        message_id: Option<&str>,
+        entry: Option<&TraceContext>,
+    ) -> Arc<Processing> {
         let key = delivery.routing_key.as_str();
         // Queues are named after the number of their topology.
         let kind = queue.rsplit_once(".v").map_or(queue, |(kind, _)| kind);
@@ -183,15 +193,16 @@ impl Traces {
                 i64::try_from(delivery.delivery_tag).unwrap_or(i64::MAX),
             ),
         ]);
-        if let Some(id) = delivery.properties.message_id() {
-            attributes.push(KeyValue::new("messaging.message.id", id.as_str().to_owned()));
+        if let Some(id) = message_id {
+            attributes.push(KeyValue::new("messaging.message.id", id.to_owned()));
         }
         if delivery.redelivered {
             attributes.push(KeyValue::new("sdb.redelivered", true));
         }
-        let published = match delivery.properties.headers() {
-            Some(headers) => self.remote(&Headers(headers)),
-            None => Context::new(),
+        let published = match (entry, delivery.properties.headers()) {
+            (Some(entry), _) => self.remote(entry),
+            (None, Some(headers)) => self.remote(&Headers(headers)),
+            (None, None) => Context::new(),
         };
         let creation = published.span().span_context().clone();
         let links = if creation.is_valid() { vec![creation.clone()] } else { Vec::new() };
@@ -326,12 +337,13 @@ fn count(messages: usize) -> KeyValue {
 pub struct Publishing(Context);
 
 impl Publishing {
-    /// The headers of its message.
+    /// Its place in the trace, to go with its message.
     #[must_use]
-    pub fn headers(&self) -> FieldTable {
-        let mut headers = Injected(FieldTable::default());
-        TraceContextPropagator::new().inject_context(&self.0, &mut headers);
-        headers.0
+    pub fn context(&self) -> Option<TraceContext> {
+        let mut injected = Injected::default();
+        TraceContextPropagator::new().inject_context(&self.0, &mut injected);
+        let Injected { traceparent, tracestate } = injected;
+        Some(TraceContext { traceparent: traceparent?, tracestate })
     }
 
     /// RabbitMQ confirmed it, or why not.
@@ -483,16 +495,51 @@ impl Extractor for Headers<'_> {
     }
 }
 
-/// A message's headers, to write.
-struct Injected(FieldTable);
+impl Extractor for TraceContext {
+    fn get(&self, name: &str) -> Option<&str> {
+        match name {
+            TRACEPARENT => Some(&self.traceparent),
+            TRACESTATE => self.tracestate.as_deref(),
+            _ => None,
+        }
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        vec![TRACEPARENT, TRACESTATE]
+    }
+}
+
+const TRACEPARENT: &str = "traceparent";
+const TRACESTATE: &str = "tracestate";
+
+/// A place in a trace, to write.
+#[derive(Default)]
+struct Injected {
+    traceparent: Option<String>,
+    tracestate: Option<String>,
+}
 
 impl Injector for Injected {
     fn set(&mut self, name: &str, value: String) {
-        // An empty state says nothing.
-        if !value.is_empty() {
-            self.0.insert(name.into(), AMQPValue::LongString(value.into()));
+        match name {
+            TRACEPARENT => self.traceparent = Some(value),
+            // An empty state says nothing.
+            TRACESTATE if !value.is_empty() => self.tracestate = Some(value),
+            _ => {}
         }
     }
+}
+
+/// The headers of a message of one update.
+#[must_use]
+pub fn headers(context: TraceContext) -> FieldTable {
+    let mut headers = FieldTable::default();
+    let TraceContext { traceparent, tracestate } = context;
+    headers.insert(TRACEPARENT.into(), AMQPValue::LongString(traceparent.into()));
+    if let Some(tracestate) = tracestate {
+        headers.insert(TRACESTATE.into(), AMQPValue::LongString(tracestate.into()));
+    }
+    headers
 }
 
 #[cfg(test)]
@@ -550,8 +597,11 @@ mod tests {
             ]);
             let traces = traces();
             let context = traces.remote(&Headers(&table));
-            let published = Publishing(context).headers();
+            let entry = Publishing(context).context().expect("valid");
+            let in_an_envelope = traces.remote(&entry);
+            let published = super::headers(entry);
             let read = traces.remote(&Headers(&published));
+            assert_eq!(read.span().span_context(), in_an_envelope.span().span_context());
             let span = read.span();
             assert_eq!(span.span_context().trace_id().to_string(), &PARENT[3..35]);
             assert_eq!(span.span_context().trace_state().header() == state, kept, "{bytes}");

@@ -1,11 +1,11 @@
 //! The messages between gateway and worker, JSON with a version.
 //!
-//! A program writes one version and reads those from [`OLDEST`] to it: a version is read one release
-//! before it is written, and one release longer than it is written, so that two releases in a row work
-//! side by side. A worker parks a message of any other version, a gateway passes it over, so that
-//! nothing is lost. A reader passes over fields that it does not know, and a gateway each result that
-//! it can't read; so a field or a word may be added within a version, and none renamed or taken away.
-//! `shared/tests/wire` pins the bytes.
+//! A program reads the versions from [`OLDEST`] to [`NEWEST`]. It writes up to the version that the
+//! database records with the shape of the queues, which is raised only once all live workers read it: so
+//! two releases work side by side. A worker parks a message of any other version, a gateway passes it
+//! over, so that nothing is lost. A reader passes over fields that it does not know, and a gateway each
+//! result that it can't read; so a field or a word may be added within a version, and none renamed or
+//! taken away. `shared/tests/wire` pins the bytes.
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -18,10 +18,13 @@ use crate::{
     update_id::UpdateId,
 };
 
-/// The version that this program writes, the newest that it reads.
+/// The version of a single update and of a reply.
 pub const VERSION: u16 = 1;
 /// The oldest version that this program reads.
 pub const OLDEST: u16 = 1;
+/// The newest version that this program reads and writes: that of an [envelope](super::envelope). Which one
+/// gateways may write, the [topology](crate::topology::Topology) records.
+pub const NEWEST: u16 = super::envelope::VERSION;
 
 /// One status update on its way from gateway to worker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,11 +111,17 @@ struct Versioned<T> {
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
     /// Not JSON, or not of the form.
-    #[error("the message is not of the form of version {VERSION}: {0}")]
+    #[error("the message is not of the form of version {OLDEST} or {NEWEST}: {0}")]
     Malformed(serde_json::Error),
     /// A version that this program does not know.
-    #[error("the message has version {0}, this program reads {OLDEST} to {VERSION}")]
+    #[error("the message has version {0}, this program reads {OLDEST} to {NEWEST}")]
     Version(u16),
+    /// An envelope where a single message must stand.
+    #[error("an envelope stands where a single message must stand")]
+    Envelope,
+    /// An envelope without updates.
+    #[error("the envelope has no entries")]
+    Empty,
     /// A status update that asks for a maintenance.
     #[error("a status update can't have impact 0 (maintenance)")]
     Maintenance,
@@ -123,10 +132,18 @@ fn encode<T: Serialize>(body: T) -> Vec<u8> {
     serde_json::to_vec(&Versioned { v: VERSION, body }).expect("our own types serialize")
 }
 
-fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
+/// The version of a message.
+///
+/// # Errors
+/// When the bytes have none, or one that this program does not know.
+pub(super) fn version(bytes: &[u8]) -> Result<u16, DecodeError> {
     let Version { v } = serde_json::from_slice(bytes).map_err(DecodeError::Malformed)?;
-    if !(OLDEST..=VERSION).contains(&v) {
-        return Err(DecodeError::Version(v));
+    if (OLDEST..=NEWEST).contains(&v) { Ok(v) } else { Err(DecodeError::Version(v)) }
+}
+
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
+    if version(bytes)? != VERSION {
+        return Err(DecodeError::Envelope);
     }
     // Not as one with the version: `flatten` copies all of it before it reads it.
     serde_json::from_slice(bytes).map_err(DecodeError::Malformed)
@@ -174,7 +191,12 @@ impl ReplyMessage {
         match decode(bytes) {
             Ok(reply) => return Ok((reply, 0)),
             Err(DecodeError::Malformed(_)) => {}
-            Err(other @ (DecodeError::Version(_) | DecodeError::Maintenance)) => return Err(other),
+            Err(
+                other @ (DecodeError::Version(_)
+                | DecodeError::Envelope
+                | DecodeError::Empty
+                | DecodeError::Maintenance),
+            ) => return Err(other),
         }
         let Results { results: all } = decode(bytes)?;
         let count = all.len();
@@ -186,4 +208,4 @@ impl ReplyMessage {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -1,3 +1,4 @@
 //! The messages between gateways and workers, by version.
 
+pub mod envelope;
 pub mod message;

@@ -16,7 +16,7 @@ use crate::store::parked::MessageToPark;
 #[derive(Debug)]
 pub struct Incoming {
     /// The queue it came from.
-    pub queue: String,
+    pub queue: Arc<str>,
     /// The id that its publisher gave the message.
     pub message_id: Option<String>,
     /// Its bytes.

@@ -6,10 +6,12 @@ mod held;
 mod message;
 mod plan;
 mod retry;
+mod unpack;
 
 pub use self::{
     apply::{ApplyError, apply},
     message::{Applied, Incoming, Unusable},
+    unpack::{Delivered, Part},
 };
 pub(crate) use self::{
     held::{HeldQueue, Message},

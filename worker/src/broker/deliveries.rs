@@ -3,7 +3,10 @@
 use std::{
     collections::{HashMap, HashSet},
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -12,14 +15,14 @@ use lapin::{
     Acker, Connection,
     message::Delivery,
     options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions},
-    types::{FieldTable, ShortString},
+    types::{AMQPValue, FieldTable, ShortString},
 };
-use shared::{message::UpdateMessage, traces};
+use shared::{envelope, traces};
 use tokio::time::timeout;
 
 use super::repartition::is_marker;
 use crate::{
-    batch::{Incoming, Message, Unusable},
+    batch::{Delivered, Incoming, Message, Part},
     membership::Share,
     store::workers::MemberId,
 };
@@ -42,12 +45,26 @@ pub(crate) enum DeliveryError {
 /// What one queue delivers, in order. Their end is an error.
 pub(super) type Deliveries = Pin<Box<dyn Stream<Item = Result<Received, DeliveryError>> + Send>>;
 
-/// One delivery, and where it goes back to.
+/// One update as it was received, and the delivery that it is part of.
 pub(super) struct Received {
     pub(super) queue: Arc<str>,
-    pub(super) acker: Acker,
-    pub(super) reply_to: Option<String>,
+    pub(super) unsettled: Arc<Unsettled>,
+    /// Where the gateway waits for its outcome, if it does.
+    pub(super) reply_to: Option<Arc<str>>,
     pub(super) incoming: Incoming,
+}
+
+/// A delivery that is to be acknowledged once all of its updates are settled: an envelope may have several.
+pub(super) struct Unsettled {
+    acker: Acker,
+    updates: AtomicUsize,
+}
+
+impl Unsettled {
+    /// Takes note that one of its updates is settled: the delivery can be acknowledged after the last one.
+    fn settle_one(&self) -> bool {
+        self.updates.fetch_sub(1, Ordering::Relaxed) == 1
+    }
 }
 
 impl Message for Received {
@@ -56,19 +73,21 @@ impl Message for Received {
     }
 }
 
-/// Acknowledges messages that are settled: with one acknowledgement for a queue, unless some of that
-/// queue are `unsettled`, which it would acknowledge, too.
+/// Acknowledges the deliveries whose updates are all settled now: with one acknowledgement for a queue,
+/// unless some updates of that queue are held, which it would acknowledge, too. What is left of an
+/// envelope comes later in its queue, and so does its acknowledgement.
 pub(super) async fn acknowledge(
     settled: impl Iterator<Item = &Received>,
-    unsettled: &HashSet<Arc<str>>,
+    held: &HashSet<Arc<str>>,
 ) -> Result<(), DeliveryError> {
     let mut last: HashMap<&str, &Acker> = HashMap::new();
     let mut single: Vec<&Acker> = Vec::new();
-    for received in settled {
-        if unsettled.contains(&received.queue) {
-            single.push(&received.acker);
+    for received in settled.filter(|received| received.unsettled.settle_one()) {
+        let acker = &received.unsettled.acker;
+        if held.contains(&received.queue) {
+            single.push(acker);
         } else {
-            last.insert(&received.queue, &received.acker);
+            last.insert(&received.queue, acker);
         }
     }
     let all = last.into_values().map(|acker| (acker, true));
@@ -93,7 +112,7 @@ pub(super) async fn consume(
     share: &Share,
     member: MemberId,
     queue: String,
-    received: fn(&Arc<str>, Delivery) -> Received,
+    kind: Kind,
 ) -> Result<Deliveries, lapin::Error> {
     let channel = connection.create_channel().await?;
     channel.basic_qos(share.topology().prefetch, BasicQosOptions::default()).await?;
@@ -107,9 +126,13 @@ pub(super) async fn consume(
         )
         .await?;
     let deliveries = consumer
-        .filter_map(move |delivery| {
-            let queue = queue.clone();
-            async move { not_a_marker(delivery).await.map(|d| Ok(received(&queue, d?))) }
+        .filter_map(not_a_marker)
+        .flat_map(move |delivery| {
+            let received = match delivery {
+                Ok(delivery) => read(&queue, delivery, kind).into_iter().map(Ok).collect(),
+                Err(error) => vec![Err(error.into())],
+            };
+            stream::iter(received)
         })
         .chain(stream::once(async { Err(DeliveryError::Ended) }));
     Ok(Box::pin(deliveries))
@@ -128,35 +151,42 @@ async fn not_a_marker(
     }
 }
 
-impl Received {
-    /// From a partition.
-    pub(super) fn update(queue: &Arc<str>, delivery: Delivery) -> Self {
-        let content = UpdateMessage::decode(&delivery.data).map_err(Unusable::Unreadable);
-        Self::new(queue, delivery, content)
-    }
+/// What a queue is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Partition,
+    DeadLetters,
+}
 
-    /// From the dead-letter queue.
-    pub(super) fn dead_letter(queue: &Arc<str>, delivery: Delivery) -> Self {
-        let why = why_dead(&delivery);
-        Self::new(queue, delivery, Err(Unusable::GivenUp(why)))
-    }
-
-    fn new(queue: &Arc<str>, delivery: Delivery, content: Result<UpdateMessage, Unusable>) -> Self {
-        let text = |text: &ShortString| text.as_str().to_owned();
-        let trace = traces::get().map(|traces| traces.process(queue, &delivery));
-        Self {
+/// The updates of a delivery, in order.
+fn read(queue: &Arc<str>, mut delivery: Delivery, kind: Kind) -> Vec<Received> {
+    let given_up = (kind == Kind::DeadLetters).then(|| why_dead(&delivery));
+    let body = std::mem::take(&mut delivery.data);
+    let headers = delivery.properties.headers().as_ref();
+    let ids = headers.and_then(|headers| headers.inner().get(envelope::IDS_HEADER));
+    let ids = ids.and_then(AMQPValue::as_long_string);
+    let delivered = Delivered {
+        body,
+        message_id: delivery.properties.message_id().as_ref().map(ShortString::as_str),
+        ids: ids.and_then(|ids| str::from_utf8(ids.as_bytes()).ok()),
+        given_up: given_up.as_deref(),
+    };
+    let parts = delivered.unpack();
+    let updates = AtomicUsize::new(parts.len());
+    let unsettled = Arc::new(Unsettled { acker: delivery.acker.clone(), updates });
+    let reply_to = delivery.properties.reply_to().as_ref().map(|name| Arc::from(name.as_str()));
+    let received = |part: Part| {
+        let Part { message_id, payload, content, wants_reply, trace } = part;
+        let trace = traces::get()
+            .map(|traces| traces.process(queue, &delivery, message_id.as_deref(), trace.as_ref()));
+        Received {
             queue: queue.clone(),
-            reply_to: delivery.properties.reply_to().as_ref().map(text),
-            incoming: Incoming {
-                queue: queue.as_ref().to_owned(),
-                message_id: delivery.properties.message_id().as_ref().map(text),
-                content,
-                payload: delivery.data,
-                trace,
-            },
-            acker: delivery.acker,
+            unsettled: unsettled.clone(),
+            reply_to: reply_to.clone().filter(|_| wants_reply),
+            incoming: Incoming { queue: queue.clone(), message_id, payload, content, trace },
         }
-    }
+    };
+    parts.into_iter().map(received).collect()
 }
 
 /// Why RabbitMQ put a message into the dead-letter queue.

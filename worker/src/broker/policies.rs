@@ -185,7 +185,8 @@ fn consequence(kind: Kind, key: &str, value: &Value) -> Option<&'static str> {
 mod tests {
     use super::*;
 
-    const TOPOLOGY: Topology = Topology { version: 3, partitions: 2, queue_limit: 9, prefetch: 1 };
+    const TOPOLOGY: Topology =
+        Topology { version: 3, partitions: 2, queue_limit: 9, prefetch: 1, wire: 1 };
 
     fn policy(pattern: &str, apply_to: &str, priority: i64, definition: &Value) -> Value {
         serde_json::json!({

@@ -28,10 +28,10 @@ const PAUSE: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// A result, with the queue of the gateway that waits for it and the span of its message.
-pub(crate) type Reply = (String, UpdateResult, Option<Arc<Processing>>);
+pub(crate) type Reply = (Arc<str>, UpdateResult, Option<Arc<Processing>>);
 
 /// The results for each queue, with the span of the first.
-type Replies = HashMap<String, (Vec<UpdateResult>, Option<Arc<Processing>>)>;
+type Replies = HashMap<Arc<str>, (Vec<UpdateResult>, Option<Arc<Processing>>)>;
 
 /// Takes the results of batches and sends them, on a connection of its own: RabbitMQ blocks
 /// connections that publish when it is short of memory, and acknowledgements must go on.
@@ -112,7 +112,7 @@ async fn publish(channel: &Channel, replies: &Replies) -> Result<(), String> {
         let options = BasicPublishOptions::default();
         // The channel has no confirms, so the second future is ready at once.
         let sent =
-            channel.basic_publish("".into(), queue.as_str().into(), options, &body, properties);
+            channel.basic_publish("".into(), queue.as_ref().into(), options, &body, properties);
         let failure = match timeout(PUBLISH_LIMIT, sent).await {
             Ok(Ok(_)) => continue,
             Ok(Err(error)) => chain(&error),

@@ -22,7 +22,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    deliveries::{Deliveries, DeliveryError, Received, acknowledge, consume},
+    deliveries::{Deliveries, DeliveryError, Kind, Received, acknowledge, consume},
     redeclare::redeclare,
     replies::{Reply, ReplySender},
 };
@@ -185,14 +185,14 @@ impl Consumer {
             database.with(declare).await?;
             channel.close(200, "declared".into()).await?;
         }
-        let consume = |queue, received| consume(connection, share, member, queue, received);
+        let consume = |queue, kind| consume(connection, share, member, queue, kind);
         for partition in &share.partitions {
             let queue = share.topology().queue(*partition);
-            deliveries.push(consume(queue, Received::update).await?);
+            deliveries.push(consume(queue, Kind::Partition).await?);
         }
         if share.dead_letters {
             let queue = share.topology().dead_letter_queue();
-            deliveries.push(consume(queue, Received::dead_letter).await?);
+            deliveries.push(consume(queue, Kind::DeadLetters).await?);
         }
         tracing::info!(
             partitions = ?share.partitions,
@@ -264,7 +264,7 @@ impl Consumer {
         held: &HeldQueue<Received>,
     ) -> Result<Vec<Received>, SessionError> {
         let (incoming, origins): (Vec<Incoming>, Vec<_>) =
-            batch.into_iter().map(|r| (r.incoming, (r.queue, r.acker, r.reply_to))).unzip();
+            batch.into_iter().map(|r| (r.incoming, (r.queue, r.unsettled, r.reply_to))).unzip();
         let mut database = self.database.lock().await;
         let settled = apply_until_settled(&mut database, member, &incoming, self.inbox_days);
         let results = timeout(BATCH_LIMIT, settled)
@@ -276,10 +276,10 @@ impl Consumer {
         sampling::settled(&incoming, &results);
 
         let (mut settled, mut deferred, mut held_incidents) = (Vec::new(), Vec::new(), Vec::new());
-        for ((incoming, (queue, acker, reply_to)), applied) in
+        for ((incoming, (queue, unsettled, reply_to)), applied) in
             incoming.into_iter().zip(origins).zip(results)
         {
-            let received = Received { queue, acker, reply_to, incoming };
+            let received = Received { queue, unsettled, reply_to, incoming };
             match applied {
                 Applied::Settled(result) => settled.push((received, result)),
                 Applied::Deferred(incidents) => {
@@ -302,9 +302,9 @@ impl Consumer {
                 }
             }
         }
-        let unsettled: HashSet<Arc<str>> =
+        let queues_held: HashSet<Arc<str>> =
             held.iter().chain(&deferred).map(|received| received.queue.clone()).collect();
-        let acknowledging = acknowledge(settled.iter().map(|(received, _)| received), &unsettled);
+        let acknowledging = acknowledge(settled.iter().map(|(received, _)| received), &queues_held);
         let replies = settled.iter().filter_map(|(received, result)| -> Option<Reply> {
             let trace = received.incoming.trace.clone();
             Some((received.reply_to.clone()?, result.clone()?, trace))

@@ -10,6 +10,8 @@ use anyhow::{Result, ensure};
 use shared::topology::{Phase, Recorded, Topology};
 use sqlx::{Connection, PgConnection};
 
+use super::workers::{self, MemberId};
+
 /// Seconds in which the session of a command that stalls is ended, which gives its lock back. Longer than
 /// all that a change does between two statements.
 const STALL_LIMIT: u8 = 12;
@@ -34,7 +36,8 @@ async fn set_idle_limit(database: &mut PgConnection, limit: &str) -> Result<(), 
     Ok(())
 }
 
-/// Records a topology and its phase in place of an old one. Nobody declares queues meanwhile.
+/// Records a topology and its phase in place of an old one. Nobody declares queues meanwhile, and no
+/// worker joins that can't read the messages.
 pub(crate) async fn record(
     database: &mut PgConnection,
     old: Topology,
@@ -47,19 +50,36 @@ pub(crate) async fn record(
         .await?;
     let recorded = sqlx::query(
         "UPDATE sdb_topology SET version = $1, partitions = $2, queue_limit = $3, prefetch = $4,
-            phase = $5
-        WHERE version = $6",
+            wire = $5, phase = $6
+        WHERE version = $7",
     )
     .bind(new.version)
     .bind(i32::from(new.partitions))
     .bind(i32::try_from(new.queue_limit)?)
     .bind(i32::from(new.prefetch))
+    .bind(i32::from(new.wire))
     .bind(phase.word())
     .bind(old.version)
     .execute(&mut *transaction)
     .await?;
     ensure!(recorded.rows_affected() == 1, "somebody else changed the recorded topology meanwhile");
+    if new.wire > old.wire {
+        // Those that join from now on wait for this transaction: the trigger `sdb_check_wire`.
+        expect_all_read(&mut transaction, new.wire).await?;
+    }
     Ok(transaction.commit().await?)
+}
+
+/// Checks that every live worker reads this version of messages.
+pub(crate) async fn expect_all_read(database: &mut PgConnection, wire: u16) -> Result<()> {
+    let unable = workers::that_cannot_read(database, wire).await?;
+    let ids: Vec<String> = unable.iter().map(|MemberId(id)| id.to_string()).collect();
+    ensure!(
+        unable.is_empty(),
+        "these live workers can't read version {wire} of messages: {}; replace them by a newer release first",
+        ids.join(", ")
+    );
+    Ok(())
 }
 
 /// Opens the queues again that a command closed before it died. Returns whether it did. Waits for

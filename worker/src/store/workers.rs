@@ -1,5 +1,6 @@
 //! The live workers, as the database records them.
 
+use shared::message;
 use sqlx::PgConnection;
 
 /// One membership of a worker; it gets another one when it comes back.
@@ -7,7 +8,7 @@ use sqlx::PgConnection;
 #[sqlx(transparent)]
 pub struct MemberId(pub i64);
 
-/// Adds a worker.
+/// Adds a worker. The database refuses it when it can't read what gateways write.
 pub(crate) async fn join(database: &mut PgConnection) -> Result<MemberId, sqlx::Error> {
     // What workers that were killed left behind; long after anybody counted them.
     sqlx::query(
@@ -17,9 +18,10 @@ pub(crate) async fn join(database: &mut PgConnection) -> Result<MemberId, sqlx::
     .execute(&mut *database)
     .await?;
     sqlx::query_scalar(
-        "INSERT INTO sdb_worker (seen_at) VALUES (clock_timestamp() AT TIME ZONE 'UTC')
-        RETURNING id",
+        "INSERT INTO sdb_worker (seen_at, reads)
+        VALUES (clock_timestamp() AT TIME ZONE 'UTC', $1) RETURNING id",
     )
+    .bind(i16::try_from(message::NEWEST).unwrap_or(i16::MAX))
     .fetch_one(database)
     .await
 }
@@ -39,6 +41,17 @@ pub(crate) async fn beat(database: &mut PgConnection, id: MemberId) -> Result<bo
 /// The live workers, in the order in which partitions are dealt out.
 pub(crate) async fn live(database: &mut PgConnection) -> Result<Vec<MemberId>, sqlx::Error> {
     sqlx::query_scalar("SELECT id FROM sdb_living_worker ORDER BY id").fetch_all(database).await
+}
+
+/// The live workers that can't read this version of messages.
+pub(crate) async fn that_cannot_read(
+    database: &mut PgConnection,
+    wire: u16,
+) -> Result<Vec<MemberId>, sqlx::Error> {
+    sqlx::query_scalar("SELECT id FROM sdb_living_worker WHERE reads < $1 ORDER BY id")
+        .bind(i32::from(wire))
+        .fetch_all(database)
+        .await
 }
 
 /// Removes a worker.

@@ -12,15 +12,16 @@ use std::{
 use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
 use futures_util::StreamExt;
 use lapin::{
-    BasicProperties, Channel, Connection, Consumer, ExchangeKind,
+    Channel, Connection, Consumer, ExchangeKind,
     options::{
-        BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeBindOptions,
-        ExchangeDeclareOptions, ExchangeDeleteOptions, QueueDeclareOptions,
+        BasicConsumeOptions, ConfirmSelectOptions, ExchangeBindOptions, ExchangeDeclareOptions,
+        ExchangeDeleteOptions, QueueDeclareOptions,
     },
     types::{AMQPValue, FieldTable},
 };
 use shared::{
     broker::{Broker, ConnectError},
+    envelope::Entry,
     message::ReplyMessage,
     supervise,
     telemetry::chain,
@@ -32,10 +33,7 @@ use sqlx::PgPool;
 use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{
-    PublishError,
-    confirms::{Confirmed, Unconfirmed},
-};
+use super::lane::{Common, Lane, Ticket};
 use crate::ingest::pending::Waiters;
 
 /// Time for a connection to the database.
@@ -62,31 +60,23 @@ pub(super) enum LinkError {
     Changing,
 }
 
-/// A channel in confirm mode, and what is not confirmed on it.
-struct PublishChannel {
-    channel: Channel,
-    unconfirmed: Arc<Unconfirmed>,
-}
+/// A pool's way to make channels in confirm mode. Each lane takes one, when it has something to send.
+pub(super) struct Channels(Connection);
 
-/// A pool's way to make channels.
-struct Channels(Connection);
+pub(super) type ChannelPool = managed::Pool<Channels>;
 
 impl managed::Manager for Channels {
-    type Type = PublishChannel;
+    type Type = Channel;
     type Error = lapin::Error;
 
-    async fn create(&self) -> Result<PublishChannel, lapin::Error> {
+    async fn create(&self) -> Result<Channel, lapin::Error> {
         let channel = self.0.create_channel().await?;
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
-        Ok(PublishChannel { channel, unconfirmed: Arc::default() })
+        Ok(channel)
     }
 
-    async fn recycle(
-        &self,
-        channel: &mut PublishChannel,
-        _: &Metrics,
-    ) -> RecycleResult<lapin::Error> {
-        if channel.channel.status().connected() {
+    async fn recycle(&self, channel: &mut Channel, _: &Metrics) -> RecycleResult<lapin::Error> {
+        if channel.status().connected() {
             Ok(())
         } else {
             Err(RecycleError::message("the channel is closed"))
@@ -94,16 +84,16 @@ impl managed::Manager for Channels {
     }
 }
 
-/// One connection to publish on, and another one to receive on.
+/// One connection to publish on, with a lane for each partition, and another one to receive on.
 pub(super) struct Link {
     pub(super) topology: Topology,
-    channels: managed::Pool<Channels>,
+    channels: ChannelPool,
+    lanes: Vec<Lane>,
     /// What this link alone publishes to.
     pub(super) exchange: String,
-    pub(super) reply_queue: String,
     pub(super) failed: Arc<AtomicBool>,
     /// Whether an update had no queue, and nothing was declared again since.
-    incomplete: AtomicBool,
+    incomplete: Arc<AtomicBool>,
     _receiving: AbortOnDropHandle<()>,
 }
 
@@ -113,7 +103,6 @@ impl Link {
         broker: &Broker,
         database: &PgPool,
         topology: Topology,
-        channels: usize,
         waiters: Arc<Waiters>,
     ) -> Result<Arc<Self>, LinkError> {
         let publishing = broker.connect("gateway: updates").await?;
@@ -135,12 +124,13 @@ impl Link {
         declare_own_exchange(&channel, &exchange, &topology).await?;
         channel.close(200, "declared".into()).await?;
 
-        let channels = managed::Pool::builder(Channels(publishing)).max_size(channels).build();
+        let pool = managed::Pool::builder(Channels(publishing));
+        let pool = pool.max_size(topology.partitions.into()).build();
         #[expect(
             clippy::expect_used,
             reason = "building fails only for timeouts without a runtime"
         )]
-        let channels = channels.expect("a pool without timeouts can be built");
+        let channels = pool.expect("a pool without timeouts can be built");
         let failed = Arc::new(AtomicBool::new(false));
         let failing = failed.clone();
         let receiving = supervise::spawn("replies", async move {
@@ -150,64 +140,30 @@ impl Link {
             failing.store(true, Ordering::Relaxed);
         });
         let _receiving = AbortOnDropHandle::new(receiving);
-        let incomplete = AtomicBool::new(false);
-        Ok(Arc::new(Self {
-            topology,
-            channels,
-            exchange,
-            reply_queue,
-            failed,
-            incomplete,
-            _receiving,
-        }))
+        let incomplete = Arc::new(AtomicBool::new(false));
+        let common = Common {
+            channels: channels.clone(),
+            exchange: exchange.as_str().into(),
+            reply_queue: reply_queue.into(),
+            wire: topology.wire,
+            failed: failed.clone(),
+            incomplete: incomplete.clone(),
+        };
+        let keys = (0..topology.partitions).map(|partition| topology.routing_key(partition));
+        let lanes = keys.map(|key| Lane::start(common.clone(), key)).collect();
+        Ok(Arc::new(Self { topology, channels, lanes, exchange, failed, incomplete, _receiving }))
     }
 
-    /// Publishes and waits for the confirmation, unless its turn comes after the deadline. The id is
-    /// also the message's.
-    pub(super) async fn send(
-        self: Arc<Self>,
-        id: UpdateId,
-        key: String,
-        body: Vec<u8>,
-        properties: BasicProperties,
+    /// Hands updates to the lane of a partition.
+    pub(super) fn submit(
+        &self,
+        partition: u16,
+        entries: impl IntoIterator<Item = (UpdateId, Entry)>,
         deadline: Instant,
-    ) -> Result<(), PublishError> {
-        let confirming = {
-            // The channel is held while the publish is issued, not while it is confirmed.
-            let channel = self.channels.get().await.map_err(|_| PublishError::Absent)?;
-            if Instant::now() >= deadline {
-                return Err(PublishError::Late);
-            }
-            // An update that no queue takes comes back.
-            let options = BasicPublishOptions { mandatory: true, ..Default::default() };
-            let exchange = self.exchange.as_str().into();
-            let issuing = channel.unconfirmed.clone().issue(id);
-            channel
-                .channel
-                .basic_publish(exchange, key.into(), options, &body, properties)
-                .await
-                .map(|confirm| issuing.confirmed_by(confirm))
-        };
-        let confirmed = match confirming {
-            Ok(confirming) => confirming.await,
-            Err(_) => Confirmed::Failed,
-        };
-        match confirmed {
-            Confirmed::Queued => Ok(()),
-            Confirmed::Refused => Err(PublishError::Full),
-            Confirmed::Returned => {
-                self.incomplete.store(true, Ordering::Relaxed);
-                Err(PublishError::NoQueue)
-            }
-            Confirmed::Unknown => {
-                self.incomplete.store(true, Ordering::Relaxed);
-                Err(PublishError::Unconfirmed)
-            }
-            Confirmed::Failed => {
-                // Not what was declared, or not there any more: declare it again.
-                self.failed.store(true, Ordering::Relaxed);
-                Err(PublishError::Unconfirmed)
-            }
+    ) -> Vec<Ticket> {
+        match self.lanes.get(usize::from(partition)) {
+            Some(lane) => lane.submit(entries, deadline),
+            None => Vec::new(),
         }
     }
 

@@ -25,7 +25,7 @@ fn component(id: i32, name: &str, attributes: &[(&str, &str)]) -> Component {
     Component { id: ComponentId(id), name: name.to_owned(), attributes }
 }
 
-fn update() -> UpdateMessage {
+pub(in crate::wire) fn update() -> UpdateMessage {
     UpdateMessage {
         id: id(1),
         component: component(7, "DNS", &[("region", "EU-DE"), ("type", "dns")]),
@@ -243,12 +243,15 @@ fn other_versions_and_other_bytes_are_told_apart() {
         let text = String::from_utf8(bytes).expect("JSON is UTF-8");
         text.replacen(&format!("\"v\":{VERSION}"), &format!("\"v\":{version}"), 1).into_bytes()
     };
-    for version in [OLDEST - 1, VERSION + 1] {
+    for version in [OLDEST - 1, NEWEST + 1] {
         let update = UpdateMessage::decode(&with(version, update().encode()));
         assert!(matches!(update, Err(DecodeError::Version(v)) if v == version));
         let reply = ReplyMessage::decode(&with(version, reply([Verdict::Parked]).encode()));
         assert!(matches!(reply, Err(DecodeError::Version(v)) if v == version));
     }
+    let envelope = with(NEWEST, update().encode());
+    assert!(matches!(UpdateMessage::decode(&envelope), Err(DecodeError::Envelope)));
+    assert!(matches!(ReplyMessage::decode(&envelope), Err(DecodeError::Envelope)));
     assert!(matches!(UpdateMessage::decode(b"{"), Err(DecodeError::Malformed(_))));
     assert!(matches!(UpdateMessage::decode(b"{\"v\":1}"), Err(DecodeError::Malformed(_))));
     let maintenance = UpdateMessage { impact: Impact::Maintenance, ..update() };

@@ -45,7 +45,7 @@ impl Message {
             Delivered::Refused => Err(Unusable::Refused("played".to_owned())),
         };
         Incoming {
-            queue: format!("p{}", self.component.partition(PARTITIONS)),
+            queue: format!("p{}", self.component.partition(PARTITIONS)).into(),
             message_id: Some(self.id.to_string()),
             payload: self.payload.clone(),
             content,

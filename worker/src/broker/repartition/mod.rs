@@ -19,6 +19,7 @@ use lapin::{
 use serde::Serialize;
 use shared::{
     broker::Broker,
+    envelope,
     telemetry::chain,
     topology::{Phase, Recorded, Topology},
 };
@@ -30,7 +31,7 @@ pub(crate) use self::proof::is_marker;
 use self::proof::{Held, hold_all};
 use crate::store::{
     command_lock,
-    topology::{end_when_stalled, may_stall, record},
+    topology::{end_when_stalled, expect_all_read, may_stall, record},
     workers::{self, MemberId},
 };
 
@@ -49,6 +50,7 @@ pub struct QueueLayout {
     partitions: u16,
     queue_limit: u32,
     prefetch: u16,
+    wire: u16,
     phase: &'static str,
     /// The workers that live, in the order in which the partitions are dealt out.
     workers: Vec<i64>,
@@ -57,8 +59,9 @@ pub struct QueueLayout {
 impl fmt::Display for QueueLayout {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "partitions:  {}", self.partitions)?;
-        writeln!(f, "queue limit: {} updates", self.queue_limit)?;
-        writeln!(f, "prefetch:    {} updates", self.prefetch)?;
+        writeln!(f, "queue limit: {} messages", self.queue_limit)?;
+        writeln!(f, "prefetch:    {} messages", self.prefetch)?;
+        writeln!(f, "wire:        {}, {}", self.wire, wire_meaning(self.wire))?;
         writeln!(f, "version:     {}, {}", self.version, self.phase)?;
         let workers: Vec<String> = self.workers.iter().map(i64::to_string).collect();
         write!(
@@ -74,10 +77,21 @@ impl fmt::Display for QueueLayout {
 pub struct TopologyChange {
     /// Queues that the components are spread over.
     pub partitions: Option<u16>,
-    /// Updates that one queue holds.
+    /// Messages that one queue holds.
     pub queue_limit: Option<u32>,
-    /// Updates of one queue that a worker holds.
+    /// Messages of one queue that a worker holds.
     pub prefetch: Option<u16>,
+    /// The newest version of messages that gateways write.
+    pub wire: Option<u16>,
+}
+
+/// What a version of messages means for an operator.
+const fn wire_meaning(wire: u16) -> &'static str {
+    if wire < envelope::VERSION {
+        "each update in a message of its own"
+    } else {
+        "several updates in one message"
+    }
 }
 
 /// The shape of the queues, and who works on them.
@@ -92,6 +106,7 @@ pub async fn show(database: &mut PgConnection) -> Result<QueueLayout> {
         partitions: topology.partitions,
         queue_limit: topology.queue_limit,
         prefetch: topology.prefetch,
+        wire: topology.wire,
         phase: phase.word(),
         workers: workers.into_iter().map(|MemberId(id)| id).collect(),
     })
@@ -126,6 +141,7 @@ async fn change_alone(
         partitions: wanted.partitions.unwrap_or(old.partitions),
         queue_limit: wanted.queue_limit.unwrap_or(old.queue_limit),
         prefetch: wanted.prefetch.unwrap_or(old.prefetch),
+        wire: wanted.wire.unwrap_or(old.wire),
     };
     if (Topology { version: old.version, ..new }) == old {
         // An earlier change may have been killed.
@@ -137,6 +153,8 @@ async fn change_alone(
             }
         });
     }
+    // Before the queues are closed; it is checked again together with the record.
+    expect_all_read(database, new.wire).await?;
     let connection = broker.connect("worker: topology").await?;
     let channel = connection.create_channel().await?;
     end_when_stalled(database).await?;
@@ -165,10 +183,11 @@ async fn change_alone(
     // From here on a stall does no harm, nor a limit that can't be lifted.
     drop(may_stall(database).await);
     let said = format!(
-        "Updates take {} partitions of at most {} updates; a worker holds {} of each. Where \
+        "Updates take {} partitions of at most {} messages; a worker holds {} of each; gateways write \
+        version {} of messages. Where \
         SDB_PARTITIONS, SDB_QUEUE_LIMIT or SDB_PREFETCH are set, set them to that before the next \
         restart.",
-        new.partitions, new.queue_limit, new.prefetch
+        new.partitions, new.queue_limit, new.prefetch, new.wire
     );
     let deleted = emptied.delete(&channel, old).await;
     close(&connection).await;

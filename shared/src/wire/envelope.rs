@@ -1,0 +1,124 @@
+//! Envelopes: several status updates in one message, version 2.
+//!
+//! RabbitMQ's price is per message, so updates that arrive while earlier ones are unconfirmed travel
+//! together. An envelope only carries: each entry holds a complete message of one update, as it would
+//! travel alone, so that it can be parked and requeued alone. Its reader decodes each entry on its own: one
+//! that can't be read harms no other.
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::message::{self, DecodeError};
+
+/// The version of an envelope.
+pub const VERSION: u16 = 2;
+
+/// The message header that has the ids of an envelope's updates, in order and separated by commas: it is
+/// known which updates a message has even where its body can't be read.
+pub const IDS_HEADER: &str = "sdb-update-ids";
+
+/// One update in an envelope, or on its way into one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The message as it would travel alone, as [`message::UpdateMessage::encode`] makes it.
+    pub message: Vec<u8>,
+    /// Whether the gateway waits for its outcome.
+    pub wants_reply: bool,
+    /// The trace that its processing continues.
+    pub trace: Option<TraceContext>,
+}
+
+/// A place in a trace, as in the W3C's Trace Context.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TraceContext {
+    /// The header `traceparent`.
+    pub traceparent: String,
+    /// The header `tracestate`, unless it is empty.
+    pub tracestate: Option<String>,
+}
+
+/// Several updates as one message.
+#[must_use]
+pub fn encode<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Vec<u8> {
+    let mut bytes = format!(r#"{{"v":{VERSION},"entries":["#).into_bytes();
+    for (place, entry) in entries.into_iter().enumerate() {
+        if place > 0 {
+            bytes.push(b',');
+        }
+        bytes.push(b'{');
+        if entry.wants_reply {
+            bytes.extend_from_slice(br#""reply":true,"#);
+        }
+        if let Some(TraceContext { traceparent, tracestate }) = &entry.trace {
+            push_text(&mut bytes, "traceparent", traceparent);
+            if let Some(tracestate) = tracestate {
+                push_text(&mut bytes, "tracestate", tracestate);
+            }
+        }
+        bytes.extend_from_slice(br#""message":"#);
+        bytes.extend_from_slice(&entry.message);
+        bytes.push(b'}');
+    }
+    bytes.extend_from_slice(b"]}");
+    bytes
+}
+
+fn push_text(bytes: &mut Vec<u8>, name: &str, text: &str) {
+    #[expect(clippy::expect_used, reason = "a text is always JSON")]
+    let text = serde_json::to_string(text).expect("a text serializes");
+    bytes.extend_from_slice(format!(r#""{name}":{text},"#).as_bytes());
+}
+
+/// The entries of an envelope, each with what is wrong with it where it can't be read; none when the
+/// message is no envelope but a single update's.
+///
+/// # Errors
+/// When the bytes are neither, or have a version that this program does not know.
+pub fn decode(bytes: &[u8]) -> Result<Option<Vec<Result<Entry, UnreadableEntry>>>, DecodeError> {
+    #[derive(Deserialize)]
+    struct Envelope<'a> {
+        #[serde(borrow)]
+        entries: Vec<&'a RawValue>,
+    }
+
+    if message::version(bytes)? != VERSION {
+        return Ok(None);
+    }
+    let Envelope { entries } = serde_json::from_slice(bytes).map_err(DecodeError::Malformed)?;
+    if entries.is_empty() {
+        return Err(DecodeError::Empty);
+    }
+    Ok(Some(entries.into_iter().map(read_entry).collect()))
+}
+
+/// An entry that can't be read.
+#[derive(Debug)]
+pub struct UnreadableEntry {
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// What is wrong.
+    pub error: DecodeError,
+}
+
+fn read_entry(raw: &RawValue) -> Result<Entry, UnreadableEntry> {
+    #[derive(Deserialize)]
+    struct Fields<'a> {
+        #[serde(default)]
+        reply: bool,
+        traceparent: Option<String>,
+        tracestate: Option<String>,
+        #[serde(borrow)]
+        message: &'a RawValue,
+    }
+
+    let fields: Fields<'_> = serde_json::from_str(raw.get()).map_err(|error| UnreadableEntry {
+        bytes: raw.get().as_bytes().to_vec(),
+        error: DecodeError::Malformed(error),
+    })?;
+    let Fields { reply: wants_reply, traceparent, tracestate, message } = fields;
+    let trace = traceparent.map(|traceparent| TraceContext { traceparent, tracestate });
+    Ok(Entry { message: message.get().as_bytes().to_vec(), wants_reply, trace })
+}
+
+#[cfg(test)]
+mod tests;

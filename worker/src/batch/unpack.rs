@@ -1,0 +1,111 @@
+//! The updates of a delivery: one, or those of an envelope, each as if it had come alone. Pure.
+
+use shared::{
+    envelope::{self, Entry, TraceContext, UnreadableEntry},
+    message::{DecodeError, UpdateMessage},
+};
+
+use super::message::Unusable;
+
+/// One update of a delivery.
+#[derive(Debug)]
+pub struct Part {
+    /// The id that its publisher gave it.
+    pub message_id: Option<String>,
+    /// Its message, as it would travel alone.
+    pub payload: Vec<u8>,
+    /// What that says.
+    pub content: Result<UpdateMessage, Unusable>,
+    /// Whether its gateway waits for the outcome.
+    pub wants_reply: bool,
+    /// The trace that its entry in the envelope names.
+    pub trace: Option<TraceContext>,
+}
+
+/// A message as it was delivered.
+#[derive(Debug)]
+pub struct Delivered<'a> {
+    /// Its bytes.
+    pub body: Vec<u8>,
+    /// The id in its properties.
+    pub message_id: Option<&'a str>,
+    /// Its header [`envelope::IDS_HEADER`].
+    pub ids: Option<&'a str>,
+    /// Why RabbitMQ gave it up, when it did.
+    pub given_up: Option<&'a str>,
+}
+
+impl Delivered<'_> {
+    /// Its updates, in order; at least one.
+    #[must_use]
+    pub fn unpack(self) -> Vec<Part> {
+        let ids: Vec<&str> = self.ids.map(|ids| ids.split(',').collect()).unwrap_or_default();
+        match envelope::decode(&self.body) {
+            Ok(Some(entries)) => {
+                let ids = if ids.len() == entries.len() { ids } else { vec![""; entries.len()] };
+                entries.into_iter().zip(ids).map(|(entry, id)| self.entry(entry, id)).collect()
+            }
+            // Each of its updates has a client that may ask for it.
+            Err(_) if ids.len() > 1 => ids.into_iter().map(|id| self.unreadable(id)).collect(),
+            Err(error) => vec![self.alone(Err(error))],
+            Ok(None) => {
+                let content = UpdateMessage::decode(&self.body);
+                vec![self.alone(content)]
+            }
+        }
+    }
+
+    fn alone(self, content: Result<UpdateMessage, DecodeError>) -> Part {
+        Part {
+            message_id: self.message_id.map(str::to_owned),
+            content: self.content(content),
+            payload: self.body,
+            wants_reply: true,
+            trace: None,
+        }
+    }
+
+    fn entry(&self, entry: Result<Entry, UnreadableEntry>, id: &str) -> Part {
+        let (payload, content, wants_reply, trace) = match entry {
+            Ok(Entry { message, wants_reply, trace }) => {
+                let content = UpdateMessage::decode(&message);
+                (message, content, wants_reply, trace)
+            }
+            Err(UnreadableEntry { bytes, error }) => (bytes, Err(error), true, None),
+        };
+        let message_id = match (&content, id) {
+            (Ok(update), _) => Some(update.id.to_string()),
+            (Err(_), "") => None,
+            (Err(_), id) => Some(id.to_owned()),
+        };
+        Part { message_id, payload, content: self.content(content), wants_reply, trace }
+    }
+
+    /// One update of an envelope that can't be read at all.
+    fn unreadable(&self, id: &str) -> Part {
+        let content = match envelope::decode(&self.body) {
+            Err(error) => Err(error),
+            Ok(_) => UpdateMessage::decode(&self.body),
+        };
+        Part {
+            message_id: Some(id.to_owned()),
+            payload: self.body.clone(),
+            content: self.content(content),
+            wants_reply: true,
+            trace: None,
+        }
+    }
+
+    fn content(
+        &self,
+        content: Result<UpdateMessage, DecodeError>,
+    ) -> Result<UpdateMessage, Unusable> {
+        match self.given_up {
+            Some(why) => Err(Unusable::GivenUp(why.to_owned())),
+            None => content.map_err(Unusable::Unreadable),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
