@@ -1,7 +1,7 @@
 //! Traces: what a collector receives of real processes, and that nothing is sent or slowed without
 //! one.
 
-pub(crate) mod strangers;
+pub(super) mod strangers;
 
 use std::{
     collections::BTreeMap,

@@ -46,8 +46,8 @@ tests!(
     catalogues_applied_at_once_add_each_component_once,
 );
 
-const ALEMBIC: &str = include_str!("../data/python-alembic.sql");
-const ORM: &str = include_str!("../data/python-orm.sql");
+const ALEMBIC: &str = include_str!("../../data/python-alembic.sql");
+const ORM: &str = include_str!("../../data/python-orm.sql");
 const ALEMBIC_HEAD: &str = "14621c95e3ee";
 const TABLES: [&str; 5] = [
     "component",

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use tokio::process::Command;
 
-use crate::run::{start_on, started::Started};
+use crate::operations::run::{start_on, started::Started};
 use harness::{Fixture, System, tests};
 
 tests!(

@@ -1,7 +1,7 @@
 //! `cargo run` itself: it starts and stops the whole system, changes no database unasked, and installs
 //! nothing unasked.
 
-mod packages;
+pub(super) mod packages;
 pub(crate) mod started;
 
 use std::{fs, os::unix::fs::PermissionsExt, sync::Arc, time::Duration};
@@ -13,10 +13,8 @@ use sqlx::AssertSqlSafe;
 use tokio::task::spawn_blocking;
 
 use self::started::{Start, shell};
-use crate::spreading::spread;
+use crate::workers::spreading::spread;
 use harness::{Fixture, System, answer, eventually, eventually_within, tests};
-
-pub(crate) use self::packages::tests as packages_tests;
 
 tests!(
     a_stopped_run_leaves_nothing_and_the_next_start_finds_its_data,

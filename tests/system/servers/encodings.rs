@@ -10,7 +10,7 @@ use tokio::task::spawn_blocking;
 
 use harness::{Fixture, System, eventually, tests};
 
-use crate::parking::{Publisher, message};
+use crate::parking::reasons::{Publisher, message};
 
 tests!(
     a_latin1_database_is_served,

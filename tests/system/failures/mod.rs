@@ -1,29 +1,27 @@
 //! Servers and networks that fail in the middle of a burst of updates. Whatever it is, all that was
 //! answered 2xx takes effect once and in order, and no process needs a restart.
 
+mod burst;
+mod missing_queues;
 mod network;
 mod postgres;
 mod rabbitmq;
+mod recovery;
 mod storms;
 
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use harness::{
-    Fixture, System, Test, answer,
+    Fixture, System, answer,
     burst::{Burst, took_effect_once, update},
-    eventually,
+    eventually, tests_of,
 };
 use nix::sys::signal::Signal;
 use reqwest::Method;
 use serde_json::Value;
 
-pub(crate) fn tests() -> Vec<Test> {
-    [network::tests(), postgres::tests(), rabbitmq::tests(), storms::tests()]
-        .into_iter()
-        .flatten()
-        .collect()
-}
+tests_of!(burst, missing_queues, network, postgres, rabbitmq, recovery, storms);
 
 const LISTS: [&str; 2] = ["/api/v1/incidents?active=true", "/api/v1/component_status"];
 

@@ -82,8 +82,8 @@ impl Party {
 /// The recorded body of an update of DNS, with these in place of its id, component and time.
 fn recorded(case: &str, id: UpdateId, component: i32, micros: i64) -> String {
     let body = match case {
-        "major" => include_str!("../../shared/tests/wire/v1/update-major.json"),
-        _ => include_str!("../../shared/tests/wire/v1/update-with-idempotency-key.json"),
+        "major" => include_str!("../../../shared/tests/wire/v1/update-major.json"),
+        _ => include_str!("../../../shared/tests/wire/v1/update-with-idempotency-key.json"),
     };
     body.trim_end()
         .replace("019a0000-0000-7000-8000-000000000001", &id.to_string())
@@ -168,10 +168,9 @@ async fn a_worker_answers_what_is_recorded(fixture: Arc<Fixture>) -> Result<()> 
         let text = String::from_utf8(reply.data.to_vec())?;
         let wanted = match &message.results[0].verdict {
             Verdict::Decided { incident, .. } if round == 0 => {
-                let file = "../../shared/tests/wire/v1/reply-decided-no-incident-of-impact.json";
                 // One that was just opened has no update yet.
                 ensure!(incident.last_update_at.is_none(), "{incident:?}");
-                wire(file)?
+                wire("reply-decided-no-incident-of-impact.json")?
                     .replace("\"last_update_at\":1790000000000001", "\"last_update_at\":null")
                     .replace(
                         "\"start_date\":1790000000000000",
@@ -180,8 +179,7 @@ async fn a_worker_answers_what_is_recorded(fixture: Arc<Fixture>) -> Result<()> 
                     .replace("\"id\":42", &format!("\"id\":{}", incident.id))
             }
             Verdict::Repeated { incident, .. } if round == 1 => {
-                let file = "../../shared/tests/wire/v1/reply-repeated-no-incident-of-impact.json";
-                wire(file)?
+                wire("reply-repeated-no-incident-of-impact.json")?
                     .replace("019a0000-0000-7000-8000-00000000000a", &id.to_string())
                     .replace("\"incident\":42", &format!("\"incident\":{incident}"))
             }
@@ -200,9 +198,9 @@ fn at(name: &str, micros: i64) -> String {
     format!("\"{name}\":{micros}")
 }
 
-/// A file beside this one.
+/// A recorded body.
 fn wire(file: &str) -> Result<String> {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("system").join(file);
+    let path = deploy::checkout().join("shared/tests/wire/v1").join(file);
     let body = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     Ok(body.trim_end().to_owned())
 }

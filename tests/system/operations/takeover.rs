@@ -55,11 +55,11 @@ components:\r
 
 async fn an_installation_of_alembic_is_taken_over_as_it_is(fixture: Arc<Fixture>) -> Result<()> {
     let version = "INSERT INTO alembic_version VALUES ('14621c95e3ee');";
-    take_over(&fixture, include_str!("../data/python-alembic.sql"), version).await
+    take_over(&fixture, include_str!("../../data/python-alembic.sql"), version).await
 }
 
 async fn an_installation_of_the_orm_is_taken_over_as_it_is(fixture: Arc<Fixture>) -> Result<()> {
-    take_over(&fixture, include_str!("../data/python-orm.sql"), "").await
+    take_over(&fixture, include_str!("../../data/python-orm.sql"), "").await
 }
 
 async fn take_over(fixture: &Arc<Fixture>, tables: &str, more: &str) -> Result<()> {

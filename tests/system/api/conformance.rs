@@ -15,7 +15,7 @@ tests!(
     fourth_quarter_of_the_scenarios,
 );
 
-const SCENARIOS: &str = include_str!("../data/v1-scenarios.json");
+const SCENARIOS: &str = include_str!("../../data/v1-scenarios.json");
 
 async fn first_quarter_of_the_scenarios(fixture: Arc<Fixture>) -> Result<()> {
     quarter(&fixture, 0).await

@@ -81,7 +81,7 @@ async fn stop(system: &mut System) -> Result<()> {
     Ok(())
 }
 
-const ALEMBIC: &str = include_str!("../data/python-alembic.sql");
+const ALEMBIC: &str = include_str!("../../data/python-alembic.sql");
 const PYTHON_DATA: &str = "
     INSERT INTO alembic_version VALUES ('14621c95e3ee');
     INSERT INTO component (id, name) VALUES (3, 'DNS'), (7, 'CDN');

@@ -14,7 +14,7 @@ use syn::{
     visit::{self, Visit},
 };
 
-use crate::documents::rust_files;
+use super::documents::rust_files;
 use harness::{Fixture, tests};
 
 tests!(
