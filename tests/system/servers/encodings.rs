@@ -8,9 +8,8 @@ use serde_json::{Value, json};
 use sqlx::postgres::PgPoolOptions;
 use tokio::task::spawn_blocking;
 
+use crate::parking::{Publisher, message};
 use harness::{Fixture, System, eventually, tests};
-
-use crate::parking::reasons::{Publisher, message};
 
 tests!(
     a_latin1_database_is_served,

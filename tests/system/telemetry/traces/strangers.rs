@@ -1,6 +1,12 @@
 //! What clients may say about traces, and how much of what they say is kept.
 
-use super::*;
+use std::sync::{Arc, PoisonError};
+
+use anyhow::{Result, ensure};
+use reqwest::Method;
+
+use super::{CLIENT, Collector, PROCESS, REQUEST, Span, dns, trace_id, within};
+use harness::{Fixture, System, answer, eventually, tests};
 
 tests!(a_stranger_decides_neither_trace_nor_sampling, long_texts_are_cut_before_they_are_exported,);
 

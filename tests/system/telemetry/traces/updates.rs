@@ -1,32 +1,14 @@
-//! Traces: what a collector receives of real processes, and that nothing is sent or slowed without
-//! one.
+//! The trace of an update, from the request to the reply.
 
-pub(super) mod strangers;
-
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
-use axum::{Router, body::Bytes, extract::State, http::StatusCode, routing::post};
-use lapin::{
-    Connection, ConnectionProperties,
-    options::{BasicGetOptions, QueueBindOptions, QueueDeclareOptions},
-    types::FieldTable,
-};
 use nix::sys::signal::Signal;
-use opentelemetry_proto::tonic::{
-    collector::trace::v1::ExportTraceServiceRequest,
-    common::v1::{AnyValue, KeyValue, any_value::Value as Any},
-    trace::v1::{self as otlp, span::SpanKind, status::StatusCode as Code},
-};
-use prost::Message;
-use reqwest::{Method, RequestBuilder};
-use serde_json::{Value, json};
-use tokio::{net::TcpListener, time::Instant};
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+use reqwest::Method;
+use serde_json::json;
 
+use super::{CLIENT, Collector, PROCESS, PUBLISH, REQUEST, Span, dns, trace_id, within};
 use harness::{Fixture, System, answer, eventually, proxy::Proxy, tests};
 
 tests!(
@@ -34,121 +16,7 @@ tests!(
     a_batch_is_linked_to_the_messages_of_all_its_traces,
     a_redelivered_update_stays_in_its_trace,
     an_update_that_is_parked_is_logged_with_its_trace,
-    without_the_variables_no_header_is_put_on_a_message,
-    a_collector_that_takes_nothing_harms_nothing,
-    variables_that_cannot_be_used_stop_the_start,
 );
-
-/// A span as it was received.
-#[derive(Clone, Debug)]
-struct Span {
-    service: String,
-    trace: String,
-    id: String,
-    parent: String,
-    name: String,
-    kind: SpanKind,
-    start: u64,
-    end: u64,
-    attributes: BTreeMap<String, String>,
-    /// The traces and spans that it is linked to.
-    links: Vec<(String, String)>,
-    failed: bool,
-}
-
-impl Span {
-    fn attribute(&self, name: &str) -> &str {
-        self.attributes.get(name).map_or("", String::as_str)
-    }
-}
-
-/// A collector that keeps what it receives.
-#[derive(Clone, Default)]
-struct Collector {
-    address: String,
-    spans: Arc<Mutex<Vec<Span>>>,
-}
-
-impl Collector {
-    async fn start() -> Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let address = format!("http://{}", listener.local_addr()?);
-        let collector = Self { address, spans: Arc::default() };
-        let service =
-            Router::new().route("/v1/traces", post(Self::receive)).with_state(collector.clone());
-        tokio::spawn(async move { axum::serve(listener, service).await });
-        Ok(collector)
-    }
-
-    async fn receive(State(collector): State<Self>, body: Bytes) -> StatusCode {
-        let Ok(request) = ExportTraceServiceRequest::decode(body) else {
-            return StatusCode::BAD_REQUEST;
-        };
-        let mut spans = collector.spans.lock().unwrap_or_else(PoisonError::into_inner);
-        for group in request.resource_spans {
-            let resource = texts(group.resource.map(|r| r.attributes).unwrap_or_default());
-            let service = resource.get("service.name").cloned().unwrap_or_default();
-            let received = group.scope_spans.into_iter().flat_map(|scope| scope.spans);
-            spans.extend(received.map(|span| received_from(&service, span)));
-        }
-        StatusCode::OK
-    }
-
-    /// The variables of a process that exports here, soon after a span ends.
-    fn variables(&self) -> [(&str, &str); 2] {
-        [("OTEL_EXPORTER_OTLP_ENDPOINT", &self.address), ("OTEL_BSP_SCHEDULE_DELAY", "100")]
-    }
-
-    /// What was received of a trace, in the order of its start.
-    fn trace(&self, trace: &str) -> Vec<Span> {
-        let spans = self.spans.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut spans: Vec<Span> =
-            spans.iter().filter(|span| span.trace == trace).cloned().collect();
-        spans.sort_by_key(|span| span.start);
-        spans
-    }
-
-    /// Waits until a trace has a span of each of these names, and returns all of it.
-    async fn wait_for(&self, trace: &str, names: &[&str]) -> Result<Vec<Span>> {
-        eventually(&format!("trace {trace} has {names:?}"), async || {
-            let spans = self.trace(trace);
-            Ok(names.iter().all(|name| spans.iter().any(|span| span.name == *name)))
-        })
-        .await
-        .with_context(|| format!("{:#?}", self.trace(trace)))?;
-        Ok(self.trace(trace))
-    }
-}
-
-fn received_from(service: &str, span: otlp::Span) -> Span {
-    Span {
-        service: service.to_owned(),
-        kind: span.kind(),
-        trace: hex(&span.trace_id),
-        id: hex(&span.span_id),
-        parent: hex(&span.parent_span_id),
-        name: span.name,
-        start: span.start_time_unix_nano,
-        end: span.end_time_unix_nano,
-        attributes: texts(span.attributes),
-        links: span.links.iter().map(|link| (hex(&link.trace_id), hex(&link.span_id))).collect(),
-        failed: span.status.is_some_and(|status| status.code() == Code::Error),
-    }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn texts(attributes: Vec<KeyValue>) -> BTreeMap<String, String> {
-    let text = |value: Option<AnyValue>| match value.and_then(|value| value.value) {
-        Some(Any::StringValue(text)) => text,
-        Some(Any::IntValue(number)) => number.to_string(),
-        Some(Any::BoolValue(truth)) => truth.to_string(),
-        other => format!("{other:?}"),
-    };
-    attributes.into_iter().map(|one| (one.key, text(one.value))).collect()
-}
 
 /// A trace as a tree: kind, name and service of each span, below its parent.
 fn tree(spans: &[Span], parent: &str, depth: usize) -> String {
@@ -185,28 +53,11 @@ fn named<'a>(spans: &'a [Span], name: &str) -> Result<&'a Span> {
     spans.iter().find(|span| span.name == name).with_context(|| format!("{name}: {spans:#?}"))
 }
 
-const REQUEST: &str = "POST /api/v1/component_status";
-const PUBLISH: &str = "publish sdb.updates";
 const WAIT: &str = "wait for the outcome";
-const PROCESS: &str = "process sdb.updates";
+
 const TRANSACTION: &str = "transaction";
+
 const REPLY: &str = "publish sdb.replies";
-/// The span of the client, which the collector does not get.
-const CLIENT: &str = "00f067aa0ba902b7";
-
-/// A trace id that differs from number to number.
-fn trace_id(number: u8) -> String {
-    format!("4bf92f3577b34da6a3ce929d0e0e47{number:02x}")
-}
-
-fn dns(impact: u8) -> Value {
-    json!({ "name": "DNS", "impact": impact })
-}
-
-/// A request in a trace of its client's.
-fn within(request: RequestBuilder, trace: &str) -> RequestBuilder {
-    request.header("traceparent", format!("00-{trace}-{CLIENT}-01"))
-}
 
 async fn one_trace_leads_from_the_request_to_the_reply(fixture: Arc<Fixture>) -> Result<()> {
     let collector = Collector::start().await?;
@@ -460,147 +311,5 @@ async fn an_update_that_is_parked_is_logged_with_its_trace(fixture: Arc<Fixture>
     let log = system.workers[0].log()?;
     let line = log.lines().find(|line| line.contains("\"message\":\"parked\""));
     ensure!(line.is_some_and(|line| line.contains(&format!("\"trace_id\":\"{trace}\""))), "{log}");
-    system.finish_with_parked()
-}
-
-async fn without_the_variables_no_header_is_put_on_a_message(fixture: Arc<Fixture>) -> Result<()> {
-    let collector = Collector::start().await?;
-    let mut system = System::prepared(&fixture).await?;
-    system.start_gateway(&[]).await?;
-    let [endpoint, delay] = collector.variables();
-    system.start_gateway(&[endpoint, delay, ("OTEL_SDK_DISABLED", "true")]).await?;
-    let name = ("OTEL_SERVICE_NAME", "front door");
-    system.start_gateway(&[endpoint, delay, name]).await?;
-    system.components(&[("DNS", &[])]).await?;
-    let (trace, topology) = (trace_id(0), system.topology().await?);
-    let connection = Connection::connect(&system.amqp_uri, ConnectionProperties::default()).await?;
-    let channel = connection.create_channel().await?;
-    // A queue that gets what the partition gets.
-    let own = QueueDeclareOptions { exclusive: true, ..Default::default() };
-    let queue = channel.queue_declare("".into(), own, FieldTable::default()).await?;
-    let (exchange, key) = (topology.publish_exchange(), topology.routing_key(1));
-    let (options, none) = (QueueBindOptions::default(), FieldTable::default());
-    channel.queue_bind(queue.name().clone(), exchange.into(), key.into(), options, none).await?;
-    let mut bodies = Vec::new();
-    for gateway in 0..3 {
-        let request = within(system.update_to(gateway, &dns(1)), &trace)
-            .header("tracestate", "vendor=1")
-            .header("Prefer", "respond-async");
-        ensure!(answer(request).await?.status == 202);
-        let options = BasicGetOptions { no_ack: true };
-        let message = channel.basic_get(queue.name().clone(), options).await?;
-        let message = message.context("there is no message")?;
-        let headers: BTreeMap<String, String> = message
-            .properties
-            .headers()
-            .iter()
-            .flat_map(|headers| headers.inner())
-            .map(|(name, value)| {
-                let text = value.as_long_string().map(ToString::to_string);
-                (name.to_string(), text.unwrap_or_default())
-            })
-            .collect();
-        if gateway < 2 {
-            ensure!(message.properties.headers().is_none(), "{headers:?}");
-        } else {
-            let names: Vec<&String> = headers.keys().collect();
-            ensure!(names == ["traceparent", "tracestate"], "{headers:?}");
-            ensure!(headers["traceparent"].starts_with(&format!("00-{trace}-")), "{headers:?}");
-            ensure!(headers["tracestate"] == "vendor=1", "{headers:?}");
-        }
-        let mut body: Value = serde_json::from_slice(&message.data)?;
-        let own = body.as_object_mut().context("no object")?;
-        ensure!(own.remove("id").is_some() && own.remove("received_at").is_some());
-        bodies.push(body);
-    }
-    // The message itself is the same.
-    ensure!(bodies.iter().all(|body| *body == bodies[0] && body["v"] == 1), "{bodies:?}");
-    connection.close(200, "done".into()).await?;
-
-    // A worker that makes no spans takes them all, and nothing comes of it but its answer.
-    system.start_worker(&[]).await?;
-    system.drained().await?;
-    let spans = collector.wait_for(&trace, &[REQUEST, PUBLISH]).await?;
-    ensure!(spans.iter().all(|span| span.service == name.1), "{spans:#?}");
-    for process in [&system.gateways[0], &system.gateways[1], &system.workers[0]] {
-        ensure!(!process.log()?.contains("trace"), "{}", process.log()?);
-    }
-    system.finish().await
-}
-
-async fn a_collector_that_takes_nothing_harms_nothing(fixture: Arc<Fixture>) -> Result<()> {
-    // Connections to it are opened, and nobody ever reads what comes.
-    let silent = TcpListener::bind("127.0.0.1:0").await?;
-    let endpoint = format!("http://{}/v1/traces", silent.local_addr()?);
-    let silent = [
-        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", endpoint.as_str()),
-        ("OTEL_EXPORTER_OTLP_HEADERS", "api-key=hush"),
-        ("OTEL_BSP_SCHEDULE_DELAY", "50"),
-        ("OTEL_BSP_MAX_QUEUE_SIZE", "8"),
-        ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "8"),
-    ];
-    // Nobody listens at port 9.
-    let mut absent = silent;
-    absent[0].1 = "http://127.0.0.1:9/v1/traces";
-    let mut system = System::prepared(&fixture).await?;
-    let proxy = Proxy::before(&system.amqp_uri).await?;
-    let mut gateway = absent.to_vec();
-    gateway.push(("SDB_AMQP_URI", proxy.uri()));
-    system.start_worker(&silent).await?;
-    system.start_gateway(&gateway).await?;
-    system.components(&[("DNS", &[])]).await?;
-    for number in 0..100 {
-        let posted = answer(system.update(&dns(1))).await?;
-        ensure!(posted.status == if number == 0 { 201 } else { 200 }, "{posted:?}");
-    }
-    let lost = "spans are lost: the collector does not take them";
-    eventually("the loss is logged", async || Ok(system.gateways[0].log()?.contains(lost))).await?;
-
-    // What the log says of an update has its trace.
-    let trace = trace_id(0);
-    proxy.cut();
-    eventually("an update is not taken", async || {
-        Ok(answer(within(system.update(&dns(1)), &trace)).await?.status == 503)
-    })
-    .await?;
-    let log = system.gateways[0].log()?;
-    let line = log.lines().find(|line| line.contains(&format!("\"trace_id\":\"{trace}\"")));
-    ensure!(line.is_some_and(|line| line.contains("\"update\":")), "{log}");
-    ensure!(log.matches(lost).count() == 1 && log.contains("Connection refused"), "{log}");
-    proxy.pass();
-
-    for mut process in system.workers.drain(..).chain(system.gateways.drain(..)) {
-        let begin = Instant::now();
-        process.signal(Signal::SIGTERM)?;
-        ensure!(process.ended().await?.success());
-        ensure!(begin.elapsed() < Duration::from_secs(8), "{:?}", begin.elapsed());
-        ensure!(!process.log()?.contains("hush"), "{}", process.log()?);
-    }
-    system.start_worker(&[]).await?;
-    system.finish().await
-}
-
-async fn variables_that_cannot_be_used_stop_the_start(fixture: Arc<Fixture>) -> Result<()> {
-    let mut system = System::prepared(&fixture).await?;
-    for (name, value, says) in [
-        (
-            "OTEL_EXPORTER_OTLP_PROTOCOL",
-            "grpc",
-            "OTEL_EXPORTER_OTLP_PROTOCOL is `grpc`, but must be `http/protobuf`",
-        ),
-        (
-            "OTEL_TRACES_EXPORTER",
-            "zipkin",
-            "OTEL_TRACES_EXPORTER is `zipkin`, but must be `otlp` or `none`",
-        ),
-        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://", "the OTEL_ variables can't be used: "),
-    ] {
-        for program in ["gateway", "worker"] {
-            let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9");
-            let mut process = system.launch(program, &[endpoint, (name, value)])?;
-            ensure!(process.ended().await?.code() == Some(1), "{program}: {name}={value}");
-            ensure!(process.log()?.contains(says), "{}", process.log()?);
-        }
-    }
     system.finish_with_parked()
 }

@@ -1,10 +1,8 @@
-//! What both programs tell about themselves: metrics, health, readiness, and the log in a storm.
+//! Metrics add up, and show what is wrong.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    io::Write,
-    net::TcpStream,
     sync::Arc,
     time::Duration,
 };
@@ -16,7 +14,8 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use harness::{Answer, Fixture, Process, System, answer, burst, eventually, tests, token};
+use super::{ADMIN, Scrape, admin_address, lines, ready, watched};
+use harness::{Answer, Fixture, System, answer, burst, eventually, tests};
 
 tests!(
     the_metrics_of_a_burst_add_up,
@@ -24,107 +23,18 @@ tests!(
     updates_that_wait_and_transactions_that_fail_show,
     lost_connections_show,
     a_gateway_without_rabbitmq_shows_what_it_refuses,
-    a_worker_answers_while_it_waits_for_the_servers,
-    health_commands_tell_whether_the_process_is_well,
-    a_gateway_is_watched_whatever_its_clients_do,
-    refused_tokens_do_not_flood_the_log,
-    parked_updates_do_not_flood_the_log,
     what_is_said_of_metrics_is_true,
 );
 
+fn read(path: &str) -> Result<String> {
+    fs::read_to_string(deploy::checkout().join(path)).context(path.to_owned())
+}
+
 /// Updates of a burst.
 const UPDATES: usize = 300;
+
 /// Those at once.
 const CLIENTS: usize = 16;
-const ADMIN: (&str, &str) = ("SDB_ADMIN_ADDRESS", "127.0.0.1:0");
-
-/// What a program answers to `/metrics`.
-struct Scrape {
-    /// The kind of each metric.
-    kinds: BTreeMap<String, String>,
-    /// Name, labels as they stand, value.
-    samples: Vec<(String, String, f64)>,
-}
-
-impl Scrape {
-    async fn of(system: &System, address: &str) -> Result<Self> {
-        let response = system.client.get(format!("http://{address}/metrics")).send().await?;
-        ensure!(response.status() == 200, "{response:?}");
-        let content_type = response.headers()["content-type"].to_str()?.to_owned();
-        ensure!(content_type.starts_with("text/plain; version=0.0.4"), "{content_type}");
-        Self::read(&response.text().await?)
-    }
-
-    fn read(text: &str) -> Result<Self> {
-        let (mut kinds, mut samples) = (BTreeMap::new(), Vec::new());
-        for line in text.lines() {
-            if let Some(kind) = line.strip_prefix("# TYPE ") {
-                let (name, kind) = kind.split_once(' ').context("no kind")?;
-                kinds.insert(name.to_owned(), kind.to_owned());
-            } else if !line.starts_with('#') {
-                let (series, value) = line.rsplit_once(' ').context("no value")?;
-                let (name, labels) = series.split_once('{').unwrap_or((series, ""));
-                let value = value.parse().with_context(|| line.to_owned())?;
-                samples.push((name.to_owned(), labels.trim_end_matches('}').to_owned(), value));
-            }
-        }
-        Ok(Self { kinds, samples })
-    }
-
-    /// The sum of a metric over the series that have these labels.
-    fn sum(&self, name: &str, labels: &[&str]) -> f64 {
-        let all = self.samples.iter().filter(|(n, l, _)| n == name && has(l, labels));
-        all.map(|(_, _, value)| value).sum()
-    }
-
-    /// How many series of a metric there are.
-    fn series(&self, name: &str) -> usize {
-        self.samples.iter().filter(|(n, _, _)| n == name).count()
-    }
-
-    fn is(&self, name: &str, labels: &[&str], expected: usize) -> Result<()> {
-        let value = self.sum(name, labels);
-        ensure!(value == expected as f64, "{name} {labels:?} is {value}, not {expected}");
-        Ok(())
-    }
-}
-
-fn has(labels: &str, wanted: &[&str]) -> bool {
-    wanted.iter().all(|label| labels.split(',').any(|part| part == *label))
-}
-
-/// Where a worker serves what it tells.
-async fn admin_address(worker: &Process) -> Result<String> {
-    let mut address = None;
-    eventually("the worker has its address", async || {
-        address = lines(&worker.log()?)
-            .find(|line| line["message"] == "serving health and metrics")
-            .and_then(|line| line["address"].as_str().map(str::to_owned));
-        Ok(address.is_some())
-    })
-    .await?;
-    address.context("the worker has no address")
-}
-
-fn lines(log: &str) -> impl Iterator<Item = Value> {
-    log.lines().filter_map(|line| serde_json::from_str(line).ok())
-}
-
-/// One gateway, and workers that tell about themselves, with their addresses.
-async fn watched(fixture: &Arc<Fixture>, workers: usize) -> Result<(System, Vec<String>)> {
-    let mut system = System::prepared(fixture).await?;
-    let mut addresses = Vec::new();
-    for _ in 0..workers {
-        system.start_worker(&[ADMIN]).await?;
-        addresses.push(admin_address(system.workers.last().context("no worker")?).await?);
-    }
-    system.start_gateway(&[]).await?;
-    Ok((system, addresses))
-}
-
-async fn ready(system: &System, address: &str) -> Result<Answer> {
-    answer(system.client.get(format!("http://{address}/readyz"))).await
-}
 
 async fn the_metrics_of_a_burst_add_up(fixture: Arc<Fixture>) -> Result<()> {
     let (system, workers) = watched(&fixture, 1).await?;
@@ -342,212 +252,6 @@ async fn a_gateway_without_rabbitmq_shows_what_it_refuses(fixture: Arc<Fixture>)
     system.finish_with_parked()
 }
 
-async fn a_worker_answers_while_it_waits_for_the_servers(fixture: Arc<Fixture>) -> Result<()> {
-    let mut system = System::prepared(&fixture).await?;
-    let nobody = "127.0.0.1:1";
-    for (name, uri, reason) in [
-        ("SDB_DATABASE_URI", format!("postgresql://u:hush@{nobody}/sd"), "PostgreSQL"),
-        ("SDB_AMQP_URI", format!("amqp://u:hush@{nobody}/sd"), "RabbitMQ can't be reached"),
-    ] {
-        let worker = system.launch("worker", &[ADMIN, (name, &uri)])?;
-        let address = admin_address(&worker).await?;
-        let alive = answer(system.client.get(format!("http://{address}/healthz"))).await?;
-        ensure!(alive.status == 200 && alive.body["status"] == "ok", "{alive:?}");
-        let mut said = ready(&system, &address).await?;
-        eventually("it says what is missing", async || {
-            said = ready(&system, &address).await?;
-            let body = &said.body;
-            Ok(body["reasons"][0].as_str().is_some_and(|first| first.contains(reason)))
-        })
-        .await?;
-        ensure!(said.status == 503 && said.body["status"] == "not ready", "{said:?}");
-        ensure!(!said.body.to_string().contains("hush"), "{said:?}");
-        ensure!(said.body["share"].is_null(), "{said:?}");
-        Scrape::of(&system, &address).await?.is("sdb_ready", &[], 0)?;
-    }
-    system.finish().await
-}
-
-async fn health_commands_tell_whether_the_process_is_well(fixture: Arc<Fixture>) -> Result<()> {
-    let (system, workers) = watched(&fixture, 1).await?;
-    let port = |address: &str| address.rsplit(':').next().unwrap_or_default().to_owned();
-    let (gateway, worker) = (&fixture.binaries.gateway, &fixture.binaries.worker);
-    for (program, name, process, port) in [
-        (gateway, "SDB_BIND", &system.gateways[0], port(&system.addresses[0])),
-        (worker, "SDB_ADMIN_ADDRESS", &system.workers[0], port(&workers[0])),
-    ] {
-        // Also where it is served on every address.
-        for address in [format!("127.0.0.1:{port}"), format!("0.0.0.0:{port}")] {
-            let variables = [(name, address.as_str())];
-            let (well, said) = fixture.command(program, &["health"], &variables).await?;
-            ensure!(well && said.contains("ok"), "{said}");
-            eventually("it is ready", async || {
-                let ready = ["health", "--ready"];
-                let (well, said) = fixture.command(program, &ready, &variables).await?;
-                Ok(well && said.contains("ready"))
-            })
-            .await?;
-        }
-        let address = format!("0.0.0.0:{port}");
-        let variables = [(name, address.as_str())];
-        process.signal(Signal::SIGSTOP)?;
-        let asked = Instant::now();
-        let (well, said) = fixture.command(program, &["health"], &variables).await?;
-        let took = asked.elapsed();
-        process.signal(Signal::SIGCONT)?;
-        ensure!(!well && said.contains("does not answer within"), "{said}");
-        ensure!(took < Duration::from_secs(3), "{took:?}");
-        let nobody = [(name, "127.0.0.1:1")];
-        let (well, said) = fixture.command(program, &["health"], &nobody).await?;
-        ensure!(!well && said.contains("127.0.0.1:1 does not answer"), "{said}");
-    }
-    let (well, said) = fixture.command(worker, &["health"], &[]).await?;
-    ensure!(!well && said.contains("SDB_ADMIN_ADDRESS is not set"), "{said}");
-    system.finish().await
-}
-
-/// With an address of its own for those who watch, a gateway answers them while strangers hold all its
-/// connections.
-async fn a_gateway_is_watched_whatever_its_clients_do(fixture: Arc<Fixture>) -> Result<()> {
-    const CONNECTIONS: usize = 4;
-    let mut system = System::prepared(&fixture).await?;
-    system.start_gateway(&[ADMIN, ("SDB_MAX_CONNECTIONS", "4")]).await?;
-    let address = admin_address(&system.gateways[0]).await?;
-    ensure!(address != system.addresses[0], "{address} is the clients' address");
-    // What balances requests asks where it sends them; the metrics are not for clients.
-    for (path, status) in [("/healthz", 200), ("/readyz", 200), ("/metrics", 404)] {
-        let got = system.get(path).await?;
-        ensure!(got.status == status, "{path}: {got:?}");
-    }
-    // And clients' paths are not for those who watch.
-    let list = answer(system.client.get(format!("http://{address}/api/v1/incidents"))).await?;
-    ensure!(list.status == 404, "{list:?}");
-
-    let strangers: Vec<TcpStream> = (0..2 * CONNECTIONS)
-        .map(|_| TcpStream::connect(&system.addresses[0]))
-        .collect::<Result<_, _>>()?;
-    let asked = async |address: &str, path: &str| {
-        let client = reqwest::Client::builder().no_proxy().build()?;
-        let request = client.get(format!("http://{address}{path}"));
-        anyhow::Ok(answer(request.timeout(Duration::from_secs(2))).await)
-    };
-    eventually("strangers hold all connections", async || {
-        Ok(asked(&system.addresses[0], "/healthz").await?.is_err())
-    })
-    .await?;
-    for path in ["/healthz", "/readyz", "/metrics"] {
-        let got = asked(&address, path).await?.with_context(|| path.to_owned())?;
-        ensure!(got.status == 200, "{path}: {got:?}");
-    }
-    let variables = [("SDB_ADMIN_ADDRESS", address.as_str()), ("SDB_BIND", "127.0.0.1:1")];
-    for arguments in [&["health"][..], &["health", "--ready"]] {
-        let (well, said) =
-            fixture.command(&fixture.binaries.gateway, arguments, &variables).await?;
-        ensure!(well, "{arguments:?}: {said}");
-    }
-    drop(strangers);
-    eventually("clients are served again", async || {
-        Ok(asked(&system.addresses[0], "/healthz").await?.is_ok())
-    })
-    .await?;
-
-    // It says that it stops, and is there until it has.
-    let slow = begin_request(&system.addresses[0])?;
-    system.gateways[0].signal(Signal::SIGTERM)?;
-    eventually("it says that it stops", async || {
-        let ready = asked(&address, "/readyz").await??;
-        let stopping = json!("the gateway is stopping");
-        Ok(ready.status == 503 && ready.body["reasons"][0] == stopping)
-    })
-    .await?;
-    drop(slow);
-    ensure!(system.gateways[0].ended().await?.success());
-    ensure!(asked(&address, "/healthz").await?.is_err());
-    system.finish_with_parked()
-}
-
-/// A request whose body is not sent, so that it is under way.
-fn begin_request(address: &str) -> Result<TcpStream> {
-    let mut stream = TcpStream::connect(address)?;
-    let token = token(harness::SECRET, &json!({ "stackmon": "dummy" }));
-    write!(
-        stream,
-        "POST /api/v1/component_status HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\
-        Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{{"
-    )?;
-    Ok(stream)
-}
-
-/// The lines of a log with this level and message.
-fn said(log: &str, level: &str, message: &str) -> Vec<Value> {
-    lines(log).filter(|line| line["level"] == level && line["message"] == message).collect()
-}
-
-async fn refused_tokens_do_not_flood_the_log(fixture: Arc<Fixture>) -> Result<()> {
-    let (system, _) = watched(&fixture, 1).await?;
-    let wrong = token("another-secret-that-is-long-enough", &json!({ "stackmon": "dummy" }));
-    for _ in 0..100 {
-        let refused = answer(
-            system
-                .request_to(0, Method::POST, "/api/v1/component_status")
-                .bearer_auth(&wrong)
-                .json(&burst::update(1)),
-        )
-        .await?;
-        ensure!(refused.status == 401, "{refused:?}");
-    }
-    let log = system.gateways[0].log()?;
-    let refusals = said(&log, "INFO", "token refused");
-    ensure!((1..20).contains(&refusals.len()), "{} lines", refusals.len());
-    ensure!(refusals.iter().all(|line| line["reason"] == "wrong_signature"), "{refusals:?}");
-    for part in wrong.split('.') {
-        ensure!(!log.contains(part), "the log shows a part of the token");
-    }
-    let told = Scrape::of(&system, &system.addresses[0]).await?;
-    told.is("sdb_tokens_refused_total", &["reason=\"wrong_signature\""], 100)?;
-    told.is("sdb_tokens_refused_total", &[], 100)?;
-    system.finish().await
-}
-
-async fn parked_updates_do_not_flood_the_log(fixture: Arc<Fixture>) -> Result<()> {
-    let mut system = System::prepared(&fixture).await?;
-    system.start_gateway(&[]).await?;
-    system.components(&[("DNS", &[])]).await?;
-    for _ in 0..100 {
-        let update = system.update(&json!({ "name": "DNS", "impact": 1 }));
-        let accepted = answer(update.header("Prefer", "respond-async")).await?;
-        ensure!(accepted.status == 202, "{accepted:?}");
-    }
-    system.sql("DELETE FROM component").await?;
-    system.start_worker(&[ADMIN]).await?;
-    system.drained().await?;
-    let log = system.workers[0].log()?;
-    let (warned, rest) = (said(&log, "WARN", "parked"), said(&log, "DEBUG", "parked"));
-    ensure!((1..10).contains(&warned.len()), "{} lines", warned.len());
-    ensure!(warned.len() + rest.len() == 100, "{} lines in all", warned.len() + rest.len());
-    ensure!(warned[0]["reason"] == "component 1, DNS (), is gone", "{warned:?}");
-    ensure!(warned[0]["update"].is_string(), "{warned:?}");
-    let address = admin_address(&system.workers[0]).await?;
-    eventually("they are counted", async || {
-        let scrape = Scrape::of(&system, &address).await?;
-        scrape.is("sdb_updates_applied_total", &["outcome=\"parked\""], 100)?;
-        Ok(scrape.sum("sdb_parked_updates", &[]) == 100.0)
-    })
-    .await?;
-    system.finish_with_parked()
-}
-
-fn read(path: &str) -> Result<String> {
-    fs::read_to_string(deploy::checkout().join(path)).context(path.to_owned())
-}
-
-/// The words of a text that begin as the names of metrics do.
-fn names(text: &str) -> BTreeSet<&str> {
-    text.split(|c: char| !(c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'))
-        .filter(|word| word.starts_with("sdb_"))
-        .collect()
-}
-
 /// The metric that a series belongs to.
 fn metric<'a>(kinds: &BTreeMap<String, String>, series: &'a str) -> &'a str {
     ["_bucket", "_sum", "_count"]
@@ -555,6 +259,13 @@ fn metric<'a>(kinds: &BTreeMap<String, String>, series: &'a str) -> &'a str {
         .filter_map(|end| series.strip_suffix(end))
         .find(|name| kinds.get(*name).is_some_and(|kind| kind == "histogram"))
         .unwrap_or(series)
+}
+
+/// The words of a text that begin as the names of metrics do.
+fn names(text: &str) -> BTreeSet<&str> {
+    text.split(|c: char| !(c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'))
+        .filter(|word| word.starts_with("sdb_"))
+        .collect()
 }
 
 async fn what_is_said_of_metrics_is_true(fixture: Arc<Fixture>) -> Result<()> {
