@@ -6,6 +6,7 @@ pub mod http;
 mod process;
 pub mod proxy;
 mod publish;
+pub mod reference;
 pub mod replay;
 pub mod simulation;
 mod system;
