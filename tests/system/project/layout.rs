@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -22,10 +22,18 @@ tests!(
     folders_import_each_other_in_one_direction,
     pure_code_does_no_io,
     every_folder_says_what_it_is_for,
+    no_file_of_the_tests_is_long,
     a_circle_that_is_planted_is_found,
+    a_long_file_and_a_folder_without_a_sign_are_found,
 );
 
 const CRATES: [&str; 4] = ["gateway", "worker", "shared", "deploy"];
+/// The tests of the whole system, and what they share.
+const TESTS: [&str; 2] = ["tests/system", "tests/harness"];
+/// The most lines that one of their files may have.
+const LINES: usize = 400;
+/// Files that are longer still: whoever shortens one takes it out here.
+const LONGER: [&str; 1] = ["tests/harness/verdict/replay.rs"];
 /// Code that decides, and what it must not know.
 const PURE: [(&str, &[&str]); 3] = [
     ("worker/src/domain", &["sqlx", "lapin", "tokio", "axum", "store", "broker"]),
@@ -92,23 +100,82 @@ async fn pure_code_does_no_io(_: Arc<Fixture>) -> Result<()> {
 
 async fn every_folder_says_what_it_is_for(_: Arc<Fixture>) -> Result<()> {
     let mut checked = 0;
-    for name in CRATES {
-        let root = deploy::checkout().join(name).join("src");
-        let mut files = Vec::new();
-        rust_files(&root, &mut files)?;
-        let folders: BTreeSet<&Path> = files.iter().filter_map(|file| file.parent()).collect();
-        for folder in folders {
-            // Its door stands in it, or beside it under its name.
-            let doors = [folder.join("mod.rs"), folder.join("lib.rs"), folder.with_extension("rs")];
-            let door = doors.iter().find(|door| door.exists());
-            let door = door.with_context(|| format!("{} has no door", folder.display()))?;
-            let text = fs::read_to_string(door)?;
-            let is_test = door.file_name().is_some_and(|name| name == "tests.rs");
-            ensure!(is_test || text.starts_with("//! "), "{} says nothing", door.display());
-            checked += 1;
+    let sources = CRATES.map(|name| format!("{name}/src"));
+    for root in sources.iter().map(String::as_str).chain(TESTS) {
+        let (folders, unsigned) = unsigned(&deploy::checkout().join(root))?;
+        ensure!(unsigned.is_empty(), "folders without a line on what they are for: {unsigned:?}");
+        checked += folders;
+    }
+    ensure!(checked > 40, "only {checked} folders were found: the check looks at nothing");
+    Ok(())
+}
+
+/// How many folders there are, and those of them that do not say what they are for.
+fn unsigned(root: &Path) -> Result<(usize, Vec<PathBuf>)> {
+    let mut files = Vec::new();
+    rust_files(root, &mut files)?;
+    let folders: BTreeSet<&Path> = files.iter().filter_map(|file| file.parent()).collect();
+    let mut unsigned = Vec::new();
+    for folder in &folders {
+        // The module of a folder stands in it, or beside it under its name.
+        let doors = ["mod.rs", "lib.rs", "main.rs"].map(|name| folder.join(name));
+        let door =
+            doors.into_iter().chain([folder.with_extension("rs")]).find(|door| door.exists());
+        let is_signed = match &door {
+            Some(door) if door.ends_with("tests.rs") => true,
+            Some(door) => fs::read_to_string(door)?.starts_with("//! "),
+            None => false,
+        };
+        if !is_signed {
+            unsigned.push(folder.to_path_buf());
         }
     }
-    ensure!(checked > 20, "only {checked} folders were found: the check looks at nothing");
+    Ok((folders.len(), unsigned))
+}
+
+async fn no_file_of_the_tests_is_long(_: Arc<Fixture>) -> Result<()> {
+    let mut checked = 0;
+    for root in TESTS {
+        let (files, mut long) = long(&deploy::checkout().join(root))?;
+        long.retain(|file| !LONGER.iter().any(|longer| file.ends_with(longer)));
+        ensure!(long.is_empty(), "files of more than {LINES} lines: {long:?}");
+        checked += files;
+    }
+    ensure!(checked > 100, "only {checked} files were found: the check looks at nothing");
+    Ok(())
+}
+
+/// How many files there are, and those of them that are too long.
+fn long(root: &Path) -> Result<(usize, Vec<PathBuf>)> {
+    let mut files = Vec::new();
+    rust_files(root, &mut files)?;
+    let mut long = Vec::new();
+    for file in &files {
+        if fs::read_to_string(file)?.lines().count() > LINES {
+            long.push(file.clone());
+        }
+    }
+    Ok((files.len(), long))
+}
+
+async fn a_long_file_and_a_folder_without_a_sign_are_found(fixture: Arc<Fixture>) -> Result<()> {
+    let root = fixture.folder.join("planted");
+    let plant = |path: &str, text: &str| -> Result<PathBuf> {
+        let path = root.join(path);
+        fs::create_dir_all(path.parent().context("no folder")?)?;
+        fs::write(&path, text)?;
+        Ok(path)
+    };
+    plant("main.rs", &format!("//! All.\n{}", "\n".repeat(LINES - 1)))?;
+    plant("beside.rs", "//! It stands beside its folder.\n")?;
+    plant("beside/one.rs", "")?;
+    ensure!(long(&root)? == (3, vec![]) && unsigned(&root)? == (2, vec![]));
+    let too_long = plant("beside/two.rs", &"\n".repeat(LINES + 1))?;
+    plant("silent/mod.rs", "mod one;\n")?;
+    plant("without/one.rs", "//! It is no door.\n")?;
+    ensure!(long(&root)? == (6, vec![too_long]), "{:?}", long(&root)?);
+    let expected = (4, vec![root.join("silent"), root.join("without")]);
+    ensure!(unsigned(&root)? == expected, "{:?}", unsigned(&root)?);
     Ok(())
 }
 
