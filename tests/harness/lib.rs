@@ -6,6 +6,7 @@ pub mod http;
 mod process;
 pub mod proxy;
 mod publish;
+pub mod reference;
 pub mod replay;
 pub mod simulation;
 mod system;
@@ -14,6 +15,7 @@ pub mod verdict;
 use std::{
     fs,
     future::Future,
+    hash::{DefaultHasher, Hash, Hasher},
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     pin::Pin,
@@ -69,6 +71,16 @@ macro_rules! tests {
     };
 }
 
+/// Lists the tests of modules.
+#[macro_export]
+macro_rules! tests_of {
+    ($($($module:ident)::+),* $(,)?) => {
+        pub(crate) fn tests() -> Vec<$crate::Test> {
+            [$($($module)::+::tests()),*].into_iter().flatten().collect()
+        }
+    };
+}
+
 /// What all tests share.
 pub struct Harness {
     runtime: Runtime,
@@ -117,7 +129,7 @@ impl Harness {
             servers: self.servers.clone(),
             own_postgres: None,
             binaries: self.binaries.clone(),
-            name,
+            name: short(&name),
             folder: folder.clone(),
             has_journal: true,
         });
@@ -131,6 +143,20 @@ impl Harness {
         };
         Err(format!("{problem}\n{}", tails(&folder)).into())
     }
+}
+
+/// PostgreSQL's names have at most 63 bytes, of which a test needs some for more databases and roles.
+const NAME_LIMIT: usize = 60;
+
+/// A test's name, cut to fit for a database and still its own.
+fn short(name: &str) -> String {
+    if name.len() <= NAME_LIMIT {
+        return name.to_owned();
+    }
+    let mut hasher = DefaultHasher::new();
+    name.hash(&mut hasher);
+    let beginning: String = name.chars().take(NAME_LIMIT - 9).collect();
+    format!("{beginning}_{:08x}", hasher.finish() & 0xffff_ffff)
 }
 
 impl Harness {

@@ -98,8 +98,7 @@ impl System {
 
     /// An empty database and a virtual host.
     pub async fn bare(context: &Arc<Fixture>) -> Result<Self> {
-        // PostgreSQL's names have at most 63 bytes.
-        let name: String = context.name.chars().take(60).collect();
+        let name = context.name.clone();
         let (servers, database_name) = (context.clone(), name.clone());
         let (database_uri, amqp_uri) = spawn_blocking(move || -> Result<_> {
             let database = servers.postgres().create_database(&database_name)?;

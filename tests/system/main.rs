@@ -1,59 +1,18 @@
 //! Tests of the whole system: real processes on a real PostgreSQL and a real RabbitMQ, which this
 //! program starts for itself. Each test has a database and a virtual host of its own.
 
-mod administration;
-mod answers;
-mod burst;
-mod catalogue;
-mod clocks;
-mod conformance;
-mod connections;
-mod deployment;
-mod documents;
-mod encodings;
-mod envelopes;
+mod api;
+mod clients;
 mod failures;
-mod files;
-mod foreign_edits;
-mod half_close;
-mod held_rows;
-mod idempotency;
-mod inbox;
-mod keep_alive;
-mod layout;
 mod lists;
-mod metrics;
-mod missing_queues;
-mod openapi;
 mod operations;
 mod parking;
-mod paths;
-mod policies;
-mod printing;
-mod put_back;
-mod python_api;
-mod recovery;
-mod requests;
-mod reshape;
-mod rights;
-mod rolling_restart;
-mod run;
-mod runbook;
-mod settings;
+mod project;
+mod servers;
 mod simulation;
-mod spreading;
-mod standby;
-mod stopping;
-mod strangers;
-mod takeover;
-mod times;
-mod tls;
-mod tour;
-mod traces;
+mod telemetry;
 mod verdict;
-mod waiting;
-mod wire;
-mod worked_example;
+mod workers;
 
 use std::{process::ExitCode, sync::Arc};
 
@@ -68,61 +27,18 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = arguments.test_threads.or(Some(THREADS));
     let tests = [
-        administration::tests(),
-        answers::tests(),
-        burst::tests(),
-        catalogue::tests(),
-        clocks::tests(),
-        conformance::tests(),
-        connections::tests(),
-        deployment::tests(),
-        documents::tests(),
-        encodings::tests(),
-        envelopes::tests(),
+        api::tests(),
+        clients::tests(),
         failures::tests(),
-        files::tests(),
-        foreign_edits::tests(),
-        half_close::tests(),
-        held_rows::tests(),
-        idempotency::tests(),
-        inbox::tests(),
-        keep_alive::tests(),
-        layout::tests(),
         lists::tests(),
-        metrics::tests(),
-        missing_queues::tests(),
-        openapi::tests(),
         operations::tests(),
         parking::tests(),
-        paths::tests(),
-        policies::tests(),
-        printing::tests(),
-        put_back::tests(),
-        python_api::tests(),
-        recovery::tests(),
-        requests::tests(),
-        reshape::tests(),
-        rights::tests(),
-        rolling_restart::tests(),
-        run::tests(),
-        run::packages_tests(),
-        runbook::tests(),
-        settings::tests(),
+        project::tests(),
+        servers::tests(),
         simulation::tests(),
-        spreading::tests(),
-        standby::tests(),
-        stopping::tests(),
-        strangers::tests(),
-        takeover::tests(),
-        times::tests(),
-        tls::tests(),
-        tour::tests(),
-        traces::tests(),
-        traces::strangers::tests(),
+        telemetry::tests(),
         verdict::tests(),
-        waiting::tests(),
-        wire::tests(),
-        worked_example::tests(),
+        workers::tests(),
     ];
     let harness = if arguments.list {
         None

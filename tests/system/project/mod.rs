@@ -1,0 +1,13 @@
+//! What the repository says of itself is true: its documents, its layout, reference, its files for deployment.
+
+mod deployment;
+mod documents;
+mod layout;
+mod reference;
+mod runbook;
+mod tour;
+mod worked_example;
+
+use harness::tests_of;
+
+tests_of!(deployment, documents, layout, reference, runbook, tour, worked_example);

@@ -1,0 +1,319 @@
+//! The runbook's commands run as they are written, in a shell, on real servers.
+
+mod shell;
+
+use std::{fs, sync::Arc};
+
+use anyhow::{Context, Result, ensure};
+use lapin::{
+    Connection, ConnectionProperties,
+    options::QueueDeclareOptions,
+    types::{AMQPValue, FieldTable, ShortString},
+};
+use nix::sys::signal::Signal;
+use reqwest::Method;
+use serde_json::json;
+use sqlx::AssertSqlSafe;
+use tokio::task::spawn_blocking;
+
+use harness::{Fixture, Process, System, answer, eventually, tests};
+
+use self::shell::{Shell, commands, expect};
+
+tests!(
+    a_python_database_is_taken_over_and_given_back_and_taken_over_again,
+    a_backup_is_restored,
+    an_upgrade_follows_the_runbook,
+    every_other_command_of_the_runbook_works,
+);
+
+/// What `pg_dump` says of the schema, without what differs each time.
+async fn schema(shell: &Shell) -> Result<String> {
+    let dump = shell.run("pg_dump --schema-only \"$DB\"").await?;
+    let lines = dump.lines().filter(|line| {
+        !line.is_empty()
+            && !["--", "\\restrict", "\\unrestrict"].iter().any(|p| line.starts_with(p))
+    });
+    Ok(lines.collect::<Vec<_>>().join("\n"))
+}
+
+/// The part of a schema that is the Python dashboard's.
+async fn python_schema(shell: &Shell) -> Result<String> {
+    let tables =
+        "component component_attribute incident incident_component_relation incident_status
+        alembic_version";
+    let tables: String =
+        tables.split_whitespace().map(|table| format!(" --table={table}")).collect();
+    let dump = shell.run(&format!("pg_dump --schema-only{tables} \"$DB\"")).await?;
+    let lines = dump.lines().filter(|line| {
+        !line.is_empty()
+            && !["--", "\\restrict", "\\unrestrict"].iter().any(|p| line.starts_with(p))
+    });
+    Ok(lines.collect::<Vec<_>>().join("\n"))
+}
+
+/// What the Python dashboard's tables have.
+async fn rows(system: &System, database: Option<&str>) -> Result<String> {
+    let query = "SELECT coalesce(string_agg(row, E'\\n' ORDER BY row), '') FROM (
+        SELECT 'c ' || t::text FROM component t UNION ALL SELECT 'a ' || t::text FROM component_attribute t
+        UNION ALL SELECT 'i ' || t::text FROM incident t
+        UNION ALL SELECT 'r ' || t::text FROM incident_component_relation t
+        UNION ALL SELECT 's ' || t::text FROM incident_status t) AS rows (row)";
+    let Some(database) = database else {
+        return Ok(sqlx::query_scalar(query).fetch_one(&system.database).await?);
+    };
+    let mut connection = <sqlx::PgConnection as sqlx::Connection>::connect(database).await?;
+    Ok(sqlx::query_scalar(query).fetch_one(&mut connection).await?)
+}
+
+async fn stopped(processes: &mut Vec<Process>) -> Result<()> {
+    for mut process in processes.drain(..) {
+        process.signal(Signal::SIGTERM)?;
+        ensure!(process.ended().await?.success(), "it did not end well");
+    }
+    Ok(())
+}
+
+async fn stop(system: &mut System) -> Result<()> {
+    stopped(&mut system.gateways).await?;
+    stopped(&mut system.workers).await?;
+    system.addresses.clear();
+    Ok(())
+}
+
+const ALEMBIC: &str = include_str!("../../data/python-alembic.sql");
+const PYTHON_DATA: &str = "
+    INSERT INTO alembic_version VALUES ('14621c95e3ee');
+    INSERT INTO component (id, name) VALUES (3, 'DNS'), (7, 'CDN');
+    INSERT INTO component_attribute (id, component_id, name, value) VALUES (6, 3, 'region', 'R1');
+    INSERT INTO incident (id, text, start_date, end_date, impact, system) VALUES
+        (4, 'Closed', '2024-01-01 10:00', '2024-01-01 12:00', 3, true),
+        (10, 'Of the system', '2024-01-02', NULL, 2, true);
+    INSERT INTO incident_component_relation VALUES (4, 3), (10, 7);
+    INSERT INTO incident_status (id, incident_id, timestamp, text, status) VALUES
+        (8, 4, '2024-01-01 12:00', 'Done', 'resolved');";
+
+/// Takes the database over, by the runbook, and posts.
+async fn take_over(system: &mut System, status: u16) -> Result<()> {
+    let [dump, migrate, dry_run, readyz, lists] = &expect(
+        "Take over from the Python dashboard",
+        &["pg_dump ", "worker migrate", "worker catalogue apply --dry-run ", "curl ", "curl "],
+    )?[..] else {
+        unreachable!("there are as many as are expected")
+    };
+    let shell = Shell::new(system, "unused")?;
+    let before = rows(system, None).await?;
+    shell.run(dump).await?;
+    shell.run(migrate).await?;
+    let said = shell.run(dry_run).await?;
+    ensure!(said.contains("A dry run: nothing was changed."), "{said}");
+    ensure!(rows(system, None).await? == before, "rows were changed");
+    shell.run(&dry_run.replace("--dry-run ", "")).await?;
+
+    system.start_worker(&[]).await?;
+    system.start_gateway(&[]).await?;
+    let shell = Shell::new(system, &format!("http://{}", system.addresses[0]))?;
+    let ready = shell.run(readyz).await?;
+    ensure!(ready.contains(r#""status":"ready""#), "{ready}");
+    let list = shell.run(lists).await?;
+    ensure!(list.contains(r#""text":"Of the system""#), "{list}");
+    let posted = system.post(&json!({ "name": "CDN", "impact": 2 })).await?;
+    ensure!(posted.status == status, "{posted:?}");
+
+    // The backup has all of it.
+    let restored = format!("{}_b", system.vhost);
+    let servers = system.context.clone();
+    let uri = spawn_blocking(move || -> Result<String> {
+        servers.postgres().drop_database(&restored)?;
+        servers.postgres().create_database(&restored)
+    })
+    .await??;
+    shell.at(&uri).run("pg_restore --dbname=\"$DB\" before.dump").await?;
+    ensure!(rows(system, Some(&uri)).await? == before, "the backup is not whole");
+    Ok(())
+}
+
+async fn a_python_database_is_taken_over_and_given_back_and_taken_over_again(
+    fixture: Arc<Fixture>,
+) -> Result<()> {
+    let mut system = System::bare(&fixture).await?;
+    system.sql(ALEMBIC).await?;
+    system.sql(PYTHON_DATA).await?;
+    let shell = Shell::new(&system, "unused")?;
+    let (all, python) = (schema(&shell).await?, python_schema(&shell).await?);
+    take_over(&mut system, 200).await?;
+
+    let [parked, detach, drop_ours] = &expect(
+        "Go back to the Python dashboard",
+        &["worker parked list", "worker detach", "psql "],
+    )?[..] else {
+        unreachable!("there are as many as are expected")
+    };
+    system.drained().await?;
+    let list = shell.run(parked).await?;
+    ensure!(list.contains("Nothing is parked") || list.trim().is_empty(), "{list}");
+    // Not before they have stopped.
+    ensure!(shell.run(detach).await.is_err(), "it detached under gateways and workers");
+    stop(&mut system).await?;
+    shell.run(detach).await?;
+    ensure!(python_schema(&shell).await? == python, "the Python tables are not as they were");
+    shell.run(drop_ours).await?;
+    let left = schema(&shell).await?;
+    ensure!(left == all, "something of ours is left:\n{left}");
+    let kept = rows(&system, None).await?;
+
+    // And again: the incident of before is still honoured.
+    take_over(&mut system, 200).await?;
+    stop(&mut system).await?;
+    shell.run(detach).await?;
+    ensure!(python_schema(&shell).await? == python, "the Python tables are not as they were");
+    ensure!(rows(&system, None).await? == kept, "rows were changed");
+    system.finish_with_logs()
+}
+
+async fn a_backup_is_restored(fixture: Arc<Fixture>) -> Result<()> {
+    let [dump, restore, migrate] =
+        &expect("Back up and restore", &["pg_dump ", "pg_restore ", "worker migrate"])?[..]
+    else {
+        unreachable!("there are as many as are expected")
+    };
+    let mut system = System::start(&fixture).await?;
+    system.components(&[("DNS", &[("region", "R1")]), ("CDN", &[])]).await?;
+    let opened = system.post(&json!({ "name": "DNS", "impact": 2 })).await?;
+    ensure!(opened.status == 201, "{opened:?}");
+    let shell = Shell::new(&system, "unused")?;
+    // While all runs.
+    shell.run(dump).await?;
+    let at_backup = rows(&system, None).await?;
+    stopped(&mut system.workers).await?;
+    let waiting = system.update(&json!({ "name": "CDN", "impact": 3 }));
+    let waiting = answer(waiting.header("Prefer", "respond-async")).await?;
+    ensure!(waiting.status == 202, "{waiting:?}");
+    stop(&mut system).await?;
+
+    let (servers, name) = (fixture.clone(), format!("{}_n", system.vhost));
+    let uri = spawn_blocking(move || servers.postgres().create_database(&name)).await??;
+    let shell = shell.at(&uri);
+    shell.run(restore).await?;
+    ensure!(rows(&system, Some(&uri)).await? == at_backup, "rows differ from those of the backup");
+    let said = shell.run(migrate).await?;
+    ensure!(said.contains("up to date"), "{said}");
+    let database = [("SDB_DATABASE_URI", uri.as_str())];
+    system.start_worker(&database).await?;
+    system.start_gateway(&database).await?;
+    for (id, outcome) in [(opened, "opened"), (waiting, "opened")] {
+        let receipt = format!("/api/v1/updates/{}", id.header("update-id"));
+        eventually("its outcome is known", async || {
+            Ok(system.get(&receipt).await?.body["outcome"] == outcome)
+        })
+        .await?;
+    }
+    let again = system.post(&json!({ "name": "DNS", "impact": 2 })).await?;
+    ensure!(again.status == 200, "{again:?}");
+    system.finish_with_logs()
+}
+
+async fn an_upgrade_follows_the_runbook(fixture: Arc<Fixture>) -> Result<()> {
+    let [migrate] = &expect("Upgrade without downtime", &["worker migrate"])?[..] else {
+        unreachable!("there are as many as are expected")
+    };
+    let mut system = System::start(&fixture).await?;
+    system.start_worker(&[]).await?;
+    system.components(&[("DNS", &[])]).await?;
+    Shell::new(&system, "unused")?.run(migrate).await?;
+    for _ in 0..2 {
+        let mut old = system.workers.remove(0);
+        old.signal(Signal::SIGTERM)?;
+        ensure!(old.ended().await?.success());
+        let answer = system.post(&json!({ "name": "DNS", "impact": 1 })).await?;
+        ensure!([200, 201, 202].contains(&answer.status), "{answer:?}");
+        system.start_worker(&[]).await?;
+    }
+    system.start_gateway(&[]).await?;
+    let mut old = system.gateways.remove(0);
+    old.signal(Signal::SIGTERM)?;
+    ensure!(old.ended().await?.success());
+    system.addresses.remove(0);
+    ensure!(system.post(&json!({ "name": "DNS", "impact": 2 })).await?.status == 201);
+    system.finish().await
+}
+
+/// The first number of a query.
+async fn number(system: &System, query: &str) -> Result<String> {
+    let query = AssertSqlSafe(query.to_owned());
+    let number: i64 = sqlx::query_scalar(query).fetch_one(&system.database).await?;
+    Ok(number.to_string())
+}
+
+async fn every_other_command_of_the_runbook_works(fixture: Arc<Fixture>) -> Result<()> {
+    let mut system = System::start(&fixture).await?;
+    system.components(&[("DNS", &[])]).await?;
+    let shell = Shell::new(&system, &format!("http://{}", system.addresses[0]))?;
+    let text = fs::read_to_string(deploy::checkout().join("RUNBOOK.md"))?;
+    let tested = [
+        "Take over from the Python dashboard",
+        "Go back to the Python dashboard",
+        "Back up and restore",
+        "Upgrade without downtime",
+    ];
+    let titles = text.lines().filter_map(|line| line.strip_prefix("## "));
+    let mut count = 0;
+    for title in titles.filter(|title| !tested.contains(title)) {
+        for command in commands(title)? {
+            let said = prepared(&system, &shell, &command)
+                .await
+                .with_context(|| format!("{title}: {command}"))?;
+            ensure!(!said.contains("does not exist"), "{title}: {command}: {said}");
+            count += 1;
+        }
+    }
+    ensure!(count > 15, "only {count} commands were found: the test looks at nothing");
+    // What the conversion to UTF-8 has made.
+    shell.run("psql \"$DB\" -c 'DROP DATABASE status_utf8'").await?;
+    // The page's own example of a catalogue is one.
+    let (_, yaml) = text.split_once("```yaml\n").context("no example of a catalogue")?;
+    let (yaml, _) = yaml.split_once("```").context("it does not end")?;
+    fs::write(shell.folder.join("catalogue.yaml"), yaml)?;
+    let said = shell.run("worker catalogue apply --dry-run catalogue.yaml").await?;
+    ensure!(said.contains("Direct Connect"), "{said}");
+    // The last step of a change of partitions.
+    let ready = answer(system.request_to(0, Method::GET, "/readyz")).await?;
+    ensure!(ready.body["topology"]["partitions"] == 16 || ready.status == 200, "{ready:?}");
+    stop(&mut system).await?;
+    system.finish_with_logs()
+}
+
+/// Runs a command for what stands in the place of its examples.
+async fn prepared(system: &System, shell: &Shell, command: &str) -> Result<String> {
+    let mut command = command.replace("VHOST", &system.vhost);
+    if command.contains("17") {
+        let update = "INSERT INTO sdb_parked (delivery_key, queue, reason, parked_at, payload)
+            VALUES (gen_random_uuid(), 'sdb.updates.v1.p0', 'for a test', now(), '{}') RETURNING id";
+        command = command.replace("17", &number(system, update).await?);
+    }
+    let session = if command.contains("1234") {
+        let options: sqlx::postgres::PgConnectOptions = system.database_uri.parse()?;
+        let mut session = <sqlx::PgConnection as sqlx::Connection>::connect_with(&options).await?;
+        let pid: i32 =
+            sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut session).await?;
+        command = command.replace("1234", &pid.to_string());
+        Some(session)
+    } else {
+        None
+    };
+    if command.contains("delete_queue") {
+        // One that a command left behind that was killed at its end.
+        command = command.replace("vN.pM", "v0.p3");
+        let connection =
+            Connection::connect(&system.amqp_uri, ConnectionProperties::default()).await?;
+        let channel = connection.create_channel().await?;
+        let durable = QueueDeclareOptions { durable: true, ..Default::default() };
+        let mut quorum = FieldTable::default();
+        quorum.insert(ShortString::from("x-queue-type"), AMQPValue::LongString("quorum".into()));
+        channel.queue_declare("sdb.updates.v0.p3".into(), durable, quorum).await?;
+        connection.close(200, "done".into()).await?;
+    }
+    let said = shell.run(&command).await?;
+    drop(session);
+    Ok(said)
+}
