@@ -22,6 +22,7 @@ tests!(
     folders_import_each_other_in_one_direction,
     pure_code_does_no_io,
     every_folder_says_what_it_is_for,
+    the_gateways_sql_stands_in_its_store,
     a_circle_that_is_planted_is_found,
 );
 
@@ -87,6 +88,27 @@ async fn pure_code_does_no_io(_: Arc<Fixture>) -> Result<()> {
             }
         }
     }
+    Ok(())
+}
+
+async fn the_gateways_sql_stands_in_its_store(_: Arc<Fixture>) -> Result<()> {
+    let is_sql = |text: &str| {
+        ["SELECT ", "INSERT ", "UPDATE ", "DELETE ", "WITH "]
+            .iter()
+            .any(|verb| text.starts_with(verb))
+    };
+    let mut in_store = 0;
+    for (module, file) in sources("gateway")? {
+        let mut texts = Texts::default();
+        texts.visit_file(&file);
+        let statements = texts.found.iter().filter(|text| is_sql(text)).count();
+        if room(&module) == "store" {
+            in_store += statements;
+        } else {
+            ensure!(statements == 0, "{module} has SQL");
+        }
+    }
+    ensure!(in_store > 5, "only {in_store} statements were found: the check looks at nothing");
     Ok(())
 }
 
@@ -293,4 +315,24 @@ fn is_test(attributes: &[Attribute]) -> bool {
         attribute.path().is_ident("cfg")
             && attribute.parse_args::<syn::Path>().is_ok_and(|path| path.is_ident("test"))
     })
+}
+
+/// All texts of a file.
+#[derive(Default)]
+struct Texts {
+    found: Vec<String>,
+}
+
+impl<'a> Visit<'a> for Texts {
+    fn visit_lit_str(&mut self, text: &'a syn::LitStr) {
+        self.found.push(text.value());
+    }
+
+    fn visit_macro(&mut self, item: &'a syn::Macro) {
+        // Statements are put together by `format!` and `concat!`, too.
+        for token in item.tokens.clone() {
+            let token = syn::parse_str::<syn::LitStr>(&token.to_string());
+            self.found.extend(token.ok().map(|text| text.value()));
+        }
+    }
 }

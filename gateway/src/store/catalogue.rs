@@ -155,3 +155,12 @@ impl CatalogueCopy {
         Ok(())
     }
 }
+
+/// Has the database hold a text for a moment.
+///
+/// # Errors
+/// When its encoding lacks a character of it (`database::lacks_characters`), or it fails.
+pub(crate) async fn hold(database: &PgPool, text: &str) -> Result<(), sqlx::Error> {
+    sqlx::query("SELECT $1::text").bind(text).execute(database).await?;
+    Ok(())
+}
