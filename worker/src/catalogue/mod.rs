@@ -10,15 +10,15 @@ mod file;
 mod scalar;
 mod yaml;
 
-pub use self::{
+pub(crate) use self::{
     apply::{How, apply},
     difference::{Changed, Plan},
-    file::{Catalogue, Entry, Former, parse},
+    file::{Catalogue, Entry, parse},
 };
 
 /// Why a catalogue can't be applied.
 #[derive(Debug, thiserror::Error)]
-pub enum CatalogueError {
+pub(crate) enum CatalogueError {
     /// It is not YAML of the form.
     #[error("the catalogue is not of the form `components: [{{name: …, attributes: {{…}}}}]`: {0}")]
     Malformed(String),

@@ -1,5 +1,4 @@
-//! What an operator changes about incidents. Whatever makes no sense ends the transaction, and nothing
-//! of it stays.
+//! The changes that an operator makes. One that makes no sense rolls its transaction back.
 
 use anyhow::{Result, bail, ensure};
 use shared::{
@@ -15,35 +14,38 @@ use super::{
     incident::{Incident, Kind},
     transaction::Change,
 };
-use crate::domain::timeline;
+use crate::{
+    domain::timeline,
+    store::operator_changes::{self, NewIncident},
+};
 
-/// The status word when a person changes an incident's impact.
+/// The status word when an operator changes an incident's impact.
 const IMPACT_CHANGED: &str = "impact changed";
 /// The status word for what a maintenance is about.
 const DESCRIPTION: &str = "description";
 
-/// What is new.
-pub(super) enum New {
+/// What is opened or scheduled.
+pub(crate) enum New {
     Incident { impact: Impact, start: Option<Timestamp> },
     Maintenance { start: Timestamp, end: Timestamp, description: Option<String> },
 }
 
-/// What is to be otherwise; what is none or empty stays.
+/// What changes; what is none or empty stays.
 #[derive(Default)]
-pub(super) struct IncidentChange {
-    pub(super) title: Option<String>,
-    pub(super) impact: Option<Impact>,
-    pub(super) start: Option<Timestamp>,
-    pub(super) end: Option<Timestamp>,
-    pub(super) add: Vec<ComponentName>,
+pub(crate) struct IncidentChange {
+    pub(crate) title: Option<String>,
+    pub(crate) impact: Option<Impact>,
+    pub(crate) start: Option<Timestamp>,
+    pub(crate) end: Option<Timestamp>,
+    pub(crate) add: Vec<ComponentName>,
 }
 
 /// How an incident or a maintenance ends.
-pub(super) struct Closing {
+pub(crate) struct Closing {
     /// When; now, unless it is given.
-    pub(super) at: Option<Timestamp>,
+    pub(crate) at: Option<Timestamp>,
     /// What its update says.
-    pub(super) text: String,
+    pub(crate) text: String,
 }
 
 fn ids(components: &[Component]) -> Vec<ComponentId> {
@@ -51,10 +53,10 @@ fn ids(components: &[Component]) -> Vec<ComponentId> {
 }
 
 /// Opens a manual incident, or schedules a maintenance.
-pub(super) async fn open(
+pub(crate) async fn open(
     database: &mut PgConnection,
     new: New,
-    title: String,
+    title: &str,
     components: &[ComponentName],
 ) -> Result<Incident> {
     let components = component::find(database, components).await?;
@@ -81,30 +83,22 @@ pub(super) async fn open(
         Kind::Incident => change.lock_all(None, &component_ids).await?,
         Kind::Maintenance => Vec::new(),
     };
-    let id: IncidentId = sqlx::query_scalar(
-        "INSERT INTO incident (text, start_date, end_date, impact, system)
-        VALUES ($1, $2, $3, $4, false) RETURNING id",
-    )
-    .bind(&title)
-    .bind(start)
-    .bind(end)
-    .bind(i16::from(impact))
-    .fetch_one(change.scope.session())
-    .await?;
+    let new = NewIncident { text: title, impact, start_date: start, end_date: end };
+    let id = operator_changes::insert(&mut change.scope, new).await?;
     change.relate(id, &component_ids).await?;
     if let Some(description) = description {
         change.note(id, DESCRIPTION, description);
     }
-    change.gather((id, &title), &components, others);
+    change.gather((id, title), &components, others);
     change.commit(id).await
 }
 
-/// Writes what a person says about an incident or a maintenance.
-pub(super) async fn comment(
+/// Comments an incident or a maintenance.
+pub(crate) async fn comment(
     database: &mut PgConnection,
     id: IncidentId,
     status: &str,
-    text: &str,
+    text: String,
 ) -> Result<Incident> {
     let mut change = Change::begin(database, &[]).await?;
     let (incident, _) = change.lock(id, &[]).await?;
@@ -120,12 +114,12 @@ pub(super) async fn comment(
         );
     };
     change.write(&incident).await?;
-    change.note(id, status, text.to_owned());
+    change.note(id, status, text);
     change.commit(id).await
 }
 
 /// Changes an incident or a maintenance.
-pub(super) async fn change(
+pub(crate) async fn change(
     database: &mut PgConnection,
     id: IncidentId,
     kind: Kind,
@@ -198,7 +192,7 @@ fn time_changed(what: &str, before: Option<Timestamp>, after: Timestamp) -> Stri
 }
 
 /// Closes an incident, or ends a maintenance.
-pub(super) async fn close(
+pub(crate) async fn close(
     database: &mut PgConnection,
     id: IncidentId,
     kind: Kind,
@@ -228,8 +222,8 @@ pub(super) async fn close(
     change.commit(id).await
 }
 
-/// Takes a component out of an incident or a maintenance, and leaves it whose it is.
-pub(super) async fn remove_component(
+/// Takes a component out of an incident or a maintenance; a system incident stays one.
+pub(crate) async fn remove_component(
     database: &mut PgConnection,
     id: IncidentId,
     component: ComponentName,

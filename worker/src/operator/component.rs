@@ -11,7 +11,7 @@ use sqlx::PgConnection;
 
 /// How an operator names a component.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum ComponentName {
+pub(crate) enum ComponentName {
     /// By its id: `7`.
     Id(ComponentId),
     /// By its name, with attributes where several have it: `DNS (region=R1, type=dns)`.
