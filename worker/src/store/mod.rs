@@ -4,6 +4,7 @@
 pub(crate) mod active_state;
 pub(crate) mod catalogue;
 pub(crate) mod command_lock;
+pub(crate) mod covering;
 pub(crate) mod facts;
 pub(crate) mod inbox;
 pub(crate) mod inbox_partitions;
