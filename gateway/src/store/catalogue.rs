@@ -93,7 +93,7 @@ impl CatalogueCopy {
     }
 
     /// Brings the copy up to date for a request that missed a component. Requests that miss
-    /// together read once, and unknown names can't make the gateway read more than so often.
+    /// together read once, and unknown names can't make the gateway read more often than that.
     ///
     /// Returns whether the database could be asked.
     pub(crate) async fn refresh_for_miss(&self) -> bool {

@@ -6,12 +6,12 @@ use shared::{
 };
 use sqlx::{AssertSqlSafe, PgConnection, Postgres, postgres::PgArguments, query::Query};
 
-use super::incidents::{COLUMNS, STANDS_NOW, UPDATES};
+use super::incidents::{ACTIVE_NOW, COLUMNS, UPDATES};
 
-/// Which components are asked for.
+/// Which components are read.
 #[derive(Debug)]
-pub(crate) enum Which {
-    /// Those whose name starts so.
+pub(crate) enum ComponentFilter {
+    /// Those whose name begins with it.
     Prefix(String),
     /// Those with this attribute.
     With(Attribute),
@@ -20,34 +20,34 @@ pub(crate) enum Which {
 }
 
 /// A selection of components, one row for each incident of each.
-pub(crate) struct Selection {
+pub(crate) struct ComponentSelection {
     statement: String,
     first: Option<String>,
     second: Option<String>,
 }
 
-impl Selection {
-    /// Those that are asked for, with all of their incidents or only those that stand now; none if the one
-    /// that is asked for does not exist.
+impl ComponentSelection {
+    /// The components with all of their incidents or only the active ones; none if the filter names one that
+    /// does not exist.
     ///
     /// # Errors
     /// When the database fails.
     pub(crate) async fn of(
         database: &mut PgConnection,
-        which: Which,
+        which: ComponentFilter,
         active: bool,
     ) -> Result<Option<Self>, sqlx::Error> {
         let (condition, first, second) = match which {
-            Which::Prefix(prefix) => {
+            ComponentFilter::Prefix(prefix) => {
                 ("starts_with(c.name, $1) AND $2::text IS NULL", Some(prefix), None)
             }
-            Which::With(Attribute { name, value }) => (
+            ComponentFilter::With(Attribute { name, value }) => (
                 "EXISTS (SELECT FROM component_attribute a
                     WHERE a.component_id = c.id AND a.name = $1 AND a.value = $2)",
                 Some(name),
                 Some(value),
             ),
-            Which::One(name, attribute) => {
+            ComponentFilter::One(name, attribute) => {
                 let found = match find(database, &name, &attribute).await {
                     Err(error) if database::lacks_characters(&error) => None,
                     found => found?,
@@ -56,7 +56,7 @@ impl Selection {
                 ("c.id = $1::integer AND $2::text IS NULL", Some(id.to_string()), None)
             }
         };
-        let stands = if active { STANDS_NOW } else { "true" };
+        let condition_on_incidents = if active { ACTIVE_NOW } else { "true" };
         let statement = format!(
             "SELECT c.id AS component_id, sdb_readable(c.name) AS component_name,
                 (SELECT coalesce(json_agg(json_build_object('name', sdb_readable(a.name),
@@ -65,7 +65,7 @@ impl Selection {
                 {COLUMNS}
             FROM component c
             LEFT JOIN (incident_component_relation r JOIN incident i
-                ON i.id = r.incident_id AND {stands}) ON r.component_id = c.id
+                ON i.id = r.incident_id AND {condition_on_incidents}) ON r.component_id = c.id
             {UPDATES}
             WHERE {condition} ORDER BY c.id, i.start_date DESC, i.id DESC"
         );

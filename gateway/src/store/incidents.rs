@@ -30,27 +30,27 @@ pub(crate) struct Incident {
 /// Started, and with no end or an end to come, for `incident i`.
 ///
 /// The statement's time stays the same throughout it, so that an index can be used.
-pub(crate) const STANDS_NOW: &str = "i.start_date <= statement_timestamp() AT TIME ZONE 'UTC'
+pub(crate) const ACTIVE_NOW: &str = "i.start_date <= statement_timestamp() AT TIME ZONE 'UTC'
     AND (i.end_date IS NULL OR i.end_date > statement_timestamp() AT TIME ZONE 'UTC')";
 
 /// Which incidents a list has, newest start first.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Selection {
-    /// Only those that stand now.
+pub(crate) struct IncidentSelection {
+    /// Only those that are active now.
     pub(crate) active: bool,
     pub(crate) impact: Option<Impact>,
     /// Only those after this one, by start and id.
     pub(crate) after: Option<(Timestamp, i32)>,
-    /// So many at most; none for all.
+    /// At most this many; none for all.
     pub(crate) limit: Option<u32>,
 }
 
-impl Selection {
-    /// The statement: only what is asked for stands in it, so that the plan can use the index of it. `limit`
+impl IncidentSelection {
+    /// The statement. It has only the conditions that are asked for, so that the plan can use their index. `limit`
     /// is bound as $1, impact as $2, the last incident of the page before as $3 and $4.
     fn statement(&self) -> String {
         let mut conditions = vec!["$2::smallint IS NULL OR i.impact = $2"];
-        conditions.extend(self.active.then_some(STANDS_NOW));
+        conditions.extend(self.active.then_some(ACTIVE_NOW));
         conditions.push(match self.after {
             Some(_) => "(i.start_date, i.id) < ($3::timestamp, $4::integer)",
             None => "$3::timestamp IS NULL AND $4::integer IS NULL",
@@ -230,11 +230,11 @@ impl Serialize for Incident {
 
 struct Updates<'a>(&'a Incident);
 
-/// One thing that happened to an incident.
+/// An incident update.
 #[derive(Serialize, ToSchema)]
 #[schema(as = IncidentUpdate)]
 struct Update<'a> {
-    /// `SYSTEM` for what this service did, else an operator's word.
+    /// `SYSTEM` for what this service did, else an operator's status word.
     #[schema(example = "SYSTEM")]
     status: &'a str,
     /// HTML, with the names in it escaped, where this service wrote it.

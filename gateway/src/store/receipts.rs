@@ -1,4 +1,4 @@
-//! What the database has of single updates.
+//! Receipts: what the database has of single updates.
 
 use serde_json::Value;
 use shared::{
@@ -48,7 +48,7 @@ pub(crate) async fn parked(
 ) -> Result<Option<(String, Timestamp)>, sqlx::Error> {
     sqlx::query_as(concat!(
         "SELECT reason, parked_at FROM sdb_parked WHERE update_id = $1 AND ",
-        shared::stands_parked!(),
+        shared::is_parked!(),
     ))
     .bind(id)
     .fetch_optional(database)

@@ -25,7 +25,7 @@ const CONFIRM_LIMIT: Duration = Duration::from_secs(10);
 
 /// Which of the parked messages.
 #[derive(Clone, Debug)]
-pub(crate) enum Which {
+pub(crate) enum ParkedSelection {
     /// Those with these numbers.
     These(Vec<i64>),
     /// All of them.
@@ -38,11 +38,11 @@ pub(crate) enum Which {
 /// When there is none with a number that was asked for, or the database fails.
 pub(crate) async fn select(
     database: &mut PgConnection,
-    which: &Which,
+    which: &ParkedSelection,
 ) -> Result<Vec<ParkedMessage>> {
     let ids = match which {
-        Which::These(ids) => Some(ids.as_slice()),
-        Which::All => None,
+        ParkedSelection::These(ids) => Some(ids.as_slice()),
+        ParkedSelection::All => None,
     };
     let found = parked::read(database, ids).await?;
     for id in ids.into_iter().flatten() {
@@ -65,7 +65,7 @@ pub(crate) async fn select(
 pub(crate) async fn requeue(
     database: &mut PgConnection,
     broker: &Broker,
-    which: &Which,
+    which: &ParkedSelection,
 ) -> Result<usize> {
     let connection = broker.connect("worker: parked").await?;
     let channel = connection.create_channel().await?;

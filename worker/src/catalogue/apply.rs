@@ -1,7 +1,7 @@
 //! Writes what a catalogue file changes.
 //!
 //! A handful of statements, however many components there are. What is only added or moved to another
-//! category needs no lock of the workers'. To rename and to remove, the scope's lock is taken last, for
+//! category does not need the scope's lock. To rename and to remove, the scope's lock is taken last, for
 //! a fixed number of statements.
 
 use std::collections::HashMap;
@@ -13,7 +13,7 @@ use shared::{
 };
 use sqlx::{Connection, PgConnection};
 
-use super::{CatalogueError, Changed, Entry, Plan};
+use super::{CatalogueError, CataloguePlan, Changed, Entry};
 use crate::store::{
     catalogue::{self as store, InIncidents},
     scope_lock::ScopeGuard,
@@ -22,7 +22,7 @@ use crate::store::{
 /// Components that a refusal names, and incidents of each, at most.
 const NAMED_COMPONENTS: usize = 20;
 const NAMED_INCIDENTS: usize = 5;
-/// How often it is tried when others change components meanwhile.
+/// Attempts while other transactions change components.
 const ATTEMPTS: usize = 5;
 /// Characters of a text of the file in an error message, at most.
 const QUOTED: usize = 60;
@@ -49,7 +49,7 @@ pub(crate) async fn apply(
     database: &mut PgConnection,
     entries: Vec<Entry>,
     how: How,
-) -> Result<Plan, CatalogueError> {
+) -> Result<CataloguePlan, CatalogueError> {
     for _ in 0..ATTEMPTS {
         if let Some(plan) = attempt(database, &entries, how).await? {
             return Ok(plan);
@@ -58,18 +58,19 @@ pub(crate) async fn apply(
     Err(CatalogueError::Contended)
 }
 
-/// Returns nothing, with nothing changed, when somebody else changed components since they were read.
+/// Returns none, with nothing changed, when another transaction changed components since they were read.
 async fn attempt(
     database: &mut PgConnection,
     entries: &[Entry],
     how: How,
-) -> Result<Option<Plan>, CatalogueError> {
+) -> Result<Option<CataloguePlan>, CatalogueError> {
     let mut transaction = database.begin().await?;
     store::lock(&mut transaction).await?;
     check_lengths(&mut transaction, entries).await?;
     // Before the components: a change between the two is noticed later.
     let version = version(&mut transaction).await?;
-    let mut plan = Plan::new(components::read_all(&mut transaction).await?, entries.to_vec())?;
+    let mut plan =
+        CataloguePlan::new(components::read_all(&mut transaction).await?, entries.to_vec())?;
     if how.prune {
         plan.remove = std::mem::take(&mut plan.stay);
     }
@@ -112,7 +113,7 @@ async fn version(database: &mut PgConnection) -> Result<i64, CatalogueError> {
 /// is then.
 async fn rename_and_remove(
     scope: &mut ScopeGuard<'_>,
-    plan: &Plan,
+    plan: &CataloguePlan,
     planned_for: i64,
 ) -> Result<bool, CatalogueError> {
     let removed = ids(&plan.remove);
@@ -136,13 +137,13 @@ fn ids(components: &[Component]) -> Vec<ComponentId> {
     components.iter().map(|component| component.id).collect()
 }
 
-fn renamed(plan: &Plan) -> impl Iterator<Item = ComponentId> {
+fn renamed(plan: &CataloguePlan) -> impl Iterator<Item = ComponentId> {
     plan.rename.iter().map(|changed| changed.before.id)
 }
 
 /// Refuses to rename what is shown to be in trouble at this moment, and to remove what any incident has,
 /// closed ones included: they are history.
-async fn check(database: &mut PgConnection, plan: &Plan) -> Result<(), CatalogueError> {
+async fn check(database: &mut PgConnection, plan: &CataloguePlan) -> Result<(), CatalogueError> {
     let renamed: Vec<ComponentId> = renamed(plan).collect();
     let active = store::in_active_incidents(database, &renamed).await?;
     if !active.is_empty() {

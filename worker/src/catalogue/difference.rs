@@ -28,18 +28,18 @@ pub(crate) struct Changed {
 
 /// What applying a catalogue does.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
-pub(crate) struct Plan {
+pub(crate) struct CataloguePlan {
     /// Components to add.
     pub(crate) add: Vec<Entry>,
     /// Components of which only the category changes.
     pub(crate) change: Vec<Changed>,
     /// Components that are renamed, or get other attributes, since the file says so.
     pub(crate) rename: Vec<Changed>,
-    /// Components of the database that the file does not have and that go.
+    /// Components of the database that the file does not have and that are removed.
     pub(crate) remove: Vec<Component>,
     /// Components of the database that the file does not have and that stay.
     pub(crate) stay: Vec<Component>,
-    /// How many stand already as the file has them.
+    /// How many are already as the file has them.
     pub(crate) same: usize,
 }
 
@@ -52,7 +52,7 @@ enum Meaning {
     New,
 }
 
-impl Plan {
+impl CataloguePlan {
     /// Finds for each entry of the file the component of the database that it means. The components
     /// are in order of their ids.
     ///
@@ -141,7 +141,7 @@ fn meanings(existing: &[Component], entries: &[Entry]) -> Result<Vec<Meaning>, C
     Ok(meanings)
 }
 
-/// Finds those that their entries call by a former name.
+/// Finds the components that entries name by a former name.
 fn find_renamed(
     existing: &[Component],
     entries: &[Entry],

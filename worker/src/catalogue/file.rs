@@ -62,7 +62,7 @@ impl Former {
 pub(crate) struct Catalogue {
     /// Its components.
     pub(crate) entries: Vec<Entry>,
-    /// What of it is passed over, a line each.
+    /// Warnings about what is ignored, a line each.
     pub(crate) passed_over: Vec<String>,
 }
 
@@ -102,7 +102,8 @@ pub(crate) fn parse(yaml: &str) -> Result<Catalogue, CatalogueError> {
     Ok(Catalogue { entries, passed_over })
 }
 
-/// Passes over a component that stands in the file already, as the Python dashboard does; says so.
+/// Ignores an entry for a component that an earlier entry has, as the Python dashboard does; returns a
+/// warning.
 fn same_again(first: &mut Entry, again: Entry) -> Result<String, YamlError> {
     let Entry { line, name, attributes, renamed_from } = again;
     let label = component::short_label(&name, &attributes);
@@ -184,7 +185,7 @@ fn entry(
     Ok(Entry { line, name, attributes, renamed_from })
 }
 
-/// What an unknown key of an entry is probably to be: to pass it over would do something else.
+/// What an unknown key of an entry probably means: to ignore it would do something else.
 fn meant(unknown: &str) -> Option<&'static str> {
     let letters: String =
         unknown.chars().filter(char::is_ascii_alphabetic).collect::<String>().to_ascii_lowercase();

@@ -12,7 +12,7 @@ mod yaml;
 
 pub(crate) use self::{
     apply::{How, apply},
-    difference::{Changed, Plan},
+    difference::{CataloguePlan, Changed},
     file::{Catalogue, Entry, parse},
 };
 
@@ -22,7 +22,7 @@ pub(crate) enum CatalogueError {
     /// It is not YAML of the form.
     #[error("the catalogue is not of the form `components: [{{name: …, attributes: {{…}}}}]`: {0}")]
     Malformed(String),
-    /// One of its components makes no sense.
+    /// One of its entries is invalid.
     #[error("line {line}: {reason}")]
     Nonsense {
         /// The file's line, from 1.
@@ -33,13 +33,13 @@ pub(crate) enum CatalogueError {
     /// Components that the file does not have can't be removed.
     #[error("these can't be removed, since incidents have them: {0}; nothing was applied")]
     InIncidents(String),
-    /// Components can't become others while something active is shown of them.
+    /// Components can't be renamed while they have active incidents or maintenances.
     #[error(
         "these can't be renamed, since incidents or maintenances that are active have them: {0}; \
         nothing was applied: do it when these are over"
     )]
     Active(String),
-    /// Somebody else changes components all the time.
+    /// Other transactions changed components during each attempt.
     #[error("others change components at the same time; nothing was applied: try again")]
     Contended,
     /// Our own tables are missing.

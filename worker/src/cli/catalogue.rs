@@ -7,7 +7,7 @@ use clap::Subcommand;
 use shared::{output, settings::Settings};
 
 use super::{connect, printed};
-use crate::catalogue::{self, Catalogue, Changed, How, Plan};
+use crate::catalogue::{self, Catalogue, CataloguePlan, Changed, How};
 
 /// Commands on the catalogue.
 #[derive(Subcommand)]
@@ -64,8 +64,8 @@ pub(super) async fn run(command: CatalogueCommand, settings: &Settings) -> Resul
 }
 
 /// A line for each component that is not the same, and one that counts them.
-fn text(plan: &Plan) -> String {
-    let Plan { add, change, rename, remove, stay, same } = plan;
+fn text(plan: &CataloguePlan) -> String {
+    let CataloguePlan { add, change, rename, remove, stay, same } = plan;
     let mut lines = Vec::new();
     for entry in add {
         let mut line = format!("added    {}", entry.label());
@@ -113,7 +113,7 @@ mod tests {
 
     use super::*;
 
-    fn plan(database: &[&str], file: &[&str]) -> Plan {
+    fn plan(database: &[&str], file: &[&str]) -> CataloguePlan {
         let components = database.iter().zip(1..).map(|(name, id)| Component {
             id: ComponentId(id),
             name: (*name).to_owned(),
@@ -122,7 +122,7 @@ mod tests {
         let lines = file.iter().map(|line| format!("- {{name: {line}, attributes: {{}}}}\n"));
         let yaml = format!("components:\n{}", lines.collect::<String>());
         let entries = catalogue::parse(&yaml).expect("it is YAML").entries;
-        Plan::new(components.collect(), entries).expect("it is clear")
+        CataloguePlan::new(components.collect(), entries).expect("it is clear")
     }
 
     #[test]

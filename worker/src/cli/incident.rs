@@ -10,7 +10,7 @@ use super::{
     parsers::{impact, title, words},
     printed,
 };
-use crate::operator::{self, Closing, ComponentName, IncidentChange, Kind, New};
+use crate::operator::{self, Closing, ComponentName, IncidentChange, IncidentKind, New};
 
 /// `worker incident`.
 #[derive(Args)]
@@ -136,11 +136,11 @@ pub(super) async fn run(arguments: IncidentArguments, settings: &Settings) -> Re
         IncidentCommand::Change { id, wanted, impact } => {
             let ChangeArguments { title, add } = wanted;
             let wanted = IncidentChange { title, impact, add, ..IncidentChange::default() };
-            operator::change(database, IncidentId(id), Kind::Incident, wanted).await?
+            operator::change(database, IncidentId(id), IncidentKind::Incident, wanted).await?
         }
         IncidentCommand::Close { id, at, text } => {
             let closing = Closing { at, text };
-            operator::close(database, IncidentId(id), Kind::Incident, closing).await?
+            operator::close(database, IncidentId(id), IncidentKind::Incident, closing).await?
         }
         IncidentCommand::RemoveComponent { id, component } => {
             operator::remove_component(database, IncidentId(id), component).await?

@@ -2,14 +2,14 @@
 
 use shared::{component::Component, timestamp::Timestamp};
 
-use crate::operator::{Incident, Update};
+use crate::operator::{Incident, IncidentUpdate};
 
 /// A table of incidents, a line for each.
 pub(super) fn table(incidents: &[Incident]) -> String {
     if incidents.is_empty() {
         return "Nothing is active or scheduled.".to_owned();
     }
-    let head = "    id  impact       state      from (UTC)        to (UTC)          whose   title"
+    let head = "    id  impact       state      from (UTC)        to (UTC)          kind    title"
         .to_owned();
     let lines = incidents.iter().map(|incident| {
         format!(
@@ -19,7 +19,7 @@ pub(super) fn table(incidents: &[Incident]) -> String {
             incident.state.word(),
             incident.start_date.to_the_minute(),
             minute(incident.end_date),
-            whose(incident.system),
+            kind(incident.system),
             incident.text,
             labels(&incident.components),
         )
@@ -39,12 +39,12 @@ pub(super) fn everything(incident: &Incident) -> String {
             Some(end) => format!("to:         {} UTC", end.to_the_minute()),
             None => "to:         -".to_owned(),
         },
-        format!("whose:      {}", whose(incident.system)),
+        format!("kind:       {}", kind(incident.system)),
     ];
     let components = incident.components.iter().map(|c| format!(" {} = {};", c.id, c.label()));
     lines.push(format!("components:{}", components.collect::<String>()));
     lines.push("updates:".to_owned());
-    lines.extend(incident.updates.iter().map(|Update { timestamp, status, text }| {
+    lines.extend(incident.updates.iter().map(|IncidentUpdate { timestamp, status, text }| {
         format!("  {}  {status}: {text}", timestamp.to_the_minute())
     }));
     lines.join("\n")
@@ -54,8 +54,8 @@ fn minute(time: Option<Timestamp>) -> String {
     time.map_or_else(|| "-".to_owned(), Timestamp::to_the_minute)
 }
 
-fn whose(system: bool) -> &'static str {
-    if system { "system" } else { "person" }
+fn kind(system: bool) -> &'static str {
+    if system { "system" } else { "manual" }
 }
 
 fn labels(components: &[Component]) -> String {

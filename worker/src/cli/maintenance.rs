@@ -11,7 +11,7 @@ use super::{
     parsers::words,
     printed,
 };
-use crate::operator::{self, Closing, IncidentChange, Kind, New};
+use crate::operator::{self, Closing, IncidentChange, IncidentKind, New};
 
 /// `worker maintenance`.
 #[derive(Args)]
@@ -75,11 +75,11 @@ pub(super) async fn run(arguments: MaintenanceArguments, settings: &Settings) ->
         MaintenanceCommand::Change { id, wanted, start, end } => {
             let ChangeArguments { title, add } = wanted;
             let wanted = IncidentChange { title, start, end, add, impact: None };
-            operator::change(database, IncidentId(id), Kind::Maintenance, wanted).await?
+            operator::change(database, IncidentId(id), IncidentKind::Maintenance, wanted).await?
         }
         MaintenanceCommand::End { id, text } => {
             let closing = Closing { at: None, text };
-            operator::close(database, IncidentId(id), Kind::Maintenance, closing).await?
+            operator::close(database, IncidentId(id), IncidentKind::Maintenance, closing).await?
         }
     };
     printed(&maintenance, || everything(&maintenance), arguments.json)

@@ -91,7 +91,8 @@ pub async fn run(command: OperatorCommand, settings: &Settings) -> Result<String
     match command {
         OperatorCommand::Health { ready } => {
             let address = admin::address(settings)?;
-            let address = address.context("SDB_ADMIN_ADDRESS is not set: nobody can be asked")?;
+            let address =
+                address.context("SDB_ADMIN_ADDRESS is not set: there is no address to check")?;
             let path = if ready { "/readyz" } else { "/healthz" };
             Ok(health::ask(address, path).await?)
         }

@@ -6,7 +6,7 @@ use shared::{broker::Broker, message::UpdateMessage, settings::Settings, timesta
 
 use super::{connect, printed};
 use crate::{
-    broker::requeue::{self, Which},
+    broker::requeue::{self, ParkedSelection},
     store::parked::ParkedMessage,
 };
 
@@ -46,16 +46,16 @@ pub(super) async fn run(command: ParkedCommand, settings: &Settings) -> Result<S
     let database = &mut connect(settings).await?;
     match command {
         ParkedCommand::List { json } => {
-            let all = requeue::select(database, &Which::All).await?;
+            let all = requeue::select(database, &ParkedSelection::All).await?;
             printed(&all, || list(&all), json)
         }
         ParkedCommand::Show { ids, json } => {
-            let these = requeue::select(database, &Which::These(ids)).await?;
+            let these = requeue::select(database, &ParkedSelection::These(ids)).await?;
             let texts = || these.iter().map(everything).collect::<Vec<_>>().join("\n\n");
             printed(&these, texts, json)
         }
         ParkedCommand::PutBack { ids, all } => {
-            let which = if all { Which::All } else { Which::These(ids) };
+            let which = if all { ParkedSelection::All } else { ParkedSelection::These(ids) };
             let broker = Broker::from_settings(settings)?;
             let count = requeue::requeue(database, &broker, &which).await?;
             Ok(format!("Requeued: {count}. `worker parked list` shows what is parked again."))

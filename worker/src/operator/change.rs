@@ -11,8 +11,8 @@ use sqlx::PgConnection;
 
 use super::{
     component::{self, ComponentName},
-    incident::{Incident, Kind},
-    transaction::Change,
+    incident::{Incident, IncidentKind},
+    transaction::{Change, Locked},
 };
 use crate::{
     domain::timeline,
@@ -79,9 +79,9 @@ pub(crate) async fn open(
         }
     };
     // A maintenance comes beside what is active.
-    let others = match Kind::of(impact) {
-        Kind::Incident => change.lock_all(None, &component_ids).await?,
-        Kind::Maintenance => Vec::new(),
+    let others = match IncidentKind::of(impact) {
+        IncidentKind::Incident => change.lock_all(None, &component_ids).await?,
+        IncidentKind::Maintenance => Vec::new(),
     };
     let new = NewIncident { text: title, impact, start_date: start, end_date: end };
     let id = operator_changes::insert(&mut change.scope, new).await?;
@@ -103,7 +103,7 @@ pub(crate) async fn comment(
     let mut change = Change::begin(database, &[]).await?;
     let (incident, _) = change.lock(id, &[]).await?;
     incident.expect_open(change.now)?;
-    let kind = Kind::of(incident.impact);
+    let kind = IncidentKind::of(incident.impact);
     let Some(status) = kind.comments().iter().copied().find(|word| *word == status) else {
         let words: Vec<String> = kind.comments().iter().map(|word| format!("`{word}`")).collect();
         bail!(
@@ -122,44 +122,21 @@ pub(crate) async fn comment(
 pub(crate) async fn change(
     database: &mut PgConnection,
     id: IncidentId,
-    kind: Kind,
+    kind: IncidentKind,
     wanted: IncidentChange,
 ) -> Result<Incident> {
-    let IncidentChange { title, impact, start, end, add } = wanted;
-    let add = component::find(database, &add).await?;
+    let add = component::find(database, &wanted.add).await?;
     let mut change = Change::begin(database, &add).await?;
     // A maintenance comes beside what is active.
     let gathered = match kind {
-        Kind::Incident => ids(&add),
-        Kind::Maintenance => Vec::new(),
+        IncidentKind::Incident => ids(&add),
+        IncidentKind::Maintenance => Vec::new(),
     };
     let (mut incident, others) = change.lock(id, &gathered).await?;
     incident.expect_open_as(kind, change.now)?;
     let name = incident.name();
-
-    let mut notes: Vec<(&str, String)> = Vec::new();
-    if let Some(title) = title {
-        ensure!(title != incident.text, "{name} has this title already");
-        notes.push((kind.changed(), timeline::title_changed(&incident.text, &title)));
-        incident.text = title;
-    }
-    if let Some(impact) = impact {
-        ensure!(impact != incident.impact, "{name} is {impact} already");
-        notes.push((IMPACT_CHANGED, timeline::impact_changed(incident.impact, impact)));
-        incident.impact = impact;
-    }
-    if let Some(start) = start {
-        let before = incident.start_date;
-        ensure!(start != before, "{name} has this start already");
-        notes.push((kind.changed(), time_changed("start", Some(before), start)));
-        incident.start_date = start;
-    }
-    if let Some(end) = end {
-        ensure!(Some(end) != incident.end_date, "{name} has this end already");
-        notes.push((kind.changed(), time_changed("end", incident.end_date, end)));
-        incident.end_date = Some(end);
-    }
-    if let (Kind::Maintenance, Some(end)) = (kind, incident.end_date) {
+    let notes = edit(&mut incident, kind, wanted)?;
+    if let (IncidentKind::Maintenance, Some(end)) = (kind, incident.end_date) {
         change.check_window(incident.start_date, end)?;
     }
     // Its components would leave the incidents that they are in, for one that covers nothing yet.
@@ -186,6 +163,39 @@ pub(crate) async fn change(
     change.commit(id).await
 }
 
+/// Changes its own columns; returns the status and text of an incident update for each.
+fn edit(
+    incident: &mut Locked,
+    kind: IncidentKind,
+    wanted: IncidentChange,
+) -> Result<Vec<(&'static str, String)>> {
+    let IncidentChange { title, impact, start, end, add: _ } = wanted;
+    let name = incident.name();
+    let mut notes = Vec::new();
+    if let Some(title) = title {
+        ensure!(title != incident.text, "{name} has this title already");
+        notes.push((kind.changed(), timeline::title_changed(&incident.text, &title)));
+        incident.text = title;
+    }
+    if let Some(impact) = impact {
+        ensure!(impact != incident.impact, "{name} is {impact} already");
+        notes.push((IMPACT_CHANGED, timeline::impact_changed(incident.impact, impact)));
+        incident.impact = impact;
+    }
+    if let Some(start) = start {
+        let before = incident.start_date;
+        ensure!(start != before, "{name} has this start already");
+        notes.push((kind.changed(), time_changed("start", Some(before), start)));
+        incident.start_date = start;
+    }
+    if let Some(end) = end {
+        ensure!(Some(end) != incident.end_date, "{name} has this end already");
+        notes.push((kind.changed(), time_changed("end", incident.end_date, end)));
+        incident.end_date = Some(end);
+    }
+    Ok(notes)
+}
+
 fn time_changed(what: &str, before: Option<Timestamp>, after: Timestamp) -> String {
     let before = before.map_or_else(|| "none".to_owned(), Timestamp::to_the_minute);
     format!("{what} changed from {before} to {} UTC", after.to_the_minute())
@@ -195,7 +205,7 @@ fn time_changed(what: &str, before: Option<Timestamp>, after: Timestamp) -> Stri
 pub(crate) async fn close(
     database: &mut PgConnection,
     id: IncidentId,
-    kind: Kind,
+    kind: IncidentKind,
     closing: Closing,
 ) -> Result<Incident> {
     let mut change = Change::begin(database, &[]).await?;
@@ -235,10 +245,10 @@ pub(crate) async fn remove_component(
     incident.expect_open(change.now)?;
     let (name, label) = (incident.name(), component.label());
     ensure!(incident.components.contains(&component.id), "{label} is not in {name}");
-    let kind = Kind::of(incident.impact);
+    let kind = IncidentKind::of(incident.impact);
     let end = match kind {
-        Kind::Incident => "`worker incident close` closes it",
-        Kind::Maintenance => "`worker maintenance end` ends it",
+        IncidentKind::Incident => "`worker incident close` closes it",
+        IncidentKind::Maintenance => "`worker maintenance end` ends it",
     };
     ensure!(incident.components.len() > 1, "{label} is the only component of {name}: {end}");
     change.separate(id, component.id);

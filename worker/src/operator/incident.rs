@@ -25,7 +25,7 @@ pub(crate) struct Incident {
     /// Its impact; `Maintenance` makes it a maintenance.
     pub(crate) impact: Impact,
     /// Its state now.
-    pub(crate) state: State,
+    pub(crate) state: IncidentState,
     /// Its start.
     #[serde(serialize_with = "as_text")]
     pub(crate) start_date: Timestamp,
@@ -37,17 +37,17 @@ pub(crate) struct Incident {
     /// What it affects, in order of their ids.
     pub(crate) components: Vec<Component>,
     /// Its updates, newest first.
-    pub(crate) updates: Vec<Update>,
+    pub(crate) updates: Vec<IncidentUpdate>,
 }
 
 /// The two kinds of incidents, each with commands of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum IncidentKind {
     Incident,
     Maintenance,
 }
 
-impl Kind {
+impl IncidentKind {
     pub(crate) const fn of(impact: Impact) -> Self {
         match impact {
             Impact::Maintenance => Self::Maintenance,
@@ -90,7 +90,7 @@ impl Kind {
 /// The state of an incident or a maintenance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum State {
+pub(crate) enum IncidentState {
     /// Its start is to come.
     Scheduled,
     /// It has begun, and its end is to come or open.
@@ -99,7 +99,7 @@ pub(crate) enum State {
     Closed,
 }
 
-impl State {
+impl IncidentState {
     /// The state at that time.
     pub(crate) fn at(now: Timestamp, start: Timestamp, end: Option<Timestamp>) -> Self {
         if end.is_some_and(|end| end <= now) {
@@ -122,7 +122,7 @@ impl State {
 
 /// An update of an incident.
 #[derive(Debug, Serialize)]
-pub(crate) struct Update {
+pub(crate) struct IncidentUpdate {
     /// When.
     #[serde(serialize_with = "as_text")]
     pub(crate) timestamp: Timestamp,
@@ -193,13 +193,13 @@ async fn with_components(
             text: read.text,
             impact: Impact::try_from(read.impact)
                 .with_context(|| format!("incident {}", read.id))?,
-            state: State::at(now, read.start_date, read.end_date),
+            state: IncidentState::at(now, read.start_date, read.end_date),
             start_date: read.start_date,
             end_date: read.end_date,
             system: read.system,
             components: components.collect(),
             updates: updates
-                .map(|((timestamp, status), text)| Update { timestamp, status, text })
+                .map(|((timestamp, status), text)| IncidentUpdate { timestamp, status, text })
                 .collect(),
         })
     };

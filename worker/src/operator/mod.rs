@@ -9,5 +9,5 @@ mod transaction;
 pub(crate) use self::{
     change::{Closing, IncidentChange, New, change, close, comment, open, remove_component},
     component::ComponentName,
-    incident::{Incident, Kind, Update, list, show},
+    incident::{Incident, IncidentKind, IncidentUpdate, list, show},
 };

@@ -1,11 +1,11 @@
 //! The transactions in which an operator changes incidents.
 //!
-//! Each holds the scope's lock, as every deciding transaction does, so that it stands between two
+//! Each holds the scope's lock, as every deciding transaction does, so that it is serialized between two
 //! batches; then it locks incidents, then relations, in order of their ids.
 //!
 //! All workers wait meanwhile. So the number of statements in between is fixed, however many components
 //! and incidents there are: what is read of the catalogue is read before, and what is written is
-//! gathered and written set by set at the end.
+//! collected and written set by set at the end.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -19,7 +19,7 @@ use shared::{
 };
 use sqlx::PgConnection;
 
-use super::incident::{self, Incident, Kind, State, unknown};
+use super::incident::{self, Incident, IncidentKind, IncidentState, unknown};
 use crate::{
     domain::timeline,
     store::{
@@ -42,19 +42,19 @@ pub(super) struct Locked {
 impl Locked {
     /// `incident 7` or `maintenance 7`.
     pub(super) fn name(&self) -> String {
-        format!("{} {}", Kind::of(self.impact).word(), self.id)
+        format!("{} {}", IncidentKind::of(self.impact).word(), self.id)
     }
 
     /// Refuses what is closed, and what the command is not for.
-    pub(super) fn expect_open_as(&self, kind: Kind, now: Timestamp) -> Result<()> {
-        let its = Kind::of(self.impact);
+    pub(super) fn expect_open_as(&self, kind: IncidentKind, now: Timestamp) -> Result<()> {
+        let its = IncidentKind::of(self.impact);
         ensure!(its == kind, "{} is no {}: see `worker {}`", self.name(), kind.word(), its.word());
         self.expect_open(now)
     }
 
     pub(super) fn expect_open(&self, now: Timestamp) -> Result<()> {
-        let state = State::at(now, self.start_date, self.end_date);
-        if let (State::Closed, Some(end)) = (state, self.end_date) {
+        let state = IncidentState::at(now, self.start_date, self.end_date);
+        if let (IncidentState::Closed, Some(end)) = (state, self.end_date) {
             bail!("{} was closed at {} UTC", self.name(), end.to_the_minute());
         }
         Ok(())
@@ -92,7 +92,7 @@ impl<'a> Change<'a> {
         Ok(Self { scope, now, notes: Vec::new(), left: Vec::new(), closed: Vec::new() })
     }
 
-    /// Writes what was gathered and commits; returns the incident as it stands then.
+    /// Writes what was gathered and commits; returns the incident as it is then.
     pub(super) async fn commit(mut self, id: IncidentId) -> Result<Incident> {
         incidents::leave(&mut self.scope, &self.left).await?;
         operator_changes::end(&mut self.scope, &self.closed, self.now).await?;

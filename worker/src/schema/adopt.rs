@@ -57,7 +57,7 @@ const INDEXES: [(&str, &str); 7] = [
         "sdb_incident_open",
         "CREATE INDEX CONCURRENTLY sdb_incident_open ON incident (id) WHERE end_date IS NULL",
     ),
-    // Those of the system, which every batch asks for: three at most, however many persons opened.
+    // Those of the system, which every batch asks for: three at most, however many manual ones there are.
     (
         "sdb_incident_active",
         "CREATE INDEX CONCURRENTLY sdb_incident_active

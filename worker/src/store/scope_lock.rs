@@ -46,7 +46,7 @@ impl<'a> ScopeGuard<'a> {
 
     /// Moves the time of the newest decision to now, for a change that an operator makes; returns it.
     ///
-    /// What a person changes is a decision, too: the next one is later even if the clock goes back a
+    /// An operator's change is a decision, too: the next one is later even if the clock goes back a
     /// little. When the newest is far ahead, the clock counts, as for a batch (`facts`).
     pub(crate) async fn decide_now(&mut self) -> Result<Timestamp, sqlx::Error> {
         sqlx::query_scalar(

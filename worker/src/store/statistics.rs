@@ -20,7 +20,7 @@ pub(crate) async fn read(database: &mut PgConnection) -> Result<Statistics, sqlx
     sqlx::query_as(concat!(
         "SELECT (SELECT count(*) FROM sdb_living_worker) AS live_workers,
             (SELECT count(*) FROM (SELECT FROM sdb_parked WHERE ",
-        shared::stands_parked!(),
+        shared::is_parked!(),
         " LIMIT 10000) AS parked) AS parked,
             coalesce(sum(greatest(part.reltuples, 0))::bigint, 0) AS inbox_rows,
             coalesce(min(extract(epoch FROM to_date(right(part.relname, 8), 'YYYYMMDD')))::bigint, 0)

@@ -28,7 +28,7 @@ use crate::{
     },
     lists::{self, Asked, Kind, ListError, ListWriter},
     store::{
-        components::{Selection, Which},
+        components::{ComponentFilter, ComponentSelection},
         incidents::{self, Incident},
     },
 };
@@ -44,7 +44,7 @@ struct Parameters {
     /// Its value: the two go together.
     #[param(max_length = 255)]
     attribute_value: Option<String>,
-    /// Only incidents that stand now: started, and with no end or an end to come.
+    /// Only incidents that are active now: started, and with no end or an end to come.
     #[param(required = false, value_type = Switch, inline)]
     active: bool,
 }
@@ -76,7 +76,7 @@ struct ComponentJson<'a> {
 
 /// The components with their incidents
 ///
-/// Ordered by id, and as the last change left them, whoever wrote it.
+/// Ordered by id, and as the last change left them, also one by another program.
 #[utoipa::path(
     get,
     path = "/api/v1/component_status",
@@ -123,12 +123,12 @@ pub(crate) async fn get(
     query.finish()?;
 
     let which = match (name, attribute) {
-        (Some(name), Some(attribute)) => Which::One(name, attribute),
-        (None, Some(attribute)) => Which::With(attribute),
-        (name, None) => Which::Prefix(name.unwrap_or_default()),
+        (Some(name), Some(attribute)) => ComponentFilter::One(name, attribute),
+        (None, Some(attribute)) => ComponentFilter::With(attribute),
+        (name, None) => ComponentFilter::Prefix(name.unwrap_or_default()),
     };
     let list = format!("component_status {active} {which:?}");
-    let kind = if matches!(which, Which::One(..)) { Kind::One } else { Kind::All };
+    let kind = if matches!(which, ComponentFilter::One(..)) { Kind::One } else { Kind::All };
     let (method, headers, transfer) = (&method, &headers, &transfer);
     let asked = Asked { method, headers, transfer, list, kind, active };
     let database = app.lists.database.clone();
@@ -138,7 +138,7 @@ pub(crate) async fn get(
 /// Writes component by component, each with its incidents, newest start first.
 async fn write(
     database: PgPool,
-    which: Which,
+    which: ComponentFilter,
     active: bool,
     writer: ListWriter,
 ) -> Result<ListWriter, ListError> {
@@ -149,12 +149,13 @@ async fn write(
 
 async fn write_rows(
     database: &mut PgConnection,
-    which: Which,
+    which: ComponentFilter,
     active: bool,
     mut writer: ListWriter,
 ) -> Result<ListWriter, ListError> {
-    let one = matches!(which, Which::One(..));
-    let selection = Selection::of(database, which, active).await?.ok_or(ListError::Gone)?;
+    let one = matches!(which, ComponentFilter::One(..));
+    let selection =
+        ComponentSelection::of(database, which, active).await?.ok_or(ListError::Gone)?;
     let mut rows = selection.rows().fetch(database);
     let mut current: Option<ComponentId> = None;
     let mut has_incidents = false;

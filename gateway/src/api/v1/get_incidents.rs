@@ -21,13 +21,13 @@ use crate::{
         transfer::Transfer,
     },
     lists::{self, Asked, Kind, ListError, ListWriter},
-    store::incidents::{Incident, IncidentJson, Selection},
+    store::incidents::{Incident, IncidentJson, IncidentSelection},
 };
 
 #[derive(Debug, IntoParams)]
 #[into_params(parameter_in = Query)]
 struct Filter {
-    /// Only incidents that stand now: started, and with no end or an end to come.
+    /// Only incidents that are active now: started, and with no end or an end to come.
     #[param(required = false, value_type = Switch, inline)]
     active: bool,
     /// Only incidents of this impact.
@@ -54,10 +54,10 @@ impl Filter {
         Ok(filter)
     }
 
-    /// What is asked of the database, up to so many incidents.
-    fn selection(&self, limit: Option<u32>) -> Selection {
+    /// What is asked of the database, up to `limit` incidents.
+    fn selection(&self, limit: Option<u32>) -> IncidentSelection {
         let after = self.after.map(|cursor| (cursor.start_date, cursor.id));
-        Selection { active: self.active, impact: self.impact, after, limit }
+        IncidentSelection { active: self.active, impact: self.impact, after, limit }
     }
 
     /// The address of the page after the one that ends there.
@@ -77,7 +77,7 @@ impl Filter {
 
 /// All incidents and maintenances
 ///
-/// Newest start first, and as the last change left them, whoever wrote it.
+/// Newest start first, and as the last change left them, also one by another program.
 #[utoipa::path(
     get,
     path = "/api/v1/incidents",

@@ -1,4 +1,4 @@
-//! `GET /api/v1/updates/{id}`: what became of one update.
+//! `GET /api/v1/updates/{id}`: the receipt of an update.
 
 use std::sync::Arc;
 
@@ -53,7 +53,7 @@ struct Receipt {
     incident: Option<Incident>,
 }
 
-/// How far an update is.
+/// The state of an update.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum UpdateState {
