@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn another_value_is_refused_with_what_to_write() {
+    fn another_value_is_refused_with_the_expected_form() {
         let error = parse(Some("1"), None).unwrap_err().to_string();
         assert_eq!(error, format!("{VARIABLE} is `1`, but must be `yes` or `no`"));
     }

@@ -219,7 +219,7 @@ async fn check_lengths(
         for Attribute { name, value } in attributes {
             for (text, limit) in [(name, limits.name), (value, limits.value)] {
                 if too_long(text, limit) {
-                    return Err(CatalogueError::Nonsense {
+                    return Err(CatalogueError::Invalid {
                         line: *line,
                         reason: format!(
                             "`{}` is longer than the {} characters that the database takes",

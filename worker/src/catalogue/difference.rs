@@ -169,13 +169,13 @@ fn find_renamed(
     }
     for (entry, meaning) in entries.iter().zip(meanings) {
         let (Meaning::New, Some(former)) = (&meaning, &entry.renamed_from) else { continue };
-        let nonsense = |reason| Err(CatalogueError::Nonsense { line: entry.line, reason });
+        let invalid = |reason| Err(CatalogueError::Invalid { line: entry.line, reason });
         let component = match components.find(&former.name, &former.attributes) {
             Ok(component) => component,
             // On an empty database, for one.
             Err(NoComponent::NotFound) => continue,
             Err(NoComponent::Ambiguous(candidates)) => {
-                return nonsense(format!(
+                return invalid(format!(
                     "renamed-from may mean several components, add attributes to name one of: {}",
                     candidates.list(Component::short_label)
                 ));
@@ -183,7 +183,7 @@ fn find_renamed(
         };
         let Some(place) = places.get(&component.id) else { continue };
         if let Some(line) = taken.insert(*place, entry.line) {
-            return nonsense(format!(
+            return invalid(format!(
                 "renamed-from means {}, but so does line {line}: only one of them can be it",
                 component.short_label()
             ));

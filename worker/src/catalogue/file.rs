@@ -89,13 +89,13 @@ pub(crate) fn parse(yaml: &str) -> Result<Catalogue, CatalogueError> {
     let mut entries: Vec<Entry> = Vec::with_capacity(components.len());
     let mut seen: HashMap<(String, Vec<Attribute>), usize> = HashMap::new();
     for component in components {
-        let nonsense = |YamlError { line, reason }| CatalogueError::Nonsense { line, reason };
-        let entry = entry(&mut document, component, &mut passed_over).map_err(nonsense)?;
+        let invalid = |YamlError { line, reason }| CatalogueError::Invalid { line, reason };
+        let entry = entry(&mut document, component, &mut passed_over).map_err(invalid)?;
         let mut sorted = entry.attributes.clone();
         sorted.sort();
         let before = seen.entry((entry.name.clone(), sorted)).or_insert(entries.len());
         match entries.get_mut(*before) {
-            Some(first) => passed_over.push(same_again(first, entry).map_err(nonsense)?),
+            Some(first) => passed_over.push(same_again(first, entry).map_err(invalid)?),
             None => entries.push(entry),
         }
     }

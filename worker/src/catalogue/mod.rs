@@ -24,7 +24,7 @@ pub(crate) enum CatalogueError {
     Malformed(String),
     /// One of its entries is invalid.
     #[error("line {line}: {reason}")]
-    Nonsense {
+    Invalid {
         /// The file's line, from 1.
         line: u64,
         /// What is wrong with it.

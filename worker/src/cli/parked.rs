@@ -13,7 +13,7 @@ use crate::{
 /// Commands on parked updates.
 #[derive(Subcommand)]
 pub enum ParkedCommand {
-    /// List them, oldest first: number, time, component, reason.
+    /// List the parked updates, oldest first: number, time, component, reason.
     List {
         /// As JSON.
         #[arg(long)]
@@ -28,10 +28,10 @@ pub enum ParkedCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Requeue some, when the cause is fixed. They take their place at the
-    /// end of their queue; what can't be applied again is parked again.
-    #[command(arg_required_else_help = true, visible_alias = "requeue")]
-    PutBack {
+    /// Requeue some, when the cause is fixed: each at the end of its queue. What can't be applied
+    /// again is parked again.
+    #[command(name = "put-back", visible_alias = "requeue", arg_required_else_help = true)]
+    Requeue {
         /// Their numbers.
         #[arg(conflicts_with = "all", required_unless_present = "all")]
         ids: Vec<i64>,
@@ -54,7 +54,7 @@ pub(super) async fn run(command: ParkedCommand, settings: &Settings) -> Result<S
             let texts = || these.iter().map(everything).collect::<Vec<_>>().join("\n\n");
             printed(&these, texts, json)
         }
-        ParkedCommand::PutBack { ids, all } => {
+        ParkedCommand::Requeue { ids, all } => {
             let which = if all { ParkedSelection::All } else { ParkedSelection::These(ids) };
             let broker = Broker::from_settings(settings)?;
             let count = requeue::requeue(database, &broker, &which).await?;

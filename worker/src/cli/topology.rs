@@ -13,14 +13,15 @@ use crate::broker::{
 /// Commands on the topology.
 #[derive(Subcommand)]
 pub enum TopologyCommand {
-    /// Show them.
+    /// Show the queues and the live workers.
     Show {
         /// As JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Change the queues while all runs. POST answers 503 for up to 10 s: the old queues are emptied
-    /// before the new ones are used, so that no update overtakes another.
+    /// Change the number of queues and their limits while gateways and workers run. POST answers 503
+    /// for up to 10 s: the old queues are emptied before the new ones are used, so that no update
+    /// overtakes another.
     #[command(arg_required_else_help = true)]
     Change {
         /// Queues that the components are spread over.

@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_names_and_attributes_are_told_apart() {
+    fn ids_names_and_attributes_are_distinguished() {
         for (text, means) in [
             ("7", ComponentName::Id(ComponentId(7))),
             ("DNS", named("DNS", &[])),
