@@ -94,7 +94,7 @@ pub fn ensure(tools: &[Tool], consent: &Consent) -> Result<Packages> {
 pub fn find() -> Result<Result<Packages, Vec<&'static str>>> {
     let postgresql = newest(Path::new("/usr/lib/postgresql"), "");
     let rabbitmq = newest(Path::new("/usr/lib/rabbitmq/lib"), "rabbitmq_server-");
-    // An old PostgreSQL does not stand in the way: a newer one is installed beside it.
+    // An old PostgreSQL does no harm: a newer one is installed beside it.
     let postgresql = postgresql.filter(|(version, _)| *version >= POSTGRESQL_FLOOR);
     if let Some((version, _)) = rabbitmq.filter(|(version, _)| *version < RABBITMQ_FLOOR) {
         refuse_old("RabbitMQ", version, RABBITMQ_FLOOR)?;
@@ -180,7 +180,7 @@ fn install(packages: &[&str], consent: &Consent) -> Result<()> {
     run(&root, "install", packages)
 }
 
-/// What a person runs who may install packages.
+/// What a user who may install packages runs.
 fn by_hand(packages: &[&str]) -> String {
     let names = packages.join(" ");
     format!("sudo apt-get update && sudo apt-get install -y --no-install-recommends {names}")

@@ -54,7 +54,7 @@ pub fn dying_with_us(program: impl AsRef<OsStr>, signal: Signal) -> Command {
     dying_with_us_as(&[], program, signal)
 }
 
-/// The same as another user, which is told to `setpriv` as options. It takes both at once, since
+/// The same as another user, which `setpriv` gets as options. It takes both at once, since
 /// changing the user clears the signal.
 pub(crate) fn dying_with_us_as(
     user: &[String],

@@ -1,4 +1,4 @@
-//! What `cargo run` does, step by step.
+//! What `cargo run` does, in order.
 
 mod address;
 mod arguments;

@@ -36,7 +36,7 @@ pub async fn prepare(database_uri: &str) -> Result<()> {
     let options: PgConnectOptions = database_uri.parse()?;
     let mut database = options.connect().await?;
     let settings = shared::settings::Settings::new([]);
-    worker::migrate::migrate(&mut database, &settings).await?;
+    worker::schema::migrate(&mut database, &settings).await?;
     // Nobody pulls the plug of this server, and a history has a hundred commits.
     let name = options.get_database().context("a database without a name")?;
     let statement = format!(

@@ -27,7 +27,7 @@ impl Config {
     /// From the settings.
     ///
     /// # Errors
-    /// When one is missing or can't be used; the text says what to write.
+    /// When one is missing or invalid; the message names the expected form.
     pub fn from_settings(settings: &Settings) -> Result<Self, SettingsError> {
         Ok(Self {
             database: database::connect_options(settings, "worker")?.with(database::BY_INDEX),

@@ -1,13 +1,14 @@
 //! The worker: consumes its partitions in order, decides, and writes batches of updates.
 
 pub mod batch;
-pub mod broker;
-pub mod catalogue;
+mod broker;
+mod catalogue;
+pub mod cli;
 pub mod config;
 pub mod domain;
 mod membership;
-pub mod migrate;
 mod observe;
-pub mod operator;
+mod operator;
+pub mod schema;
 pub mod service;
 pub mod store;

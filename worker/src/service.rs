@@ -1,6 +1,6 @@
 //! Starts the tasks of a worker, and stops them in two stages.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use shared::{
     admin::{self, AdminError},
@@ -59,11 +59,7 @@ pub async fn run(
     let readiness = Arc::new(Readiness::new(stop.clone()));
     // Served before anything else, so that it says what is waited for.
     let _admin = match config.admin {
-        Some(address) => {
-            let listener = admin::bind(address).await?;
-            let serving = admin::serve(listener, http::router(readiness.clone()));
-            Some(AbortOnDropHandle::new(supervise::keep("health and metrics", serving)))
-        }
+        Some(address) => Some(serve_admin(address, readiness.clone()).await?),
         None => None,
     };
     let mut upkeep =
@@ -72,7 +68,7 @@ pub async fn run(
         recorded = Topology::read_once_up(&config.database, settings) => drop(recorded?),
         () = stop.cancelled() => return Ok(()),
     };
-    // Without its parts the inbox takes nothing.
+    // Without its partitions the inbox takes nothing.
     tokio::select! {
         () = upkeep.once() => {}
         () = stop.cancelled() => return Ok(()),
@@ -85,6 +81,24 @@ pub async fn run(
         AbortOnDropHandle::new(supervise::keep("sampling", measuring))
     });
 
+    consume(config, readiness, &stop).await;
+    upkeep.abort();
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Serves health and metrics until what it returns is dropped.
+async fn serve_admin(
+    address: SocketAddr,
+    readiness: Arc<Readiness>,
+) -> Result<AbortOnDropHandle<()>, AdminError> {
+    let listener = admin::bind(address).await?;
+    let serving = admin::serve(listener, http::router(readiness));
+    Ok(AbortOnDropHandle::new(supervise::keep("health and metrics", serving)))
+}
+
+/// Consumes until `stop`, one session after the other; then the last batch and its replies have their time.
+async fn consume(config: Config, readiness: Arc<Readiness>, stop: &CancellationToken) {
     let (replies, replying) = ReplySender::start(config.broker.clone());
     let abandon = CancellationToken::new();
     let limit = cancel_after(stop.clone(), DRAIN_LIMIT, abandon.clone());
@@ -107,18 +121,15 @@ pub async fn run(
             let line = "this worker's part ended: what it held is delivered again";
             throttled!(warn, &reason, reason, "{line}");
             consumer.readiness.is_away(reason);
-            pause(RECONNECT_PAUSE, &stop).await;
+            pause(RECONNECT_PAUSE, stop).await;
         }
     }
     limit.abort();
-    upkeep.abort();
     // The replies to the last batch are still on their way.
     drop(consumer);
     if timeout(REPLY_LIMIT, replying).await.is_err() {
         tracing::debug!("the last replies were not sent: their receipts have the outcome");
     }
-    tracing::info!("stopped");
-    Ok(())
 }
 
 /// Cancels `then` some time after `first` is cancelled.
@@ -134,7 +145,7 @@ async fn pause(time: Duration, stop: &CancellationToken) {
     timeout(time, stop.cancelled()).await.unwrap_or_default();
 }
 
-/// Keeps the inbox in shape.
+/// Makes and drops partitions of the inbox, and forgets old idempotency keys.
 struct Upkeep {
     database: Database,
     days: u32,
@@ -149,7 +160,7 @@ impl Upkeep {
         }
     }
 
-    /// Once, however often that has to be tried.
+    /// Once; retries until it succeeds.
     async fn once(&mut self) {
         let days = self.days;
         loop {

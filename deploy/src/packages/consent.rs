@@ -1,4 +1,4 @@
-//! Whether packages may be installed on this machine: nobody's machine is changed unasked.
+//! Whether packages may be installed on this machine: no machine is changed without consent.
 
 use std::{
     env,
@@ -22,12 +22,12 @@ pub enum Consent<'a> {
     Given,
     /// They are not installed.
     Refused,
-    /// The person at the terminal is asked. The question is abandoned once the function returns true.
+    /// The user at the terminal is asked. The question is abandoned once the function returns true.
     Ask(&'a dyn Fn() -> bool),
 }
 
 impl<'a> Consent<'a> {
-    /// For a program that a person starts: the environment decides, or else the person at the terminal.
+    /// For a program that a user starts: the environment decides, or else the user at the terminal.
     /// Without a terminal nothing is installed.
     ///
     /// # Errors
@@ -65,7 +65,7 @@ impl<'a> Consent<'a> {
     }
 }
 
-/// Whether somebody sees the question and can answer it.
+/// Whether a user sees the question and can answer it.
 fn has_person() -> bool {
     io::stdin().is_terminal() && io::stderr().is_terminal()
 }
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn another_value_is_refused_with_what_to_write() {
+    fn another_value_is_refused_with_the_expected_form() {
         let error = parse(Some("1"), None).unwrap_err().to_string();
         assert_eq!(error, format!("{VARIABLE} is `1`, but must be `yes` or `no`"));
     }

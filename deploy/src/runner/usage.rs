@@ -80,7 +80,7 @@ mod tests {
             let text = |key| attribute[key].as_str().unwrap();
             assert!(first.contains(&format!("      {}: {}\n", text("name"), text("value"))));
         }
-        // It stands between single quotes on the line to paste.
+        // It is between single quotes on the line to paste.
         assert!(!SAMPLE_UPDATE.contains('\''));
     }
 }

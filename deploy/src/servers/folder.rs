@@ -232,7 +232,7 @@ impl Account {
     }
 
     /// A short-lived command as this user, with nothing but the paths of programs in its
-    /// environment: a person's own settings for the tools don't apply here.
+    /// environment: the user's own settings for the tools don't apply here.
     pub(super) fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("setpriv");
         command.args(self.options()).arg("--").arg(program);

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 
 /// Below are the ports that well-known services use.
 const LOWEST: u16 = 10_000;
-/// What Linux begins its ephemeral ports with, unless told otherwise.
+/// What Linux begins its ephemeral ports with, unless configured otherwise.
 const USUAL_EPHEMERAL: u16 = 32_768;
 
 /// Whether this machine has an IPv6 loopback. The servers listen on it too, then.

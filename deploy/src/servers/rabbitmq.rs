@@ -5,7 +5,7 @@ use std::{
     fmt::Write as _,
     io::{Read, Write as _},
     net::{Ipv4Addr, TcpStream},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
     sync::{Mutex, PoisonError},
     time::Duration,
@@ -61,47 +61,8 @@ impl RabbitMq {
         password: String,
         ports: Ports,
     ) -> Result<Self> {
-        // The user and the virtual host are made at the first start only.
-        let mut config = format!(
-            "listeners.tcp.1 = 127.0.0.1:{}\n\
-             default_user = {USER}\ndefault_pass = {password}\ndefault_vhost = {DEFAULT_NAME}\n\
-             disk_free_limit.absolute = 256MB\nvm_memory_high_watermark.absolute = 1GiB\n\
-             log.console = true\nlog.file = false\n",
-            ports.amqp
-        );
-        if has_ipv6() {
-            // Writing to a string can't fail.
-            writeln!(config, "listeners.tcp.2 = ::1:{}", ports.amqp).ok();
-        }
         let home = folder.subfolder("rabbitmq")?;
-        let text = |path: PathBuf| path.display().to_string();
-        let loopback = "-kernel inet_dist_use_interface {127,0,0,1}";
-        // Erlang's threads would spin before they sleep, on cores that the whole system shares.
-        let server_arguments = format!("{loopback} +sbwt none +sbwtdcpu none +sbwtdio none");
-        // All that is not set here would be taken from the machine's own RabbitMQ.
-        let environment = vec![
-            ("HOME", text(home.clone())),
-            ("ERL_EPMD_PORT", ports.epmd.to_string()),
-            ("ERL_EPMD_ADDRESS", "127.0.0.1".to_owned()),
-            // A crash dump takes seconds and hundreds of megabytes.
-            ("ERL_CRASH_DUMP_SECONDS", "0".to_owned()),
-            ("RABBITMQ_CONF_ENV_FILE", text(folder.write_shared("rabbitmq-env.conf", "")?)),
-            ("RABBITMQ_CONFIG_FILE", text(folder.write_shared("rabbitmq.conf", &config)?)),
-            ("RABBITMQ_ADVANCED_CONFIG_FILE", text(folder.path().join("none.config"))),
-            (
-                "RABBITMQ_ENABLED_PLUGINS_FILE",
-                text(folder.write_shared("rabbitmq-enabled-plugins", "[].\n")?),
-            ),
-            ("RABBITMQ_MNESIA_BASE", text(folder.subfolder("rabbitmq/mnesia")?)),
-            ("RABBITMQ_LOG_BASE", text(folder.subfolder("rabbitmq/log")?)),
-            ("RABBITMQ_PID_FILE", text(home.join("pid"))),
-            ("RABBITMQ_NODENAME", "sd@localhost".to_owned()),
-            ("RABBITMQ_DIST_PORT", ports.distribution.to_string()),
-            ("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", server_arguments),
-            ("RABBITMQ_CTL_DIST_PORT_MIN", ports.control.to_string()),
-            ("RABBITMQ_CTL_DIST_PORT_MAX", ports.control.to_string()),
-            ("RABBITMQ_CTL_ERL_ARGS", loopback.to_owned()),
-        ];
+        let environment = environment(folder, &home, &config(&password, &ports), &ports)?;
         Ok(Self {
             programs: packages.rabbitmq.clone(),
             epmd_program: packages.epmd.clone(),
@@ -324,6 +285,59 @@ impl RabbitMq {
 fn binary(text: &str) -> String {
     let bytes: Vec<String> = text.bytes().map(|byte| byte.to_string()).collect();
     format!("<<{}>>", bytes.join(","))
+}
+
+/// The configuration file. The user and the virtual host are made at the first start only.
+fn config(password: &str, ports: &Ports) -> String {
+    let mut config = format!(
+        "listeners.tcp.1 = 127.0.0.1:{}\n\
+         default_user = {USER}\ndefault_pass = {password}\ndefault_vhost = {DEFAULT_NAME}\n\
+         disk_free_limit.absolute = 256MB\nvm_memory_high_watermark.absolute = 1GiB\n\
+         log.console = true\nlog.file = false\n",
+        ports.amqp
+    );
+    if has_ipv6() {
+        // Writing to a string can't fail.
+        writeln!(config, "listeners.tcp.2 = ::1:{}", ports.amqp).ok();
+    }
+    config
+}
+
+/// The environment of the server and its tools. All that is not set here would be taken from the machine's own
+/// RabbitMQ.
+fn environment(
+    folder: &Folder,
+    home: &Path,
+    config: &str,
+    ports: &Ports,
+) -> Result<Vec<(&'static str, String)>> {
+    let text = |path: PathBuf| path.display().to_string();
+    let loopback = "-kernel inet_dist_use_interface {127,0,0,1}";
+    // Erlang's threads would spin before they sleep, on cores that the whole system shares.
+    let server_arguments = format!("{loopback} +sbwt none +sbwtdcpu none +sbwtdio none");
+    Ok(vec![
+        ("HOME", text(home.to_owned())),
+        ("ERL_EPMD_PORT", ports.epmd.to_string()),
+        ("ERL_EPMD_ADDRESS", "127.0.0.1".to_owned()),
+        // A crash dump takes seconds and hundreds of megabytes.
+        ("ERL_CRASH_DUMP_SECONDS", "0".to_owned()),
+        ("RABBITMQ_CONF_ENV_FILE", text(folder.write_shared("rabbitmq-env.conf", "")?)),
+        ("RABBITMQ_CONFIG_FILE", text(folder.write_shared("rabbitmq.conf", config)?)),
+        ("RABBITMQ_ADVANCED_CONFIG_FILE", text(folder.path().join("none.config"))),
+        (
+            "RABBITMQ_ENABLED_PLUGINS_FILE",
+            text(folder.write_shared("rabbitmq-enabled-plugins", "[].\n")?),
+        ),
+        ("RABBITMQ_MNESIA_BASE", text(folder.subfolder("rabbitmq/mnesia")?)),
+        ("RABBITMQ_LOG_BASE", text(folder.subfolder("rabbitmq/log")?)),
+        ("RABBITMQ_PID_FILE", text(home.join("pid"))),
+        ("RABBITMQ_NODENAME", "sd@localhost".to_owned()),
+        ("RABBITMQ_DIST_PORT", ports.distribution.to_string()),
+        ("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", server_arguments),
+        ("RABBITMQ_CTL_DIST_PORT_MIN", ports.control.to_string()),
+        ("RABBITMQ_CTL_DIST_PORT_MAX", ports.control.to_string()),
+        ("RABBITMQ_CTL_ERL_ARGS", loopback.to_owned()),
+    ])
 }
 
 /// An Erlang list of binaries.

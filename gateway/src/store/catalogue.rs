@@ -93,7 +93,7 @@ impl CatalogueCopy {
     }
 
     /// Brings the copy up to date for a request that missed a component. Requests that miss
-    /// together read once, and unknown names can't make the gateway read more than so often.
+    /// together read once, and unknown names can't make the gateway read more often than that.
     ///
     /// Returns whether the database could be asked.
     pub(crate) async fn refresh_for_miss(&self) -> bool {
@@ -154,4 +154,13 @@ impl CatalogueCopy {
         self.current.store(Some(Arc::new(catalogue)));
         Ok(())
     }
+}
+
+/// Has the database hold a text for a moment.
+///
+/// # Errors
+/// When its encoding lacks a character of it (`database::lacks_characters`), or it fails.
+pub(crate) async fn hold(database: &PgPool, text: &str) -> Result<(), sqlx::Error> {
+    sqlx::query("SELECT $1::text").bind(text).execute(database).await?;
+    Ok(())
 }

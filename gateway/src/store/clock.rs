@@ -88,7 +88,7 @@ impl DatabaseClock {
     }
 }
 
-/// The error message for a clock that is so many microseconds ahead.
+/// The error message for a clock that is that many microseconds ahead.
 fn fault(ahead: i64) -> Option<String> {
     const UNITS: [(&str, u64); 3] = [("days", 86_400), ("hours", 3_600), ("minutes", 60)];
     if ahead.saturating_abs() <= TOLERATED {

@@ -4,10 +4,11 @@ use std::collections::HashMap;
 
 use serde::{Serialize, Serializer};
 use shared::{
+    impact::Impact,
     incident::{IncidentId, IncidentSnapshot},
     timestamp::Timestamp,
 };
-use sqlx::{FromRow, PgPool};
+use sqlx::{AssertSqlSafe, FromRow, PgPool};
 use utoipa::{
     ToSchema,
     openapi::{Object, Type},
@@ -29,8 +30,56 @@ pub(crate) struct Incident {
 /// Started, and with no end or an end to come, for `incident i`.
 ///
 /// The statement's time stays the same throughout it, so that an index can be used.
-pub(crate) const STANDS_NOW: &str = "i.start_date <= statement_timestamp() AT TIME ZONE 'UTC'
+pub(crate) const ACTIVE_NOW: &str = "i.start_date <= statement_timestamp() AT TIME ZONE 'UTC'
     AND (i.end_date IS NULL OR i.end_date > statement_timestamp() AT TIME ZONE 'UTC')";
+
+/// Which incidents a list has, newest start first.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct IncidentSelection {
+    /// Only those that are active now.
+    pub(crate) active: bool,
+    pub(crate) impact: Option<Impact>,
+    /// Only those after this one, by start and id.
+    pub(crate) after: Option<(Timestamp, i32)>,
+    /// At most this many; none for all.
+    pub(crate) limit: Option<u32>,
+}
+
+impl IncidentSelection {
+    /// The statement. It has only the conditions that are asked for, so that the plan can use their index. `limit`
+    /// is bound as $1, impact as $2, the last incident of the page before as $3 and $4.
+    fn statement(&self) -> String {
+        let mut conditions = vec!["$2::smallint IS NULL OR i.impact = $2"];
+        conditions.extend(self.active.then_some(ACTIVE_NOW));
+        conditions.push(match self.after {
+            Some(_) => "(i.start_date, i.id) < ($3::timestamp, $4::integer)",
+            None => "$3::timestamp IS NULL AND $4::integer IS NULL",
+        });
+        let conditions = conditions.join(") AND (");
+        format!(
+            "SELECT {COLUMNS} FROM (
+                SELECT * FROM incident i WHERE ({conditions})
+                ORDER BY i.start_date DESC, i.id DESC LIMIT $1
+            ) AS i {UPDATES} ORDER BY i.start_date DESC, i.id DESC"
+        )
+    }
+
+    /// The statement with its values.
+    pub(crate) fn rows(&self) -> Rows {
+        sqlx::query_as(AssertSqlSafe(self.statement()))
+            .bind(self.limit.map(i64::from))
+            .bind(self.impact.map(i16::from))
+            .bind(self.after.map(|(start_date, _)| start_date))
+            .bind(self.after.map(|(_, id)| id))
+    }
+}
+
+pub(crate) type Rows = sqlx::query::QueryAs<
+    'static,
+    sqlx::Postgres,
+    Incident,
+    <sqlx::Postgres as sqlx::Database>::Arguments,
+>;
 
 /// The columns of [`Incident`] for `incident i`, joined with its updates as `u`.
 pub(crate) const COLUMNS: &str =
@@ -181,11 +230,11 @@ impl Serialize for Incident {
 
 struct Updates<'a>(&'a Incident);
 
-/// One thing that happened to an incident.
+/// An incident update.
 #[derive(Serialize, ToSchema)]
 #[schema(as = IncidentUpdate)]
 struct Update<'a> {
-    /// `SYSTEM` for what this service did, else an operator's word.
+    /// `SYSTEM` for what this service did, else an operator's status word.
     #[schema(example = "SYSTEM")]
     status: &'a str,
     /// HTML, with the names in it escaped, where this service wrote it.

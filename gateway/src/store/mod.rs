@@ -2,6 +2,8 @@
 
 pub(crate) mod catalogue;
 pub(crate) mod clock;
+pub(crate) mod components;
 pub(crate) mod incidents;
 pub(crate) mod pools;
+pub(crate) mod receipts;
 pub(crate) mod version;

@@ -30,13 +30,13 @@ pub(crate) struct Version {
     server: i64,
     /// Moves with every transaction that changes the lists.
     lists: i64,
-    /// The newest start and end of an incident that have passed, in microseconds since 1970: what
-    /// stands now changes without a write, too.
+    /// The newest start and end of an incident that have passed, in microseconds since 1970: which
+    /// incidents are active changes without a write, too.
     windows: Option<(i64, i64)>,
 }
 
 impl Version {
-    /// For a list that does not ask what stands now.
+    /// For a list that does not depend on which incidents are active now.
     pub(crate) const fn without_windows(self) -> Self {
         Self { windows: None, ..self }
     }
@@ -46,7 +46,7 @@ impl Version {
         self.server == other.server && (self.lists, self.windows) >= (other.lists, other.windows)
     }
 
-    /// As it stands in an entity tag. Another release may write the same state in another way.
+    /// As it is written in an entity tag. Another release may write the same state in another way.
     pub(crate) fn text(self) -> String {
         let Self { server, lists, windows } = self;
         let release = env!("CARGO_PKG_VERSION");
@@ -75,7 +75,7 @@ impl Versions {
     /// The version as it is now.
     ///
     /// # Errors
-    /// 503 when the database does not tell.
+    /// 503 when the database does not answer.
     pub(crate) async fn now(&self) -> Result<Version, ApiError> {
         let unavailable = || ApiError::unavailable("The database can't be read now; try again");
         let (sender, version) = oneshot::channel();

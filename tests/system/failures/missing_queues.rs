@@ -216,7 +216,7 @@ async fn what_is_put_back_without_a_queue_stays_parked(fixture: Arc<Fixture>) ->
     connection.close(200, "done".into()).await?;
     let arguments = ["parked", "put-back", "--all"];
     let (done, said) = system.worker_command(&arguments).await?;
-    ensure!(!done && said.contains("was not put back, since its queue is missing"), "{said}");
+    ensure!(!done && said.contains("was not requeued, since its queue is missing"), "{said}");
     ensure!(system.count(parked).await? == 1);
     let began = Instant::now();
     system.start_worker(&[]).await?;

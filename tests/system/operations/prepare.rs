@@ -93,7 +93,7 @@ async fn a_table_without_a_column_is_refused_and_nothing_changes(
         let before = everything(&system).await?;
         let (done, said) = system.worker_command(&["migrate"]).await?;
         ensure!(!done, "{said}");
-        let sentence = format!("table {table} stands already, but without the column {missing}");
+        let sentence = format!("table {table} exists already, but without the column {missing}");
         ensure!(said.contains(&sentence) && said.contains("flask db upgrade"), "{said}");
         ensure!(everything(&system).await? == before, "something was made");
         system.sql(&format!("DROP TABLE {table}")).await?;

@@ -118,7 +118,7 @@ async fn a_parked_update_is_listed_shown_and_put_back_to_the_end(
     let (done, said) = system.worker_command(&["parked", "put-back", &number]).await?;
     ensure!(!done && said.contains(&format!("nothing is parked under {number}")), "{said}");
     let said = command(&system, &["parked", "put-back", "--all"]).await?;
-    ensure!(said.contains("Put back: 1."), "{said}");
+    ensure!(said.contains("Requeued: 1."), "{said}");
     let applied = receipt(&system, &second, "done").await?;
     ensure!(applied["outcome"] == "raised", "{applied}");
     let order: Vec<String> = sqlx::query_scalar("SELECT text FROM sdb_inbox ORDER BY position")
@@ -139,7 +139,7 @@ async fn what_can_not_be_applied_again_is_parked_again(fixture: Arc<Fixture>) ->
     command(&system, &["parked", "put-back", "--all"]).await?;
     let all = listed(&system).await?;
     ensure!(all.len() == 1 && !all[0]["put_back_at"].is_null(), "{all:?}");
-    ensure!(command(&system, &["parked", "list"]).await?.contains("put back, not applied yet"));
+    ensure!(command(&system, &["parked", "list"]).await?.contains("requeued, not applied yet"));
     receipt(&system, &update, "pending").await?;
     // And again, as after a command that was killed.
     command(&system, &["parked", "put-back", "--all"]).await?;
@@ -150,7 +150,8 @@ async fn what_can_not_be_applied_again_is_parked_again(fixture: Arc<Fixture>) ->
 
     rename(&system, "DNS").await?;
     command(&system, &["parked", "put-back", "--all"]).await?;
-    command(&system, &["parked", "put-back", "--all"]).await?;
+    // The same by its other name; to do it twice does no harm.
+    command(&system, &["parked", "requeue", "--all"]).await?;
     ensure!(receipt(&system, &update, "done").await?["outcome"] == "opened");
     ensure!(system.count("SELECT count(*) FROM sdb_inbox").await? == 1);
     system.finish().await
@@ -251,7 +252,7 @@ async fn what_a_full_queue_refuses_stays_parked(fixture: Arc<Fixture>) -> Result
         ensure!(answer.status == 202, "{answer:?}");
     }
     let (done, said) = system.worker_command(&["parked", "put-back", "--all"]).await?;
-    ensure!(!done && said.contains("was not put back, since its queue is full"), "{said}");
+    ensure!(!done && said.contains("was not requeued, since its queue is full"), "{said}");
     parked(&system, 1).await?;
     receipt(&system, &update, "parked").await?;
 

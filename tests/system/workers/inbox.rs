@@ -325,7 +325,7 @@ async fn a_session_that_reads_the_inbox_keeps_its_parts_and_nothing_else(
     set_clock(&system, "now + interval '5 weeks'").await?;
     worker(&mut system, "10").await?;
     let log = system.workers[0].log()?;
-    let line = log.lines().find(|line| line.contains("old parts of the inbox are being read"));
+    let line = log.lines().find(|line| line.contains("old partitions of the inbox are being read"));
     let line = line.context("the log does not say that a part can't be dropped")?;
     ensure!(line.contains("a long report") && line.contains("pid "), "{line}");
     ensure!(weeks(&system).await?[0] == oldest, "a part was dropped under a reader");

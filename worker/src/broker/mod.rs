@@ -2,11 +2,11 @@
 //! their policies; the requeueing of parked updates.
 
 mod deliveries;
-pub mod policies;
+pub(crate) mod policies;
 mod redeclare;
-pub mod repartition;
+pub(crate) mod repartition;
 mod replies;
-pub mod requeue;
+pub(crate) mod requeue;
 mod session;
 
 pub(crate) use self::{replies::ReplySender, session::Consumer};

@@ -44,7 +44,7 @@ enum Kind {
 
 /// A policy that can lose updates.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Danger {
+pub(crate) struct Danger {
     policy: String,
     pattern: String,
     setting: String,
@@ -69,7 +69,7 @@ impl fmt::Display for Danger {
 ///
 /// # Errors
 /// When they can't be read, with what to pipe in; and when a pattern can't be.
-pub fn check(printed: &str, topology: Topology) -> Result<Vec<Danger>> {
+pub(crate) fn check(printed: &str, topology: Topology) -> Result<Vec<Danger>> {
     ensure!(!printed.trim().is_empty(), "nothing came in: {USAGE}");
     let lists = serde_json::Deserializer::from_str(printed).into_iter::<Vec<Policy>>();
     let lists: Vec<Vec<Policy>> =

@@ -10,10 +10,7 @@
 //! So the file of one region never takes the components of another over, and a file that was applied
 //! before changes nothing: whatever it renamed is found by 1.
 
-use std::{
-    collections::{HashMap, HashSet},
-    fmt,
-};
+use std::collections::{HashMap, HashSet};
 
 use serde::Serialize;
 use shared::component::{Attribute, ByName, Component, ComponentId, NoComponent};
@@ -22,28 +19,28 @@ use super::{CatalogueError, Entry};
 
 /// A component that changes.
 #[derive(Debug, PartialEq, Eq, Serialize)]
-pub struct Changed {
+pub(crate) struct Changed {
     /// As the database has it.
-    pub before: Component,
+    pub(crate) before: Component,
     /// As the file has it.
-    pub after: Entry,
+    pub(crate) after: Entry,
 }
 
 /// What applying a catalogue does.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Plan {
+pub(crate) struct CataloguePlan {
     /// Components to add.
-    pub add: Vec<Entry>,
+    pub(crate) add: Vec<Entry>,
     /// Components of which only the category changes.
-    pub change: Vec<Changed>,
+    pub(crate) change: Vec<Changed>,
     /// Components that are renamed, or get other attributes, since the file says so.
-    pub rename: Vec<Changed>,
-    /// Components of the database that the file does not have and that go.
-    pub remove: Vec<Component>,
+    pub(crate) rename: Vec<Changed>,
+    /// Components of the database that the file does not have and that are removed.
+    pub(crate) remove: Vec<Component>,
     /// Components of the database that the file does not have and that stay.
-    pub stay: Vec<Component>,
-    /// How many stand already as the file has them.
-    pub same: usize,
+    pub(crate) stay: Vec<Component>,
+    /// How many are already as the file has them.
+    pub(crate) same: usize,
 }
 
 /// What an entry means: a place in the list of the components of the database.
@@ -55,13 +52,16 @@ enum Meaning {
     New,
 }
 
-impl Plan {
+impl CataloguePlan {
     /// Finds for each entry of the file the component of the database that it means. The components
     /// are in order of their ids.
     ///
     /// # Errors
     /// When a `renamed-from` can mean several components, or one that another entry means.
-    pub fn new(existing: Vec<Component>, entries: Vec<Entry>) -> Result<Self, CatalogueError> {
+    pub(crate) fn new(
+        existing: Vec<Component>,
+        entries: Vec<Entry>,
+    ) -> Result<Self, CatalogueError> {
         let meanings = meanings(&existing, &entries)?;
         let mut plan = Self::default();
         let mut left: Vec<Option<Component>> = existing.into_iter().map(Some).collect();
@@ -85,8 +85,8 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Whether an added component may be one that the file does not have, for all we know.
-    fn may_rename(&self) -> bool {
+    /// Whether an added component may be one that the file does not have, under another name.
+    pub(crate) fn may_rename(&self) -> bool {
         let absent: HashSet<&str> =
             self.stay.iter().chain(&self.remove).map(|component| component.name.as_str()).collect();
         self.add.iter().any(|e| e.renamed_from.is_none() && absent.contains(e.name.as_str()))
@@ -141,7 +141,7 @@ fn meanings(existing: &[Component], entries: &[Entry]) -> Result<Vec<Meaning>, C
     Ok(meanings)
 }
 
-/// Finds those that their entries call by a former name.
+/// Finds the components that entries name by a former name.
 fn find_renamed(
     existing: &[Component],
     entries: &[Entry],
@@ -169,13 +169,13 @@ fn find_renamed(
     }
     for (entry, meaning) in entries.iter().zip(meanings) {
         let (Meaning::New, Some(former)) = (&meaning, &entry.renamed_from) else { continue };
-        let nonsense = |reason| Err(CatalogueError::Nonsense { line: entry.line, reason });
+        let invalid = |reason| Err(CatalogueError::Invalid { line: entry.line, reason });
         let component = match components.find(&former.name, &former.attributes) {
             Ok(component) => component,
             // On an empty database, for one.
             Err(NoComponent::NotFound) => continue,
             Err(NoComponent::Ambiguous(candidates)) => {
-                return nonsense(format!(
+                return invalid(format!(
                     "renamed-from may mean several components, add attributes to name one of: {}",
                     candidates.list(Component::short_label)
                 ));
@@ -183,7 +183,7 @@ fn find_renamed(
         };
         let Some(place) = places.get(&component.id) else { continue };
         if let Some(line) = taken.insert(*place, entry.line) {
-            return nonsense(format!(
+            return invalid(format!(
                 "renamed-from means {}, but so does line {line}: only one of them can be it",
                 component.short_label()
             ));
@@ -191,49 +191,6 @@ fn find_renamed(
         *meaning = Meaning::Renamed(*place);
     }
     Ok(())
-}
-
-impl fmt::Display for Plan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for entry in &self.add {
-            write!(f, "added    {}", entry.label())?;
-            match &entry.renamed_from {
-                Some(former) => {
-                    writeln!(f, "; there is no {} that could be renamed", former.label())?;
-                }
-                None => writeln!(f)?,
-            }
-        }
-        for Changed { before, after } in &self.change {
-            writeln!(f, "changed  {} to {}", before.label(), after.label())?;
-        }
-        for Changed { before, after } in &self.rename {
-            writeln!(f, "renamed  {} to {}", before.label(), after.label())?;
-        }
-        for component in &self.remove {
-            writeln!(f, "removed  {}", component.label())?;
-        }
-        for component in &self.stay {
-            writeln!(f, "stays    {}, which the file does not have", component.label())?;
-        }
-        if self.may_rename() {
-            writeln!(
-                f,
-                "An added component has the name of one that the file does not have. If they are the \
-                same, the entry needs `renamed-from` before it is applied: see --help."
-            )?;
-        }
-        let Self { add, change, rename, remove, stay, same } = self;
-        write!(f, "{} added, {} changed, ", add.len(), change.len())?;
-        if !rename.is_empty() {
-            write!(f, "{} renamed, ", rename.len())?;
-        }
-        write!(f, "{same} as they were, ")?;
-        if !remove.is_empty() {
-            write!(f, "{} removed, ", remove.len())?;
-        }
-        write!(f, "{} not in the file", stay.len())
-    }
 }
 
 #[cfg(test)]

@@ -18,33 +18,33 @@ const QUOTED: usize = 60;
 
 /// A component as the file has it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Entry {
+pub(crate) struct Entry {
     /// The file's line, from 1.
     #[serde(skip)]
-    pub line: u64,
+    pub(crate) line: u64,
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// Its attributes, in the file's order.
-    pub attributes: Vec<Attribute>,
+    pub(crate) attributes: Vec<Attribute>,
     /// What it was called before, where the file says so.
     #[serde(skip)]
-    pub renamed_from: Option<Former>,
+    pub(crate) renamed_from: Option<Former>,
 }
 
 /// What a component was called before: it is the one with this name and exactly these attributes,
 /// failing that the only one whose attributes contain these, as for an update.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Former {
+pub(crate) struct Former {
     /// Its name then.
-    pub name: String,
+    pub(crate) name: String,
     /// Its attributes then, or some of them.
-    pub attributes: Vec<Attribute>,
+    pub(crate) attributes: Vec<Attribute>,
 }
 
 impl Entry {
     /// As a component's label.
     #[must_use]
-    pub fn label(&self) -> String {
+    pub(crate) fn label(&self) -> String {
         component::label(&self.name, &self.attributes)
     }
 }
@@ -52,18 +52,18 @@ impl Entry {
 impl Former {
     /// As a component's label.
     #[must_use]
-    pub fn label(&self) -> String {
+    pub(crate) fn label(&self) -> String {
         component::label(&self.name, &self.attributes)
     }
 }
 
 /// What a file says.
 #[derive(Debug)]
-pub struct Catalogue {
+pub(crate) struct Catalogue {
     /// Its components.
-    pub entries: Vec<Entry>,
-    /// What of it is passed over, a line each.
-    pub passed_over: Vec<String>,
+    pub(crate) entries: Vec<Entry>,
+    /// Warnings about what is ignored, a line each.
+    pub(crate) passed_over: Vec<String>,
 }
 
 /// The mapping's entries that a component's entry may have.
@@ -76,7 +76,7 @@ const RENAMED_FROM: &str = "renamed-from";
 ///
 /// # Errors
 /// When it is not of the form, or a component in it makes no sense; with the line.
-pub fn parse(yaml: &str) -> Result<Catalogue, CatalogueError> {
+pub(crate) fn parse(yaml: &str) -> Result<Catalogue, CatalogueError> {
     let malformed = |error: YamlError| {
         CatalogueError::Malformed(format!("line {}: {}", error.line, error.reason))
     };
@@ -89,20 +89,21 @@ pub fn parse(yaml: &str) -> Result<Catalogue, CatalogueError> {
     let mut entries: Vec<Entry> = Vec::with_capacity(components.len());
     let mut seen: HashMap<(String, Vec<Attribute>), usize> = HashMap::new();
     for component in components {
-        let nonsense = |YamlError { line, reason }| CatalogueError::Nonsense { line, reason };
-        let entry = entry(&mut document, component, &mut passed_over).map_err(nonsense)?;
+        let invalid = |YamlError { line, reason }| CatalogueError::Invalid { line, reason };
+        let entry = entry(&mut document, component, &mut passed_over).map_err(invalid)?;
         let mut sorted = entry.attributes.clone();
         sorted.sort();
         let before = seen.entry((entry.name.clone(), sorted)).or_insert(entries.len());
         match entries.get_mut(*before) {
-            Some(first) => passed_over.push(same_again(first, entry).map_err(nonsense)?),
+            Some(first) => passed_over.push(same_again(first, entry).map_err(invalid)?),
             None => entries.push(entry),
         }
     }
     Ok(Catalogue { entries, passed_over })
 }
 
-/// Passes over a component that stands in the file already, as the Python dashboard does; says so.
+/// Ignores an entry for a component that an earlier entry has, as the Python dashboard does; returns a
+/// warning.
 fn same_again(first: &mut Entry, again: Entry) -> Result<String, YamlError> {
     let Entry { line, name, attributes, renamed_from } = again;
     let label = component::short_label(&name, &attributes);
@@ -184,7 +185,7 @@ fn entry(
     Ok(Entry { line, name, attributes, renamed_from })
 }
 
-/// What an unknown key of an entry is probably to be: to pass it over would do something else.
+/// What an unknown key of an entry probably means: to ignore it would do something else.
 fn meant(unknown: &str) -> Option<&'static str> {
     let letters: String =
         unknown.chars().filter(char::is_ascii_alphabetic).collect::<String>().to_ascii_lowercase();

@@ -10,21 +10,21 @@ mod file;
 mod scalar;
 mod yaml;
 
-pub use self::{
+pub(crate) use self::{
     apply::{How, apply},
-    difference::{Changed, Plan},
-    file::{Catalogue, Entry, Former, parse},
+    difference::{CataloguePlan, Changed},
+    file::{Catalogue, Entry, parse},
 };
 
 /// Why a catalogue can't be applied.
 #[derive(Debug, thiserror::Error)]
-pub enum CatalogueError {
+pub(crate) enum CatalogueError {
     /// It is not YAML of the form.
     #[error("the catalogue is not of the form `components: [{{name: …, attributes: {{…}}}}]`: {0}")]
     Malformed(String),
-    /// One of its components makes no sense.
+    /// One of its entries is invalid.
     #[error("line {line}: {reason}")]
-    Nonsense {
+    Invalid {
         /// The file's line, from 1.
         line: u64,
         /// What is wrong with it.
@@ -33,13 +33,13 @@ pub enum CatalogueError {
     /// Components that the file does not have can't be removed.
     #[error("these can't be removed, since incidents have them: {0}; nothing was applied")]
     InIncidents(String),
-    /// Components can't become others while something active is shown of them.
+    /// Components can't be renamed while they have active incidents or maintenances.
     #[error(
         "these can't be renamed, since incidents or maintenances that are active have them: {0}; \
         nothing was applied: do it when these are over"
     )]
     Active(String),
-    /// Somebody else changes components all the time.
+    /// Other transactions changed components during each attempt.
     #[error("others change components at the same time; nothing was applied: try again")]
     Contended,
     /// Our own tables are missing.

@@ -109,7 +109,7 @@ pub(super) fn resolve(written: &str, is_plain: bool) -> Scalar {
     }
 }
 
-/// How an integer is stored; none for what is no integer, or is too large to be told.
+/// How an integer is stored; none for what is no integer, or is too large.
 fn integer(written: &str, form: usize) -> Option<String> {
     let unsigned = written.trim_start_matches(['+', '-']).replace('_', "");
     let value = match form {

@@ -222,7 +222,7 @@ pub(super) struct Document {
 
 impl Document {
     /// The entries of a mapping as Python's dictionary has them. What is merged with `<<` comes first,
-    /// wherever that is written; of several mappings in one `<<` the first wins, and stands last. An
+    /// wherever that is written; of several mappings in one `<<` the first wins, and comes last. An
     /// entry of the mapping's own that is merged, too, wins in the place of the merged one.
     ///
     /// None when it is no mapping.

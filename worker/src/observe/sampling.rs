@@ -15,6 +15,7 @@ use tokio::time::{sleep, timeout};
 use crate::{
     batch::{self, Incoming},
     membership::Share,
+    store::statistics,
 };
 
 const EVERY: Duration = Duration::from_secs(5);
@@ -97,23 +98,11 @@ pub(crate) async fn database(mut database: Database, inbox_days: u32) {
     }
 }
 
-/// Never counts rows of which there may be many.
 async fn read_database(database: &mut PgConnection) -> Result<(), sqlx::Error> {
-    let (living, parked, inbox_rows, oldest_part): (i64, i64, i64, i64) = sqlx::query_as(concat!(
-        "SELECT (SELECT count(*) FROM sdb_living_worker),
-            (SELECT count(*) FROM (SELECT FROM sdb_parked WHERE ",
-        shared::stands_parked!(),
-        " LIMIT 10000) AS parked),
-            coalesce(sum(greatest(part.reltuples, 0))::bigint, 0),
-            coalesce(min(extract(epoch FROM to_date(right(part.relname, 8), 'YYYYMMDD')))::bigint, 0)
-        FROM pg_inherits JOIN pg_class part ON part.oid = inhrelid
-        WHERE inhparent = 'sdb_inbox'::regclass",
-    ))
-    .fetch_one(database)
-    .await?;
-    WORKER.living.set(living);
-    WORKER.parked.set(parked);
-    WORKER.inbox_rows.set(inbox_rows);
-    WORKER.oldest_part.set(oldest_part);
+    let read = statistics::read(database).await?;
+    WORKER.living.set(read.live_workers);
+    WORKER.parked.set(read.parked);
+    WORKER.inbox_rows.set(read.inbox_rows);
+    WORKER.oldest_part.set(read.oldest_partition);
     Ok(())
 }

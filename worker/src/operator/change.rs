@@ -1,5 +1,4 @@
-//! What an operator changes about incidents. Whatever makes no sense ends the transaction, and nothing
-//! of it stays.
+//! The changes that an operator makes. One that makes no sense rolls its transaction back.
 
 use anyhow::{Result, bail, ensure};
 use shared::{
@@ -12,38 +11,41 @@ use sqlx::PgConnection;
 
 use super::{
     component::{self, ComponentName},
-    incident::{Incident, Kind},
-    transaction::Change,
+    incident::{Incident, IncidentKind},
+    transaction::{Change, Locked},
 };
-use crate::domain::timeline;
+use crate::{
+    domain::timeline,
+    store::operator_changes::{self, NewIncident},
+};
 
-/// The status word when a person changes an incident's impact.
+/// The status word when an operator changes an incident's impact.
 const IMPACT_CHANGED: &str = "impact changed";
 /// The status word for what a maintenance is about.
 const DESCRIPTION: &str = "description";
 
-/// What is new.
-pub(super) enum New {
+/// What is opened or scheduled.
+pub(crate) enum New {
     Incident { impact: Impact, start: Option<Timestamp> },
     Maintenance { start: Timestamp, end: Timestamp, description: Option<String> },
 }
 
-/// What is to be otherwise; what is none or empty stays.
+/// What changes; what is none or empty stays.
 #[derive(Default)]
-pub(super) struct IncidentChange {
-    pub(super) title: Option<String>,
-    pub(super) impact: Option<Impact>,
-    pub(super) start: Option<Timestamp>,
-    pub(super) end: Option<Timestamp>,
-    pub(super) add: Vec<ComponentName>,
+pub(crate) struct IncidentChange {
+    pub(crate) title: Option<String>,
+    pub(crate) impact: Option<Impact>,
+    pub(crate) start: Option<Timestamp>,
+    pub(crate) end: Option<Timestamp>,
+    pub(crate) add: Vec<ComponentName>,
 }
 
 /// How an incident or a maintenance ends.
-pub(super) struct Closing {
+pub(crate) struct Closing {
     /// When; now, unless it is given.
-    pub(super) at: Option<Timestamp>,
+    pub(crate) at: Option<Timestamp>,
     /// What its update says.
-    pub(super) text: String,
+    pub(crate) text: String,
 }
 
 fn ids(components: &[Component]) -> Vec<ComponentId> {
@@ -51,10 +53,10 @@ fn ids(components: &[Component]) -> Vec<ComponentId> {
 }
 
 /// Opens a manual incident, or schedules a maintenance.
-pub(super) async fn open(
+pub(crate) async fn open(
     database: &mut PgConnection,
     new: New,
-    title: String,
+    title: &str,
     components: &[ComponentName],
 ) -> Result<Incident> {
     let components = component::find(database, components).await?;
@@ -77,39 +79,31 @@ pub(super) async fn open(
         }
     };
     // A maintenance comes beside what is active.
-    let others = match Kind::of(impact) {
-        Kind::Incident => change.lock_all(None, &component_ids).await?,
-        Kind::Maintenance => Vec::new(),
+    let others = match IncidentKind::of(impact) {
+        IncidentKind::Incident => change.lock_all(None, &component_ids).await?,
+        IncidentKind::Maintenance => Vec::new(),
     };
-    let id: IncidentId = sqlx::query_scalar(
-        "INSERT INTO incident (text, start_date, end_date, impact, system)
-        VALUES ($1, $2, $3, $4, false) RETURNING id",
-    )
-    .bind(&title)
-    .bind(start)
-    .bind(end)
-    .bind(i16::from(impact))
-    .fetch_one(change.scope.session())
-    .await?;
+    let new = NewIncident { text: title, impact, start_date: start, end_date: end };
+    let id = operator_changes::insert(&mut change.scope, new).await?;
     change.relate(id, &component_ids).await?;
     if let Some(description) = description {
         change.note(id, DESCRIPTION, description);
     }
-    change.gather((id, &title), &components, others);
+    change.gather((id, title), &components, others);
     change.commit(id).await
 }
 
-/// Writes what a person says about an incident or a maintenance.
-pub(super) async fn comment(
+/// Comments an incident or a maintenance.
+pub(crate) async fn comment(
     database: &mut PgConnection,
     id: IncidentId,
     status: &str,
-    text: &str,
+    text: String,
 ) -> Result<Incident> {
     let mut change = Change::begin(database, &[]).await?;
     let (incident, _) = change.lock(id, &[]).await?;
     incident.expect_open(change.now)?;
-    let kind = Kind::of(incident.impact);
+    let kind = IncidentKind::of(incident.impact);
     let Some(status) = kind.comments().iter().copied().find(|word| *word == status) else {
         let words: Vec<String> = kind.comments().iter().map(|word| format!("`{word}`")).collect();
         bail!(
@@ -120,52 +114,29 @@ pub(super) async fn comment(
         );
     };
     change.write(&incident).await?;
-    change.note(id, status, text.to_owned());
+    change.note(id, status, text);
     change.commit(id).await
 }
 
 /// Changes an incident or a maintenance.
-pub(super) async fn change(
+pub(crate) async fn change(
     database: &mut PgConnection,
     id: IncidentId,
-    kind: Kind,
+    kind: IncidentKind,
     wanted: IncidentChange,
 ) -> Result<Incident> {
-    let IncidentChange { title, impact, start, end, add } = wanted;
-    let add = component::find(database, &add).await?;
+    let add = component::find(database, &wanted.add).await?;
     let mut change = Change::begin(database, &add).await?;
     // A maintenance comes beside what is active.
     let gathered = match kind {
-        Kind::Incident => ids(&add),
-        Kind::Maintenance => Vec::new(),
+        IncidentKind::Incident => ids(&add),
+        IncidentKind::Maintenance => Vec::new(),
     };
     let (mut incident, others) = change.lock(id, &gathered).await?;
     incident.expect_open_as(kind, change.now)?;
     let name = incident.name();
-
-    let mut notes: Vec<(&str, String)> = Vec::new();
-    if let Some(title) = title {
-        ensure!(title != incident.text, "{name} has this title already");
-        notes.push((kind.changed(), timeline::title_changed(&incident.text, &title)));
-        incident.text = title;
-    }
-    if let Some(impact) = impact {
-        ensure!(impact != incident.impact, "{name} is {impact} already");
-        notes.push((IMPACT_CHANGED, timeline::impact_changed(incident.impact, impact)));
-        incident.impact = impact;
-    }
-    if let Some(start) = start {
-        let before = incident.start_date;
-        ensure!(start != before, "{name} has this start already");
-        notes.push((kind.changed(), time_changed("start", Some(before), start)));
-        incident.start_date = start;
-    }
-    if let Some(end) = end {
-        ensure!(Some(end) != incident.end_date, "{name} has this end already");
-        notes.push((kind.changed(), time_changed("end", incident.end_date, end)));
-        incident.end_date = Some(end);
-    }
-    if let (Kind::Maintenance, Some(end)) = (kind, incident.end_date) {
+    let notes = edit(&mut incident, kind, wanted)?;
+    if let (IncidentKind::Maintenance, Some(end)) = (kind, incident.end_date) {
         change.check_window(incident.start_date, end)?;
     }
     // Its components would leave the incidents that they are in, for one that covers nothing yet.
@@ -192,16 +163,49 @@ pub(super) async fn change(
     change.commit(id).await
 }
 
+/// Changes its own columns; returns the status and text of an incident update for each.
+fn edit(
+    incident: &mut Locked,
+    kind: IncidentKind,
+    wanted: IncidentChange,
+) -> Result<Vec<(&'static str, String)>> {
+    let IncidentChange { title, impact, start, end, add: _ } = wanted;
+    let name = incident.name();
+    let mut notes = Vec::new();
+    if let Some(title) = title {
+        ensure!(title != incident.text, "{name} has this title already");
+        notes.push((kind.changed(), timeline::title_changed(&incident.text, &title)));
+        incident.text = title;
+    }
+    if let Some(impact) = impact {
+        ensure!(impact != incident.impact, "{name} is {impact} already");
+        notes.push((IMPACT_CHANGED, timeline::impact_changed(incident.impact, impact)));
+        incident.impact = impact;
+    }
+    if let Some(start) = start {
+        let before = incident.start_date;
+        ensure!(start != before, "{name} has this start already");
+        notes.push((kind.changed(), time_changed("start", Some(before), start)));
+        incident.start_date = start;
+    }
+    if let Some(end) = end {
+        ensure!(Some(end) != incident.end_date, "{name} has this end already");
+        notes.push((kind.changed(), time_changed("end", incident.end_date, end)));
+        incident.end_date = Some(end);
+    }
+    Ok(notes)
+}
+
 fn time_changed(what: &str, before: Option<Timestamp>, after: Timestamp) -> String {
     let before = before.map_or_else(|| "none".to_owned(), Timestamp::to_the_minute);
     format!("{what} changed from {before} to {} UTC", after.to_the_minute())
 }
 
 /// Closes an incident, or ends a maintenance.
-pub(super) async fn close(
+pub(crate) async fn close(
     database: &mut PgConnection,
     id: IncidentId,
-    kind: Kind,
+    kind: IncidentKind,
     closing: Closing,
 ) -> Result<Incident> {
     let mut change = Change::begin(database, &[]).await?;
@@ -228,8 +232,8 @@ pub(super) async fn close(
     change.commit(id).await
 }
 
-/// Takes a component out of an incident or a maintenance, and leaves it whose it is.
-pub(super) async fn remove_component(
+/// Takes a component out of an incident or a maintenance; a system incident stays one.
+pub(crate) async fn remove_component(
     database: &mut PgConnection,
     id: IncidentId,
     component: ComponentName,
@@ -241,10 +245,10 @@ pub(super) async fn remove_component(
     incident.expect_open(change.now)?;
     let (name, label) = (incident.name(), component.label());
     ensure!(incident.components.contains(&component.id), "{label} is not in {name}");
-    let kind = Kind::of(incident.impact);
+    let kind = IncidentKind::of(incident.impact);
     let end = match kind {
-        Kind::Incident => "`worker incident close` closes it",
-        Kind::Maintenance => "`worker maintenance end` ends it",
+        IncidentKind::Incident => "`worker incident close` closes it",
+        IncidentKind::Maintenance => "`worker maintenance end` ends it",
     };
     ensure!(incident.components.len() > 1, "{label} is the only component of {name}: {end}");
     change.separate(id, component.id);

@@ -11,7 +11,7 @@ use sqlx::PgConnection;
 
 /// How an operator names a component.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum ComponentName {
+pub(crate) enum ComponentName {
     /// By its id: `7`.
     Id(ComponentId),
     /// By its name, with attributes where several have it: `DNS (region=R1, type=dns)`.
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_names_and_attributes_are_told_apart() {
+    fn ids_names_and_attributes_are_distinguished() {
         for (text, means) in [
             ("7", ComponentName::Id(ComponentId(7))),
             ("DNS", named("DNS", &[])),

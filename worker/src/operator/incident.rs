@@ -1,9 +1,6 @@
 //! Incidents and maintenances as operators see them.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    fmt,
-};
+use std::collections::{BTreeSet, HashMap};
 
 use anyhow::{Context, Result};
 use serde::{Serialize, Serializer};
@@ -14,65 +11,67 @@ use shared::{
     incident::IncidentId,
     timestamp::Timestamp,
 };
-use sqlx::{FromRow, PgConnection};
+use sqlx::PgConnection;
+
+use crate::store::incident_details::{self, IncidentDetails};
 
 /// An incident or a maintenance.
 #[derive(Debug, Serialize)]
-pub(super) struct Incident {
-    /// The number that the commands know it by.
-    pub(super) id: IncidentId,
+pub(crate) struct Incident {
+    /// Its id.
+    pub(crate) id: IncidentId,
     /// Its title.
-    pub(super) text: String,
+    pub(crate) text: String,
     /// Its impact; `Maintenance` makes it a maintenance.
-    pub(super) impact: Impact,
-    /// Where it stands now.
-    pub(super) state: State,
+    pub(crate) impact: Impact,
+    /// Its state now.
+    pub(crate) state: IncidentState,
     /// Its start.
     #[serde(serialize_with = "as_text")]
-    pub(super) start_date: Timestamp,
+    pub(crate) start_date: Timestamp,
     /// Its end; none while an incident is active.
     #[serde(serialize_with = "as_text")]
-    pub(super) end_date: Option<Timestamp>,
-    /// Whether it is the system's: updates change it. A person's they leave alone.
-    pub(super) system: bool,
+    pub(crate) end_date: Option<Timestamp>,
+    /// Whether it is a system incident, which status updates change; else a manual one.
+    pub(crate) system: bool,
     /// What it affects, in order of their ids.
-    pub(super) components: Vec<Component>,
+    pub(crate) components: Vec<Component>,
     /// Its updates, newest first.
-    pub(super) updates: Vec<Update>,
+    pub(crate) updates: Vec<IncidentUpdate>,
 }
 
 /// The two kinds of incidents, each with commands of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum IncidentKind {
     Incident,
     Maintenance,
 }
 
-impl Kind {
-    pub(super) const fn of(impact: Impact) -> Self {
+impl IncidentKind {
+    pub(crate) const fn of(impact: Impact) -> Self {
         match impact {
             Impact::Maintenance => Self::Maintenance,
             Impact::Minor | Impact::Major | Impact::Outage => Self::Incident,
         }
     }
 
-    pub(super) const fn word(self) -> &'static str {
+    pub(crate) const fn word(self) -> &'static str {
         match self {
             Self::Incident => "incident",
             Self::Maintenance => "maintenance",
         }
     }
 
-    /// The status words of the Python dashboard that only say something.
-    pub(super) const fn comments(self) -> &'static [&'static str] {
+    /// The Python dashboard's status words of comments.
+    pub(crate) const fn comments(self) -> &'static [&'static str] {
         match self {
             Self::Incident => &["analyzing", "fixing", "observing"],
             Self::Maintenance => &["scheduled", "in progress"],
         }
     }
 
-    /// Its status word for what has none of its own.
-    pub(super) const fn changed(self) -> &'static str {
+    /// Its status word for changes that have none of their own.
+    pub(crate) const fn changed(self) -> &'static str {
         match self {
             Self::Incident => "changed",
             Self::Maintenance => "modified",
@@ -80,7 +79,7 @@ impl Kind {
     }
 
     /// Its status word at the end.
-    pub(super) const fn closed(self) -> &'static str {
+    pub(crate) const fn closed(self) -> &'static str {
         match self {
             Self::Incident => "resolved",
             Self::Maintenance => "completed",
@@ -88,10 +87,10 @@ impl Kind {
     }
 }
 
-/// Where an incident or a maintenance stands.
+/// The state of an incident or a maintenance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum State {
+pub(crate) enum IncidentState {
     /// Its start is to come.
     Scheduled,
     /// It has begun, and its end is to come or open.
@@ -100,9 +99,9 @@ pub(super) enum State {
     Closed,
 }
 
-impl State {
+impl IncidentState {
     /// The state at that time.
-    pub(super) fn at(now: Timestamp, start: Timestamp, end: Option<Timestamp>) -> Self {
+    pub(crate) fn at(now: Timestamp, start: Timestamp, end: Option<Timestamp>) -> Self {
         if end.is_some_and(|end| end <= now) {
             Self::Closed
         } else if start > now {
@@ -111,28 +110,26 @@ impl State {
             Self::Active
         }
     }
-}
 
-impl fmt::Display for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
             Self::Scheduled => "scheduled",
             Self::Active => "active",
             Self::Closed => "closed",
-        })
+        }
     }
 }
 
 /// An update of an incident.
 #[derive(Debug, Serialize)]
-pub(super) struct Update {
+pub(crate) struct IncidentUpdate {
     /// When.
     #[serde(serialize_with = "as_text")]
-    pub(super) timestamp: Timestamp,
-    /// Its kind; `SYSTEM` where nobody chose one.
-    pub(super) status: String,
+    pub(crate) timestamp: Timestamp,
+    /// Its status word; `SYSTEM` where this service wrote it.
+    pub(crate) status: String,
     /// HTML.
-    pub(super) text: String,
+    pub(crate) text: String,
 }
 
 /// Times for programs: RFC 3339 with microseconds, UTC.
@@ -143,139 +140,33 @@ fn as_text<S: Serializer, T: Copy + Into<Option<Timestamp>>>(
     (*time).into().map(Timestamp::to_the_microsecond).serialize(serializer)
 }
 
-/// A table of incidents, a line for each.
-pub(super) struct Table<'a>(pub(super) &'a [Incident]);
-
-impl fmt::Display for Table<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_empty() {
-            return f.write_str("Nothing is active or scheduled.");
-        }
-        write!(
-            f,
-            "    id  impact       state      from (UTC)        to (UTC)          whose   title"
-        )?;
-        for incident in self.0 {
-            write!(
-                f,
-                "\n{:>6}  {:<11}  {:<9}  {:<16}  {:<16}  {:<6}  {}: {}",
-                incident.id.0,
-                incident.impact.word(),
-                incident.state,
-                incident.start_date.to_the_minute(),
-                minute(incident.end_date),
-                whose(incident.system),
-                incident.text,
-                labels(&incident.components),
-            )?;
-        }
-        Ok(())
-    }
+/// Those that are active or scheduled, newest start first.
+pub(crate) async fn list(database: &mut PgConnection) -> Result<Vec<Incident>> {
+    let now = incident_details::now(database).await?;
+    let found = incident_details::read_open(database, now).await?;
+    with_components(database, found, now).await
 }
 
-fn minute(time: Option<Timestamp>) -> String {
-    time.map_or_else(|| "-".to_owned(), Timestamp::to_the_minute)
-}
-
-fn whose(system: bool) -> &'static str {
-    if system { "system" } else { "person" }
-}
-
-fn labels(components: &[Component]) -> String {
-    components.iter().map(Component::label).collect::<Vec<_>>().join("; ")
-}
-
-impl fmt::Display for Incident {
-    /// Everything about it.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "id:         {}", self.id)?;
-        writeln!(f, "title:      {}", self.text)?;
-        writeln!(f, "impact:     {}", self.impact)?;
-        writeln!(f, "state:      {}", self.state)?;
-        writeln!(f, "from:       {} UTC", self.start_date.to_the_minute())?;
-        match self.end_date {
-            Some(end) => writeln!(f, "to:         {} UTC", end.to_the_minute())?,
-            None => writeln!(f, "to:         -")?,
-        }
-        writeln!(f, "whose:      {}", whose(self.system))?;
-        write!(f, "components:")?;
-        for component in &self.components {
-            write!(f, " {} = {};", component.id, component.label())?;
-        }
-        write!(f, "\nupdates:")?;
-        for Update { timestamp, status, text } in &self.updates {
-            write!(f, "\n  {}  {status}: {text}", timestamp.to_the_minute())?;
-        }
-        Ok(())
-    }
-}
-
-#[derive(FromRow)]
-struct Row {
-    id: IncidentId,
-    text: String,
-    impact: i16,
-    start_date: Timestamp,
-    end_date: Option<Timestamp>,
-    system: bool,
-    components: Vec<ComponentId>,
-    times: Vec<Timestamp>,
-    statuses: Vec<String>,
-    texts: Vec<String>,
-}
-
-/// The columns of [`Row`] for those incidents `i` for which something holds.
-macro_rules! select {
-    ($which:literal) => {
-        concat!(
-            "SELECT i.id, sdb_readable(i.text) AS text, i.impact, i.start_date, i.end_date, i.system,
-                ARRAY(SELECT component_id FROM incident_component_relation r
-                    WHERE r.incident_id = i.id ORDER BY component_id) AS components,
-                u.times, u.statuses, u.texts
-            FROM incident i LEFT JOIN LATERAL (SELECT
-                    coalesce(array_agg(\"timestamp\" ORDER BY \"timestamp\" DESC, id DESC), '{}')
-                        AS times,
-                    coalesce(array_agg(sdb_readable(status) ORDER BY \"timestamp\" DESC, id DESC), '{}')
-                        AS statuses,
-                    coalesce(array_agg(sdb_readable(text) ORDER BY \"timestamp\" DESC, id DESC), '{}')
-                        AS texts
-                FROM incident_status WHERE incident_id = i.id) AS u ON true
-            WHERE ",
-            $which,
-            " ORDER BY i.start_date DESC, i.id DESC"
-        )
-    };
-}
-
-/// The database's clock.
-pub(super) async fn now(database: &mut PgConnection) -> Result<Timestamp, sqlx::Error> {
-    let clock = "SELECT clock_timestamp() AT TIME ZONE 'UTC'";
-    sqlx::query_scalar(clock).fetch_one(database).await
-}
-
-/// What is active or scheduled, newest start first. Others may write impacts that mean nothing to us.
-pub(super) async fn list(database: &mut PgConnection) -> Result<Vec<Incident>> {
-    let now = now(database).await?;
-    let rows = sqlx::query_as(select!(
-        "(i.end_date IS NULL OR i.end_date > $1) AND i.impact BETWEEN 0 AND 3"
-    ))
-    .bind(now);
-    let rows: Vec<Row> = rows.fetch_all(&mut *database).await?;
-    with_components(database, rows, now).await
-}
-
-/// One incident or maintenance, whatever its state at that time.
+/// An incident or a maintenance, also a closed one.
 ///
 /// # Errors
-/// When there is none with that number, or the database fails.
+/// When there is none with that id, or the database fails.
+pub(crate) async fn show(database: &mut PgConnection, id: IncidentId) -> Result<Incident> {
+    let now = incident_details::now(database).await?;
+    read(database, id, now).await
+}
+
+/// An incident or a maintenance with its state at that time.
+///
+/// # Errors
+/// As for [`show`].
 pub(super) async fn read(
     database: &mut PgConnection,
     id: IncidentId,
     now: Timestamp,
 ) -> Result<Incident> {
-    let row: Option<Row> =
-        sqlx::query_as(select!("i.id = $1")).bind(id).fetch_optional(&mut *database).await?;
-    let incidents = with_components(database, row.into_iter().collect(), now).await?;
+    let found = incident_details::read(database, id).await?;
+    let incidents = with_components(database, found.into_iter().collect(), now).await?;
     incidents.into_iter().next().with_context(|| unknown(id))
 }
 
@@ -285,29 +176,32 @@ pub(super) fn unknown(id: IncidentId) -> String {
 
 async fn with_components(
     database: &mut PgConnection,
-    rows: Vec<Row>,
+    found: Vec<IncidentDetails>,
     now: Timestamp,
 ) -> Result<Vec<Incident>> {
     // Only these: the scope's lock may be held.
-    let ids: BTreeSet<ComponentId> = rows.iter().flat_map(|row| &row.components).copied().collect();
+    let ids: BTreeSet<ComponentId> =
+        found.iter().flat_map(|incident| &incident.components).copied().collect();
     let ids: Vec<ComponentId> = ids.into_iter().collect();
     let catalogue: HashMap<ComponentId, Component> =
         components::read(database, &ids).await?.into_iter().map(|c| (c.id, c)).collect();
-    let incident = |row: Row| -> Result<Incident> {
-        let updates = row.times.into_iter().zip(row.statuses).zip(row.texts);
+    let incident = |read: IncidentDetails| -> Result<Incident> {
+        let updates = read.times.into_iter().zip(read.statuses).zip(read.texts);
+        let components = read.components.iter().filter_map(|id| catalogue.get(id).cloned());
         Ok(Incident {
-            id: row.id,
-            text: row.text,
-            impact: Impact::try_from(row.impact).with_context(|| format!("incident {}", row.id))?,
-            state: State::at(now, row.start_date, row.end_date),
-            start_date: row.start_date,
-            end_date: row.end_date,
-            system: row.system,
-            components: row.components.iter().filter_map(|id| catalogue.get(id).cloned()).collect(),
+            id: read.id,
+            text: read.text,
+            impact: Impact::try_from(read.impact)
+                .with_context(|| format!("incident {}", read.id))?,
+            state: IncidentState::at(now, read.start_date, read.end_date),
+            start_date: read.start_date,
+            end_date: read.end_date,
+            system: read.system,
+            components: components.collect(),
             updates: updates
-                .map(|((timestamp, status), text)| Update { timestamp, status, text })
+                .map(|((timestamp, status), text)| IncidentUpdate { timestamp, status, text })
                 .collect(),
         })
     };
-    rows.into_iter().map(incident).collect()
+    found.into_iter().map(incident).collect()
 }

@@ -1,11 +1,11 @@
 //! The transactions in which an operator changes incidents.
 //!
-//! Each holds the scope's lock, as every deciding transaction does, so that it stands between two
-//! batches; then it locks as `state` does: incidents, then relations, in order of their ids.
+//! Each holds the scope's lock, as every deciding transaction does, so that it is serialized between two
+//! batches; then it locks incidents, then relations, in order of their ids.
 //!
 //! All workers wait meanwhile. So the number of statements in between is fixed, however many components
 //! and incidents there are: what is read of the catalogue is read before, and what is written is
-//! gathered and written set by set at the end.
+//! collected and written set by set at the end.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -17,13 +17,14 @@ use shared::{
     incident::IncidentId,
     timestamp::Timestamp,
 };
-use sqlx::{FromRow, PgConnection};
+use sqlx::PgConnection;
 
-use super::incident::{self, Incident, Kind, State, unknown};
+use super::incident::{self, Incident, IncidentKind, IncidentState, unknown};
 use crate::{
     domain::timeline,
     store::{
-        incidents::{self, column},
+        incidents,
+        operator_changes::{self, IncidentRow, NewUpdate},
         scope_lock::ScopeGuard,
     },
 };
@@ -41,30 +42,23 @@ pub(super) struct Locked {
 impl Locked {
     /// `incident 7` or `maintenance 7`.
     pub(super) fn name(&self) -> String {
-        format!("{} {}", Kind::of(self.impact).word(), self.id)
+        format!("{} {}", IncidentKind::of(self.impact).word(), self.id)
     }
 
-    /// Refuses what is over, and what the command is not for.
-    pub(super) fn expect_open_as(&self, kind: Kind, now: Timestamp) -> Result<()> {
-        let its = Kind::of(self.impact);
+    /// Refuses what is closed, and what the command is not for.
+    pub(super) fn expect_open_as(&self, kind: IncidentKind, now: Timestamp) -> Result<()> {
+        let its = IncidentKind::of(self.impact);
         ensure!(its == kind, "{} is no {}: see `worker {}`", self.name(), kind.word(), its.word());
         self.expect_open(now)
     }
 
     pub(super) fn expect_open(&self, now: Timestamp) -> Result<()> {
-        let state = State::at(now, self.start_date, self.end_date);
-        if let (State::Closed, Some(end)) = (state, self.end_date) {
+        let state = IncidentState::at(now, self.start_date, self.end_date);
+        if let (IncidentState::Closed, Some(end)) = (state, self.end_date) {
             bail!("{} was closed at {} UTC", self.name(), end.to_the_minute());
         }
         Ok(())
     }
-}
-
-/// An update of an incident that is to be written.
-struct Note {
-    incident: IncidentId,
-    status: &'static str,
-    text: String,
 }
 
 /// A change under way.
@@ -73,10 +67,10 @@ pub(super) struct Change<'a> {
     /// When it takes place: later than every decision before it.
     pub(super) now: Timestamp,
     /// Written at the end, in this order.
-    notes: Vec<Note>,
+    notes: Vec<NewUpdate>,
     /// Components that leave an incident.
     left: Vec<(IncidentId, ComponentId)>,
-    /// Incidents that end now and stay whose they are.
+    /// Incidents that end now; the system's stay the system's.
     closed: Vec<IncidentId>,
 }
 
@@ -98,11 +92,11 @@ impl<'a> Change<'a> {
         Ok(Self { scope, now, notes: Vec::new(), left: Vec::new(), closed: Vec::new() })
     }
 
-    /// Writes what was gathered and commits; returns the incident as it stands then.
+    /// Writes what was gathered and commits; returns the incident as it is then.
     pub(super) async fn commit(mut self, id: IncidentId) -> Result<Incident> {
-        incidents::leave(self.scope.session(), &self.left).await?;
-        self.write_closed().await?;
-        self.write_notes().await?;
+        incidents::leave(&mut self.scope, &self.left).await?;
+        operator_changes::end(&mut self.scope, &self.closed, self.now).await?;
+        operator_changes::write_updates(&mut self.scope, &self.notes, self.now).await?;
         let incident = incident::read(self.scope.session(), id, self.now).await?;
         self.scope.commit().await?;
         Ok(incident)
@@ -120,30 +114,13 @@ impl<'a> Change<'a> {
         Ok((incident, others))
     }
 
+    /// Locks an incident, if one is named, and the active ones that have one of these components.
     pub(super) async fn lock_all(
         &mut self,
         id: Option<IncidentId>,
         components: &[ComponentId],
     ) -> Result<Vec<Locked>> {
-        #[derive(FromRow)]
-        struct Row {
-            id: IncidentId,
-            text: String,
-            impact: i16,
-            start_date: Timestamp,
-            end_date: Option<Timestamp>,
-        }
-        let mut rows: Vec<Row> = sqlx::query_as(
-            "SELECT id, sdb_readable(text) AS text, impact, start_date, end_date FROM incident
-            WHERE id = ANY($1::integer || ARRAY(SELECT i.id FROM incident i
-                WHERE end_date IS NULL AND EXISTS (SELECT FROM incident_component_relation r
-                    WHERE r.incident_id = i.id AND r.component_id = ANY($2))))
-            ORDER BY id FOR UPDATE",
-        )
-        .bind(id)
-        .bind(components)
-        .fetch_all(self.scope.session())
-        .await?;
+        let mut rows = operator_changes::lock_incidents(&mut self.scope, id, components).await?;
         // Once they are locked: someone may have closed one meanwhile.
         rows.retain(|row| {
             let is_incident =
@@ -152,100 +129,52 @@ impl<'a> Change<'a> {
             id == Some(row.id) || is_incident && is_active
         });
         let ids: Vec<IncidentId> = rows.iter().map(|row| row.id).collect();
-        // A statement of its own: it sees what a writer did that was waited for.
-        let relations: Vec<(IncidentId, ComponentId)> = sqlx::query_as(
-            "SELECT incident_id, component_id FROM incident_component_relation
-            WHERE incident_id = ANY($1) ORDER BY incident_id, component_id FOR UPDATE",
-        )
-        .bind(ids)
-        .fetch_all(self.scope.session())
-        .await?;
+        let relations = operator_changes::lock_relations(&mut self.scope, &ids).await?;
         let mut components: HashMap<IncidentId, BTreeSet<ComponentId>> = HashMap::new();
         for (incident, component) in relations {
             components.entry(incident).or_default().insert(component);
         }
-        let mut locked = |Row { id, text, impact, start_date, end_date }| -> Result<Locked> {
+        let locked = |row: IncidentRow| -> Result<Locked> {
             Ok(Locked {
-                id,
-                text,
-                impact: Impact::try_from(impact).with_context(|| format!("incident {id}"))?,
-                start_date,
-                end_date,
-                components: components.remove(&id).unwrap_or_default(),
+                id: row.id,
+                text: row.text,
+                impact: Impact::try_from(row.impact)
+                    .with_context(|| format!("incident {}", row.id))?,
+                start_date: row.start_date,
+                end_date: row.end_date,
+                components: components.remove(&row.id).unwrap_or_default(),
             })
         };
-        rows.into_iter().map(&mut locked).collect()
+        rows.into_iter().map(locked).collect()
     }
 
-    /// Writes a locked incident as it is to be from now on, a person's.
+    /// Writes a locked incident as it is from now on, a manual one.
     pub(super) async fn write(&mut self, incident: &Locked) -> Result<()> {
-        let written = sqlx::query(
-            "UPDATE incident SET text = $2, impact = $3, start_date = $4, end_date = $5,
-                system = false WHERE id = $1",
-        )
-        .bind(incident.id)
-        .bind(&incident.text)
-        .bind(i16::from(incident.impact))
-        .bind(incident.start_date)
-        .bind(incident.end_date)
-        .execute(self.scope.session())
-        .await?;
-        ensure!(written.rows_affected() == 1, "{} is gone, though it is locked", incident.name());
+        let row = IncidentRow {
+            id: incident.id,
+            text: incident.text.clone(),
+            impact: incident.impact.into(),
+            start_date: incident.start_date,
+            end_date: incident.end_date,
+        };
+        let written = operator_changes::update(&mut self.scope, &row).await?;
+        ensure!(written, "{} is gone, though it is locked", incident.name());
         Ok(())
     }
 
-    /// Adds an update.
+    /// Adds an incident update.
     pub(super) fn note(&mut self, incident: IncidentId, status: &'static str, text: String) {
-        self.notes.push(Note { incident, status, text });
+        self.notes.push(NewUpdate { incident, status, text });
     }
 
-    /// Writes the updates, each later than the incident's last one even if that lies ahead of the
-    /// clock.
-    async fn write_notes(&mut self) -> Result<()> {
-        if self.notes.is_empty() {
-            return Ok(());
-        }
-        sqlx::query(
-            "INSERT INTO incident_status (incident_id, \"timestamp\", text, status)
-            SELECT new.incident_id,
-                greatest($4, last.at + interval '1 microsecond') + interval '1 microsecond'
-                    * (row_number() OVER (PARTITION BY new.incident_id ORDER BY new.place) - 1),
-                new.text, new.status
-            FROM unnest($1::integer[], $2::varchar[], $3::varchar[])
-                WITH ORDINALITY AS new (incident_id, text, status, place)
-            LEFT JOIN (SELECT incident_id, max(\"timestamp\") AS at FROM incident_status
-                WHERE incident_id = ANY($1) GROUP BY incident_id) AS last USING (incident_id)
-            ORDER BY new.place",
-        )
-        .bind(column(&self.notes, |note| note.incident))
-        .bind(column(&self.notes, |note| note.text.as_str()))
-        .bind(column(&self.notes, |note| note.status))
-        .bind(self.now)
-        .execute(self.scope.session())
-        .await?;
-        Ok(())
-    }
-
-    async fn write_closed(&mut self) -> Result<()> {
-        if self.closed.is_empty() {
-            return Ok(());
-        }
-        // Not `write`: they stay whose they were.
-        sqlx::query("UPDATE incident SET end_date = $2 WHERE id = ANY($1)")
-            .bind(&self.closed)
-            .bind(self.now)
-            .execute(self.scope.session())
-            .await?;
-        Ok(())
-    }
-
+    /// Puts components into an incident.
     pub(super) async fn relate(
         &mut self,
         incident: IncidentId,
         components: &[ComponentId],
     ) -> Result<()> {
         let joined: Vec<_> = components.iter().map(|component| (incident, *component)).collect();
-        Ok(incidents::join(self.scope.session(), &joined).await?)
+        Ok(incidents::join(&mut self.scope, &joined).await?)
     }
 
     /// Takes a component out of an incident.

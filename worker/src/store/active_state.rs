@@ -1,7 +1,7 @@
 //! Reads the active state: what a batch's decisions look at.
 //!
 //! It is read without a lock on any row. The scope's lock keeps other workers out; what the Python
-//! dashboard and people write meanwhile counts from the next reading on. What a change rests on is
+//! dashboard and people commit meanwhile counts from the next reading on. What a change rests on is
 //! locked by [`RowLocks`](super::row_locks::RowLocks) and read again before it is written.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -15,54 +15,11 @@ use crate::domain::{ActiveState, IncidentRef, ManualIncident, SystemIncident};
 /// The CTEs that [`StateRow`] is selected from: `system_incidents`, `system_components` and
 /// `manual_incidents`, as far as the components `$1` go, at some time from `now` to `until` of the
 /// CTE `clock`.
-///
-/// `covering` are the manual incidents and the maintenances, whoever opened them. How they are found
-/// is not left to the planner: it knows neither how few incidents are active nor how many a component
-/// once had, and would take the longer way when it guesses wrong. As a rule few are active, and the
-/// components of each are looked up. Where many are, the incidents of each component are looked up,
-/// from the oldest active one on. So a batch pays neither for closed incidents nor for the active ones
-/// of other components; except for those that a component had since an old one that is still active,
-/// where many are.
 macro_rules! state_ctes {
     () => {
-        "standing AS MATERIALIZED (
-            SELECT id FROM incident
-            WHERE end_date IS NULL AND (NOT system OR impact = 0)
-                AND impact BETWEEN 0 AND 3 AND start_date <= (SELECT until FROM clock)
-            UNION ALL
-            SELECT id FROM incident
-            WHERE end_date > (SELECT now FROM clock) AND (NOT system OR impact = 0)
-                AND impact BETWEEN 0 AND 3 AND start_date <= (SELECT until FROM clock)
-        ), are AS MATERIALIZED (
-            SELECT count(*) <= 100 AS few FROM (SELECT FROM standing LIMIT 101) AS first
-        ), oldest AS MATERIALIZED (
-            SELECT least(
-                (SELECT id FROM incident WHERE end_date IS NULL AND (NOT system OR impact = 0)
-                    ORDER BY id LIMIT 1),
-                (SELECT min(id) FROM (SELECT id FROM incident
-                    WHERE end_date > (SELECT now FROM clock) OFFSET 0) AS ending)) AS id
-        ), covering AS MATERIALIZED (
-            SELECT standing.id AS incident_id, r.component_id
-            FROM standing, LATERAL (
-                SELECT component_id FROM incident_component_relation
-                WHERE incident_id = standing.id OFFSET 0
-            ) AS r
-            WHERE (SELECT few FROM are) AND r.component_id = ANY($1::integer[])
-            UNION ALL
-            SELECT i.id, touched.id
-            FROM unnest($1::integer[]) AS touched (id), LATERAL (
-                SELECT incident_id FROM incident_component_relation
-                WHERE component_id = touched.id AND incident_id >= (SELECT id FROM oldest)
-                OFFSET 0
-            ) AS r, LATERAL (
-                SELECT id FROM incident
-                WHERE id = r.incident_id AND (NOT system OR impact = 0)
-                    AND impact BETWEEN 0 AND 3 AND start_date <= (SELECT until FROM clock)
-                    AND (end_date IS NULL OR end_date > (SELECT now FROM clock))
-                OFFSET 0
-            ) AS i
-            WHERE NOT (SELECT few FROM are)
-        ), manual_incidents AS (
+        concat!(
+            $crate::store::covering::covering_ctes!(),
+            ", manual_incidents AS (
             SELECT c.component_id, i.*,
                 (SELECT max(\"timestamp\") FROM incident_status s WHERE s.incident_id = i.id)
                     AS last_update_at
@@ -85,6 +42,7 @@ macro_rules! state_ctes {
                 WHERE incident_id = i.id AND component_id = touched.id OFFSET 0
             ) AS related
         )"
+        )
     };
 }
 pub(crate) use state_ctes;

@@ -1,4 +1,5 @@
-//! The lock that operators' commands hold, so that only one of them runs at a time.
+//! The locks of operators' commands: one for those that run one at a time, and one that keeps the topology
+//! as it is.
 
 use std::time::Duration;
 
@@ -9,8 +10,8 @@ use tokio::time::sleep;
 /// Between two looks at whether another command has ended.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Runs a command while no other operator's command is at it. Its failure is told, whatever becomes of
-/// the lock then, which ends with the session at the latest.
+/// Runs a command while no other such command runs. Its own failure is returned, whatever becomes of the
+/// lock then, which ends with the session at the latest.
 pub(crate) async fn alone<T>(
     database: &mut PgConnection,
     command: impl AsyncFnOnce(&mut PgConnection) -> Result<T>,
@@ -23,8 +24,8 @@ pub(crate) async fn alone<T>(
     Ok(done)
 }
 
-/// Waits until no other operator's command is at it. Not inside PostgreSQL: an index that is made
-/// without stopping writers waits for every statement, and a waiting one would be such.
+/// Waits until no other such command runs. Not inside PostgreSQL: `CREATE INDEX CONCURRENTLY` waits for
+/// every statement that runs, and one that waits for the lock would be such.
 async fn lock(database: &mut PgConnection) -> Result<()> {
     while !sqlx::query_scalar::<_, bool>("SELECT pg_try_advisory_lock(hashtext('sdb_migrate'))")
         .fetch_one(&mut *database)
@@ -37,5 +38,13 @@ async fn lock(database: &mut PgConnection) -> Result<()> {
 
 async fn unlock(database: &mut PgConnection) -> Result<()> {
     sqlx::query("SELECT pg_advisory_unlock(hashtext('sdb_migrate'))").execute(database).await?;
+    Ok(())
+}
+
+/// Keeps the topology as it is, for as long as the session lasts.
+pub(crate) async fn hold_topology(database: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query("SELECT pg_advisory_lock_shared(hashtext('sdb_topology'))")
+        .execute(database)
+        .await?;
     Ok(())
 }

@@ -4,31 +4,31 @@ use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::lock_holders::SESSION;
 
-/// Gives the parts to the role that the inbox belongs to. `worker migrate` may run as another one, and
+/// Gives the partitions to the role that owns the inbox. `worker migrate` may run as another one, and
 /// the workers could not drop what belongs to that.
-const GIVE_PARTS_TO_THE_OWNER: &str = "DO $$
+const GIVE_PARTITIONS_TO_THE_OWNER: &str = "DO $$
 DECLARE
-    part regclass;
+    child_table regclass;
     owner name;
 BEGIN
-    FOR part, owner IN SELECT child.oid, pg_get_userbyid(inbox.relowner)
+    FOR child_table, owner IN SELECT child.oid, pg_get_userbyid(inbox.relowner)
         FROM pg_inherits JOIN pg_class child ON child.oid = inhrelid
             JOIN pg_class inbox ON inbox.oid = inhparent
         WHERE inhparent = 'sdb_inbox'::regclass AND child.relowner <> inbox.relowner
             AND pg_has_role(child.relowner, 'USAGE')
     LOOP
-        EXECUTE format('ALTER TABLE %s OWNER TO %I', part, owner);
+        EXECUTE format('ALTER TABLE %s OWNER TO %I', child_table, owner);
     END LOOP;
 END $$";
 
-/// Makes the inbox's parts ahead of time, drops those that are older than `days`, and forgets
+/// Makes the inbox's partitions ahead of time, drops those that are older than `days`, and forgets
 /// idempotency keys after their 24 hours. Workers do this side by side without harm.
 pub(crate) async fn keep(database: &mut PgConnection, days: u32) -> Result<(), sqlx::Error> {
     sqlx::query("SELECT sdb_make_inbox_parts($1)")
         .bind(days as i32)
         .execute(&mut *database)
         .await?;
-    sqlx::query(GIVE_PARTS_TO_THE_OWNER).execute(&mut *database).await?;
+    sqlx::query(GIVE_PARTITIONS_TO_THE_OWNER).execute(&mut *database).await?;
     let dropped =
         sqlx::query("SELECT sdb_drop_inbox_parts($1)").bind(days as i32).execute(&mut *database);
     match dropped.await {
@@ -39,7 +39,7 @@ pub(crate) async fn keep(database: &mut PgConnection, days: u32) -> Result<(), s
             let sessions = readers(database).await?.join("; ");
             tracing::info!(
                 sessions,
-                "old parts of the inbox are being read: they are dropped later"
+                "old partitions of the inbox are being read: they are dropped later"
             );
         }
         Err(error) => return Err(error),

@@ -8,7 +8,6 @@ use shared::{
     incident::IncidentId,
     timestamp::Timestamp,
 };
-use sqlx::PgConnection;
 
 use super::scope_lock::ScopeGuard;
 use crate::domain::{
@@ -32,8 +31,7 @@ pub(crate) async fn write(
     scope: &mut ScopeGuard<'_>,
     changes: Changes<'_>,
 ) -> Result<Vec<IncidentId>, sqlx::Error> {
-    let database = scope.session();
-    let new_ids = new_ids(database, changes.after.opened()).await?;
+    let new_ids = new_ids(scope, changes.after.opened()).await?;
     let mut opened: Vec<(IncidentId, &SystemIncident)> = Vec::new();
     let mut updated: Vec<(IncidentId, &SystemIncident)> = Vec::new();
     let mut joined: Vec<(IncidentId, ComponentId)> = Vec::new();
@@ -53,18 +51,15 @@ pub(crate) async fn write(
         joined.extend(after.components.difference(components).map(|c| (incident, *c)));
         left.extend(components.difference(&after.components).map(|c| (incident, *c)));
     }
-    open_incidents(database, &opened).await?;
-    update_incidents(database, &updated).await?;
-    leave(database, &left).await?;
-    join(database, &joined).await?;
-    write_timeline(database, &changes, &new_ids).await?;
+    open_incidents(scope, &opened).await?;
+    update_incidents(scope, &updated).await?;
+    leave(scope, &left).await?;
+    join(scope, &joined).await?;
+    write_timeline(scope, &changes, &new_ids).await?;
     Ok(new_ids)
 }
 
-async fn new_ids(
-    database: &mut PgConnection,
-    count: usize,
-) -> Result<Vec<IncidentId>, sqlx::Error> {
+async fn new_ids(scope: &mut ScopeGuard<'_>, count: usize) -> Result<Vec<IncidentId>, sqlx::Error> {
     if count == 0 {
         return Ok(Vec::new());
     }
@@ -73,14 +68,14 @@ async fn new_ids(
         FROM generate_series(1, $1)",
     )
     .bind(count as i32)
-    .fetch_all(database)
+    .fetch_all(scope.session())
     .await?;
     ids.sort_unstable();
     Ok(ids)
 }
 
 async fn open_incidents(
-    database: &mut PgConnection,
+    scope: &mut ScopeGuard<'_>,
     opened: &[(IncidentId, &SystemIncident)],
 ) -> Result<(), sqlx::Error> {
     if opened.is_empty() {
@@ -96,13 +91,13 @@ async fn open_incidents(
     .bind(column(opened, |(_, incident)| incident.start_date))
     .bind(column(opened, |(_, incident)| incident.end_date))
     .bind(column(opened, |(_, incident)| i16::from(incident.impact)))
-    .execute(database)
+    .execute(scope.session())
     .await?;
     Ok(())
 }
 
 async fn update_incidents(
-    database: &mut PgConnection,
+    scope: &mut ScopeGuard<'_>,
     updated: &[(IncidentId, &SystemIncident)],
 ) -> Result<(), sqlx::Error> {
     if updated.is_empty() {
@@ -116,7 +111,7 @@ async fn update_incidents(
     .bind(column(updated, |(id, _)| *id))
     .bind(column(updated, |(_, incident)| i16::from(incident.impact)))
     .bind(column(updated, |(_, incident)| incident.end_date))
-    .execute(database)
+    .execute(scope.session())
     .await?;
     if written.rows_affected() != updated.len() as u64 {
         // The rows are locked, so this can't be; if it is, the transaction must not commit.
@@ -131,7 +126,7 @@ async fn update_incidents(
 
 /// Takes components out of incidents.
 pub(crate) async fn leave(
-    database: &mut PgConnection,
+    scope: &mut ScopeGuard<'_>,
     left: &[(IncidentId, ComponentId)],
 ) -> Result<(), sqlx::Error> {
     if left.is_empty() {
@@ -144,14 +139,14 @@ pub(crate) async fn leave(
     )
     .bind(column(left, |(incident, _)| *incident))
     .bind(column(left, |(_, component)| *component))
-    .execute(database)
+    .execute(scope.session())
     .await?;
     Ok(())
 }
 
 /// Puts components into incidents.
 pub(crate) async fn join(
-    database: &mut PgConnection,
+    scope: &mut ScopeGuard<'_>,
     joined: &[(IncidentId, ComponentId)],
 ) -> Result<(), sqlx::Error> {
     if joined.is_empty() {
@@ -164,13 +159,13 @@ pub(crate) async fn join(
     )
     .bind(column(joined, |(incident, _)| *incident))
     .bind(column(joined, |(_, component)| *component))
-    .execute(database)
+    .execute(scope.session())
     .await?;
     Ok(())
 }
 
 async fn write_timeline(
-    database: &mut PgConnection,
+    scope: &mut ScopeGuard<'_>,
     changes: &Changes<'_>,
     new_ids: &[IncidentId],
 ) -> Result<(), sqlx::Error> {
@@ -197,7 +192,7 @@ async fn write_timeline(
     .bind(column(&entries, |entry| entry.1))
     .bind(column(&entries, |entry| entry.2.as_str()))
     .bind(timeline::STATUS)
-    .execute(database)
+    .execute(scope.session())
     .await?;
     Ok(())
 }

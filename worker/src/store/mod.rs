@@ -1,15 +1,20 @@
-//! All SQL of the worker, but for the operators' commands: what a batch reads, locks and writes, and the
-//! records that workers share.
+//! All SQL of the worker, but for the DDL in `schema`: what a batch reads, locks and writes, what operators'
+//! commands do, and the records that workers share.
 
 pub(crate) mod active_state;
+pub(crate) mod catalogue;
 pub(crate) mod command_lock;
+pub(crate) mod covering;
 pub(crate) mod facts;
 pub(crate) mod inbox;
 pub(crate) mod inbox_partitions;
+pub(crate) mod incident_details;
 pub(crate) mod incidents;
 pub(crate) mod lock_holders;
+pub(crate) mod operator_changes;
 pub(crate) mod parked;
 pub(crate) mod row_locks;
 pub(crate) mod scope_lock;
+pub(crate) mod statistics;
 pub(crate) mod topology;
 pub mod workers;

@@ -1,8 +1,10 @@
-//! The parked messages, as a batch writes them.
+//! The parked messages: what a batch parks, and what an operator sees and requeues of them.
 
 use std::collections::HashSet;
 
+use serde::{Serialize, Serializer};
 use shared::{throttled, timestamp::Timestamp, traces::Processing, update_id::UpdateId};
+use sqlx::{FromRow, PgConnection};
 
 use super::{inbox::PendingRow, incidents::column, scope_lock::ScopeGuard};
 
@@ -17,14 +19,40 @@ pub(crate) struct MessageToPark<'a> {
     pub(crate) trace: Option<&'a Processing>,
 }
 
-/// Takes what was put back out of the parked messages, now that it is decided.
+/// A message that is parked.
+#[derive(Debug, FromRow, Serialize)]
+pub(crate) struct ParkedMessage {
+    /// The number that an operator names it by.
+    pub(crate) id: i64,
+    /// Its update, where it could be read that far.
+    pub(crate) update_id: Option<UpdateId>,
+    #[serde(skip)]
+    pub(crate) delivery_key: String,
+    /// The queue that it came from.
+    pub(crate) queue: String,
+    /// Why it could not be applied.
+    pub(crate) reason: String,
+    /// When it was parked.
+    pub(crate) parked_at: Timestamp,
+    /// When it was last requeued; it is deleted once it is applied.
+    pub(crate) put_back_at: Option<Timestamp>,
+    /// Its bytes, as text.
+    #[serde(rename = "message", serialize_with = "as_text")]
+    pub(crate) payload: Vec<u8>,
+}
+
+fn as_text<S: Serializer>(payload: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&String::from_utf8_lossy(payload))
+}
+
+/// Deletes the parked messages that were requeued and are decided now.
 pub(crate) async fn unpark(
     scope: &mut ScopeGuard<'_>,
     rows: &[PendingRow<'_>],
-    put_back: &HashSet<UpdateId>,
+    requeued: &HashSet<UpdateId>,
 ) -> Result<(), sqlx::Error> {
     let decided: Vec<UpdateId> =
-        rows.iter().map(|row| row.update.id).filter(|id| put_back.contains(id)).collect();
+        rows.iter().map(|row| row.update.id).filter(|id| requeued.contains(id)).collect();
     if !decided.is_empty() {
         sqlx::query("DELETE FROM sdb_parked WHERE update_id = ANY($1)")
             .bind(decided)
@@ -34,7 +62,7 @@ pub(crate) async fn unpark(
     Ok(())
 }
 
-/// Parks messages; one that is parked already is left as it is, unless it was put back.
+/// Parks messages; one that is parked already is left as it is, unless it was requeued.
 pub(crate) async fn park(
     scope: &mut ScopeGuard<'_>,
     parked: &[MessageToPark<'_>],
@@ -64,5 +92,42 @@ pub(crate) async fn park(
         let trace_id = parked.trace.and_then(Processing::id).map(tracing::field::display);
         throttled!(warn, reason, update, trace_id, queue, reason, "parked");
     }
+    Ok(())
+}
+
+/// Those with these numbers, or all of them; oldest first.
+pub(crate) async fn read(
+    database: &mut PgConnection,
+    ids: Option<&[i64]>,
+) -> Result<Vec<ParkedMessage>, sqlx::Error> {
+    sqlx::query_as(
+        "SELECT id, update_id, delivery_key, queue, reason, parked_at, put_back_at, payload
+        FROM sdb_parked WHERE $1::bigint[] IS NULL OR id = ANY($1) ORDER BY id",
+    )
+    .bind(ids)
+    .fetch_all(database)
+    .await
+}
+
+/// Records that a message is requeued now: a worker ignores the update of one that is not.
+pub(crate) async fn mark_requeued(database: &mut PgConnection, id: i64) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "UPDATE sdb_parked SET put_back_at = clock_timestamp() AT TIME ZONE 'UTC' WHERE id = $1",
+    )
+    .bind(id)
+    .execute(database)
+    .await?;
+    Ok(())
+}
+
+/// Records that a message was not requeued after all.
+pub(crate) async fn unmark_requeued(
+    database: &mut PgConnection,
+    id: i64,
+) -> Result<(), sqlx::Error> {
+    sqlx::query("UPDATE sdb_parked SET put_back_at = NULL WHERE id = $1")
+        .bind(id)
+        .execute(database)
+        .await?;
     Ok(())
 }

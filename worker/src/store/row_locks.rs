@@ -29,12 +29,12 @@ impl Row {
     /// only that has rows.
     pub(crate) fn of(rests_on: RestsOn, component: ComponentId, read: &ActiveState) -> Vec<Self> {
         let mut rows = Vec::new();
-        let standing = |incident: Option<IncidentRef>| match incident {
+        let existing = |incident: Option<IncidentRef>| match incident {
             Some(IncidentRef::Existing(id)) => Some(id),
             Some(IncidentRef::New(_)) | None => None,
         };
-        rows.extend(standing(rests_on.target).map(Self::Incident));
-        let Some(source) = standing(rests_on.source) else { return rows };
+        rows.extend(existing(rests_on.target).map(Self::Incident));
+        let Some(source) = existing(rests_on.source) else { return rows };
         rows.push(Self::Incident(source));
         let Some(incident) = read.system.get(&IncidentRef::Existing(source)) else { return rows };
         if incident.components.contains(&component) {
@@ -87,13 +87,6 @@ impl RowLocks {
         rows: &[Row],
         batch: &[ComponentId],
     ) -> Result<(), sqlx::Error> {
-        #[derive(FromRow)]
-        struct Taken {
-            incidents: Vec<IncidentId>,
-            relation_incidents: Vec<IncidentId>,
-            relation_components: Vec<ComponentId>,
-            others: Vec<IncidentId>,
-        }
         let (mut incidents, mut others) = (Vec::new(), Vec::new());
         let (mut relation_incidents, mut relation_components) = (Vec::new(), Vec::new());
         for row in rows {
@@ -106,43 +99,64 @@ impl RowLocks {
                 Row::AnyOther(id) => others.push(id),
             }
         }
-        let taken: Taken = sqlx::query_as(
-            "WITH incidents AS MATERIALIZED (
-                SELECT id FROM incident WHERE id = ANY($1) ORDER BY id FOR UPDATE SKIP LOCKED
-            ), relations AS MATERIALIZED (
-                SELECT pair.* FROM unnest($2::integer[], $3::integer[])
-                    AS pair (incident_id, component_id), LATERAL (
-                    SELECT FROM incident_component_relation r
-                    WHERE r.incident_id = pair.incident_id AND r.component_id = pair.component_id
-                    FOR UPDATE SKIP LOCKED
-                ) AS locked
-            ), others AS MATERIALIZED (
-                SELECT wanted.id FROM unnest($4::integer[]) AS wanted (id), LATERAL (
-                    SELECT FROM incident_component_relation r
-                    WHERE r.incident_id = wanted.id AND r.component_id <> ALL($5)
-                    LIMIT 1 FOR UPDATE SKIP LOCKED
-                ) AS locked
-            )
-            SELECT ARRAY(SELECT id FROM incidents) AS incidents,
-                ARRAY(SELECT incident_id FROM relations ORDER BY incident_id, component_id)
-                    AS relation_incidents,
-                ARRAY(SELECT component_id FROM relations ORDER BY incident_id, component_id)
-                    AS relation_components,
-                ARRAY(SELECT id FROM others) AS others",
-        )
-        .bind(incidents)
-        .bind(relation_incidents)
-        .bind(relation_components)
-        .bind(others)
-        .bind(batch)
-        .fetch_one(scope.session())
-        .await?;
-        let relations = taken.relation_incidents.into_iter().zip(taken.relation_components);
-        self.locked.extend(taken.incidents.into_iter().map(Row::Incident));
-        self.locked
-            .extend(relations.map(|(incident, component)| Row::Relation(incident, component)));
-        self.locked.extend(taken.others.into_iter().map(Row::AnyOther));
+        let taken: Taken = sqlx::query_as(LOCK)
+            .bind(incidents)
+            .bind(relation_incidents)
+            .bind(relation_components)
+            .bind(others)
+            .bind(batch)
+            .fetch_one(scope.session())
+            .await?;
+        self.locked.extend(taken.rows());
         self.held.extend(rows.iter().filter(|row| !self.locked.contains(row)));
         Ok(())
+    }
+}
+
+/// Locks incidents ($1), relations ($2 and $3, pairs), and for each of some incidents ($4) any relation with
+/// a component that is not among $5; returns which could be locked.
+///
+/// Each kind is a CTE of its own, which runs once and as a whole, in this order. Incidents are locked in
+/// the order of their ids. A pair or an id of a list can't be locked, so each is joined laterally with
+/// the row that is.
+const LOCK: &str = "WITH incidents AS MATERIALIZED (
+        SELECT id FROM incident WHERE id = ANY($1) ORDER BY id FOR UPDATE SKIP LOCKED
+    ), relations AS MATERIALIZED (
+        SELECT pair.* FROM unnest($2::integer[], $3::integer[])
+            AS pair (incident_id, component_id), LATERAL (
+            SELECT FROM incident_component_relation r
+            WHERE r.incident_id = pair.incident_id AND r.component_id = pair.component_id
+            FOR UPDATE SKIP LOCKED
+        ) AS locked
+    ), others AS MATERIALIZED (
+        SELECT wanted.id FROM unnest($4::integer[]) AS wanted (id), LATERAL (
+            SELECT FROM incident_component_relation r
+            WHERE r.incident_id = wanted.id AND r.component_id <> ALL($5)
+            LIMIT 1 FOR UPDATE SKIP LOCKED
+        ) AS locked
+    )
+    SELECT ARRAY(SELECT id FROM incidents) AS incidents,
+        ARRAY(SELECT incident_id FROM relations ORDER BY incident_id, component_id)
+            AS relation_incidents,
+        ARRAY(SELECT component_id FROM relations ORDER BY incident_id, component_id)
+            AS relation_components,
+        ARRAY(SELECT id FROM others) AS others";
+
+/// What [`LOCK`] has locked.
+#[derive(FromRow)]
+struct Taken {
+    incidents: Vec<IncidentId>,
+    relation_incidents: Vec<IncidentId>,
+    relation_components: Vec<ComponentId>,
+    others: Vec<IncidentId>,
+}
+
+impl Taken {
+    fn rows(self) -> impl Iterator<Item = Row> {
+        let relations = self.relation_incidents.into_iter().zip(self.relation_components);
+        let incidents = self.incidents.into_iter().map(Row::Incident);
+        incidents
+            .chain(relations.map(|(incident, component)| Row::Relation(incident, component)))
+            .chain(self.others.into_iter().map(Row::AnyOther))
     }
 }

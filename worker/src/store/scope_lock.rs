@@ -17,12 +17,6 @@ const BY_OPERATOR: &str = "SET LOCAL idle_in_transaction_session_timeout = '5s';
     SELECT FROM sdb_scope FOR UPDATE;
     SET LOCAL lock_timeout = '5s'";
 
-/// Takes the lock in a transaction that an operator's command has begun.
-pub(crate) async fn lock(transaction: &mut PgConnection) -> Result<(), sqlx::Error> {
-    sqlx::raw_sql(BY_OPERATOR).execute(transaction).await?;
-    Ok(())
-}
-
 /// A transaction that holds the lock: what takes one of these needs the lock.
 pub(crate) struct ScopeGuard<'a>(Transaction<'a, Postgres>);
 
@@ -34,8 +28,14 @@ impl<'a> ScopeGuard<'a> {
 
     /// Waits for the lock, for an operator's command.
     pub(crate) async fn for_operator(database: &'a mut PgConnection) -> Result<Self, sqlx::Error> {
-        let mut transaction = database.begin().await?;
-        lock(&mut transaction).await?;
+        Self::take(database.begin().await?).await
+    }
+
+    /// Waits for the lock in a transaction that an operator's command has begun.
+    pub(crate) async fn take(
+        mut transaction: Transaction<'a, Postgres>,
+    ) -> Result<Self, sqlx::Error> {
+        sqlx::raw_sql(BY_OPERATOR).execute(&mut *transaction).await?;
         Ok(Self(transaction))
     }
 
@@ -46,7 +46,7 @@ impl<'a> ScopeGuard<'a> {
 
     /// Moves the time of the newest decision to now, for a change that an operator makes; returns it.
     ///
-    /// What a person changes is a decision, too: the next one is later even if the clock goes back a
+    /// An operator's change is a decision, too: the next one is later even if the clock goes back a
     /// little. When the newest is far ahead, the clock counts, as for a batch (`facts`).
     pub(crate) async fn decide_now(&mut self) -> Result<Timestamp, sqlx::Error> {
         sqlx::query_scalar(
@@ -63,5 +63,10 @@ impl<'a> ScopeGuard<'a> {
     /// Commits, which releases the lock.
     pub(crate) async fn commit(self) -> Result<(), sqlx::Error> {
         self.0.commit().await
+    }
+
+    /// Undoes all of the transaction, and releases the lock.
+    pub(crate) async fn rollback(self) -> Result<(), sqlx::Error> {
+        self.0.rollback().await
     }
 }

@@ -15,7 +15,7 @@ use shared::{
     database,
     incident::IncidentId,
 };
-use sqlx::{AssertSqlSafe, FromRow, PgConnection, PgPool, Row, postgres::PgRow};
+use sqlx::{FromRow, PgConnection, PgPool, Row, postgres::PgRow};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::{
@@ -27,19 +27,11 @@ use crate::{
         transfer::Transfer,
     },
     lists::{self, Asked, Kind, ListError, ListWriter},
-    store::incidents::{self, Incident, STANDS_NOW},
+    store::{
+        components::{ComponentFilter, ComponentSelection},
+        incidents::{self, Incident},
+    },
 };
-
-/// Which components are asked for.
-#[derive(Debug)]
-enum Which {
-    /// Those whose name starts so.
-    Prefix(String),
-    /// Those with this attribute.
-    With(Attribute),
-    /// The one with this name and this attribute, shown as one object.
-    One(String, Attribute),
-}
 
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -52,7 +44,7 @@ struct Parameters {
     /// Its value: the two go together.
     #[param(max_length = 255)]
     attribute_value: Option<String>,
-    /// Only incidents that stand now: started, and with no end or an end to come.
+    /// Only incidents that are active now: started, and with no end or an end to come.
     #[param(required = false, value_type = Switch, inline)]
     active: bool,
 }
@@ -84,7 +76,7 @@ struct ComponentJson<'a> {
 
 /// The components with their incidents
 ///
-/// Ordered by id, and as the last change left them, whoever wrote it.
+/// Ordered by id, and as the last change left them, also one by another program.
 #[utoipa::path(
     get,
     path = "/api/v1/component_status",
@@ -131,39 +123,22 @@ pub(crate) async fn get(
     query.finish()?;
 
     let which = match (name, attribute) {
-        (Some(name), Some(attribute)) => Which::One(name, attribute),
-        (None, Some(attribute)) => Which::With(attribute),
-        (name, None) => Which::Prefix(name.unwrap_or_default()),
+        (Some(name), Some(attribute)) => ComponentFilter::One(name, attribute),
+        (None, Some(attribute)) => ComponentFilter::With(attribute),
+        (name, None) => ComponentFilter::Prefix(name.unwrap_or_default()),
     };
     let list = format!("component_status {active} {which:?}");
-    let kind = if matches!(which, Which::One(..)) { Kind::One } else { Kind::All };
+    let kind = if matches!(which, ComponentFilter::One(..)) { Kind::One } else { Kind::All };
     let (method, headers, transfer) = (&method, &headers, &transfer);
     let asked = Asked { method, headers, transfer, list, kind, active };
     let database = app.lists.database.clone();
     lists::serve(&app.lists, asked, move |writer| write(database, which, active, writer)).await
 }
 
-/// The lowest id of the components with exactly this name and this attribute.
-async fn find(
-    database: &mut PgConnection,
-    name: &str,
-    attribute: &Attribute,
-) -> Result<Option<ComponentId>, sqlx::Error> {
-    sqlx::query_scalar(
-        "SELECT c.id FROM component c JOIN component_attribute a ON a.component_id = c.id
-        WHERE c.name = $1 AND a.name = $2 AND a.value = $3 ORDER BY c.id LIMIT 1",
-    )
-    .bind(name)
-    .bind(&attribute.name)
-    .bind(&attribute.value)
-    .fetch_optional(database)
-    .await
-}
-
 /// Writes component by component, each with its incidents, newest start first.
 async fn write(
     database: PgPool,
-    which: Which,
+    which: ComponentFilter,
     active: bool,
     writer: ListWriter,
 ) -> Result<ListWriter, ListError> {
@@ -174,46 +149,14 @@ async fn write(
 
 async fn write_rows(
     database: &mut PgConnection,
-    which: Which,
+    which: ComponentFilter,
     active: bool,
     mut writer: ListWriter,
 ) -> Result<ListWriter, ListError> {
-    let one = matches!(which, Which::One(..));
-    let (condition, first, second) = match which {
-        Which::Prefix(prefix) => {
-            ("starts_with(c.name, $1) AND $2::text IS NULL", Some(prefix), None)
-        }
-        Which::With(Attribute { name, value }) => (
-            "EXISTS (SELECT FROM component_attribute a
-                WHERE a.component_id = c.id AND a.name = $1 AND a.value = $2)",
-            Some(name),
-            Some(value),
-        ),
-        Which::One(name, attribute) => {
-            let found = match find(database, &name, &attribute).await {
-                Err(error) if database::lacks_characters(&error) => None,
-                found => found?,
-            };
-            let id = found.ok_or(ListError::Gone)?;
-            ("c.id = $1::integer AND $2::text IS NULL", Some(id.to_string()), None)
-        }
-    };
-    let stands = if active { STANDS_NOW } else { "true" };
-    let statement = format!(
-        "SELECT c.id AS component_id, sdb_readable(c.name) AS component_name,
-            (SELECT coalesce(json_agg(json_build_object(
-                'name', sdb_readable(a.name), 'value', sdb_readable(a.value)) ORDER BY a.id), '[]') FROM component_attribute a WHERE a.component_id = c.id
-            ) AS attributes,
-            {columns}
-        FROM component c
-        LEFT JOIN (incident_component_relation r JOIN incident i
-            ON i.id = r.incident_id AND {stands}) ON r.component_id = c.id
-        {updates}
-        WHERE {condition} ORDER BY c.id, i.start_date DESC, i.id DESC",
-        columns = incidents::COLUMNS,
-        updates = incidents::UPDATES,
-    );
-    let mut rows = sqlx::query(AssertSqlSafe(statement)).bind(first).bind(second).fetch(database);
+    let one = matches!(which, ComponentFilter::One(..));
+    let selection =
+        ComponentSelection::of(database, which, active).await?.ok_or(ListError::Gone)?;
+    let mut rows = selection.rows().fetch(database);
     let mut current: Option<ComponentId> = None;
     let mut has_incidents = false;
     if !one {

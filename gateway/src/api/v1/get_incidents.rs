@@ -10,7 +10,7 @@ use axum::{
 };
 use futures_util::TryStreamExt;
 use shared::impact::Impact;
-use sqlx::{AssertSqlSafe, PgConnection, PgPool};
+use sqlx::{PgConnection, PgPool};
 use utoipa::IntoParams;
 
 use crate::{
@@ -21,13 +21,13 @@ use crate::{
         transfer::Transfer,
     },
     lists::{self, Asked, Kind, ListError, ListWriter},
-    store::incidents::{self, Incident, IncidentJson, STANDS_NOW},
+    store::incidents::{Incident, IncidentJson, IncidentSelection},
 };
 
 #[derive(Debug, IntoParams)]
 #[into_params(parameter_in = Query)]
 struct Filter {
-    /// Only incidents that stand now: started, and with no end or an end to come.
+    /// Only incidents that are active now: started, and with no end or an end to come.
     #[param(required = false, value_type = Switch, inline)]
     active: bool,
     /// Only incidents of this impact.
@@ -54,24 +54,10 @@ impl Filter {
         Ok(filter)
     }
 
-    /// The statement for this filter: only what is asked for stands in it, so that the plan can
-    /// use the index of it. `limit` is bound as $1, impact as $2, the cursor as $3 and $4.
-    fn statement(&self) -> String {
-        let mut conditions = vec!["$2::smallint IS NULL OR i.impact = $2"];
-        conditions.extend(self.active.then_some(STANDS_NOW));
-        conditions.push(match self.after {
-            Some(_) => "(i.start_date, i.id) < ($3::timestamp, $4::integer)",
-            None => "$3::timestamp IS NULL AND $4::integer IS NULL",
-        });
-        let conditions = conditions.join(") AND (");
-        format!(
-            "SELECT {} FROM (
-                SELECT * FROM incident i WHERE ({conditions})
-                ORDER BY i.start_date DESC, i.id DESC LIMIT $1
-            ) AS i {} ORDER BY i.start_date DESC, i.id DESC",
-            incidents::COLUMNS,
-            incidents::UPDATES
-        )
+    /// What is asked of the database, up to `limit` incidents.
+    fn selection(&self, limit: Option<u32>) -> IncidentSelection {
+        let after = self.after.map(|cursor| (cursor.start_date, cursor.id));
+        IncidentSelection { active: self.active, impact: self.impact, after, limit }
     }
 
     /// The address of the page after the one that ends there.
@@ -91,7 +77,7 @@ impl Filter {
 
 /// All incidents and maintenances
 ///
-/// Newest start first, and as the last change left them, whoever wrote it.
+/// Newest start first, and as the last change left them, also one by another program.
 #[utoipa::path(
     get,
     path = "/api/v1/incidents",
@@ -151,7 +137,7 @@ async fn write_rows(
     filter: &Filter,
     mut writer: ListWriter,
 ) -> Result<ListWriter, ListError> {
-    let mut rows = rows(filter, None).fetch(database);
+    let mut rows = filter.selection(None).rows().fetch(database);
     writer.buffer().push(b'[');
     let mut first = true;
     while let Some(incident) = rows.try_next().await? {
@@ -181,7 +167,7 @@ async fn write_page(
     mut writer: ListWriter,
 ) -> Result<ListWriter, ListError> {
     // One more tells whether there is a next page.
-    let mut incidents = rows(filter, Some(i64::from(limit) + 1)).fetch_all(database).await?;
+    let mut incidents = filter.selection(Some(limit + 1)).rows().fetch_all(database).await?;
     let more = incidents.len() > limit as usize;
     incidents.truncate(limit as usize);
     if let Some(last) = incidents.last().filter(|_| more) {
@@ -198,21 +184,6 @@ async fn write_page(
     }
     writer.buffer().push(b']');
     Ok(writer)
-}
-
-type Rows = sqlx::query::QueryAs<
-    'static,
-    sqlx::Postgres,
-    Incident,
-    <sqlx::Postgres as sqlx::Database>::Arguments,
->;
-
-fn rows(filter: &Filter, limit: Option<i64>) -> Rows {
-    sqlx::query_as(AssertSqlSafe(filter.statement()))
-        .bind(limit)
-        .bind(filter.impact.map(i16::from))
-        .bind(filter.after.map(|cursor| cursor.start_date))
-        .bind(filter.after.map(|cursor| cursor.id))
 }
 
 fn write_one(

@@ -1,4 +1,4 @@
-//! `GET /api/v1/updates/{id}`: what became of one update.
+//! `GET /api/v1/updates/{id}`: the receipt of an update.
 
 use std::sync::Arc;
 
@@ -10,11 +10,8 @@ use axum::{
 };
 use serde::Serialize;
 use serde_json::{Value, json};
-use shared::{
-    component::ComponentId, incident::IncidentId, outcome::Reason, timestamp::Timestamp,
-    update_id::UpdateId,
-};
-use sqlx::{FromRow, PgPool};
+use shared::{outcome::Reason, timestamp::Timestamp, update_id::UpdateId};
+use sqlx::PgPool;
 use utoipa::{ToSchema, openapi::Object};
 
 use crate::{
@@ -24,23 +21,10 @@ use crate::{
         schema,
     },
     store::{
-        clock,
         incidents::{self, Incident, IncidentJson},
+        receipts::{self, Record},
     },
 };
-
-#[derive(FromRow)]
-struct Record {
-    id: UpdateId,
-    outcome: String,
-    reason: String,
-    component_id: ComponentId,
-    component: Option<sqlx::types::Json<Value>>,
-    impact: i16,
-    received_at: Timestamp,
-    decided_at: Timestamp,
-    incident_id: Option<IncidentId>,
-}
 
 /// What became of an update. What is not known is null.
 #[derive(Serialize, ToSchema)]
@@ -69,7 +53,7 @@ struct Receipt {
     incident: Option<Incident>,
 }
 
-/// How far an update is.
+/// The state of an update.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum UpdateState {
@@ -126,55 +110,21 @@ pub(crate) async fn get(
     let Path(id) = id.map_err(|_| not_found())?;
     let id = UpdateId(id.parse().map_err(|_| not_found())?);
     let made_at = id.made_at().ok_or_else(not_found)?;
-    if let Some(record) = record(&app.answers, id).await? {
+    if let Some(record) = receipts::record(&app.answers, id).await? {
         return Ok(Json(receipt(&app.answers, record).await?).into_response());
     }
-    let parked: Option<(String, Timestamp)> = sqlx::query_as(concat!(
-        "SELECT reason, parked_at FROM sdb_parked WHERE update_id = $1 AND ",
-        shared::stands_parked!(),
-    ))
-    .bind(id)
-    .fetch_optional(&app.answers)
-    .await?;
+    let parked = receipts::parked(&app.answers, id).await?;
     if let Some((reason, parked_at)) = parked {
         let body = blank(id, UpdateState::Parked, Some(reason), Some(parked_at));
         return Ok(Json(body).into_response());
     }
-    let may_come: bool = sqlx::query_scalar(
-        // An id of a gateway of an earlier version, or of another database server, may be ahead.
-        "SELECT $1 BETWEEN now - make_interval(days => $2) AND now + make_interval(secs => $3)
-        FROM (SELECT clock_timestamp() AT TIME ZONE 'UTC' AS now) AS clock",
-    )
-    .bind(made_at)
-    .bind(app.inbox_days as i32)
-    .bind((clock::TOLERATED / 1_000_000) as f64)
-    .fetch_one(&app.answers)
-    .await?;
+    let may_come = receipts::may_come(&app.answers, made_at, app.inbox_days).await?;
     if !may_come {
         return Err(not_found());
     }
     let mut response = Json(blank(id, UpdateState::Pending, None, None)).into_response();
     response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
     Ok(response)
-}
-
-/// The inbox's record; for an update that repeated another one, that one's.
-async fn record(database: &PgPool, id: UpdateId) -> Result<Option<Record>, sqlx::Error> {
-    sqlx::query_as(
-        "SELECT i.id, i.outcome, i.reason, i.component_id, i.impact, i.received_at, i.decided_at,
-            i.incident_id,
-            (SELECT json_build_object('id', c.id, 'name', sdb_readable(c.name), 'attributes', coalesce(
-                (SELECT json_agg(json_build_object(
-                        'name', sdb_readable(a.name), 'value', sdb_readable(a.value)) ORDER BY a.id)
-                    FROM component_attribute a WHERE a.component_id = c.id), '[]'))
-                FROM component c WHERE c.id = i.component_id) AS component
-        FROM sdb_inbox asked
-        JOIN sdb_inbox i ON i.id = CASE asked.outcome WHEN 'repeated' THEN asked.original ELSE asked.id END
-        WHERE asked.id = $1",
-    )
-    .bind(id)
-    .fetch_optional(database)
-    .await
 }
 
 async fn receipt(database: &PgPool, record: Record) -> Result<Receipt, ApiError> {

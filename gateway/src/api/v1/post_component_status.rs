@@ -39,7 +39,7 @@ use crate::{
         pending::{Settled, Wait},
         publisher::PublishError,
     },
-    store::incidents::IncidentJson,
+    store::{catalogue, incidents::IncidentJson},
 };
 
 /// A status update
@@ -206,8 +206,7 @@ async fn check_text(app: &App, text: &str, deadline: Instant) -> Result<(), ApiE
     let catalogue = app.catalogue.get();
     let encoding = catalogue.as_ref().and_then(|c| c.narrow_encoding.as_ref());
     let Some(encoding) = encoding.filter(|_| !text.is_ascii()) else { return Ok(()) };
-    let held = sqlx::query_scalar::<_, bool>("SELECT $1::text IS NOT NULL").bind(text);
-    match timeout_at(deadline, held.fetch_one(&app.answers)).await {
+    match timeout_at(deadline, catalogue::hold(&app.answers, text)).await {
         Ok(Err(error)) if database::lacks_characters(&error) => {
             let problem =
                 format!("Has a character that the database's encoding, {encoding}, does not have.");

@@ -60,7 +60,7 @@ async fn an_incident_of_a_person_is_opened_changed_and_closed(fixture: Arc<Fixtu
 
     let list = run(&system, &["incident", "list"]).await?;
     let line = list.lines().find(|line| line.contains("Slow names")).context("not listed")?;
-    for part in [&id, "major", "active", &start, "person", "DNS (R1, dns)", "CDN ()"] {
+    for part in [&id, "major", "active", &start, "manual", "DNS (R1, dns)", "CDN ()"] {
         ensure!(line.contains(part), "{part} is not in {list}");
     }
     let all = json_of(&system, &["incident", "list"]).await?;

@@ -8,7 +8,7 @@
 
 mod proof;
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use lapin::{
@@ -19,7 +19,6 @@ use lapin::{
 use serde::Serialize;
 use shared::{
     broker::Broker,
-    envelope,
     telemetry::chain,
     topology::{Phase, Recorded, Topology},
 };
@@ -45,60 +44,35 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
 /// What an operator sees of the deployment.
 #[derive(Debug, Serialize)]
-pub struct QueueLayout {
-    version: i32,
-    partitions: u16,
-    queue_limit: u32,
-    prefetch: u16,
-    wire: u16,
-    phase: &'static str,
-    /// The workers that live, in the order in which the partitions are dealt out.
-    workers: Vec<i64>,
-}
-
-impl fmt::Display for QueueLayout {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "partitions:  {}", self.partitions)?;
-        writeln!(f, "queue limit: {} messages", self.queue_limit)?;
-        writeln!(f, "prefetch:    {} messages", self.prefetch)?;
-        writeln!(f, "wire:        {}, {}", self.wire, wire_meaning(self.wire))?;
-        writeln!(f, "version:     {}, {}", self.version, self.phase)?;
-        let workers: Vec<String> = self.workers.iter().map(i64::to_string).collect();
-        write!(
-            f,
-            "workers:     {}",
-            if workers.is_empty() { "none".into() } else { workers.join(", ") }
-        )
-    }
+pub(crate) struct QueueLayout {
+    pub(crate) version: i32,
+    pub(crate) partitions: u16,
+    pub(crate) queue_limit: u32,
+    pub(crate) prefetch: u16,
+    pub(crate) wire: u16,
+    pub(crate) phase: &'static str,
+    /// The live workers, in the order in which the partitions are assigned.
+    pub(crate) workers: Vec<i64>,
 }
 
 /// What is to be changed; what is not named stays.
 #[derive(Clone, Copy, Debug)]
-pub struct TopologyChange {
+pub(crate) struct TopologyChange {
     /// Queues that the components are spread over.
-    pub partitions: Option<u16>,
+    pub(crate) partitions: Option<u16>,
     /// Messages that one queue holds.
-    pub queue_limit: Option<u32>,
+    pub(crate) queue_limit: Option<u32>,
     /// Messages of one queue that a worker holds.
-    pub prefetch: Option<u16>,
+    pub(crate) prefetch: Option<u16>,
     /// The newest version of messages that gateways write.
-    pub wire: Option<u16>,
-}
-
-/// What a version of messages means for an operator.
-const fn wire_meaning(wire: u16) -> &'static str {
-    if wire < envelope::VERSION {
-        "each update in a message of its own"
-    } else {
-        "several updates in one message"
-    }
+    pub(crate) wire: Option<u16>,
 }
 
 /// The shape of the queues, and who works on them.
 ///
 /// # Errors
 /// When the database is not prepared, or fails.
-pub async fn show(database: &mut PgConnection) -> Result<QueueLayout> {
+pub(crate) async fn show(database: &mut PgConnection) -> Result<QueueLayout> {
     let Recorded { topology, phase } = Recorded::read(database).await?;
     let workers = workers::live(database).await?;
     Ok(QueueLayout {
@@ -118,7 +92,7 @@ pub async fn show(database: &mut PgConnection) -> Result<QueueLayout> {
 /// # Errors
 /// When the old queues are not empty in time, for one because no worker lives, or on `stop`: all is as
 /// it was then. And when RabbitMQ or the database fails.
-pub async fn change(
+pub(crate) async fn change(
     database: &mut PgConnection,
     broker: &Broker,
     wanted: TopologyChange,

@@ -38,7 +38,7 @@ fn what_a_component_was_before_is_read() {
 }
 
 #[test]
-fn nonsense_is_refused_with_its_line() {
+fn invalid_entries_are_refused_with_their_line() {
     let pairs =
         |count: usize| (0..count).map(|n| format!("a{n}: b")).collect::<Vec<_>>().join(", ");
     let many = format!("components:\n- name: DNS\n  attributes: {{{}}}\n", pairs(33));
@@ -160,7 +160,7 @@ fn labels(yaml: &str) -> Vec<String> {
 
 /// In the order in which PyYAML 6.0 gives them.
 #[test]
-fn merged_attributes_stand_where_python_has_them() {
+fn merged_attributes_keep_the_order_of_python() {
     for (attributes, expected) in [
         ("{<<: *a, category: C}", "R1, t, C"),
         ("{category: C, <<: *a}", "R1, t, C"),
@@ -225,7 +225,7 @@ fn what_the_python_dashboard_takes_is_taken() {
 }
 
 #[test]
-fn what_is_passed_over_is_said() {
+fn what_is_ignored_is_reported() {
     let yaml = "components:
 - name: DNS
   attributes: {region: R1, category: Net}

@@ -769,7 +769,7 @@ fn a_closed_incident_is_neither_joined_nor_does_it_cover() {
 }
 
 #[test]
-fn an_incident_that_stands_is_older_than_any_that_the_batch_opens() {
+fn an_active_incident_is_older_than_any_that_the_batch_opens() {
     assert!(standing(i32::MAX) < IncidentRef::New(0));
     assert!(standing(2) < standing(10));
     assert!(IncidentRef::New(2) < IncidentRef::New(10));

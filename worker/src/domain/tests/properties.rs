@@ -407,12 +407,12 @@ fn check_repetition(history: &History) -> TestCaseResult {
 
 proptest! {
     #[test]
-    fn the_decision_agrees_with_the_rules_told_naively(history in histories(Origin::Rules)) {
+    fn the_decision_agrees_with_the_model(history in histories(Origin::Rules)) {
         check_against_naive(&history)?;
     }
 
     #[test]
-    fn the_decision_agrees_with_the_rules_whatever_others_wrote(
+    fn the_decision_agrees_with_the_model_after_foreign_edits(
         history in histories(Origin::Anyone),
     ) {
         check_against_naive(&history)?;
@@ -424,7 +424,7 @@ proptest! {
     }
 
     #[test]
-    fn batches_may_be_cut_anywhere_whatever_others_wrote(
+    fn batches_may_be_cut_anywhere_after_foreign_edits(
         history in histories(Origin::Anyone), cuts in cuts(),
     ) {
         check_cuts(&history, &cuts)?;
@@ -523,7 +523,7 @@ proptest! {
     }
 
     #[test]
-    fn an_update_that_is_repeated_at_once_changes_nothing_whatever_others_wrote(
+    fn an_update_that_is_repeated_at_once_changes_nothing_after_foreign_edits(
         history in histories(Origin::Anyone),
     ) {
         check_repetition(&history)?;

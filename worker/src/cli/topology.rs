@@ -1,0 +1,103 @@
+//! `worker topology` and `worker broker`.
+
+use anyhow::{Result, bail};
+use clap::{Subcommand, value_parser};
+use shared::{
+    broker::Broker, envelope, message, output, settings::Settings, shutdown, topology::Recorded,
+};
+
+use super::{connect, printed};
+use crate::broker::{
+    policies,
+    repartition::{self, QueueLayout, TopologyChange},
+};
+
+/// Commands on the topology.
+#[derive(Subcommand)]
+pub enum TopologyCommand {
+    /// Show the queues and the live workers.
+    Show {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Change the number of queues and their limits while gateways and workers run. POST answers 503
+    /// for up to 10 s: the old queues are emptied before the new ones are used, so that no update
+    /// overtakes another.
+    #[command(arg_required_else_help = true)]
+    Change {
+        /// Queues that the components are spread over.
+        #[arg(long, value_parser = value_parser!(u16).range(1..=1024))]
+        partitions: Option<u16>,
+        /// Messages that one queue holds.
+        #[arg(long, value_parser = value_parser!(u32).range(1..=100_000_000))]
+        queue_limit: Option<u32>,
+        /// Messages of one queue that a worker holds.
+        #[arg(long, value_parser = value_parser!(u16).range(1..=10_000))]
+        prefetch: Option<u16>,
+        /// Newest version of messages that gateways write: 1, each update in a message of its own, which
+        /// workers of the earlier release read; 2, several updates in one message.
+        #[arg(long, value_parser = value_parser!(u16).range(1..=i64::from(message::NEWEST)))]
+        wire: Option<u16>,
+    },
+}
+
+/// Commands on RabbitMQ.
+#[derive(Subcommand)]
+pub enum BrokerCommand {
+    /// Find policies that can lose updates, in what `rabbitmqctl -q -p VHOST list_policies --formatter
+    /// json` prints, and after it the same with `list_operator_policies`, piped in; exit with 1 when
+    /// there are any.
+    CheckPolicies,
+}
+
+/// Runs `worker topology`; returns what to print.
+pub(super) async fn run(command: TopologyCommand, settings: &Settings) -> Result<String> {
+    match command {
+        TopologyCommand::Show { json } => {
+            let layout = repartition::show(&mut connect(settings).await?).await?;
+            printed(&layout, || text(&layout), json)
+        }
+        TopologyCommand::Change { partitions, queue_limit, prefetch, wire } => {
+            let wanted = TopologyChange { partitions, queue_limit, prefetch, wire };
+            let broker = Broker::from_settings(settings)?;
+            let stop = shutdown::on_signal()?;
+            let database = &mut connect(settings).await?;
+            repartition::change(database, &broker, wanted, &stop).await
+        }
+    }
+}
+
+/// Runs `worker broker`; returns what to print.
+pub(super) async fn check(command: BrokerCommand, settings: &Settings) -> Result<String> {
+    let BrokerCommand::CheckPolicies = command;
+    let printed = std::io::read_to_string(std::io::stdin())?;
+    let recorded = Recorded::read(&mut connect(settings).await?).await?;
+    let dangers = policies::check(&printed, recorded.topology)?;
+    for danger in &dangers {
+        output::line(danger)?;
+    }
+    if !dangers.is_empty() {
+        bail!("these policies can lose updates: change them, or set one of higher priority");
+    }
+    Ok("No policy can lose updates.".to_owned())
+}
+
+fn text(layout: &QueueLayout) -> String {
+    let workers: Vec<String> = layout.workers.iter().map(i64::to_string).collect();
+    let workers = if workers.is_empty() { "none".to_owned() } else { workers.join(", ") };
+    let wire = if layout.wire < envelope::VERSION {
+        "each update in a message of its own"
+    } else {
+        "several updates in one message"
+    };
+    [
+        format!("partitions:  {}", layout.partitions),
+        format!("queue limit: {} messages", layout.queue_limit),
+        format!("prefetch:    {} messages", layout.prefetch),
+        format!("wire:        {}, {wire}", layout.wire),
+        format!("version:     {}, {}", layout.version, layout.phase),
+        format!("workers:     {workers}"),
+    ]
+    .join("\n")
+}
