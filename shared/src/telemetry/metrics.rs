@@ -4,16 +4,17 @@
 //! No label grows with the catalogue or with clients: all but the partition and the route, of which
 //! there are few, have the words of a type.
 
+mod by;
+mod words;
+
 use std::{
-    fmt,
     sync::{LazyLock, atomic::AtomicU64},
     time::Duration,
 };
 
 use prometheus_client::{
-    encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder, prometheus_text},
+    encoding::{EncodeLabelSet, prometheus_text},
     metrics::{
-        MetricType, TypedMetric,
         counter::Counter,
         family::Family,
         gauge::Gauge,
@@ -22,7 +23,12 @@ use prometheus_client::{
     registry::{Metric, Registry},
 };
 
-use crate::{outcome::Outcome, timestamp::Timestamp};
+use self::by::Word;
+pub use self::{
+    by::By,
+    words::{Applied, Ended, ListSource, Refused, Server, Settled, TokenRefusal, Told, Words},
+};
+use crate::timestamp::Timestamp;
 
 /// The content type of [`GatewayMetrics::text`] and of [`WorkerMetrics::text`].
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -31,234 +37,6 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 const SECONDS: [f64; 16] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
 ];
-
-/// A closed set of label values.
-pub trait Words: Copy + fmt::Debug + Send + Sync + 'static {
-    /// The label's name.
-    const LABEL: &'static str;
-
-    /// All of them: each has a series from the start, so that the first event is an increase.
-    fn all() -> Vec<Self>;
-
-    /// The label's value.
-    fn word(self) -> &'static str;
-}
-
-macro_rules! words {
-    ($(#[$doc:meta])* $kind:ident, $label:literal { $($(#[$what:meta])* $word:ident = $text:literal,)* }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum $kind { $($(#[$what])* $word,)* }
-
-        impl Words for $kind {
-            const LABEL: &'static str = $label;
-
-            fn all() -> Vec<Self> {
-                vec![$(Self::$word,)*]
-            }
-
-            fn word(self) -> &'static str {
-                match self { $(Self::$word => $text,)* }
-            }
-        }
-    };
-}
-
-words! {
-    /// A server that a program is connected to.
-    Server, "server" {
-        /// PostgreSQL.
-        Postgresql = "postgresql",
-        /// RabbitMQ.
-        Rabbitmq = "rabbitmq",
-    }
-}
-
-words! {
-    /// Why an update that was in order was answered 503.
-    Refused, "reason" {
-        /// As many as are allowed are between arrival and answer.
-        InFlight = "too_many_in_flight",
-        /// The catalogue was not read yet, or can't be asked for a component that may be new.
-        Catalogue = "no_catalogue",
-        /// There is no connection to RabbitMQ.
-        Absent = "rabbitmq_absent",
-        /// RabbitMQ is short of memory or disk.
-        Blocked = "rabbitmq_blocked",
-        /// The client's time was over before it could be sent.
-        Late = "no_time_left",
-        /// The queue is full, or not available: RabbitMQ refuses both in the same way.
-        Full = "queue_full",
-        /// The number of partitions is being changed.
-        Changing = "partitions_changing",
-        /// Its queue or the queue's binding is missing.
-        NoQueue = "no_queue",
-        /// No confirmation: it may have been queued or not.
-        Unconfirmed = "unconfirmed",
-    }
-}
-
-words! {
-    /// Why a token was refused.
-    TokenRefusal, "reason" {
-        /// There is no `Authorization` header.
-        NoHeader = "no_header",
-        /// It is not of the scheme Bearer.
-        NotBearer = "not_bearer",
-        /// It is no JWT of our algorithm.
-        Malformed = "malformed",
-        /// No key of ours signed it.
-        Signature = "wrong_signature",
-        /// It has expired.
-        Expired = "expired",
-        /// It is not valid yet.
-        Early = "not_valid_yet",
-        /// It does not have the claim, or an empty one.
-        Claim = "no_claim",
-    }
-}
-
-words! {
-    /// Where a list came from.
-    ListSource, "source" {
-        /// The client has it already: 304.
-        Client = "client",
-        /// It was in memory.
-        Memory = "memory",
-        /// It was read from the database.
-        Rendered = "rendered",
-        /// It was read from the database and too large to hold.
-        Streamed = "streamed",
-    }
-}
-
-words! {
-    /// How a transaction of a batch ended.
-    Ended, "result" {
-        /// It took effect.
-        Committed = "committed",
-        /// It did not: the batch is tried again, halved or given up.
-        Failed = "failed",
-    }
-}
-
-/// How an update was settled, to its client by a gateway and in the database by a worker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Settled {
-    /// It was decided.
-    Decided(Outcome),
-    /// Another update with its idempotency key was decided before.
-    Repeated,
-    /// Its idempotency key was used for another body.
-    Rejected,
-    /// It can't be applied for a reason of its own.
-    Parked,
-}
-
-impl Settled {
-    fn all() -> Vec<Self> {
-        let decided = Outcome::ALL.into_iter().map(Self::Decided);
-        decided.chain([Self::Repeated, Self::Rejected, Self::Parked]).collect()
-    }
-
-    const fn word(self) -> &'static str {
-        match self {
-            Self::Decided(outcome) => outcome.word(),
-            Self::Repeated => "repeated",
-            Self::Rejected => "rejected",
-            Self::Parked => "parked",
-        }
-    }
-}
-
-/// What a client was told about an update that was accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Told {
-    /// What became of it.
-    Settled(Settled),
-    /// 202: its outcome was not waited for, or did not come in time.
-    Pending,
-}
-
-impl Words for Told {
-    const LABEL: &'static str = "answer";
-
-    fn all() -> Vec<Self> {
-        Settled::all().into_iter().map(Self::Settled).chain([Self::Pending]).collect()
-    }
-
-    fn word(self) -> &'static str {
-        match self {
-            Self::Settled(settled) => settled.word(),
-            Self::Pending => "pending",
-        }
-    }
-}
-
-/// What a worker did with a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Applied {
-    /// What became of its update.
-    Settled(Settled),
-    /// It was passed over: its update was decided before.
-    Redelivered,
-}
-
-impl Words for Applied {
-    const LABEL: &'static str = "outcome";
-
-    fn all() -> Vec<Self> {
-        Settled::all().into_iter().map(Self::Settled).chain([Self::Redelivered]).collect()
-    }
-
-    fn word(self) -> &'static str {
-        match self {
-            Self::Settled(settled) => settled.word(),
-            Self::Redelivered => "redelivered",
-        }
-    }
-}
-
-type Word = [(&'static str, &'static str); 1];
-
-/// A metric for each word of a set.
-#[derive(Clone, Debug)]
-pub struct By<W, M> {
-    family: Family<Word, M, fn() -> M>,
-    words: std::marker::PhantomData<W>,
-}
-
-impl<W: Words, M: Clone> By<W, M> {
-    fn new(make: fn() -> M) -> Self {
-        let family = Family::new_with_constructor(make);
-        for word in W::all() {
-            drop(family.get_or_create(&[(W::LABEL, word.word())]));
-        }
-        Self { family, words: std::marker::PhantomData }
-    }
-
-    /// That of a word.
-    #[must_use]
-    pub fn of(&self, word: W) -> M {
-        self.family.get_or_create_owned(&[(W::LABEL, word.word())])
-    }
-}
-
-impl<W: Words, M: Default + Clone> Default for By<W, M> {
-    fn default() -> Self {
-        Self::new(M::default)
-    }
-}
-
-impl<W: Words, M: EncodeMetric + TypedMetric + Clone> EncodeMetric for By<W, M> {
-    fn encode(&self, encoder: MetricEncoder<'_>) -> fmt::Result {
-        self.family.encode(encoder)
-    }
-
-    fn metric_type(&self) -> MetricType {
-        M::TYPE
-    }
-}
 
 /// What tells requests apart.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
