@@ -32,6 +32,7 @@ mod printing;
 mod put_back;
 mod python_api;
 mod recovery;
+mod request_limits;
 mod requests;
 mod reshape;
 mod rights;
@@ -98,6 +99,7 @@ fn main() -> ExitCode {
         put_back::tests(),
         python_api::tests(),
         recovery::tests(),
+        request_limits::tests(),
         requests::tests(),
         reshape::tests(),
         rights::tests(),

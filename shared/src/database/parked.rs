@@ -1,7 +1,7 @@
-//! When a parked update counts as one that an operator has to look at.
+//! Which rows of `sdb_parked` are parked updates that need an operator.
 
-/// The condition on a row of `sdb_parked`, in SQL: it was not put back, or ten minutes ago and is still
-/// there. The command that put it back may have been killed before it sent it.
+/// The SQL condition on a row of `sdb_parked`: it was not requeued, or it was requeued more than ten minutes
+/// ago and still exists. The command that requeued it may have been killed before it published the message.
 #[macro_export]
 macro_rules! stands_parked {
     () => {
