@@ -145,7 +145,7 @@ impl ConnectOptions {
         Ok(connection)
     }
 
-    /// Verifies a new session, and sets what depends on it. One round trip.
+    /// Verifies a new session, and sets its remaining options. One round trip.
     ///
     /// # Errors
     /// If the database fails; a [`SessionError`] if the session lacks a required property.

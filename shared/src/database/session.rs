@@ -84,7 +84,7 @@ impl SessionError {
     }
 }
 
-/// The statements that verify a new session and set what depends on it: one round trip, unprepared.
+/// The statements that verify a new session and set its remaining options: one round trip, unprepared.
 pub(super) fn statements<'a>(
     options: impl Iterator<Item = &'a str>,
     is_durable: bool,
