@@ -1,6 +1,5 @@
--- What we add to the tables of the Python dashboard, beside the indexes and the constraint that
--- `worker migrate` makes itself. Run each time, so it changes nothing that stands; detach.sql takes
--- all of it off again.
+-- Adds our triggers to the tables of the Python dashboard. `worker migrate` runs it each time, after it has
+-- created the indexes and the constraint, so it must not change what exists. detach.sql removes everything.
 
 DO $$
 DECLARE
@@ -14,20 +13,20 @@ BEGIN
         ('incident_component_relation', 'lists'),
         ('incident_status', 'lists')
     LOOP
-        -- Only where it is missing: making a trigger stops writers for a moment.
+        -- Only if it is missing: creating a trigger blocks writers for a moment.
         IF NOT EXISTS (SELECT FROM pg_trigger
             WHERE tgrelid = shared_table::regclass AND tgname = 'sdb_touch')
         THEN
             EXECUTE format('CREATE TRIGGER sdb_touch
                 AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON %I
                 FOR EACH STATEMENT EXECUTE FUNCTION sdb_touch(%L)', shared_table, what);
-            -- Whatever was changed without it, readers have not seen.
+            -- Readers have not seen what was changed without the trigger.
             UPDATE sdb_version SET lists = lists + 1, catalogue = catalogue + 1;
         END IF;
     END LOOP;
 END $$;
 
--- Sequences go to the highest id: rows may have been copied in with theirs.
+-- Sets the sequences to the highest id: rows may have been copied in together with their ids.
 DO $$
 DECLARE
     shared_table text;

@@ -1,5 +1,5 @@
--- Takes off what attach.sql, and `worker migrate` with it, added to the Python dashboard's tables.
--- Our own tables stay: they are the record of what was decided.
+-- Removes from the Python dashboard's tables what attach.sql and `worker migrate` added. Our own tables stay,
+-- because they have the record of all decisions.
 
 DO $$
 DECLARE

@@ -1,9 +1,9 @@
--- Makes sure that every text of the dashboard's tables can be read as UTF-8, whatever the encoding of the
--- database. Run each time, since a dump may have been restored with another encoding.
+-- Ensures that every text of the dashboard's tables can be read as UTF-8, whatever the encoding of the
+-- database. Run each time, because a dump may have been restored with another encoding.
 --
--- In UTF8 all of them can, and the planner leaves the function out. In SQL_ASCII, which checks nothing, and
--- in encodings with bytes that mean nothing, such as WIN1252, one row that can't be converted would fail
--- the statement that reads it. The characters outside ASCII of such a text become `?`.
+-- In a UTF8 database every text can, and the planner inlines the function. SQL_ASCII checks nothing, and
+-- encodings such as WIN1252 have undefined bytes: there, a single row that can't be converted would fail the
+-- statement that reads it. The non-ASCII characters of such a text are replaced by `?`.
 DO $$
 DECLARE
     is_utf8 boolean := getdatabaseencoding() = 'UTF8';
@@ -16,7 +16,7 @@ BEGIN
         CREATE OR REPLACE FUNCTION sdb_readable(value text) RETURNS text
         LANGUAGE sql IMMUTABLE PARALLEL SAFE AS 'SELECT value';
     ELSE
-        -- Not safe in parallel workers, which can't catch errors.
+        -- Parallel unsafe, because parallel workers can't catch errors.
         CREATE OR REPLACE FUNCTION sdb_readable(value text) RETURNS text
         LANGUAGE plpgsql IMMUTABLE PARALLEL UNSAFE AS $function$
         BEGIN

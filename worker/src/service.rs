@@ -74,7 +74,7 @@ pub async fn run(
         () = stop.cancelled() => return Ok(()),
     }
     let upkeep = supervise::keep("upkeep", upkeep.run());
-    readiness.waits("RabbitMQ did not answer yet");
+    readiness.waits("RabbitMQ has not answered yet");
     let _measuring = config.admin.map(|_| {
         let database = Database::new(config.database.clone());
         let measuring = sampling::database(database, config.inbox_days);

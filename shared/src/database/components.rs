@@ -1,4 +1,4 @@
-//! The catalogue as the database has it.
+//! Reads the catalogue from the database.
 
 use sqlx::PgConnection;
 
@@ -16,19 +16,19 @@ macro_rules! select {
     };
 }
 
-/// Every component, in order of their ids.
+/// All components, ordered by id.
 ///
 /// # Errors
-/// When the database fails.
+/// If the database fails.
 pub async fn read_all(database: &mut PgConnection) -> Result<Vec<Component>, sqlx::Error> {
     let rows = sqlx::query_as(concat!(select!(), " GROUP BY c.id, c.name ORDER BY c.id"));
     Ok(rows.fetch_all(database).await?.into_iter().map(component).collect())
 }
 
-/// The components with these ids, in order of their ids; one that is gone is left out.
+/// The components with these ids, ordered by id, without those that no longer exist.
 ///
 /// # Errors
-/// When the database fails.
+/// If the database fails.
 pub async fn read(
     database: &mut PgConnection,
     ids: &[ComponentId],

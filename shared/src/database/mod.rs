@@ -1,4 +1,4 @@
-//! How both programs connect to PostgreSQL.
+//! Connections of both programs to PostgreSQL: its address, the options of a session, their verification.
 
 pub mod components;
 pub mod parked;
@@ -21,11 +21,11 @@ const OTHER_NAME: &str = "SDB_SQLALCHEMY_DATABASE_URI";
 const EXPECTED: &str =
     "`postgresql://user:password@host:port/database`, with `?sslmode=` if wanted";
 
-/// Options of every session, as PostgreSQL shows them: they are compared.
+/// Options of every session, in the form in which PostgreSQL shows them, because they are verified.
 ///
-/// Each session ends by itself when its client is gone or stalls: a lost one must not hold the lock
-/// that every worker waits for. Transactions are what the programs were written for, whatever a role
-/// or a database has for a default.
+/// The server ends a session whose client is gone or stalls: it must not keep the lock that every worker
+/// waits for. The isolation level is the one that the programs are written for, whatever the defaults of
+/// the role or the database are.
 const SESSION: [(&str, &str); 6] = [
     ("TimeZone", "UTC"),
     ("idle_in_transaction_session_timeout", "5s"),
@@ -35,7 +35,7 @@ const SESSION: [(&str, &str); 6] = [
     ("standard_conforming_strings", "on"),
 ];
 
-/// Options of the server's end of a TCP connection. They are not compared: a socket has none.
+/// Options of the server's side of a TCP connection. They are not verified, because a Unix socket has none.
 const TCP: [(&str, &str); 4] = [
     ("tcp_user_timeout", "5s"),
     ("tcp_keepalives_idle", "5"),
@@ -43,33 +43,32 @@ const TCP: [(&str, &str); 4] = [
     ("tcp_keepalives_count", "3"),
 ];
 
-/// Options for connections that find by an index whatever they read, each time. It is said to
-/// PostgreSQL, since it would plan by the size that a table had once, and keep the plan: every part
-/// of the inbox is empty when its week begins.
+/// Options for connections all of whose queries use an index. Otherwise PostgreSQL would plan for the size
+/// that a table once had and keep that plan: every partition of the inbox is empty when its week begins.
 pub const BY_INDEX: [(&str, &str); 5] = [
     ("enable_seqscan", "off"),
     ("enable_hashjoin", "off"),
     ("enable_mergejoin", "off"),
     ("plan_cache_mode", "force_generic_plan"),
-    // A table of one row is read without its index, at a price that would have plans compiled.
+    // A table of one row is scanned sequentially, at a penalized cost that would trigger JIT compilation.
     ("jit", "off"),
 ];
 
-/// How to connect to PostgreSQL, and what each session must be like.
+/// How to connect to PostgreSQL, and the required options of each session.
 #[derive(Clone, Debug)]
 pub struct ConnectOptions {
     connect: PgConnectOptions,
-    /// Options of the session, each with the value that PostgreSQL shows.
+    /// Options of the session, with their values in the form in which PostgreSQL shows them.
     session: BTreeMap<&'static str, &'static str>,
-    /// Whether a commit is on disk, and on a synchronous standby, before it is answered.
+    /// Whether a commit waits until it is on disk, and on a synchronous standby.
     is_durable: bool,
     target: Target,
     passed_over: Vec<&'static str>,
     contradiction: Option<&'static str>,
 }
 
-/// Whether a statement failed since the database's encoding lacks a character of what was bound to it:
-/// nothing in the database equals that.
+/// Whether a statement failed because the database's encoding lacks a character of a parameter. Nothing in
+/// the database can be equal to such a parameter.
 #[must_use]
 pub fn lacks_characters(error: &sqlx::Error) -> bool {
     const UNTRANSLATABLE_CHARACTER: &str = "22P05";
@@ -77,21 +76,21 @@ pub fn lacks_characters(error: &sqlx::Error) -> bool {
     code.as_deref() == Some(UNTRANSLATABLE_CHARACTER)
 }
 
-/// What is wrong when both names of the address are set, to different addresses. It may be so on
-/// purpose: the Python dashboard may use a pooler.
+/// The warning if both names of the address are set and differ. That may be intended: the Python dashboard
+/// may use a pooler.
 #[must_use]
 pub fn contradiction(settings: &Settings) -> Option<&'static str> {
     let is_set = settings.is_set(NAME) && settings.is_set(OTHER_NAME);
     (is_set && settings.text(NAME) != settings.text(OTHER_NAME)).then_some(
         "SDB_DATABASE_URI is used, and SDB_SQLALCHEMY_DATABASE_URI, which differs, is not: the Python \
-        dashboard does it the other way round. See that both name the same database",
+        dashboard does the opposite. Check that both name the same database",
     )
 }
 
-/// The connection that the settings name.
+/// The connection options of the settings.
 ///
 /// # Errors
-/// When no database is named, or in a way that can't be read.
+/// If no address is set, or if it is invalid.
 pub fn connect_options(
     settings: &Settings,
     application: &str,
@@ -99,7 +98,7 @@ pub fn connect_options(
     let name =
         if !settings.is_set(NAME) && settings.is_set(OTHER_NAME) { OTHER_NAME } else { NAME };
     let uri = settings.required(name)?;
-    // The URI holds the password, so it is not shown.
+    // The address has the password, so it is not printed.
     let Address { connect, target, passed_over } = uri::parse(&uri)
         .map_err(|problem| invalid(name, "…", &format!("{EXPECTED}: {problem}")))?;
     let connect = connect
@@ -112,31 +111,30 @@ pub fn connect_options(
 }
 
 impl ConnectOptions {
-    /// The same with these options of the session. Their values are to be written as PostgreSQL shows
-    /// them: `1min`, not `60s`.
+    /// Adds or replaces options of the session. Write the values as PostgreSQL shows them: `1min`, not
+    /// `60s`.
     #[must_use]
     pub fn with<const N: usize>(mut self, options: [(&'static str, &'static str); N]) -> Self {
         self.session.extend(options);
         self
     }
 
-    /// The same for what may be lost in a crash, so that its commits don't wait for the disk.
+    /// For writes that a crash may lose: their commits do not wait for the disk.
     #[must_use]
     pub fn not_durable(self) -> Self {
         Self { is_durable: false, ..self }.with([("synchronous_commit", "off")])
     }
 
-    /// For sqlx. Each connection made by these alone is to be given to [`Self::check`].
+    /// The options for sqlx. Pass each connection that is made with them to [`Self::check`].
     #[must_use]
     pub fn unchecked(&self) -> PgConnectOptions {
         self.connect.clone().options(&self.session)
     }
 
-    /// Connects, and checks the session.
+    /// Connects, and verifies the session.
     ///
     /// # Errors
-    /// When the database can't be reached, and a [`SessionError`] when the session is not what it must
-    /// be.
+    /// If the database can't be reached; a [`SessionError`] if the session lacks a required property.
     pub async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
         let connected = PgConnection::connect_with(&self.unchecked()).await;
         let mut connection = connected.map_err(|error| match SessionError::refusal(&error) {
@@ -147,10 +145,10 @@ impl ConnectOptions {
         Ok(connection)
     }
 
-    /// Checks a session that was just made, and completes it. One round trip.
+    /// Verifies a new session, and sets its remaining options. One round trip.
     ///
     /// # Errors
-    /// When the database fails, and a [`SessionError`] when the session is not what it must be.
+    /// If the database fails; a [`SessionError`] if the session lacks a required property.
     pub async fn check(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
         let is_tcp = |name: &str| TCP.iter().any(|(of_tcp, _)| *of_tcp == name);
         let compared = || self.session.iter().filter(|(name, _)| !is_tcp(name));
@@ -159,8 +157,8 @@ impl ConnectOptions {
         session::check(connection, statements, options, self.target).await
     }
 
-    /// Connects as [`Self::connect`] does, and proves by a second connection that sessions are not
-    /// shared: for the start of a program.
+    /// Connects like [`Self::connect`], and verifies with a second connection that sessions are not shared.
+    /// For the start of a program.
     ///
     /// # Errors
     /// Those of [`Self::connect`].
@@ -172,19 +170,18 @@ impl ConnectOptions {
         Ok(connection)
     }
 
-    /// Says in the log which parameters of the address change nothing, and whether there is another
-    /// address.
+    /// Logs the ignored parameters of the address, and whether another address is set.
     pub(crate) fn log_passed_over(&self) {
         if let Some(contradiction) = self.contradiction {
             tracing::warn!("{contradiction}");
         }
         if !self.passed_over.is_empty() {
             let parameters = self.passed_over.join(", ");
-            tracing::info!(parameters, "{NAME}: parameters that change nothing here");
+            tracing::info!(parameters, "{NAME}: ignoring parameters that have no effect");
         }
     }
 
-    /// Its host, port and database, for traces.
+    /// The host, port and database, for traces.
     pub(crate) fn address(&self) -> (String, u16, String) {
         let connect = &self.connect;
         let folder = connect.get_socket().map(|folder| folder.display().to_string());
@@ -194,34 +191,34 @@ impl ConnectOptions {
     }
 }
 
-/// One connection, made when it is needed. Unlike a pool's, a connection that was given up in the
-/// middle of something is closed at once, so that nothing waits for a server that is silent.
+/// One connection, opened when it is needed. Unlike one of a pool, it is closed at once if it is abandoned
+/// in the middle of an operation, so that nothing waits for a server that does not answer.
 #[derive(Debug)]
 pub struct Database {
     options: ConnectOptions,
     idle: Option<PgConnection>,
-    /// Whether there was a connection already.
+    /// Whether it was connected before.
     connected: bool,
 }
 
 impl Database {
-    /// To where these options lead.
+    /// A connection with these options, not yet opened.
     #[must_use]
     pub const fn new(options: ConnectOptions) -> Self {
         Self { options, idle: None, connected: false }
     }
 
-    /// Where it leads.
+    /// Its options.
     #[must_use]
     pub const fn options(&self) -> &ConnectOptions {
         &self.options
     }
 
-    /// Runs something on the connection. It is kept only when that was done to its end, and without
-    /// an error: dropped before, or failed, it is closed, and what it was at is rolled back.
+    /// Runs an operation on the connection. The connection is kept only if the operation succeeds. If it
+    /// fails or is dropped, the connection is closed, and its transaction is rolled back.
     ///
     /// # Errors
-    /// Those of `work`, and those of making the connection.
+    /// Those of `work`, and those of connecting.
     pub async fn with<T, E: From<sqlx::Error>>(
         &mut self,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, E>,

@@ -1,7 +1,7 @@
-//! When an update counts as parked.
+//! Which rows of `sdb_parked` are parked updates that need an operator.
 
-/// The condition on a row of `sdb_parked`, in SQL: it was not requeued, or ten minutes ago and is still
-/// there. The command that requeued it may have been killed before it published it.
+/// The SQL condition on a row of `sdb_parked`: it was not requeued, or it was requeued more than ten minutes
+/// ago and still exists. The command that requeued it may have been killed before it published the message.
 #[macro_export]
 macro_rules! is_parked {
     () => {

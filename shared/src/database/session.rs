@@ -1,8 +1,8 @@
-//! Whether a session is what it was asked to be.
+//! Verifies that a session has the requested properties.
 //!
-//! A connection pooler may drop the options of a session, or hand the server's session to another
-//! client between two transactions. Then time limits would be absent, and one program would run what
-//! another has prepared. Both are found before anything is prepared, and refused.
+//! A connection pooler may drop the options of a session, or give the server's session to another client
+//! between two transactions. Then time limits would be missing, and one program would run the prepared
+//! statements of another. Both are detected before anything is prepared, and refused.
 
 use std::fmt::Write as _;
 
@@ -10,45 +10,45 @@ use sqlx::{AssertSqlSafe, PgConnection, Row, postgres::PgRow, raw_sql};
 
 use super::uri::Target;
 
-/// Marks a session of the server as taken: a second client that finds it shares that session.
+/// Marks a session of the server as in use: a second client that finds the mark shares the session.
 const MARK: &str = "sdb.session";
 
 /// Why a session can't be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SessionError {
-    /// An option of the session does not hold.
+    /// An option of the session has another value.
     #[error(
         "the database session has {name} = {found} instead of {wanted}: a connection pooler in between \
          drops the session's options. Connect to PostgreSQL itself instead of a pooler such as PgBouncer"
     )]
     Option {
-        /// Which.
+        /// The option.
         name: &'static str,
-        /// What it was to be.
+        /// The requested value.
         wanted: &'static str,
-        /// What it is.
+        /// The actual value.
         found: String,
     },
-    /// Other clients have the same session.
+    /// Other clients use the same session.
     #[error(
         "the database session is shared with other clients: a connection pooler in between works in \
          transaction or statement mode. Connect to PostgreSQL itself instead of a pooler such as PgBouncer"
     )]
     Shared,
-    /// A pooler does not take the options.
+    /// A pooler refuses the options.
     #[error(
         "a connection pooler refuses the session's options ({0}). Connect to PostgreSQL itself instead of a \
          pooler such as PgBouncer"
     )]
     Pooler(String),
-    /// Triggers would not run.
+    /// Triggers would not fire.
     #[error(
-        "the database session has session_replication_role = {0}, with which triggers don't run and lists \
-         don't show what changes: reset it (`ALTER ROLE … RESET session_replication_role`)"
+        "the database session has session_replication_role = {0}, with which triggers don't fire and lists \
+         don't show changes: reset it (`ALTER ROLE … RESET session_replication_role`)"
     )]
     Triggers(String),
-    /// The address asks for a server that takes writes.
-    #[error("the database takes no writes now, which `target_session_attrs` asks for")]
+    /// The address requires a server that accepts writes.
+    #[error("the database takes no writes now, but `target_session_attrs` requires it")]
     ReadOnly,
 }
 
@@ -59,14 +59,14 @@ impl From<SessionError> for sqlx::Error {
 }
 
 impl SessionError {
-    /// The reason, if that is why there is no connection.
+    /// The session error inside an error of sqlx, if it is one.
     #[must_use]
     pub fn of(error: &sqlx::Error) -> Option<&Self> {
         let sqlx::Error::Configuration(reason) = error else { return None };
         reason.downcast_ref()
     }
 
-    /// Whether it stays so until somebody changes something; a standby may be promoted.
+    /// Whether it lasts until somebody changes the setup. A standby may be promoted.
     #[must_use]
     pub const fn is_lasting(&self) -> bool {
         match self {
@@ -75,7 +75,7 @@ impl SessionError {
         }
     }
 
-    /// What a pooler answers to options that it was not told to ignore, in place of PostgreSQL.
+    /// Recognizes the answer of a pooler to options that it is not configured to ignore.
     pub(super) fn refusal(error: &sqlx::Error) -> Option<Self> {
         let message = error.as_database_error()?.message();
         message
@@ -84,7 +84,7 @@ impl SessionError {
     }
 }
 
-/// The statements that check and complete a new session: one round trip, and none of it prepared.
+/// The statements that verify a new session and set its remaining options: one round trip, unprepared.
 pub(super) fn statements<'a>(
     options: impl Iterator<Item = &'a str>,
     is_durable: bool,
@@ -95,12 +95,12 @@ pub(super) fn statements<'a>(
             pg_is_in_recovery()::text, current_setting('transaction_read_only')"
     );
     for name in options {
-        // The names are this program's own. Writing to a string can't fail.
+        // The names are constants of this program. Writing to a string can't fail.
         write!(statement, ", coalesce(current_setting('{name}', true), 'nothing')").ok();
     }
     write!(statement, "; SELECT set_config('{MARK}', 'taken', false)").ok();
     if is_durable {
-        // Set in any case: what is not set in the session would follow the server's configuration.
+        // Always set: otherwise a change of the server's configuration would affect the session.
         statement.push_str(
             ", set_config('synchronous_commit', CASE current_setting('synchronous_commit')
                 WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, false)",
@@ -109,7 +109,7 @@ pub(super) fn statements<'a>(
     AssertSqlSafe(statement)
 }
 
-/// Runs the statements and checks what they say.
+/// Runs the statements and verifies their results.
 pub(super) async fn check(
     database: &mut PgConnection,
     statements: AssertSqlSafe<String>,
@@ -141,9 +141,9 @@ pub(super) async fn check(
     if unfit { Err(SessionError::ReadOnly.into()) } else { Ok(()) }
 }
 
-/// Whether the first of two sessions keeps its server process: from one statement to the next, which it
-/// does not where a pooler takes them in turn, and while the second session is in a transaction, for
-/// which a pooler takes the process that was used last.
+/// Verifies that the first of two sessions keeps its server process: from one statement to the next, which
+/// fails with a pooler that rotates them, and while the second session is in a transaction, for which a
+/// pooler uses the most recently used process.
 pub(super) async fn check_own_process(
     first: &mut PgConnection,
     second: &mut PgConnection,

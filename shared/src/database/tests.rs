@@ -138,7 +138,10 @@ fn other_uris_are_refused_without_showing_a_secret() {
         ("postgresql://u:p@db/sd?gssencmode=require", "`gssencmode` is supported as"),
         ("postgresql://u:p@db/sd?target_session_attrs=standby", "that takes writes"),
         ("postgresql://u:p@db/sd?target_session_attrs=hush", "is none of any, primary"),
-        ("postgresql://u:p@db/sd?statement-cache-capacity=hush", "otherwise than it is written"),
+        (
+            "postgresql://u:p@db/sd?statement-cache-capacity=hush",
+            "differently from how it is written",
+        ),
     ] {
         let error = options(uri).expect_err(uri).to_string();
         assert!(

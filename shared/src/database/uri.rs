@@ -1,4 +1,4 @@
-//! Where PostgreSQL is, as libpq and SQLAlchemy write it.
+//! Parses the address of PostgreSQL in the forms of libpq and SQLAlchemy.
 
 use std::collections::BTreeMap;
 
@@ -7,31 +7,31 @@ use url::form_urlencoded::Serializer;
 
 use crate::settings::uri::{Problem, Uri, bare_ipv6, host_and_port, port};
 
-/// What a server must be like to be used (`target_session_attrs`).
+/// The required kind of server (`target_session_attrs`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Target {
     #[default]
     Any,
     /// Not in recovery.
     Primary,
-    /// Takes writes.
+    /// Accepts writes.
     ReadWrite,
 }
 
-/// What an address says.
+/// A parsed address.
 pub(super) struct Address {
     pub(super) connect: PgConnectOptions,
     pub(super) target: Target,
-    /// Parameters that change nothing here.
+    /// Ignored parameters.
     pub(super) passed_over: Vec<&'static str>,
 }
 
-/// What an unknown parameter is answered with.
+/// The supported parameters, for the error about an unknown one.
 const KNOWN: &str = "those of libpq, such as `sslmode`, `sslrootcert`, `sslcert`, `sslkey`, `host`, \
                      `port`, `user`, `password`, `dbname`, `options` and `target_session_attrs`";
 
-/// Parameters of libpq and of SQLAlchemy's drivers that these programs have their own values or limits
-/// for, or that make no difference to them.
+/// Parameters of libpq and of SQLAlchemy's drivers that are ignored: the programs use values of their own,
+/// or the parameters have no effect on them.
 const PASSED_OVER: [&str; 19] = [
     "application_name",
     "fallback_application_name",
@@ -54,7 +54,7 @@ const PASSED_OVER: [&str; 19] = [
     "async_fallback",
 ];
 
-/// Parameters of libpq that ask for something that can't be had: to pass them over could be unsafe.
+/// Parameters of libpq that are not supported and that it could be unsafe to ignore.
 const UNSUPPORTED: [&str; 17] = [
     "sslpassword",
     "sslcrl",
@@ -75,14 +75,14 @@ const UNSUPPORTED: [&str; 17] = [
     "scram_server_key",
 ];
 
-/// Parameters with a value of their own, under the names that sqlx has for them.
+/// Supported parameters, and the names that sqlx has for them.
 const FIELDS: [(&str, &str); 15] = [
     ("user", "user"),
     ("password", "password"),
     ("dbname", "dbname"),
     ("sslmode", "sslmode"),
     ("ssl-mode", "sslmode"),
-    // asyncpg's.
+    // asyncpg's name.
     ("ssl", "sslmode"),
     ("sslrootcert", "sslrootcert"),
     ("ssl-root-cert", "sslrootcert"),
@@ -97,19 +97,19 @@ const FIELDS: [(&str, &str); 15] = [
 
 const SSL_MODES: [&str; 6] = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
 
-/// The values of an address, each under one name.
+/// The values of an address by sqlx's names.
 #[derive(Default)]
 struct Fields {
     values: BTreeMap<&'static str, String>,
-    /// For the server's command line, in order.
+    /// Options of the server's command line, in order.
     options: Vec<(String, String)>,
     passed_over: Vec<&'static str>,
 }
 
-/// Reads an address.
+/// Parses an address.
 pub(super) fn parse(text: &str) -> Result<Address, Problem> {
     let uri = Uri::parse(text)?;
-    // SQLAlchemy names its driver in the scheme: postgresql+psycopg2.
+    // SQLAlchemy has its driver in the scheme: postgresql+psycopg2.
     let scheme = uri.scheme.split_once('+').map_or(&*uri.scheme, |(dialect, _driver)| dialect);
     if scheme != "postgresql" && scheme != "postgres" {
         return Err(Problem::Scheme);
@@ -188,7 +188,7 @@ impl Fields {
         }
     }
 
-    /// A folder of a socket, a name, an address, or, as SQLAlchemy takes it, either with a port.
+    /// The folder of a socket, a host name, an IP address, or, as in SQLAlchemy, one of the latter with a port.
     fn host(&mut self, value: &str) -> Result<(), Problem> {
         if value.starts_with('/') {
             return self.set("host", value.to_owned());
@@ -198,7 +198,7 @@ impl Fields {
         }
         let (host, port) = host_and_port(value)?;
         if let Some(host) = host {
-            // Written twice, its port is the same or refused.
+            // If the port is given twice, both must be equal.
             self.set("host", host)?;
         }
         match port {
@@ -207,7 +207,7 @@ impl Fields {
         }
     }
 
-    /// Sees that TLS is as strict as libpq makes it of the same words.
+    /// Makes TLS as strict as libpq would with the same parameters.
     fn check_tls(&mut self) -> Result<(), Problem> {
         let mode = self.get("sslmode").unwrap_or_default();
         if self.values.contains_key("sslmode") && !SSL_MODES.contains(&mode) {
@@ -215,7 +215,7 @@ impl Fields {
             return Err(Problem::Parameter("sslmode", expected));
         }
         match (self.get("sslrootcert"), mode) {
-            // The system's authorities, which are the ones that count where none are named.
+            // The system's authorities are the default.
             (Some("system"), "" | "verify-full") => {
                 self.values.remove("sslrootcert");
                 drop(self.values.insert("sslmode", "verify-full".to_owned()));
@@ -224,7 +224,7 @@ impl Fields {
                 let expected = "must be verify-full where `sslrootcert` is `system`";
                 return Err(Problem::Parameter("sslmode", expected));
             }
-            // With an authority named, the server's certificate is to be checked.
+            // If an authority is given, libpq verifies the server's certificate.
             (Some(_), "require") => {
                 drop(self.values.insert("sslmode", "verify-ca".to_owned()));
             }
@@ -236,19 +236,19 @@ impl Fields {
     fn target(&mut self) -> Result<Target, Problem> {
         const NAME: &str = "target_session_attrs";
         match self.values.remove(NAME).as_deref() {
-            // Of one server there is nothing to prefer.
+            // With a single server there is nothing to prefer.
             None | Some("any" | "prefer-standby") => Ok(Target::Any),
             Some("primary") => Ok(Target::Primary),
             Some("read-write") => Ok(Target::ReadWrite),
             Some("standby" | "read-only") => {
-                Err(Problem::Parameter(NAME, "must be a server that takes writes"))
+                Err(Problem::Parameter(NAME, "must name a server that takes writes"))
             }
             Some(_) => Err(Problem::Parameter(NAME, "is none of any, primary, read-write")),
         }
     }
 
-    /// By way of sqlx's own parser, which alone looks into a `.pgpass`; but each part as a parameter,
-    /// since in its place before the path it reads them otherwise.
+    /// Uses sqlx's own parser, because only that reads a `.pgpass`. Every part is passed as a parameter: in
+    /// its usual position before the path, sqlx reads some of them differently.
     fn connect(&self) -> Result<PgConnectOptions, Problem> {
         const START: &str = "postgresql:///?";
         let mut query = Serializer::for_suffix(START.to_owned(), START.len());
@@ -267,7 +267,7 @@ impl Fields {
                 return Err(Problem::Misread);
             }
         }
-        // Sockets have no TLS, and libpq asks for none there either.
+        // Sockets have no TLS; libpq does not request it either.
         let is_socket = host.starts_with('/');
         Ok(if is_socket { options.ssl_mode(PgSslMode::Disable) } else { options })
     }

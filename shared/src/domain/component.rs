@@ -9,15 +9,15 @@ use serde::{Deserialize, Serialize};
 pub use self::by_name::{ByName, Candidates, NoComponent};
 use crate::shorten::shorten;
 
-/// Attributes of one component, at most, in a catalogue file and in an update. Real components have
-/// three; the tables have no limit of their own.
+/// Maximum number of attributes of one component, in a catalogue file and in an update. Real components
+/// have three; the tables have no limit.
 pub const MAX_ATTRIBUTES: usize = 32;
-/// Characters of an attribute's name, and of its value, at most. The tables take 30 and 50 in the form
-/// that the dashboard's ORM makes, and any number in the form that Alembic makes.
+/// Maximum number of characters of an attribute's name, and of its value. The tables have limits of 30
+/// and 50 if the dashboard's ORM created them, and none if Alembic did.
 pub const MAX_ATTRIBUTE_LENGTH: usize = 255;
-/// The attribute that only groups components on a page. It does not tell components apart.
+/// The attribute that only groups components on a page. It does not distinguish components.
 const CATEGORY: &str = "category";
-/// Characters of a component's label in an error message, at most.
+/// Maximum number of characters of a component's label in an error message.
 const SHORT_LABEL: usize = 120;
 
 /// `component.id`.
@@ -29,12 +29,12 @@ const SHORT_LABEL: usize = 120;
 pub struct ComponentId(pub i32);
 
 impl ComponentId {
-    /// The partition that carries this component's updates, `0..partitions`.
+    /// The partition of this component's updates, `0..partitions`.
     ///
-    /// One component's updates stay in order because they all take the same partition.
+    /// The updates of one component stay in order because they are all in the same partition.
     #[must_use]
     pub const fn partition(self, partitions: u16) -> u16 {
-        // The remainder by a u16 fits a u16.
+        // A remainder modulo a u16 fits into a u16.
         self.0.rem_euclid(partitions as i32) as u16
     }
 }
@@ -48,15 +48,15 @@ impl fmt::Display for ComponentId {
 /// One attribute of a component, such as `region` = `EU-DE`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Attribute {
-    /// What is said, such as `region`.
+    /// Its name, such as `region`.
     pub name: String,
-    /// What it is for this component.
+    /// Its value for this component.
     pub value: String,
 }
 
 impl Attribute {
-    /// Whether it tells components of one name apart. All attributes do, but for `category`, which
-    /// says under which heading pages show a component, and which is renamed at times.
+    /// Whether it distinguishes components of the same name. All attributes do, except `category`, which
+    /// is the heading under which pages show a component and is sometimes renamed.
     #[must_use]
     pub fn tells_apart(&self) -> bool {
         self.name != CATEGORY
@@ -68,30 +68,30 @@ impl Attribute {
 pub struct Component {
     /// Its id in the database.
     pub id: ComponentId,
-    /// Its name, shared by its siblings in other regions.
+    /// Its name, which components in other regions may share.
     pub name: String,
     /// Its attributes, in catalogue order.
     pub attributes: Vec<Attribute>,
 }
 
 impl Component {
-    /// `Name (value, value, …)`, attributes in catalogue order, `Name ()` without any: how the
-    /// updates of an incident name a component.
+    /// `Name (value, value, …)` with the attributes in catalogue order, `Name ()` without attributes: the
+    /// form in which timelines name a component.
     #[must_use]
     pub fn label(&self) -> String {
         label(&self.name, &self.attributes)
     }
 
-    /// The label for an error message, which stays short whatever the catalogue has.
+    /// The label for an error message, shortened if necessary.
     #[must_use]
     pub fn short_label(&self) -> String {
         short_label(&self.name, &self.attributes)
     }
 
-    /// Whether `other`, read at another time under the same id, is still this component: the same
-    /// name, and no attribute that both have with another value, `category` aside. The catalogue may
-    /// add or drop attributes and rename categories; a provisioning that reuses ids gives the id
-    /// another name or region.
+    /// Whether `other`, read at another time under the same id, is still this component: it has the same
+    /// name, and no attribute except `category` differs in its value. The catalogue may add or remove
+    /// attributes and rename categories; a provisioning that reuses ids gives the id another name or
+    /// region.
     #[must_use]
     pub fn is_still(&self, other: &Self) -> bool {
         self.name == other.name

@@ -1,11 +1,11 @@
-//! How bad an incident or a status update is.
+//! The impact of an incident or a status update.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use strum::IntoStaticStr;
 
-/// The severity of an incident; a higher one is worse (`api-v1`, "Terms").
+/// How badly a component is affected; a higher impact is worse (`docs/concepts.md`, "Terms").
 ///
 /// Stored as `smallint` 0 to 3 and sent as that number.
 #[derive(
@@ -14,9 +14,9 @@ use strum::IntoStaticStr;
 #[serde(into = "i16", try_from = "i16")]
 #[strum(serialize_all = "snake_case")]
 pub enum Impact {
-    /// Planned work: an operator schedules it, no status update asks for it.
+    /// Planned work: scheduled by an operator, never reported by a status update.
     Maintenance,
-    /// The mildest impact that a status update can report.
+    /// The lowest impact that a status update can report.
     Minor,
     /// Worse than minor.
     Major,
@@ -25,10 +25,10 @@ pub enum Impact {
 }
 
 impl Impact {
-    /// The impacts that a status update can report, mildest first.
+    /// The impacts that a status update can report, lowest first.
     pub const REPORTABLE: [Self; 3] = [Self::Minor, Self::Major, Self::Outage];
 
-    /// The word that the updates of an incident and request bodies use.
+    /// The word in timelines and request bodies.
     #[must_use]
     pub fn word(self) -> &'static str {
         self.into()
@@ -52,7 +52,7 @@ impl From<Impact> for i16 {
     }
 }
 
-/// A number that names no impact.
+/// A number that is not an impact.
 #[derive(Debug, thiserror::Error)]
 #[error("impact {0} is not one of 0 (maintenance), 1 (minor), 2 (major), 3 (outage)")]
 pub struct UnknownImpact(i16);

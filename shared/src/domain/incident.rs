@@ -1,4 +1,4 @@
-//! Incidents, as the messages between worker and gateway carry them.
+//! Incidents, as the messages between workers and gateways have them.
 
 use std::fmt;
 
@@ -20,21 +20,21 @@ impl fmt::Display for IncidentId {
     }
 }
 
-/// An incident as it stood right after one update was decided.
+/// An incident as it was right after one update was applied.
 ///
-/// Its updates stay in the database: the ones up to `last_update_at` belong to this state.
+/// Its timeline is read from the database: the entries up to `last_update_at` belong to this state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IncidentSnapshot {
     /// Its id.
     pub id: IncidentId,
     /// Its title.
     pub text: String,
-    /// Its impact at that moment.
+    /// Its impact at that time.
     pub impact: Impact,
     /// Its start.
     pub start_date: Timestamp,
-    /// Its end; none while it is active, possibly to come for a maintenance.
+    /// Its end; none while it is active. The end of a maintenance may be in the future.
     pub end_date: Option<Timestamp>,
-    /// The time of its newest update at that moment; none when it had none.
+    /// The time of its newest timeline entry at that time; none if it had none.
     pub last_update_at: Option<Timestamp>,
 }

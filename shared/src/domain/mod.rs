@@ -1,4 +1,4 @@
-//! What both sides say about the monitored cloud: components, impacts, incidents, updates and their outcomes. Pure.
+//! The domain types of both programs: components, impacts, incidents, update ids, outcomes, timestamps. Pure.
 
 pub mod component;
 pub mod impact;

@@ -1,36 +1,36 @@
-//! What a status update led to, and by which rule. One type serves the decision, the inbox, the
-//! logs and the answers.
+//! The outcome of a status update, and the rule that led to it. The decision, the inbox, the logs and the
+//! answers all use these types.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use strum::IntoStaticStr;
 
-/// What a status update did. The words are those of the receipt (`api-v1`).
+/// What a status update did. The words are those of the receipt (`docs/api.md`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, IntoStaticStr)]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
 pub enum Outcome {
     /// A new incident was opened for the component.
     Opened,
-    /// The component joined the active incident that has the impact.
+    /// The component joined the active system incident of the impact.
     Joined,
     /// The impact of the component's incident was raised.
     Raised,
-    /// The component moved to another incident, which may have been opened for it.
+    /// The component moved to another incident, possibly one that was opened for it.
     Moved,
-    /// An active incident covers it already.
+    /// An active incident already covers it.
     Unchanged,
     /// A running maintenance covers it.
     Suppressed,
 }
 
 impl Outcome {
-    /// Every outcome.
+    /// All outcomes.
     pub const ALL: [Self; 6] =
         [Self::Opened, Self::Joined, Self::Raised, Self::Moved, Self::Unchanged, Self::Suppressed];
 
-    /// Whether the update changed something: the difference between 201 and 200.
+    /// Whether the update changed something, which is answered 201 instead of 200.
     #[must_use]
     pub const fn is_change(self) -> bool {
         match self {
@@ -46,7 +46,7 @@ impl Outcome {
     }
 }
 
-/// The rule of `api-v1` ("What an update does") that decided an update.
+/// The rule of `docs/concepts.md` ("The five rules") that decided an update.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, IntoStaticStr)]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
@@ -57,22 +57,22 @@ pub enum Reason {
     CoveredByManualIncident,
     /// Rule 3.
     CoveredBySystemIncident,
-    /// Rule 4, with an active incident to join.
+    /// Rule 4, joining an active incident.
     JoinedIncidentOfImpact,
-    /// Rule 4, with none to join.
+    /// Rule 4, opening an incident because there is none to join.
     NoIncidentOfImpact,
-    /// Rule 5, to an incident that stands; others stay in the old one.
+    /// Rule 5, to an active incident; other components stay in the old one.
     MovedToIncidentOfImpact,
-    /// Rule 5, to an incident that stands; the old one, left empty, was closed.
+    /// Rule 5, to an active incident; the old one had no other component and was closed.
     MovedAsOnlyComponent,
-    /// Rule 5, alone in its incident and none to move to.
+    /// Rule 5, as the only component of its incident, with no incident to move to.
     RaisedAsOnlyComponent,
-    /// Rule 5, among others and none to move to: an incident was opened for it.
+    /// Rule 5, with other components in its incident and no incident to move to: one was opened for it.
     MovedToNewIncident,
 }
 
 impl Reason {
-    /// Every reason, in the order of the rules.
+    /// All reasons, in the order of the rules.
     pub const ALL: [Self; 9] = [
         Self::InRunningMaintenance,
         Self::CoveredByManualIncident,
@@ -85,7 +85,7 @@ impl Reason {
         Self::MovedToNewIncident,
     ];
 
-    /// What the rule leads to.
+    /// The outcome of the rule.
     #[must_use]
     pub const fn outcome(self) -> Outcome {
         match self {
@@ -109,7 +109,7 @@ impl Reason {
     /// The reason that a row of the inbox names.
     ///
     /// # Errors
-    /// When no reason has that word: the row was not written by this program.
+    /// If no reason has that word: another version wrote the row.
     pub fn from_word(word: &str) -> Result<Self, UnknownReason> {
         Self::ALL
             .into_iter()
@@ -124,7 +124,7 @@ impl fmt::Display for Reason {
     }
 }
 
-/// A row of the inbox with a reason that no rule has.
+/// A row of the inbox with an unknown reason.
 #[derive(Debug, thiserror::Error)]
-#[error("`{0}` is not the reason of any rule")]
+#[error("`{0}` is not a known reason")]
 pub struct UnknownReason(String);

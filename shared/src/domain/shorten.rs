@@ -1,8 +1,8 @@
-//! Texts of others in messages of ours: an error message stays short, whatever it quotes.
+//! Shortens foreign texts that error messages quote.
 
 use std::borrow::Cow;
 
-/// The text, or its first `limit` characters and `…` where it is longer.
+/// The text, or its first `limit` characters and `…` if it is longer.
 #[must_use]
 pub fn shorten(text: &str, limit: usize) -> Cow<'_, str> {
     match text.char_indices().nth(limit) {

@@ -1,4 +1,4 @@
-//! Instants as the tables keep them.
+//! Timestamps as the tables store them.
 
 use std::str::FromStr;
 
@@ -20,17 +20,17 @@ const TO_THE_MINUTE: &[BorrowedFormatItem<'_>] =
 const TO_THE_MICROSECOND: &[BorrowedFormatItem<'_>] =
     format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z");
 
-/// An instant in UTC with microseconds, `timestamp without time zone` in the database: any that
-/// PostgreSQL has, `infinity` included. Its calendar is longer than ours (4713 BC to 294276), which is
-/// used for texts: what lies beyond it is shown as its first or last instant.
+/// An instant in UTC with microseconds, `timestamp without time zone` in the database: any value of
+/// PostgreSQL's type, including `infinity`. Its range (4713 BC to 294276) exceeds that of the `time` crate,
+/// which formats texts: values beyond that range are shown as its first or last instant.
 ///
-/// Messages carry it as microseconds since 1970.
+/// Messages have it as microseconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
 
-/// 2000-01-01 00:00 UTC, from which PostgreSQL counts, in microseconds since 1970.
+/// 2000-01-01 00:00 UTC, PostgreSQL's epoch, in microseconds since 1970.
 const POSTGRES_EPOCH: i64 = 946_684_800_000_000;
-/// PostgreSQL's infinities, and what lies between them, in its microseconds.
+/// PostgreSQL's infinities, and the range of finite values, in microseconds since its epoch.
 const INFINITY: i64 = i64::MAX;
 const MINUS_INFINITY: i64 = i64::MIN;
 const FINITE: std::ops::Range<i64> = -211_813_488_000_000_000..9_223_371_331_200_000_000;
@@ -66,19 +66,19 @@ impl Timestamp {
     /// The instant that many microseconds after 1970-01-01 00:00 UTC.
     ///
     /// # Errors
-    /// When our calendar does not reach that far (some 10,000 years).
+    /// If the `time` crate has no such date (it covers ±10,000 years).
     pub fn from_micros(micros: i64) -> Result<Self, time::error::ComponentRange> {
         let instant = OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1_000)?;
         Ok(Self::from_utc(PrimitiveDateTime::new(instant.date(), instant.time())))
     }
 
-    /// Our calendar's ±10,000 years are ±3.2e17 µs, which an i64 holds.
+    /// ±10,000 years are ±3.2e17 µs, which fits into an i64.
     fn from_utc(time: PrimitiveDateTime) -> Self {
         let nanos = time.assume_utc().unix_timestamp_nanos();
         Self((nanos.div_euclid(1_000)) as i64 - POSTGRES_EPOCH)
     }
 
-    /// In our calendar.
+    /// Clamped to the range of the `time` crate.
     fn to_utc(self) -> PrimitiveDateTime {
         let nanos = (i128::from(self.0) + i128::from(POSTGRES_EPOCH)) * 1_000;
         match OffsetDateTime::from_unix_timestamp_nanos(nanos) {
@@ -88,13 +88,13 @@ impl Timestamp {
         }
     }
 
-    /// Microseconds since 1970-01-01 00:00 UTC, within our calendar: [`Self::from_micros`] reads them.
+    /// Microseconds since 1970-01-01 00:00 UTC, clamped so that [`Self::from_micros`] can read them.
     #[must_use]
     pub fn as_micros(self) -> i64 {
         Self::from_utc(self.to_utc()).0 + POSTGRES_EPOCH
     }
 
-    /// This instant and so many microseconds. What is infinite stays so.
+    /// This instant plus a number of microseconds. Infinity stays infinity.
     #[must_use]
     pub const fn plus_micros(self, micros: i64) -> Self {
         match self.0 {
@@ -103,7 +103,7 @@ impl Timestamp {
         }
     }
 
-    /// A text that names exactly this instant: microseconds since 1970, or `infinity`.
+    /// A lossless text: microseconds since 1970, or `infinity`.
     #[must_use]
     pub fn to_exact_text(self) -> String {
         match self.0 {
@@ -113,7 +113,7 @@ impl Timestamp {
         }
     }
 
-    /// Reads what [`Self::to_exact_text`] writes; none when PostgreSQL has no such instant.
+    /// Parses the output of [`Self::to_exact_text`]; none if PostgreSQL has no such value.
     #[must_use]
     pub fn from_exact_text(text: &str) -> Option<Self> {
         match text {
@@ -126,31 +126,31 @@ impl Timestamp {
         }
     }
 
-    /// `YYYY-MM-DD HH:MM`, as the incidents of v1 show their times.
+    /// `YYYY-MM-DD HH:MM`, the format of times in incidents of API v1.
     #[must_use]
     pub fn to_the_minute(self) -> String {
         formatted(self.to_utc(), TO_THE_MINUTE)
     }
 
-    /// RFC 3339 with microseconds, as receipts show their times.
+    /// RFC 3339 with microseconds, the format of times in receipts.
     #[must_use]
     pub fn to_the_microsecond(self) -> String {
         formatted(self.to_utc(), TO_THE_MICROSECOND)
     }
 }
 
-#[expect(clippy::expect_used, reason = "a date with a time has every part that the formats name")]
+#[expect(clippy::expect_used, reason = "a date with a time has every component of the formats")]
 fn formatted(time: PrimitiveDateTime, format: &[BorrowedFormatItem<'_>]) -> String {
-    time.format(format).expect("a date and time has all of the format's parts")
+    time.format(format).expect("a date with a time has every component of the formats")
 }
 
-/// A text that names no instant.
+/// A text that is not a valid time.
 #[derive(Debug, thiserror::Error)]
 pub enum UnreadableTime {
-    /// It is of another form.
+    /// It has another format.
     #[error("write UTC as `YYYY-MM-DD HH:MM`, or RFC 3339 such as `2026-05-01T22:00:00+02:00`")]
     Form,
-    /// The Python dashboard can't read such a time out of its tables.
+    /// The Python dashboard can't read a year outside this range from its tables.
     #[error("the year must be one from 0001 to 9999, in UTC")]
     Year,
 }
@@ -158,7 +158,7 @@ pub enum UnreadableTime {
 impl FromStr for Timestamp {
     type Err = UnreadableTime;
 
-    /// Reads `YYYY-MM-DD HH:MM` in UTC, or RFC 3339 with its own offset; microseconds are kept.
+    /// Parses `YYYY-MM-DD HH:MM` in UTC, or RFC 3339 with an offset; microseconds are kept.
     fn from_str(text: &str) -> Result<Self, UnreadableTime> {
         let utc = match PrimitiveDateTime::parse(text, TO_THE_MINUTE) {
             Ok(minute) => minute,

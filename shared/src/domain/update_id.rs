@@ -1,4 +1,4 @@
-//! Status updates: what a monitor posts.
+//! The ids of status updates.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use uuid::{NoContext, Uuid};
 
 use crate::timestamp::Timestamp;
 
-/// The id of a status update, a UUIDv7 that its gateway gave it.
+/// The id of a status update, a UUIDv7 that its gateway assigned.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, sqlx::Type,
 )]
@@ -16,14 +16,14 @@ use crate::timestamp::Timestamp;
 pub struct UpdateId(pub Uuid);
 
 impl UpdateId {
-    /// A new id that is made at this instant.
+    /// A new id with this instant.
     ///
-    /// Ids of one millisecond are in no order. A generator that keeps them in order would never go
-    /// back either: after one reading of a clock that was weeks ahead all of its ids would be.
+    /// Ids of the same millisecond are unordered. A generator that orders them never goes back: after one
+    /// reading of a clock that was weeks ahead, all of its later ids would be ahead, too.
     #[must_use]
     #[expect(
         clippy::disallowed_methods,
-        reason = "the one place that makes ids; the time is given"
+        reason = "the only place that creates ids; the time is an argument"
     )]
     pub fn at(instant: Timestamp) -> Self {
         let micros = u64::try_from(instant.as_micros()).unwrap_or_default();
@@ -31,7 +31,7 @@ impl UpdateId {
         Self(Uuid::new_v7(uuid::Timestamp::from_unix(NoContext, micros / 1_000_000, nanos)))
     }
 
-    /// The millisecond in which the id was made; none when it is not a UUIDv7.
+    /// The millisecond in which the id was created; none if it is not a UUIDv7.
     #[must_use]
     pub fn made_at(self) -> Option<Timestamp> {
         if self.0.get_version_num() != 7 {

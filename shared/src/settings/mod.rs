@@ -1,4 +1,5 @@
-//! Settings: every one of them stands in [`SETTINGS`], read from the environment by [`Settings`].
+//! Environment variables: the table of all settings ([`SETTINGS`]), and how one of them is parsed
+//! ([`Settings`]). Each program's `config.rs` makes its typed configuration of them.
 
 mod reading;
 #[cfg(test)]
@@ -14,11 +15,11 @@ use self::reading::Reading;
 pub struct Setting {
     /// The variable.
     pub name: &'static str,
-    /// Its value when it is not set; none when it has none.
+    /// Its value if it is not set, if it has one.
     pub default: Option<&'static str>,
-    /// Who reads it.
+    /// The program that reads it, or `both`.
     pub reader: &'static str,
-    /// What it says, with its unit.
+    /// Its meaning, with the unit.
     pub meaning: &'static str,
 }
 
@@ -31,19 +32,19 @@ const fn setting(
     Setting { name, default, reader, meaning }
 }
 
-/// Every setting of gateway and worker. `docs/reference.md` shows this table; a test compares them.
+/// All settings of gateways and workers. `docs/reference.md` has the same table; a test compares them.
 pub const SETTINGS: &[Setting] = &[
     setting(
         "SDB_DATABASE_URI",
         None,
         "both",
-        "PostgreSQL itself, no pooler: `postgresql://user:password@host:port/name?sslmode=…`, or `…@/name?host=/folder` for a socket; `postgresql+psycopg2://` is accepted. Required, this or the next",
+        "PostgreSQL itself, not a pooler: `postgresql://user:password@host:port/name?sslmode=…`, or `…@/name?host=/folder` for a socket; `postgresql+psycopg2://` is accepted. Either this setting or the next is required",
     ),
     setting(
         "SDB_SQLALCHEMY_DATABASE_URI",
         None,
         "both",
-        "The Python dashboard's other name for the same; `SDB_DATABASE_URI` wins",
+        "The Python dashboard's other name for the same setting; `SDB_DATABASE_URI` takes precedence",
     ),
     setting(
         "SDB_AMQP_URI",
@@ -55,94 +56,99 @@ pub const SETTINGS: &[Setting] = &[
         "SDB_SECRET_KEY",
         None,
         "gateway",
-        "The key that signs clients' tokens (HS256), 32 bytes or more. Required",
+        "The key that signs clients' tokens (HS256), at least 32 bytes. Required",
     ),
     setting(
         "SDB_SECRET_KEY_PREVIOUS",
         None,
         "gateway",
-        "A key that is accepted too, while clients change over to a new one",
+        "A second key that is accepted while clients change to a new one",
     ),
     setting("SDB_API_PAYLOAD_KEY", Some("stackmon"), "gateway", "The claim that a token must have"),
-    setting("SDB_BIND", Some("127.0.0.1:8080"), "gateway", "Address and port to serve"),
+    setting("SDB_BIND", Some("127.0.0.1:8080"), "gateway", "Address and port to listen on"),
     setting(
         "SDB_V1_CONFLICT",
         Some("false"),
         "gateway",
-        "`true`: an update that changes nothing is answered as the Python dashboard does, 409 where an incident covers it and 201 where a maintenance does, instead of 200",
+        "`true`: an update that changes nothing is answered as by the Python dashboard, 409 if an incident covers it and 201 if a maintenance does, instead of 200",
     ),
     setting(
         "SDB_MAX_CONNECTIONS",
         Some("4096"),
         "gateway",
-        "HTTP connections at once; further ones wait to be accepted. Fewer where the limit of open files allows fewer",
+        "Maximum number of HTTP connections; further ones wait to be accepted. A lower limit of open files reduces it",
     ),
     setting(
         "SDB_KEEP_ALIVE_SECONDS",
         Some("75"),
         "gateway",
-        "Seconds that an idle HTTP connection is kept open; set it higher than the idle time-out of the proxy or balancer in front, 3600 at most",
+        "Seconds that an idle HTTP connection is kept open, at most 3600; set it higher than the idle time-out of the proxy or load balancer in front",
     ),
     setting(
         "SDB_MAX_IN_FLIGHT",
         Some("2048"),
         "gateway",
-        "Updates between arrival and answer at once; further ones get 503",
+        "Maximum number of updates between arrival and answer; further ones get 503",
     ),
     setting(
         "SDB_RATE_LIMIT",
         Some("0"),
         "gateway",
-        "Updates that each gateway takes from one token in a second, and at once; further ones get 429. `0`: no limit",
+        "Maximum number of updates per second that each gateway accepts from one token, and the size of a burst; further ones get 429. `0`: no limit",
     ),
     setting(
         "SDB_DATABASE_CONNECTIONS",
         Some("8"),
         "gateway",
-        "Database connections for answers; lists have a pool of the same size",
+        "Number of database connections for answers; lists have another pool of the same size",
     ),
     setting(
         "SDB_MAX_LISTS",
         Some("4"),
         "gateway",
-        "Lists over 4 MiB that are streamed at once; further ones get 503",
+        "Maximum number of lists over 4 MiB that are streamed at the same time; further ones get 503",
     ),
     setting(
         "SDB_ADMIN_ADDRESS",
         None,
         "both",
-        "Address and port of its own for each process's `/healthz`, `/readyz` and `/metrics`, such as `127.0.0.1:9090`. Not set, a gateway has them at `SDB_BIND` and a worker has none",
+        "Separate address and port for `/healthz`, `/readyz` and `/metrics` of each process, such as `127.0.0.1:9090`. If it is not set, a gateway serves them at `SDB_BIND`, and a worker does not serve them",
     ),
-    setting("SDB_BATCH", Some("512"), "worker", "Updates in one transaction, at most"),
+    setting("SDB_BATCH", Some("512"), "worker", "Maximum number of updates in one transaction"),
     setting(
         "SDB_PARTITIONS",
         Some("8"),
         "both",
-        "Queues that the components are spread over. Recorded by `worker migrate`, changed by `worker topology change`; a process that has another value does not start",
+        "Number of queues over which the components are distributed. Recorded by `worker migrate`, changed by `worker topology change`; a process with another value does not start",
     ),
     setting(
         "SDB_QUEUE_LIMIT",
         Some("100000"),
         "both",
-        "Messages that one queue holds; more get 503. A message has one update, or up to 32 that came at once. Recorded likewise",
+        "Maximum number of messages in one queue; further ones get 503. A message has one update, or up to 32 that arrived at once. Recorded likewise",
     ),
     setting(
         "SDB_PREFETCH",
         Some("256"),
         "both",
-        "Messages of one queue that a worker holds. Recorded likewise",
+        "Maximum number of unacknowledged messages of one queue that a worker holds. Recorded likewise",
     ),
-    setting("SDB_INBOX_DAYS", Some("30"), "both", "Days that the record of each update is kept"),
+    setting(
+        "SDB_INBOX_DAYS",
+        Some("30"),
+        "both",
+        "Days for which the record of each update is kept",
+    ),
     setting(
         "SDB_LOG",
         Some("info"),
         "both",
-        "What is logged: `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `info,worker=debug`",
+        "Log level: `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `info,worker=debug`",
     ),
     setting("SDB_LOG_FORMAT", Some("text"), "both", "`text` or `json`"),
 ];
 
-/// Names, or beginnings of names when they end in `_`, that only the Python dashboard knows.
+/// Names, or prefixes if they end in `_`, that only the Python dashboard uses.
 const PYTHON_DASHBOARD_ONLY: &[&str] = &[
     "SDB_API_SECRETS",
     "SDB_API_TITLE",
@@ -177,7 +183,7 @@ const PYTHON_DASHBOARD_ONLY: &[&str] = &[
 const FORMER: &[(&str, &str)] =
     &[("SDB_AMQP_CHANNELS", "no effect any more: each partition has a channel of its own")];
 
-/// A value that is never shown.
+/// A value that is never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
@@ -201,53 +207,53 @@ impl From<String> for Secret {
     }
 }
 
-/// Why the settings can't be used. Its text says what to write.
+/// Why a setting can't be used. The message names the expected form.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
     /// A required setting is absent.
     #[error("{name} is not set: {meaning}")]
     Missing {
-        /// Which.
+        /// The setting.
         name: &'static str,
-        /// What it says.
+        /// Its meaning.
         meaning: &'static str,
     },
-    /// A value that can't be used.
+    /// An invalid value.
     #[error("{name} is `{value}`, but must be {expected}")]
     Invalid {
-        /// Which.
+        /// The setting.
         name: &'static str,
-        /// The value, unless it is a secret.
+        /// The value, unless it may be a secret.
         value: String,
-        /// What to write instead.
+        /// The expected form.
         expected: String,
     },
 }
 
-/// The environment's `SDB_` variables.
+/// The `SDB_` variables of an environment.
 pub struct Settings {
     variables: BTreeMap<String, String>,
 }
 
 impl Settings {
-    /// Of this process.
+    /// Those of this process.
     #[must_use]
     pub fn from_environment() -> Self {
-        // A value that is not UTF-8 is kept with replacement characters; its reader refuses it.
+        // A value that is not UTF-8 gets replacement characters, which its parser refuses.
         Self::new(std::env::vars_os().map(|(name, value)| {
             (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned())
         }))
     }
 
-    /// Of these variables.
+    /// Those among the given variables.
     pub fn new(variables: impl IntoIterator<Item = (String, String)>) -> Self {
         let variables =
             variables.into_iter().filter(|(name, _)| name.starts_with("SDB_")).collect();
         Self { variables }
     }
 
-    /// The text of a setting: what is set, else its default. Empty counts as not set. What is written
-    /// as a JSON text, in double quotes, is the text between them, as the Python dashboard has it.
+    /// The text of a setting, or its default if it is empty or not set. A value in double quotes is decoded
+    /// as a JSON string, as the Python dashboard does.
     #[must_use]
     pub fn text(&self, name: &'static str) -> Option<String> {
         let set = self.variables.get(name).map(|raw| reading::unquoted(raw).trim().to_owned());
@@ -255,18 +261,18 @@ impl Settings {
         set.or_else(|| described(name).default.map(str::to_owned))
     }
 
-    /// Every text that a setting may mean which the Python dashboard compares byte by byte: a key or
-    /// the name of a claim. First as it reads it: decoded where it is JSON, and never trimmed. Then, if
-    /// that is another text, as this program read it before it knew that: trimmed and not decoded. None
-    /// when it is neither set nor has a default.
+    /// All readings of a setting that the Python dashboard compares byte by byte: a key or the name of a
+    /// claim. The first is that dashboard's: decoded if it is JSON, and never trimmed. The second, if it
+    /// differs, is that of earlier versions of this program: trimmed and not decoded. None if the setting is
+    /// not set and has no default.
     ///
     /// # Errors
-    /// When it is no text to the Python dashboard, which refuses every token then.
+    /// If the Python dashboard would not read a text, and so would refuse every token.
     pub fn readings(&self, name: &'static str) -> Result<Vec<String>, SettingsError> {
         let Some(raw) = self.variables.get(name).filter(|raw| !raw.trim().is_empty()) else {
             return Ok(described(name).default.map(str::to_owned).into_iter().collect());
         };
-        // It may be a secret, so it is not shown.
+        // It may be a secret, so it is not printed.
         let refused = |expected: &str| Err(invalid(name, "…", expected));
         if raw.contains(char::REPLACEMENT_CHARACTER) {
             return refused("UTF-8");
@@ -276,8 +282,8 @@ impl Settings {
             Reading::Text(text) => text,
             Reading::NotText(what) => {
                 return refused(&format!(
-                    "a text, and as JSON it is {what}: the Python dashboard reads it so, and refuses \
-                    every token with it. Write it in double quotes, as in `\"123\"`"
+                    "a text, and as JSON it is {what}: the Python dashboard reads it as such, and \
+                    refuses every token. Write it in double quotes, as in `\"123\"`"
                 ));
             }
         };
@@ -285,25 +291,25 @@ impl Settings {
         Ok(if trimmed == first { vec![first] } else { vec![first, trimmed] })
     }
 
-    /// Whether a setting is set, rather than left at its default.
+    /// Whether a setting is set and not empty.
     #[must_use]
     pub fn is_set(&self, name: &'static str) -> bool {
         self.variables.get(name).is_some_and(|raw| !reading::unquoted(raw).trim().is_empty())
     }
 
-    /// A required text.
+    /// The text of a required setting.
     ///
     /// # Errors
-    /// When it is not set.
+    /// If it is not set and has no default.
     pub fn required(&self, name: &'static str) -> Result<String, SettingsError> {
         self.text(name)
             .ok_or_else(|| SettingsError::Missing { name, meaning: described(name).meaning })
     }
 
-    /// A value with a default that is parsed, `expected` saying what it must be.
+    /// A parsed value; `expected` describes the expected form.
     ///
     /// # Errors
-    /// When the text is not such a value.
+    /// If the text can't be parsed, or if the setting is not set and has no default.
     pub fn parsed<T: FromStr>(
         &self,
         name: &'static str,
@@ -316,7 +322,7 @@ impl Settings {
     /// A whole number within a range.
     ///
     /// # Errors
-    /// When it is not a number or out of the range.
+    /// If it is not a number, or not in the range.
     pub fn number(
         &self,
         name: &'static str,
@@ -334,7 +340,7 @@ impl Settings {
     /// `true` or `false`.
     ///
     /// # Errors
-    /// When it is neither.
+    /// If it is neither.
     pub fn switch(&self, name: &'static str) -> Result<bool, SettingsError> {
         let text = self.required(name)?;
         match text.to_ascii_lowercase().as_str() {
@@ -344,8 +350,8 @@ impl Settings {
         }
     }
 
-    /// The `SDB_` variables that nothing here reads: those that only the Python dashboard knows,
-    /// and those that nobody does.
+    /// The `SDB_` variables that these programs do not read: those of the Python dashboard, and unknown
+    /// ones.
     #[must_use]
     pub fn not_ours(&self) -> NotOurs {
         let (python, unknown) = self
@@ -365,36 +371,39 @@ impl Settings {
 /// See [`Settings::not_ours`].
 #[derive(Debug, PartialEq, Eq)]
 pub struct NotOurs {
-    /// Names of the Python dashboard's own.
+    /// Names that only the Python dashboard uses.
     pub python: Vec<String>,
-    /// Names that nobody knows, perhaps misspelt.
+    /// Unknown names, possibly misspelt.
     pub unknown: Vec<String>,
 }
 
 impl NotOurs {
-    /// Says so in the log.
+    /// Logs them.
     pub fn log(&self) {
         if !self.python.is_empty() {
             let names = self.python.join(", ");
-            tracing::info!(names, "settings that only the Python dashboard reads are passed over");
+            tracing::info!(names, "ignoring settings that only the Python dashboard uses");
         }
         for name in &self.unknown {
             if let Some((_, now)) = FORMER.iter().find(|(former, _)| name == former) {
-                tracing::warn!(name, now, "a setting of an earlier release is passed over");
+                tracing::warn!(name, now, "ignoring a setting of an earlier release");
                 continue;
             }
-            tracing::warn!(name, "no such setting: docs/reference.md lists them");
+            tracing::warn!(name, "unknown setting: docs/reference.md lists all settings");
         }
     }
 }
 
-/// The error for a value that can't be used.
+/// The error for an invalid value.
 #[must_use]
 pub fn invalid(name: &'static str, value: &str, expected: &str) -> SettingsError {
     SettingsError::Invalid { name, value: value.to_owned(), expected: expected.to_owned() }
 }
 
-#[expect(clippy::expect_used, reason = "names are literals of this program, and a test reads all")]
+#[expect(
+    clippy::expect_used,
+    reason = "names are literals of this program, and tests read all of them"
+)]
 fn described(name: &'static str) -> &'static Setting {
-    SETTINGS.iter().find(|s| s.name == name).expect("a setting that is read stands in SETTINGS")
+    SETTINGS.iter().find(|s| s.name == name).expect("every setting that is read is in SETTINGS")
 }

@@ -1,28 +1,28 @@
-//! How the Python dashboard reads a variable: it is decoded as JSON where it is JSON, taken as it is
-//! where it is not, and never trimmed.
+//! Reads a variable as the Python dashboard does: decoded if it is JSON, unchanged otherwise, and never
+//! trimmed.
 
 use serde::de::IgnoredAny;
 
-/// A variable as the Python dashboard has it.
+/// The value that the Python dashboard reads.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Reading {
     /// A text.
     Text(String),
-    /// Something else, with what it is.
+    /// Another type, with its name.
     NotText(&'static str),
 }
 
-/// White space that JSON may have around a value.
+/// The white space that JSON permits around a value.
 const WHITE_SPACE: [char; 4] = [' ', '\t', '\n', '\r'];
 
-/// Reads a variable as Python's `json.loads` does, and as it is when that fails.
+/// Reads a variable as Python's `json.loads` does; if that fails, it is unchanged.
 pub(super) fn as_python(raw: &str) -> Reading {
     let value = raw.trim_matches(WHITE_SPACE);
-    // Python's JSON has these numbers as well.
+    // Python's JSON also has these numbers.
     if ["NaN", "Infinity", "-Infinity"].contains(&value) {
         return Reading::NotText("a number");
     }
-    // Whether it is JSON at all: numbers of any size, texts with any escapes.
+    // Is it JSON at all? Numbers of any size and strings with any escapes are.
     if serde_json::from_str::<IgnoredAny>(value).is_err() {
         return Reading::Text(raw.to_owned());
     }
@@ -37,7 +37,7 @@ pub(super) fn as_python(raw: &str) -> Reading {
     }
 }
 
-/// The text that a JSON text has; what is anything else stays as it is.
+/// The content of a JSON string; anything else is unchanged.
 pub(super) fn unquoted(raw: &str) -> String {
     match as_python(raw) {
         Reading::Text(text) => text,
@@ -49,7 +49,7 @@ pub(super) fn unquoted(raw: &str) -> String {
 mod tests {
     use super::*;
 
-    /// Each as Python's `json.loads` reads it (3.11), or as it is where that fails.
+    /// Each as Python's `json.loads` (3.11) reads it, or unchanged if that fails.
     #[test]
     fn values_are_read_as_python_reads_them() {
         let text = |text: &str| Reading::Text(text.to_owned());

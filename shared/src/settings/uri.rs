@@ -1,9 +1,9 @@
-//! Reads the addresses of RabbitMQ and PostgreSQL.
+//! Parses the addresses of RabbitMQ and PostgreSQL.
 //!
-//! The clients' own parsers read some of them otherwise than they are written: one takes `localhost`
-//! for an IPv6 address, another looks up its brackets. Credentials must not go to a host that nobody
-//! named, so each part is read here and handed to the client by itself, and what can't be carried is
-//! refused.
+//! The clients' own parsers read some addresses differently from how they are written: one takes
+//! `localhost` for an IPv6 address, another resolves an IPv6 address with its brackets. Credentials must
+//! not be sent to an unintended host. So each part is parsed here and passed to the client separately, and
+//! what can't be represented is refused.
 
 use std::{
     borrow::Cow,
@@ -19,16 +19,16 @@ pub(crate) struct Uri {
     pub(crate) scheme: String,
     pub(crate) user: Option<String>,
     pub(crate) password: Option<String>,
-    /// As resolvers take it, so without the brackets of an IPv6 address. None when it is not named.
+    /// In the form for resolvers, without the brackets of an IPv6 address. None if it is absent.
     pub(crate) host: Option<String>,
     pub(crate) port: Option<u16>,
-    /// What follows the first slash; none without a slash.
+    /// The text after the first slash; none without a slash.
     pub(crate) path: Option<String>,
     /// The parameters after the question mark, in order.
     pub(crate) query: Vec<(String, String)>,
 }
 
-/// Why an address is refused. No text shows any part of a value, which may be a secret.
+/// Why an address is refused. No message shows any part of the value, which may be a secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Problem {
     #[error("it does not begin with one of these")]
@@ -65,25 +65,25 @@ pub(crate) enum Problem {
     Twice(&'static str),
     #[error("`{0}` {1}")]
     Parameter(&'static str, &'static str),
-    #[error("parameter {place} after the `?` is none of those that can be used: {known}")]
+    #[error("parameter {place} after the `?` is none of the supported ones: {known}")]
     UnknownParameter {
-        /// Its place, since its name may be a part of a password that was not encoded.
+        /// Its position, because its name may be part of a password that was not encoded.
         place: usize,
         known: &'static str,
     },
-    #[error("the database client reads it otherwise than it is written")]
+    #[error("the database client reads it differently from how it is written")]
     Misread,
 }
 
 impl Uri {
     pub(crate) fn parse(text: &str) -> Result<Self, Problem> {
-        // Parsers of URLs drop some of them, and so change what was written.
+        // URL parsers drop some of them, and so change the address.
         if text.chars().any(char::is_control) {
             return Err(Problem::ControlCharacter);
         }
         let (scheme, rest) = text.split_once("://").ok_or(Problem::Scheme)?;
         let (authority, rest) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-        // Most likely the rest of a password: what precedes would be taken for the host.
+        // Probably the rest of a password: the text before it would be taken for the host.
         if rest.contains(['@', '#']) {
             return Err(Problem::Reserved);
         }
@@ -110,8 +110,8 @@ impl Uri {
     }
 }
 
-/// Reads `host`, `host:port` and the like. The host may be percent-encoded; a folder, which begins
-/// with a slash, is one too.
+/// Parses `host` or `host:port`. The host may be percent-encoded, and may be a folder, which begins with a
+/// slash.
 pub(crate) fn host_and_port(text: &str) -> Result<(Option<String>, Option<u16>), Problem> {
     if text.contains(',') {
         return Err(Problem::SeveralHosts);
@@ -141,8 +141,8 @@ pub(crate) fn host_and_port(text: &str) -> Result<(Option<String>, Option<u16>),
     Ok((host, if port.is_empty() { None } else { Some(self::port(port)?) }))
 }
 
-/// An IPv6 address as it stands between brackets, with a zone perhaps (RFC 6874), as resolvers take
-/// it.
+/// The text between brackets: an IPv6 address, optionally with a zone (RFC 6874); returned in the form for
+/// resolvers.
 fn ipv6(text: &str) -> Result<String, Problem> {
     let (address, zone) = match text.split_once("%25") {
         Some((address, zone)) => (address, Some(decoded(zone)?)),
@@ -156,7 +156,7 @@ fn ipv6(text: &str) -> Result<String, Problem> {
     }
 }
 
-/// A bare IPv6 address, where nothing else can follow it.
+/// An IPv6 address without brackets, where nothing else can follow.
 pub(crate) fn bare_ipv6(text: &str) -> Option<String> {
     let (address, zone) = text.split_once('%').unwrap_or((text, ""));
     let address: Ipv6Addr = address.parse().ok()?;
@@ -166,8 +166,8 @@ pub(crate) fn bare_ipv6(text: &str) -> Option<String> {
     }
 }
 
-/// Refuses what a resolver would take for something else than it says: `127.1` and `010.0.0.1` are
-/// addresses to it, and other ones than they seem.
+/// Refuses hosts that a resolver reads differently from how they look: `127.1` and `010.0.0.1` are
+/// addresses to it, and not the apparent ones.
 fn check_name(host: &str) -> Result<(), Problem> {
     let named = host.strip_suffix('.').unwrap_or(host);
     if named.split('.').any(|label| !is_plain(label)) {
@@ -186,7 +186,7 @@ fn is_plain(label: &str) -> bool {
     !label.is_empty() && label.bytes().all(plain)
 }
 
-/// Not `parse` alone, which takes `+5432`.
+/// A port number. `parse` alone would accept `+5432`.
 pub(crate) fn port(text: &str) -> Result<u16, Problem> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|port| digits && *port > 0).ok_or(Problem::Port)

@@ -12,6 +12,7 @@ mod python_api;
 mod python_reporter;
 mod receipts;
 mod refusals;
+mod request_limits;
 mod security_headers;
 mod tokens;
 mod waiting;
@@ -38,6 +39,7 @@ tests_of!(
     python_reporter,
     receipts,
     refusals,
+    request_limits,
     security_headers,
     tokens,
     waiting

@@ -1,5 +1,5 @@
-//! What a newcomer pastes works as it is written: README's commands, the tour, and the lines that `cargo run`
-//! prints.
+//! What a newcomer pastes works as it is written: README's commands, the tour, the examples for operators, and the
+//! lines that `cargo run` prints.
 
 use std::{fs, path::Path, process::Stdio, sync::Arc};
 
@@ -127,15 +127,35 @@ async fn the_tour_of_the_readme_answers_as_it_promises(fixture: Arc<Fixture>) ->
     ensure!(system.count("SELECT count(*) FROM incident").await? == 2, "incidents");
     run.signal(Signal::SIGINT)?;
     run.ended().await?;
-    // Bash reads it likewise, on a new system; and so do both the README's commands.
+    // Bash reads it likewise, on a new system; and so do both the README's commands, and those of operators.
     let readme = || steps_of("README.md", "\n## Try it\n", 4);
-    for (shell, steps) in [("bash", tour()?), ("sh", readme()?), ("bash", readme()?)] {
+    let operators = || steps_of("docs/operations.md", "\n## Incidents and maintenances\n", 0);
+    for (shell, steps) in [
+        ("bash", tour()?),
+        ("sh", readme()?),
+        ("bash", readme()?),
+        ("sh", operators()?),
+        ("bash", operators()?),
+    ] {
         system.sql("TRUNCATE incident, sdb_inbox, sdb_idempotency_key CASCADE").await?;
         let mut run = start_on(&system, &[]).await?.spawn()?;
         run.runs().await?;
         play(shell, &run.environment(), &fixture.folder, &steps).await?;
         run.signal(Signal::SIGINT)?;
         run.ended().await?;
+    }
+    // The operators' commands came last: a closed incident, and a maintenance whose end was moved.
+    for (what, query) in [
+        (
+            "closed",
+            "SELECT count(*) FROM incident WHERE NOT system AND end_date <= now() AT TIME ZONE 'UTC'",
+        ),
+        (
+            "scheduled",
+            "SELECT count(*) FROM incident WHERE impact = 0 AND end_date > now() AT TIME ZONE 'UTC'",
+        ),
+    ] {
+        ensure!(system.count(query).await? == 1, "{what}: not one incident");
     }
     Ok(())
 }

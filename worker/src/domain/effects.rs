@@ -1,4 +1,4 @@
-//! Carries a decision out on the state, and says what it led to.
+//! Applies a decision to the state, and returns its effect.
 
 use shared::{component::ComponentId, impact::Impact, outcome::Reason, timestamp::Timestamp};
 
@@ -9,30 +9,30 @@ use super::{
     timeline::{TimelineEntry, TimelineEvent},
 };
 
-/// Which incident holds or covers the component after its update.
+/// The incident that has or covers the component after its update.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Holder {
-    /// One of the system's.
+    /// A system incident.
     System(IncidentRef),
-    /// One of the component's manual incidents, by place.
+    /// One of the component's manual incidents, by its index.
     Manual(usize),
 }
 
-/// What an update led to.
+/// The effect of an update.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Effect {
     /// The rule that decided it.
     pub reason: Reason,
-    /// Where the component is now.
+    /// The incident of the component now.
     pub holder: Holder,
-    /// What goes into the incidents' updates, oldest first.
+    /// The new timeline entries, oldest first.
     pub timeline: Vec<TimelineEntry>,
 }
 
 impl ActiveState {
-    /// Decides one update and takes the decision into the state.
+    /// Decides one update and applies the decision to the state.
     ///
-    /// `text` is the title of an incident that it opens.
+    /// `text` is the title of an incident that the update opens.
     pub fn apply(
         &mut self,
         component: ComponentId,
@@ -44,7 +44,7 @@ impl ActiveState {
         self.carry_out(decision, component, impact, text, now)
     }
 
-    /// Takes a decision, which [`decide`] made of this state for this update, into the state.
+    /// Applies a decision that [`decide`] returned for this state and this update.
     pub fn carry_out(
         &mut self,
         decision: Decision,
@@ -67,10 +67,10 @@ impl ActiveState {
                 self.incident(to).components.insert(component);
                 self.note(from, TimelineEvent::MovedTo(component, to), now, &mut timeline);
                 if closes {
-                    // It keeps the component as its history.
+                    // It keeps the component, to show later whom it affected.
                     self.note(from, TimelineEvent::Closed, now, &mut timeline);
-                    // An incident that begins in the future, since the clock was wrong then, ends
-                    // when it begins.
+                    // An incident that starts in the future, because the clock was wrong at that time,
+                    // ends at its start.
                     let incident = self.incident(from);
                     incident.end_date = Some(now.max(incident.start_date));
                 } else {

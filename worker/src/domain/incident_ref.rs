@@ -1,24 +1,24 @@
-//! Names incidents before those that a batch opens have ids.
+//! References to incidents, of which those that a batch opens have no ids yet.
 
 use shared::incident::IncidentId;
 
-/// Names an incident within a batch: one that stands in the database, or one that the batch opens
-/// and that has no id before the batch is written. Older ones come first.
+/// An incident within a batch: an existing one, or one that the batch opens and that has no id until it is
+/// written. Ordered by age, the oldest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum IncidentRef {
-    /// It stands in the database.
+    /// It exists in the database.
     Existing(IncidentId),
-    /// The batch opens it, as its n-th, from 0.
+    /// The n-th incident that the batch opens, from 0.
     New(usize),
 }
 
 impl IncidentRef {
-    /// The id, now that those that the batch opened have theirs.
+    /// The id, given those of the incidents that the batch has opened.
     #[must_use]
     pub fn id(self, new_ids: &[IncidentId]) -> IncidentId {
         match self {
             Self::Existing(id) => id,
-            #[expect(clippy::indexing_slicing, reason = "an id was made for every incident opened")]
+            #[expect(clippy::indexing_slicing, reason = "every opened incident got an id")]
             Self::New(index) => new_ids[index],
         }
     }

@@ -1,5 +1,5 @@
-//! What a status update does: the rules, the state that they look at, and the words of timelines. Pure: no
-//! I/O and no clock; time is an argument.
+//! What a status update does: the five rules, the state on which they decide, and the texts of timelines. Pure:
+//! no I/O and no clock; time is an argument.
 
 mod effects;
 mod incident_ref;

@@ -1,7 +1,7 @@
-//! The rules: which incident a status update belongs to.
+//! The five rules: which incident a status update belongs to.
 //!
-//! Synchronous and pure: the active state and an update go in, a decision comes out. The rules are those of
-//! `docs/concepts.md`, numbered as there, and stand nowhere else.
+//! A pure function of the active state and an update. The rules have the numbers of `docs/concepts.md`, and
+//! are implemented nowhere else.
 
 use shared::{component::ComponentId, impact::Impact, outcome::Reason, timestamp::Timestamp};
 
@@ -10,36 +10,36 @@ use super::{
     state::{ActiveState, ManualIncident},
 };
 
-/// What an update leads to.
+/// What an update does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
     /// Rules 1 and 2: a manual incident or a maintenance covers it.
     Covered {
-        /// Which of the component's manual incidents, by place.
+        /// The index of that incident among the component's manual incidents.
         by: usize,
-        /// Which rule.
+        /// The rule.
         reason: Reason,
     },
-    /// Rule 3: an incident of the system covers it.
+    /// Rule 3: a system incident covers it.
     CoveredBySystem(IncidentRef),
     /// Rule 4: the component joins an incident.
     Join(IncidentRef),
     /// Rule 4: an incident is opened.
     Open,
-    /// Rule 5: the component moves to an incident that stands.
+    /// Rule 5: the component moves to an active incident.
     Move {
-        /// Where it was.
+        /// The old incident.
         from: IncidentRef,
-        /// Where it goes.
+        /// The new incident.
         to: IncidentRef,
-        /// Whether it was the only component there, so that the old incident closes.
+        /// Whether it was the only component of the old incident, which is then closed.
         closes: bool,
     },
     /// Rule 5: the incident's impact is raised.
     Raise(IncidentRef),
     /// Rule 5: the component moves to an incident that is opened for it.
     MoveToNew {
-        /// Where it was.
+        /// The old incident.
         from: IncidentRef,
     },
 }
@@ -60,8 +60,8 @@ impl Decision {
         }
     }
 
-    /// What of the state the change rests on; nothing for an update that changes nothing, and for one
-    /// that opens an incident because there is none.
+    /// The part of the state on which the change depends; nothing for an update that changes nothing, or that
+    /// opens an incident because there is none.
     #[must_use]
     pub const fn rests_on(&self) -> RestsOn {
         match *self {
@@ -78,14 +78,14 @@ impl Decision {
     }
 }
 
-/// What of the state a change rests on: it must still be so when the change is committed.
+/// The part of the state on which a change depends: it must still hold when the change is committed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RestsOn {
-    /// An incident is active, with its impact.
+    /// This incident is active and has its impact.
     pub target: Option<IncidentRef>,
-    /// So is this one, and it has the component.
+    /// So does this one, and it has the component.
     pub source: Option<IncidentRef>,
-    /// The source has other components, too.
+    /// The source also has other components.
     pub others_stay: bool,
 }
 
@@ -93,7 +93,7 @@ impl RestsOn {
     const NOTHING: Self = Self { target: None, source: None, others_stay: false };
 }
 
-/// Decides one update: this component shows this impact, at this time.
+/// Decides one update: the component has the impact, at the given time.
 #[must_use]
 pub fn decide(
     state: &ActiveState,
@@ -110,14 +110,14 @@ pub fn decide(
         return Decision::Covered { by, reason: Reason::CoveredByManualIncident };
     }
 
-    // A database that others write to may have a component in several: the worst counts, and of
-    // equal ones the oldest.
+    // Others may have put the component into several: the worst counts, and of equally bad ones the
+    // oldest.
     let current = state
         .system
         .iter()
         .filter(|(_, incident)| incident.components.contains(&component))
         .max_by_key(|(id, incident)| (incident.impact, std::cmp::Reverse(**id)));
-    // It may have several of one impact, too: the oldest counts.
+    // There may also be several of one impact: the oldest counts.
     let target = state.system.iter().find(|(_, i)| i.impact == impact).map(|(id, _)| *id);
 
     match (current, target) {

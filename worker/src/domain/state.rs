@@ -1,5 +1,5 @@
-//! The active incidents, as far as the components of a batch go: what the rules look at, and what a batch
-//! changes step by step.
+//! The active incidents, as far as they concern the components of a batch: the state on which the rules decide,
+//! and which a batch changes update by update.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -10,7 +10,7 @@ use super::{
     timeline::{TimelineEntry, TimelineEvent},
 };
 
-/// An active incident that the system opened.
+/// An active system incident.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SystemIncident {
     /// Its title.
@@ -19,35 +19,35 @@ pub struct SystemIncident {
     pub impact: Impact,
     /// Its start.
     pub start_date: Timestamp,
-    /// Its end: only an incident that the batch closed has one.
+    /// Its end, which only an incident that the batch closed has.
     pub end_date: Option<Timestamp>,
-    /// Those of its components that the batch has updates of.
+    /// Those of its components of which the batch has updates.
     pub components: BTreeSet<ComponentId>,
-    /// Whether it has components beside those.
+    /// Whether it has other components.
     pub has_others: bool,
-    /// The time of its newest update.
+    /// The time of its newest timeline entry.
     pub last_update_at: Option<Timestamp>,
 }
 
-/// An incident or maintenance that a person opened, as far as it can cover a component.
+/// A manual incident or a maintenance, as far as it can cover a component.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ManualIncident {
     /// Its id.
     pub id: IncidentId,
     /// Its title.
     pub text: String,
-    /// Its impact; `Maintenance` makes it a maintenance.
+    /// Its impact; a maintenance has `Maintenance`.
     pub impact: Impact,
-    /// Its start, possibly to come.
+    /// Its start, possibly in the future.
     pub start_date: Timestamp,
-    /// Its end, possibly to come.
+    /// Its end, possibly in the future.
     pub end_date: Option<Timestamp>,
-    /// The time of its newest update.
+    /// The time of its newest timeline entry.
     pub last_update_at: Option<Timestamp>,
 }
 
 impl ManualIncident {
-    /// Whether it is a maintenance that runs at that time.
+    /// Whether it is a maintenance that is running at that time.
     pub(super) fn is_running_maintenance(&self, now: Timestamp) -> bool {
         self.impact == Impact::Maintenance
             && self.start_date <= now
@@ -60,38 +60,39 @@ impl ManualIncident {
     }
 }
 
-/// What the decision looks at: the active incidents, as far as the components of a batch go.
+/// The state on which the rules decide: the active incidents, as far as they concern the components of a
+/// batch.
 #[derive(Clone, Debug, Default)]
 pub struct ActiveState {
-    /// Active system incidents. Those that the batch closes move to `closed`.
+    /// The active system incidents. Those that the batch closes move to `closed`.
     pub system: BTreeMap<IncidentRef, SystemIncident>,
-    /// Manual incidents and maintenances by component, in order of their ids ([`Self::new`]).
+    /// Manual incidents and maintenances by component, ordered by id ([`Self::new`]).
     pub manual: HashMap<ComponentId, Vec<ManualIncident>>,
-    /// What the batch closed.
+    /// The incidents that the batch closed.
     pub closed: BTreeMap<IncidentRef, SystemIncident>,
-    /// How many incidents the batch has opened.
+    /// The number of incidents that the batch has opened.
     opened: usize,
 }
 
 impl ActiveState {
-    /// The state as a batch finds it.
+    /// The state before a batch.
     #[must_use]
     pub fn new(
         system: BTreeMap<IncidentRef, SystemIncident>,
         mut manual: HashMap<ComponentId, Vec<ManualIncident>>,
     ) -> Self {
-        // Of several that cover a component, the one with the lowest id is named.
+        // If several cover a component, the answer has the one with the lowest id.
         manual.values_mut().for_each(|incidents| incidents.sort_by_key(|incident| incident.id));
         Self { system, manual, ..Self::default() }
     }
 
-    /// How many incidents the batch has opened: `New(0)` to `New(opened - 1)`.
+    /// The number of incidents that the batch has opened: `New(0)` to `New(opened - 1)`.
     #[must_use]
     pub const fn opened(&self) -> usize {
         self.opened
     }
 
-    /// An incident of the system that is active or that the batch closed.
+    /// A system incident that is active or that the batch closed.
     #[must_use]
     pub fn any_incident(&self, id: IncidentRef) -> Option<&SystemIncident> {
         self.system.get(&id).or_else(|| self.closed.get(&id))
@@ -119,7 +120,7 @@ impl ActiveState {
         id
     }
 
-    /// Adds an entry, later than the incident's last one even if that lies ahead of the clock.
+    /// Adds a timeline entry, later than the incident's newest one even if that is ahead of the clock.
     pub(super) fn note(
         &mut self,
         id: IncidentRef,
@@ -133,8 +134,10 @@ impl ActiveState {
         timeline.push(TimelineEntry { incident: id, at, event });
     }
 
-    #[expect(clippy::expect_used, reason = "decide names only incidents that it found in `system`")]
+    #[expect(clippy::expect_used, reason = "a decision has only incidents of `system`")]
     pub(super) fn incident(&mut self, id: IncidentRef) -> &mut SystemIncident {
-        self.system.get_mut(&id).expect("a decision names incidents of the state it looked at")
+        self.system
+            .get_mut(&id)
+            .expect("a decision has only incidents of the state on which it was made")
     }
 }

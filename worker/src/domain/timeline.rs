@@ -1,16 +1,16 @@
-//! What is written into an incident's timeline, and in which words. Dashboards show them as HTML.
+//! The entries of timelines, and their texts, which dashboards show as HTML.
 
 use html_escape::encode_quoted_attribute as escaped;
 use shared::{component::ComponentId, impact::Impact, incident::IncidentId, timestamp::Timestamp};
 
 use super::incident_ref::IncidentRef;
 
-/// What is written into the updates of an incident.
+/// An entry of an incident's timeline.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TimelineEntry {
-    /// Whose updates.
+    /// The incident.
     pub incident: IncidentRef,
-    /// When; an incident's entries have strictly increasing times.
+    /// The time; the times of an incident's entries strictly increase.
     pub at: Timestamp,
     /// What happened.
     pub event: TimelineEvent,
@@ -21,9 +21,9 @@ pub struct TimelineEntry {
 pub enum TimelineEvent {
     /// The component joined it.
     Added(ComponentId),
-    /// The component left it for another.
+    /// The component moved to another incident.
     MovedTo(ComponentId, IncidentRef),
-    /// The component came from another.
+    /// The component moved here from another incident.
     MovedFrom(ComponentId, IncidentRef),
     /// Its impact was raised.
     Raised(Impact, Impact),
@@ -31,10 +31,10 @@ pub enum TimelineEvent {
     Closed,
 }
 
-/// The status of every update that the system writes.
+/// The status of every entry that the system writes.
 pub const STATUS: &str = "SYSTEM";
 
-/// Finds the names that the words need.
+/// Provides the names for the texts.
 pub trait Names {
     /// The label of a component of the batch.
     fn component(&self, id: ComponentId) -> &str;
@@ -42,7 +42,7 @@ pub trait Names {
     fn incident(&self, id: IncidentRef) -> (IncidentId, &str);
 }
 
-/// The words for an event in the updates of `incident`, HTML with every name escaped.
+/// The text for an event in the timeline of `incident`: HTML with every name escaped.
 #[must_use]
 pub fn words(event: &TimelineEvent, incident: IncidentRef, names: &impl Names) -> String {
     match event {
@@ -56,7 +56,7 @@ pub fn words(event: &TimelineEvent, incident: IncidentRef, names: &impl Names) -
     }
 }
 
-/// The words when the system closes an incident.
+/// The text when the system closes an incident.
 pub(crate) const CLOSED: &str = "CLOSED BY SYSTEM";
 
 pub(crate) fn added(component: &str, title: &str) -> String {

@@ -1,4 +1,4 @@
-//! What a worker serves to those who watch it: `/healthz`, `/readyz` and `/metrics`.
+//! A worker's HTTP endpoints: `/healthz`, `/readyz` and `/metrics`.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use shared::metrics::{CONTENT_TYPE, WORKER};
 
 use super::readiness::Readiness;
 
-/// The paths.
+/// All paths.
 pub(crate) fn router(readiness: Arc<Readiness>) -> Router {
     Router::new()
         .route("/healthz", get(healthz))
@@ -23,21 +23,21 @@ pub(crate) fn router(readiness: Arc<Readiness>) -> Router {
         .with_state(readiness)
 }
 
-/// The process runs and answers.
+/// Liveness: the process is running and answers.
 async fn healthz() -> Response {
     Json(json!({ "status": "ok" })).into_response()
 }
 
-/// Whether the worker takes part in the work or stands by, and what keeps it from that.
+/// Readiness: whether the worker consumes partitions or stands by, and if not, why.
 async fn readyz(State(readiness): State<Arc<Readiness>>) -> Response {
     let report = readiness.report();
     let code = if report.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (code, Json(report.body)).into_response()
 }
 
-/// What the worker counts and measures.
+/// The metrics of the worker.
 async fn metrics(State(readiness): State<Arc<Readiness>>) -> Response {
-    // It is measured, too.
+    // The report sets the metric `sdb_ready`.
     drop(readiness.report());
     ([(header::CONTENT_TYPE, CONTENT_TYPE)], WORKER.text()).into_response()
 }

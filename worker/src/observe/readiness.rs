@@ -1,4 +1,4 @@
-//! Whether a worker takes part in the work, for those who ask whether it is ready.
+//! The readiness of a worker: whether it consumes partitions or stands by.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -11,23 +11,23 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{membership::Share, store::workers::MemberId};
 
-/// Where the worker stands.
+/// The state of the worker.
 enum State {
-    /// It takes no part yet, or not at this moment.
+    /// It is starting, or between two sessions.
     Between(&'static str),
-    /// It takes no part, since something failed.
+    /// It does not consume, because something failed.
     Away(String),
-    /// It consumes its share; one without a partition stands by for the others.
+    /// It consumes its share. Without a partition it stands by.
     TakesPart { member: MemberId, share: Share },
 }
 
-/// Where the worker stands, and whether it is to stop.
+/// The state of the worker, and whether it is shutting down.
 pub(crate) struct Readiness {
     state: Mutex<State>,
     stop: CancellationToken,
 }
 
-/// What is answered to those who ask.
+/// The answer of `/readyz`.
 pub(crate) struct Report {
     pub(crate) ready: bool,
     pub(crate) body: Value,
@@ -35,15 +35,15 @@ pub(crate) struct Report {
 
 impl Readiness {
     pub(crate) fn new(stop: CancellationToken) -> Self {
-        Self { state: Mutex::new(State::Between("PostgreSQL did not answer yet")), stop }
+        Self { state: Mutex::new(State::Between("PostgreSQL has not answered yet")), stop }
     }
 
-    /// It goes on to what the next part needs, and takes no part meanwhile.
+    /// Records that the worker waits for something, and consumes nothing meanwhile.
     pub(crate) fn waits(&self, reason: &'static str) {
         self.leave(State::Between(reason));
     }
 
-    /// It takes no part any more, or can't yet.
+    /// Records that the worker can't consume, and why.
     pub(crate) fn is_away(&self, reason: String) {
         self.leave(State::Away(reason));
     }
@@ -54,7 +54,7 @@ impl Readiness {
         WORKER.queue.clear();
     }
 
-    /// It consumes its share.
+    /// Records that the worker consumes its share.
     pub(crate) fn takes_part(&self, member: MemberId, share: Share) {
         WORKER.owned.set(share.partitions.len() as i64);
         WORKER.partitions.set(share.topology().partitions.into());
@@ -99,7 +99,7 @@ impl Readiness {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // A state is whole after any panic.
+        // The state is valid after any panic, because it is replaced as a whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,4 +1,4 @@
-//! What a worker measures beside its work, when somebody may ask for it.
+//! Counts the updates of committed batches, and samples the queues and the database for the metrics.
 
 use std::time::Duration;
 
@@ -18,12 +18,11 @@ use crate::{
     store::statistics,
 };
 
-const EVERY: Duration = Duration::from_secs(5);
-/// Time for one reading.
+const INTERVAL: Duration = Duration::from_secs(5);
+/// Time limit of one sample.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// Counts what became of a batch, once it is committed. What is deferred is counted when it is
-/// settled.
+/// Counts the outcomes of a committed batch. A deferred update is counted when it is applied or parked.
 pub(crate) fn settled(batch: &[Incoming], results: &[batch::Applied]) {
     let settled = batch.iter().zip(results).filter_map(|(incoming, applied)| match applied {
         batch::Applied::Settled(result) => Some((incoming, result.as_ref())),
@@ -33,9 +32,9 @@ pub(crate) fn settled(batch: &[Incoming], results: &[batch::Applied]) {
     for (incoming, result) in settled {
         count += 1;
         let applied = match result {
-            // A version with other rules has decided it.
+            // Another version applied it, by other rules.
             None if incoming.update_id().is_some() => Applied::Redelivered,
-            // It has no id.
+            // A message without an id.
             None => Applied::Settled(Settled::Parked),
             Some(UpdateResult { id, verdict }) => match verdict {
                 Verdict::Decided { reason, .. } => {
@@ -58,20 +57,20 @@ pub(crate) fn settled(batch: &[Incoming], results: &[batch::Applied]) {
     WORKER.batch.observe(f64::from(count));
 }
 
-/// Measures how many updates wait in the queues of a share, until it is dropped.
+/// Samples the number of updates in the queues of a share, until it is dropped.
 pub(crate) async fn queues(connection: &Connection, share: &Share) {
     loop {
         match timeout(LIMIT, read_queues(connection, share)).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(reason = chain(&error), "a queue can't be measured"),
-            Err(_) => tracing::debug!("the queues can't be measured in time"),
+            Ok(Err(error)) => tracing::debug!(reason = chain(&error), "a queue can't be sampled"),
+            Err(_) => tracing::debug!("sampling the queues timed out"),
         }
-        sleep(EVERY).await;
+        sleep(INTERVAL).await;
     }
 }
 
 async fn read_queues(connection: &Connection, share: &Share) -> Result<(), lapin::Error> {
-    // A channel of its own: RabbitMQ closes it when a queue is not there.
+    // A separate channel: RabbitMQ closes it if a queue does not exist.
     let channel = connection.create_channel().await?;
     let passive = QueueDeclareOptions { passive: true, ..Default::default() };
     for partition in &share.partitions {
@@ -83,18 +82,18 @@ async fn read_queues(connection: &Connection, share: &Share) -> Result<(), lapin
     channel.close(200, "measured".into()).await
 }
 
-/// Measures what the database holds, for as long as the worker runs.
+/// Samples the database, for as long as the worker runs.
 pub(crate) async fn database(mut database: Database, inbox_days: u32) {
     WORKER.retention.set(i64::from(inbox_days) * 86_400);
     loop {
         match timeout(LIMIT, database.with(read_database)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                tracing::debug!(reason = chain(&error), "the database can't be measured");
+                tracing::debug!(reason = chain(&error), "the database can't be sampled");
             }
-            Err(_) => tracing::debug!("the database can't be measured in time"),
+            Err(_) => tracing::debug!("sampling the database timed out"),
         }
-        sleep(EVERY).await;
+        sleep(INTERVAL).await;
     }
 }
 

@@ -1,48 +1,48 @@
-//! Finds components by what clients, operators and catalogue files call them: a name and attributes.
+//! Finds components by name and attributes, as clients, operators and catalogue files refer to them.
 
 use std::collections::HashMap;
 
 use super::{Attribute, Component};
 
-/// Candidates that an error message names, at most.
+/// Maximum number of candidates that an error message names.
 const NAMED_CANDIDATES: usize = 10;
-/// Components of one name from which on an index by attribute pays for its memory.
+/// Number of components of one name from which an index by attribute is worth its memory.
 const INDEXED_FROM: usize = 16;
 
-/// Components by name. To find one costs about the same however many there are.
+/// Components by name. The cost of a search hardly depends on their number.
 pub struct ByName {
     components: Vec<Component>,
     names: HashMap<String, Named>,
 }
 
-/// The components of one name, as places in [`ByName::components`], fewest attributes first and then
-/// in order of their ids: the exact match of several attributes comes before the larger ones.
+/// The components of one name, as positions in [`ByName::components`], ordered by the number of
+/// attributes and then by id, so that an exact match precedes components with more attributes.
 struct Named {
     all: Vec<usize>,
-    /// Those with an attribute; none where they are few.
+    /// The components with each attribute; none if there are few components.
     with: Option<HashMap<Attribute, Vec<usize>>>,
 }
 
 /// Why no component could be found for a name and attributes.
 #[derive(Debug, PartialEq, Eq)]
 pub enum NoComponent<'a> {
-    /// None has these.
+    /// No component has this name and these attributes.
     NotFound,
-    /// Several have these attributes and more.
+    /// Several components have these attributes and more, and none has exactly these.
     Ambiguous(Candidates<'a>),
 }
 
-/// The components that may be meant.
+/// The components to which a name and attributes may refer.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Candidates<'a> {
-    /// The first of them.
+    /// The first few.
     pub first: Vec<&'a Component>,
     /// How many more there are.
     pub more: usize,
 }
 
 impl Candidates<'_> {
-    /// The first ones, each as `show` has it, and how many more there are.
+    /// The first few, each formatted by `show`, and the number of further ones.
     #[must_use]
     pub fn list(&self, show: impl Fn(&Component) -> String) -> String {
         let mut shown: Vec<String> = self.first.iter().map(|component| show(component)).collect();
@@ -58,7 +58,7 @@ impl ByName {
     #[must_use]
     pub fn new(components: Vec<Component>) -> Self {
         let mut places: Vec<usize> = (0..components.len()).collect();
-        // Stable: equal ones stay in order of their ids.
+        // The sort is stable, so components with equally many attributes stay ordered by id.
         places.sort_by_key(|place| components[*place].attributes.len());
         let mut names: HashMap<String, Named> = HashMap::new();
         for place in places {
@@ -75,7 +75,7 @@ impl ByName {
             for place in &named.all {
                 for attribute in &components[*place].attributes {
                     let places = with.entry(attribute.clone()).or_default();
-                    // Nothing forbids a database to have an attribute twice.
+                    // A database may have an attribute twice.
                     if places.last() != Some(place) {
                         places.push(*place);
                     }
@@ -86,7 +86,7 @@ impl ByName {
         Self { components, names }
     }
 
-    /// How many there are.
+    /// The number of components.
     #[must_use]
     pub fn len(&self) -> usize {
         self.components.len()
@@ -105,11 +105,11 @@ impl ByName {
         self.components.get(place)
     }
 
-    /// The component with this name and exactly these attributes, the lowest id of several; failing
-    /// that, the only one with this name whose attributes contain these.
+    /// The component with this name and exactly these attributes, the lowest id of several; otherwise
+    /// the only component with this name whose attributes include these.
     ///
     /// # Errors
-    /// When there is none such, or several contain them.
+    /// If there is no such component, or if several include them.
     pub fn find(
         &self,
         name: &str,
@@ -117,7 +117,7 @@ impl ByName {
     ) -> Result<&Component, NoComponent<'_>> {
         let candidates = self.names.get(name).map_or(&[][..], |named| named.candidates(attributes));
         let component = |place: &usize| &self.components[*place];
-        // Those with fewer attributes can't contain these.
+        // Components with fewer attributes can't include these.
         let smaller =
             candidates.partition_point(|c| component(c).attributes.len() < attributes.len());
         let mut containing = candidates[smaller..]
@@ -136,7 +136,7 @@ impl ByName {
 }
 
 impl Named {
-    /// Those that may have all of these attributes: where there is an index, those with the rarest.
+    /// The components that may have all of these attributes: with an index, those with the rarest one.
     fn candidates(&self, attributes: &[Attribute]) -> &[usize] {
         let Some(with) = &self.with else { return &self.all };
         attributes
@@ -168,8 +168,8 @@ mod tests {
         ByName::new(components.chain(more).collect())
     }
 
-    /// Name, attributes, the id found or those of the candidates; with few components of the name, and
-    /// with so many that they are indexed.
+    /// Name, attributes, the id found or the ids of the candidates; once with few components of the name,
+    /// and once with enough for an index.
     #[test]
     fn exact_matches_win_and_larger_ones_must_be_unambiguous() {
         let others = |count: i32| {
@@ -237,7 +237,7 @@ mod tests {
         }
     }
 
-    /// What is looked at is counted, not timed: the places under the rarest attribute.
+    /// Counts the examined components instead of measuring time: those with the rarest attribute.
     #[test]
     fn the_search_looks_at_those_with_the_rarest_attribute() {
         let many = (1..=1_000).map(|id| Component {

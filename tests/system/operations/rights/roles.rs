@@ -20,7 +20,7 @@ const PASSWORD: &str = "hush";
 /// The blocks of a kind in the section about roles.
 pub(super) fn blocks(kind: &str) -> Result<Vec<String>> {
     let text = fs::read_to_string(deploy::checkout().join("SECURITY.md"))?;
-    let (_, section) = text.split_once("## What the programs' roles need").context("no section")?;
+    let (_, section) = text.split_once("## Roles and privileges").context("no section")?;
     let (section, _) = section.split_once("\n## ").context("it is not the last section")?;
     let fence = format!("```{kind}\n");
     let blocks = section.split(&fence).skip(1).filter_map(|rest| rest.split_once("```"));

@@ -1,8 +1,8 @@
-//! The rules of the contract case by case. A row says what it shows, what stands, which update
-//! comes at [`now`], and what follows; a row without `leaves` and `writes` leaves all as it was.
+//! The rules case by case. A row has what it shows, the state before, the update at [`now`], and the
+//! result; a row without `leaves` and `writes` changes nothing.
 //!
-//! Incidents are written as in `#1 minor: DNS CDN`, `new0` being the first that a batch opens;
-//! updates of incidents as `#1 +0 DNS added`, with the microseconds after [`now`].
+//! Incidents are written as `#1 minor: DNS CDN`, where `new0` is the first that a batch opens; timeline
+//! entries as `#1 +0 DNS added`, with the microseconds after [`now`].
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -26,10 +26,10 @@ const DNS: ComponentId = ComponentId(1);
 const CDN: ComponentId = ComponentId(2);
 const VPN: ComponentId = ComponentId(3);
 
-/// The title that every update of a row brings; standing incidents have others.
+/// The title in every update of a row; existing incidents have others.
 const TEXT: &str = "Disk full";
 
-/// An hour, for times that are far from an edge.
+/// An hour, for times far from any boundary.
 const HOUR: i64 = 3_600_000_000;
 
 fn now() -> Timestamp {
@@ -48,7 +48,7 @@ fn held_by_new(place: usize) -> Holder {
     Holder::System(IncidentRef::New(place))
 }
 
-/// What stands before an update.
+/// The state before an update.
 struct Given {
     shows: &'static str,
     system: BTreeMap<IncidentRef, SystemIncident>,
@@ -60,7 +60,7 @@ fn given(shows: &'static str) -> Given {
 }
 
 impl Given {
-    /// An active system incident, an hour old and without updates.
+    /// An active system incident, an hour old and with an empty timeline.
     fn system(mut self, id: i32, impact: Impact, components: &[ComponentId]) -> Self {
         let incident = SystemIncident {
             text: format!("system incident {id}"),
@@ -75,19 +75,19 @@ impl Given {
         self
     }
 
-    /// That system incident has components that the batch has no updates of.
+    /// The system incident has components of which the batch has no updates.
     fn with_others(mut self, id: i32) -> Self {
         self.system.get_mut(&standing(id)).unwrap().has_others = true;
         self
     }
 
-    /// The newest update of that system incident is so many microseconds from now.
+    /// The time of the system incident's newest timeline entry, in microseconds from now.
     fn last_updated(mut self, id: i32, micros: i64) -> Self {
         self.system.get_mut(&standing(id)).unwrap().last_update_at = Some(at(micros));
         self
     }
 
-    /// A manual incident of that component, from so many microseconds after now to so many.
+    /// A manual incident of the component, with its start and end in microseconds from now.
     fn manual(
         mut self,
         id: i32,
@@ -107,13 +107,13 @@ impl Given {
         self
     }
 
-    /// A maintenance of that component, from so many microseconds after now to so many.
+    /// A maintenance of the component, with its start and end in microseconds from now.
     fn maintenance(self, id: i32, component: ComponentId, start: i64, end: Option<i64>) -> Self {
         self.manual(id, component, Maintenance, start, end)
     }
 
-    /// An update says that the component shows the impact; this rule decides it, and then this
-    /// incident holds or covers the component.
+    /// An update of the component with the impact, the rule that decides it, and the incident that then has
+    /// or covers the component.
     fn update(
         self,
         component: ComponentId,
@@ -141,13 +141,13 @@ struct Case {
 }
 
 impl Case {
-    /// The system's incidents after the update, active ones first.
+    /// The system incidents after the update, active ones first.
     fn leaves(mut self, incidents: &[&str]) -> Self {
         self.leaves = incidents.iter().map(ToString::to_string).collect();
         self
     }
 
-    /// What goes into the updates of incidents.
+    /// The new timeline entries.
     fn writes(mut self, entries: &[&str]) -> Self {
         self.writes = entries.iter().map(ToString::to_string).collect();
         self
@@ -175,7 +175,7 @@ impl Case {
     }
 }
 
-/// What the drawings leave out: titles, times, and that only incidents of the state are spoken of.
+/// Checks what the rows omit: titles, times, and that the effect has only incidents of the state.
 fn check_the_rest(
     shows: &str,
     before: &ActiveState,
@@ -690,7 +690,7 @@ fn the_updates_of_an_incident_get_later_and_later_whatever_the_clock_says() {
     ]);
 }
 
-/// Applies updates to an empty state as one batch, all at [`now`]: the clock may stand still.
+/// Applies updates to an empty state as one batch, all at [`now`]: the clock may not advance.
 fn one_batch(
     updates: &[(ComponentId, Impact)],
 ) -> (ActiveState, Vec<(Reason, Holder)>, Vec<String>) {
@@ -727,7 +727,7 @@ fn an_update_sees_what_the_ones_before_it_in_the_batch_did() {
             (MovedToNewIncident, held_by_new(2)),
             (MovedAsOnlyComponent, held_by_new(1)),
             (MovedToIncidentOfImpact, held_by_new(2)),
-            // By now the only one in the major incident, which the batch opened and now closes.
+            // Now it is the only one in the major incident, which the batch opened and now closes.
             (MovedAsOnlyComponent, held_by_new(2)),
         ]
     );
@@ -736,7 +736,7 @@ fn an_update_sees_what_the_ones_before_it_in_the_batch_did() {
         ["new2 outage: DNS CDN VPN", "closed new0 minor: CDN", "closed new1 major: CDN"]
     );
     assert_eq!(state.opened(), 3);
-    // The clock stood still, and yet each incident's own entries get later.
+    // The clock did not advance, and still the times of each incident's entries increase.
     assert_eq!(
         history,
         [

@@ -1,4 +1,4 @@
-//! What the Python dashboard answered to 150 recorded series of posts, and what stood at the end.
+//! The Python dashboard's answers to 150 recorded series of posts, and the incidents at the end.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -115,11 +115,11 @@ struct Body {
 enum Recorded {
     /// A 201 with the incident.
     Incident { incident: i32, body: Shown },
-    /// A 409 that names the incident in which the component stands already.
+    /// A 409 that names the incident that already has the component.
     None { incident: i32 },
 }
 
-/// An incident as the recordings show it.
+/// An incident of the recordings.
 #[derive(Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Shown {
@@ -177,7 +177,7 @@ impl Scenario {
         world
     }
 
-    /// The updates that the posts are, a second after one another.
+    /// The posts as updates, one second apart.
     fn updates(&self, world: &World) -> Vec<Post> {
         let times = (0..).map(|place| at(place * SECOND));
         let updates = self.posts.iter().zip(times).map(|(body, at)| Post {
@@ -189,7 +189,7 @@ impl Scenario {
         updates.collect()
     }
 
-    /// Plays the posts in batches of that many and compares with what was recorded.
+    /// Applies the posts in batches of the given size, and compares the results with the recording.
     fn check(&self, batch_size: usize) {
         let seed = self.seed;
         let mut world = self.world();
@@ -209,8 +209,8 @@ fn id_at(index: usize) -> ComponentId {
     ComponentId(index as i32 + 1)
 }
 
-/// The component with this name and exactly these attributes; failing that, the only one with this
-/// name whose attributes contain these.
+/// The component with this name and exactly these attributes; otherwise the only one with this name whose
+/// attributes include these.
 fn named(world: &World, body: &Body) -> ComponentId {
     let larger: Vec<&Component> = world
         .catalogue
@@ -294,7 +294,7 @@ fn recordings() -> Vec<Scenario> {
     assert_eq!(scenarios.len(), 150);
     for scenario in &mut scenarios {
         for component in &mut scenario.r#final.components {
-            // The recording does not say in which order they come.
+            // The recording does not have their order.
             component.incidents.sort_unstable();
         }
     }

@@ -1,5 +1,5 @@
-//! The decision is tested three ways: by a table of cases, by generated histories against a second,
-//! naive telling of the rules, and by what the Python dashboard was seen to answer.
+//! The decision is tested in three ways: with a table of cases, with generated histories against a second,
+//! naive implementation of the rules, and with recorded answers of the Python dashboard.
 
 mod cases;
 mod conformance;
@@ -8,7 +8,7 @@ mod world;
 
 use shared::timestamp::Timestamp;
 
-/// So many microseconds after the moment around which a test's times lie.
+/// A time relative to the base time of a test, in microseconds.
 fn at(micros: i64) -> Timestamp {
     Timestamp::from_micros(1_700_000_000_000_000).unwrap().plus_micros(micros)
 }

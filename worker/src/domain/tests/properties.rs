@@ -1,5 +1,5 @@
-//! What holds for every history of updates and of edits by others, however the updates come in
-//! batches. Histories are generated; proptest keeps one that fails in `proptest-regressions/`.
+//! Properties of every history of updates and edits by others, however the updates are batched. Histories
+//! are generated; proptest keeps a failing one in `proptest-regressions/`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,14 +23,14 @@ use shared::{
 
 use super::{at, world::apply_batch};
 
-/// Components 1 to 5 get updates; 6 only ever stands in incidents.
+/// Components 1 to 5 get updates; 6 is only in incidents.
 const COMPONENTS: i32 = 6;
 const UPDATED: i32 = 5;
-/// Steps of the longest history. Times lie so close that windows begin and end amid its updates.
+/// Length of the longest history. Times are so close that maintenances start and end among its updates.
 const STEPS: usize = 40;
 const TITLES: [&str; 3] = ["Incident", "it's <down>", "R&D \"lab\" unreachable"];
 
-/// What stands at first, and what happens then.
+/// The initial state, and the steps.
 #[derive(Clone, Debug)]
 struct History {
     world: World,
@@ -39,28 +39,28 @@ struct History {
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// A status update, so many microseconds after the step before it.
+    /// A status update, with the microseconds since the previous step.
     Update { component: ComponentId, impact: Impact, title: &'static str, gap: i64 },
     /// Someone else writes between two batches.
     Edit(Edit),
 }
 
-/// What operators do, through the Python dashboard or by hand.
+/// Edits by operators, on the Python dashboard's pages or in the database.
 #[derive(Clone, Debug)]
 enum Edit {
     /// An open incident or maintenance ends.
     Close(Index),
     /// A system incident becomes a manual one.
     TakeOver(Index),
-    /// A component is taken out of an incident.
+    /// A component is removed from an incident.
     Separate(Index, Index),
-    /// A manual incident that ended goes on.
+    /// A manual incident that has ended is reopened.
     Reopen(Index),
     /// A maintenance or a manual incident is added.
     Add(Incident),
 }
 
-/// How the updates between two edits come in batches.
+/// How the updates between two edits are batched.
 enum Batches<'a> {
     OneEach,
     /// A batch ends after the updates for which this is true.
@@ -79,7 +79,7 @@ impl Batches<'_> {
 }
 
 impl History {
-    /// Plays the history. `watch` sees the world before and after each batch, and its answers.
+    /// Plays the history. `watch` gets the world before and after each batch, and its answers.
     fn play(
         &self,
         batches: &Batches<'_>,
@@ -119,7 +119,7 @@ impl History {
         Ok((world, answers))
     }
 
-    /// Plays it with the decision, in those batches.
+    /// Plays it with the decision, in the given batches.
     fn decided(
         &self,
         batches: &Batches<'_>,
@@ -128,7 +128,7 @@ impl History {
         self.play(batches, apply_batch, watch)
     }
 
-    /// Checks what holds after each batch, in small batches and in large ones.
+    /// Checks the properties after each batch, with small batches and with large ones.
     fn after_each_batch(
         &self,
         cuts: &[bool],
@@ -182,12 +182,12 @@ fn pick(
     if all.is_empty() { None } else { Some(all.swap_remove(index.index(all.len()))) }
 }
 
-/// What stands at first.
+/// The initial state.
 #[derive(Clone, Copy, Debug)]
 enum Origin {
-    /// What updates leave behind: no component in two system incidents, no impact twice.
+    /// What updates can lead to: no component in two system incidents, no impact twice.
     Rules,
-    /// Anything that the tables can hold, since others write to them.
+    /// Anything that the tables can have, because others write to them.
     Anyone,
 }
 
@@ -240,7 +240,7 @@ fn world(origin: Origin) -> BoxedStrategy<World> {
         .prop_map(|(system, (maintenances, manual, closed))| {
             [system, maintenances, manual, closed].concat()
         })
-        // Which of them is older must not matter more than the rules say.
+        // Their age must have no more influence than by the rules.
         .prop_shuffle()
         .prop_map(|incidents| {
             let mut world = World { catalogue: catalogue(), incidents: BTreeMap::new() };
@@ -269,7 +269,7 @@ fn some_components() -> impl Strategy<Value = BTreeSet<ComponentId>> {
         .prop_map(|taken| (1..).map(ComponentId).zip(taken).filter(|c| c.1).map(|c| c.0).collect())
 }
 
-/// Starts and ends about the times of the updates.
+/// Starts and ends close to the times of the updates.
 fn window() -> impl Strategy<Value = (Timestamp, Option<Timestamp>)> {
     (-30..60_i64, option::of(0..40_i64))
         .prop_map(|(start, length)| (at(start), length.map(|length| at(start + length))))
@@ -287,7 +287,7 @@ fn maintenance() -> impl Strategy<Value = Incident> {
             impact: Impact::Maintenance,
             start,
             end,
-            // It is a maintenance whoever made it.
+            // It is a maintenance, whoever created it.
             system,
             components,
             updates,
@@ -330,8 +330,8 @@ fn closed_system_incident() -> impl Strategy<Value = Incident> {
     })
 }
 
-/// For each impact one or none, and each component in one or none: some have no components, as when
-/// an operator took them out.
+/// For each impact at most one, and each component in at most one. Some have no components, as after an
+/// operator removed them.
 fn valid_system_incidents() -> impl Strategy<Value = Vec<Incident>> {
     let places = vec(0..=3_usize, COMPONENTS as usize);
     let incidents = vec(option::of(system_incident()), 3);
@@ -353,7 +353,7 @@ fn active_system_incidents(world: &World) -> impl Iterator<Item = (&IncidentId, 
     world.incidents.iter().filter(|(_, incident)| incident.is_active_system_incident())
 }
 
-/// Applies the updates one by one as the naive telling of the rules does.
+/// Applies the updates one by one with the naive implementation of the rules.
 fn naively(world: &mut World, posts: &[Post]) -> Vec<Answer> {
     posts.iter().map(|post| model::apply(world, post)).collect()
 }
@@ -530,8 +530,8 @@ proptest! {
     }
 }
 
-/// Properties are worth what their histories meet; this tells when a change to the generators
-/// leaves a rule out.
+/// Properties are only as good as the generated histories: this fails if a change of the generators omits a
+/// rule.
 #[test]
 fn generated_histories_meet_every_rule_often() {
     let mut runner = TestRunner::deterministic();

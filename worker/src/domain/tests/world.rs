@@ -1,4 +1,4 @@
-//! What a transaction reads for a batch and what it writes after it, without the database.
+//! The reads and writes of a batch's transaction, without the database.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -13,7 +13,7 @@ use crate::domain::{
     timeline::{self, Names, TimelineEntry},
 };
 
-/// What the decisions of a batch get to see, like the queries of `store/active_state.rs`.
+/// The state for the decisions of a batch, as `store/active_state.rs` reads it.
 fn active_state(world: &World, posts: &[Post]) -> ActiveState {
     let batch: BTreeSet<ComponentId> = posts.iter().map(|post| post.component).collect();
     let from = posts.iter().map(|post| post.at).min();
@@ -55,7 +55,7 @@ fn active_state(world: &World, posts: &[Post]) -> ActiveState {
     ActiveState::new(system, manual)
 }
 
-/// Decides a batch and writes what it changed, like `step.rs` and `write.rs`.
+/// Decides a batch and writes its changes, as `batch/apply.rs` and `store/incidents.rs` do.
 pub(super) fn apply_batch(world: &mut World, posts: &[Post]) -> Vec<Answer> {
     let before = active_state(world, posts);
     let mut after = before.clone();
@@ -69,7 +69,7 @@ pub(super) fn apply_batch(world: &mut World, posts: &[Post]) -> Vec<Answer> {
     assert_eq!(after.manual, before.manual, "a batch never changes manual incidents");
     write(world, &before, &after, &entries);
 
-    // The updates are read after the commit, when the rest of the batch has added to them.
+    // Timelines are read after the commit, when the rest of the batch has added entries.
     for (answer, last_update_at) in &mut snapshots {
         let updates = &world.incidents[&answer.id].updates;
         let known = updates.iter().filter(|(at, _)| Some(*at) <= *last_update_at);
@@ -78,7 +78,7 @@ pub(super) fn apply_batch(world: &mut World, posts: &[Post]) -> Vec<Answer> {
     snapshots.into_iter().map(|(answer, _)| answer).collect()
 }
 
-/// The answer without its updates, and the time of the last of these.
+/// The answer without its timeline, and the time of its last entry.
 fn snapshot(
     world: &World,
     state: &ActiveState,
@@ -138,7 +138,7 @@ fn write(world: &mut World, before: &ActiveState, after: &ActiveState, entries: 
     }
 }
 
-/// The id of an incident of a batch that is decided and not yet written.
+/// The id of an incident of a batch that is not yet written.
 fn id_of(world: &World, id: IncidentRef) -> IncidentId {
     match id {
         IncidentRef::Existing(id) => id,
