@@ -3,12 +3,16 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 
 /// The severity of an incident; a higher one is worse (`api-v1`, "Terms").
 ///
 /// Stored as `smallint` 0 to 3 and sent as that number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, IntoStaticStr,
+)]
 #[serde(into = "i16", try_from = "i16")]
+#[strum(serialize_all = "snake_case")]
 pub enum Impact {
     /// Planned work: an operator schedules it, no status update asks for it.
     Maintenance,
@@ -26,13 +30,8 @@ impl Impact {
 
     /// The word that the updates of an incident and request bodies use.
     #[must_use]
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Maintenance => "maintenance",
-            Self::Minor => "minor",
-            Self::Major => "major",
-            Self::Outage => "outage",
-        }
+    pub fn word(self) -> &'static str {
+        self.into()
     }
 }
 

@@ -4,10 +4,12 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 
 /// What a status update did. The words are those of the receipt (`api-v1`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, IntoStaticStr)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum Outcome {
     /// A new incident was opened for the component.
     Opened,
@@ -39,21 +41,15 @@ impl Outcome {
 
     /// The word, as in the receipt and the inbox.
     #[must_use]
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Opened => "opened",
-            Self::Joined => "joined",
-            Self::Raised => "raised",
-            Self::Moved => "moved",
-            Self::Unchanged => "unchanged",
-            Self::Suppressed => "suppressed",
-        }
+    pub fn word(self) -> &'static str {
+        self.into()
     }
 }
 
 /// The rule of `api-v1` ("What an update does") that decided an update.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, IntoStaticStr)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum Reason {
     /// Rule 1.
     InRunningMaintenance,
@@ -106,18 +102,8 @@ impl Reason {
 
     /// The word, as in the receipt and the inbox.
     #[must_use]
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::InRunningMaintenance => "in_running_maintenance",
-            Self::CoveredByManualIncident => "covered_by_manual_incident",
-            Self::CoveredBySystemIncident => "covered_by_system_incident",
-            Self::JoinedIncidentOfImpact => "joined_incident_of_impact",
-            Self::NoIncidentOfImpact => "no_incident_of_impact",
-            Self::MovedToIncidentOfImpact => "moved_to_incident_of_impact",
-            Self::MovedAsOnlyComponent => "moved_as_only_component",
-            Self::RaisedAsOnlyComponent => "raised_as_only_component",
-            Self::MovedToNewIncident => "moved_to_new_incident",
-        }
+    pub fn word(self) -> &'static str {
+        self.into()
     }
 
     /// The reason that a row of the inbox names.

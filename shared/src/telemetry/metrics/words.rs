@@ -133,7 +133,7 @@ impl Settled {
         decided.chain([Self::Repeated, Self::Rejected, Self::Parked]).collect()
     }
 
-    const fn word(self) -> &'static str {
+    fn word(self) -> &'static str {
         match self {
             Self::Decided(outcome) => outcome.word(),
             Self::Repeated => "repeated",
