@@ -84,6 +84,11 @@ impl Known {
         Self::Tags(tags)
     }
 
+    /// Whether there is any tag among them.
+    pub(crate) fn names_tags(&self) -> bool {
+        matches!(self, Self::Tags(tags) if !tags.is_empty())
+    }
+
     /// Whether this tag is among them.
     pub(crate) fn has(&self, tag: &str) -> bool {
         match self {

@@ -38,13 +38,17 @@ impl Budget {
         self.ahead
     }
 
-    /// Sets memory aside. What `cache` keeps for others makes room first.
+    /// Sets memory aside. What `cache` keeps for others makes room first, as far as that is needed.
     pub(super) async fn reserve(&self, bytes: usize, cache: &Cache) -> Result<Share, ApiError> {
         let kib = u32::try_from(kib(bytes)).unwrap_or(u32::MAX);
-        if let Ok(share) = self.kib.clone().try_acquire_many_owned(kib) {
-            return Ok(share);
+        loop {
+            if let Ok(share) = self.kib.clone().try_acquire_many_owned(kib) {
+                return Ok(share);
+            }
+            if !cache.forget_one() {
+                break;
+            }
         }
-        cache.clear();
         let share = timeout(LIMIT, self.kib.clone().acquire_many_owned(kib)).await;
         share
             .ok()

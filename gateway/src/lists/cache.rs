@@ -2,113 +2,229 @@
 
 use std::{
     collections::HashMap,
+    mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use axum::http::{HeaderValue, StatusCode};
 use bytes::Bytes;
-use tokio::time::Instant;
+use tokio::{
+    sync::{self, watch},
+    time::Instant,
+};
 
 use crate::{
     http::{conditions::Coding, error::ApiError},
     store::version::Version,
 };
 
-/// Bytes that are kept, more or less: then all are forgotten, those that nobody asks for any more
-/// among them.
+/// Bytes that are kept, at most.
 const KEPT_BYTES: usize = 32 * 1024 * 1024;
 /// Lists that are kept.
 const KEPT_LISTS: usize = 256;
 
+/// Lists up to this size need no share of the memory for lists: readers who take little at a time must
+/// not keep them from others.
+pub(super) const SMALL_BYTES: usize = 16 * 1024;
+
 /// A list as it was written.
 pub(super) enum Written {
     /// It is in memory.
-    Held {
-        version: Version,
-        body: Bytes,
-        /// Where the next page is.
-        next: Option<HeaderValue>,
-    },
+    Held(Held),
     /// It was too large for that.
     TooLarge(Version),
 }
 
+/// A list in memory, with what its answers have in their heads.
+#[derive(Clone)]
+pub(super) struct Held {
+    pub(super) version: Version,
+    pub(super) tag: HeaderValue,
+    /// Where the next page is.
+    pub(super) next: Option<HeaderValue>,
+    pub(super) body: Bytes,
+}
+
 impl Written {
-    pub(super) const fn version(&self) -> Version {
+    const fn version(&self) -> Version {
         match self {
-            Self::Held { version, .. } | Self::TooLarge(version) => *version,
+            Self::Held(Held { version, .. }) | Self::TooLarge(version) => *version,
         }
     }
 }
 
-/// Where a list is written.
+/// What became of a list lately.
+#[derive(Default)]
+struct Latest {
+    written: Option<Arc<Written>>,
+    /// When it could not be written last, and what was answered.
+    failed: Option<(Instant, ApiError)>,
+}
+
+impl Latest {
+    /// The list, unless it is older than `version`.
+    fn list(&self, version: Version) -> Option<Arc<Written>> {
+        self.written.clone().filter(|written| written.version().reaches(version))
+    }
+
+    /// What to answer who wants it at this version, and who came before it could not be written last:
+    /// what has just failed for one would fail for all who wait, one after the other.
+    fn answer(&self, version: Version, came: Instant) -> Option<Result<Arc<Written>, ApiError>> {
+        let failed = || self.failed.as_ref().filter(|(at, _)| *at > came);
+        self.list(version).map(Ok).or_else(|| failed().map(|(_, error)| Err(error.clone())))
+    }
+}
+
+/// Where a list is kept, and written by one request at a time.
 #[derive(Default)]
 pub(super) struct Slot {
-    /// Whoever has the lock writes, the others wait and find it.
-    pub(super) written: tokio::sync::Mutex<Option<Written>>,
-    /// When it could not be written last, and what was answered.
-    failed: Mutex<Option<(Instant, ApiError)>>,
+    /// All who wait are woken at once by what becomes of it.
+    latest: watch::Sender<Latest>,
+    turn: sync::Mutex<()>,
+}
+
+/// What a request finds.
+pub(super) enum Found<'a> {
+    /// The list.
+    Written(Arc<Written>),
+    /// That it is the one to write it. When it gives up, the next one does.
+    Turn(Turn<'a>),
+}
+
+/// The right to write a list.
+pub(super) struct Turn<'a> {
+    slot: &'a Slot,
+    _turn: sync::MutexGuard<'a, ()>,
 }
 
 impl Slot {
-    /// Takes down that the list can't be written now. That there is no such thing is no failure: it may
-    /// have come to be since.
-    pub(super) fn fails(&self, error: &ApiError) {
-        if error.status() == StatusCode::SERVICE_UNAVAILABLE {
-            *lock(&self.failed) = Some((Instant::now(), error.clone()));
-        }
+    /// The list, unless it is older than `version` or not there.
+    pub(super) fn now(&self, version: Version) -> Option<Arc<Written>> {
+        self.latest.borrow().list(version)
     }
 
-    /// What to answer who came before the list could not be written last.
-    pub(super) fn failed_since(&self, came: Instant) -> Option<ApiError> {
-        lock(&self.failed).as_ref().filter(|(at, _)| *at > came).map(|(_, error)| error.clone())
+    /// The list at this version or a later one, which may be waited for, or the turn to write it.
+    ///
+    /// # Errors
+    /// When who wrote it while this request waited could not.
+    pub(super) async fn find(&self, version: Version) -> Result<Found<'_>, ApiError> {
+        if let Some(written) = self.now(version) {
+            return Ok(Found::Written(written));
+        }
+        let came = Instant::now();
+        let mut latest = self.latest.subscribe();
+        loop {
+            let turn = tokio::select! {
+                biased;
+                // It fails only without the sender, which is `self`'s.
+                _ = latest.wait_for(|latest| latest.answer(version, came).is_some()) => None,
+                turn = self.turn.lock() => Some(turn),
+            };
+            // Whoever had the turn may have ended just before it was passed on.
+            let answer = self.latest.borrow().answer(version, came);
+            match (answer, turn) {
+                (Some(answer), _) => return answer.map(Found::Written),
+                (None, Some(turn)) => return Ok(Found::Turn(Turn { slot: self, _turn: turn })),
+                // It was there, and has been replaced by what another server has.
+                (None, None) => {}
+            }
+        }
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // What they hold is whole after any panic.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+impl Turn<'_> {
+    /// The list is written.
+    pub(super) fn written(&self, written: Written) {
+        self.slot.latest.send_modify(|latest| latest.written = Some(Arc::new(written)));
+    }
+
+    /// The list can't be written now. That there is no such thing is no failure: it may have come to be
+    /// since.
+    pub(super) fn failed(&self, error: &ApiError) {
+        if error.status() == StatusCode::SERVICE_UNAVAILABLE {
+            let failed = Some((Instant::now(), error.clone()));
+            self.slot.latest.send_modify(|latest| latest.failed = failed);
+        }
+    }
+}
+
+/// Which list, and how it is coded.
+type Key = (String, Coding);
+
+struct Kept {
+    slot: Arc<Slot>,
+    /// Its memory.
+    bytes: usize,
+    /// When it was asked for last, in requests.
+    used: u64,
 }
 
 #[derive(Default)]
 struct Slots {
-    slots: HashMap<(String, Coding), Arc<Slot>>,
-    /// Bytes that were put into them.
+    by_key: HashMap<Key, Kept>,
+    /// The memory of all of them.
     bytes: usize,
+    requests: u64,
 }
 
-/// The lists that were asked for lately.
+impl Slots {
+    /// Forgets the one of these that nobody has asked for the longest; false when there is none. Who
+    /// waits for it or reads it has it still.
+    fn forget_oldest(&mut self, of: impl Fn(&Kept) -> bool) -> bool {
+        let these = self.by_key.iter().filter(|(_, kept)| of(kept));
+        let oldest = these.min_by_key(|(_, kept)| kept.used).map(|(key, _)| key.clone());
+        let Some(kept) = oldest.and_then(|key| self.by_key.remove(&key)) else { return false };
+        self.bytes -= kept.bytes;
+        true
+    }
+}
+
+/// The lists that were asked for lately. Those that nobody has asked for the longest make room for others.
 #[derive(Default)]
 pub(crate) struct Cache(Mutex<Slots>);
 
 impl Cache {
     /// The slot of a list; `list` says which one, and everything that its content depends on.
     pub(super) fn slot(&self, list: String, coding: Coding) -> Arc<Slot> {
-        let mut slots = lock(&self.0);
+        let mut slots = self.lock();
+        slots.requests += 1;
+        let (requests, full) = (slots.requests, slots.by_key.len() >= KEPT_LISTS);
         let key = (list, coding);
-        if slots.slots.len() >= KEPT_LISTS && !slots.slots.contains_key(&key) {
-            *slots = Slots::default();
+        if full && !slots.by_key.contains_key(&key) {
+            slots.forget_oldest(|_| true);
         }
-        slots.slots.entry(key).or_default().clone()
+        let new = || Kept { slot: Arc::default(), bytes: 0, used: requests };
+        let kept = slots.by_key.entry(key).or_insert_with(new);
+        kept.used = requests;
+        kept.slot.clone()
     }
 
     /// The slot of a list that was asked for lately.
     pub(super) fn find(&self, list: &str, coding: Coding) -> Option<Arc<Slot>> {
-        lock(&self.0).slots.get(&(list.to_owned(), coding)).cloned()
+        self.lock().by_key.get(&(list.to_owned(), coding)).map(|kept| kept.slot.clone())
     }
 
-    /// Makes room for so many bytes more.
-    pub(super) fn make_room(&self, bytes: usize) {
-        let mut slots = lock(&self.0);
-        slots.bytes += bytes;
-        if slots.bytes > KEPT_BYTES {
-            *slots = Slots { slots: HashMap::new(), bytes };
+    /// Takes down how much memory a slot has now, and makes room for it.
+    pub(super) fn weigh(&self, slot: &Arc<Slot>, bytes: usize) {
+        let mut slots = self.lock();
+        let kept = slots.by_key.values_mut().find(|kept| Arc::ptr_eq(&kept.slot, slot));
+        // One that was forgotten meanwhile goes with those who have it.
+        let Some(kept) = kept else { return };
+        let before = mem::replace(&mut kept.bytes, bytes);
+        slots.bytes = slots.bytes - before + bytes;
+        while slots.bytes > KEPT_BYTES {
+            slots.forget_oldest(|kept| kept.bytes > 0 && !Arc::ptr_eq(&kept.slot, slot));
         }
     }
 
-    /// Forgets all: those that readers still have live on with them.
-    pub(super) fn clear(&self) {
-        *lock(&self.0) = Slots::default();
+    /// Forgets one that has a share of the memory for lists; false when there is none.
+    pub(super) fn forget_one(&self) -> bool {
+        self.lock().forget_oldest(|kept| kept.bytes > SMALL_BYTES)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Slots> {
+        // It is whole after any panic.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -116,20 +232,89 @@ impl Cache {
 mod tests {
     use std::time::Duration;
 
+    use futures_util::future::join_all;
+
     use super::*;
 
-    #[test]
-    fn a_failure_is_shared_with_those_who_waited_for_it() {
+    const MIB: usize = 1024 * 1024;
+
+    fn held(lists: i64) -> Written {
+        let (tag, body) = (HeaderValue::from_static("tag"), Bytes::from_static(b"[]"));
+        Written::Held(Held { version: Version::of(lists), tag, next: None, body })
+    }
+
+    fn status(found: Result<Found<'_>, ApiError>) -> Option<StatusCode> {
+        found.err().map(|error| error.status())
+    }
+
+    #[tokio::test]
+    async fn one_writes_and_all_who_wait_have_it() {
         let slot = Slot::default();
-        let before = Instant::now();
-        assert!(slot.failed_since(before).is_none());
-        slot.fails(&ApiError::new(StatusCode::NOT_FOUND, "gone"));
-        assert!(slot.failed_since(before).is_none());
-        std::thread::sleep(Duration::from_millis(2));
-        slot.fails(&ApiError::unavailable("away"));
-        let status = slot.failed_since(before).map(|error| error.status());
-        assert_eq!(status, Some(StatusCode::SERVICE_UNAVAILABLE));
-        std::thread::sleep(Duration::from_millis(2));
-        assert!(slot.failed_since(Instant::now()).is_none());
+        let Ok(Found::Turn(turn)) = slot.find(Version::of(5)).await else { panic!("no turn") };
+        let waiting = join_all((0..100).map(|_| slot.find(Version::of(5))));
+        let (found, ()) = tokio::join!(waiting, async {
+            turn.written(held(6));
+            drop(turn);
+        });
+        assert!(found.iter().all(|found| matches!(found, Ok(Found::Written(_)))));
+        assert!(slot.now(Version::of(6)).is_some() && slot.now(Version::of(7)).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_turn_that_is_given_up_is_passed_on() {
+        let slot = Slot::default();
+        let turn = slot.find(Version::of(5)).await;
+        let (next, ()) = tokio::join!(slot.find(Version::of(5)), async { drop(turn) });
+        assert!(matches!(next, Ok(Found::Turn(_))));
+    }
+
+    #[tokio::test]
+    async fn a_failure_is_shared_with_those_who_waited_for_it() {
+        let slot = Slot::default();
+        let wanted = || slot.find(Version::of(5));
+        let Ok(Found::Turn(turn)) = wanted().await else { panic!("no turn") };
+        let (waited, ()) = tokio::join!(wanted(), async {
+            turn.failed(&ApiError::new(StatusCode::NOT_FOUND, "gone"));
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            turn.failed(&ApiError::unavailable("away"));
+            drop(turn);
+        });
+        assert_eq!(status(waited), Some(StatusCode::SERVICE_UNAVAILABLE));
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        assert!(matches!(wanted().await, Ok(Found::Turn(_))), "it has failed before");
+    }
+
+    #[test]
+    fn those_that_are_asked_for_stay_while_others_come_and_go() {
+        let cache = Cache::default();
+        let popular = cache.slot("popular".to_owned(), Coding::Gzip);
+        popular.latest.send_modify(|latest| latest.written = Some(Arc::new(held(1))));
+        for number in 0..10 * KEPT_LISTS {
+            let other = cache.slot(number.to_string(), Coding::Gzip);
+            cache.weigh(&other, MIB);
+            let again = cache.slot("popular".to_owned(), Coding::Gzip);
+            assert!(Arc::ptr_eq(&popular, &again), "{number}");
+            // However often it is written, it counts once.
+            cache.weigh(&again, 4 * MIB);
+            assert!(cache.lock().bytes <= KEPT_BYTES);
+        }
+        let bytes = cache.lock().by_key.values().map(|kept| kept.bytes).sum::<usize>();
+        assert!(bytes == cache.lock().bytes && bytes > KEPT_BYTES - MIB, "{bytes}");
+        let empty = Cache::default();
+        (0..KEPT_LISTS + 9).for_each(|n| drop(empty.slot(n.to_string(), Coding::Identity)));
+        assert_eq!(empty.lock().by_key.len(), KEPT_LISTS);
+    }
+
+    #[test]
+    fn memory_is_freed_one_by_one_from_the_one_that_was_not_asked_for_the_longest() {
+        let cache = Cache::default();
+        for (name, bytes) in [("old", MIB), ("small", SMALL_BYTES), ("new", MIB)] {
+            let slot = cache.slot(name.to_owned(), Coding::Identity);
+            cache.weigh(&slot, bytes);
+        }
+        let is_kept = |name| cache.find(name, Coding::Identity).is_some();
+        assert!(cache.forget_one() && !is_kept("old") && is_kept("new"));
+        assert!(cache.forget_one() && !is_kept("new") && is_kept("small"));
+        assert!(!cache.forget_one() && cache.lock().bytes == SMALL_BYTES);
     }
 }

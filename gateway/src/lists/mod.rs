@@ -18,12 +18,12 @@ use bytes::Bytes;
 use futures_util::stream;
 use shared::metrics::{GATEWAY, ListSource};
 use sqlx::PgPool;
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::sync::Semaphore;
 
 pub(crate) use self::writer::{ListError, ListWriter, give_back, lend};
 use self::{
     budget::Budget,
-    cache::{Cache, Written},
+    cache::{Cache, Found, Held, Slot, Turn, Written},
     render::{Rendering, render},
 };
 use crate::{
@@ -37,6 +37,9 @@ use crate::{
 
 /// Bytes of lists that are being written, held for readers, slow ones among them, or read ahead for them.
 const LIST_BYTES: usize = 256 * 1024 * 1024;
+
+/// Headers that an answer has, at most: a list's own, those of every answer and its length.
+const MOST_HEADERS: usize = 12;
 
 /// What lists are served from.
 pub(crate) struct Lists {
@@ -108,16 +111,17 @@ where
     let Asked { method, headers, kind, .. } = asked;
     let coding = coding(headers);
     let version = now(lists, asked.active).await?;
-    let tag = etag(version, coding);
     let unchanged = || {
         GATEWAY.lists.of(ListSource::Client).inc();
         let mut response = Response::new(unmeasured());
         *response.status_mut() = StatusCode::NOT_MODIFIED;
-        with_headers(response, &tag, coding)
+        with_headers(response, etag(version, coding), coding)
     };
     let known = Known::read(headers);
     let has_any = known == Known::Any;
-    if known.has(&tag) || (has_any && kind != Kind::One) {
+    // Most clients name no tag, and need none made.
+    let is_known = known.names_tags() && known.has(&tag(version, coding));
+    if is_known || (has_any && kind != Kind::One) {
         return Ok(unchanged());
     }
     let is_head = method == Method::HEAD;
@@ -144,7 +148,8 @@ struct Request<'a> {
     reader: Option<&'a Arc<Transfer>>,
 }
 
-/// The list as it is in memory, or as `produce` writes it.
+/// The list as it is in memory, or as `produce` writes it. What is seldom done is boxed: its state would
+/// have every request take a kilobyte more from the allocator.
 async fn current<P>(
     lists: &Lists,
     wanted: Request<'_>,
@@ -154,33 +159,34 @@ where
     P: Future<Output = Result<ListWriter, ListError>> + Send + 'static,
 {
     let Request { list, active, coding, version, reader } = wanted;
-    let came = Instant::now();
     let slot = lists.written.slot(list, coding);
-    let mut written = slot.written.lock().await;
-    match written.as_ref().filter(|written| written.version().reaches(version)) {
-        Some(Written::Held { version, body, next }) => {
-            GATEWAY.lists.of(ListSource::Memory).inc();
-            return Ok(held(*version, body.clone(), next.clone(), coding));
+    let written = match slot.find(version).await? {
+        Found::Written(written) => written,
+        Found::Turn(turn) => {
+            let writing = write(lists, (&slot, turn), active, coding, reader, produce);
+            return Box::pin(writing).await;
         }
-        Some(Written::TooLarge(_)) => {
-            drop(written);
-            let Some(reader) = reader else { return Ok(bare(version, coding)) };
-            // Before anything is read for one who is refused.
-            let place = streamed::place(lists)?;
-            return match render(lists, produce, coding).await? {
-                Rendering::Whole { body, next } => {
-                    GATEWAY.lists.of(ListSource::Rendered).inc();
-                    Ok(held(version, body, next, coding))
-                }
-                Rendering::Part(part) => respond(lists, version, part, coding, place, reader).await,
-            };
-        }
-        None => {}
+    };
+    if let Written::Held(list) = &*written {
+        GATEWAY.lists.of(ListSource::Memory).inc();
+        return Ok(held(list.clone(), coding));
     }
-    // What has just failed for the one before would fail for all who wait, one after the other.
-    if let Some(error) = slot.failed_since(came) {
-        return Err(error);
-    }
+    let Some(reader) = reader else { return Ok(bare(version, coding)) };
+    Box::pin(stream_large(lists, version, coding, reader, produce)).await
+}
+
+/// Writes a list for all who wait for it.
+async fn write<P>(
+    lists: &Lists,
+    (slot, turn): (&Arc<Slot>, Turn<'_>),
+    active: bool,
+    coding: Coding,
+    reader: Option<&Arc<Transfer>>,
+    produce: impl FnOnce(ListWriter) -> P,
+) -> Result<Response, ApiError>
+where
+    P: Future<Output = Result<ListWriter, ListError>> + Send + 'static,
+{
     // Read again, so that all who wait by now find what is written: their versions are no later.
     // It is read before the rows: if they change between, the list is newer than its tag, and the
     // next comparison finds another tag.
@@ -188,23 +194,46 @@ where
         let version = now(lists, active).await?;
         Ok((version, render(lists, produce, coding).await?))
     };
-    let (version, rendering) = rendered.await.inspect_err(|error| slot.fails(error))?;
+    let (version, rendering) = rendered.await.inspect_err(|error| turn.failed(error))?;
     match rendering {
         Rendering::Whole { body, next } => {
             GATEWAY.lists.of(ListSource::Rendered).inc();
-            lists.written.make_room(body.len());
-            let response = held(version, body.clone(), next.clone(), coding);
-            *written = Some(Written::Held { version, body, next });
-            Ok(response)
+            lists.written.weigh(slot, body.len());
+            let list = Held::new(version, coding, body, next);
+            turn.written(Written::Held(list.clone()));
+            Ok(held(list, coding))
         }
         Rendering::Part(part) => {
-            *written = Some(Written::TooLarge(version));
-            drop(written);
+            turn.written(Written::TooLarge(version));
+            lists.written.weigh(slot, 0);
+            drop(turn);
             // What was begun is given up with the part.
             let Some(reader) = reader else { return Ok(bare(version, coding)) };
             let place = streamed::place(lists)?;
             respond(lists, version, part, coding, place, reader).await
         }
+    }
+}
+
+/// Streams a list that was too large to hold at this version.
+async fn stream_large<P>(
+    lists: &Lists,
+    version: Version,
+    coding: Coding,
+    reader: &Arc<Transfer>,
+    produce: impl FnOnce(ListWriter) -> P,
+) -> Result<Response, ApiError>
+where
+    P: Future<Output = Result<ListWriter, ListError>> + Send + 'static,
+{
+    // Before anything is read for one who is refused.
+    let place = streamed::place(lists)?;
+    match render(lists, produce, coding).await? {
+        Rendering::Whole { body, next } => {
+            GATEWAY.lists.of(ListSource::Rendered).inc();
+            Ok(held(Held::new(version, coding, body, next), coding))
+        }
+        Rendering::Part(part) => respond(lists, version, part, coding, place, reader).await,
     }
 }
 
@@ -224,27 +253,25 @@ async fn respond(
 ) -> Result<Response, ApiError> {
     let response = streamed::respond(lists, part, place, reader).await?;
     GATEWAY.lists.of(ListSource::Streamed).inc();
-    Ok(with_headers(response, &etag(version, coding), coding))
+    Ok(with_headers(response, etag(version, coding), coding))
 }
 
 /// A list that is in memory, if it is not older than this version.
 fn kept(lists: &Lists, list: &str, coding: Coding, version: Version) -> Option<Response> {
-    let slot = lists.written.find(list, coding)?;
     // While it is being written it is not there.
-    let written = slot.written.try_lock().ok()?;
-    match written.as_ref().filter(|written| written.version().reaches(version)) {
-        Some(Written::Held { version, body, next }) => {
+    match &*lists.written.find(list, coding)?.now(version)? {
+        Written::Held(list) => {
             GATEWAY.lists.of(ListSource::Memory).inc();
-            Some(held(*version, body.clone(), next.clone(), coding))
+            Some(held(list.clone(), coding))
         }
-        Some(Written::TooLarge(_)) | None => None,
+        Written::TooLarge(_) => None,
     }
 }
 
 /// The headers of a list, for who takes no content. Its length is not known.
 fn bare(version: Version, coding: Coding) -> Response {
     GATEWAY.lists.of(ListSource::Memory).inc();
-    with_headers(Response::new(unmeasured()), &etag(version, coding), coding)
+    with_headers(Response::new(unmeasured()), etag(version, coding), coding)
 }
 
 /// An empty body in the place of one whose length is not known: `Content-Length: 0` would be a lie.
@@ -252,9 +279,9 @@ fn unmeasured() -> Body {
     Body::from_stream(stream::empty::<Result<Bytes, Infallible>>())
 }
 
-fn held(version: Version, body: Bytes, next: Option<HeaderValue>, coding: Coding) -> Response {
-    let response = with_next(Response::new(Body::from(body)), next);
-    with_headers(response, &etag(version, coding), coding)
+fn held(list: Held, coding: Coding) -> Response {
+    let Held { tag, next, body, .. } = list;
+    with_headers(with_next(Response::new(Body::from(body)), next), tag, coding)
 }
 
 fn with_next(mut response: Response, next: Option<HeaderValue>) -> Response {
@@ -264,21 +291,32 @@ fn with_next(mut response: Response, next: Option<HeaderValue>) -> Response {
     response
 }
 
+impl Held {
+    fn new(version: Version, coding: Coding, body: Bytes, next: Option<HeaderValue>) -> Self {
+        Self { version, tag: etag(version, coding), next, body }
+    }
+}
+
 /// One for each content coding. It is weak: the bytes of one state may differ, since a list that is read
 /// while it changes is newer than its tag, and another release may compress in another way.
-fn etag(version: Version, coding: Coding) -> String {
+fn tag(version: Version, coding: Coding) -> String {
     format!("W/\"{}-{}\"", version.text(), coding.name())
 }
 
-fn with_headers(mut response: Response, etag: &str, coding: Coding) -> Response {
+#[expect(clippy::expect_used, reason = "a release, numbers and words are visible ASCII")]
+fn etag(version: Version, coding: Coding) -> HeaderValue {
+    HeaderValue::try_from(tag(version, coding)).expect("a tag can stand in a header")
+}
+
+fn with_headers(mut response: Response, etag: HeaderValue, coding: Coding) -> Response {
+    let is_unchanged = response.status() == StatusCode::NOT_MODIFIED;
     let headers = response.headers_mut();
-    if let Ok(etag) = HeaderValue::from_str(etag) {
-        headers.insert(header::ETAG, etag);
-    }
+    // Those that follow and those of every answer, at once.
+    headers.reserve(MOST_HEADERS);
+    headers.insert(header::ETAG, etag);
     headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    if response.status() != StatusCode::NOT_MODIFIED {
-        let headers = response.headers_mut();
+    if !is_unchanged {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if coding == Coding::Gzip {
             headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));

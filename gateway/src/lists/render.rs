@@ -10,16 +10,13 @@ use tokio::time::timeout;
 use super::{
     Lists,
     budget::{self, Budget, Share},
-    cache::Cache,
+    cache::{Cache, SMALL_BYTES},
     writer::{Chunk, Chunks, ListError, ListWriter},
 };
 use crate::http::{conditions::Coding, error::ApiError};
 
 /// Bytes of an answer that are held before it is streamed instead.
 pub(super) const HELD_BYTES: usize = 4 * 1024 * 1024;
-/// Lists up to this size need no share of the memory: readers who take little at a time must not keep
-/// them from others.
-const SMALL_BYTES: usize = 16 * 1024;
 /// Time until a list is held or known to be too large. It is less than a request has, so that those who
 /// wait for the same list hear that it failed.
 const RENDER_LIMIT: Duration = Duration::from_secs(20);

@@ -12,6 +12,7 @@ use shared::{
 use sqlx::PgConnection;
 use tokio::{
     sync::{mpsc, oneshot},
+    task::yield_now,
     time::timeout,
 };
 
@@ -36,6 +37,12 @@ pub(crate) struct Version {
 }
 
 impl Version {
+    /// Of some server, with these lists.
+    #[cfg(test)]
+    pub(crate) const fn of(lists: i64) -> Self {
+        Self { server: 7, lists, windows: None }
+    }
+
     /// For a list that does not ask what stands now.
     pub(crate) const fn without_windows(self) -> Self {
         Self { windows: None, ..self }
@@ -90,6 +97,13 @@ async fn answer(
 ) {
     let mut waiting = Vec::new();
     while asked.recv_many(&mut waiting, MOST_AT_ONCE).await > 0 {
+        // Requests that have come already get to ask, too: under load one reading answers more of them.
+        yield_now().await;
+        while waiting.len() < MOST_AT_ONCE
+            && let Ok(sender) = asked.try_recv()
+        {
+            waiting.push(sender);
+        }
         let version = match timeout(READ_LIMIT, read_twice(&mut database)).await {
             Ok(Ok(version)) => version,
             Ok(Err(error)) => {
