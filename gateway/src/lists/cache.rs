@@ -1,13 +1,10 @@
 //! Lists as they were last written. Each is written once for all who ask for the same state of it.
 
-use std::{
-    collections::HashMap,
-    mem,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::HashMap, mem, sync::Arc};
 
 use axum::http::{HeaderValue, StatusCode};
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::{
     sync::{self, watch},
     time::Instant,
@@ -30,14 +27,14 @@ pub(super) const SMALL_BYTES: usize = 16 * 1024;
 /// A list as it was written.
 pub(super) enum Written {
     /// It is in memory.
-    Held(Held),
+    Held(List),
     /// It was too large for that.
     TooLarge(Version),
 }
 
 /// A list in memory, with what its answers have in their heads.
 #[derive(Clone)]
-pub(super) struct Held {
+pub(super) struct List {
     pub(super) version: Version,
     pub(super) tag: HeaderValue,
     /// Where the next page is.
@@ -48,7 +45,7 @@ pub(super) struct Held {
 impl Written {
     const fn version(&self) -> Version {
         match self {
-            Self::Held(Held { version, .. }) | Self::TooLarge(version) => *version,
+            Self::Held(List { version, .. }) | Self::TooLarge(version) => *version,
         }
     }
 }
@@ -186,7 +183,7 @@ pub(crate) struct Cache(Mutex<Slots>);
 impl Cache {
     /// The slot of a list; `list` says which one, and everything that its content depends on.
     pub(super) fn slot(&self, list: String, coding: Coding) -> Arc<Slot> {
-        let mut slots = self.lock();
+        let mut slots = self.0.lock();
         slots.requests += 1;
         let (requests, full) = (slots.requests, slots.by_key.len() >= KEPT_LISTS);
         let key = (list, coding);
@@ -201,12 +198,12 @@ impl Cache {
 
     /// The slot of a list that was asked for lately.
     pub(super) fn find(&self, list: &str, coding: Coding) -> Option<Arc<Slot>> {
-        self.lock().by_key.get(&(list.to_owned(), coding)).map(|kept| kept.slot.clone())
+        self.0.lock().by_key.get(&(list.to_owned(), coding)).map(|kept| kept.slot.clone())
     }
 
     /// Takes down how much memory a slot has now, and makes room for it.
     pub(super) fn weigh(&self, slot: &Arc<Slot>, bytes: usize) {
-        let mut slots = self.lock();
+        let mut slots = self.0.lock();
         let kept = slots.by_key.values_mut().find(|kept| Arc::ptr_eq(&kept.slot, slot));
         // One that was forgotten meanwhile goes with those who have it.
         let Some(kept) = kept else { return };
@@ -219,12 +216,7 @@ impl Cache {
 
     /// Forgets one that has a share of the memory for lists; false when there is none.
     pub(super) fn forget_one(&self) -> bool {
-        self.lock().forget_oldest(|kept| kept.bytes > SMALL_BYTES)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Slots> {
-        // It is whole after any panic.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().forget_oldest(|kept| kept.bytes > SMALL_BYTES)
     }
 }
 
@@ -240,7 +232,7 @@ mod tests {
 
     fn held(lists: i64) -> Written {
         let (tag, body) = (HeaderValue::from_static("tag"), Bytes::from_static(b"[]"));
-        Written::Held(Held { version: Version::of(lists), tag, next: None, body })
+        Written::Held(List { version: Version::of(lists), tag, next: None, body })
     }
 
     fn status(found: Result<Found<'_>, ApiError>) -> Option<StatusCode> {
@@ -296,13 +288,13 @@ mod tests {
             assert!(Arc::ptr_eq(&popular, &again), "{number}");
             // However often it is written, it counts once.
             cache.weigh(&again, 4 * MIB);
-            assert!(cache.lock().bytes <= KEPT_BYTES);
+            assert!(cache.0.lock().bytes <= KEPT_BYTES);
         }
-        let bytes = cache.lock().by_key.values().map(|kept| kept.bytes).sum::<usize>();
-        assert!(bytes == cache.lock().bytes && bytes > KEPT_BYTES - MIB, "{bytes}");
+        let bytes = cache.0.lock().by_key.values().map(|kept| kept.bytes).sum::<usize>();
+        assert!(bytes == cache.0.lock().bytes && bytes > KEPT_BYTES - MIB, "{bytes}");
         let empty = Cache::default();
         (0..KEPT_LISTS + 9).for_each(|n| drop(empty.slot(n.to_string(), Coding::Identity)));
-        assert_eq!(empty.lock().by_key.len(), KEPT_LISTS);
+        assert_eq!(empty.0.lock().by_key.len(), KEPT_LISTS);
     }
 
     #[test]
@@ -315,6 +307,6 @@ mod tests {
         let is_kept = |name| cache.find(name, Coding::Identity).is_some();
         assert!(cache.forget_one() && !is_kept("old") && is_kept("new"));
         assert!(cache.forget_one() && !is_kept("new") && is_kept("small"));
-        assert!(!cache.forget_one() && cache.lock().bytes == SMALL_BYTES);
+        assert!(!cache.forget_one() && cache.0.lock().bytes == SMALL_BYTES);
     }
 }

@@ -23,7 +23,7 @@ use tokio::sync::Semaphore;
 pub(crate) use self::writer::{ListError, ListWriter, give_back, lend};
 use self::{
     budget::Budget,
-    cache::{Cache, Found, Held, Slot, Turn, Written},
+    cache::{Cache, Found, List, Slot, Turn, Written},
     render::{Rendering, render},
 };
 use crate::{
@@ -199,7 +199,7 @@ where
         Rendering::Whole { body, next } => {
             GATEWAY.lists.of(ListSource::Rendered).inc();
             lists.written.weigh(slot, body.len());
-            let list = Held::new(version, coding, body, next);
+            let list = List::new(version, coding, body, next);
             turn.written(Written::Held(list.clone()));
             Ok(held(list, coding))
         }
@@ -231,7 +231,7 @@ where
     match render(lists, produce, coding).await? {
         Rendering::Whole { body, next } => {
             GATEWAY.lists.of(ListSource::Rendered).inc();
-            Ok(held(Held::new(version, coding, body, next), coding))
+            Ok(held(List::new(version, coding, body, next), coding))
         }
         Rendering::Part(part) => respond(lists, version, part, coding, place, reader).await,
     }
@@ -279,8 +279,8 @@ fn unmeasured() -> Body {
     Body::from_stream(stream::empty::<Result<Bytes, Infallible>>())
 }
 
-fn held(list: Held, coding: Coding) -> Response {
-    let Held { tag, next, body, .. } = list;
+fn held(list: List, coding: Coding) -> Response {
+    let List { tag, next, body, .. } = list;
     with_headers(with_next(Response::new(Body::from(body)), next), tag, coding)
 }
 
@@ -291,7 +291,7 @@ fn with_next(mut response: Response, next: Option<HeaderValue>) -> Response {
     response
 }
 
-impl Held {
+impl List {
     fn new(version: Version, coding: Coding, body: Bytes, next: Option<HeaderValue>) -> Self {
         Self { version, tag: etag(version, coding), next, body }
     }

@@ -162,7 +162,11 @@ fn whole(mut pieces: Vec<Bytes>, length: usize) -> Bytes {
 mod tests {
     use futures_util::future::join_all;
 
-    use super::*;
+    use super::{
+        super::cache::{Found, List, Written},
+        *,
+    };
+    use crate::store::version::Version;
 
     const MIB: usize = 1024 * 1024;
 
@@ -220,5 +224,24 @@ mod tests {
         assert!(matches!(collected(1024, &memory).await, Ok(Rendering::Whole { .. })));
         drop(all);
         assert!(matches!(collected(MIB, &memory).await, Ok(Rendering::Whole { .. })));
+    }
+
+    #[tokio::test]
+    async fn memory_is_taken_from_the_list_that_nobody_asked_for_the_longest() {
+        let (memory, cache) = (Budget::new(2 * HELD_BYTES + 3 * MIB, 1), Cache::default());
+        for name in ["old", "new"] {
+            let Ok(Rendering::Whole { body, next }) = collected(MIB, &memory).await else {
+                panic!("{name} is not held")
+            };
+            let slot = cache.slot(name.to_owned(), Coding::Identity);
+            let Ok(Found::Turn(turn)) = slot.find(Version::of(1)).await else { panic!("no turn") };
+            turn.written(Written::Held(List::new(Version::of(1), Coding::Identity, body, next)));
+            cache.weigh(&slot, MIB);
+        }
+        let is_kept = |name| cache.find(name, Coding::Identity).is_some();
+        drop(memory.reserve(2 * HELD_BYTES, &cache).await.unwrap());
+        assert!(is_kept("old"), "there was memory");
+        drop(memory.reserve(2 * HELD_BYTES + MIB + MIB / 2, &cache).await.unwrap());
+        assert!(!is_kept("old") && is_kept("new"));
     }
 }

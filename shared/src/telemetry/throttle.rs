@@ -2,9 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
+
+use parking_lot::Mutex;
 
 /// The least time between two lines of one kind.
 const EVERY: Duration = Duration::from_secs(5);
@@ -33,8 +34,7 @@ impl Throttle {
     /// Whether a line of this kind may be said now: then how many of any kind were held back before
     /// it.
     pub fn say(&self, kind: &str, now: Instant) -> Option<u64> {
-        // It is whole after any panic.
-        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut said = self.0.lock();
         said.last.retain(|_, at| now.saturating_duration_since(*at) < EVERY);
         if said.last.len() >= MOST_KINDS || said.last.contains_key(kind) {
             said.unsaid += 1;

@@ -5,7 +5,7 @@
 
 use std::{
     env, fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -26,6 +26,7 @@ use opentelemetry_sdk::{
     resource::{EnvResourceDetector, TelemetryResourceDetector},
     trace::{BatchSpanProcessor, SdkTracerProvider, SpanData},
 };
+use parking_lot::Mutex;
 use rustls::{ClientConfig, RootCertStore, crypto::ring};
 use tokio::{runtime::Handle, time::timeout};
 
@@ -172,7 +173,7 @@ impl HttpClient for Sender {
         };
         let sent = self.runtime.spawn(async { timeout(SEND_LIMIT, sending).await? }).await?;
         let failure = sent.as_ref().err().map(|error: &HttpError| chain(error.as_ref()));
-        *lock(&self.failure) = failure;
+        *self.failure.lock() = failure;
         sent
     }
 }
@@ -193,19 +194,15 @@ struct Lost {
 
 impl Reporting {
     fn failed(&self, spans: usize, error: &OTelSdkError) {
-        let mut lost = lock(&self.lost);
+        let mut lost = self.lost.lock();
         lost.spans += spans;
         if lost.said.is_none_or(|said| said.elapsed() >= SAY_EVERY) {
-            let reason = lock(&self.failure).take().unwrap_or_else(|| error.to_string());
+            let reason = self.failure.lock().take().unwrap_or_else(|| error.to_string());
             let spans = lost.spans;
             tracing::warn!(spans, reason, "spans are lost: the collector does not take them");
             *lost = Lost { spans: 0, said: Some(Instant::now()) };
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl fmt::Debug for Reporting {
