@@ -8,6 +8,7 @@ pub mod proxy;
 mod publish;
 pub mod reference;
 pub mod replay;
+mod requests;
 pub mod simulation;
 mod system;
 pub mod verdict;
@@ -37,9 +38,10 @@ use tokio::{
 
 pub use self::{
     clock::Clock,
-    process::Process,
+    process::{ADMIN, Process, log_lines},
     publish::publish,
-    system::{Answer, CLAIM, SECRET, System, answer, token},
+    requests::{Answer, COMPONENT_STATUS, INCIDENTS, answer, same, status_update},
+    system::{CLAIM, Component, NOW, SECRET, System, token},
 };
 
 /// The longest that a test may take.

@@ -12,10 +12,16 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use serde_json::Value;
 use tokio::{
     process::{Child, Command},
     time::timeout,
 };
+
+use super::eventually;
+
+/// The setting that gives a process an address of its own for health and metrics.
+pub const ADMIN: (&str, &str) = ("SDB_ADMIN_ADDRESS", "127.0.0.1:0");
 
 /// A running program whose log is kept; it is killed when dropped.
 pub struct Process {
@@ -88,8 +94,27 @@ impl Process {
         Ok(fs::read_dir(format!("/proc/{}/fd", self.pid()?))?.count())
     }
 
+    /// Waits until it serves health and metrics at an address of their own, and returns that.
+    pub async fn admin_address(&self) -> Result<String> {
+        let mut address = None;
+        eventually("the process serves health and metrics", async || {
+            let lines = log_lines(&self.log()?);
+            let line = lines.iter().find(|line| line["message"] == "serving health and metrics");
+            address = line.and_then(|line| line["address"].as_str().map(str::to_owned));
+            Ok(address.is_some())
+        })
+        .await?;
+        address.context("the process has no address")
+    }
+
     /// What it has logged.
     pub fn log(&self) -> Result<String> {
         Ok(fs::read_to_string(&self.log)?)
     }
+}
+
+/// The lines of a log in JSON.
+#[must_use]
+pub fn log_lines(log: &str) -> Vec<Value> {
+    log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }

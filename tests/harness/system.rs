@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use anyhow::{Context, Result, ensure};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use lapin::{Connection, ConnectionProperties};
-use reqwest::{Client, Method, RequestBuilder, header::HeaderMap};
+use reqwest::{Client, Method};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};
 use tokio::{
@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{
-    Fixture, Process, eventually,
+    Fixture, Process, answer, eventually, log_lines,
     verdict::{self, Expected},
 };
 
@@ -32,23 +32,11 @@ pub fn token(secret: &str, claims: &Value) -> String {
     jsonwebtoken::encode(&header, claims, &key).expect("claims can be signed")
 }
 
-/// An answer to a request.
-#[derive(Debug)]
-pub struct Answer {
-    /// Its status.
-    pub status: u16,
-    /// Its headers.
-    pub headers: HeaderMap,
-    /// Its body; null when it is empty.
-    pub body: Value,
-}
+/// A component: its name and its attributes, each a name with its value.
+pub type Component<'a> = (&'a str, &'a [(&'a str, &'a str)]);
 
-impl Answer {
-    /// The text of a header; empty without it.
-    pub fn header(&self, name: &str) -> &str {
-        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
-    }
-}
+/// The time of a row that is written now, in SQL: the tables' times are UTC without a zone.
+pub const NOW: &str = "(clock_timestamp() AT TIME ZONE 'UTC')";
 
 /// The system under test.
 pub struct System {
@@ -129,6 +117,13 @@ impl System {
         Ok(system)
     }
 
+    /// One gateway, one worker and these components.
+    pub async fn start_with(context: &Arc<Fixture>, components: &[Component<'_>]) -> Result<Self> {
+        let system = Self::start(context).await?;
+        system.components(components).await?;
+        Ok(system)
+    }
+
     /// A process's variables: those of this system, and more that win over them.
     pub fn variables(&self, more: &[(&str, &str)]) -> Vec<(String, String)> {
         let own = [
@@ -151,6 +146,13 @@ impl System {
             ("SDB_AMQP_URI", self.amqp_uri.as_str()),
         ];
         self.context.command(&self.context.binaries.worker, arguments, &variables).await
+    }
+
+    /// The same for a command that must succeed; returns what it printed.
+    pub async fn worker_succeeds(&self, arguments: &[&str]) -> Result<String> {
+        let (done, said) = self.worker_command(arguments).await?;
+        ensure!(done, "worker {arguments:?}: {said}");
+        Ok(said)
     }
 
     /// Starts a worker and waits until it consumes, or stands by for another one.
@@ -183,12 +185,9 @@ impl System {
     pub async fn adopt_gateway(&mut self, process: Process) -> Result<()> {
         let mut address = None;
         eventually("the gateway has its address", async || {
-            address = process
-                .log()?
-                .lines()
-                .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-                .filter(|line| line["message"] == "serving")
-                .find_map(|line| line["address"].as_str().map(str::to_owned));
+            let lines = log_lines(&process.log()?);
+            let line = lines.iter().find(|line| line["message"] == "serving");
+            address = line.and_then(|line| line["address"].as_str().map(str::to_owned));
             Ok(address.is_some())
         })
         .await?;
@@ -204,33 +203,6 @@ impl System {
         let path = if program == "gateway" { &binaries.gateway } else { &binaries.worker };
         let log = self.context.folder.join(format!("{}-{program}.log", self.started));
         Process::start(path, &["run"], &self.variables(variables), log)
-    }
-
-    /// A request to one of the gateways.
-    pub fn request_to(&self, gateway: usize, method: Method, path: &str) -> RequestBuilder {
-        self.client.request(method, format!("http://{}{path}", self.addresses[gateway]))
-    }
-
-    /// An update to the first gateway, with the token.
-    pub fn update(&self, body: &Value) -> RequestBuilder {
-        self.update_to(0, body)
-    }
-
-    /// An update to one of the gateways, with the token.
-    pub fn update_to(&self, gateway: usize, body: &Value) -> RequestBuilder {
-        self.request_to(gateway, Method::POST, "/api/v1/component_status")
-            .bearer_auth(&self.token)
-            .json(body)
-    }
-
-    /// Posts an update and returns the answer.
-    pub async fn post(&self, body: &Value) -> Result<Answer> {
-        answer(self.update(body)).await
-    }
-
-    /// Gets a path, with the token.
-    pub async fn get(&self, path: &str) -> Result<Answer> {
-        answer(self.request_to(0, Method::GET, path).bearer_auth(&self.token)).await
     }
 
     /// Runs statements on the database, as a foreign writer does. Every batch that begins later must
@@ -249,8 +221,13 @@ impl System {
         Ok(sqlx::query_scalar(AssertSqlSafe(query.to_owned())).fetch_one(&self.database).await?)
     }
 
+    /// Texts from the database, one of each row.
+    pub async fn texts(&self, query: &str) -> Result<Vec<String>> {
+        Ok(sqlx::query_scalar(AssertSqlSafe(query.to_owned())).fetch_all(&self.database).await?)
+    }
+
     /// Adds components, each a name with its attributes, and waits until every gateway knows them.
-    pub async fn components(&self, components: &[(&str, &[(&str, &str)])]) -> Result<()> {
+    pub async fn components(&self, components: &[Component<'_>]) -> Result<()> {
         for (name, attributes) in components {
             let id: i32 =
                 sqlx::query_scalar("INSERT INTO component (name) VALUES ($1) RETURNING id")
@@ -378,22 +355,4 @@ impl System {
         }
         Ok(())
     }
-}
-
-/// Sends a request and reads the whole answer.
-pub async fn answer(request: RequestBuilder) -> Result<Answer> {
-    let response = request.send().await?;
-    let status = response.status().as_u16();
-    let headers = response.headers().clone();
-    let is_json = headers
-        .get("content-type")
-        .and_then(|kind| kind.to_str().ok())
-        .is_none_or(|kind| kind.starts_with("application/json"));
-    let bytes = response.bytes().await?;
-    let body = match (bytes.is_empty(), is_json) {
-        (true, _) => Value::Null,
-        (false, true) => serde_json::from_slice(&bytes)?,
-        (false, false) => Value::String(String::from_utf8(bytes.into())?),
-    };
-    Ok(Answer { status, headers, body })
 }

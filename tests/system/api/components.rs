@@ -7,8 +7,8 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{UPDATES, dns, is_error, same, texts, with};
-use harness::{Fixture, answer, tests};
+use super::{is_error, texts};
+use harness::{COMPONENT_STATUS, Fixture, System, answer, same, status_update, tests};
 
 tests!(
     hostile_names_are_escaped_in_the_updates_alone,
@@ -27,8 +27,11 @@ async fn hostile_names_are_escaped_in_the_updates_alone(fixture: Arc<Fixture>) -
         "&lt;b&gt;DNS&lt;/b&gt; &amp; &quot;co&quot; (R&#x27;1&lt;/a&gt;&lt;script&gt;)";
     let escaped_title = "&lt;img src=x onerror=&#x27;alert(1)&#x27;&gt; &amp; &quot;more&quot;";
     let escaped_other = "&lt;/a&gt;&lt;i&gt;Other&lt;/i&gt;";
-    let system =
-        with(&fixture, &[(name, &[("region", value)]), ("First", &[]), ("Second", &[])]).await?;
+    let system = System::start_with(
+        &fixture,
+        &[(name, &[("region", value)]), ("First", &[]), ("Second", &[])],
+    )
+    .await?;
     let post = async |name: &str, impact: u8, text: &str| {
         system.post(&json!({ "name": name, "impact": impact, "text": text })).await
     };
@@ -68,7 +71,7 @@ async fn a_component_is_named_with_its_attributes_in_catalogue_order(
     fixture: Arc<Fixture>,
 ) -> Result<()> {
     let attributes: &[(&str, &str)] = &[("type", "z"), ("region", "m"), ("category", "a")];
-    let system = with(&fixture, &[("DNS", &[]), ("CDN", attributes)]).await?;
+    let system = System::start_with(&fixture, &[("DNS", &[]), ("CDN", attributes)]).await?;
     ensure!(system.post(&json!({ "name": "DNS", "impact": 1, "text": "T" })).await?.status == 201);
     let sent = json!([
         { "name": "category", "value": "a" },
@@ -91,7 +94,7 @@ async fn a_component_is_named_with_its_attributes_in_catalogue_order(
 }
 
 async fn a_component_is_found_by_its_name_and_attributes(fixture: Arc<Fixture>) -> Result<()> {
-    let system = with(
+    let system = System::start_with(
         &fixture,
         &[
             ("DNS", &[("region", "R1"), ("type", "dns")]),
@@ -151,7 +154,8 @@ async fn a_component_is_found_by_its_name_and_attributes(fixture: Arc<Fixture>) 
 /// Whatever is sent, and however many components have a name.
 async fn attributes_are_limited_and_refusals_stay_short(fixture: Arc<Fixture>) -> Result<()> {
     let longest = "ü".repeat(50);
-    let system = with(&fixture, &[("CDN", &[("region", &longest), ("type", "cdn")])]).await?;
+    let system =
+        System::start_with(&fixture, &[("CDN", &[("region", &longest), ("type", "cdn")])]).await?;
     system
         .sql(
             "INSERT INTO component (id, name) SELECT n, 'Node' FROM generate_series(1001, 6000) n;
@@ -201,7 +205,8 @@ async fn attributes_are_limited_and_refusals_stay_short(fixture: Arc<Fixture>) -
         format!("{{{}}}", fields.join(",")),
     ];
     for body in wrong {
-        let request = system.request_to(0, Method::POST, UPDATES).bearer_auth(&system.token);
+        let request =
+            system.request_to(0, Method::POST, COMPONENT_STATUS).bearer_auth(&system.token);
         let request = request.header("Content-Type", "application/json").body(body);
         let refused = answer(request).await?;
         is_error(&refused, 422)?;
@@ -212,7 +217,7 @@ async fn attributes_are_limited_and_refusals_stay_short(fixture: Arc<Fixture>) -
         (format!("attribute_name={long}&attribute_value=R1"), "attribute_name"),
         (format!("attribute_name=region&attribute_value={long}"), "attribute_value"),
     ] {
-        let refused = system.get(&format!("{UPDATES}?{query}")).await?;
+        let refused = system.get(&format!("{COMPONENT_STATUS}?{query}")).await?;
         is_error(&refused, 422)?;
         let problem = json!({ "query": { parameter: ["Longer than maximum length 255."] } });
         same(&refused.body["errors"], &problem)?;
@@ -223,7 +228,7 @@ async fn attributes_are_limited_and_refusals_stay_short(fixture: Arc<Fixture>) -
 async fn a_component_that_is_added_to_the_catalogue_is_known_without_a_restart(
     fixture: Arc<Fixture>,
 ) -> Result<()> {
-    let system = with(&fixture, &[("DNS", &[("region", "R1")])]).await?;
+    let system = System::start_with(&fixture, &[("DNS", &[("region", "R1")])]).await?;
     // Each is asked for at once: the catalogue is read again on a miss.
     for number in 0..3 {
         system
@@ -251,7 +256,7 @@ async fn a_component_that_is_added_to_the_catalogue_is_known_without_a_restart(
     system.catalogue_seen().await?;
     // About one second, and more where the machine is busy.
     ensure!(begin.elapsed() < Duration::from_secs(5), "it took {:?}", begin.elapsed());
-    is_error(&system.post(&dns(1)).await?, 400)?;
+    is_error(&system.post(&status_update("DNS", 1)).await?, 400)?;
     // And one that is gone is gone.
     system
         .sql(
@@ -260,6 +265,6 @@ async fn a_component_that_is_added_to_the_catalogue_is_known_without_a_restart(
         )
         .await?;
     system.catalogue_seen().await?;
-    ensure!(system.post(&dns(1)).await?.status == 201);
+    ensure!(system.post(&status_update("DNS", 1)).await?.status == 201);
     system.finish().await
 }

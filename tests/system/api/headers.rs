@@ -11,7 +11,7 @@ use harness::{Fixture, System, answer, tests};
 
 tests!(
     a_compressed_body_is_refused_with_what_is_accepted,
-    preferences_are_told_apart_from_what_is_quoted,
+    preferences_are_distinguished_from_quoted_text,
 );
 
 async fn a_compressed_body_is_refused_with_what_is_accepted(fixture: Arc<Fixture>) -> Result<()> {
@@ -63,7 +63,7 @@ async fn a_compressed_body_is_refused_with_what_is_accepted(fixture: Arc<Fixture
     system.finish().await
 }
 
-async fn preferences_are_told_apart_from_what_is_quoted(fixture: Arc<Fixture>) -> Result<()> {
+async fn preferences_are_distinguished_from_quoted_text(fixture: Arc<Fixture>) -> Result<()> {
     let system = System::start(&fixture).await?;
     system.components(&[("DNS", &[])]).await?;
     for (preferences, applied) in [

@@ -18,7 +18,7 @@ tests!(
     many_at_once_under_one_key_have_one_effect,
     many_different_ones_at_once_under_one_key_have_one_effect,
     the_receipt_of_a_repetition_shows_the_first,
-    the_receipt_of_another_update_under_a_used_key_says_rejected,
+    the_receipt_of_another_update_under_a_used_key_is_rejected,
     a_refused_update_leaves_its_key_unused,
     a_key_is_at_most_255_printable_characters,
     a_key_may_be_used_anew_after_a_day,
@@ -28,9 +28,7 @@ const COMPONENTS: [(&str, &[(&str, &str)]); 2] =
     [("DNS", &[("region", "R1"), ("type", "dns")]), ("CDN", &[])];
 
 async fn with_components(fixture: &Arc<Fixture>) -> Result<System> {
-    let system = System::start(fixture).await?;
-    system.components(&COMPONENTS).await?;
-    Ok(system)
+    System::start_with(fixture, &COMPONENTS).await
 }
 
 fn dns(impact: u8) -> Value {
@@ -260,7 +258,7 @@ async fn the_receipt_of_a_repetition_shows_the_first(fixture: Arc<Fixture>) -> R
     system.finish().await
 }
 
-async fn the_receipt_of_another_update_under_a_used_key_says_rejected(
+async fn the_receipt_of_another_update_under_a_used_key_is_rejected(
     fixture: Arc<Fixture>,
 ) -> Result<()> {
     let system = with_components(&fixture).await?;

@@ -11,12 +11,15 @@ use anyhow::{Context, Result, ensure};
 use reqwest::Method;
 use serde_json::json;
 
-use super::{UPDATES, dns, is_error, post_bytes, with};
-use harness::{CLAIM, Fixture, SECRET, System, answer, eventually, tests, token};
+use super::{is_error, post_bytes};
+use harness::{
+    CLAIM, COMPONENT_STATUS, Fixture, SECRET, System, answer, eventually, status_update, tests,
+    token,
+};
 
 tests!(
     a_request_that_is_too_large_is_refused,
-    a_connection_that_ends_with_a_refusal_is_said_to_end,
+    a_connection_that_ends_with_a_refusal_is_announced_as_closing,
     a_token_that_sends_too_much_gets_429,
 );
 
@@ -40,10 +43,10 @@ async fn raw(system: &System, request: Vec<u8>) -> Result<String> {
 }
 
 async fn a_request_that_is_too_large_is_refused(fixture: Arc<Fixture>) -> Result<()> {
-    let system = with(&fixture, &[("DNS", &[])]).await?;
+    let system = System::start_with(&fixture, &[("DNS", &[])]).await?;
     let json = Some("application/json");
     let padded = |length: usize| {
-        let update = dns(1).to_string();
+        let update = status_update("DNS", 1).to_string();
         let padding = " ".repeat(length - update.len());
         update + &padding
     };
@@ -53,7 +56,7 @@ async fn a_request_that_is_too_large_is_refused(fixture: Arc<Fixture>) -> Result
     }
     let head = |more: &str| {
         format!(
-            "POST {UPDATES} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\
+            "POST {COMPONENT_STATUS} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\
             Content-Type: application/json\r\nConnection: close\r\n{more}\r\n",
             system.token
         )
@@ -93,7 +96,13 @@ async fn a_request_that_is_too_large_is_refused(fixture: Arc<Fixture>) -> Result
         ensure!(said.starts_with("HTTP/1.1 4") || said.is_empty(), "{nonsense:?}: {said}");
     }
     // A body that ends early is no update.
-    drop(raw_and_leave(&system, head("Content-Length: 500\r\n") + &dns(1).to_string()).await?);
+    drop(
+        raw_and_leave(
+            &system,
+            head("Content-Length: 500\r\n") + &status_update("DNS", 1).to_string(),
+        )
+        .await?,
+    );
 
     // Exactly 64 KiB is not too large.
     let answer = post_bytes(&system, json, padded(64 * 1024)).await?;
@@ -105,12 +114,14 @@ async fn a_request_that_is_too_large_is_refused(fixture: Arc<Fixture>) -> Result
 
 /// Who keeps connections would otherwise send the next update on one that is about to end, and
 /// never learn what became of it (RFC 9112, 9.6).
-async fn a_connection_that_ends_with_a_refusal_is_said_to_end(fixture: Arc<Fixture>) -> Result<()> {
-    let system = with(&fixture, &[("DNS", &[])]).await?;
+async fn a_connection_that_ends_with_a_refusal_is_announced_as_closing(
+    fixture: Arc<Fixture>,
+) -> Result<()> {
+    let system = System::start_with(&fixture, &[("DNS", &[])]).await?;
     let length = 1024 * 1024;
     for (token, status) in [(system.token.as_str(), 413), ("garbage", 401)] {
         let update = format!(
-            "POST {UPDATES} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\
+            "POST {COMPONENT_STATUS} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\
             Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
         );
         let next = "GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
@@ -146,8 +157,8 @@ async fn a_token_that_sends_too_much_gets_429(fixture: Arc<Fixture>) -> Result<(
     system.components(&[("DNS", &[])]).await?;
     let other = token(SECRET, &json!({ CLAIM: "another" }));
     let post = |token: &str| {
-        let request = system.request_to(0, Method::POST, UPDATES).bearer_auth(token);
-        answer(request.header("Prefer", "wait=20").json(&dns(1)))
+        let request = system.request_to(0, Method::POST, COMPONENT_STATUS).bearer_auth(token);
+        answer(request.header("Prefer", "wait=20").json(&status_update("DNS", 1)))
     };
     let mut taken = 0;
     let refused = loop {

@@ -17,14 +17,12 @@ mod security_headers;
 mod tokens;
 mod waiting;
 
-use std::sync::Arc;
-
 use anyhow::{Result, ensure};
 use jsonwebtoken::{Algorithm, EncodingKey};
 use reqwest::{Method, StatusCode, header::CONTENT_TYPE};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use harness::{Answer, Fixture, System, answer, tests_of};
+use harness::{Answer, COMPONENT_STATUS, System, answer, status_update, tests_of};
 
 tests_of!(
     components,
@@ -44,23 +42,6 @@ tests_of!(
     tokens,
     waiting
 );
-
-const UPDATES: &str = "/api/v1/component_status";
-
-fn dns(impact: u8) -> Value {
-    json!({ "name": "DNS", "impact": impact })
-}
-
-async fn with(fixture: &Arc<Fixture>, components: &[(&str, &[(&str, &str)])]) -> Result<System> {
-    let system = System::start(fixture).await?;
-    system.components(components).await?;
-    Ok(system)
-}
-
-fn same(found: &Value, expected: &Value) -> Result<()> {
-    ensure!(found == expected, "found {found:#}, not {expected:#}");
-    Ok(())
-}
 
 /// The keys of an object, sorted.
 fn keys(object: &Value) -> Vec<&str> {
@@ -114,7 +95,7 @@ async fn post_bytes(
     content_type: Option<&str>,
     body: impl Into<reqwest::Body>,
 ) -> Result<Answer> {
-    let request = system.request_to(0, Method::POST, UPDATES).bearer_auth(&system.token);
+    let request = system.request_to(0, Method::POST, COMPONENT_STATUS).bearer_auth(&system.token);
     let mut request = request.header("Connection", "close");
     if let Some(content_type) = content_type {
         request = request.header(CONTENT_TYPE, content_type);
@@ -124,7 +105,7 @@ async fn post_bytes(
 
 /// Nothing of what was refused was queued: the one update that is posted now is the only one.
 async fn nothing_was_queued(system: System) -> Result<()> {
-    let answer = system.post(&dns(1)).await?;
+    let answer = system.post(&status_update("DNS", 1)).await?;
     ensure!(answer.status == 201 && answer.body["id"] == 1, "{answer:?}");
     system.drained().await?;
     let updates = system.count("SELECT count(*) FROM sdb_inbox").await?;

@@ -2,20 +2,18 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use reqwest::Method;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use harness::{Fixture, Process, System, answer, eventually, http, tests};
+use harness::{ADMIN, Fixture, System, answer, http, tests};
 
 tests!(
     slashes_and_encoded_characters_too_many_lead_to_the_same_routes,
     a_parameter_with_an_encoded_slash_is_no_other_route,
-    those_who_watch_may_write_paths_likewise,
+    probes_may_write_paths_likewise,
     the_root_leads_people_to_the_documentation,
 );
-
-const ADMIN: (&str, &str) = ("SDB_ADMIN_ADDRESS", "127.0.0.1:0");
 
 /// Asks as the path is written: a client library would change it.
 async fn get(system: &System, address: &str, method: &str, path: &str) -> Result<http::Raw> {
@@ -35,21 +33,6 @@ async fn post(system: &System, path: &str, impact: u8) -> Result<http::Raw> {
         body.len()
     );
     http::exchange(&system.addresses[0], &request, false).await
-}
-
-/// The address for those who watch.
-async fn admin_address(process: &Process) -> Result<String> {
-    let mut address = None;
-    eventually("there is an address for those who watch", async || {
-        let log = process.log()?;
-        let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        address = lines
-            .filter(|line| line["message"] == "serving health and metrics")
-            .find_map(|line| line["address"].as_str().map(str::to_owned));
-        Ok(address.is_some())
-    })
-    .await?;
-    address.context("no address")
 }
 
 async fn slashes_and_encoded_characters_too_many_lead_to_the_same_routes(
@@ -164,12 +147,12 @@ async fn a_parameter_with_an_encoded_slash_is_no_other_route(fixture: Arc<Fixtur
     system.finish().await
 }
 
-async fn those_who_watch_may_write_paths_likewise(fixture: Arc<Fixture>) -> Result<()> {
+async fn probes_may_write_paths_likewise(fixture: Arc<Fixture>) -> Result<()> {
     let mut system = System::prepared(&fixture).await?;
     system.start_worker(&[ADMIN]).await?;
     system.start_gateway(&[ADMIN]).await?;
     for process in [&system.workers[0], &system.gateways[0]] {
-        let address = admin_address(process).await?;
+        let address = process.admin_address().await?;
         for path in ["//healthz", "/%68ealthz", "//readyz", "//metrics", "/metric%73"] {
             let got = get(&system, &address, "GET", path).await?;
             ensure!(got.status == 200, "{address}{path}: {got:?}");

@@ -5,10 +5,8 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-use super::{
-    RECEIPT_KEYS, dns, incident, is_error, is_precise, keys, post_bytes, same, texts, with,
-};
-use harness::{Answer, Fixture, System, answer, eventually, tests};
+use super::{RECEIPT_KEYS, incident, is_error, is_precise, keys, post_bytes, texts};
+use harness::{Answer, Fixture, System, answer, eventually, same, status_update, tests};
 
 tests!(
     an_update_that_opens_or_changes_an_incident_gets_201_and_the_incident,
@@ -34,7 +32,8 @@ async fn an_update_that_opens_or_changes_an_incident_gets_201_and_the_incident(
     fixture: Arc<Fixture>,
 ) -> Result<()> {
     let system =
-        with(&fixture, &[("DNS", &[("region", "R1")]), ("CDN", &[]), ("VPN", &[])]).await?;
+        System::start_with(&fixture, &[("DNS", &[("region", "R1")]), ("CDN", &[]), ("VPN", &[])])
+            .await?;
     let update = json!({
         "name": "DNS",
         "impact": "minor",
@@ -92,7 +91,7 @@ async fn an_update_that_opens_or_changes_an_incident_gets_201_and_the_incident(
 }
 
 async fn an_impact_may_be_a_number_or_a_word(fixture: Arc<Fixture>) -> Result<()> {
-    let system = with(&fixture, &[("DNS", &[])]).await?;
+    let system = System::start_with(&fixture, &[("DNS", &[])]).await?;
     for (impact, expected, status) in [
         (json!("minor"), 1, 201),
         (json!(1), 1, 200),
@@ -173,7 +172,7 @@ const COVERED: [(&str, &[(&str, &str)]); 3] =
 async fn an_update_that_is_covered_gets_200_and_what_covers_it(
     fixture: Arc<Fixture>,
 ) -> Result<()> {
-    let system = with(&fixture, &COVERED).await?;
+    let system = System::start_with(&fixture, &COVERED).await?;
     covered(&system).await?;
     for (name, impact, by) in
         [("DNS", 3, 2), ("CDN", 2, 3), ("CDN", 1, 3), ("VPN", 2, 4), ("VPN", 1, 4)]
@@ -215,7 +214,7 @@ async fn an_update_that_is_covered_gets_409_where_that_is_configured(
         });
         same(&answer.body, &expected)?;
     }
-    let suppressed = system.post(&dns(3)).await?;
+    let suppressed = system.post(&status_update("DNS", 3)).await?;
     ensure!(suppressed.status == 201, "{suppressed:?}");
     same(&suppressed.body, &incident(&system, 2).await?)?;
     has_receipt(&suppressed)?;
@@ -255,8 +254,9 @@ async fn repeats_are_answered_as_configured(fixture: Arc<Fixture>) -> Result<()>
 async fn a_client_may_leave_without_the_outcome_or_wait_longer(
     fixture: Arc<Fixture>,
 ) -> Result<()> {
-    let system = with(&fixture, &[("DNS", &[])]).await?;
-    let accepted = answer(system.update(&dns(1)).header("Prefer", "respond-async")).await?;
+    let system = System::start_with(&fixture, &[("DNS", &[])]).await?;
+    let accepted =
+        answer(system.update(&status_update("DNS", 1)).header("Prefer", "respond-async")).await?;
     ensure!(accepted.status == 202, "{accepted:?}");
     has_receipt(&accepted)?;
     let id = accepted.header("update-id");
@@ -277,11 +277,12 @@ async fn a_client_may_leave_without_the_outcome_or_wait_longer(
         ("WAIT=\"7\"", "wait=7"),
         ("handling=lenient", ""),
     ] {
-        let covered = answer(system.update(&dns(1)).header("Prefer", prefer)).await?;
+        let covered =
+            answer(system.update(&status_update("DNS", 1)).header("Prefer", prefer)).await?;
         ensure!(covered.status == 200, "{prefer}: {covered:?}");
         ensure!(covered.header("preference-applied") == applied, "{prefer}: {covered:?}");
     }
-    ensure!(system.post(&dns(1)).await?.header("preference-applied").is_empty());
+    ensure!(system.post(&status_update("DNS", 1)).await?.header("preference-applied").is_empty());
     system.finish().await
 }
 
@@ -291,7 +292,8 @@ async fn an_update_that_cannot_be_applied_is_answered_with_202_and_parked(
     let mut system = System::prepared(&fixture).await?;
     system.start_gateway(&[]).await?;
     system.components(&[("DNS", &[])]).await?;
-    let request = tokio::spawn(answer(system.update(&dns(1)).header("Prefer", "wait=30")));
+    let request =
+        tokio::spawn(answer(system.update(&status_update("DNS", 1)).header("Prefer", "wait=30")));
     eventually("the update is queued", async || {
         let topology = system.topology().await?;
         let dns = shared::component::ComponentId(1);

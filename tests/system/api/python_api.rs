@@ -7,13 +7,9 @@ use anyhow::{Context, Result, ensure};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use harness::{Answer, Fixture, System, answer, tests};
+use harness::{Answer, COMPONENT_STATUS, Fixture, NOW, System, answer, tests};
 
 tests!(every_row_of_the_python_dashboards_contract_holds);
-
-const UPDATES: &str = "/api/v1/component_status";
-const NOW: &str = "(clock_timestamp() AT TIME ZONE 'UTC')";
-
 /// What stands before the updates, beside an incident of cmp1 that is over, which is incident 1.
 #[derive(Clone, Copy, Debug)]
 enum Before {
@@ -104,10 +100,11 @@ async fn every_row_of_the_python_dashboards_contract_holds(fixture: Arc<Fixture>
     }
 
     set_up(&system, Before::Nothing).await?;
-    let list = answer(system.request_to(0, Method::GET, UPDATES)).await.context("the list")?;
+    let list =
+        answer(system.request_to(0, Method::GET, COMPONENT_STATUS)).await.context("the list")?;
     ensure!(list.status == 200 && list.body.as_array().is_some_and(|all| all.len() == 2));
     let body = update(("cmp1", 1, None));
-    let without_token = system.request_to(0, Method::POST, UPDATES).json(&body);
+    let without_token = system.request_to(0, Method::POST, COMPONENT_STATUS).json(&body);
     let refused = answer(without_token).await?;
     ensure!(refused.status == 401, "{refused:?}");
     ensure!(active(&system).await?.is_empty(), "an update without a token took effect");
@@ -165,7 +162,7 @@ async fn check(system: &System, row: &Row) -> Result<()> {
         let texts = last["updates"].as_array().context("no updates")?;
         let names_it = |update: &Value| update["text"].as_str().is_some_and(|t| t.contains("cmp1"));
         ensure!(texts.iter().any(names_it), "cmp1 is not in {texts:?}");
-        let old = system.get(UPDATES).await?.body;
+        let old = system.get(COMPONENT_STATUS).await?.body;
         let old = &old[0]["incidents"].as_array().context("no incidents")?.clone();
         let closed = old.iter().find(|one| one["id"] == 2).context("incident 2 lost cmp1")?;
         ensure!(closed["end_date"].is_string(), "{closed}");

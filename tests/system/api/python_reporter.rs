@@ -6,8 +6,8 @@ use anyhow::{Result, ensure};
 use reqwest::Client;
 use serde_json::{Value, json};
 
-use super::{token_by_hand, with};
-use harness::{Fixture, SECRET, tests};
+use super::token_by_hand;
+use harness::{Fixture, SECRET, System, tests};
 
 tests!(a_program_written_for_the_python_dashboard_works_unchanged,);
 
@@ -16,7 +16,7 @@ tests!(a_program_written_for_the_python_dashboard_works_unchanged,);
 async fn a_program_written_for_the_python_dashboard_works_unchanged(
     fixture: Arc<Fixture>,
 ) -> Result<()> {
-    let system = with(
+    let system = System::start_with(
         &fixture,
         &[
             ("Component 1", &[("region", "Reg1"), ("category", "Cat"), ("type", "t1")]),

@@ -7,20 +7,21 @@ use jsonwebtoken::get_current_timestamp;
 use reqwest::Method;
 use serde_json::json;
 
-use super::{RECEIPT_KEYS, dns, incident, is_error, is_precise, keys, same, with};
-use harness::{Fixture, System, answer, tests};
+use super::{RECEIPT_KEYS, incident, is_error, is_precise, keys};
+use harness::{Fixture, System, answer, same, status_update, tests};
 
 tests!(
-    the_receipt_tells_every_state_with_every_key,
+    the_receipt_reports_every_state_with_every_key,
     an_id_without_a_record_is_pending_only_while_it_may_come,
     an_id_that_is_not_even_text_is_unknown_like_any_other,
 );
 
-async fn the_receipt_tells_every_state_with_every_key(fixture: Arc<Fixture>) -> Result<()> {
+async fn the_receipt_reports_every_state_with_every_key(fixture: Arc<Fixture>) -> Result<()> {
     let mut system = System::prepared(&fixture).await?;
     system.start_gateway(&[]).await?;
     system.components(&[("DNS", &[("region", "R1")])]).await?;
-    let accepted = answer(system.update(&dns(2)).header("Prefer", "respond-async")).await?;
+    let accepted =
+        answer(system.update(&status_update("DNS", 2)).header("Prefer", "respond-async")).await?;
     let path = accepted.header("location");
     let id = accepted.header("update-id");
     let pending = system.get(path).await?;
@@ -51,9 +52,9 @@ async fn the_receipt_tells_every_state_with_every_key(fixture: Arc<Fixture>) -> 
         Ok(())
     };
     done(id, "opened", "no_incident_of_impact", 2).await?;
-    let covered = system.post(&dns(1)).await?;
+    let covered = system.post(&status_update("DNS", 1)).await?;
     done(covered.header("update-id"), "unchanged", "covered_by_system_incident", 1).await?;
-    let raised = system.post(&dns(3)).await?;
+    let raised = system.post(&status_update("DNS", 3)).await?;
     done(raised.header("update-id"), "raised", "raised_as_only_component", 3).await?;
     // The incident is shown as it is now.
     done(id, "opened", "no_incident_of_impact", 2).await?;
@@ -64,7 +65,7 @@ async fn the_receipt_tells_every_state_with_every_key(fixture: Arc<Fixture>) -> 
             INSERT INTO incident_component_relation VALUES (2, 1);",
         )
         .await?;
-    let suppressed = system.post(&dns(3)).await?;
+    let suppressed = system.post(&status_update("DNS", 3)).await?;
     done(suppressed.header("update-id"), "suppressed", "in_running_maintenance", 3).await?;
 
     let without_token = answer(system.request_to(0, Method::GET, path)).await?;
@@ -76,7 +77,7 @@ async fn the_receipt_tells_every_state_with_every_key(fixture: Arc<Fixture>) -> 
 async fn an_id_without_a_record_is_pending_only_while_it_may_come(
     fixture: Arc<Fixture>,
 ) -> Result<()> {
-    let system = with(&fixture, &[]).await?;
+    let system = System::start_with(&fixture, &[]).await?;
     let now = get_current_timestamp();
     let id_of = |seconds: u64, version: u8| {
         let millis = seconds * 1_000;
@@ -119,7 +120,7 @@ async fn an_id_without_a_record_is_pending_only_while_it_may_come(
 async fn an_id_that_is_not_even_text_is_unknown_like_any_other(
     fixture: Arc<Fixture>,
 ) -> Result<()> {
-    let system = with(&fixture, &[]).await?;
+    let system = System::start_with(&fixture, &[]).await?;
     let path = "/api/v1/updates/%ff%fe";
     let without_token = answer(system.request_to(0, Method::GET, path)).await;
     is_error(&without_token.context("the body is not JSON")?, 401)?;

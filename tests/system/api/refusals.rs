@@ -6,8 +6,8 @@ use anyhow::{Context, Result, ensure};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{UPDATES, dns, is_error, keys, nothing_was_queued, post_bytes, with};
-use harness::{Fixture, answer, tests};
+use super::{is_error, keys, nothing_was_queued, post_bytes};
+use harness::{COMPONENT_STATUS, Fixture, System, answer, status_update, tests};
 
 tests!(
     a_body_that_is_not_an_update_is_refused,
@@ -16,8 +16,8 @@ tests!(
 );
 
 async fn a_body_that_is_not_an_update_is_refused(fixture: Arc<Fixture>) -> Result<()> {
-    let system = with(&fixture, &[("DNS", &[])]).await?;
-    let good = dns(1).to_string();
+    let system = System::start_with(&fixture, &[("DNS", &[])]).await?;
+    let good = status_update("DNS", 1).to_string();
     for content_type in [
         None,
         Some(""),
@@ -70,7 +70,7 @@ async fn a_body_that_is_not_an_update_is_refused(fixture: Arc<Fixture>) -> Resul
 }
 
 async fn every_field_at_fault_is_named(fixture: Arc<Fixture>) -> Result<()> {
-    let system = with(&fixture, &[("DNS", &[])]).await?;
+    let system = System::start_with(&fixture, &[("DNS", &[])]).await?;
     let with_text = |text: &str| json!({ "name": "DNS", "impact": 1, "text": text });
     let with_attributes =
         |attributes: Value| json!({ "name": "DNS", "impact": 1, "attributes": attributes });
@@ -130,7 +130,7 @@ async fn every_field_at_fault_is_named(fixture: Arc<Fixture>) -> Result<()> {
 async fn other_paths_and_methods_are_refused_in_the_error_format(
     fixture: Arc<Fixture>,
 ) -> Result<()> {
-    let system = with(&fixture, &[("DNS", &[])]).await?;
+    let system = System::start_with(&fixture, &[("DNS", &[])]).await?;
     for path in [
         "/api",
         "/api/v1",
@@ -150,9 +150,9 @@ async fn other_paths_and_methods_are_refused_in_the_error_format(
         }
     }
     for (method, path) in [
-        (Method::PUT, UPDATES),
-        (Method::DELETE, UPDATES),
-        (Method::PATCH, UPDATES),
+        (Method::PUT, COMPONENT_STATUS),
+        (Method::DELETE, COMPONENT_STATUS),
+        (Method::PATCH, COMPONENT_STATUS),
         (Method::POST, "/api/v1/incidents"),
         (Method::DELETE, "/api/v1/incidents"),
         (Method::POST, "/api/v1/updates/none"),
@@ -160,14 +160,14 @@ async fn other_paths_and_methods_are_refused_in_the_error_format(
         (Method::DELETE, "/readyz"),
     ] {
         let request = system.request_to(0, method.clone(), path).bearer_auth(&system.token);
-        let answer = answer(request.json(&dns(1))).await?;
+        let answer = answer(request.json(&status_update("DNS", 1))).await?;
         is_error(&answer, 405).with_context(|| format!("{method} {path}"))?;
         // RFC 9110, 15.5.6.
         ensure!(answer.header("allow").contains("GET"), "{method} {path}: {answer:?}");
     }
     // Unknown parameters are passed over.
-    let path = format!("{UPDATES}?unknown=1&name=x");
+    let path = format!("{COMPONENT_STATUS}?unknown=1&name=x");
     let request = system.request_to(0, Method::POST, &path).bearer_auth(&system.token);
-    ensure!(answer(request.json(&dns(9))).await?.status == 400);
+    ensure!(answer(request.json(&status_update("DNS", 9))).await?.status == 400);
     nothing_was_queued(system).await
 }

@@ -5,24 +5,23 @@ use std::sync::Arc;
 use anyhow::{Result, ensure};
 use reqwest::Method;
 
-use super::{UPDATES, dns, with};
-use harness::{Fixture, tests};
+use harness::{COMPONENT_STATUS, Fixture, System, status_update, tests};
 
 tests!(every_answer_is_protected_from_browsers_and_caches,);
 
 async fn every_answer_is_protected_from_browsers_and_caches(fixture: Arc<Fixture>) -> Result<()> {
-    let system = with(&fixture, &[("DNS", &[])]).await?;
-    let posted = system.update(&dns(1)).send().await?;
+    let system = System::start_with(&fixture, &[("DNS", &[])]).await?;
+    let posted = system.update(&status_update("DNS", 1)).send().await?;
     let receipt = format!("/api/v1/updates/{}", posted.headers()["update-id"].to_str()?);
     let mut answers = vec![("an update", posted, "no-store")];
     for (method, path, cache) in [
         (Method::GET, receipt.as_str(), "no-store"),
-        (Method::POST, UPDATES, "no-store"),
-        (Method::DELETE, UPDATES, "no-store"),
+        (Method::POST, COMPONENT_STATUS, "no-store"),
+        (Method::DELETE, COMPONENT_STATUS, "no-store"),
         (Method::GET, "/elsewhere", "no-store"),
         (Method::GET, "/healthz", "no-store"),
         (Method::GET, "/readyz", "no-store"),
-        (Method::GET, UPDATES, "no-cache"),
+        (Method::GET, COMPONENT_STATUS, "no-cache"),
         (Method::HEAD, "/api/v1/incidents", "no-cache"),
         (Method::GET, "/api/v1/incidents?limit=x", "no-store"),
         (Method::GET, "/api-spec.json", "no-cache"),

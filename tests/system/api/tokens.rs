@@ -10,11 +10,13 @@ use reqwest::{
 };
 use serde_json::{Value, json};
 
-use super::{UPDATES, base64url, is_error, nothing_was_queued, same, token_by_hand, with};
-use harness::{Answer, CLAIM, Fixture, SECRET, System, answer, tests, token};
+use super::{base64url, is_error, nothing_was_queued, token_by_hand};
+use harness::{
+    Answer, CLAIM, COMPONENT_STATUS, Fixture, SECRET, System, answer, same, tests, token,
+};
 
 tests!(
-    tokens_are_checked_and_refusals_do_not_tell_why,
+    tokens_are_checked_and_refusals_give_no_reason,
     a_rotated_key_and_another_claim_can_be_configured,
 );
 
@@ -25,7 +27,7 @@ async fn ask(
     gateway: usize,
     authorization: Option<&HeaderValue>,
 ) -> Result<[Answer; 2]> {
-    let post = system.request_to(gateway, Method::POST, UPDATES).body("{ no JSON");
+    let post = system.request_to(gateway, Method::POST, COMPONENT_STATUS).body("{ no JSON");
     let post = match authorization {
         // What is refused is refused before the body is looked at.
         None => post,
@@ -85,8 +87,8 @@ async fn is_refused(
     Ok(())
 }
 
-async fn tokens_are_checked_and_refusals_do_not_tell_why(fixture: Arc<Fixture>) -> Result<()> {
-    let system = with(&fixture, &[("DNS", &[])]).await?;
+async fn tokens_are_checked_and_refusals_give_no_reason(fixture: Arc<Fixture>) -> Result<()> {
+    let system = System::start_with(&fixture, &[("DNS", &[])]).await?;
     let claims = json!({ CLAIM: "dummy" });
     let good = token(SECRET, &claims);
 
@@ -217,7 +219,7 @@ async fn tokens_are_checked_and_refusals_do_not_tell_why(fixture: Arc<Fixture>) 
 
 async fn a_rotated_key_and_another_claim_can_be_configured(fixture: Arc<Fixture>) -> Result<()> {
     let previous = "short-previous-key";
-    let mut system = with(&fixture, &[("DNS", &[])]).await?;
+    let mut system = System::start_with(&fixture, &[("DNS", &[])]).await?;
     let variables = [("SDB_SECRET_KEY_PREVIOUS", previous), ("SDB_API_PAYLOAD_KEY", "role")];
     system.start_gateway(&variables).await?;
     let bearer =

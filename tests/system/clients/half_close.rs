@@ -7,14 +7,12 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
-use harness::{Fixture, System, answer, eventually, eventually_within, http, tests};
+use harness::{ADMIN, Fixture, System, answer, eventually, eventually_within, http, tests};
 
 tests!(
     a_client_that_has_closed_its_direction_gets_its_answer,
     a_waiting_client_that_resets_its_connection_gives_up_its_place,
 );
-
-const ADMIN: (&str, &str) = ("SDB_ADMIN_ADDRESS", "127.0.0.1:0");
 
 fn get(system: &System, version: &str, path: &str) -> String {
     format!(

@@ -16,7 +16,7 @@ tests!(
     ten_thousand_updates_take_effect_exactly_once,
     a_batch_reads_its_own_part_of_the_inbox_by_its_index,
     a_burst_survives_the_death_of_a_worker,
-    an_inbox_that_is_not_what_clients_were_told_is_noticed,
+    an_inbox_that_differs_from_what_clients_were_answered_is_found,
 );
 
 const CLIENTS: usize = 64;
@@ -122,7 +122,7 @@ async fn a_burst_survives_the_death_of_a_worker(fixture: Arc<Fixture>) -> Result
 }
 
 /// The check that ends every burst looks at something: each damage to the inbox is found.
-async fn an_inbox_that_is_not_what_clients_were_told_is_noticed(
+async fn an_inbox_that_differs_from_what_clients_were_answered_is_found(
     fixture: Arc<Fixture>,
 ) -> Result<()> {
     let system = System::start(&fixture).await?;

@@ -24,7 +24,7 @@ tests!(
     no_update_is_taken_that_no_queue_takes,
     what_is_unbound_is_bound_again_while_nothing_is_sent,
     no_update_of_a_burst_is_lost_when_its_queue_is_unbound,
-    what_is_put_back_without_a_queue_stays_parked,
+    an_update_requeued_without_a_queue_stays_parked,
 );
 
 /// Something that somebody does to RabbitMQ.
@@ -195,7 +195,7 @@ async fn no_update_of_a_burst_is_lost_when_its_queue_is_unbound(
     system.finish().await
 }
 
-async fn what_is_put_back_without_a_queue_stays_parked(fixture: Arc<Fixture>) -> Result<()> {
+async fn an_update_requeued_without_a_queue_stays_parked(fixture: Arc<Fixture>) -> Result<()> {
     let mut system = System::prepared_with(&fixture, &[("SDB_PARTITIONS", "1")]).await?;
     system.start_worker(&[]).await?;
     system.start_gateway(&[]).await?;

@@ -4,37 +4,30 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
-use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use harness::{Fixture, System, eventually, tests};
+use harness::{Fixture, System, eventually, status_update, tests};
 
 tests!(
     without_the_broker_updates_get_503_at_once_and_lists_go_on,
     without_the_database_updates_are_kept_and_applied_later,
     without_a_worker_an_update_is_accepted_and_pending,
-    a_gateway_that_stops_answers_those_who_wait,
+    a_gateway_that_stops_answers_waiting_requests,
     a_full_queue_refuses,
     a_gateway_that_never_saw_a_catalogue_is_not_ready,
-    a_worker_that_is_told_to_stop_ends_clean,
-    a_gateway_that_is_told_to_stop_answers_what_it_has,
+    a_worker_that_is_asked_to_stop_ends_cleanly,
+    a_gateway_that_is_asked_to_stop_answers_what_it_has,
 );
 
-fn dns(impact: u8) -> Value {
-    json!({ "name": "DNS", "impact": impact })
-}
-
 async fn with_dns(fixture: &Arc<Fixture>) -> Result<System> {
-    let system = System::start(fixture).await?;
-    system.components(&[("DNS", &[])]).await?;
-    Ok(system)
+    System::start_with(fixture, &[("DNS", &[])]).await
 }
 
 async fn without_the_broker_updates_get_503_at_once_and_lists_go_on(
     fixture: Arc<Fixture>,
 ) -> Result<()> {
     let system = with_dns(&fixture).await?;
-    ensure!(system.post(&dns(1)).await?.status == 201);
+    ensure!(system.post(&status_update("DNS", 1)).await?.status == 201);
     system.drained().await?;
     let rabbitmq = fixture.servers.clone();
     let vhost = system.vhost.clone();
@@ -45,7 +38,7 @@ async fn without_the_broker_updates_get_503_at_once_and_lists_go_on(
     .await?;
 
     let begin = Instant::now();
-    let refused = system.post(&dns(2)).await?;
+    let refused = system.post(&status_update("DNS", 2)).await?;
     ensure!(refused.status == 503 && refused.header("retry-after") == "1", "{refused:?}");
     ensure!(begin.elapsed() < Duration::from_secs(1), "it took {:?}", begin.elapsed());
     ensure!(system.get("/api/v1/incidents").await?.status == 200);
@@ -55,7 +48,7 @@ async fn without_the_broker_updates_get_503_at_once_and_lists_go_on(
     tokio::task::spawn_blocking(move || rabbitmq.rabbitmq().create_vhost(&vhost)).await??;
     // The first ones may be answered 202: the worker, too, has to come back.
     eventually("updates are taken and decided again", async || {
-        Ok([200, 201].contains(&system.post(&dns(2)).await?.status))
+        Ok([200, 201].contains(&system.post(&status_update("DNS", 2)).await?.status))
     })
     .await?;
     let incidents = system.get("/api/v1/incidents").await?;
@@ -67,7 +60,7 @@ async fn without_the_database_updates_are_kept_and_applied_later(
     fixture: Arc<Fixture>,
 ) -> Result<()> {
     let system = with_dns(&fixture).await?;
-    ensure!(system.post(&dns(1)).await?.status == 201);
+    ensure!(system.post(&status_update("DNS", 1)).await?.status == 201);
     let name = &system.vhost;
     let (servers, away) = (fixture.servers.clone(), name.clone());
     tokio::task::spawn_blocking(move || {
@@ -83,7 +76,7 @@ async fn without_the_database_updates_are_kept_and_applied_later(
     })
     .await??;
 
-    let kept = system.post(&dns(3)).await?;
+    let kept = system.post(&status_update("DNS", 3)).await?;
     ensure!(kept.status == 202 && kept.body["state"] == "pending", "{kept:?}");
     let receipt = kept.header("location").to_owned();
     ensure!(receipt == format!("/api/v1/updates/{}", kept.header("update-id")), "{kept:?}");
@@ -114,7 +107,7 @@ async fn without_a_worker_an_update_is_accepted_and_pending(fixture: Arc<Fixture
     system.start_gateway(&[]).await?;
     system.components(&[("DNS", &[])]).await?;
     let begin = Instant::now();
-    let accepted = system.post(&dns(1)).await?;
+    let accepted = system.post(&status_update("DNS", 1)).await?;
     ensure!(accepted.status == 202, "{accepted:?}");
     ensure!(!accepted.header("retry-after").is_empty(), "{accepted:?}");
     ensure!(accepted.header("link").ends_with("; rel=\"monitor\""), "{accepted:?}");
@@ -130,11 +123,11 @@ async fn without_a_worker_an_update_is_accepted_and_pending(fixture: Arc<Fixture
     system.finish().await
 }
 
-async fn a_gateway_that_stops_answers_those_who_wait(fixture: Arc<Fixture>) -> Result<()> {
+async fn a_gateway_that_stops_answers_waiting_requests(fixture: Arc<Fixture>) -> Result<()> {
     let mut system = System::prepared(&fixture).await?;
     system.start_gateway(&[]).await?;
     system.components(&[("DNS", &[])]).await?;
-    let request = system.update(&dns(1)).header("Prefer", "wait=60");
+    let request = system.update(&status_update("DNS", 1)).header("Prefer", "wait=60");
     let waiting = tokio::spawn(harness::answer(request));
     let queue = system.topology().await?;
     let partition = shared::component::ComponentId(1).partition(queue.partitions);
@@ -160,7 +153,7 @@ async fn a_full_queue_refuses(fixture: Arc<Fixture>) -> Result<()> {
     system.start_gateway(&[]).await?;
     system.components(&[("DNS", &[])]).await?;
     let post = async || {
-        let request = system.update(&dns(1)).header("Prefer", "respond-async");
+        let request = system.update(&status_update("DNS", 1)).header("Prefer", "respond-async");
         harness::answer(request).await
     };
     // A quorum queue may take a few more than its limit.
@@ -183,7 +176,7 @@ async fn a_full_queue_refuses(fixture: Arc<Fixture>) -> Result<()> {
     system.start_worker(&[]).await?;
     system.drained().await?;
     ensure!(system.count("SELECT count(*) FROM sdb_inbox").await? == taken);
-    ensure!(system.post(&dns(1)).await?.status == 200);
+    ensure!(system.post(&status_update("DNS", 1)).await?.status == 200);
     system.finish().await
 }
 
@@ -195,30 +188,31 @@ async fn a_gateway_that_never_saw_a_catalogue_is_not_ready(fixture: Arc<Fixture>
     let ready = system.get("/readyz").await?;
     ensure!(ready.status == 503 && ready.body["status"] == "not ready", "{ready:?}");
     ensure!(system.get("/healthz").await?.status == 200);
-    let refused = system.post(&dns(1)).await?;
+    let refused = system.post(&status_update("DNS", 1)).await?;
     ensure!(refused.status == 503, "{refused:?}");
     system.finish_with_parked()
 }
 
-async fn a_worker_that_is_told_to_stop_ends_clean(fixture: Arc<Fixture>) -> Result<()> {
+async fn a_worker_that_is_asked_to_stop_ends_cleanly(fixture: Arc<Fixture>) -> Result<()> {
     let mut system = with_dns(&fixture).await?;
-    ensure!(system.post(&dns(1)).await?.status == 201);
+    ensure!(system.post(&status_update("DNS", 1)).await?.status == 201);
     let mut worker = system.workers.remove(0);
     worker.signal(Signal::SIGTERM)?;
     let status = worker.ended().await?;
     ensure!(status.success(), "{status}: {}", worker.log()?);
     // What comes meanwhile waits for the next worker.
-    ensure!(system.post(&dns(2)).await?.status == 202);
+    ensure!(system.post(&status_update("DNS", 2)).await?.status == 202);
     system.start_worker(&[]).await?;
     system.finish().await
 }
 
-async fn a_gateway_that_is_told_to_stop_answers_what_it_has(fixture: Arc<Fixture>) -> Result<()> {
+async fn a_gateway_that_is_asked_to_stop_answers_what_it_has(fixture: Arc<Fixture>) -> Result<()> {
     let mut system = System::prepared(&fixture).await?;
     system.start_gateway(&[]).await?;
     system.components(&[("DNS", &[])]).await?;
     // Without a worker the request waits for its outcome.
-    let request = tokio::spawn(system.update(&dns(1)).header("Prefer", "wait=3").send());
+    let request =
+        tokio::spawn(system.update(&status_update("DNS", 1)).header("Prefer", "wait=3").send());
     eventually("the update is queued", async || {
         let topology = system.topology().await?;
         let dns = shared::component::ComponentId(1);

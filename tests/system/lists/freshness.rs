@@ -5,8 +5,8 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-use super::{CATALOGUE, COMPONENTS, INCIDENTS, get, same, tag, windows, with};
-use harness::{Fixture, answer, eventually, tests};
+use super::{CATALOGUE, get, tag, windows};
+use harness::{COMPONENT_STATUS, Fixture, INCIDENTS, System, answer, eventually, same, tests};
 
 tests!(
     a_list_that_the_client_has_is_not_sent_again,
@@ -17,12 +17,12 @@ tests!(
 );
 
 async fn a_list_that_the_client_has_is_not_sent_again(fixture: Arc<Fixture>) -> Result<()> {
-    let system = with(&fixture, CATALOGUE).await?;
+    let system = System::start_with(&fixture, CATALOGUE).await?;
     windows(&system).await?;
     let one = "/api/v1/component_status?name=DNS&attribute_name=region&attribute_value=R1";
     for path in [
         INCIDENTS,
-        COMPONENTS,
+        COMPONENT_STATUS,
         "/api/v1/incidents?active=true",
         "/api/v1/component_status?active=true",
         "/api/v1/incidents?limit=3",
@@ -73,7 +73,7 @@ async fn a_list_that_the_client_has_is_not_sent_again(fixture: Arc<Fixture>) -> 
 }
 
 async fn every_foreign_write_shows_at_once(fixture: Arc<Fixture>) -> Result<()> {
-    let system = with(&fixture, &CATALOGUE[..4]).await?;
+    let system = System::start_with(&fixture, &CATALOGUE[..4]).await?;
     windows(&system).await?;
     system.sql("INSERT INTO incident_component_relation VALUES (1, 1), (3, 2)").await?;
     let now = "now() AT TIME ZONE 'UTC'";
@@ -86,8 +86,8 @@ async fn every_foreign_write_shows_at_once(fixture: Arc<Fixture>) -> Result<()> 
     );
     let close = format!("UPDATE incident SET end_date = {now} WHERE id = 100");
     // Each statement, and the lists that it is seen in.
-    let both = &[INCIDENTS, COMPONENTS][..];
-    let components = &[COMPONENTS][..];
+    let both = &[INCIDENTS, COMPONENT_STATUS][..];
+    let components = &[COMPONENT_STATUS][..];
     let incidents = &[INCIDENTS][..];
     for (statement, seen_in) in [
         ("INSERT INTO component (id, name) VALUES (100, 'New')", components),
@@ -149,12 +149,12 @@ async fn every_foreign_write_shows_at_once(fixture: Arc<Fixture>) -> Result<()> 
         }
     }
     same(&system.get(INCIDENTS).await?.body, &json!([]))?;
-    same(&system.get(COMPONENTS).await?.body, &json!([]))?;
+    same(&system.get(COMPONENT_STATUS).await?.body, &json!([]))?;
     system.finish().await
 }
 
 async fn a_transaction_shows_when_it_commits(fixture: Arc<Fixture>) -> Result<()> {
-    let system = with(&fixture, &CATALOGUE[..4]).await?;
+    let system = System::start_with(&fixture, &CATALOGUE[..4]).await?;
     windows(&system).await?;
     for (commit, statement) in [
         (true, "UPDATE incident SET text = 'Changed' WHERE id = 1"),
@@ -164,7 +164,7 @@ async fn a_transaction_shows_when_it_commits(fixture: Arc<Fixture>) -> Result<()
         (true, "TRUNCATE component_attribute"),
     ] {
         let mut before = Vec::new();
-        for path in [INCIDENTS, COMPONENTS] {
+        for path in [INCIDENTS, COMPONENT_STATUS] {
             before.push((path, tag(&system, path).await?));
         }
         let mut transaction = system.database.begin().await?;
@@ -193,7 +193,7 @@ async fn a_transaction_shows_when_it_commits(fixture: Arc<Fixture>) -> Result<()
 }
 
 async fn what_changes_nothing_leaves_the_tag(fixture: Arc<Fixture>) -> Result<()> {
-    let system = with(&fixture, &[("DNS", &[]), ("CDN", &[])]).await?;
+    let system = System::start_with(&fixture, &[("DNS", &[]), ("CDN", &[])]).await?;
     let dns = json!({ "name": "DNS", "impact": 2 });
     let before = tag(&system, INCIDENTS).await?;
     let opened = answer(system.update(&dns).header("Idempotency-Key", "k")).await?;
@@ -209,7 +209,7 @@ async fn what_changes_nothing_leaves_the_tag(fixture: Arc<Fixture>) -> Result<()
 
     let paths = [
         INCIDENTS,
-        COMPONENTS,
+        COMPONENT_STATUS,
         "/api/v1/incidents?active=true",
         "/api/v1/component_status?active=true",
     ];
@@ -242,7 +242,7 @@ async fn what_changes_nothing_leaves_the_tag(fixture: Arc<Fixture>) -> Result<()
 }
 
 async fn active_lists_change_when_a_window_opens_or_closes(fixture: Arc<Fixture>) -> Result<()> {
-    let system = with(&fixture, &[("DNS", &[])]).await?;
+    let system = System::start_with(&fixture, &[("DNS", &[])]).await?;
     let soon = "now() AT TIME ZONE 'UTC' + interval '1 s'";
     let paths = ["/api/v1/incidents?active=true", "/api/v1/component_status?active=true"];
     for (write, stands) in [

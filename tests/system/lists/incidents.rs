@@ -5,12 +5,12 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use super::{INCIDENTS, ids, same, windows};
-use harness::{Answer, Fixture, System, tests};
+use super::{ids, windows};
+use harness::{Answer, Fixture, INCIDENTS, System, same, tests};
 
 tests!(
     incidents_are_listed_with_the_newest_start_first,
-    incidents_are_filtered_by_whether_they_stand_and_by_impact,
+    incidents_are_filtered_by_whether_they_are_active_and_by_impact,
     pages_show_every_incident_once,
 );
 
@@ -43,7 +43,7 @@ async fn incidents_are_listed_with_the_newest_start_first(fixture: Arc<Fixture>)
     system.finish().await
 }
 
-async fn incidents_are_filtered_by_whether_they_stand_and_by_impact(
+async fn incidents_are_filtered_by_whether_they_are_active_and_by_impact(
     fixture: Arc<Fixture>,
 ) -> Result<()> {
     let system = System::start(&fixture).await?;

@@ -13,8 +13,8 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{CATALOGUE, COMPONENTS, INCIDENTS, ask, get, ids, with};
-use harness::{Fixture, System, eventually, eventually_within, tests};
+use super::{CATALOGUE, ask, get, ids};
+use harness::{COMPONENT_STATUS, Fixture, INCIDENTS, System, eventually, eventually_within, tests};
 
 tests!(
     a_large_list_is_streamed_whole,
@@ -51,10 +51,10 @@ async fn incidents(system: &System, many: usize) -> Result<()> {
 }
 
 async fn a_large_list_is_streamed_whole(fixture: Arc<Fixture>) -> Result<()> {
-    let system = with(&fixture, &CATALOGUE[..2]).await?;
+    let system = System::start_with(&fixture, &CATALOGUE[..2]).await?;
     many(&system).await?;
     let newest_first: Vec<i64> = (1..=MANY as i64).rev().collect();
-    for path in [INCIDENTS, COMPONENTS] {
+    for path in [INCIDENTS, COMPONENT_STATUS] {
         let plain = get(&system, path, &[]).await?;
         ensure!(plain.status == 200 && plain.bytes.len() > 4 << 20, "{}", plain.bytes.len());
         ensure!(plain.header("content-encoding").is_empty(), "{:?}", plain.headers);
@@ -65,7 +65,7 @@ async fn a_large_list_is_streamed_whole(fixture: Arc<Fixture>) -> Result<()> {
         ensure!(ids(incidents) == newest_first, "{path} is not whole");
         let updates = incidents.as_array().into_iter().flatten().map(|i| i["updates"].as_array());
         ensure!(updates.flatten().all(|updates| updates.len() == 2), "updates are missing");
-        if path == COMPONENTS {
+        if path == COMPONENT_STATUS {
             ensure!(list[1]["id"] == 2 && list[1]["incidents"] == json!([]), "{}", list[1]);
         }
 
@@ -125,8 +125,8 @@ async fn a_reader_that_stops_keeps_others_from_large_lists_alone(
     for (path, coding) in [
         (INCIDENTS, "identity"),
         (INCIDENTS, "gzip"),
-        (COMPONENTS, "identity"),
-        (COMPONENTS, "gzip"),
+        (COMPONENT_STATUS, "identity"),
+        (COMPONENT_STATUS, "gzip"),
     ] {
         let refused = get(&system, path, &[("Accept-Encoding", coding)]).await?;
         ensure!(refused.status == 503, "{path}, {coding}: {}", refused.status);
@@ -167,7 +167,7 @@ async fn a_reader_that_stops_keeps_others_from_large_lists_alone(
         drop(reader);
     }
     eventually("large lists are sent again", async || {
-        let list = get(&system, COMPONENTS, &[]).await?;
+        let list = get(&system, COMPONENT_STATUS, &[]).await?;
         ensure!([200, 503].contains(&list.status), "{}", list.status);
         Ok(list.status == 200 && serde_json::from_slice::<Value>(&list.bytes)?.is_array())
     })
@@ -184,10 +184,10 @@ async fn a_reader_that_takes_nothing_is_ended(fixture: Arc<Fixture>) -> Result<(
     let address = system.addresses[0].clone();
     let mut slow =
         tokio::task::spawn_blocking(move || begin_to_read(&address, INCIDENTS)).await??;
-    ensure!(get(&system, COMPONENTS, &[]).await?.status == 503, "it has no place");
+    ensure!(get(&system, COMPONENT_STATUS, &[]).await?.status == 503, "it has no place");
     // It gets 30 s; its place is another one's then, though it neither reads nor leaves.
     eventually_within(Duration::from_secs(60), "large lists are sent again", async || {
-        let list = get(&system, COMPONENTS, &[]).await?;
+        let list = get(&system, COMPONENT_STATUS, &[]).await?;
         ensure!([200, 503].contains(&list.status), "{}", list.status);
         Ok(list.status == 200)
     })
@@ -223,11 +223,13 @@ async fn exists(system: &System, pid: i32) -> Result<bool> {
 async fn a_large_list_that_nobody_reads_on_leaves_no_statement(
     fixture: Arc<Fixture>,
 ) -> Result<()> {
-    let system = with(&fixture, &CATALOGUE[..2]).await?;
+    let system = System::start_with(&fixture, &CATALOGUE[..2]).await?;
     // More than is read ahead for a reader.
     incidents(&system, 3 * MANY).await?;
     // More than once: which of the two ends is noticed first is left to chance.
-    for path in [INCIDENTS, COMPONENTS, INCIDENTS, COMPONENTS, INCIDENTS, COMPONENTS] {
+    for path in
+        [INCIDENTS, COMPONENT_STATUS, INCIDENTS, COMPONENT_STATUS, INCIDENTS, COMPONENT_STATUS]
+    {
         let address = system.addresses[0].clone();
         let reader = tokio::task::spawn_blocking(move || begin_to_read(&address, path)).await??;
         let mut pids = Vec::new();
@@ -294,7 +296,7 @@ async fn a_slow_reader_holds_no_snapshot_and_is_cut_off(fixture: Arc<Fixture>) -
         ensure!(!got.ends_with(b"0\r\n\r\n") && !got.ends_with(b"]"), "{version}: it looks whole");
     }
     // Their places are others'.
-    for path in [INCIDENTS, COMPONENTS] {
+    for path in [INCIDENTS, COMPONENT_STATUS] {
         ensure!(get(&system, path, &[]).await?.status == 200, "{path}");
     }
     system.finish().await

@@ -7,28 +7,19 @@ mod large;
 mod requests;
 mod shared_reads;
 
-use std::{io::Read, sync::Arc};
+use std::io::Read;
 
 use anyhow::{Result, ensure};
 use flate2::read::GzDecoder;
 use reqwest::{Method, header::HeaderMap};
 use serde_json::Value;
 
-use harness::{Fixture, System, tests_of};
+use harness::{System, tests_of};
 
 tests_of!(components, freshness, incidents, large, requests, shared_reads);
 
-const INCIDENTS: &str = "/api/v1/incidents";
-
-const COMPONENTS: &str = "/api/v1/component_status";
-
 fn ids(list: &Value) -> Vec<i64> {
     list.as_array().into_iter().flatten().filter_map(|item| item["id"].as_i64()).collect()
-}
-
-fn same(found: &Value, expected: &Value) -> Result<()> {
-    ensure!(found == expected, "found {found:#}, not {expected:#}");
-    Ok(())
 }
 
 /// What a list is without its reading: the bytes as they come.
@@ -106,12 +97,6 @@ async fn windows(system: &System) -> Result<()> {
 
 /// Names, attributes.
 type Catalogue = [(&'static str, &'static [(&'static str, &'static str)])];
-
-async fn with(fixture: &Arc<Fixture>, components: &Catalogue) -> Result<System> {
-    let system = System::start(fixture).await?;
-    system.components(components).await?;
-    Ok(system)
-}
 
 const CATALOGUE: &Catalogue = &[
     ("DNS", &[("region", "R1"), ("category", "Network")]),

@@ -7,8 +7,8 @@ use reqwest::Method;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::{CATALOGUE, COMPONENTS, INCIDENTS, ask, get, ids, same, tag, windows, with};
-use harness::{Fixture, answer, tests};
+use super::{CATALOGUE, ask, get, ids, tag, windows};
+use harness::{COMPONENT_STATUS, Fixture, INCIDENTS, System, answer, same, tests};
 
 tests!(
     parameters_that_cannot_be_used_are_named,
@@ -19,17 +19,17 @@ tests!(
 );
 
 async fn parameters_that_cannot_be_used_are_named(fixture: Arc<Fixture>) -> Result<()> {
-    let system = with(&fixture, CATALOGUE).await?;
+    let system = System::start_with(&fixture, CATALOGUE).await?;
     windows(&system).await?;
     for (path, query, fields) in [
-        (COMPONENTS, "attribute_name=region", &["attribute_value"][..]),
-        (COMPONENTS, "attribute_value=R1", &["attribute_name"]),
-        (COMPONENTS, "name=DNS&attribute_name=region", &["attribute_value"]),
-        (COMPONENTS, "name=DNS&attribute_value=R1", &["attribute_name"]),
-        (COMPONENTS, "active=maybe", &["active"]),
-        (COMPONENTS, "active=2&attribute_value=R1", &["active", "attribute_name"]),
-        (COMPONENTS, "name=%00", &["name"]),
-        (COMPONENTS, "attribute_name=%00&attribute_value=a", &["attribute_name"]),
+        (COMPONENT_STATUS, "attribute_name=region", &["attribute_value"][..]),
+        (COMPONENT_STATUS, "attribute_value=R1", &["attribute_name"]),
+        (COMPONENT_STATUS, "name=DNS&attribute_name=region", &["attribute_value"]),
+        (COMPONENT_STATUS, "name=DNS&attribute_value=R1", &["attribute_name"]),
+        (COMPONENT_STATUS, "active=maybe", &["active"]),
+        (COMPONENT_STATUS, "active=2&attribute_value=R1", &["active", "attribute_name"]),
+        (COMPONENT_STATUS, "name=%00", &["name"]),
+        (COMPONENT_STATUS, "attribute_name=%00&attribute_value=a", &["attribute_name"]),
         (INCIDENTS, "active=maybe", &["active"]),
         (INCIDENTS, "impact=4", &["impact"]),
         (INCIDENTS, "impact=-1", &["impact"]),
@@ -91,9 +91,9 @@ async fn parameters_that_cannot_be_used_are_named(fixture: Arc<Fixture>) -> Resu
 }
 
 async fn lists_are_public(fixture: Arc<Fixture>) -> Result<()> {
-    let system = with(&fixture, CATALOGUE).await?;
+    let system = System::start_with(&fixture, CATALOGUE).await?;
     windows(&system).await?;
-    for path in [INCIDENTS, COMPONENTS, "/api/v1/incidents?limit=2"] {
+    for path in [INCIDENTS, COMPONENT_STATUS, "/api/v1/incidents?limit=2"] {
         let with_token = system.get(path).await?;
         ensure!(with_token.status == 200, "{with_token:?}");
         for authorization in
@@ -112,11 +112,11 @@ async fn lists_are_public(fixture: Arc<Fixture>) -> Result<()> {
 }
 
 async fn lists_are_compressed_where_the_client_accepts_it(fixture: Arc<Fixture>) -> Result<()> {
-    let system = with(&fixture, CATALOGUE).await?;
+    let system = System::start_with(&fixture, CATALOGUE).await?;
     windows(&system).await?;
     system.sql("INSERT INTO incident_component_relation SELECT id, 1 FROM incident").await?;
     let one = "/api/v1/component_status?name=DNS&attribute_name=region&attribute_value=R1";
-    for path in [INCIDENTS, COMPONENTS, one, "/api/v1/incidents?limit=3"] {
+    for path in [INCIDENTS, COMPONENT_STATUS, one, "/api/v1/incidents?limit=3"] {
         let plain = get(&system, path, &[]).await?;
         ensure!(plain.header("content-encoding").is_empty(), "{:?}", plain.headers);
         let value: Value = serde_json::from_slice(&plain.bytes)?;
@@ -155,10 +155,10 @@ async fn lists_are_compressed_where_the_client_accepts_it(fixture: Arc<Fixture>)
 }
 
 async fn head_has_the_headers_and_no_body(fixture: Arc<Fixture>) -> Result<()> {
-    let system = with(&fixture, CATALOGUE).await?;
+    let system = System::start_with(&fixture, CATALOGUE).await?;
     windows(&system).await?;
     for path in
-        [INCIDENTS, COMPONENTS, "/api/v1/incidents?limit=3", "/api/v1/incidents?active=true"]
+        [INCIDENTS, COMPONENT_STATUS, "/api/v1/incidents?limit=3", "/api/v1/incidents?active=true"]
     {
         for coding in ["identity", "gzip"] {
             let accept = [("Accept-Encoding", coding)];
@@ -189,9 +189,9 @@ async fn head_has_the_headers_and_no_body(fixture: Arc<Fixture>) -> Result<()> {
 }
 
 async fn what_has_no_content_reads_none(fixture: Arc<Fixture>) -> Result<()> {
-    let system = with(&fixture, &CATALOGUE[..4]).await?;
+    let system = System::start_with(&fixture, &CATALOGUE[..4]).await?;
     windows(&system).await?;
-    let whole = [INCIDENTS, COMPONENTS, "/api/v1/incidents?active=true"];
+    let whole = [INCIDENTS, COMPONENT_STATUS, "/api/v1/incidents?active=true"];
     let one = "/api/v1/component_status?name=DNS&attribute_name=region&attribute_value=R1";
     let page = "/api/v1/incidents?limit=3";
     let mut held = system.database.begin().await?;

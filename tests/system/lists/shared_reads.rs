@@ -6,23 +6,25 @@ use anyhow::{Result, ensure};
 use futures_util::future::join_all;
 use tokio::time::{Instant, sleep};
 
-use super::{CATALOGUE, COMPONENTS, INCIDENTS, get, windows, with};
-use harness::{Fixture, eventually, tests};
+use super::{CATALOGUE, get, windows};
+use harness::{COMPONENT_STATUS, Fixture, INCIDENTS, System, eventually, tests};
 
 tests!(
-    a_list_is_read_once_for_all_who_wait_for_it,
-    a_list_that_cannot_be_read_fails_for_all_who_wait_at_once,
+    a_list_is_read_once_for_all_requests_that_wait_for_it,
+    a_list_that_cannot_be_read_fails_for_all_waiting_requests_at_once,
 );
 
-async fn a_list_is_read_once_for_all_who_wait_for_it(fixture: Arc<Fixture>) -> Result<()> {
-    let system = with(&fixture, &CATALOGUE[..4]).await?;
+async fn a_list_is_read_once_for_all_requests_that_wait_for_it(
+    fixture: Arc<Fixture>,
+) -> Result<()> {
+    let system = System::start_with(&fixture, &CATALOGUE[..4]).await?;
     windows(&system).await?;
     system.sql("INSERT INTO incident_component_relation VALUES (1, 1)").await?;
     let readers = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
         AND application_name = 'gateway' AND wait_event_type = 'Lock'";
     for (path, statement) in [
         (INCIDENTS, "UPDATE incident SET text = 'Changed' WHERE id = 1"),
-        (COMPONENTS, "UPDATE incident SET text = 'Changed again' WHERE id = 1"),
+        (COMPONENT_STATUS, "UPDATE incident SET text = 'Changed again' WHERE id = 1"),
     ] {
         let old = get(&system, path, &[]).await?;
         system.sql(statement).await?;
@@ -51,19 +53,19 @@ async fn a_list_is_read_once_for_all_who_wait_for_it(fixture: Arc<Fixture>) -> R
     get(&system, INCIDENTS, &[]).await?;
     let mut held = system.database.begin().await?;
     sqlx::raw_sql("LOCK TABLE incident_status").execute(&mut *held).await?;
-    for path in [INCIDENTS, COMPONENTS] {
+    for path in [INCIDENTS, COMPONENT_STATUS] {
         ensure!(get(&system, path, &[]).await?.status == 200, "{path}");
     }
     held.rollback().await?;
     system.finish().await
 }
 
-async fn a_list_that_cannot_be_read_fails_for_all_who_wait_at_once(
+async fn a_list_that_cannot_be_read_fails_for_all_waiting_requests_at_once(
     fixture: Arc<Fixture>,
 ) -> Result<()> {
-    let system = with(&fixture, &CATALOGUE[..4]).await?;
+    let system = System::start_with(&fixture, &CATALOGUE[..4]).await?;
     windows(&system).await?;
-    for path in [INCIDENTS, COMPONENTS, "/api/v1/incidents?limit=3"] {
+    for path in [INCIDENTS, COMPONENT_STATUS, "/api/v1/incidents?limit=3"] {
         let mut held = system.database.begin().await?;
         sqlx::raw_sql("LOCK TABLE incident_status").execute(&mut *held).await?;
         let began = Instant::now();

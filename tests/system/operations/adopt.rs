@@ -7,10 +7,10 @@ use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, postgres::PgConnectOptions};
 
 use super::{
-    ALEMBIC, ALEMBIC_HEAD, CONSTRAINT, NOW, ORM, TABLES, attachments, contents, migrate, post,
-    python_database, run, texts, update,
+    ALEMBIC, ALEMBIC_HEAD, CONSTRAINT, ORM, TABLES, attachments, contents, migrate, post,
+    python_database, run, update,
 };
-use harness::{Fixture, System, answer, eventually, replay, tests};
+use harness::{Fixture, NOW, System, answer, eventually, replay, tests};
 
 tests!(
     a_database_of_alembic_is_adopted_and_used_by_both,
@@ -30,7 +30,7 @@ async fn listed(system: &System) -> Result<Vec<i64>> {
 async fn a_database_of_alembic_is_adopted_and_used_by_both(fixture: Arc<Fixture>) -> Result<()> {
     let system = python_database(&fixture, ALEMBIC).await?;
     let system = adopted_and_used_by_both(system).await?;
-    let heads = texts(&system, "SELECT version_num FROM alembic_version").await?;
+    let heads = system.texts("SELECT version_num FROM alembic_version").await?;
     ensure!(heads == [ALEMBIC_HEAD], "{heads:?}");
     system.finish().await
 }
@@ -292,9 +292,7 @@ async fn one_batch_raises_an_incident_to_the_impact_that_another_leaves(
         Ok(system.count("SELECT count(*) FROM sdb_inbox").await? == 5)
     })
     .await?;
-    let last = texts(
-        &system,
-        "SELECT outcome || ' ' || incident_id FROM sdb_inbox WHERE position > 3 ORDER BY position",
+    let last = system.texts("SELECT outcome || ' ' || incident_id FROM sdb_inbox WHERE position > 3 ORDER BY position",
     )
     .await?;
     ensure!(last == ["raised 2", "raised 1"], "{last:?}");

@@ -23,9 +23,8 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use sqlx::AssertSqlSafe;
 
-use harness::{Fixture, Process, SECRET, System, tests_of};
+use harness::{Fixture, NOW, Process, SECRET, System, tests_of};
 
 tests_of!(
     adopt,
@@ -59,8 +58,6 @@ const TABLES: [&str; 5] = [
     "incident_status",
 ];
 
-const NOW: &str = "(clock_timestamp() AT TIME ZONE 'UTC')";
-
 /// What a Python dashboard has written, with explicit ids, which its sequences know nothing of.
 /// 4 is closed, 10 an active one of the system, 11 a manual one, 15 a running maintenance and 16 a
 /// planned one.
@@ -92,17 +89,12 @@ async fn python_database(fixture: &Arc<Fixture>, form: &str) -> Result<System> {
     Ok(system)
 }
 
-async fn texts(system: &System, query: &str) -> Result<Vec<String>> {
-    let query = AssertSqlSafe(query.to_owned());
-    Ok(sqlx::query_scalar(query).fetch_all(&system.database).await?)
-}
-
 /// Every row of the five tables.
 async fn contents(system: &System) -> Result<Vec<String>> {
     let mut rows = Vec::new();
     for table in TABLES {
         let query = format!("SELECT '{table} ' || t::text FROM {table} t ORDER BY 1");
-        rows.extend(texts(system, &query).await?);
+        rows.extend(system.texts(&query).await?);
     }
     Ok(rows)
 }
@@ -110,9 +102,7 @@ async fn contents(system: &System) -> Result<Vec<String>> {
 /// What hangs on the five tables: columns, indexes, triggers and constraints.
 async fn attachments(system: &System) -> Result<Vec<String>> {
     let tables = TABLES.map(|table| format!("'{table}'::regclass")).join(", ");
-    texts(
-        system,
-        &format!(
+    system.texts(&format!(
             "SELECT 'index ' || pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid IN ({tables})
             UNION ALL SELECT 'trigger ' || pg_get_triggerdef(oid) FROM pg_trigger
                 WHERE tgrelid IN ({tables}) AND NOT tgisinternal

@@ -7,7 +7,7 @@ use futures_util::future::try_join_all;
 
 use super::{
     ALEMBIC, ALEMBIC_HEAD, CONSTRAINT, attachments, contents, migrate, post, python_database, run,
-    texts, update,
+    update,
 };
 use harness::{Fixture, System, tests};
 
@@ -21,9 +21,7 @@ tests!(
 
 /// Everything that stands in the database: relations and their columns, functions, types.
 async fn everything(system: &System) -> Result<Vec<String>> {
-    texts(
-        system,
-        "SELECT 'relation ' || relname FROM pg_class WHERE relnamespace = 'public'::regnamespace
+    system.texts("SELECT 'relation ' || relname FROM pg_class WHERE relnamespace = 'public'::regnamespace
         UNION ALL SELECT 'column ' || attrelid::regclass || '.' || attname || ' ' || atttypid::regtype
             FROM pg_attribute JOIN pg_class c ON c.oid = attrelid
             WHERE relnamespace = 'public'::regnamespace

@@ -12,9 +12,9 @@ use anyhow::{Context, Result, ensure};
 use harness::{Fixture, System, tests};
 
 tests!(
-    commands_that_nobody_listens_to_do_their_work,
+    commands_whose_output_is_not_read_do_their_work,
     a_program_whose_log_nobody_reads_goes_on,
-    output_that_cannot_be_written_is_said,
+    output_that_cannot_be_written_is_reported,
 );
 
 /// The end of a pipe that nobody reads.
@@ -41,7 +41,7 @@ async fn run(
     child.wait_with_output().await.context("it can't be waited for")
 }
 
-async fn commands_that_nobody_listens_to_do_their_work(fixture: Arc<Fixture>) -> Result<()> {
+async fn commands_whose_output_is_not_read_do_their_work(fixture: Arc<Fixture>) -> Result<()> {
     let mut system = System::bare(&fixture).await?;
     let file = system.context.folder.join("catalogue.yaml");
     fs::write(&file, "components: [{name: DNS}, {name: CDN}]")?;
@@ -119,7 +119,7 @@ async fn a_program_whose_log_nobody_reads_goes_on(fixture: Arc<Fixture>) -> Resu
     system.finish().await
 }
 
-async fn output_that_cannot_be_written_is_said(fixture: Arc<Fixture>) -> Result<()> {
+async fn output_that_cannot_be_written_is_reported(fixture: Arc<Fixture>) -> Result<()> {
     let system = System::prepared(&fixture).await?;
     let full = File::options().write(true).open("/dev/full")?;
     let listed = run(&system, "worker", &["incident", "list"], full.into(), Stdio::piped()).await?;

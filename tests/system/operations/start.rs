@@ -7,7 +7,7 @@ use serde_json::Value;
 use sqlx::postgres::PgConnectOptions;
 
 use super::{ALEMBIC, apply, file, python_database, refused};
-use harness::{Fixture, System, tests};
+use harness::{Fixture, System, log_lines, tests};
 
 tests!(
     a_process_that_disagrees_about_the_queues_does_not_start,
@@ -161,11 +161,6 @@ async fn settings_are_refused(
     system.finish_with_parked()
 }
 
-/// The lines of a JSON log.
-fn lines(log: &str) -> Vec<Value> {
-    log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
-}
-
 async fn foreign_settings_are_passed_over_and_unknown_ones_warned_of(
     fixture: Arc<Fixture>,
 ) -> Result<()> {
@@ -187,7 +182,7 @@ async fn foreign_settings_are_passed_over_and_unknown_ones_warned_of(
     system.start_gateway(&variables).await?;
     for process in [&system.workers[0], &system.gateways[0]] {
         let log = process.log()?;
-        let python: Vec<Value> = lines(&log)
+        let python: Vec<Value> = log_lines(&log)
             .into_iter()
             .filter(|line| line["message"].as_str().is_some_and(|m| m.contains("Python dashboard")))
             .collect();
@@ -195,7 +190,7 @@ async fn foreign_settings_are_passed_over_and_unknown_ones_warned_of(
         let names = "SDB_GITHUB_CLIENT_SECRET, SDB_SESSION_COOKIE_NAME, SDB_SQLALCHEMY_ECHO";
         ensure!(python[0]["names"] == names, "{python:?}");
         let warnings: Vec<Value> =
-            lines(&log).into_iter().filter(|line| line["level"] == "WARN").collect();
+            log_lines(&log).into_iter().filter(|line| line["level"] == "WARN").collect();
         let unknown: Vec<&Value> = warnings.iter().map(|warning| &warning["name"]).collect();
         ensure!(unknown == ["SDB_BACTH", "SDB_SECRET_KYE"], "{warnings:?}");
         ensure!(!log.contains("hush"), "a value is shown: {log}");

@@ -10,10 +10,7 @@ use shared::{
 };
 use uuid::Uuid;
 
-use super::{
-    Publisher, done, in_order, message, post_async, receipt, refuse, settled, update,
-    with_components,
-};
+use super::{Publisher, in_order, message, refuse, settled, update, with_components};
 use harness::{Fixture, System, eventually, replay, tests};
 
 tests!(
@@ -23,8 +20,8 @@ tests!(
     an_incident_that_the_database_refuses_parks_its_update_only,
     a_record_that_the_database_refuses_parks_its_update_only,
     a_text_that_postgresql_cannot_hold_is_parked,
-    an_id_outside_the_inboxs_parts_is_parked,
-    a_client_that_waits_for_a_parked_update_is_told,
+    an_id_outside_the_inboxs_partitions_is_parked,
+    a_client_that_waits_for_a_parked_update_is_answered,
 );
 
 #[derive(Debug, sqlx::FromRow)]
@@ -61,7 +58,7 @@ async fn a_message_that_is_no_update_is_parked_once_and_its_queue_goes_on(
     let system = with_components(&fixture).await?;
     let publisher = Publisher::connect(&system).await?;
     let dns = message(&system, 1, "DNS").await?;
-    let newer = String::from_utf8(dns.encode())?.replacen("\"v\":1", "\"v\":2", 1).into_bytes();
+    let newer = String::from_utf8(dns.encode())?.replacen("\"v\":1", "\"v\":9", 1).into_bytes();
     let maintenance = UpdateMessage { impact: Impact::Maintenance, ..dns.clone() }.encode();
     let form = "not of the form of version 1";
     let messages: [(&[u8], &str); 7] = [
@@ -70,7 +67,7 @@ async fn a_message_that_is_no_update_is_parked_once_and_its_queue_goes_on(
         (b"null", form),
         (br#"{"v": 1, "hello": "world"}"#, form),
         (br#"["an update", "of another form \u0000"]"#, form),
-        (&newer, "version 2"),
+        (&newer, "version 9"),
         (&maintenance, "impact 0"),
     ];
     // Each with an id and without one, and both again.
@@ -113,7 +110,7 @@ async fn an_update_whose_component_is_gone_is_parked(fixture: Arc<Fixture>) -> R
     ensure!(rows[0].reason.contains("component 99, Ghost (), is gone"), "{rows:?}");
     ensure!(UpdateMessage::decode(&rows[0].payload)? == ghost, "{rows:?}");
 
-    let receipt = receipt(&system, &ghost.id.to_string()).await?;
+    let receipt = system.receipt(&ghost.id.to_string()).await?;
     ensure!(receipt["state"] == "parked" && receipt["outcome"].is_null(), "{receipt}");
     ensure!(receipt["reason"] == rows[0].reason.as_str(), "{receipt}");
     ensure!(!receipt["processed_at"].is_null(), "{receipt}");
@@ -127,8 +124,7 @@ async fn an_update_whose_component_id_was_reused_is_parked(fixture: Arc<Fixture>
     system.components(&[("DNS", &[("region", "R1")]), ("CDN", &[])]).await?;
     // Accepted while it was the DNS of region R1, and decided when that id names another one.
     let dns = json!({ "name": "DNS", "impact": 2 });
-    let (first, second) =
-        (post_async(&system, 0, &dns).await?, post_async(&system, 0, &dns).await?);
+    let (first, second) = (system.post_async(0, &dns).await?, system.post_async(0, &dns).await?);
     system
         .sql(
             "UPDATE component_attribute SET value = 'R2' WHERE component_id = 1;
@@ -147,7 +143,7 @@ async fn an_update_whose_component_id_was_reused_is_parked(fixture: Arc<Fixture>
     ensure!(behind.status == 201, "{behind:?}");
     let grown = message(&system, 2, "CDN").await?;
     publisher.send_update(&grown).await?;
-    ensure!(done(&system, &grown.id.to_string()).await?["outcome"] == "opened");
+    ensure!(system.applied(&grown.id.to_string()).await?["outcome"] == "opened");
 
     let rows = stands_parked(&system, 3).await?;
     for (row, (id, label)) in rows.iter().zip([
@@ -158,7 +154,7 @@ async fn an_update_whose_component_id_was_reused_is_parked(fixture: Arc<Fixture>
         ensure!(row.update_id == Some(id.parse()?), "{row:?}");
         let reason = format!("component 1, {label}, now names another one");
         ensure!(row.reason.contains(&reason), "{row:?}");
-        ensure!(receipt(&system, &id).await?["state"] == "parked");
+        ensure!(system.receipt(&id).await?["state"] == "parked");
     }
     system.finish_with_parked()
 }
@@ -169,7 +165,7 @@ async fn in_one_batch(system: &System, updates: &[Value]) -> Result<Vec<String>>
     sqlx::query("SELECT 1 FROM sdb_scope FOR UPDATE").execute(&mut *scope).await?;
     let mut ids = Vec::new();
     for update in updates {
-        ids.push(post_async(system, 0, update).await?);
+        ids.push(system.post_async(0, update).await?);
     }
     let topology = system.topology().await?;
     for queue in (0..topology.partitions).map(|partition| topology.queue(partition)) {
@@ -208,7 +204,7 @@ async fn refused_among_others(fixture: &Arc<Fixture>, table: &str) -> Result<()>
         if *text == "poison" {
             continue;
         }
-        done(&system, id).await?;
+        system.applied(id).await?;
         let place = ["DNS", "CDN", "Mail"].iter().position(|n| n == name).context("unknown")?;
         expected[place].push(id.clone());
     }
@@ -219,7 +215,7 @@ async fn refused_among_others(fixture: &Arc<Fixture>, table: &str) -> Result<()>
     ensure!(rows[0].reason.contains("the database refuses it"), "{rows:?}");
     ensure!(rows[0].reason.contains("we take no poison"), "{rows:?}");
     ensure!(UpdateMessage::decode(&rows[0].payload)?.text == "poison", "{rows:?}");
-    let shown = receipt(&system, &ids[31]).await?;
+    let shown = system.receipt(&ids[31]).await?;
     ensure!(shown["state"] == "parked", "{shown}");
     ensure!(shown["reason"].as_str() == Some(&rows[0].reason), "{shown}");
     for (component, expected) in (1..).zip(&expected) {
@@ -250,12 +246,12 @@ async fn a_text_that_postgresql_cannot_hold_is_parked(fixture: Arc<Fixture>) -> 
     ensure!(rows[1].reason.contains("now names another one"), "{rows:?}");
     for (row, update) in rows.iter().zip([with_nul, named_with_nul]) {
         ensure!(row.payload == update.encode(), "{row:?}");
-        ensure!(receipt(&system, &update.id.to_string()).await?["state"] == "parked");
+        ensure!(system.receipt(&update.id.to_string()).await?["state"] == "parked");
     }
     system.finish_with_parked()
 }
 
-async fn an_id_outside_the_inboxs_parts_is_parked(fixture: Arc<Fixture>) -> Result<()> {
+async fn an_id_outside_the_inboxs_partitions_is_parked(fixture: Arc<Fixture>) -> Result<()> {
     let system = with_components(&fixture).await?;
     let publisher = Publisher::connect(&system).await?;
     let good = message(&system, 1, "DNS").await?;
@@ -273,12 +269,12 @@ async fn an_id_outside_the_inboxs_parts_is_parked(fixture: Arc<Fixture>) -> Resu
         ensure!(row.reason.contains("the inbox has no part for"), "{row:?}");
     }
     for id in &ids[..2] {
-        ensure!(receipt(&system, &id.to_string()).await?["state"] == "parked");
+        ensure!(system.receipt(&id.to_string()).await?["state"] == "parked");
     }
     system.finish_with_parked()
 }
 
-async fn a_client_that_waits_for_a_parked_update_is_told(fixture: Arc<Fixture>) -> Result<()> {
+async fn a_client_that_waits_for_a_parked_update_is_answered(fixture: Arc<Fixture>) -> Result<()> {
     let system = with_components(&fixture).await?;
     refuse(&system, "sdb_inbox", "poison", "").await?;
     let told = settled(&system, &update("DNS", 1, "poison")).await?;
@@ -286,7 +282,7 @@ async fn a_client_that_waits_for_a_parked_update_is_told(fixture: Arc<Fixture>) 
     ensure!(told.status == 202 && told.body == json!({ "id": id, "state": "parked" }), "{told:?}");
     ensure!(told.header("location") == format!("/api/v1/updates/{id}"), "{told:?}");
     ensure!(!told.header("retry-after").is_empty(), "{told:?}");
-    let shown = receipt(&system, &id).await?;
+    let shown = system.receipt(&id).await?;
     ensure!(shown["state"] == "parked", "{shown}");
     let reason = shown["reason"].as_str().context("no reason")?;
     ensure!(reason.contains("we take no poison"), "{shown}");

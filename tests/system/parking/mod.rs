@@ -21,7 +21,7 @@ use shared::{
     update_id::UpdateId,
 };
 
-use harness::{Answer, Fixture, System, answer, eventually, tests_of};
+use harness::{Answer, Fixture, System, answer, tests_of};
 
 tests_of!(causes, requeue, retries);
 
@@ -97,31 +97,6 @@ pub(crate) fn update(name: &str, impact: u8, text: &str) -> Value {
     json!({ "name": name, "impact": impact, "text": text })
 }
 
-/// Posts an update without waiting for its outcome, and returns its id.
-pub(crate) async fn post_async(system: &System, gateway: usize, body: &Value) -> Result<String> {
-    let request = system.update_to(gateway, body).header("Prefer", "respond-async");
-    let accepted = answer(request).await?;
-    ensure!(accepted.status == 202, "{accepted:?}");
-    Ok(accepted.header("update-id").to_owned())
-}
-
-pub(crate) async fn receipt(system: &System, id: &str) -> Result<Value> {
-    let receipt = system.get(&format!("/api/v1/updates/{id}")).await?;
-    ensure!(receipt.status == 200, "{receipt:?}");
-    Ok(receipt.body)
-}
-
-pub(crate) async fn done(system: &System, id: &str) -> Result<Value> {
-    let mut body = Value::Null;
-    eventually("the update is done", async || {
-        body = receipt(system, id).await?;
-        Ok(body["state"] != "pending")
-    })
-    .await?;
-    ensure!(body["state"] == "done", "{body}");
-    Ok(body)
-}
-
 /// The component's updates in the inbox, in the order in which they took effect.
 pub(crate) async fn in_order(system: &System, component: i32) -> Result<Vec<String>> {
     let query = "SELECT id::text FROM sdb_inbox WHERE component_id = $1 ORDER BY position";
@@ -129,9 +104,7 @@ pub(crate) async fn in_order(system: &System, component: i32) -> Result<Vec<Stri
 }
 
 pub(crate) async fn with_components(fixture: &Arc<Fixture>) -> Result<System> {
-    let system = System::start(fixture).await?;
-    system.components(&[("DNS", &[]), ("CDN", &[]), ("Mail", &[])]).await?;
-    Ok(system)
+    System::start_with(fixture, &[("DNS", &[]), ("CDN", &[]), ("Mail", &[])]).await
 }
 
 /// A trigger before inserts into a table that refuses rows with a text, as a database whose owner

@@ -20,27 +20,21 @@ use shared::{
 use harness::{Fixture, System, answer, eventually, tests};
 
 tests!(
-    a_parked_update_is_listed_shown_and_put_back_to_the_end,
+    a_parked_update_is_listed_shown_and_requeued_at_the_end,
     what_can_not_be_applied_again_is_parked_again,
-    an_update_of_an_older_gateway_without_a_queue_is_parked_and_put_back,
+    an_update_of_an_older_gateway_without_a_queue_is_parked_and_requeued,
     a_message_that_rabbitmq_gave_up_is_parked,
     what_a_full_queue_refuses_stays_parked,
-    a_command_that_makes_no_sense_says_what_does,
+    an_invalid_command_names_what_is_expected,
 );
 
 fn dns(impact: u8, text: &str) -> Value {
     json!({ "name": "DNS", "impact": impact, "text": text })
 }
 
-async fn command(system: &System, arguments: &[&str]) -> Result<String> {
-    let (done, said) = system.worker_command(arguments).await?;
-    ensure!(done, "worker {arguments:?}: {said}");
-    Ok(said)
-}
-
 /// What `worker parked list --json` shows.
 async fn listed(system: &System) -> Result<Vec<Value>> {
-    Ok(serde_json::from_str(&command(system, &["parked", "list", "--json"]).await?)?)
+    Ok(serde_json::from_str(&system.worker_succeeds(&["parked", "list", "--json"]).await?)?)
 }
 
 /// Waits until so many are parked, and returns them.
@@ -52,12 +46,6 @@ async fn parked(system: &System, count: usize) -> Result<Vec<Value>> {
     })
     .await?;
     Ok(all)
-}
-
-async fn post_async(system: &System, body: &Value) -> Result<String> {
-    let accepted = answer(system.update(body).header("Prefer", "respond-async")).await?;
-    ensure!(accepted.status == 202, "{accepted:?}");
-    Ok(accepted.header("update-id").to_owned())
 }
 
 /// Waits until an update's receipt has this state, and returns it.
@@ -84,13 +72,13 @@ async fn rename(system: &System, name: &str) -> Result<()> {
     system.catalogue_seen().await
 }
 
-async fn a_parked_update_is_listed_shown_and_put_back_to_the_end(
+async fn a_parked_update_is_listed_shown_and_requeued_at_the_end(
     fixture: Arc<Fixture>,
 ) -> Result<()> {
     let mut system = with_another_component(&fixture).await?;
-    ensure!(command(&system, &["parked", "list"]).await?.trim() == "Nothing is parked.");
-    let first = post_async(&system, &dns(1, "first")).await?;
-    let second = post_async(&system, &dns(2, "second")).await?;
+    ensure!(system.worker_succeeds(&["parked", "list"]).await?.trim() == "Nothing is parked.");
+    let first = system.post_async(0, &dns(1, "first")).await?;
+    let second = system.post_async(0, &dns(2, "second")).await?;
     rename(&system, "Other").await?;
     system.start_worker(&[]).await?;
     let all = parked(&system, 2).await?;
@@ -100,10 +88,10 @@ async fn a_parked_update_is_listed_shown_and_put_back_to_the_end(
     let message = all[0]["message"].as_str().context("no message")?;
     ensure!(message.contains("\"first\""), "{message}");
 
-    let lines = command(&system, &["parked", "list"]).await?;
+    let lines = system.worker_succeeds(&["parked", "list"]).await?;
     ensure!(lines.lines().count() == 2 && lines.contains("DNS ()") && lines.contains(reason));
     let number = all[0]["id"].to_string();
-    let shown = command(&system, &["parked", "show", &number]).await?;
+    let shown = system.worker_succeeds(&["parked", "show", &number]).await?;
     ensure!(shown.contains(&first) && shown.contains(reason) && shown.contains("\"first\""));
     ensure!(!shown.contains(&second), "{shown}");
 
@@ -111,13 +99,13 @@ async fn a_parked_update_is_listed_shown_and_put_back_to_the_end(
     rename(&system, "DNS").await?;
     let third = system.post(&dns(1, "third")).await?;
     ensure!(third.status == 201, "{third:?}");
-    command(&system, &["parked", "put-back", &number]).await?;
+    system.worker_succeeds(&["parked", "put-back", &number]).await?;
     let applied = receipt(&system, &first, "done").await?;
     ensure!(applied["outcome"] == "unchanged" && applied["incident"]["text"] == "third");
     // Put back again by mistake: there is nothing any more.
     let (done, said) = system.worker_command(&["parked", "put-back", &number]).await?;
     ensure!(!done && said.contains(&format!("nothing is parked under {number}")), "{said}");
-    let said = command(&system, &["parked", "put-back", "--all"]).await?;
+    let said = system.worker_succeeds(&["parked", "put-back", "--all"]).await?;
     ensure!(said.contains("Requeued: 1."), "{said}");
     let applied = receipt(&system, &second, "done").await?;
     ensure!(applied["outcome"] == "raised", "{applied}");
@@ -130,34 +118,36 @@ async fn a_parked_update_is_listed_shown_and_put_back_to_the_end(
 
 async fn what_can_not_be_applied_again_is_parked_again(fixture: Arc<Fixture>) -> Result<()> {
     let mut system = with_another_component(&fixture).await?;
-    let update = post_async(&system, &dns(1, "early")).await?;
+    let update = system.post_async(0, &dns(1, "early")).await?;
     rename(&system, "Other").await?;
     system.start_worker(&[]).await?;
     let before = parked(&system, 1).await?;
     // Put back while no worker runs: it waits, and its receipt says so.
     drop(system.workers.remove(0));
-    command(&system, &["parked", "put-back", "--all"]).await?;
+    system.worker_succeeds(&["parked", "put-back", "--all"]).await?;
     let all = listed(&system).await?;
     ensure!(all.len() == 1 && !all[0]["put_back_at"].is_null(), "{all:?}");
-    ensure!(command(&system, &["parked", "list"]).await?.contains("requeued, not applied yet"));
+    ensure!(
+        system.worker_succeeds(&["parked", "list"]).await?.contains("requeued, not applied yet")
+    );
     receipt(&system, &update, "pending").await?;
     // And again, as after a command that was killed.
-    command(&system, &["parked", "put-back", "--all"]).await?;
+    system.worker_succeeds(&["parked", "put-back", "--all"]).await?;
     system.start_worker(&[]).await?;
     let after = parked(&system, 1).await?;
     ensure!(after[0]["id"] == before[0]["id"] && after[0]["parked_at"] != before[0]["parked_at"]);
     receipt(&system, &update, "parked").await?;
 
     rename(&system, "DNS").await?;
-    command(&system, &["parked", "put-back", "--all"]).await?;
+    system.worker_succeeds(&["parked", "put-back", "--all"]).await?;
     // The same by its other name; to do it twice does no harm.
-    command(&system, &["parked", "requeue", "--all"]).await?;
+    system.worker_succeeds(&["parked", "requeue", "--all"]).await?;
     ensure!(receipt(&system, &update, "done").await?["outcome"] == "opened");
     ensure!(system.count("SELECT count(*) FROM sdb_inbox").await? == 1);
     system.finish().await
 }
 
-async fn an_update_of_an_older_gateway_without_a_queue_is_parked_and_put_back(
+async fn an_update_of_an_older_gateway_without_a_queue_is_parked_and_requeued(
     fixture: Arc<Fixture>,
 ) -> Result<()> {
     let mut system = with_another_component(&fixture).await?;
@@ -191,7 +181,7 @@ async fn an_update_of_an_older_gateway_without_a_queue_is_parked_and_put_back(
     let reason = all[0]["reason"].as_str().unwrap_or_default();
     ensure!(reason == "RabbitMQ gave it up: there was no queue for p1", "{reason}");
     // The worker has made the queue anew.
-    command(&system, &["parked", "put-back", "--all"]).await?;
+    system.worker_succeeds(&["parked", "put-back", "--all"]).await?;
     ensure!(receipt(&system, &update, "done").await?["outcome"] == "opened");
     connection.close(200, "done".into()).await?;
     system.finish().await
@@ -220,7 +210,7 @@ async fn a_message_that_rabbitmq_gave_up_is_parked(fixture: Arc<Fixture>) -> Res
     system.drained().await?;
     connection.close(200, "done".into()).await?;
     // Put back, they are known again by what they have for an id.
-    command(&system, &["parked", "put-back", "--all"]).await?;
+    system.worker_succeeds(&["parked", "put-back", "--all"]).await?;
     let again = parked(&system, 2).await?;
     for (before, after) in all.iter().zip(&again) {
         ensure!(
@@ -236,7 +226,7 @@ async fn what_a_full_queue_refuses_stays_parked(fixture: Arc<Fixture>) -> Result
     let mut system = System::prepared_with(&fixture, &settings).await?;
     system.start_gateway(&[]).await?;
     system.components(&[("DNS", &[])]).await?;
-    let update = post_async(&system, &dns(1, "early")).await?;
+    let update = system.post_async(0, &dns(1, "early")).await?;
     rename(&system, "Other").await?;
     system.start_worker(&[]).await?;
     parked(&system, 1).await?;
@@ -265,12 +255,12 @@ async fn what_a_full_queue_refuses_stays_parked(fixture: Arc<Fixture>) -> Result
 
     system.start_worker(&[]).await?;
     system.drained().await?;
-    command(&system, &["parked", "put-back", "--all"]).await?;
+    system.worker_succeeds(&["parked", "put-back", "--all"]).await?;
     receipt(&system, &update, "done").await?;
     system.finish().await
 }
 
-async fn a_command_that_makes_no_sense_says_what_does(fixture: Arc<Fixture>) -> Result<()> {
+async fn an_invalid_command_names_what_is_expected(fixture: Arc<Fixture>) -> Result<()> {
     let system = System::prepared(&fixture).await?;
     for (arguments, says) in [
         (["parked", "show", "7"], "nothing is parked under 7: `worker parked list` shows what is"),

@@ -6,10 +6,7 @@ use anyhow::{Result, ensure};
 use sqlx::AssertSqlSafe;
 use tokio::time::sleep;
 
-use super::{
-    Publisher, done, in_order, message, post_async, receipt, refuse, settled, update,
-    with_components,
-};
+use super::{Publisher, in_order, message, refuse, settled, update, with_components};
 use harness::{Fixture, eventually, replay, tests};
 
 tests!(
@@ -28,7 +25,7 @@ async fn a_redelivered_update_takes_effect_once(fixture: Arc<Fixture>) -> Result
     for message_id in [Some(joins.id.to_string()), None, Some("another".to_owned())] {
         publisher.send(1, &bytes, message_id.as_deref()).await?;
     }
-    ensure!(done(&system, &joins.id.to_string()).await?["outcome"] == "joined");
+    ensure!(system.applied(&joins.id.to_string()).await?["outcome"] == "joined");
     let record = "SELECT json_agg(i ORDER BY position)::text FROM sdb_inbox i";
     let inbox = async || -> Result<String> {
         Ok(sqlx::query_scalar(AssertSqlSafe(record)).fetch_one(&system.database).await?)
@@ -55,15 +52,15 @@ async fn a_lock_that_is_held_for_long_parks_nothing(fixture: Arc<Fixture>) -> Re
     sqlx::query("SELECT 1 FROM sdb_scope FOR UPDATE").execute(&mut *scope).await?;
     let mut ids = Vec::new();
     for impact in [1, 2, 3] {
-        ids.push(post_async(&system, 0, &update("DNS", impact, "held")).await?);
+        ids.push(system.post_async(0, &update("DNS", impact, "held")).await?);
     }
     // Longer than the worker waits for a lock.
     sleep(Duration::from_secs(7)).await;
-    ensure!(receipt(&system, &ids[0]).await?["state"] == "pending");
+    ensure!(system.receipt(&ids[0]).await?["state"] == "pending");
     ensure!(system.workers[0].log()?.contains("trying again"), "the worker did not give up once");
     scope.commit().await?;
     for (id, outcome) in ids.iter().zip(["opened", "raised", "raised"]) {
-        ensure!(done(&system, id).await?["outcome"] == outcome);
+        ensure!(system.applied(id).await?["outcome"] == outcome);
     }
     ensure!(in_order(&system, 1).await? == ids);
     replay::agrees(&system.database).await?;
@@ -82,22 +79,22 @@ async fn what_passes_is_tried_again_and_never_parked(fixture: Arc<Fixture>) -> R
         let tried =
             || -> Result<usize> { Ok(system.workers[0].log()?.matches("trying again").count()) };
         let before = tried()?;
-        let id = post_async(&system, 0, &update("DNS", 1, "unlucky")).await?;
+        let id = system.post_async(0, &update("DNS", 1, "unlucky")).await?;
         eventually("the worker has tried twice", async || Ok(tried()? >= before + 2)).await?;
-        ensure!(receipt(&system, &id).await?["state"] == "pending", "after {code}");
+        ensure!(system.receipt(&id).await?["state"] == "pending", "after {code}");
         system.sql("DROP TRIGGER refuse ON sdb_inbox").await?;
-        done(&system, &id).await?;
+        system.applied(&id).await?;
     }
     // Its connection is ended in the middle of a batch.
     let mut scope = system.database.begin().await?;
     sqlx::query("SELECT 1 FROM sdb_scope FOR UPDATE").execute(&mut *scope).await?;
-    let id = post_async(&system, 0, &update("CDN", 1, "cut")).await?;
+    let id = system.post_async(0, &update("CDN", 1, "cut")).await?;
     let cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
         WHERE datname = current_database() AND application_name = 'worker'
             AND wait_event_type = 'Lock'";
     eventually("the worker waits and is cut", async || Ok(system.count(cut).await? > 0)).await?;
     scope.commit().await?;
-    done(&system, &id).await?;
+    system.applied(&id).await?;
     replay::agrees(&system.database).await?;
     system.finish().await
 }
@@ -109,15 +106,15 @@ async fn one_clients_updates_of_a_component_keep_their_order(fixture: Arc<Fixtur
     let mut ids = Vec::new();
     for number in 0..300 {
         let body = update("DNS", 1 + u8::from(number >= 150), &format!("update {number}"));
-        ids.push(post_async(&system, number % 2, &body).await?);
+        ids.push(system.post_async(number % 2, &body).await?);
         if number == 100 {
             // The others go on with another worker, in other batches.
             system.workers[0].signal(nix::sys::signal::Signal::SIGTERM)?;
         }
     }
-    done(&system, &ids[299]).await?;
+    system.applied(&ids[299]).await?;
     ensure!(in_order(&system, 1).await? == ids, "the inbox has another order");
-    let (first, raised) = (receipt(&system, &ids[0]).await?, receipt(&system, &ids[150]).await?);
+    let (first, raised) = (system.receipt(&ids[0]).await?, system.receipt(&ids[150]).await?);
     ensure!(first["outcome"] == "opened" && raised["outcome"] == "raised", "{first} {raised}");
     let not_later = "SELECT count(*) FROM (SELECT decided_at - lag(decided_at)
         OVER (ORDER BY position) AS step FROM sdb_inbox) AS s WHERE step <= interval '0'";

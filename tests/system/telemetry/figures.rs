@@ -14,8 +14,8 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{ADMIN, Scrape, admin_address, lines, ready, watched};
-use harness::{Answer, Fixture, System, answer, burst, eventually, tests};
+use super::{Scrape, ready, watched};
+use harness::{ADMIN, Answer, Fixture, System, answer, burst, eventually, log_lines, tests};
 
 tests!(
     the_metrics_of_a_burst_add_up,
@@ -23,7 +23,7 @@ tests!(
     updates_that_wait_and_transactions_that_fail_show,
     lost_connections_show,
     a_gateway_without_rabbitmq_shows_what_it_refuses,
-    what_is_said_of_metrics_is_true,
+    metrics_alerts_dashboard_and_documents_agree,
 );
 
 fn read(path: &str) -> Result<String> {
@@ -165,7 +165,7 @@ async fn a_killed_worker_shows_in_metrics_readiness_and_logs(fixture: Arc<Fixtur
     let share = ready(&system, stays).await?;
     ensure!(share.status == 200 && share.body["share"]["partitions"][7] == 7, "{share:?}");
     let log = system.workers[0].log()?;
-    let last = lines(&log).filter(|line| line["message"] == "consuming").last();
+    let last = log_lines(&log).into_iter().rfind(|line| line["message"] == "consuming");
     let partitions = last.context("it consumes nothing")?["partitions"].to_string();
     ensure!(partitions.contains('7') && partitions.contains('0'), "{partitions}");
     system.finish().await
@@ -179,7 +179,7 @@ async fn updates_that_wait_and_transactions_that_fail_show(fixture: Arc<Fixture>
     system.start_worker(&[ADMIN]).await?;
     system.start_gateway(&[]).await?;
     system.components(&[("DNS", &[])]).await?;
-    let address = admin_address(&system.workers[0]).await?;
+    let address = system.workers[0].admin_address().await?;
     // The worker holds one update, and can't apply it.
     let mut held = system.database.begin().await?;
     sqlx::query("SELECT FROM sdb_scope FOR UPDATE").execute(&mut *held).await?;
@@ -268,7 +268,7 @@ fn names(text: &str) -> BTreeSet<&str> {
         .collect()
 }
 
-async fn what_is_said_of_metrics_is_true(fixture: Arc<Fixture>) -> Result<()> {
+async fn metrics_alerts_dashboard_and_documents_agree(fixture: Arc<Fixture>) -> Result<()> {
     let (system, workers) = watched(&fixture, 1).await?;
     system.components(&[("DNS", &[])]).await?;
     ensure!(system.post(&json!({ "name": "DNS", "impact": 1 })).await?.status == 201);

@@ -7,12 +7,12 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::{ADMIN, Scrape, admin_address, ready, watched};
-use harness::{Fixture, System, answer, eventually, tests, token};
+use super::{Scrape, ready, watched};
+use harness::{ADMIN, Fixture, System, answer, eventually, tests, token};
 
 tests!(
     a_worker_answers_while_it_waits_for_the_servers,
-    health_commands_tell_whether_the_process_is_well,
+    health_commands_report_whether_the_process_is_healthy,
     a_gateway_is_watched_whatever_its_clients_do,
 );
 
@@ -24,7 +24,7 @@ async fn a_worker_answers_while_it_waits_for_the_servers(fixture: Arc<Fixture>) 
         ("SDB_AMQP_URI", format!("amqp://u:hush@{nobody}/sd"), "RabbitMQ can't be reached"),
     ] {
         let worker = system.launch("worker", &[ADMIN, (name, &uri)])?;
-        let address = admin_address(&worker).await?;
+        let address = worker.admin_address().await?;
         let alive = answer(system.client.get(format!("http://{address}/healthz"))).await?;
         ensure!(alive.status == 200 && alive.body["status"] == "ok", "{alive:?}");
         let mut said = ready(&system, &address).await?;
@@ -42,7 +42,9 @@ async fn a_worker_answers_while_it_waits_for_the_servers(fixture: Arc<Fixture>) 
     system.finish().await
 }
 
-async fn health_commands_tell_whether_the_process_is_well(fixture: Arc<Fixture>) -> Result<()> {
+async fn health_commands_report_whether_the_process_is_healthy(
+    fixture: Arc<Fixture>,
+) -> Result<()> {
     let (system, workers) = watched(&fixture, 1).await?;
     let port = |address: &str| address.rsplit(':').next().unwrap_or_default().to_owned();
     let (gateway, worker) = (&fixture.binaries.gateway, &fixture.binaries.worker);
@@ -86,7 +88,7 @@ async fn a_gateway_is_watched_whatever_its_clients_do(fixture: Arc<Fixture>) -> 
     const CONNECTIONS: usize = 4;
     let mut system = System::prepared(&fixture).await?;
     system.start_gateway(&[ADMIN, ("SDB_MAX_CONNECTIONS", "4")]).await?;
-    let address = admin_address(&system.gateways[0]).await?;
+    let address = system.gateways[0].admin_address().await?;
     ensure!(address != system.addresses[0], "{address} is the clients' address");
     // What balances requests asks where it sends them; the metrics are not for clients.
     for (path, status) in [("/healthz", 200), ("/readyz", 200), ("/metrics", 404)] {

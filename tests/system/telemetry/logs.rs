@@ -6,14 +6,17 @@ use anyhow::{Result, ensure};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{ADMIN, Scrape, admin_address, lines, watched};
-use harness::{Fixture, System, answer, burst, eventually, tests, token};
+use super::{Scrape, watched};
+use harness::{ADMIN, Fixture, System, answer, burst, eventually, log_lines, tests, token};
 
 tests!(refused_tokens_do_not_flood_the_log, parked_updates_do_not_flood_the_log,);
 
 /// The lines of a log with this level and message.
 fn said(log: &str, level: &str, message: &str) -> Vec<Value> {
-    lines(log).filter(|line| line["level"] == level && line["message"] == message).collect()
+    log_lines(log)
+        .into_iter()
+        .filter(|line| line["level"] == level && line["message"] == message)
+        .collect()
 }
 
 async fn refused_tokens_do_not_flood_the_log(fixture: Arc<Fixture>) -> Result<()> {
@@ -60,7 +63,7 @@ async fn parked_updates_do_not_flood_the_log(fixture: Arc<Fixture>) -> Result<()
     ensure!(warned.len() + rest.len() == 100, "{} lines in all", warned.len() + rest.len());
     ensure!(warned[0]["reason"] == "component 1, DNS (), is gone", "{warned:?}");
     ensure!(warned[0]["update"].is_string(), "{warned:?}");
-    let address = admin_address(&system.workers[0]).await?;
+    let address = system.workers[0].admin_address().await?;
     eventually("they are counted", async || {
         let scrape = Scrape::of(&system, &address).await?;
         scrape.is("sdb_updates_applied_total", &["outcome=\"parked\""], 100)?;

@@ -8,13 +8,10 @@ mod traces;
 use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
 
-use harness::{Answer, Fixture, Process, System, answer, eventually, tests_of};
+use harness::{ADMIN, Answer, Fixture, System, answer, tests_of};
 
 tests_of!(figures, health, logs, traces);
-
-const ADMIN: (&str, &str) = ("SDB_ADMIN_ADDRESS", "127.0.0.1:0");
 
 /// What a program answers to `/metrics`.
 struct Scrape {
@@ -71,30 +68,13 @@ fn has(labels: &str, wanted: &[&str]) -> bool {
     wanted.iter().all(|label| labels.split(',').any(|part| part == *label))
 }
 
-/// Where a worker serves what it tells.
-async fn admin_address(worker: &Process) -> Result<String> {
-    let mut address = None;
-    eventually("the worker has its address", async || {
-        address = lines(&worker.log()?)
-            .find(|line| line["message"] == "serving health and metrics")
-            .and_then(|line| line["address"].as_str().map(str::to_owned));
-        Ok(address.is_some())
-    })
-    .await?;
-    address.context("the worker has no address")
-}
-
-fn lines(log: &str) -> impl Iterator<Item = Value> {
-    log.lines().filter_map(|line| serde_json::from_str(line).ok())
-}
-
 /// One gateway, and workers that tell about themselves, with their addresses.
 async fn watched(fixture: &Arc<Fixture>, workers: usize) -> Result<(System, Vec<String>)> {
     let mut system = System::prepared(fixture).await?;
     let mut addresses = Vec::new();
     for _ in 0..workers {
         system.start_worker(&[ADMIN]).await?;
-        addresses.push(admin_address(system.workers.last().context("no worker")?).await?);
+        addresses.push(system.workers.last().context("no worker")?.admin_address().await?);
     }
     system.start_gateway(&[]).await?;
     Ok((system, addresses))

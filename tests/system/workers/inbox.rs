@@ -17,19 +17,18 @@ use shared::{
 };
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
-use harness::{Fixture, System, answer, eventually, publish, tests};
-
 use self::clock::{prepared, set_clock};
+use harness::{Fixture, System, answer, eventually, publish, status_update, tests};
 
 tests!(
     the_turn_of_a_week_changes_nothing_for_updates,
     one_batch_has_updates_of_two_weeks,
-    parts_are_dropped_after_their_days_and_not_before,
+    partitions_are_dropped_after_their_days_and_not_before,
     an_update_whose_part_was_dropped_is_not_applied_again,
     an_id_ahead_of_the_clock_has_its_part,
-    a_session_that_reads_the_inbox_keeps_its_parts_and_nothing_else,
+    a_session_that_reads_the_inbox_keeps_its_partitions_and_nothing_else,
     weeks_without_a_worker_lose_nothing,
-    a_clock_that_leaves_the_parts_behind_stops_nobody,
+    a_clock_that_leaves_the_partitions_behind_stops_no_update,
 );
 
 /// Starts a worker, which makes and drops parts before it consumes.
@@ -61,16 +60,6 @@ async fn weeks(system: &System) -> Result<Vec<String>> {
 
 async fn text(system: &System, query: &str) -> Result<String> {
     Ok(sqlx::query_scalar(AssertSqlSafe(query.to_owned())).fetch_one(&system.database).await?)
-}
-
-fn dns(impact: u8) -> Value {
-    json!({ "name": "DNS", "impact": impact })
-}
-
-async fn post_async(system: &System, body: &Value) -> Result<String> {
-    let accepted = answer(system.update(body).header("Prefer", "respond-async")).await?;
-    ensure!(accepted.status == 202, "{accepted:?}");
-    Ok(accepted.header("update-id").to_owned())
 }
 
 async fn receipt(system: &System, id: &str) -> Result<(u16, Value)> {
@@ -148,8 +137,8 @@ async fn one_batch_has_updates_of_two_weeks(fixture: Arc<Fixture>) -> Result<()>
     // A worker makes the queues.
     worker(&mut system, "90").await?;
     no_worker(&mut system).await?;
-    let mut ids = vec![post_async(&system, &dns(1)).await?];
-    ids.push(post_async(&system, &json!({ "name": "CDN", "impact": 2 })).await?);
+    let mut ids = vec![system.post_async(0, &status_update("DNS", 1)).await?];
+    ids.push(system.post_async(0, &json!({ "name": "CDN", "impact": 2 })).await?);
     set_clock(&system, &format!("{MONDAY} + interval '1 hour'")).await?;
     let monday = text(
         &system,
@@ -160,7 +149,7 @@ async fn one_batch_has_updates_of_two_weeks(fixture: Arc<Fixture>) -> Result<()>
     )
     .await?;
     eventually("the gateway stamps by the new week", async || {
-        ids.push(post_async(&system, &dns(2)).await?);
+        ids.push(system.post_async(0, &status_update("DNS", 2)).await?);
         let last = ids.last().context("an id")?;
         Ok(text(&system, &week_of(last)).await? == monday)
     })
@@ -175,13 +164,15 @@ async fn one_batch_has_updates_of_two_weeks(fixture: Arc<Fixture>) -> Result<()>
     system.finish().await
 }
 
-async fn parts_are_dropped_after_their_days_and_not_before(fixture: Arc<Fixture>) -> Result<()> {
+async fn partitions_are_dropped_after_their_days_and_not_before(
+    fixture: Arc<Fixture>,
+) -> Result<()> {
     let mut system = prepared(&fixture).await?;
     set_clock(&system, "date_trunc('week', now) + interval '2 days'").await?;
     worker(&mut system, "10").await?;
     gateway(&mut system, "10").await?;
     system.components(&[("DNS", &[])]).await?;
-    let first = system.post(&dns(1)).await?;
+    let first = system.post(&status_update("DNS", 1)).await?;
     ensure!(first.status == 201, "{first:?}");
     let first = first.header("update-id").to_owned();
     let this_week = part_of(&system, &first).await?;
@@ -211,7 +202,7 @@ async fn parts_are_dropped_after_their_days_and_not_before(fixture: Arc<Fixture>
         Ok(ready.status == 200 && ready.body["reasons"].as_array().map(Vec::len) == Some(1))
     })
     .await?;
-    let second = answer(system.update_to(1, &dns(1))).await?;
+    let second = answer(system.update_to(1, &status_update("DNS", 1))).await?;
     ensure!(second.status == 200, "{second:?}");
     system.finish_without_replay().await
 }
@@ -232,7 +223,7 @@ async fn an_update_whose_part_was_dropped_is_not_applied_again(
     worker(&mut system, "10").await?;
     gateway(&mut system, "10").await?;
     system.components(&[("DNS", &[])]).await?;
-    let old = system.post(&dns(3)).await?;
+    let old = system.post(&status_update("DNS", 3)).await?;
     ensure!(old.status == 201, "{old:?}");
     let id = UpdateId(old.header("update-id").parse()?);
     // A person closes what it opened: applied again, it would open another one.
@@ -262,7 +253,7 @@ async fn an_update_whose_part_was_dropped_is_not_applied_again(
     .await?;
     ensure!(system.count("SELECT count(*) FROM incident").await? == 1, "it was applied again");
     // The component's other updates go on.
-    ensure!(system.post(&dns(1)).await?.status == 201);
+    ensure!(system.post(&status_update("DNS", 1)).await?.status == 201);
     system.finish_with_logs()
 }
 
@@ -308,14 +299,14 @@ async fn oldest_part(system: &System) -> Result<String> {
         .await
 }
 
-async fn a_session_that_reads_the_inbox_keeps_its_parts_and_nothing_else(
+async fn a_session_that_reads_the_inbox_keeps_its_partitions_and_nothing_else(
     fixture: Arc<Fixture>,
 ) -> Result<()> {
     let mut system = prepared(&fixture).await?;
     worker(&mut system, "10").await?;
     gateway(&mut system, "10").await?;
     system.components(&[("DNS", &[])]).await?;
-    ensure!(system.post(&dns(1)).await?.status == 201);
+    ensure!(system.post(&status_update("DNS", 1)).await?.status == 201);
     no_worker(&mut system).await?;
     let oldest = weeks(&system).await?[0].clone();
 
@@ -336,7 +327,7 @@ async fn a_session_that_reads_the_inbox_keeps_its_parts_and_nothing_else(
     .await?;
     // Updates go on, by the parts of the new weeks.
     for impact in [2, 3] {
-        ensure!(system.post(&dns(impact)).await?.status == 201);
+        ensure!(system.post(&status_update("DNS", impact)).await?.status == 201);
     }
     reader.close().await?;
     // Another worker, or this one within an hour.
@@ -357,7 +348,7 @@ async fn posted_eight_weeks_later(system: &System) -> Result<String> {
     let week = week.await?;
     let mut last = String::new();
     eventually("the gateway stamps by the new clock", async || {
-        last = post_async(system, &json!({ "name": "CDN", "impact": 3 })).await?;
+        last = system.post_async(0, &json!({ "name": "CDN", "impact": 3 })).await?;
         Ok(text(system, &week_of(&last)).await? > week)
     })
     .await?;
@@ -370,7 +361,7 @@ async fn weeks_without_a_worker_lose_nothing(fixture: Arc<Fixture>) -> Result<()
     gateway(&mut system, "90").await?;
     system.components(&[("DNS", &[]), ("CDN", &[])]).await?;
     no_worker(&mut system).await?;
-    let early = post_async(&system, &dns(1)).await?;
+    let early = system.post_async(0, &status_update("DNS", 1)).await?;
     let late = posted_eight_weeks_later(&system).await?;
     ensure!(
         !weeks(&system).await?.contains(&text(&system, &week_of(&late)).await?),
@@ -383,12 +374,14 @@ async fn weeks_without_a_worker_lose_nothing(fixture: Arc<Fixture>) -> Result<()
     system.finish().await
 }
 
-async fn a_clock_that_leaves_the_parts_behind_stops_nobody(fixture: Arc<Fixture>) -> Result<()> {
+async fn a_clock_that_leaves_the_partitions_behind_stops_no_update(
+    fixture: Arc<Fixture>,
+) -> Result<()> {
     let mut system = prepared(&fixture).await?;
     worker(&mut system, "90").await?;
     gateway(&mut system, "90").await?;
     system.components(&[("DNS", &[]), ("CDN", &[])]).await?;
-    ensure!(system.post(&dns(1)).await?.status == 201);
+    ensure!(system.post(&status_update("DNS", 1)).await?.status == 201);
     // A machine that slept, or a database that was restored: no part is there, and the worker runs on.
     let last = posted_eight_weeks_later(&system).await?;
     is_applied(&system, &last).await?;

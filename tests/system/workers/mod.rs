@@ -10,7 +10,10 @@ pub(crate) mod spreading;
 mod wire;
 mod wire_version;
 
-use harness::tests_of;
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use harness::{System, tests_of};
 
 tests_of!(
     envelopes,
@@ -23,3 +26,20 @@ tests_of!(
     wire,
     wire_version,
 );
+
+/// An update whose text names what it reports.
+fn update(name: &str, impact: u8) -> Value {
+    json!({ "name": name, "impact": impact, "text": format!("{name} reports {impact}") })
+}
+
+/// Posts an update that is decided within its deadline, expects this status, and returns the incident's id.
+async fn decided(system: &System, name: &str, impact: u8, status: u16) -> Result<i64> {
+    let answer = system.post(&update(name, impact)).await?;
+    ensure!(answer.status == status, "{name} {impact}: {answer:?}, not {status}");
+    answer.body["id"].as_i64().context("the answer has no incident")
+}
+
+/// Posts an update without waiting for its outcome, and returns its id.
+async fn accepted(system: &System, name: &str, impact: u8) -> Result<String> {
+    system.post_async(0, &update(name, impact)).await
+}

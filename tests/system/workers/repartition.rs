@@ -9,12 +9,12 @@ use lapin::{
     types::FieldTable,
 };
 use nix::sys::signal::Signal;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use harness::{
     Fixture, Process, System, answer,
     burst::{Burst, took_effect_once},
-    eventually, tests,
+    eventually, status_update, tests,
 };
 
 tests!(
@@ -28,10 +28,6 @@ tests!(
     a_marker_that_was_left_behind_is_passed_over,
     a_change_to_what_is_there_changes_nothing,
 );
-
-fn dns(impact: u8) -> Value {
-    json!({ "name": "DNS", "impact": impact })
-}
 
 async fn change(system: &System, partitions: &str) -> Result<(bool, String)> {
     system.worker_command(&["topology", "change", "--partitions", partitions]).await
@@ -93,14 +89,14 @@ async fn a_change_that_can_not_be_finished_leaves_all_as_it_was(
 ) -> Result<()> {
     let mut system = System::start(&fixture).await?;
     system.components(&[("DNS", &[])]).await?;
-    ensure!(system.post(&dns(1)).await?.status == 201);
+    ensure!(system.post(&status_update("DNS", 1)).await?.status == 201);
     // Nobody empties the queues.
     drop(system.workers.remove(0));
-    ensure!(system.post(&dns(2)).await?.status == 202);
+    ensure!(system.post(&status_update("DNS", 2)).await?.status == 202);
     let (changed, refused) = tokio::join!(
         change(&system, "16"),
         eventually("updates are refused meanwhile", async || {
-            let answer = system.post(&dns(2)).await?;
+            let answer = system.post(&status_update("DNS", 2)).await?;
             let message = answer.body["message"].as_str().unwrap_or_default();
             let ready = system.get("/readyz").await?;
             Ok(answer.status == 503
@@ -114,8 +110,10 @@ async fn a_change_that_can_not_be_finished_leaves_all_as_it_was(
     ensure!(said.contains("do workers run?"), "{said}");
     let shape = shown(&system).await?;
     ensure!(shape["partitions"] == 8 && shape["version"] == 1 && shape["phase"] == "open");
-    eventually("updates are taken again", async || Ok(system.post(&dns(2)).await?.status == 202))
-        .await?;
+    eventually("updates are taken again", async || {
+        Ok(system.post(&status_update("DNS", 2)).await?.status == 202)
+    })
+    .await?;
     system.start_worker(&[]).await?;
     system.finish().await
 }
@@ -127,8 +125,10 @@ async fn a_change_that_was_killed_is_taken_back_by_the_next(fixture: Arc<Fixture
         // No worker is there to take it back.
         drop(system.workers.remove(0));
         system.sql(&format!("UPDATE sdb_topology SET phase = '{phase}'")).await?;
-        eventually("updates are refused", async || Ok(system.post(&dns(1)).await?.status == 503))
-            .await?;
+        eventually("updates are refused", async || {
+            Ok(system.post(&status_update("DNS", 1)).await?.status == 503)
+        })
+        .await?;
         let (done, said) = change(&system, "8").await?;
         ensure!(done && said.contains("open again, as they were"), "{said}");
         system.start_worker(&[]).await?;
@@ -146,7 +146,7 @@ async fn a_change_that_was_killed_is_taken_back_by_the_next(fixture: Arc<Fixture
 
 async fn is_decided(system: &System) -> Result<()> {
     eventually("updates are decided", async || {
-        Ok([200, 201].contains(&system.post(&dns(1)).await?.status))
+        Ok([200, 201].contains(&system.post(&status_update("DNS", 1)).await?.status))
     })
     .await
 }
@@ -240,7 +240,9 @@ async fn a_queue_without_a_leader_is_not_deleted(fixture: Arc<Fixture>) -> Resul
     system.start_gateway(&[]).await?;
     system.components(&[("DNS", &[])]).await?;
     for _ in 0..7 {
-        let accepted = answer(system.update(&dns(1)).header("Prefer", "respond-async")).await?;
+        let accepted =
+            answer(system.update(&status_update("DNS", 1)).header("Prefer", "respond-async"))
+                .await?;
         ensure!(accepted.status == 202, "{accepted:?}");
     }
     let queue = system.topology().await?.queue(0);

@@ -5,14 +5,14 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::task::spawn_blocking;
 use worker::{
     batch::{ApplyError, apply},
     store::workers::MemberId,
 };
 
-use harness::{Fixture, System, answer, eventually, replay, tests};
+use harness::{Fixture, System, answer, eventually, replay, status_update, tests};
 
 tests!(
     partitions_are_spread_evenly_over_the_workers_that_live,
@@ -23,10 +23,6 @@ tests!(
     a_second_signal_ends_a_worker_at_once_and_loses_nothing,
     an_update_whose_gateway_is_killed_takes_effect_once_for_a_client_that_tries_another,
 );
-
-fn dns(impact: u8) -> Value {
-    json!({ "name": "DNS", "impact": impact })
-}
 
 /// How many partitions each worker is given messages of, by what RabbitMQ says.
 pub(crate) async fn spread(system: &System) -> Result<BTreeMap<String, usize>> {
@@ -79,7 +75,7 @@ async fn partitions_are_spread_evenly_over_the_workers_that_live(
     are_spread(&system, &[8]).await?;
     system.start_worker(&[]).await?;
     are_spread(&system, &[4, 4]).await?;
-    ensure!(system.post(&dns(1)).await?.status == 201);
+    ensure!(system.post(&status_update("DNS", 1)).await?.status == 201);
     system.finish().await
 }
 
@@ -98,7 +94,7 @@ async fn more_workers_than_partitions_stand_by(fixture: Arc<Fixture>) -> Result<
     system.workers[0].signal(Signal::SIGKILL)?;
     eventually("both components are decided", async || {
         let cdn = json!({ "name": "CDN", "impact": 1 });
-        let (dns, cdn) = (system.post(&dns(1)).await?, system.post(&cdn).await?);
+        let (dns, cdn) = (system.post(&status_update("DNS", 1)).await?, system.post(&cdn).await?);
         Ok([dns.status, cdn.status].iter().all(|status| [200, 201].contains(status)))
     })
     .await?;
@@ -109,7 +105,7 @@ async fn more_workers_than_partitions_stand_by(fixture: Arc<Fixture>) -> Result<
 /// Posts updates of one component until one is answered with its outcome.
 async fn is_decided(system: &System) -> Result<()> {
     eventually("updates are decided", async || {
-        Ok([200, 201].contains(&system.post(&dns(1)).await?.status))
+        Ok([200, 201].contains(&system.post(&status_update("DNS", 1)).await?.status))
     })
     .await
 }
@@ -134,7 +130,9 @@ async fn a_worker_that_stalls_between_batches_is_replaced_and_does_no_harm(
     // They are delivered to the one that is stalled.
     let mut taken = 0;
     for _ in 0..20 {
-        let accepted = answer(system.update(&dns(1)).header("Prefer", "respond-async")).await?;
+        let accepted =
+            answer(system.update(&status_update("DNS", 1)).header("Prefer", "respond-async"))
+                .await?;
         ensure!(accepted.status == 202, "{accepted:?}");
         taken += 1;
     }
@@ -153,7 +151,8 @@ async fn a_worker_that_stalls_in_its_transaction_is_replaced_and_does_no_harm(
     // Its transaction has the scope's lock when it waits for this one.
     let mut held = system.database.begin().await?;
     sqlx::query("LOCK TABLE incident IN EXCLUSIVE MODE").execute(&mut *held).await?;
-    let accepted = answer(system.update(&dns(1)).header("Prefer", "respond-async")).await?;
+    let accepted =
+        answer(system.update(&status_update("DNS", 1)).header("Prefer", "respond-async")).await?;
     ensure!(accepted.status == 202, "{accepted:?}");
     let waiting = "SELECT count(*) FROM pg_stat_activity
         WHERE datname = current_database() AND wait_event_type = 'Lock'";
@@ -194,7 +193,8 @@ async fn a_second_signal_ends_a_worker_at_once_and_loses_nothing(
     system.components(&[("DNS", &[])]).await?;
     let mut held = system.database.begin().await?;
     sqlx::query("SELECT 1 FROM sdb_scope FOR UPDATE").execute(&mut *held).await?;
-    let accepted = answer(system.update(&dns(1)).header("Prefer", "respond-async")).await?;
+    let accepted =
+        answer(system.update(&status_update("DNS", 1)).header("Prefer", "respond-async")).await?;
     ensure!(accepted.status == 202, "{accepted:?}");
     let waiting = "SELECT count(*) FROM pg_stat_activity
         WHERE datname = current_database() AND wait_event_type = 'Lock'";
@@ -222,7 +222,7 @@ async fn an_update_whose_gateway_is_killed_takes_effect_once_for_a_client_that_t
     system.components(&[("DNS", &[])]).await?;
     let with_key = |gateway| {
         system
-            .update_to(gateway, &dns(2))
+            .update_to(gateway, &status_update("DNS", 2))
             .header("Idempotency-Key", "once")
             .header("Prefer", "wait=20")
     };

@@ -11,9 +11,9 @@ use tokio::{
 };
 
 use super::Document;
-use harness::{Answer, Fixture, System, answer, eventually, tests};
+use harness::{Answer, COMPONENT_STATUS, Fixture, INCIDENTS, System, answer, eventually, tests};
 
-tests!(every_answer_stands_in_the_document,);
+tests!(every_answer_is_in_the_document,);
 
 /// A system with an update that waits, and is parked when the worker comes.
 async fn prepared(fixture: &Arc<Fixture>) -> Result<System> {
@@ -24,10 +24,6 @@ async fn prepared(fixture: &Arc<Fixture>) -> Result<System> {
         .await?;
     Ok(system)
 }
-
-const UPDATES: &str = "/api/v1/component_status";
-
-const INCIDENTS: &str = "/api/v1/incidents";
 
 const RECEIPT: &str = "/api/v1/updates/{id}";
 
@@ -57,7 +53,7 @@ fn patient(request: RequestBuilder) -> RequestBuilder {
 async fn without_its_body(system: &System) -> Result<Answer> {
     let mut stream = TcpStream::connect(&system.addresses[0]).await?;
     let head = format!(
-        "POST {UPDATES} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\
+        "POST {COMPONENT_STATUS} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\
         Content-Type: application/json\r\nContent-Length: 10\r\n\r\n",
         system.token
     );
@@ -74,7 +70,7 @@ async fn without_its_body(system: &System) -> Result<Answer> {
     Ok(Answer { status: status.parse()?, headers, body: serde_json::from_str(body)? })
 }
 
-async fn every_answer_stands_in_the_document(fixture: Arc<Fixture>) -> Result<()> {
+async fn every_answer_is_in_the_document(fixture: Arc<Fixture>) -> Result<()> {
     let mut system = prepared(&fixture).await?;
     let mut document = Document::read(&system).await?;
     let examples = document.examples()?;
@@ -96,7 +92,7 @@ async fn every_answer_stands_in_the_document(fixture: Arc<Fixture>) -> Result<()
 /// Updates and their receipts.
 async fn updates(system: &mut System, document: &mut Document) -> Result<()> {
     let gone = answer(later(system.update(&update("Gone", 1)))).await?;
-    let gone = document.check("POST", UPDATES, gone)?;
+    let gone = document.check("POST", COMPONENT_STATUS, gone)?;
     let waiting = document.check("GET", RECEIPT, system.get(gone.header("location")).await?)?;
     ensure!(waiting.body["state"] == "pending", "{waiting:?}");
     system.sql("DELETE FROM component WHERE name = 'Gone'").await?;
@@ -114,20 +110,20 @@ async fn updates(system: &mut System, document: &mut Document) -> Result<()> {
             system.update(&update(name, impact)),
             &format!("{name}{impact}{status}"),
         ));
-        let done = document.check("POST", UPDATES, answer(request).await?)?;
+        let done = document.check("POST", COMPONENT_STATUS, answer(request).await?)?;
         ensure!(done.status == status, "{done:?}");
         let receipt = format!("/api/v1/updates/{}", done.header("update-id"));
         let receipt = document.check("GET", RECEIPT, system.get(&receipt).await?)?;
         ensure!(receipt.body["state"] == "done", "{receipt:?}");
     }
     let other = || keyed(system.update(&update("VPN", 1)), "DNS1201");
-    let rejected = document.check("POST", UPDATES, answer(patient(other())).await?)?;
+    let rejected = document.check("POST", COMPONENT_STATUS, answer(patient(other())).await?)?;
     ensure!(rejected.status == 422, "{rejected:?}");
     let receipt = format!("/api/v1/updates/{}", rejected.header("update-id"));
     let receipt = document.check("GET", RECEIPT, system.get(&receipt).await?)?;
     ensure!(receipt.body["state"] == "rejected", "{receipt:?}");
 
-    let post = || system.request_to(0, Method::POST, UPDATES).bearer_auth(&system.token);
+    let post = || system.request_to(0, Method::POST, COMPONENT_STATUS).bearer_auth(&system.token);
     let json = |body: &str| post().header("Content-Type", "application/json").body(body.to_owned());
     for (request, status) in [
         (json(r#"{"name": 1, "attributes": [2], "more": 3}"#), 422),
@@ -138,12 +134,12 @@ async fn updates(system: &mut System, document: &mut Document) -> Result<()> {
         (json(&" ".repeat(65 * 1024)), 413),
         (post().body("{}"), 415),
         (json("{}").header("Content-Encoding", "gzip"), 415),
-        (system.request_to(0, Method::POST, UPDATES).body("{}"), 401),
+        (system.request_to(0, Method::POST, COMPONENT_STATUS).body("{}"), 401),
     ] {
-        let refused = document.check("POST", UPDATES, answer(request).await?)?;
+        let refused = document.check("POST", COMPONENT_STATUS, answer(request).await?)?;
         ensure!(refused.status == status, "not {status}: {refused:?}");
     }
-    document.check("POST", UPDATES, without_its_body(system).await?)?;
+    document.check("POST", COMPONENT_STATUS, without_its_body(system).await?)?;
 
     let unknown = "/api/v1/updates/00000000-0000-7000-8000-000000000000";
     let unknown = document.check("GET", RECEIPT, system.get(unknown).await?)?;
@@ -154,14 +150,14 @@ async fn updates(system: &mut System, document: &mut Document) -> Result<()> {
     system.start_gateway(&[("SDB_V1_CONFLICT", "true")]).await?;
     let last = system.addresses.len() - 1;
     let conflict = patient(system.update_to(last, &update("DNS", 1)));
-    let conflict = document.check("POST", UPDATES, answer(conflict).await?)?;
+    let conflict = document.check("POST", COMPONENT_STATUS, answer(conflict).await?)?;
     ensure!(conflict.status == 409, "{conflict:?}");
 
     system.start_gateway(&[("SDB_RATE_LIMIT", "1")]).await?;
     let last = system.addresses.len() - 1;
     eventually("the token has sent too much", async || {
         let sent = answer(patient(system.update_to(last, &update("DNS", 1)))).await?;
-        Ok(document.check("POST", UPDATES, sent)?.status == 429)
+        Ok(document.check("POST", COMPONENT_STATUS, sent)?.status == 429)
     })
     .await?;
     Ok(())
@@ -178,11 +174,11 @@ async fn lists(system: &System, document: &mut Document) -> Result<()> {
         )
         .await?;
     for (list, query, status) in [
-        (UPDATES, "", 200),
-        (UPDATES, "?name=D&active=true", 200),
-        (UPDATES, "?name=DNS&attribute_name=region&attribute_value=R1", 200),
-        (UPDATES, "?name=DNS&attribute_name=region&attribute_value=R2", 404),
-        (UPDATES, "?attribute_name=region", 422),
+        (COMPONENT_STATUS, "", 200),
+        (COMPONENT_STATUS, "?name=D&active=true", 200),
+        (COMPONENT_STATUS, "?name=DNS&attribute_name=region&attribute_value=R1", 200),
+        (COMPONENT_STATUS, "?name=DNS&attribute_name=region&attribute_value=R2", 404),
+        (COMPONENT_STATUS, "?attribute_name=region", 422),
         (INCIDENTS, "", 200),
         (INCIDENTS, "?limit=1&active=1&impact=minor", 200),
         (INCIDENTS, "?limit=1", 200),
@@ -191,7 +187,7 @@ async fn lists(system: &System, document: &mut Document) -> Result<()> {
         let shown = document.check("GET", list, system.get(&format!("{list}{query}")).await?)?;
         ensure!(shown.status == status, "not {status}: {shown:?}");
     }
-    for list in [UPDATES, INCIDENTS] {
+    for list in [COMPONENT_STATUS, INCIDENTS] {
         let compressed = system.request_to(0, Method::HEAD, list).header("Accept-Encoding", "gzip");
         let compressed = document.check("HEAD", list, answer(compressed).await?)?;
         let again = system.request_to(0, Method::GET, list).header("Accept-Encoding", "gzip");
@@ -211,7 +207,7 @@ async fn without_servers(system: &mut System, document: &mut Document) -> Result
     system.start_gateway_unready(&NOWHERE).await?;
     let last = system.addresses.len() - 1;
     for (path, asked) in [
-        (UPDATES, UPDATES),
+        (COMPONENT_STATUS, COMPONENT_STATUS),
         (INCIDENTS, INCIDENTS),
         (RECEIPT, "/api/v1/updates/019ce2a4-7c00-7000-8000-000000000000"),
         ("/readyz", "/readyz"),
@@ -221,7 +217,7 @@ async fn without_servers(system: &mut System, document: &mut Document) -> Result
         ensure!(unavailable.status == 503, "{unavailable:?}");
     }
     let unavailable = answer(system.update_to(last, &update("DNS", 1))).await?;
-    let unavailable = document.check("POST", UPDATES, unavailable)?;
+    let unavailable = document.check("POST", COMPONENT_STATUS, unavailable)?;
     ensure!(unavailable.status == 503, "{unavailable:?}");
 
     let [_, no_broker] = NOWHERE;
@@ -234,7 +230,7 @@ async fn without_servers(system: &mut System, document: &mut Document) -> Result
     })
     .await?;
     let unavailable = answer(patient(system.update_to(last, &update("DNS", 1)))).await?;
-    let unavailable = document.check("POST", UPDATES, unavailable)?;
+    let unavailable = document.check("POST", COMPONENT_STATUS, unavailable)?;
     ensure!(unavailable.status == 503, "{unavailable:?}");
     Ok(())
 }

@@ -1,11 +1,16 @@
 //! What operators' commands cost the workers, which wait for the scope's lock meanwhile.
 
-use std::{fmt::Write, fs, io::Read, io::Seek, io::SeekFrom, sync::Arc};
+use std::{
+    fmt::Write,
+    fs,
+    io::{Read, Seek, SeekFrom},
+    sync::Arc,
+};
 
 use anyhow::{Context, Result, ensure};
 
-use super::{NOW, apply, texts};
-use harness::{Fixture, System, tests};
+use super::apply;
+use harness::{Fixture, NOW, System, tests};
 
 tests!(statements_under_the_scopes_lock_do_not_grow_with_the_components,);
 
@@ -78,17 +83,17 @@ async fn costs(system: &System, components: usize) -> Result<Vec<(&'static str, 
                 WHERE c.name LIKE 'Old %' AND (i.impact = 1 OR c.id % 2 = 0)"
         ))
         .await?;
-    let ids = texts(system, "SELECT id::text FROM component WHERE name LIKE 'Old %'").await?;
+    let ids = system.texts("SELECT id::text FROM component WHERE name LIKE 'Old %'").await?;
     let with = |option: &'static str| ids.iter().flat_map(move |id| [option, id.as_str()]);
     let open: Vec<&str> = ["incident", "open", "--title", "T", "--impact", "3"]
         .into_iter()
         .chain(with("--component"))
         .collect();
     note("open", counted(system, system.worker_command(&open)).await?);
-    let number = texts(system, "SELECT max(id)::text FROM incident").await?;
+    let number = system.texts("SELECT max(id)::text FROM incident").await?;
     let other = ["incident", "open", "--title", "U", "--impact", "1", "--component", "Gone 0"];
     note("open for one", counted(system, system.worker_command(&other)).await?);
-    let last = texts(system, "SELECT max(id)::text FROM incident").await?;
+    let last = system.texts("SELECT max(id)::text FROM incident").await?;
     let change: Vec<&str> = ["incident", "change", &last[0], "--title", "V"]
         .into_iter()
         .chain(with("--add-component"))

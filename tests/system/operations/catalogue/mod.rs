@@ -8,13 +8,10 @@ mod rename;
 use std::fs;
 
 use anyhow::{Context, Result};
-use sqlx::AssertSqlSafe;
 
 use harness::{System, tests_of};
 
 tests_of!(apply, cost, rename);
-
-const NOW: &str = "(clock_timestamp() AT TIME ZONE 'UTC')";
 
 /// Applies a file with these components, each an entry as YAML has it in one line.
 async fn apply(system: &System, entries: &[&str], more: &[&str]) -> Result<(bool, String)> {
@@ -26,20 +23,16 @@ async fn apply(system: &System, entries: &[&str], more: &[&str]) -> Result<(bool
     system.worker_command(&[&["catalogue", "apply", path], more].concat()).await
 }
 
-async fn texts(system: &System, query: &str) -> Result<Vec<String>> {
-    Ok(sqlx::query_scalar(AssertSqlSafe(query.to_owned())).fetch_all(&system.database).await?)
-}
-
 /// Each component with its id, its attributes in order, and its incidents.
 async fn components(system: &System) -> Result<Vec<String>> {
-    texts(
-        system,
-        "SELECT concat_ws(' ', c.id, c.name,
+    system
+        .texts(
+            "SELECT concat_ws(' ', c.id, c.name,
             (SELECT string_agg(a.value, ',' ORDER BY a.id) FROM component_attribute a
                 WHERE a.component_id = c.id),
             (SELECT 'in ' || string_agg(r.incident_id::text, ',' ORDER BY r.incident_id)
                 FROM incident_component_relation r WHERE r.component_id = c.id))
         FROM component c ORDER BY c.id",
-    )
-    .await
+        )
+        .await
 }

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
-use super::{NOW, apply, components, texts};
-use harness::{Fixture, System, answer, eventually, tests};
+use super::{apply, components};
+use harness::{Fixture, NOW, System, answer, eventually, tests};
 
 tests!(
     two_teams_with_a_file_each_never_take_each_others_components,
     a_category_is_renamed_while_updates_wait,
-    a_renamed_component_keeps_its_id_and_its_history,
+    a_renamed_component_keeps_its_id_and_its_incidents,
     what_is_active_is_not_renamed,
     a_renaming_that_is_not_clear_changes_nothing,
     what_changes_before_the_lock_is_noticed,
@@ -96,7 +96,7 @@ async fn a_category_is_renamed_while_updates_wait(fixture: Arc<Fixture>) -> Resu
     system.finish().await
 }
 
-async fn a_renamed_component_keeps_its_id_and_its_history(fixture: Arc<Fixture>) -> Result<()> {
+async fn a_renamed_component_keeps_its_id_and_its_incidents(fixture: Arc<Fixture>) -> Result<()> {
     let system = System::start(&fixture).await?;
     apply_well(&system, &[VPN_NL, "CDN", "Unused"], "3 added").await?;
     let opened = system.post(&update("VPN", &[("region", "EU-NL")], 3)).await?;
@@ -177,13 +177,13 @@ async fn what_is_active_is_not_renamed(fixture: Arc<Fixture>) -> Result<()> {
             ensure!(components(&system).await? == before, "{number}: something was applied");
         }
     }
-    let names = texts(&system, "SELECT name FROM component ORDER BY id").await?;
+    let names = system.texts("SELECT name FROM component ORDER BY id").await?;
     ensure!(names == ["Old 1", "Old 2", "Old 3", "Old 4", "New 5", "New 6", "New 7"], "{names:?}");
     // Nor is anything else of such a file applied.
     let (done, said) =
         apply(&system, &["Other", "New 1, renamed-from: Old 1"], &["--prune"]).await?;
     ensure!(!done && said.contains("can't be renamed"), "{said}");
-    ensure!(texts(&system, "SELECT name FROM component ORDER BY id").await? == names);
+    ensure!(system.texts("SELECT name FROM component ORDER BY id").await? == names);
     system.finish().await
 }
 

@@ -5,7 +5,7 @@ use std::{fs, sync::Arc};
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-use super::{contents, json_of, post, run, with_components};
+use super::{contents, json_of, post, with_components};
 use harness::{Fixture, tests};
 
 tests!(a_catalogue_is_planned_and_pruned,);
@@ -24,7 +24,7 @@ async fn a_catalogue_is_planned_and_pruned(fixture: Arc<Fixture>) -> Result<()> 
 ";
     fs::write(&path, dns)?;
     let before = contents(&system).await?;
-    let plan = run(&system, &apply(&["--dry-run"])).await?;
+    let plan = system.worker_succeeds(&apply(&["--dry-run"])).await?;
     for line in [
         "added    Mail ()",
         "renamed  DNS (R1, dns) to DNS (R1, names)",
@@ -43,7 +43,7 @@ async fn a_catalogue_is_planned_and_pruned(fixture: Arc<Fixture>) -> Result<()> 
         ensure!(!done && said.contains(&refusal), "{said} does not say {refusal}");
     }
     // Also by one that is closed.
-    run(&system, &["incident", "close", &incident]).await?;
+    system.worker_succeeds(&["incident", "close", &incident]).await?;
     let (done, said) = system.worker_command(&apply(&["--prune"])).await?;
     ensure!(!done && said.contains(&refusal), "{said}");
     let kept = contents(&system).await?;

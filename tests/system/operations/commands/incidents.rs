@@ -8,22 +8,22 @@ use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
 
 use super::{
-    components, has_updates, json_of, minutes_from_now, opened, post, run, shown, updates,
+    components, has_updates, json_of, minutes_from_now, opened, post, shown, updates,
     with_components,
 };
 use harness::{Fixture, eventually, replay, tests};
 
 tests!(
-    an_incident_of_a_person_is_opened_changed_and_closed,
-    components_leave_other_incidents_for_one_that_a_person_opens,
-    an_incident_of_the_system_becomes_a_persons_by_an_edit,
+    a_manual_incident_is_opened_changed_and_closed,
+    components_leave_other_incidents_for_a_manual_one,
+    a_system_incident_becomes_a_manual_one_by_an_edit,
     a_component_is_taken_out_of_an_incident,
     an_update_of_an_operator_sorts_after_those_that_are_there,
-    of_several_operators_who_close_an_incident_one_does,
+    of_several_operators_that_close_an_incident_one_succeeds,
     what_another_writer_does_meanwhile_counts,
 );
 
-async fn an_incident_of_a_person_is_opened_changed_and_closed(fixture: Arc<Fixture>) -> Result<()> {
+async fn a_manual_incident_is_opened_changed_and_closed(fixture: Arc<Fixture>) -> Result<()> {
     let system = with_components(&fixture).await?;
     let start = minutes_from_now(&system, -90).await?;
     let open = ["incident", "open", "--title", "Slow <DNS>", "--impact", "minor"];
@@ -41,10 +41,10 @@ async fn an_incident_of_a_person_is_opened_changed_and_closed(fixture: Arc<Fixtu
     ensure!(post(&system, "DNS", 1, 200).await?["id"] == listed["id"]);
 
     let comment = ["incident", "comment", &id, "--status", "analyzing", "See <a href='/'>us</a>"];
-    run(&system, &comment).await?;
+    system.worker_succeeds(&comment).await?;
     let change = ["incident", "change", &id, "--title", "Slow names", "--impact", "2"];
     let add = ["--add-component", "CDN", "--add-component", "R&D <lab>"];
-    run(&system, &[&change[..], &add].concat()).await?;
+    system.worker_succeeds(&[&change[..], &add].concat()).await?;
     ensure!(components(&system, &id).await? == [1, 3, 4]);
     ensure!(post(&system, "DNS", 2, 200).await?["id"] == listed["id"]);
     let listed = shown(&system, &key).await?;
@@ -58,7 +58,7 @@ async fn an_incident_of_a_person_is_opened_changed_and_closed(fixture: Arc<Fixtu
     ];
     has_updates(&system, &key, &history).await?;
 
-    let list = run(&system, &["incident", "list"]).await?;
+    let list = system.worker_succeeds(&["incident", "list"]).await?;
     let line = list.lines().find(|line| line.contains("Slow names")).context("not listed")?;
     for part in [&id, "major", "active", &start, "manual", "DNS (R1, dns)", "CDN ()"] {
         ensure!(line.contains(part), "{part} is not in {list}");
@@ -68,21 +68,21 @@ async fn an_incident_of_a_person_is_opened_changed_and_closed(fixture: Arc<Fixtu
     ensure!(all[0]["state"] == "active" && all[0]["components"][1]["name"] == "CDN", "{all}");
 
     let end = minutes_from_now(&system, -30).await?;
-    run(&system, &["incident", "close", &id, "--at", &end, "--text", "All is well"]).await?;
+    system
+        .worker_succeeds(&["incident", "close", &id, "--at", &end, "--text", "All is well"])
+        .await?;
     ensure!(shown(&system, &key).await?["end_date"] == end.as_str());
     has_updates(&system, &key, &[&[("resolved", "All is well")][..], &history].concat()).await?;
-    let none = run(&system, &["incident", "list"]).await?;
+    let none = system.worker_succeeds(&["incident", "list"]).await?;
     ensure!(none.trim() == "Nothing is active or scheduled.", "{none}");
-    let closed = run(&system, &["incident", "show", &id]).await?;
+    let closed = system.worker_succeeds(&["incident", "show", &id]).await?;
     ensure!(closed.contains("state:      closed") && closed.contains("All is well"), "{closed}");
     // What it covered is free again.
     post(&system, "DNS", 1, 201).await?;
     system.finish().await
 }
 
-async fn components_leave_other_incidents_for_one_that_a_person_opens(
-    fixture: Arc<Fixture>,
-) -> Result<()> {
+async fn components_leave_other_incidents_for_a_manual_one(fixture: Arc<Fixture>) -> Result<()> {
     let system = with_components(&fixture).await?;
     // A minor one with two components, and an outage with one.
     let minor = post(&system, "CDN", 1, 201).await?["id"].clone();
@@ -119,9 +119,7 @@ async fn components_leave_other_incidents_for_one_that_a_person_opens(
     system.finish().await
 }
 
-async fn an_incident_of_the_system_becomes_a_persons_by_an_edit(
-    fixture: Arc<Fixture>,
-) -> Result<()> {
+async fn a_system_incident_becomes_a_manual_one_by_an_edit(fixture: Arc<Fixture>) -> Result<()> {
     let system = with_components(&fixture).await?;
     let minor = post(&system, "DNS", 1, 201).await?["id"].clone();
     let major = post(&system, "CDN", 2, 201).await?["id"].clone();
@@ -139,7 +137,7 @@ async fn an_incident_of_the_system_becomes_a_persons_by_an_edit(
     // So another one is opened for those that join.
     let next = post(&system, "R&D <lab>", 2, 201).await?["id"].clone();
     ensure!(next != major);
-    run(&system, &["incident", "close", &next.to_string()]).await?;
+    system.worker_succeeds(&["incident", "close", &next.to_string()]).await?;
     has_updates(&system, &next, &[("resolved", "Incident resolved")]).await?;
     ensure!(post(&system, "R&D <lab>", 2, 201).await?["id"] != next);
     replay::holds_one_active_incident(&system.database).await?;
@@ -179,14 +177,16 @@ async fn an_update_of_an_operator_sorts_after_those_that_are_there(
         .await?;
     for text in ["One", "Two"] {
         let comment = ["incident", "comment", &incident.to_string(), "--status", "observing", text];
-        run(&system, &comment).await?;
+        system.worker_succeeds(&comment).await?;
     }
     let history = [("observing", "Two"), ("observing", "One"), ("fixing", "Ahead")];
     has_updates(&system, &incident, &history).await?;
     system.finish().await
 }
 
-async fn of_several_operators_who_close_an_incident_one_does(fixture: Arc<Fixture>) -> Result<()> {
+async fn of_several_operators_that_close_an_incident_one_succeeds(
+    fixture: Arc<Fixture>,
+) -> Result<()> {
     let system = with_components(&fixture).await?;
     let id = post(&system, "CDN", 1, 201).await?["id"].to_string();
     let close = ["incident", "close", &id];

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 
 use super::{
-    components, has_updates, json_of, minutes_from_now, opened, post, run, shown, updates,
+    components, has_updates, json_of, minutes_from_now, opened, post, shown, updates,
     with_components,
 };
 use harness::{Fixture, tests};
@@ -40,7 +40,7 @@ async fn a_maintenance_is_scheduled_changed_and_ended(fixture: Arc<Fixture>) -> 
         (minutes_from_now(&system, -1).await?, minutes_from_now(&system, 180).await?);
     let change = ["maintenance", "change", &id, "--start", &sooner, "--end", &later];
     let more = ["--title", "New shelves", "--add-component", "4"];
-    run(&system, &[&change[..], &more].concat()).await?;
+    system.worker_succeeds(&[&change[..], &more].concat()).await?;
     let began = format!("start changed from {start} to {sooner} UTC");
     let ends = format!("end changed from {end} to {later} UTC");
     let history = [
@@ -55,8 +55,10 @@ async fn a_maintenance_is_scheduled_changed_and_ended(fixture: Arc<Fixture>) -> 
     for name in ["CDN", "R&D <lab>"] {
         ensure!(post(&system, name, 3, 200).await?["id"] == listed["id"]);
     }
-    run(&system, &["incident", "comment", &id, "--status", "in progress", "Half way"]).await?;
-    run(&system, &["maintenance", "end", &id]).await?;
+    system
+        .worker_succeeds(&["incident", "comment", &id, "--status", "in progress", "Half way"])
+        .await?;
+    system.worker_succeeds(&["maintenance", "end", &id]).await?;
     let ended = updates(&system, &key).await?;
     let newest = ("completed".to_owned(), "Maintenance completed".to_owned());
     ensure!(ended[0] == newest && ended[1].0 == "in progress", "{ended:?}");

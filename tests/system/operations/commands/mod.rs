@@ -19,22 +19,15 @@ tests_of!(catalogue, decisions, incidents, maintenances, refusals);
 
 /// The components' ids are 1 to 4.
 async fn with_components(fixture: &Arc<Fixture>) -> Result<System> {
-    let system = System::start(fixture).await?;
     let r1 = &[("region", "R1"), ("type", "dns")][..];
     let r2 = &[("region", "R2"), ("type", "dns")][..];
-    system.components(&[("DNS", r1), ("DNS", r2), ("CDN", &[]), ("R&D <lab>", &[])]).await?;
-    Ok(system)
-}
-
-async fn run(system: &System, arguments: &[&str]) -> Result<String> {
-    let (done, said) = system.worker_command(arguments).await?;
-    ensure!(done, "worker {arguments:?}: {said}");
-    Ok(said)
+    let components = [("DNS", r1), ("DNS", r2), ("CDN", &[]), ("R&D <lab>", &[])];
+    System::start_with(fixture, &components).await
 }
 
 /// Runs a command with `--json`, and reads what it prints.
 async fn json_of(system: &System, arguments: &[&str]) -> Result<Value> {
-    let said = run(system, &[arguments, &["--json"]].concat()).await?;
+    let said = system.worker_succeeds(&[arguments, &["--json"]].concat()).await?;
     serde_json::from_str(&said).with_context(|| format!("{arguments:?}: {said}"))
 }
 

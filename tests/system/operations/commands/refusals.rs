@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 
-use super::{contents, minutes_from_now, opened, post, run, with_components};
+use super::{contents, minutes_from_now, opened, post, with_components};
 use harness::{Fixture, tests};
 
 tests!(what_makes_no_sense_is_refused_and_changes_nothing, every_command_explains_itself,);
@@ -13,7 +13,7 @@ async fn what_makes_no_sense_is_refused_and_changes_nothing(fixture: Arc<Fixture
     let system = with_components(&fixture).await?;
     let incident = post(&system, "CDN", 1, 201).await?["id"].to_string();
     let closed = post(&system, "DNS", 3, 201).await?["id"].to_string();
-    run(&system, &["incident", "close", &closed]).await?;
+    system.worker_succeeds(&["incident", "close", &closed]).await?;
     let (past, sooner) =
         (minutes_from_now(&system, -60).await?, minutes_from_now(&system, 60).await?);
     let later = minutes_from_now(&system, 90).await?;
@@ -37,7 +37,7 @@ async fn what_makes_no_sense_is_refused_and_changes_nothing(fixture: Arc<Fixture
         );
         system.sql(&insert).await?;
     }
-    let listed = run(&system, &["incident", "list"]).await?;
+    let listed = system.worker_succeeds(&["incident", "list"]).await?;
     ensure!(listed.contains("CDN 1") && listed.contains("Racks"), "{listed}");
     let before = contents(&system).await?;
 

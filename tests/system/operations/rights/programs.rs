@@ -13,16 +13,10 @@ use shared::{
     timestamp::Timestamp,
     update_id::UpdateId,
 };
-
 use tokio::task::spawn_blocking;
 
-use harness::{Fixture, System, answer, eventually, publish};
-
 use super::roles::{Roles, blocks, denied, logs};
-
-fn dns(impact: u8) -> Value {
-    json!({ "name": "DNS", "impact": impact })
-}
+use harness::{Fixture, System, answer, eventually, publish, status_update};
 
 /// A gateway of the role `gateway` takes an update, and shows all that it shows.
 async fn gateway_works(roles: &Roles, parked: &str) -> Result<()> {
@@ -39,7 +33,7 @@ async fn gateway_works(roles: &Roles, parked: &str) -> Result<()> {
         Ok(ready.status == 200 && ready.body["status"] == "ready")
     })
     .await?;
-    let update = request(Method::POST, "/api/v1/component_status").json(&dns(1));
+    let update = request(Method::POST, "/api/v1/component_status").json(&status_update("DNS", 1));
     let update = answer(update.header("Prefer", "wait=20").header("Idempotency-Key", "k")).await?;
     denied(&gateway.log()?)?;
     ensure!([200, 201].contains(&update.status), "{update:?}");
@@ -139,13 +133,13 @@ async fn worker_works(roles: &Roles) -> Result<()> {
         Ok(system.get("/readyz").await?.body["status"] == "ready")
     })
     .await?;
-    after(dns(1), &unique, "opened").await?;
-    after(dns(1), &unique, "opened").await?;
-    after(dns(2), &unique, "rejected").await?;
+    after(status_update("DNS", 1), &unique, "opened").await?;
+    after(status_update("DNS", 1), &unique, "opened").await?;
+    after(status_update("DNS", 2), &unique, "rejected").await?;
     after(cdn(1), &format!("{unique} 1"), "joined").await?;
-    after(dns(2), &format!("{unique} 2"), "moved").await?;
+    after(status_update("DNS", 2), &format!("{unique} 2"), "moved").await?;
     after(cdn(2), &format!("{unique} 3"), "moved").await?;
-    after(dns(2), &format!("{unique} 4"), "unchanged").await?;
+    after(status_update("DNS", 2), &format!("{unique} 4"), "unchanged").await?;
     // One that can't be applied is parked, and applied when it is put back.
     system.sql("UPDATE component SET name = 'Other' WHERE name = 'DNS'").await?;
     let waiting = message(system).await?;
@@ -249,7 +243,8 @@ pub(super) async fn the_rights_on_rabbitmq_are_needed(fixture: Arc<Fixture>) -> 
                     roles.system.workers.clear();
                     roles.system.start_gateway(&[]).await?;
                     let worker = roles.start("worker", "worker")?;
-                    let posting = roles.system.update(&dns(3)).header("Prefer", "wait=1");
+                    let posting =
+                        roles.system.update(&status_update("DNS", 3)).header("Prefer", "wait=1");
                     drop(answer(posting).await?);
                     let ended = logs(&worker, "no such line").await.map(drop);
                     drop(worker);

@@ -12,8 +12,8 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use tokio::{net::TcpListener, time::Instant};
 
-use super::{Collector, PUBLISH, REQUEST, dns, trace_id, within};
-use harness::{Fixture, System, answer, eventually, proxy::Proxy, tests};
+use super::{Collector, PUBLISH, REQUEST, trace_id, within};
+use harness::{Fixture, System, answer, eventually, proxy::Proxy, status_update, tests};
 
 tests!(
     without_the_variables_no_header_is_put_on_a_message,
@@ -41,7 +41,7 @@ async fn without_the_variables_no_header_is_put_on_a_message(fixture: Arc<Fixtur
     channel.queue_bind(queue.name().clone(), exchange.into(), key.into(), options, none).await?;
     let mut bodies = Vec::new();
     for gateway in 0..3 {
-        let request = within(system.update_to(gateway, &dns(1)), &trace)
+        let request = within(system.update_to(gateway, &status_update("DNS", 1)), &trace)
             .header("tracestate", "vendor=1")
             .header("Prefer", "respond-async");
         ensure!(answer(request).await?.status == 202);
@@ -108,7 +108,7 @@ async fn a_collector_that_takes_nothing_harms_nothing(fixture: Arc<Fixture>) -> 
     system.start_gateway(&gateway).await?;
     system.components(&[("DNS", &[])]).await?;
     for number in 0..100 {
-        let posted = answer(system.update(&dns(1))).await?;
+        let posted = answer(system.update(&status_update("DNS", 1))).await?;
         ensure!(posted.status == if number == 0 { 201 } else { 200 }, "{posted:?}");
     }
     let lost = "spans are lost: the collector does not take them";
@@ -118,7 +118,7 @@ async fn a_collector_that_takes_nothing_harms_nothing(fixture: Arc<Fixture>) -> 
     let trace = trace_id(0);
     proxy.cut();
     eventually("an update is not taken", async || {
-        Ok(answer(within(system.update(&dns(1)), &trace)).await?.status == 503)
+        Ok(answer(within(system.update(&status_update("DNS", 1)), &trace)).await?.status == 503)
     })
     .await?;
     let log = system.gateways[0].log()?;

@@ -19,7 +19,6 @@ use opentelemetry_proto::tonic::{
 };
 use prost::Message;
 use reqwest::RequestBuilder;
-use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use harness::{eventually, tests_of};
@@ -148,10 +147,6 @@ const CLIENT: &str = "00f067aa0ba902b7";
 /// A trace id that differs from number to number.
 fn trace_id(number: u8) -> String {
     format!("4bf92f3577b34da6a3ce929d0e0e47{number:02x}")
-}
-
-fn dns(impact: u8) -> Value {
-    json!({ "name": "DNS", "impact": impact })
 }
 
 /// A request in a trace of its client's.

@@ -5,8 +5,8 @@ use std::sync::{Arc, PoisonError};
 use anyhow::{Result, ensure};
 use reqwest::Method;
 
-use super::{CLIENT, Collector, PROCESS, REQUEST, Span, dns, trace_id, within};
-use harness::{Fixture, System, answer, eventually, tests};
+use super::{CLIENT, Collector, PROCESS, REQUEST, Span, trace_id, within};
+use harness::{Fixture, System, answer, eventually, status_update, tests};
 
 tests!(a_stranger_decides_neither_trace_nor_sampling, long_texts_are_cut_before_they_are_exported,);
 
@@ -51,7 +51,7 @@ async fn a_stranger_decides_neither_trace_nor_sampling(fixture: Arc<Fixture>) ->
     // So is an update that is refused for its token.
     let refused = system.request_to(0, Method::POST, "/api/v1/component_status?refused");
     let refused = refused.header("traceparent", named(4, "00")).bearer_auth("garbage");
-    ensure!(answer(refused.json(&dns(1))).await?.status == 401);
+    ensure!(answer(refused.json(&status_update("DNS", 1))).await?.status == 401);
     let spans = asked(&collector, "refused").await?;
     ensure!(spans[0].links == [(trace_id(4), CLIENT.to_owned())], "{spans:#?}");
 
@@ -61,9 +61,9 @@ async fn a_stranger_decides_neither_trace_nor_sampling(fixture: Arc<Fixture>) ->
     ensure!(answer(known).await?.status == 200);
     let spans = asked(&collector, "known").await?;
     ensure!(spans[0].trace == trace_id(5) && spans[0].parent == CLIENT, "{spans:#?}");
-    let quiet = system.update(&dns(1)).header("traceparent", named(6, "00"));
+    let quiet = system.update(&status_update("DNS", 1)).header("traceparent", named(6, "00"));
     ensure!(answer(quiet).await?.status == 201);
-    let update = within(system.update(&dns(1)), &trace_id(7));
+    let update = within(system.update(&status_update("DNS", 1)), &trace_id(7));
     ensure!(answer(update).await?.status == 200);
     collector.wait_for(&trace_id(7), &[REQUEST, PROCESS]).await?;
     ensure!(collector.trace(&trace_id(6)).is_empty(), "{:#?}", collector.trace(&trace_id(6)));

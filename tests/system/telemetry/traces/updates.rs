@@ -8,8 +8,8 @@ use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use reqwest::Method;
 use serde_json::json;
 
-use super::{CLIENT, Collector, PROCESS, PUBLISH, REQUEST, Span, dns, trace_id, within};
-use harness::{Fixture, System, answer, eventually, proxy::Proxy, tests};
+use super::{CLIENT, Collector, PROCESS, PUBLISH, REQUEST, Span, trace_id, within};
+use harness::{Fixture, System, answer, eventually, proxy::Proxy, status_update, tests};
 
 tests!(
     one_trace_leads_from_the_request_to_the_reply,
@@ -66,10 +66,11 @@ async fn one_trace_leads_from_the_request_to_the_reply(fixture: Arc<Fixture>) ->
     system.start_gateway(&collector.variables()).await?;
     system.components(&[("DNS", &[])]).await?;
     // Connections that are opened for the first request would show in the times.
-    ensure!(answer(system.update(&dns(1))).await?.status == 201);
+    ensure!(answer(system.update(&status_update("DNS", 1))).await?.status == 201);
 
     let trace = trace_id(0);
-    let posted = within(system.update(&dns(2)), &trace).header("tracestate", "vendor=1");
+    let posted =
+        within(system.update(&status_update("DNS", 2)), &trace).header("tracestate", "vendor=1");
     let posted = answer(posted).await?;
     ensure!(posted.status == 201, "{posted:?}");
     let update = posted.header("update-id");
@@ -171,7 +172,10 @@ POST /api/v1/component_status (server, gateway)
     // A client that wants no span of its trace gets none, and lists have spans, too.
     let unsampled = trace_id(1);
     let header = format!("00-{unsampled}-{CLIENT}-00");
-    ensure!(answer(system.update(&dns(2)).header("traceparent", header)).await?.status == 200);
+    ensure!(
+        answer(system.update(&status_update("DNS", 2)).header("traceparent", header)).await?.status
+            == 200
+    );
     let list = trace_id(2);
     let request = system.request_to(0, Method::GET, "/api/v1/incidents?active=true");
     let request = request.bearer_auth(&system.token);
@@ -260,7 +264,8 @@ async fn a_redelivered_update_stays_in_its_trace(fixture: Arc<Fixture>) -> Resul
     let mut scope = system.database.begin().await?;
     sqlx::query("SELECT 1 FROM sdb_scope FOR UPDATE").execute(&mut *scope).await?;
     let trace = trace_id(0);
-    let request = within(system.update(&dns(1)), &trace).header("Prefer", "respond-async");
+    let request =
+        within(system.update(&status_update("DNS", 1)), &trace).header("Prefer", "respond-async");
     let accepted = answer(request).await?;
     ensure!(accepted.status == 202, "{accepted:?}");
     let waits = async || Ok(system.count(WAITING_FOR_A_LOCK).await? > 0);
@@ -301,7 +306,8 @@ async fn an_update_that_is_parked_is_logged_with_its_trace(fixture: Arc<Fixture>
     let mut scope = system.database.begin().await?;
     sqlx::query("SELECT 1 FROM sdb_scope FOR UPDATE").execute(&mut *scope).await?;
     let trace = trace_id(0);
-    let request = within(system.update(&dns(1)), &trace).header("Prefer", "respond-async");
+    let request =
+        within(system.update(&status_update("DNS", 1)), &trace).header("Prefer", "respond-async");
     ensure!(answer(request).await?.status == 202);
     system.sql("DELETE FROM component").await?;
     scope.rollback().await?;

@@ -6,8 +6,9 @@ use anyhow::{Result, ensure};
 use reqwest::Method;
 use serde_json::json;
 
-use super::{NOW, done, incidents_of, post, rows_of, shown, update, with_components};
-use harness::{Answer, Fixture, System, answer, replay, tests};
+use super::{incidents_of, rows_of, shown, with_components};
+use crate::workers::{decided, update};
+use harness::{Answer, Fixture, NOW, System, answer, replay, tests};
 
 tests!(
     every_foreign_write_is_shown_by_the_next_get,
@@ -127,30 +128,29 @@ async fn a_maintenance_of_an_operator_suppresses_until_it_ends(
     fixture: Arc<Fixture>,
 ) -> Result<()> {
     let system = with_components(&fixture).await?;
-    let active = post(&system, "DNS", 1, 201).await?;
+    let active = decided(&system, "DNS", 1, 201).await?;
     let end = format!("{NOW} + interval '1 hour'");
     let maintenance = insert_manual(&system, 0, "interval '-1 minute'", &end, &[1]).await?;
     ensure!(shown(&system, maintenance).await?["impact"] == 0);
     let suppressed = system.post(&update("DNS", 3)).await?;
     ensure!(suppressed.status == 200 && suppressed.body["id"] == maintenance, "{suppressed:?}");
-    let receipt = format!("/api/v1/updates/{}", suppressed.header("update-id"));
-    ensure!(done(&system, &receipt).await?["outcome"] == "suppressed");
+    ensure!(system.applied(suppressed.header("update-id")).await?["outcome"] == "suppressed");
     ensure!(shown(&system, active).await?["impact"] == 1);
     // Others are not in it.
-    post(&system, "CDN", 2, 201).await?;
+    decided(&system, "CDN", 2, 201).await?;
 
     system.sql(&format!("UPDATE incident SET end_date = {NOW} WHERE id = {maintenance}")).await?;
     let (stored, ended) =
         (rows_of(&system, maintenance).await?, shown(&system, maintenance).await?);
     ensure!(!ended["end_date"].is_null(), "{ended}");
-    ensure!(post(&system, "DNS", 3, 201).await? == active, "it was to be raised");
+    ensure!(decided(&system, "DNS", 3, 201).await? == active, "it was to be raised");
     ensure!(shown(&system, active).await?["impact"] == 3);
 
     // One without an end runs, too, and one that the system is said to have opened.
     let endless = insert_manual(&system, 0, "interval '-1 minute'", "NULL", &[2]).await?;
-    ensure!(post(&system, "CDN", 3, 200).await? == endless);
+    ensure!(decided(&system, "CDN", 3, 200).await? == endless);
     system.sql(&format!("UPDATE incident SET system = true WHERE id = {endless}")).await?;
-    ensure!(post(&system, "CDN", 3, 200).await? == endless);
+    ensure!(decided(&system, "CDN", 3, 200).await? == endless);
     ensure!(rows_of(&system, maintenance).await? == stored, "the ended maintenance was changed");
     system.finish().await
 }
@@ -159,13 +159,13 @@ async fn a_planned_maintenance_suppresses_nothing(fixture: Arc<Fixture>) -> Resu
     let system = with_components(&fixture).await?;
     let end = format!("{NOW} + interval '2 hours'");
     let planned = insert_manual(&system, 0, "interval '1 hour'", &end, &[1]).await?;
-    let opened = post(&system, "DNS", 1, 201).await?;
+    let opened = decided(&system, "DNS", 1, 201).await?;
     ensure!(opened != planned);
     let manual = insert_manual(&system, 3, "interval '1 hour'", "NULL", &[2]).await?;
-    ensure!(post(&system, "CDN", 1, 201).await? == opened, "{manual} has not started");
+    ensure!(decided(&system, "CDN", 1, 201).await? == opened, "{manual} has not started");
     // An operator puts the start forward.
     system.sql(&format!("UPDATE incident SET start_date = {NOW} WHERE id = {planned}")).await?;
-    ensure!(post(&system, "DNS", 2, 200).await? == planned);
+    ensure!(decided(&system, "DNS", 2, 200).await? == planned);
     system.finish().await
 }
 
@@ -190,17 +190,17 @@ async fn what_covers_a_component_is_found_among_many(fixture: Arc<Fixture>) -> R
         ) INSERT INTO incident_component_relation SELECT id, 3 FROM made"
     );
     system.sql(&many).await?;
-    ensure!(post(&system, "DNS", 2, 200).await? == dns);
-    ensure!(post(&system, "CDN", 3, 200).await? == maintenance);
+    ensure!(decided(&system, "DNS", 2, 200).await? == dns);
+    ensure!(decided(&system, "CDN", 3, 200).await? == maintenance);
     // The oldest of them covers Mail.
-    ensure!(post(&system, "Mail", 1, 200).await? == dns + 1);
+    ensure!(decided(&system, "Mail", 1, 200).await? == dns + 1);
     // Once they are closed nothing covers Mail, and the others are found as before.
     let close = format!("UPDATE incident SET end_date = {NOW} WHERE text = 'Other'");
     system.sql(&close).await?;
-    let mail = post(&system, "Mail", 1, 201).await?;
+    let mail = decided(&system, "Mail", 1, 201).await?;
     ensure!(mail > dns + 300);
-    ensure!(post(&system, "DNS", 2, 200).await? == dns);
-    ensure!(post(&system, "CDN", 3, 200).await? == maintenance);
+    ensure!(decided(&system, "DNS", 2, 200).await? == dns);
+    ensure!(decided(&system, "CDN", 3, 200).await? == maintenance);
     system.finish().await
 }
 
@@ -208,8 +208,8 @@ async fn an_incident_that_an_operator_closes_is_followed_by_another(
     fixture: Arc<Fixture>,
 ) -> Result<()> {
     let system = with_components(&fixture).await?;
-    let first = post(&system, "DNS", 2, 201).await?;
-    post(&system, "CDN", 2, 201).await?;
+    let first = decided(&system, "DNS", 2, 201).await?;
+    decided(&system, "CDN", 2, 201).await?;
     system
         .sql(&format!(
             "UPDATE incident SET end_date = {NOW} WHERE id = {first};
@@ -222,9 +222,9 @@ async fn an_incident_that_an_operator_closes_is_followed_by_another(
     let active = system.get("/api/v1/incidents?active=true").await?;
     ensure!(active.body == json!([]), "{active:?}");
 
-    let second = post(&system, "DNS", 2, 201).await?;
+    let second = decided(&system, "DNS", 2, 201).await?;
     ensure!(second != first);
-    ensure!(post(&system, "CDN", 2, 201).await? == second);
+    ensure!(decided(&system, "CDN", 2, 201).await? == second);
     ensure!(rows_of(&system, first).await? == closed, "the closed incident was changed");
     ensure!(incidents_of(&system, 1).await? == [first, second]);
 
@@ -232,7 +232,7 @@ async fn an_incident_that_an_operator_closes_is_followed_by_another(
     system
         .sql(&format!("UPDATE incident SET end_date = NULL, system = false WHERE id = {first}"))
         .await?;
-    ensure!(post(&system, "DNS", 2, 200).await? == first);
+    ensure!(decided(&system, "DNS", 2, 200).await? == first);
     system.finish().await
 }
 
@@ -240,7 +240,7 @@ async fn an_incident_that_an_operator_takes_over_is_never_changed_again(
     fixture: Arc<Fixture>,
 ) -> Result<()> {
     let system = with_components(&fixture).await?;
-    let taken = post(&system, "DNS", 2, 201).await?;
+    let taken = decided(&system, "DNS", 2, 201).await?;
     system
         .sql(&format!(
             "UPDATE incident SET system = false, text = 'Ours now' WHERE id = {taken};
@@ -256,9 +256,9 @@ async fn an_incident_that_an_operator_takes_over_is_never_changed_again(
         ensure!(covered.body["text"] == "Ours now", "{covered:?}");
     }
     // It is not the active system incident of its impact any more.
-    let other = post(&system, "CDN", 2, 201).await?;
+    let other = decided(&system, "CDN", 2, 201).await?;
     ensure!(other != taken);
-    let above = post(&system, "DNS", 3, 201).await?;
+    let above = decided(&system, "DNS", 3, 201).await?;
     ensure!(above != taken && above != other);
     ensure!(rows_of(&system, taken).await? == stored, "it was changed");
     system.finish().await
@@ -270,11 +270,11 @@ async fn above_a_manual_incident_the_component_goes_its_way_beside_it(
     let system = with_components(&fixture).await?;
     let manual = insert_manual(&system, 1, "interval '-1 minute'", "NULL", &[1]).await?;
     let stored = rows_of(&system, manual).await?;
-    ensure!(post(&system, "DNS", 1, 200).await? == manual);
-    let major = post(&system, "CDN", 2, 201).await?;
+    ensure!(decided(&system, "DNS", 1, 200).await? == manual);
+    let major = decided(&system, "CDN", 2, 201).await?;
     // Rule 4 beside it, then rule 5 beside it.
-    ensure!(post(&system, "DNS", 2, 201).await? == major);
-    let outage = post(&system, "DNS", 3, 201).await?;
+    ensure!(decided(&system, "DNS", 2, 201).await? == major);
+    let outage = decided(&system, "DNS", 3, 201).await?;
     ensure!(outage != major && outage != manual);
     ensure!(incidents_of(&system, 1).await? == [manual, outage]);
     ensure!(rows_of(&system, manual).await? == stored, "it was changed");

@@ -7,52 +7,17 @@ mod transactions;
 
 use std::sync::Arc;
 
-use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
+use anyhow::{Context, Result};
+use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgConnection, Postgres, Transaction};
 
-use harness::{Fixture, System, answer, eventually, tests_of};
+use harness::{Fixture, System, eventually, tests_of};
 
 tests_of!(incidents, relations, transactions);
 
-const NOW: &str = "(clock_timestamp() AT TIME ZONE 'UTC')";
-
 /// The components' ids are 1, 2 and 3.
 async fn with_components(fixture: &Arc<Fixture>) -> Result<System> {
-    let system = System::start(fixture).await?;
-    system.components(&[("DNS", &[]), ("CDN", &[]), ("Mail", &[])]).await?;
-    Ok(system)
-}
-
-fn update(name: &str, impact: u8) -> Value {
-    json!({ "name": name, "impact": impact, "text": format!("{name} reports {impact}") })
-}
-
-/// Posts an update, expects this status, and returns the incident's id.
-async fn post(system: &System, name: &str, impact: u8, status: u16) -> Result<i64> {
-    let answer = system.post(&update(name, impact)).await?;
-    ensure!(answer.status == status, "{name} {impact}: {answer:?}, not {status}");
-    answer.body["id"].as_i64().context("the answer has no incident")
-}
-
-/// Posts an update without waiting for its outcome, and returns the address of its receipt.
-async fn post_async(system: &System, name: &str, impact: u8) -> Result<String> {
-    let accepted =
-        answer(system.update(&update(name, impact)).header("Prefer", "respond-async")).await?;
-    ensure!(accepted.status == 202, "{accepted:?}");
-    Ok(accepted.header("location").to_owned())
-}
-
-/// Waits until the update is done, and returns its receipt.
-async fn done(system: &System, receipt: &str) -> Result<Value> {
-    let mut body = Value::Null;
-    eventually("the update is done", async || {
-        body = system.get(receipt).await?.body;
-        Ok(body["state"] != "pending")
-    })
-    .await?;
-    ensure!(body["state"] == "done", "{body}");
-    Ok(body)
+    System::start_with(fixture, &[("DNS", &[]), ("CDN", &[]), ("Mail", &[])]).await
 }
 
 /// An incident as the list shows it now.

@@ -4,11 +4,9 @@ use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 
-use super::{
-    NOW, begin, done, incidents_of, post, post_async, rows_of, run, shown, update, updates_wait,
-    with_components,
-};
-use harness::{Fixture, tests};
+use super::{begin, incidents_of, rows_of, run, shown, updates_wait, with_components};
+use crate::workers::{accepted, decided, update};
+use harness::{Fixture, NOW, tests};
 
 tests!(
     a_component_whose_relation_was_deleted_joins_again,
@@ -16,14 +14,14 @@ tests!(
     a_component_that_an_operator_separates_stays_in_its_manual_incident,
     a_separation_under_way_counts_as_a_whole_from_its_commit_on,
     a_relation_that_an_operator_wrote_first_counts,
-    a_relation_that_both_write_at_once_stands_once,
+    a_relation_that_both_write_at_once_is_there_once,
 );
 
 async fn a_component_whose_relation_was_deleted_joins_again(fixture: Arc<Fixture>) -> Result<()> {
     let system = with_components(&fixture).await?;
-    let incident = post(&system, "CDN", 2, 201).await?;
-    ensure!(post(&system, "DNS", 2, 201).await? == incident);
-    ensure!(post(&system, "DNS", 2, 200).await? == incident);
+    let incident = decided(&system, "CDN", 2, 201).await?;
+    ensure!(decided(&system, "DNS", 2, 201).await? == incident);
+    ensure!(decided(&system, "DNS", 2, 200).await? == incident);
     let delete = "DELETE FROM incident_component_relation WHERE component_id = 1";
     system.sql(delete).await?;
     ensure!(incidents_of(&system, 1).await?.is_empty(), "the list is stale");
@@ -40,13 +38,13 @@ async fn a_component_that_others_left_is_alone_and_raises_its_incident(
     fixture: Arc<Fixture>,
 ) -> Result<()> {
     let system = with_components(&fixture).await?;
-    let incident = post(&system, "CDN", 1, 201).await?;
-    post(&system, "DNS", 1, 201).await?;
+    let incident = decided(&system, "CDN", 1, 201).await?;
+    decided(&system, "DNS", 1, 201).await?;
     system.sql("DELETE FROM incident_component_relation WHERE component_id = 2").await?;
-    ensure!(post(&system, "DNS", 2, 201).await? == incident, "it was to be raised");
+    ensure!(decided(&system, "DNS", 2, 201).await? == incident, "it was to be raised");
     // And one that an operator adds makes it two: the component moves out.
     system.sql(&format!("INSERT INTO incident_component_relation VALUES ({incident}, 3)")).await?;
-    ensure!(post(&system, "DNS", 3, 201).await? != incident);
+    ensure!(decided(&system, "DNS", 3, 201).await? != incident);
     ensure!(incidents_of(&system, 3).await? == [incident]);
     ensure!(shown(&system, incident).await?["impact"] == 2);
     system.finish().await
@@ -56,8 +54,8 @@ async fn a_component_that_an_operator_separates_stays_in_its_manual_incident(
     fixture: Arc<Fixture>,
 ) -> Result<()> {
     let system = with_components(&fixture).await?;
-    let incident = post(&system, "CDN", 2, 201).await?;
-    post(&system, "DNS", 2, 201).await?;
+    let incident = decided(&system, "CDN", 2, 201).await?;
+    decided(&system, "DNS", 2, 201).await?;
     let mut separation = begin(
         &system,
         &format!(
@@ -81,12 +79,12 @@ async fn a_component_that_an_operator_separates_stays_in_its_manual_incident(
     ensure!(incidents_of(&system, 1).await? == [70]);
 
     let stored = rows_of(&system, 70).await?;
-    ensure!(post(&system, "DNS", 2, 200).await? == 70);
-    ensure!(post(&system, "DNS", 1, 200).await? == 70);
-    ensure!(post(&system, "CDN", 2, 200).await? == incident);
+    ensure!(decided(&system, "DNS", 2, 200).await? == 70);
+    ensure!(decided(&system, "DNS", 1, 200).await? == 70);
+    ensure!(decided(&system, "CDN", 2, 200).await? == incident);
     // The one that stayed is alone now.
-    ensure!(post(&system, "CDN", 3, 201).await? == incident);
-    ensure!(post(&system, "DNS", 3, 201).await? == incident);
+    ensure!(decided(&system, "CDN", 3, 201).await? == incident);
+    ensure!(decided(&system, "DNS", 3, 201).await? == incident);
     ensure!(rows_of(&system, 70).await? == stored, "it was changed");
     system.finish().await
 }
@@ -97,8 +95,8 @@ async fn a_separation_under_way_counts_as_a_whole_from_its_commit_on(
     fixture: Arc<Fixture>,
 ) -> Result<()> {
     let system = with_components(&fixture).await?;
-    let incident = post(&system, "CDN", 2, 201).await?;
-    post(&system, "DNS", 2, 201).await?;
+    let incident = decided(&system, "CDN", 2, 201).await?;
+    decided(&system, "DNS", 2, 201).await?;
     // Out of one of the system, then out of one of a person.
     for (from, to) in [(incident, 70), (70, 71)] {
         let separation = begin(
@@ -112,9 +110,9 @@ async fn a_separation_under_way_counts_as_a_whole_from_its_commit_on(
             ),
         )
         .await?;
-        ensure!(post(&system, "DNS", 2, 200).await? == from, "it waited for the separation");
+        ensure!(decided(&system, "DNS", 2, 200).await? == from, "it waited for the separation");
         separation.commit().await?;
-        ensure!(post(&system, "DNS", 2, 200).await? == to);
+        ensure!(decided(&system, "DNS", 2, 200).await? == to);
         ensure!(incidents_of(&system, 1).await? == [to], "it is in others, too");
     }
     system.finish().await
@@ -122,12 +120,12 @@ async fn a_separation_under_way_counts_as_a_whole_from_its_commit_on(
 
 async fn a_relation_that_an_operator_wrote_first_counts(fixture: Arc<Fixture>) -> Result<()> {
     let system = with_components(&fixture).await?;
-    let incident = post(&system, "CDN", 2, 201).await?;
+    let incident = decided(&system, "CDN", 2, 201).await?;
     system.sql(&format!("INSERT INTO incident_component_relation VALUES ({incident}, 1)")).await?;
     ensure!(incidents_of(&system, 1).await? == [incident]);
-    ensure!(post(&system, "DNS", 2, 200).await? == incident);
+    ensure!(decided(&system, "DNS", 2, 200).await? == incident);
     // A row that stands in the incident that the component moves to.
-    let minor = post(&system, "Mail", 1, 201).await?;
+    let minor = decided(&system, "Mail", 1, 201).await?;
     system
         .sql(&format!(
             "INSERT INTO incident_component_relation VALUES ({incident}, 3) ON CONFLICT DO NOTHING"
@@ -140,16 +138,16 @@ async fn a_relation_that_an_operator_wrote_first_counts(fixture: Arc<Fixture>) -
     system.finish().await
 }
 
-async fn a_relation_that_both_write_at_once_stands_once(fixture: Arc<Fixture>) -> Result<()> {
+async fn a_relation_that_both_write_at_once_is_there_once(fixture: Arc<Fixture>) -> Result<()> {
     let system = with_components(&fixture).await?;
-    let incident = post(&system, "CDN", 2, 201).await?;
+    let incident = decided(&system, "CDN", 2, 201).await?;
     let foreign =
         begin(&system, &format!("INSERT INTO incident_component_relation VALUES ({incident}, 1)"))
             .await?;
-    let receipt = post_async(&system, "DNS", 2).await?;
+    let receipt = accepted(&system, "DNS", 2).await?;
     updates_wait(&system).await?;
     foreign.commit().await?;
-    let receipt = done(&system, &receipt).await?;
+    let receipt = system.applied(&receipt).await?;
     ensure!(receipt["incident"]["id"] == incident, "{receipt}");
     let rows = "SELECT count(*) FROM incident_component_relation WHERE component_id = 1";
     ensure!(system.count(rows).await? == 1);

@@ -6,10 +6,9 @@ use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use super::{
-    NOW, begin, done, post, post_async, run, shown, update, updates_wait, with_components,
-};
-use harness::{Fixture, replay, tests};
+use super::{begin, run, shown, updates_wait, with_components};
+use crate::workers::{accepted, decided, update};
+use harness::{Fixture, NOW, replay, tests};
 
 tests!(
     updates_sort_after_an_operators_update_from_the_future,
@@ -22,15 +21,15 @@ async fn updates_sort_after_an_operators_update_from_the_future(
     fixture: Arc<Fixture>,
 ) -> Result<()> {
     let system = with_components(&fixture).await?;
-    let incident = post(&system, "DNS", 1, 201).await?;
+    let incident = decided(&system, "DNS", 1, 201).await?;
     system
         .sql(&format!(
             "INSERT INTO incident_status (incident_id, timestamp, text, status)
             VALUES ({incident}, {NOW} + interval '3 hours', 'Ahead', 'analyzing')"
         ))
         .await?;
-    post(&system, "DNS", 2, 201).await?;
-    post(&system, "CDN", 2, 201).await?;
+    decided(&system, "DNS", 2, 201).await?;
+    decided(&system, "CDN", 2, 201).await?;
     let last = system.post(&update("Mail", 2)).await?;
     let texts = json!([
         "Mail () added to DNS reports 1",
@@ -60,7 +59,7 @@ async fn a_lock_on_an_incident_delays_updates_and_its_edit_counts(
     fixture: Arc<Fixture>,
 ) -> Result<()> {
     let system = with_components(&fixture).await?;
-    let incident = post(&system, "DNS", 1, 201).await?;
+    let incident = decided(&system, "DNS", 1, 201).await?;
     let edit = begin(
         &system,
         &format!("UPDATE incident SET system = false, impact = 2 WHERE id = {incident}"),
@@ -68,24 +67,24 @@ async fn a_lock_on_an_incident_delays_updates_and_its_edit_counts(
     .await?;
     let late = system.post(&update("DNS", 2)).await?;
     ensure!(late.status == 202 && late.body["state"] == "pending", "{late:?}");
-    let other = post_async(&system, "CDN", 1).await?;
+    let other = accepted(&system, "CDN", 1).await?;
     // It is tried again and again.
     sleep(Duration::from_secs(6)).await;
-    ensure!(system.get(late.header("location")).await?.body["state"] == "pending");
+    ensure!(system.receipt(late.header("update-id")).await?["state"] == "pending");
     edit.commit().await?;
 
-    let receipt = done(&system, late.header("location")).await?;
+    let receipt = system.applied(late.header("update-id")).await?;
     ensure!(receipt["outcome"] == "unchanged", "{receipt}");
     ensure!(receipt["reason"] == "covered_by_manual_incident", "{receipt}");
     ensure!(receipt["incident"]["id"] == incident, "{receipt}");
-    let receipt = done(&system, &other).await?;
+    let receipt = system.applied(&other).await?;
     ensure!(receipt["outcome"] == "opened", "{receipt}");
     system.finish().await
 }
 
 async fn an_edit_that_is_rolled_back_does_not_count(fixture: Arc<Fixture>) -> Result<()> {
     let system = with_components(&fixture).await?;
-    let incident = post(&system, "DNS", 1, 201).await?;
+    let incident = decided(&system, "DNS", 1, 201).await?;
     let edit = begin(
         &system,
         &format!(
@@ -95,12 +94,12 @@ async fn an_edit_that_is_rolled_back_does_not_count(fixture: Arc<Fixture>) -> Re
         ),
     )
     .await?;
-    let receipt = post_async(&system, "DNS", 2).await?;
+    let receipt = accepted(&system, "DNS", 2).await?;
     updates_wait(&system).await?;
     let before = system.get("/api/v1/incidents").await?;
     ensure!(before.body[0]["end_date"].is_null(), "{before:?}");
     edit.rollback().await?;
-    let receipt = done(&system, &receipt).await?;
+    let receipt = system.applied(&receipt).await?;
     ensure!(receipt["outcome"] == "raised" && receipt["incident"]["id"] == incident, "{receipt}");
     ensure!(!system.get("/api/v1/incidents").await?.body.to_string().contains("Never mind"));
     replay::agrees(&system.database).await?;
@@ -111,8 +110,8 @@ async fn an_edit_that_is_rolled_back_does_not_count(fixture: Arc<Fixture>) -> Re
 /// only shortly for a component.
 async fn foreign_writers_in_another_order_meet_no_deadlock(fixture: Arc<Fixture>) -> Result<()> {
     let system = with_components(&fixture).await?;
-    let low = post(&system, "DNS", 1, 201).await?;
-    let high = post(&system, "CDN", 2, 201).await?;
+    let low = decided(&system, "DNS", 1, 201).await?;
+    let high = decided(&system, "CDN", 2, 201).await?;
     ensure!(low < high);
     for round in 0..4 {
         let mut foreign = begin(
@@ -125,7 +124,7 @@ async fn foreign_writers_in_another_order_meet_no_deadlock(fixture: Arc<Fixture>
         .await?;
         let mut receipts = Vec::new();
         for (name, impact) in [("Mail", 1), ("DNS", 1), ("CDN", 2), ("Mail", 2), ("DNS", 3)] {
-            receipts.push(post_async(&system, name, impact).await?);
+            receipts.push(accepted(&system, name, impact).await?);
         }
         // While the worker tries to have the lower incident and the component.
         sleep(Duration::from_millis(300)).await;
@@ -133,7 +132,7 @@ async fn foreign_writers_in_another_order_meet_no_deadlock(fixture: Arc<Fixture>
             .await?;
         foreign.commit().await?;
         for receipt in receipts {
-            done(&system, &receipt).await?;
+            system.applied(&receipt).await?;
         }
     }
     let deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";

@@ -6,8 +6,9 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::{NOW, decided, update, with_components};
-use harness::{Fixture, tests};
+use super::with_components;
+use crate::workers::{decided, update};
+use harness::{Fixture, NOW, tests};
 
 tests!(
     of_several_that_cover_a_component_the_lowest_id_is_named,
@@ -51,8 +52,7 @@ async fn of_several_that_cover_a_component_the_lowest_id_is_named(
     ] {
         let answer = system.post(&update(name, impact)).await?;
         ensure!(answer.status == 200 && answer.body["id"] == expected, "{name}: {answer:?}");
-        let receipt = format!("/api/v1/updates/{}", answer.header("update-id"));
-        let receipt = system.get(&receipt).await?.body;
+        let receipt = system.receipt(answer.header("update-id")).await?;
         ensure!(receipt["reason"] == reason, "{receipt}");
         ensure!(receipt["incident"]["id"] == expected, "{receipt}");
     }

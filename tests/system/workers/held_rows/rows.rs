@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
-use serde_json::Value;
 use sqlx::{AssertSqlSafe, Postgres, Transaction};
 
-use super::{NOW, decided, update, with_components};
-use harness::{Fixture, System, answer, eventually, replay, tests};
+use super::with_components;
+use crate::workers::{accepted, decided, update};
+use harness::{Fixture, NOW, System, answer, eventually, replay, tests};
 
 tests!(
     an_open_edit_holds_up_only_the_updates_that_need_its_incident,
@@ -21,30 +21,10 @@ tests!(
     an_update_that_always_takes_too_long_is_deferred_alone,
 );
 
-/// Posts an update without waiting for it; returns the address of its receipt.
-async fn accepted(system: &System, name: &str, impact: u8) -> Result<String> {
-    let request = system.update(&update(name, impact)).header("Prefer", "respond-async");
-    let accepted = answer(request).await?;
-    ensure!(accepted.status == 202, "{accepted:?}");
-    Ok(accepted.header("location").to_owned())
-}
-
 async fn is_pending(system: &System, receipt: &str) -> Result<()> {
-    let body = system.get(receipt).await?.body;
+    let body = system.receipt(receipt).await?;
     ensure!(body["state"] == "pending", "{body}");
     Ok(())
-}
-
-/// Waits until an update is done; returns its receipt.
-async fn done(system: &System, receipt: &str) -> Result<Value> {
-    let mut body = Value::Null;
-    eventually("the update is done", async || {
-        body = system.get(receipt).await?.body;
-        Ok(body["state"] != "pending")
-    })
-    .await?;
-    ensure!(body["state"] == "done", "{body}");
-    Ok(body)
 }
 
 /// A transaction that is left open, and the id of its session.
@@ -93,10 +73,10 @@ async fn an_open_edit_holds_up_only_the_updates_that_need_its_incident(
     }
     edit.commit().await?;
 
-    ensure!(done(&system, &joins).await?["outcome"] == "joined");
-    let moved = done(&system, &raises).await?;
+    ensure!(system.applied(&joins).await?["outcome"] == "joined");
+    let moved = system.applied(&raises).await?;
     ensure!(moved["outcome"] == "moved" && moved["incident"]["id"] == major, "{moved}");
-    let covered = done(&system, &repeats).await?;
+    let covered = system.applied(&repeats).await?;
     ensure!(covered["outcome"] == "unchanged" && covered["incident"]["id"] == major, "{covered}");
     replay::agrees(&system.database).await?;
     system.finish().await
@@ -118,7 +98,7 @@ async fn more_repeats_than_a_worker_may_hold_go_on_beside_an_open_edit(
     }
     is_pending(&system, &held).await?;
     edit.rollback().await?;
-    ensure!(done(&system, &held).await?["outcome"] == "raised");
+    ensure!(system.applied(&held).await?["outcome"] == "raised");
     replay::agrees(&system.database).await?;
     system.finish().await
 }
@@ -143,7 +123,7 @@ async fn what_is_held_takes_effect_in_order_when_its_worker_is_killed(
     edit.commit().await?;
     let mut outcomes = Vec::new();
     for receipt in &receipts {
-        outcomes.push(done(&system, receipt).await?["outcome"].clone());
+        outcomes.push(system.applied(receipt).await?["outcome"].clone());
     }
     ensure!(outcomes == ["moved", "moved", "unchanged"], "{outcomes:?}");
     ensure!(system.count("SELECT count(*) FROM sdb_inbox").await? == 2 + 2 * 3);
@@ -177,7 +157,7 @@ async fn an_open_separation_holds_up_only_what_rests_on_its_relation(
     is_pending(&system, &held).await?;
     separation.commit().await?;
     // It left the incident, and so joins that of its impact; its manual one is of lower impact.
-    let joined = done(&system, &held).await?;
+    let joined = system.applied(&held).await?;
     ensure!(joined["outcome"] == "joined" && joined["incident"]["id"] == outage, "{joined}");
     let stays = "SELECT count(*) FROM incident_component_relation WHERE component_id = 1";
     ensure!(system.count(stays).await? == 2, "it is in the manual incident and in the outage");
@@ -197,18 +177,18 @@ async fn an_idempotency_key_waits_for_the_update_that_used_it_first(
         let request = request.header("Idempotency-Key", "same").header("Prefer", "respond-async");
         let answer = answer(request).await?;
         ensure!(answer.status == 202, "{answer:?}");
-        receipts.push(answer.header("location").to_owned());
+        receipts.push(answer.header("update-id").to_owned());
     }
     is_named(&system, 0, pid).await?;
     // Without the key, and of another component, it is free to go.
     ensure!(decided(&system, "Mail", 3, 201).await? != minor);
     edit.commit().await?;
-    ensure!(done(&system, &receipts[0]).await?["outcome"] == "raised");
+    ensure!(system.applied(&receipts[0]).await?["outcome"] == "raised");
     eventually("the second is refused", async || {
-        Ok(system.get(&receipts[1]).await?.body["state"] == "rejected")
+        Ok(system.receipt(&receipts[1]).await?["state"] == "rejected")
     })
     .await?;
-    ensure!(done(&system, &receipts[2]).await?["incident"]["id"] == minor);
+    ensure!(system.applied(&receipts[2]).await?["incident"]["id"] == minor);
     system.finish().await
 }
 
@@ -225,14 +205,14 @@ async fn a_component_that_others_lock_holds_up_its_own_updates_only(
     .await?;
     for _ in 0..10 {
         let receipt = accepted(&system, "Mail", 2).await?;
-        ensure!(done(&system, &receipt).await?["incident"]["id"] == major);
+        ensure!(system.applied(&receipt).await?["incident"]["id"] == major);
     }
     for receipt in &held {
         is_pending(&system, receipt).await?;
     }
     edit.rollback().await?;
-    ensure!(done(&system, &held[0]).await?["outcome"] == "joined");
-    ensure!(done(&system, &held[1]).await?["outcome"] == "moved");
+    ensure!(system.applied(&held[0]).await?["outcome"] == "joined");
+    ensure!(system.applied(&held[1]).await?["outcome"] == "moved");
     replay::agrees(&system.database).await?;
     system.finish().await
 }
@@ -254,11 +234,11 @@ async fn an_incident_that_others_are_about_to_add_holds_up_its_impact_only(
     .await?;
     for _ in 0..10 {
         let receipt = accepted(&system, "Mail", 2).await?;
-        ensure!(done(&system, &receipt).await?["incident"]["id"] == major);
+        ensure!(system.applied(&receipt).await?["incident"]["id"] == major);
     }
     is_pending(&system, &held).await?;
     edit.commit().await?;
-    ensure!(done(&system, &held).await?["outcome"] == "joined");
+    ensure!(system.applied(&held).await?["outcome"] == "joined");
     replay::holds_one_active_incident(&system.database).await?;
     system.finish().await
 }
@@ -287,7 +267,7 @@ async fn an_update_that_always_takes_too_long_is_deferred_alone(
     }
     system.start_worker(&[]).await?;
     for receipt in [&receipts[0], &receipts[2], &receipts[4]] {
-        done(&system, receipt).await?;
+        system.applied(receipt).await?;
     }
     // Behind the first of its component.
     for receipt in [&receipts[1], &receipts[3]] {
@@ -295,8 +275,8 @@ async fn an_update_that_always_takes_too_long_is_deferred_alone(
     }
     ensure!(decided(&system, "CDN", 3, 201).await? > 0);
     system.sql("DROP TRIGGER too_long ON incident; DROP FUNCTION too_long").await?;
-    ensure!(done(&system, &receipts[1]).await?["outcome"] == "opened");
-    ensure!(done(&system, &receipts[3]).await?["outcome"] == "moved");
+    ensure!(system.applied(&receipts[1]).await?["outcome"] == "opened");
+    ensure!(system.applied(&receipts[3]).await?["outcome"] == "moved");
     replay::agrees(&system.database).await?;
     system.finish().await
 }
