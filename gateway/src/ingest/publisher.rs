@@ -9,6 +9,7 @@
 //! short of memory, for minutes. So that it is not queued that much later, each link publishes
 //! through an exchange of its own, which is deleted before the next link is made.
 
+mod channels;
 mod confirms;
 mod lane;
 mod link;

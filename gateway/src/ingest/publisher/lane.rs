@@ -34,8 +34,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     PublishError,
+    channels::{ChannelPool, Channels},
     confirms::{Confirmed, Unconfirmed},
-    link::{ChannelPool, Channels},
 };
 
 /// Time for a confirmation after the last of its updates was answered 503, before the lane's channel is

@@ -9,13 +9,13 @@ use std::{
     time::Duration,
 };
 
-use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
+use deadpool::managed;
 use futures_util::StreamExt;
 use lapin::{
     Channel, Connection, Consumer, ExchangeKind,
     options::{
-        BasicConsumeOptions, ConfirmSelectOptions, ExchangeBindOptions, ExchangeDeclareOptions,
-        ExchangeDeleteOptions, QueueDeclareOptions,
+        BasicConsumeOptions, ExchangeBindOptions, ExchangeDeclareOptions, ExchangeDeleteOptions,
+        QueueDeclareOptions,
     },
     types::{AMQPValue, FieldTable},
 };
@@ -33,7 +33,10 @@ use sqlx::PgPool;
 use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::lane::{Common, Lane, Ticket};
+use super::{
+    channels::{ChannelPool, Channels},
+    lane::{Common, Lane, Ticket},
+};
 use crate::ingest::pending::Waiters;
 
 /// Time for a connection to the database.
@@ -58,30 +61,6 @@ pub(super) enum LinkError {
     Silent,
     #[error("the number of partitions is being changed")]
     Changing,
-}
-
-/// A pool's way to make channels in confirm mode. Each lane takes one, when it has something to send.
-pub(super) struct Channels(Connection);
-
-pub(super) type ChannelPool = managed::Pool<Channels>;
-
-impl managed::Manager for Channels {
-    type Type = Channel;
-    type Error = lapin::Error;
-
-    async fn create(&self) -> Result<Channel, lapin::Error> {
-        let channel = self.0.create_channel().await?;
-        channel.confirm_select(ConfirmSelectOptions::default()).await?;
-        Ok(channel)
-    }
-
-    async fn recycle(&self, channel: &mut Channel, _: &Metrics) -> RecycleResult<lapin::Error> {
-        if channel.status().connected() {
-            Ok(())
-        } else {
-            Err(RecycleError::message("the channel is closed"))
-        }
-    }
 }
 
 /// One connection to publish on, with a lane for each partition, and another one to receive on.
