@@ -13,6 +13,7 @@ mod confirms;
 mod link;
 
 use std::{
+    collections::HashMap,
     pin::Pin,
     sync::{
         Arc,
@@ -22,6 +23,7 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
+use futures_util::future::join_all;
 use lapin::BasicProperties;
 use shared::{
     broker::Broker,
@@ -168,7 +170,7 @@ impl Publisher {
     /// Publishes an update and waits for RabbitMQ's confirmation: then it is on disk.
     ///
     /// With `wants_reply` the worker is told where to send the outcome.
-    pub(crate) async fn publish(
+    async fn publish(
         &self,
         update: &UpdateMessage,
         wants_reply: bool,
@@ -206,6 +208,31 @@ impl Publisher {
             publishing.end(sent.as_ref().err().map(|error| format!("{error:?}")));
         }
         sent
+    }
+
+    /// Publishes updates, each with whether the worker is told where to send its outcome, and waits for
+    /// RabbitMQ's confirmations. Those of one component are published one after the other, in order.
+    pub(crate) async fn publish_all(
+        &self,
+        updates: &[(UpdateMessage, bool)],
+        deadline: Instant,
+    ) -> Vec<Result<(), PublishError>> {
+        let mut components: HashMap<ComponentId, Vec<(usize, &UpdateMessage, bool)>> =
+            HashMap::new();
+        for (place, (update, wants_reply)) in updates.iter().enumerate() {
+            let of_component = components.entry(update.component.id).or_default();
+            of_component.push((place, update, *wants_reply));
+        }
+        let publishing = components.into_values().map(async |updates| {
+            let mut published = Vec::with_capacity(updates.len());
+            for (place, update, wants_reply) in updates {
+                published.push((place, self.publish(update, wants_reply, deadline).await));
+            }
+            published
+        });
+        let mut published: Vec<_> = join_all(publishing).await.into_iter().flatten().collect();
+        published.sort_unstable_by_key(|(place, _)| *place);
+        published.into_iter().map(|(_, published)| published).collect()
     }
 
     /// Keeps a link for as long as the gateway runs, with the topology that the database records.
