@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     auth::{Auth, rate_limit::RateLimit},
     config::{AuthConfig, Limits},
+    http::body::BodyMemory,
     ingest::{pending::Waiters, publisher::Publisher, submit::Intake},
     lists::Lists,
     stop::Stop,
@@ -32,6 +33,8 @@ pub(crate) struct App {
     pub(crate) most_in_flight: usize,
     /// How many updates a token may send; none when that is not limited.
     pub(crate) rate_limit: Option<RateLimit>,
+    /// What the bodies of requests with many updates may take.
+    pub(crate) bodies: BodyMemory,
     pub(crate) lists: Lists,
     /// Tells which state the lists of the database have.
     pub(crate) versions: Versions,
@@ -63,6 +66,7 @@ impl App {
             in_flight: Semaphore::new(limits.in_flight),
             most_in_flight: limits.in_flight,
             rate_limit: limits.updates_per_second.map(RateLimit::new),
+            bodies: BodyMemory::new(),
             lists: Lists::new(
                 pools::lists(database, limits.database_connections),
                 versions.clone(),

@@ -49,6 +49,7 @@ mod times;
 mod tls;
 mod tour;
 mod traces;
+mod updates;
 mod verdict;
 mod waiting;
 mod wire;
@@ -117,6 +118,9 @@ fn main() -> ExitCode {
         tour::tests(),
         traces::tests(),
         traces::strangers::tests(),
+        updates::tests(),
+        updates::limits::tests(),
+        updates::servers::tests(),
         verdict::tests(),
         waiting::tests(),
         wire::tests(),

@@ -3,7 +3,7 @@
 
 mod resolve;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use shared::{
@@ -33,6 +33,10 @@ use crate::{
     stop::Stop,
     store::{catalogue::CatalogueCopy, clock::DatabaseClock, incidents::Shown},
 };
+
+/// Time for what the database must be asked about one of several updates: a component that is not
+/// known, a text that not every encoding has. Less than half of the shortest wait.
+const RESOLVE_LIMIT: Duration = Duration::from_millis(400);
 
 /// An update as a client asks for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,7 +71,7 @@ pub(crate) struct Decided {
     pub(crate) id: UpdateId,
     pub(crate) component: Component,
     pub(crate) reason: Reason,
-    /// The incident that holds or covers the component, as it is now.
+    /// The incident that holds or covers the component, as it was read after the update.
     pub(crate) incident: Arc<Shown>,
     /// As it stood right after the update; none when the update was decided before.
     pub(crate) snapshot: Option<IncidentSnapshot>,
@@ -158,9 +162,12 @@ impl<'a> Intake<'a> {
         deadline: Instant,
     ) -> Vec<Result<UpdateMessage, ApiError>> {
         let count = updates.len();
+        // Those of one component keep their order, so all wait for the last one to be resolved: not for so
+        // long that no time is left for them.
+        let by = if count > 1 { deadline.min(Instant::now() + RESOLVE_LIMIT) } else { deadline };
         // At once: those with a component that is not known wait for the same reading of the catalogue.
         let message = async |update| match update {
-            Ok(update) => self.message(update, deadline).await,
+            Ok(update) => self.message(update, by).await,
             Err(error) => Err(error),
         };
         let resolving = join_all(updates.into_iter().map(message));

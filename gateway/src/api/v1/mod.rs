@@ -4,6 +4,8 @@ mod admission;
 pub(crate) mod get_component_status;
 pub(crate) mod get_incidents;
 pub(crate) mod get_update;
+mod many_updates;
 pub(crate) mod post_component_status;
+pub(crate) mod post_updates;
 mod status_update;
 mod update_answer;

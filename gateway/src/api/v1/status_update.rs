@@ -1,6 +1,6 @@
 //! Reads a status update, naming every field that can't be used.
 
-mod fields;
+pub(super) mod fields;
 #[cfg(test)]
 mod tests;
 
@@ -11,7 +11,9 @@ use utoipa::{
     openapi::{Object, Type},
 };
 
-use self::fields::{attributes, impact, not_null, required, string, title, unknown};
+use self::fields::{
+    attributes, idempotency_key, impact, not_null, required, string, title, unknown,
+};
 use crate::{
     http::{error::ApiError, schema},
     ingest::submit::StatusUpdate,
@@ -84,7 +86,27 @@ impl PostedUpdate {
             return Err(ApiError::bad_request("The body is empty: a JSON object is needed"));
         }
         let value = serde_json::from_slice(body).map_err(|error| no_json(&error))?;
-        Self::from_fields(object(value)?)
+        Self::from_fields(object(value)?, Map::new())
+    }
+
+    /// One of many, which may have its idempotency key with it.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub(crate) fn one_of_many(value: Value) -> Result<StatusUpdate, ApiError> {
+        let mut fields = object(value)?;
+        let mut wrong = Map::new();
+        let key = match fields.remove("idempotency_key") {
+            None => None,
+            Some(key) => match not_null(key).and_then(string).and_then(idempotency_key) {
+                Ok(key) => Some(key),
+                Err(problem) => {
+                    wrong.insert("idempotency_key".to_owned(), json!([problem]));
+                    None
+                }
+            },
+        };
+        Ok(Self::from_fields(fields, wrong)?.with_key(key))
     }
 
     /// As it is submitted.
@@ -93,8 +115,11 @@ impl PostedUpdate {
         StatusUpdate { name, impact, text, attributes, idempotency_key }
     }
 
-    fn from_fields(mut fields: Map<String, Value>) -> Result<Self, ApiError> {
-        let mut wrong = Map::new();
+    /// From the fields, others of which are `wrong` already.
+    fn from_fields(
+        mut fields: Map<String, Value>,
+        mut wrong: Map<String, Value>,
+    ) -> Result<Self, ApiError> {
         let mut note = |field: &str, problem: Value| {
             wrong.insert(field.to_owned(), problem);
         };
@@ -138,7 +163,7 @@ impl PostedUpdate {
 }
 
 /// The refusal of what is not JSON.
-fn no_json(error: &serde_json::Error) -> ApiError {
+pub(super) fn no_json(error: &serde_json::Error) -> ApiError {
     ApiError::bad_request(format!("The body is not valid JSON: {error}"))
 }
 
@@ -152,6 +177,6 @@ fn object(value: Value) -> Result<Map<String, Value>, ApiError> {
 }
 
 /// The refusal of what is JSON, but not an object.
-fn no_object() -> ApiError {
+pub(super) fn no_object() -> ApiError {
     ApiError::unprocessable("json", json!({ "_schema": ["Must be an object."] }))
 }

@@ -8,13 +8,21 @@ use shared::{
 };
 
 use super::LONGEST_TEXT;
-use crate::http::impact::{ImpactInput, impact_from_number, impact_from_text};
+use crate::http::{
+    impact::{ImpactInput, impact_from_number, impact_from_text},
+    request::{LONGEST_KEY, is_idempotency_key},
+};
 
 /// Unknown fields of an object that a refusal names, at most; and characters of the name of one.
 const NAMED_FIELDS: usize = 10;
 const FIELD_NAME: usize = 60;
 // The document and the errors have the numbers as they are.
-const _: () = assert!(MAX_ATTRIBUTES == 32 && MAX_ATTRIBUTE_LENGTH == 255 && LONGEST_TEXT == 255);
+const _: () = assert!(
+    MAX_ATTRIBUTES == 32
+        && MAX_ATTRIBUTE_LENGTH == 255
+        && LONGEST_TEXT == 255
+        && LONGEST_KEY == 255
+);
 
 pub(super) type Field<T> = Result<T, &'static str>;
 
@@ -27,7 +35,7 @@ pub(super) fn not_null(value: Value) -> Field<Value> {
 }
 
 /// The problem of each field that is left, and of all those at once that are too many to name.
-pub(super) fn unknown(fields: &Map<String, Value>) -> Vec<(String, Value)> {
+pub(crate) fn unknown(fields: &Map<String, Value>) -> Vec<(String, Value)> {
     let named = fields.keys().take(NAMED_FIELDS);
     let mut problems: Vec<(String, Value)> = named
         .map(|field| (shorten(field, FIELD_NAME).into_owned(), json!(["Unknown field."])))
@@ -56,6 +64,15 @@ pub(super) fn title(text: String) -> Field<String> {
         return Err("Control characters are not allowed.");
     }
     Ok(text)
+}
+
+pub(super) fn idempotency_key(text: String) -> Field<String> {
+    // A header has none at either end: the same key is to be the same in both.
+    if text.trim() == text && is_idempotency_key(&text) {
+        Ok(text)
+    } else {
+        Err("Must be 1 to 255 printable ASCII characters, none at either end a space.")
+    }
 }
 
 /// The name or the value of an attribute.
