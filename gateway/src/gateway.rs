@@ -1,28 +1,22 @@
 //! What the endpoints share. It knows no endpoint.
 
-use std::{
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::sync::Arc;
 
 use shared::database::{BY_INDEX, ConnectOptions};
 use sqlx::PgPool;
-use tokio::{
-    sync::Semaphore,
-    time::{Instant, sleep_until},
-};
+use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     auth::{Auth, rate_limit::RateLimit},
     config::{AuthConfig, Limits},
-    ingest::{pending::Waiters, publisher::Publisher},
+    http::body::BodyMemory,
+    ingest::{pending::Waiters, publisher::Publisher, submit::Intake},
     lists::Lists,
+    stop::Stop,
     store::{catalogue::CatalogueCopy, clock::DatabaseClock, pools, version::Versions},
 };
 
-/// Time after `stop` in which outcomes are waited for: less than the server gives its connections.
-const LAST_OUTCOME: Duration = Duration::from_secs(8);
 /// What the endpoints share.
 pub(crate) struct App {
     pub(crate) auth: Auth,
@@ -39,14 +33,14 @@ pub(crate) struct App {
     pub(crate) most_in_flight: usize,
     /// How many updates a token may send; none when that is not limited.
     pub(crate) rate_limit: Option<RateLimit>,
+    /// What the bodies of requests with many updates may take.
+    pub(crate) bodies: BodyMemory,
     pub(crate) lists: Lists,
     /// Tells which state the lists of the database have.
     pub(crate) versions: Versions,
     pub(crate) conflict: bool,
     pub(crate) inbox_days: u32,
-    pub(crate) stop: CancellationToken,
-    /// When that was seen.
-    stopped_at: OnceLock<Instant>,
+    pub(crate) stop: Stop,
 }
 
 impl App {
@@ -72,6 +66,7 @@ impl App {
             in_flight: Semaphore::new(limits.in_flight),
             most_in_flight: limits.in_flight,
             rate_limit: limits.updates_per_second.map(RateLimit::new),
+            bodies: BodyMemory::new(),
             lists: Lists::new(
                 pools::lists(database, limits.database_connections),
                 versions.clone(),
@@ -80,19 +75,26 @@ impl App {
             versions,
             conflict,
             inbox_days,
-            stop,
-            stopped_at: OnceLock::new(),
+            stop: Stop::new(stop),
         }
     }
 
     /// Waits until the gateway is to stop.
     pub(crate) async fn stops(&self) -> Instant {
-        self.stop.cancelled().await;
-        *self.stopped_at.get_or_init(Instant::now)
+        self.stop.stops().await
     }
 
-    /// Waits until the gateway is to stop, and then for as long as an outcome may still be waited for.
-    pub(crate) async fn ends(&self) {
-        sleep_until(self.stops().await + LAST_OUTCOME).await;
+    /// The way of updates into the queues.
+    pub(crate) fn intake(&self) -> Intake<'_> {
+        Intake {
+            rate_limit: self.rate_limit.as_ref(),
+            places: &self.in_flight,
+            catalogue: &self.catalogue,
+            clock: &self.clock,
+            database: &self.answers,
+            waiters: &self.waiters,
+            publisher: &self.publisher,
+            stop: &self.stop,
+        }
     }
 }

@@ -11,4 +11,5 @@ mod lists;
 mod middleware;
 mod openapi;
 pub mod server;
+mod stop;
 mod store;

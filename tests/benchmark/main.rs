@@ -8,6 +8,7 @@ mod growth;
 mod history;
 mod lists;
 mod load;
+mod many;
 mod publisher;
 mod report;
 mod runs;
@@ -66,6 +67,8 @@ enum Part {
     Start,
     /// POST with the outcome.
     Post,
+    /// POST of many updates at once, with their outcomes.
+    Many,
     /// POST without waiting for it.
     Async,
     /// POST with the outcome, one at a time.
@@ -171,6 +174,7 @@ async fn measure(bench: &mut Bench, arguments: &Arguments) -> Result<()> {
         match part {
             Part::Start => start::start(bench).await,
             Part::Post => updates::post(bench).await,
+            Part::Many => many::post(bench).await,
             Part::Async => updates::respond_async(bench).await,
             Part::Alone => updates::alone(bench).await,
             Part::Drain => updates::drain(bench).await,

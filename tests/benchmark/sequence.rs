@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use harness::{System, burst};
-use serde_json::json;
+use serde_json::{Value, json};
 use shared::{component::Component, database::components, impact::Impact};
 use tokio::time::sleep;
 
@@ -47,11 +47,21 @@ impl Sequence {
 
     /// Its updates as clients post them.
     pub(crate) fn bodies(self) -> Bodies {
+        Bodies::new(self.updates().map(|update| update.to_string()))
+    }
+
+    /// The same, so many in each body.
+    pub(crate) fn bodies_of_many(self, each: usize) -> Bodies {
+        let updates: Vec<Value> = self.updates().collect();
+        Bodies::new(updates.chunks(each).map(|updates| json!({ "updates": updates }).to_string()))
+    }
+
+    fn updates(self) -> Box<dyn Iterator<Item = Value>> {
         match self {
-            Self::Repeating => Bodies::new((0..REPEATING).map(|n| burst::update(n).to_string())),
-            Self::Changing => Bodies::new((0..CHANGING * 3).map(|number| {
+            Self::Repeating => Box::new((0..REPEATING).map(burst::update)),
+            Self::Changing => Box::new((0..CHANGING * 3).map(|number| {
                 let (component, impact) = changing(number);
-                json!({ "name": name(component), "impact": impact }).to_string()
+                json!({ "name": name(component), "impact": impact })
             })),
         }
     }

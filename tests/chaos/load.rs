@@ -28,10 +28,11 @@ use crate::{
 
 const READERS: usize = 4;
 /// Time for an answer: more than any gateway may take for those that are asked for.
-const PATIENCE: Duration = Duration::from_secs(8);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(8);
 /// Updates whose answer is compared with what the other gateway shows next, of a hundred.
 const COMPARED: usize = 5;
-
+/// One of so many monitors posts many updates at once.
+const MANY: usize = 4;
 /// Updates with a key that are sent to both gateways at once, of a hundred.
 const TWICE: usize = 5;
 
@@ -46,12 +47,81 @@ pub(crate) struct Load {
 }
 
 /// An update that a client is to send.
-struct Update {
-    text: String,
-    component: usize,
-    impact: i64,
-    has_key: bool,
-    prefer: Option<&'static str>,
+pub(crate) struct Update {
+    pub(crate) text: String,
+    pub(crate) component: usize,
+    pub(crate) impact: i64,
+    pub(crate) has_key: bool,
+    pub(crate) prefer: Option<&'static str>,
+}
+
+/// How long a client is willing to wait.
+pub(crate) fn prefer(random: &mut Random) -> Option<&'static str> {
+    match random.below(100) {
+        0..25 => Some(RESPOND_ASYNC),
+        25..35 => Some("wait=5"),
+        _ => None,
+    }
+}
+
+impl Update {
+    /// One of a monitor's own components, without its text and without a preference.
+    pub(crate) fn draw(own: &[usize], random: &mut Random) -> Self {
+        Self {
+            text: String::new(),
+            component: own.get(random.below(own.len())).copied().unwrap_or_default(),
+            impact: match random.below(100) {
+                0..10 => 3,
+                10..35 => 2,
+                _ => 1,
+            },
+            has_key: random.percent(50),
+            prefer: None,
+        }
+    }
+
+    fn body(&self) -> Value {
+        json!({
+            "name": format!("Service {}", self.component / 2),
+            "impact": self.impact,
+            "text": self.text,
+            "attributes": [{
+                "name": "region",
+                "value": if self.component.is_multiple_of(2) { "R1" } else { "R2" },
+            }],
+        })
+    }
+
+    /// As one of many.
+    pub(crate) fn body_of_many(&self) -> Value {
+        let mut body = self.body();
+        if self.has_key {
+            body["idempotency_key"] = json!(self.text);
+        }
+        body
+    }
+
+    pub(crate) fn attempt(
+        &self,
+        gateway: usize,
+        again: bool,
+        (sent, answered): (Instant, Instant),
+        told: Told,
+    ) -> Attempt {
+        Attempt {
+            update: self.text.clone(),
+            component: self.component as i32 + 1,
+            impact: self.impact,
+            has_key: self.has_key,
+            prefer: self.prefer,
+            gateway,
+            again,
+            together: None,
+            sent,
+            answered,
+            told,
+        }
+    }
 }
 
 impl Load {
@@ -60,7 +130,11 @@ impl Load {
         let monitor = |number: usize| {
             // Each component is one monitor's, so that the order of its updates is known.
             let own = (number..COMPONENTS).step_by(monitors).collect();
-            tokio::spawn(self.clone().monitor(number, own, Random::new(seed, 100 + number as u64)))
+            let random = Random::new(seed, 100 + number as u64);
+            if number % MANY == MANY - 1 {
+                return tokio::spawn(self.clone().monitor_of_many(number, own, random));
+            }
+            tokio::spawn(self.clone().monitor(number, own, random))
         };
         let reader = |number: usize| {
             tokio::spawn(self.clone().reader(Random::new(seed, 10 + number as u64)))
@@ -68,7 +142,7 @@ impl Load {
         (0..monitors).map(monitor).chain((0..READERS).map(reader)).collect()
     }
 
-    fn runs(&self) -> bool {
+    pub(crate) fn runs(&self) -> bool {
         !self.stopped.load(Ordering::Relaxed)
     }
 
@@ -77,22 +151,9 @@ impl Load {
             if !self.runs() {
                 return;
             }
-            let Some(component) = own.get(random.below(own.len())) else { return };
-            let mut update = Update {
-                text: format!("{number}-{count}"),
-                component: *component,
-                impact: match random.below(100) {
-                    0..10 => 3,
-                    10..35 => 2,
-                    _ => 1,
-                },
-                has_key: random.percent(50),
-                prefer: match random.below(100) {
-                    0..25 => Some(RESPOND_ASYNC),
-                    25..35 => Some("wait=5"),
-                    _ => None,
-                },
-            };
+            let mut update =
+                Update { text: format!("{number}-{count}"), ..Update::draw(&own, &mut random) };
+            update.prefer = prefer(&mut random);
             let gateway = random.below(self.addresses.len());
             let compared = random.percent(COMPARED);
             let mut pause = random.millis(0, 150);
@@ -116,27 +177,18 @@ impl Load {
         }
     }
 
-    fn other(&self, gateway: usize) -> usize {
+    pub(crate) fn other(&self, gateway: usize) -> usize {
         (gateway + 1) % self.addresses.len()
     }
 
     /// Sends an update once; returns whether it was taken.
     async fn post(&self, update: &Update, gateway: usize, again: bool, compared: bool) -> bool {
-        let body = json!({
-            "name": format!("Service {}", update.component / 2),
-            "impact": update.impact,
-            "text": update.text,
-            "attributes": [{
-                "name": "region",
-                "value": if update.component.is_multiple_of(2) { "R1" } else { "R2" },
-            }],
-        });
         let mut request = self
             .client
             .post(self.url(gateway, "/api/v1/component_status"))
             .bearer_auth(&self.token)
             .timeout(PATIENCE)
-            .json(&body);
+            .json(&update.body());
         if let Some(prefer) = update.prefer {
             request = request.header("Prefer", prefer);
         }
@@ -156,18 +208,7 @@ impl Load {
         }
         let decided = matches!(told, Told::Outcome { .. });
         let taken = told.taken().is_some();
-        self.record.add(Attempt {
-            update: update.text.clone(),
-            component: update.component as i32 + 1,
-            impact: update.impact,
-            has_key: update.has_key,
-            prefer: update.prefer,
-            gateway,
-            again,
-            sent,
-            answered,
-            told,
-        });
+        self.record.add(update.attempt(gateway, again, (sent, answered), told));
         if let (true, true, Ok(answer)) = (compared, decided, answer) {
             self.compare(&update.text, &answer.body, self.other(gateway)).await;
         }
@@ -232,18 +273,18 @@ impl Load {
         }
     }
 
-    fn see_wrong(&self, what: String) {
+    pub(crate) fn see_wrong(&self, what: String) {
         self.diary.note(format!("WRONG: {what}"));
         self.record.wrong(what);
     }
 
-    fn url(&self, gateway: usize, path: &str) -> String {
+    pub(crate) fn url(&self, gateway: usize, path: &str) -> String {
         let address = self.addresses.get(gateway).map(String::as_str).unwrap_or_default();
         format!("http://{address}{path}")
     }
 }
 
-fn read(answer: &Answer, impact: i64) -> Result<Told> {
+pub(crate) fn read(answer: &Answer, impact: i64) -> Result<Told> {
     let id = answer.header("update-id").parse::<Uuid>();
     let message = answer.body["message"].as_str().unwrap_or_default().to_owned();
     Ok(match answer.status {
@@ -259,8 +300,7 @@ fn read(answer: &Answer, impact: i64) -> Result<Told> {
             Told::Outcome { changed: status == 201, id: id?, incident }
         }
         202 => Told::Accepted(id?),
-        503 if message.contains("nothing was queued") => Told::Refused(id.ok(), message),
-        503 if message.contains("may have been queued or not") => Told::Unknown(id.ok(), message),
+        503 => Told::of_503(id.ok(), message)?,
         _ => anyhow::bail!("an answer that is not expected"),
     })
 }

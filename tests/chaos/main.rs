@@ -4,6 +4,7 @@
 
 mod diary;
 mod load;
+mod many;
 mod member;
 mod operator;
 mod plan;
@@ -210,6 +211,7 @@ async fn check(storm: &Storm, edits: Edits, folder: &Path) -> Result<bool> {
         unknown_may_be_given_up: false,
     };
     let verdict = verdict::judge(&run);
+    wrong.extend(many::out_of_order(&attempts, &run.inbox));
     // Nothing that is sent here has a reason to be parked.
     wrong.extend(run.parked.iter().map(|row| format!("parked: {row:?}")));
     if verdict.compared.changes == 0 || edits.confirmed.is_empty() || edits.held == 0 {

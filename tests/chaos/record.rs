@@ -7,7 +7,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use harness::verdict::{self, Answered, InboxRow};
 use serde_json::json;
 use shared::{component::ComponentId, update_id::UpdateId};
@@ -34,6 +34,8 @@ pub(crate) struct Attempt {
     pub(crate) gateway: usize,
     /// Whether it is sent because the one before had no good answer.
     pub(crate) again: bool,
+    /// The first update of its request, where it was sent with others.
+    pub(crate) together: Option<String>,
     pub(crate) sent: Instant,
     pub(crate) answered: Instant,
     pub(crate) told: Told,
@@ -57,6 +59,15 @@ pub(crate) enum Told {
 }
 
 impl Told {
+    /// A refusal that can be tried again, by what it says.
+    pub(crate) fn of_503(id: Option<Uuid>, message: String) -> Result<Self> {
+        if message.contains("nothing was queued") {
+            return Ok(Self::Refused(id, message));
+        }
+        ensure!(message.contains("may have been queued or not"), "503 that says: {message}");
+        Ok(Self::Unknown(id, message))
+    }
+
     /// The update's id of a 2xx.
     pub(crate) const fn taken(&self) -> Option<Uuid> {
         match self {
@@ -185,6 +196,7 @@ pub(crate) fn write(attempts: &[Attempt], diary: &Diary, path: &Path) -> Result<
             "prefer": attempt.prefer,
             "gateway": attempt.gateway + 1,
             "again": attempt.again,
+            "together": attempt.together,
             "sent": diary.seconds(attempt.sent),
             "answered": diary.seconds(attempt.answered),
             "told": told,

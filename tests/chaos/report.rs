@@ -63,7 +63,10 @@ impl Report<'_> {
             writeln!(table, "| {what} | {how_much} |").ok();
         };
         row("updates", &updates.len());
-        row("requests", &self.attempts.len());
+        row("attempts to send one", &self.attempts.len());
+        row("of these together with others", &{
+            self.attempts.iter().filter(|attempt| attempt.together.is_some()).count()
+        });
         row("200 and 201, with the outcome", &count(|t| matches!(t, Told::Outcome { .. })));
         row("202", &count(|t| matches!(t, Told::Accepted(_))));
         row("503, nothing was queued", &count(|t| matches!(t, Told::Refused(..))));

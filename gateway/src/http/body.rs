@@ -1,42 +1,142 @@
-//! Reads the body of a request, within limits of size and time.
+//! Reads the body of a request, within limits of size, time and memory.
 
 use std::time::Duration;
 
 use axum::{body::Body, http::StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use tokio::time::timeout;
+use shared::metrics::{GATEWAY, Refused};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::timeout,
+};
 
 use super::error::ApiError;
 
-/// Bytes of a body, at most.
-const LARGEST_BODY: usize = 64 * 1024;
+/// Bytes of the body of one update, at most.
+pub(crate) const LARGEST_BODY: usize = 64 * 1024;
+/// Bytes of a body with many updates, at most.
+const LARGEST_OF_MANY: usize = 1024 * 1024;
 /// Time that a client may take to send its body.
 const BODY_LIMIT: Duration = Duration::from_secs(10);
+/// Memory for bodies with many updates, in KiB.
+const MEMORY: usize = 16 * 1024;
 
-/// All of a body.
+/// The memory that bodies with many updates may take, all together: a place in flight is taken only
+/// once it is known how many updates there are. A body of one has its place before it is read.
+pub(crate) struct BodyMemory(Semaphore);
+
+/// Memory that was set aside for a body; given back when dropped.
+pub(crate) struct Share<'a> {
+    memory: &'a BodyMemory,
+    taken: Option<SemaphorePermit<'a>>,
+}
+
+impl BodyMemory {
+    /// 16 MiB.
+    pub(crate) const fn new() -> Self {
+        Self(Semaphore::const_new(MEMORY))
+    }
+}
+
+impl Share<'_> {
+    /// Sets aside what so many bytes in all take; only as they come, so that who announces a large body
+    /// and does not send it keeps nobody out.
+    fn grow(&mut self, bytes: usize) -> Result<(), ApiError> {
+        let kib = bytes.div_ceil(1024);
+        let more = kib - self.taken.as_ref().map_or(0, SemaphorePermit::num_permits).min(kib);
+        let more = u32::try_from(more).unwrap_or(u32::MAX);
+        let grown = self.memory.0.try_acquire_many(more).map_err(|_| {
+            // As one: how many updates it has is not known.
+            GATEWAY.refused.of(Refused::InFlight).inc();
+            ApiError::unavailable("Too many updates are being read; nothing was queued, try again")
+        })?;
+        match &mut self.taken {
+            Some(taken) => taken.merge(grown),
+            None => self.taken = Some(grown),
+        }
+        Ok(())
+    }
+}
+
+/// All of the body of one update.
 ///
 /// # Errors
 /// 413 when it is too large, 408 when it takes too long, 400 when it is cut off.
 pub(crate) async fn read(body: Body) -> Result<Vec<u8>, ApiError> {
-    let mut body = Limited::new(body, LARGEST_BODY);
+    collect(body, LARGEST_BODY, "64 KiB", |_| Ok(())).await
+}
+
+/// All of a body with many updates, and the memory that was set aside for it.
+///
+/// # Errors
+/// As [`read`]; 503 when there is no memory for it.
+pub(crate) async fn read_many(
+    body: Body,
+    memory: &BodyMemory,
+) -> Result<(Vec<u8>, Share<'_>), ApiError> {
+    let mut share = Share { memory, taken: None };
+    let bytes = collect(body, LARGEST_OF_MANY, "1 MiB", |bytes| share.grow(bytes)).await?;
+    Ok((bytes, share))
+}
+
+/// 413, where `what` is larger than so many bytes.
+pub(crate) fn too_large(what: &str, bytes: &str) -> ApiError {
+    let message = format!("The {what} is larger than {bytes}");
+    ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message)
+}
+
+async fn collect(
+    body: Body,
+    largest: usize,
+    in_words: &str,
+    mut set_aside: impl FnMut(usize) -> Result<(), ApiError>,
+) -> Result<Vec<u8>, ApiError> {
+    let mut body = Limited::new(body, largest);
     // Frame by frame: a body of one-byte chunks must not cost more than its bytes.
     let collected = timeout(BODY_LIMIT, async {
         let mut bytes = Vec::new();
         while let Some(frame) = body.frame().await {
-            if let Ok(data) = frame?.into_data() {
+            let frame = frame.map_err(|error| {
+                if error.is::<LengthLimitError>() {
+                    return too_large("body", in_words);
+                }
+                ApiError::bad_request("The body ended before its announced length")
+            })?;
+            if let Ok(data) = frame.into_data() {
+                set_aside(bytes.len() + data.len())?;
                 bytes.extend_from_slice(&data);
             }
         }
-        Ok::<_, axum::BoxError>(bytes)
+        Ok(bytes)
     });
-    match collected.await {
-        Ok(Ok(body)) => Ok(body),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "The body is larger than 64 KiB"))
+    collected.await.unwrap_or_else(|_| {
+        Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "The body did not arrive within 10 s"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: usize = 1024 * 1024;
+
+    #[tokio::test]
+    async fn bodies_take_no_more_memory_than_there_is() {
+        let memory = BodyMemory::new();
+        let body = |bytes: usize| read_many(Body::from(vec![b' '; bytes]), &memory);
+        let mut held = Vec::new();
+        for _ in 0..16 {
+            let (bytes, share) = body(MIB).await.expect("there is memory");
+            assert_eq!(bytes.len(), MIB);
+            held.push(share);
         }
-        Ok(Err(_)) => Err(ApiError::bad_request("The body ended before its announced length")),
-        Err(_) => {
-            Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "The body did not arrive within 10 s"))
-        }
+        let refused = body(1).await.err().expect("there is none");
+        assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+        held.pop();
+        drop(body(MIB).await.expect("it was given back"));
+        let refused = body(MIB + 1).await.err().expect("it is too large");
+        assert_eq!(refused.status(), StatusCode::PAYLOAD_TOO_LARGE);
+        drop(held);
+        assert_eq!(memory.0.available_permits(), MEMORY);
     }
 }

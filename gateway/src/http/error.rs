@@ -75,6 +75,11 @@ impl ApiError {
         self.status
     }
 
+    /// The status, the message, and what is wrong with each field, to be a part of another answer.
+    pub(crate) fn into_parts(self) -> (StatusCode, String, Option<Value>) {
+        (self.status, self.message, self.errors)
+    }
+
     #[must_use]
     pub(crate) fn with(mut self, name: HeaderName, value: &'static str) -> Self {
         self.headers.push((name, HeaderValue::from_static(value)));

@@ -10,7 +10,8 @@ use super::{error::ApiError, prefer};
 /// that posts to the Python dashboard gives up after 2 s.
 const DEFAULT_WAIT: Duration = Duration::from_millis(1_500);
 const LONGEST_WAIT: u64 = 30;
-const LONGEST_KEY: usize = 255;
+/// Characters of an idempotency key, at most.
+pub(crate) const LONGEST_KEY: usize = 255;
 
 /// How long a client waits for the outcome (RFC 7240).
 #[derive(Debug, PartialEq, Eq)]
@@ -91,15 +92,19 @@ pub(crate) fn is_uncoded(headers: &HeaderMap) -> bool {
 pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
     let mut keys = headers.get_all("idempotency-key").into_iter();
     let Some(key) = keys.next() else { return Ok(None) };
-    let text = key.to_str().ok().map(str::trim).filter(|key| {
-        !key.is_empty() && key.len() <= LONGEST_KEY && !key.chars().any(|c| c.is_control())
-    });
+    let text = key.to_str().ok().map(str::trim).filter(|key| is_idempotency_key(key));
     match (text, keys.next()) {
         (Some(key), None) => Ok(Some(key.to_owned())),
         _ => Err(ApiError::bad_request(
             "Idempotency-Key must be one value of 1 to 255 printable ASCII characters",
         )),
     }
+}
+
+/// Whether a text can be an idempotency key: so many printable ASCII characters.
+pub(crate) fn is_idempotency_key(text: &str) -> bool {
+    let is_printable = |byte: u8| byte == b' ' || byte.is_ascii_graphic();
+    (1..=LONGEST_KEY).contains(&text.len()) && text.bytes().all(is_printable)
 }
 
 /// Whether the body is said to be JSON.

@@ -3,3 +3,4 @@
 pub(crate) mod pending;
 pub(crate) mod publisher;
 mod silence;
+pub(crate) mod submit;

@@ -131,17 +131,7 @@ impl Waiters {
         }
         let ids: BTreeSet<IncidentId> =
             results.iter().filter_map(|result| incident_id(&result.verdict)).collect();
-        let incidents = if ids.is_empty() {
-            HashMap::new()
-        } else {
-            let silent = |_| Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()));
-            let read = timeout(READ_LIMIT, self.incidents(&ids)).await;
-            read.unwrap_or_else(silent).unwrap_or_else(|error| {
-                let reason = shared::telemetry::chain(&error);
-                throttled!(warn, &reason, reason, "the incidents of answers can't be read");
-                HashMap::new()
-            })
-        };
+        let incidents = self.shown(&ids).await;
         let mut waiting = lock(&self.waiting);
         for UpdateResult { id, verdict } in results {
             if let Some(Entry { waiter: Some(waiter), .. }) = waiting.by_id.remove(&id) {
@@ -150,6 +140,23 @@ impl Waiters {
                 drop(waiter.send(Settled { verdict, incident }));
             }
         }
+    }
+
+    /// The incidents as they are now, in one state of the database; none when they can't be read.
+    pub(crate) async fn shown(
+        &self,
+        ids: &BTreeSet<IncidentId>,
+    ) -> HashMap<IncidentId, Arc<Shown>> {
+        if ids.is_empty() {
+            return HashMap::new();
+        }
+        let silent = |_| Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()));
+        let read = timeout(READ_LIMIT, self.incidents(ids)).await;
+        read.unwrap_or_else(silent).unwrap_or_else(|error| {
+            let reason = shared::telemetry::chain(&error);
+            throttled!(warn, &reason, reason, "the incidents of answers can't be read");
+            HashMap::new()
+        })
     }
 
     /// The incidents as they are now: those that no transaction has changed since they were read are

@@ -15,6 +15,7 @@ mod lane;
 mod link;
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -23,6 +24,7 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
+use futures_util::future::join_all;
 use shared::{
     broker::Broker,
     component::ComponentId,
@@ -34,6 +36,7 @@ use shared::{
     throttled,
     topology::{Phase, Recorded, TopologyError},
     traces::{self, Publishing},
+    update_id::UpdateId,
 };
 use sqlx::PgPool;
 use tokio::{
@@ -86,6 +89,14 @@ pub(crate) enum PublishError {
     Unconfirmed,
 }
 
+/// A request's updates of one partition, in order.
+#[derive(Default)]
+struct OfPartition {
+    entries: Vec<(UpdateId, Entry)>,
+    /// The place of each in the request, and its span.
+    spans: Vec<(usize, Option<Publishing>)>,
+}
+
 /// The gateway's side of RabbitMQ.
 pub(crate) struct Publisher {
     link: ArcSwapOption<Link>,
@@ -126,39 +137,52 @@ impl Publisher {
         self.link.load().as_ref().map_or(0, |link| component.partition(link.topology.partitions))
     }
 
-    /// Publishes an update and waits for RabbitMQ's confirmation: then it is on disk.
-    ///
-    /// With `wants_reply` the worker is told where to send the outcome. Dropped before its end, the update
-    /// goes its way.
+    /// Publishes updates, each with whether the worker is told where to send its outcome, and waits for
+    /// RabbitMQ's confirmations: then they are on disk. Those of one partition are published in order, in
+    /// one message where they fit. Dropped before its end, they go their way.
     pub(crate) async fn publish(
         &self,
-        update: &UpdateMessage,
-        wants_reply: bool,
+        updates: &[(UpdateMessage, bool)],
         deadline: Instant,
-    ) -> Result<(), PublishError> {
-        let link = self.link()?;
-        let partition = update.component.id.partition(link.topology.partitions);
-        let publishing = traces::get().map(|traces| {
-            let topology = &link.topology;
-            traces.publish(&topology.exchange(), &topology.routing_key(partition), update.id)
-        });
-        let trace = publishing.as_ref().and_then(Publishing::context);
-        let entry = Entry { message: update.encode(), wants_reply, trace };
-        let ticket = link.submit(partition, [(update.id, entry)], deadline).pop();
-        let sent = match ticket {
-            Some(ticket) => ticket.confirmed().await,
-            None => Err(PublishError::Absent),
+    ) -> Vec<Result<(), PublishError>> {
+        let link = match self.link() {
+            Ok(link) => link,
+            Err(error) => return vec![Err(error); updates.len()],
         };
-        let sent = match sent {
-            Err(PublishError::Absent) if self.state() == BrokerState::Changing => {
-                Err(PublishError::Changing)
-            }
-            sent => sent,
-        };
-        if let Some(publishing) = publishing {
-            publishing.end(sent.as_ref().err().map(|error| format!("{error:?}")));
+        let mut partitions: BTreeMap<u16, OfPartition> = BTreeMap::new();
+        for (place, (update, wants_reply)) in updates.iter().enumerate() {
+            let partition = update.component.id.partition(link.topology.partitions);
+            let publishing = traces::get().map(|traces| {
+                let topology = &link.topology;
+                traces.publish(&topology.exchange(), &topology.routing_key(partition), update.id)
+            });
+            let trace = publishing.as_ref().and_then(Publishing::context);
+            let entry = Entry { message: update.encode(), wants_reply: *wants_reply, trace };
+            let of_partition = partitions.entry(partition).or_default();
+            of_partition.entries.push((update.id, entry));
+            of_partition.spans.push((place, publishing));
         }
-        sent
+        let submitted: Vec<_> = partitions
+            .into_iter()
+            .flat_map(|(partition, OfPartition { entries, spans })| {
+                spans.into_iter().zip(link.submit(partition, entries, deadline))
+            })
+            .collect();
+        let confirming = submitted.into_iter().map(async |((place, publishing), ticket)| {
+            let sent = match ticket.confirmed().await {
+                Err(PublishError::Absent) if self.state() == BrokerState::Changing => {
+                    Err(PublishError::Changing)
+                }
+                sent => sent,
+            };
+            if let Some(publishing) = publishing {
+                publishing.end(sent.err().map(|error| format!("{error:?}")));
+            }
+            (place, sent)
+        });
+        let mut published: Vec<_> = join_all(confirming).await;
+        published.sort_unstable_by_key(|(place, _)| *place);
+        published.into_iter().map(|(_, sent)| sent).collect()
     }
 
     /// The link, if it takes updates.

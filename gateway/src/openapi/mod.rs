@@ -20,7 +20,9 @@ use utoipa::{
 use crate::{
     api::{
         health, metrics,
-        v1::{get_component_status, get_incidents, get_update, post_component_status},
+        v1::{
+            get_component_status, get_incidents, get_update, post_component_status, post_updates,
+        },
     },
     http::error,
 };
@@ -55,6 +57,7 @@ const HEADERS: [(&str, &str); 10] = [
     info(title = "Status Dashboard: ingest and API", description = DESCRIPTION),
     paths(
         post_component_status::post,
+        post_updates::post,
         get_component_status::get,
         get_incidents::get,
         get_update::get,

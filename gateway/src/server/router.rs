@@ -7,14 +7,16 @@ use axum::{
     extract::{Request, State},
     http::StatusCode,
     middleware::{self, Next},
-    routing::get,
+    routing::{get, post},
 };
 use shared::traces;
 
 use crate::{
     api::{
         health, metrics,
-        v1::{get_component_status, get_incidents, get_update, post_component_status},
+        v1::{
+            get_component_status, get_incidents, get_update, post_component_status, post_updates,
+        },
     },
     gateway::App,
     http::error::ApiError,
@@ -53,6 +55,7 @@ pub(crate) fn router(app: Arc<App>, watched: Watched) -> Router {
             get(get_component_status::get).post(post_component_status::post),
         )
         .route("/api/v1/incidents", get(get_incidents::get))
+        .route("/api/v1/updates", post(post_updates::post))
         .route("/api/v1/updates/{id}", get(get_update::get))
         .merge(page::router())
         .method_not_allowed_fallback(async || {

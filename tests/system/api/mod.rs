@@ -15,6 +15,7 @@ mod refusals;
 mod request_limits;
 mod security_headers;
 mod tokens;
+mod updates;
 mod waiting;
 
 use anyhow::{Result, ensure};
@@ -40,6 +41,7 @@ tests_of!(
     request_limits,
     security_headers,
     tokens,
+    updates,
     waiting
 );
 

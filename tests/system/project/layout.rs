@@ -10,8 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use syn::{
-    Attribute, Expr, Item, Token, UseTree,
-    punctuated::Punctuated,
+    Attribute, Item, UseTree,
     visit::{self, Visit},
 };
 
@@ -24,8 +23,6 @@ tests!(
     pure_code_does_no_io,
     every_folder_says_what_it_is_for,
     no_file_of_the_tests_is_long,
-    sql_stands_in_the_store,
-    sql_that_is_planted_is_found,
     a_circle_that_is_planted_is_found,
     a_long_file_and_a_folder_without_a_sign_are_found,
 );
@@ -44,9 +41,6 @@ const PURE: [(&str, &[&str]); 3] = [
     // Ids and times are columns, too: `sqlx` gives them their type.
     ("shared/src/domain", &["lapin", "tokio", "axum", "database", "amqp"]),
 ];
-
-/// Where the SQL of a program stands: in its store, and for its DDL in the worker's schema.
-const WITH_SQL: [(&str, &[&str]); 2] = [("gateway", &["store"]), ("worker", &["store", "schema"])];
 
 /// Which module uses which, by their paths in the crate; the root is empty.
 type Graph = BTreeMap<String, BTreeSet<String>>;
@@ -77,7 +71,7 @@ async fn folders_import_each_other_in_one_direction(_: Arc<Fixture>) -> Result<(
 }
 
 /// The folder or file below the crate's root that a module is in.
-fn room(module: &str) -> &str {
+pub(super) fn room(module: &str) -> &str {
     module.split("::").next().unwrap_or_default()
 }
 
@@ -102,71 +96,6 @@ async fn pure_code_does_no_io(_: Arc<Fixture>) -> Result<()> {
         }
     }
     Ok(())
-}
-
-async fn sql_stands_in_the_store(_: Arc<Fixture>) -> Result<()> {
-    for (name, rooms) in WITH_SQL {
-        let sources = sources(name)?;
-        let outside = sql_outside(&sources, rooms);
-        ensure!(outside.is_empty(), "{name} has SQL outside of {rooms:?}: {outside:?}");
-        for within in rooms {
-            let others: Vec<&str> = rooms.iter().copied().filter(|room| room != within).collect();
-            let found = sql_outside(&sources, &others).len();
-            ensure!(found > 5, "only {found} are found in {within}: the check looks at nothing");
-        }
-    }
-    Ok(())
-}
-
-async fn sql_that_is_planted_is_found(_: Arc<Fixture>) -> Result<()> {
-    for planted in [
-        r#"fn f() { run("SELECT 1"); }"#,
-        r#"fn f() { run(format!("  DELETE FROM {table}")); }"#,
-        r#"const LOCK: &str = concat!("BEGIN; ", "SELECT FROM sdb_scope FOR UPDATE");"#,
-        r#"fn f() { run(&vec![concat!("WITH a AS (", rest!())]); }"#,
-        "fn f() { sqlx::query(statement()); }",
-        "use sqlx::{PgConnection, query_as};",
-        "fn f() { sqlx::raw_sql(ATTACH); }",
-    ] {
-        let sources = [("room::file".to_owned(), syn::parse_file(planted)?)].into();
-        ensure!(!sql_outside(&sources, &["store"]).is_empty(), "nothing is found in {planted}");
-        ensure!(sql_outside(&sources, &["room"]).is_empty(), "{planted} is in its room");
-    }
-    let innocent = r#"use sqlx::PgConnection; fn f() { say("SELECTED, and SELECT in a text"); }
-        #[cfg(test)] mod tests { fn f() { sqlx::query("SELECT 1"); } }"#;
-    let sources = [("room".to_owned(), syn::parse_file(innocent)?)].into();
-    let found = sql_outside(&sources, &["store"]);
-    ensure!(found.is_empty(), "{found:?} is no SQL, or a test's");
-    Ok(())
-}
-
-/// The statements in modules outside of some rooms, and the uses of what runs them; each with its module.
-fn sql_outside(sources: &BTreeMap<String, syn::File>, rooms: &[&str]) -> Vec<String> {
-    let is_statement = |text: &String| {
-        const VERBS: [&str; 9] =
-            ["SELECT", "INSERT", "UPDATE", "DELETE", "WITH", "BEGIN", "CREATE", "ALTER", "DROP"];
-        // A verb alone is a method of HTTP.
-        let first = text.trim_start().split_once([' ', '\n', ';']);
-        first.is_some_and(|(verb, _)| VERBS.contains(&verb))
-    };
-    let runs_one = |path: &Vec<String>| match path.as_slice() {
-        [library, rest @ ..] => {
-            library == "sqlx"
-                && rest.iter().any(|part| part.starts_with("query") || part == "raw_sql")
-        }
-        [] => false,
-    };
-    let mut found = Vec::new();
-    for (module, file) in sources.iter().filter(|(module, _)| !rooms.contains(&room(module))) {
-        let (mut texts, mut paths) = (Texts::default(), Paths::default());
-        texts.visit_file(file);
-        paths.visit_file(file);
-        found
-            .extend(texts.found.into_iter().filter(is_statement).map(|t| format!("{module}: {t}")));
-        let uses = paths.found.into_iter().filter(runs_one);
-        found.extend(uses.map(|path| format!("{module}: {}", path.join("::"))));
-    }
-    found
 }
 
 async fn every_folder_says_what_it_is_for(_: Arc<Fixture>) -> Result<()> {
@@ -272,7 +201,7 @@ async fn a_circle_that_is_planted_is_found(_: Arc<Fixture>) -> Result<()> {
 }
 
 /// The modules of a crate, by their paths, but for those of tests.
-fn sources(name: &str) -> Result<BTreeMap<String, syn::File>> {
+pub(super) fn sources(name: &str) -> Result<BTreeMap<String, syn::File>> {
     let root = deploy::checkout().join(name).join("src");
     let mut files = Vec::new();
     rust_files(&root, &mut files)?;
@@ -375,8 +304,8 @@ fn circle(graph: &Graph) -> Option<Vec<String>> {
 
 /// All paths of a file, but for those of tests.
 #[derive(Default)]
-struct Paths {
-    found: Vec<Vec<String>>,
+pub(super) struct Paths {
+    pub(super) found: Vec<Vec<String>>,
 }
 
 impl Paths {
@@ -415,7 +344,7 @@ impl<'a> Visit<'a> for Paths {
     }
 }
 
-fn attributes(item: &Item) -> &[Attribute] {
+pub(super) fn attributes(item: &Item) -> &[Attribute] {
     #[expect(clippy::wildcard_enum_match_arm, reason = "no other item is ever only for tests")]
     match item {
         Item::Fn(item) => &item.attrs,
@@ -426,39 +355,9 @@ fn attributes(item: &Item) -> &[Attribute] {
     }
 }
 
-fn is_test(attributes: &[Attribute]) -> bool {
+pub(super) fn is_test(attributes: &[Attribute]) -> bool {
     attributes.iter().any(|attribute| {
         attribute.path().is_ident("cfg")
             && attribute.parse_args::<syn::Path>().is_ok_and(|path| path.is_ident("test"))
     })
-}
-
-/// All texts of a file, but for those of tests, comments and attributes.
-#[derive(Default)]
-struct Texts {
-    found: Vec<String>,
-}
-
-impl<'a> Visit<'a> for Texts {
-    fn visit_item(&mut self, item: &'a Item) {
-        if !is_test(attributes(item)) {
-            visit::visit_item(self, item);
-        }
-    }
-
-    fn visit_attribute(&mut self, _: &'a Attribute) {}
-
-    fn visit_lit_str(&mut self, text: &'a syn::LitStr) {
-        self.found.push(text.value());
-    }
-
-    fn visit_macro(&mut self, item: &'a syn::Macro) {
-        // Statements are put together by `format!` and `concat!`, too.
-        let arguments = item.parse_body_with(Punctuated::<Expr, Token![,]>::parse_terminated);
-        for argument in arguments.into_iter().flatten() {
-            let mut inner = Self::default();
-            inner.visit_expr(&argument);
-            self.found.append(&mut inner.found);
-        }
-    }
 }

@@ -5,9 +5,10 @@ mod documents;
 mod layout;
 mod reference;
 mod runbook;
+mod sql;
 mod tour;
 mod worked_example;
 
 use harness::tests_of;
 
-tests_of!(deployment, documents, layout, reference, runbook, tour, worked_example);
+tests_of!(deployment, documents, layout, reference, runbook, sql, tour, worked_example);

@@ -33,7 +33,7 @@ struct Encoding {
 }
 
 /// A system on an empty database of this encoding.
-async fn bare(fixture: &Arc<Fixture>, encoding: &str) -> Result<System> {
+pub(crate) async fn bare(fixture: &Arc<Fixture>, encoding: &str) -> Result<System> {
     let mut system = System::bare(fixture).await?;
     system.database.close().await;
     let (context, name) = (fixture.clone(), system.vhost.clone());

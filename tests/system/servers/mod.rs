@@ -2,7 +2,7 @@
 
 mod clocks;
 mod connections;
-mod encodings;
+pub(crate) mod encodings;
 mod standby;
 mod tls;
 

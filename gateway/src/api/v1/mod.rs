@@ -1,7 +1,11 @@
-//! API v1: one file for each endpoint, and the body of an update.
+//! API v1: one file for each endpoint, and the forms and answers that those of updates share.
 
+mod admission;
 pub(crate) mod get_component_status;
 pub(crate) mod get_incidents;
 pub(crate) mod get_update;
+mod many_updates;
 pub(crate) mod post_component_status;
+pub(crate) mod post_updates;
 mod status_update;
+mod update_answer;

@@ -10,7 +10,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::Document;
+use super::{Document, many_updates::many_updates};
 use harness::{Answer, COMPONENT_STATUS, Fixture, INCIDENTS, System, answer, eventually, tests};
 
 tests!(every_answer_is_in_the_document,);
@@ -33,7 +33,7 @@ const NOWHERE: [(&str, &str); 2] = [
     ("SDB_AMQP_URI", "amqp://127.0.0.1:1"),
 ];
 
-fn update(name: &str, impact: u8) -> Value {
+pub(super) fn update(name: &str, impact: u8) -> Value {
     json!({ "name": name, "impact": impact, "text": "Slow" })
 }
 
@@ -41,23 +41,28 @@ fn keyed(request: RequestBuilder, key: &str) -> RequestBuilder {
     request.header("Idempotency-Key", key)
 }
 
-fn later(request: RequestBuilder) -> RequestBuilder {
+pub(super) fn later(request: RequestBuilder) -> RequestBuilder {
     request.header("Prefer", "respond-async")
 }
 
-fn patient(request: RequestBuilder) -> RequestBuilder {
+pub(super) fn patient(request: RequestBuilder) -> RequestBuilder {
     request.header("Prefer", "wait=20")
 }
 
 /// The answer to a request whose body never comes.
-async fn without_its_body(system: &System) -> Result<Answer> {
+pub(super) async fn without_its_body(system: &System, path: &str) -> Result<Answer> {
     let mut stream = TcpStream::connect(&system.addresses[0]).await?;
     let head = format!(
-        "POST {COMPONENT_STATUS} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\
+        "POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\
         Content-Type: application/json\r\nContent-Length: 10\r\n\r\n",
         system.token
     );
     stream.write_all(head.as_bytes()).await?;
+    rest(&mut stream).await
+}
+
+/// An answer after which its connection ends.
+pub(super) async fn rest(stream: &mut TcpStream) -> Result<Answer> {
     let mut said = String::new();
     stream.read_to_string(&mut said).await?;
     let (head, body) = said.split_once("\r\n\r\n").context("no head")?;
@@ -77,6 +82,7 @@ async fn every_answer_is_in_the_document(fixture: Arc<Fixture>) -> Result<()> {
     ensure!(examples > 4, "only {examples} examples");
 
     updates(&mut system, &mut document).await?;
+    many_updates(&system, &mut document).await?;
     lists(&system, &mut document).await?;
     without_servers(&mut system, &mut document).await?;
 
@@ -139,7 +145,7 @@ async fn updates(system: &mut System, document: &mut Document) -> Result<()> {
         let refused = document.check("POST", COMPONENT_STATUS, answer(request).await?)?;
         ensure!(refused.status == status, "not {status}: {refused:?}");
     }
-    document.check("POST", COMPONENT_STATUS, without_its_body(system).await?)?;
+    document.check("POST", COMPONENT_STATUS, without_its_body(system, COMPONENT_STATUS).await?)?;
 
     let unknown = "/api/v1/updates/00000000-0000-7000-8000-000000000000";
     let unknown = document.check("GET", RECEIPT, system.get(unknown).await?)?;

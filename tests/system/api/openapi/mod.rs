@@ -2,6 +2,7 @@
 
 mod answers;
 mod document;
+mod many_updates;
 
 use std::collections::BTreeSet;
 

@@ -1,0 +1,39 @@
+//! What is looked at before the body of a request with updates is, and what a refusal then says.
+
+use axum::http::{HeaderMap, StatusCode, header};
+
+use crate::http::{
+    error::ApiError,
+    request::{is_json, is_uncoded},
+};
+
+/// A refusal that leaves the body unread ends the connection, and must say so: the client would send
+/// its next request on it.
+pub(super) fn unread(error: ApiError) -> ApiError {
+    error.with(header::CONNECTION, "close")
+}
+
+/// Whether the body is said to be JSON as it is.
+///
+/// # Errors
+/// 415 when it is not.
+pub(super) fn check_type(headers: &HeaderMap) -> Result<(), ApiError> {
+    if !is_json(headers) {
+        return Err(ApiError::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "The body must be sent as `Content-Type: application/json`",
+        ));
+    }
+    if !is_uncoded(headers) {
+        let message = "The body must be sent as it is, without a `Content-Encoding`";
+        let error = ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message);
+        // RFC 9110, 15.5.16.
+        return Err(error.with(header::ACCEPT_ENCODING, "identity"));
+    }
+    Ok(())
+}
+
+/// The refusal of a request whose body is still being read when the gateway ends.
+pub(super) fn stopping() -> ApiError {
+    unread(ApiError::unavailable("The gateway is stopping; nothing was queued, try again"))
+}

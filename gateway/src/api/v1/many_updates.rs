@@ -1,0 +1,237 @@
+//! Reads the body of a request with many updates. What is wrong with one of them is its own matter: only
+//! what is wrong with the body, or with the list as a whole, refuses all.
+
+use serde::de::{DeserializeOwned, IgnoredAny};
+use serde_json::{Deserializer, Map, Value, json};
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{Object, RefOr, Schema, Type},
+};
+
+use super::status_update::{PostedUpdate, fields::unknown, no_json, no_object};
+use crate::{
+    http::{
+        body::{LARGEST_BODY, too_large},
+        error::ApiError,
+        request::LONGEST_KEY,
+    },
+    ingest::submit::StatusUpdate,
+};
+
+/// Updates of one request, at most.
+pub(crate) const MOST_UPDATES: usize = 500;
+// The document and the errors have the number as it is.
+const _: () = assert!(MOST_UPDATES == 500);
+
+/// Several status updates.
+#[derive(ToSchema)]
+#[schema(as = StatusUpdates)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "describes what `read` takes")]
+pub(crate) struct PostedUpdates {
+    #[schema(schema_with = posted)]
+    updates: Vec<PostedUpdate>,
+}
+
+/// An update, and its idempotency key.
+fn posted() -> utoipa::openapi::Array {
+    let mut key = Object::with_type(Type::String);
+    key.description =
+        Some("Makes it safe to send the update again, to any gateway, for 24 hours.".to_owned());
+    (key.min_length, key.max_length) = (Some(1), Some(LONGEST_KEY));
+    key.pattern = Some("^[!-~]([ -~]*[!-~])?$".to_owned());
+    let mut update = PostedUpdate::schema();
+    if let RefOr::T(Schema::Object(update)) = &mut update {
+        update.properties.insert("idempotency_key".to_owned(), key.into());
+    }
+    let mut updates = utoipa::openapi::Array::new(update);
+    updates.max_items = Some(MOST_UPDATES);
+    updates.description =
+        Some("Up to 500. Those of one component take effect in their order.".to_owned());
+    updates
+}
+
+/// The updates of a body, each as it can be used or with what is wrong with it.
+///
+/// # Errors
+/// When none can be read: 400 for what is not JSON, 422 for what is not of the form.
+pub(crate) fn read(body: &[u8]) -> Result<Vec<Result<StatusUpdate, ApiError>>, ApiError> {
+    if body.is_empty() {
+        return Err(ApiError::bad_request("The body is empty: a JSON object is needed"));
+    }
+    // From here on it can be cut into pieces without a look at what they are.
+    serde_json::from_slice::<IgnoredAny>(body).map_err(|error| no_json(&error))?;
+    let fields = object(body).ok_or_else(no_object)?;
+    let (mut updates, mut others) = (None, Map::new());
+    for (name, value) in fields {
+        // Of a repeated name the last value counts.
+        if name == "updates" {
+            updates = Some(value);
+        } else {
+            others.insert(name, Value::Null);
+        }
+    }
+    let mut wrong: Map<String, Value> = unknown(&others).into_iter().collect();
+    let updates = match updates {
+        None => Err("Missing data for required field."),
+        Some(b"null") => Err("Field may not be null."),
+        Some(value) => match list(value) {
+            None => Err("Not a valid list."),
+            Some(updates) if updates.len() > MOST_UPDATES => Err("Longer than maximum length 500."),
+            Some(updates) => Ok(updates),
+        },
+    };
+    match updates {
+        Ok(updates) if wrong.is_empty() => updates.into_iter().map(one).collect(),
+        Ok(_) => Err(ApiError::unprocessable("json", Value::Object(wrong))),
+        Err(problem) => {
+            wrong.insert("updates".to_owned(), json!([problem]));
+            Err(ApiError::unprocessable("json", Value::Object(wrong)))
+        }
+    }
+}
+
+/// One update, which alone could be so large and no larger; the body is refused for text that is none.
+fn one(update: &[u8]) -> Result<Result<StatusUpdate, ApiError>, ApiError> {
+    if update.len() > LARGEST_BODY {
+        return Ok(Err(too_large("update", "64 KiB")));
+    }
+    let value = serde_json::from_slice(update).map_err(|error| no_json(&error))?;
+    Ok(PostedUpdate::one_of_many(value))
+}
+
+/// The fields of an object of JSON; none when it is something else.
+fn object(json: &[u8]) -> Option<Vec<(String, &[u8])>> {
+    let mut pieces = Pieces(json);
+    let mut fields = Vec::new();
+    pieces.skip(b'{').then_some(())?;
+    while !pieces.skip(b'}') {
+        pieces.skip(b',');
+        let (name, _) = pieces.next::<String>()?;
+        pieces.skip(b':').then_some(())?;
+        fields.push((name, pieces.next::<IgnoredAny>()?.1));
+    }
+    Some(fields)
+}
+
+/// The elements of a list of JSON, or so many of them that there are too many; none when it is something
+/// else.
+fn list(json: &[u8]) -> Option<Vec<&[u8]>> {
+    let mut pieces = Pieces(json);
+    let mut elements = Vec::new();
+    pieces.skip(b'[').then_some(())?;
+    while elements.len() <= MOST_UPDATES && !pieces.skip(b']') {
+        pieces.skip(b',');
+        elements.push(pieces.next::<IgnoredAny>()?.1);
+    }
+    Some(elements)
+}
+
+/// JSON that is read value by value, with the bytes of each.
+struct Pieces<'a>(&'a [u8]);
+
+impl<'a> Pieces<'a> {
+    /// Passes over white space, and over this byte if it is next.
+    fn skip(&mut self, byte: u8) -> bool {
+        self.0 = self.0.trim_ascii_start();
+        let rest = self.0.strip_prefix(&[byte]);
+        self.0 = rest.unwrap_or(self.0);
+        rest.is_some()
+    }
+
+    fn next<T: DeserializeOwned>(&mut self) -> Option<(T, &'a [u8])> {
+        self.0 = self.0.trim_ascii_start();
+        let mut values = Deserializer::from_slice(self.0).into_iter();
+        let value = values.next()?.ok()?;
+        let (bytes, rest) = self.0.split_at_checked(values.byte_offset())?;
+        self.0 = rest;
+        Some((value, bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The status of each update, or of the whole.
+    fn statuses(body: &str) -> Result<Vec<u16>, u16> {
+        let read = read(body.as_bytes()).map_err(|error| error.status().as_u16())?;
+        let status = |one: Result<_, ApiError>| one.map_or_else(|e| e.status().as_u16(), |_| 200);
+        Ok(read.into_iter().map(status).collect())
+    }
+
+    #[test]
+    fn what_is_wrong_with_the_whole_refuses_all() {
+        let deep = format!("{{\"updates\":{}{}}}", "[".repeat(200), "]".repeat(200));
+        let good = r#"{"name":"D","impact":1}"#;
+        let cut = format!("{{\"updates\":[{good},{good}");
+        let more = format!("{{\"updates\":[{good}]}} x");
+        let half = format!("{{\"updates\":[{good},{{\"name\":\"\\ud800\",\"impact\":1}}]}}");
+        for (body, expected) in [
+            ("", 400),
+            ("{", 400),
+            ("nonsense", 400),
+            (deep.as_str(), 400),
+            (cut.as_str(), 400),
+            (more.as_str(), 400),
+            (half.as_str(), 400),
+            ("{\"updates\":[1,]}", 400),
+            ("{\"updates\":[1}", 400),
+            ("{\"updates\":[1 2]}", 400),
+            ("{\"updates\"}", 400),
+            ("null", 422),
+            ("5", 422),
+            ("[]", 422),
+            ("{}", 422),
+            ("{\"updates\":null}", 422),
+            ("{\"updates\": {}}", 422),
+            ("{\"updates\": \"[]\"}", 422),
+            ("{\"updates\":[],\"more\":[]}", 422),
+            ("{\"updates\":[], \"updates\" : 5}", 422),
+        ] {
+            assert_eq!(statuses(body), Err(expected), "{body:.80}");
+        }
+        assert!(read(b"{\"updates\":[{\"name\":\"\xff\",\"impact\":1}]}").is_err());
+        let many = |count: usize| format!("{{\"updates\":[{}]}}", vec![good; count].join(","));
+        assert_eq!(statuses(&many(500)), Ok(vec![200; 500]));
+        assert_eq!(statuses(&many(501)), Err(422));
+        assert_eq!(statuses(&many(9_000)), Err(422));
+    }
+
+    #[test]
+    fn what_is_wrong_with_one_is_its_own() {
+        let long = |bytes: usize| {
+            format!(" {{\"name\":\"D\",\"impact\":1,\"text\":\"[,]}}\"{}}}", " ".repeat(bytes))
+        };
+        let (fits, large) = (long(60 * 1024), long(64 * 1024));
+        let body = format!(
+            "\n {{ \"updates\" : [ {{\"name\":\"D\",\"impact\":1}} ,{fits},{large},{}] }} ",
+            [
+                "null",
+                "5",
+                "-1e5",
+                "true",
+                "[[],{}]",
+                "\"\\\"]\"",
+                "{}",
+                r#"{"name":"D","impact":0}"#,
+                r#"{"name":"D","impact":1,"idempotency_key":"k 1"}"#,
+                r#"{"name":"D","impact":1,"idempotency_key":null}"#,
+                r#"{"name":"D","impact":1,"idempotency_key":" k"}"#,
+                r#"{"name":"D","impact":1,"idempotency_key":""}"#,
+                r#"{"name":"D","impact":1,"idempotency_key":"ü"}"#,
+                r#"{"name":"D","impact":1,"idempotency_key":5,"more":1}"#,
+            ]
+            .join(" , ")
+        );
+        let expected = [200, 200, 413, 422, 422, 422, 422, 422, 422, 422, 400, 200];
+        let expected = expected.into_iter().chain([422; 5]).collect();
+        assert_eq!(statuses(&body), Ok(expected));
+        assert_eq!(statuses("{\"updates\": []}"), Ok(vec![]));
+        let keys = read(br#"{"updates":[{"name":"D","impact":1,"idempotency_key":"k 1"}]}"#);
+        let keys = keys.expect("it can be read").remove(0).expect("it can be used");
+        assert_eq!(keys.idempotency_key.as_deref(), Some("k 1"));
+        // Alone it has a header for its key.
+        assert!(PostedUpdate::read(br#"{"name":"D","impact":1,"idempotency_key":"k"}"#).is_err());
+    }
+}

@@ -1,0 +1,208 @@
+//! `POST /api/v1/updates`: takes many status updates at once, each with a result of its own.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use axum::{
+    Json,
+    body::Body,
+    extract::State,
+    http::{HeaderMap, Request, StatusCode},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use serde_json::Value;
+use shared::{incident::IncidentId, update_id::UpdateId};
+use tokio::time::{Instant, timeout_at};
+use utoipa::ToSchema;
+
+use super::{
+    admission::{check_type, stopping, unread},
+    get_update::UpdateState,
+    many_updates::{self, PostedUpdates},
+    update_answer::{CONFLICT, Told},
+};
+use crate::{
+    gateway::App,
+    http::{body, error::ApiError, request::Preference, schema::EXAMPLE_ID},
+    ingest::submit::Submitted,
+    store::incidents::{Incident, IncidentJson, Shown},
+};
+
+/// Many status updates
+///
+/// Takes up to 500 updates, each as `POST /api/v1/component_status` takes it, with its key as
+/// `idempotency_key`, and waits for their outcomes for 1.5 s, or as long as `Prefer` says. What can't be
+/// used as a whole is refused, and nothing was queued. Otherwise each update has a result, in order, with
+/// the status that it would have had alone: those of one component take effect in their order, and one
+/// that is refused does not keep the others out. `SDB_RATE_LIMIT` and `SDB_MAX_IN_FLIGHT` count updates;
+/// those beyond have the status 429 or 503.
+#[utoipa::path(
+    post,
+    path = "/api/v1/updates",
+    operation_id = "updates",
+    params(
+        ("Prefer" = Option<String>, Header, description = "`respond-async`: do not wait for the \
+            outcomes; `wait=N`: wait up to N seconds, 30 at most (RFC 7240)", example = "wait=5"),
+    ),
+    request_body(content = PostedUpdates, example = json!({
+        "updates": [
+            { "name": "Object Storage", "impact": "minor", "text": "High latency",
+                "attributes": [{ "name": "region", "value": "Region 1" }],
+                "idempotency_key": "8e03978e-40d5-43dd-bc93-6894a57f9324" },
+            { "name": "DNS", "impact": 2 },
+        ],
+    })),
+    responses(
+        (status = 200, description = "What became of each update", body = Results,
+            headers(("Preference-Applied")), example = json!({
+                "results": [
+                    { "status": 201, "id": EXAMPLE_ID, "incident": 1 },
+                    { "status": 400, "error": "Component not found" },
+                ],
+                "incidents": [{
+                    "id": 1, "text": "High latency", "impact": 1,
+                    "start_date": "2026-03-01 12:00", "end_date": null,
+                    "updates": [],
+                }],
+            })),
+        (status = 400, description = "No JSON, a body that was cut off, or an Idempotency-Key, which is \
+            of one update: each has its own in the field `idempotency_key`"),
+        (status = 401, description = "No token, or none that is valid"),
+        (status = 408, description = "The body did not arrive within 10 s"),
+        (status = 413, description = "The body is larger than 1 MiB"),
+        (status = 415, description = "The body is not said to be `application/json`, or it is compressed",
+            headers(("Accept-Encoding"))),
+        (status = 422, description = "`updates` is not a list of at most 500, or not the only field"),
+        (status = 503, description = "The bodies that are being read take all the memory for them, or \
+            the gateway is stopping; nothing was queued"),
+    ),
+    security(("token" = [])),
+)]
+pub(crate) async fn post(
+    State(app): State<Arc<App>>,
+    request: Request<Body>,
+) -> Result<Response, ApiError> {
+    let arrived = Instant::now();
+    let (parts, body) = request.into_parts();
+    let headers = parts.headers;
+    let intake = app.intake();
+    let token = app.auth.check(&headers).map_err(unread)?;
+    check_type(&headers).map_err(unread)?;
+    no_common_key(&headers).map_err(unread)?;
+    let preference = Preference::read(&headers);
+    let (bytes, _memory) = tokio::select! {
+        biased;
+        read = body::read_many(body, &app.bodies) => read.map_err(unread)?,
+        () = app.stop.ends() => return Err(stopping()),
+    };
+    let read = many_updates::read(&bytes)?;
+    drop(bytes);
+    let mut places = Vec::with_capacity(read.len());
+    // In the order in which one alone meets these: what it says comes last.
+    let admitted = read.into_iter().map(|update| {
+        intake.count(token, arrived)?;
+        let place = intake.place()?;
+        let update = update?;
+        places.push(place);
+        Ok(update)
+    });
+    let admitted = admitted.collect();
+    let deadline = arrived + preference.wait;
+    let submitted = intake.submit(admitted, &preference, deadline).await;
+
+    let (results, mut incidents) = results(submitted, app.conflict);
+    // A later one of these updates, whose result names another incident, may have changed this one.
+    let ids = incidents.keys().copied().collect();
+    incidents.extend(timeout_at(deadline, app.waiters.shown(&ids)).await.unwrap_or_default());
+    let incidents = incidents.values().map(|shown| &shown.incident).collect();
+    let mut response = Json(Results { results, incidents }).into_response();
+    if let Some(applied) = preference.applied {
+        response.headers_mut().insert("preference-applied", applied);
+    }
+    Ok(response)
+}
+
+/// # Errors
+/// 400 for an idempotency key that would be that of all updates, or of none.
+fn no_common_key(headers: &HeaderMap) -> Result<(), ApiError> {
+    if headers.contains_key("idempotency-key") {
+        return Err(ApiError::bad_request(
+            "An Idempotency-Key is of one update: send each its own in the field `idempotency_key`",
+        ));
+    }
+    Ok(())
+}
+
+/// What became of many updates.
+#[derive(Serialize, ToSchema)]
+struct Results<'a> {
+    /// One for each update, in their order.
+    results: Vec<UpdateResult>,
+    /// Those that results name, each once, as they are now.
+    #[schema(value_type = Vec<IncidentJson>)]
+    incidents: Vec<&'a Incident>,
+}
+
+/// What became of one of them.
+#[derive(Serialize, ToSchema)]
+struct UpdateResult {
+    /// The status that it would have had alone.
+    #[schema(minimum = 200, maximum = 599)]
+    status: u16,
+    /// Its id, if it got one; that of the first update with its idempotency key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = uuid::Uuid, required = false)]
+    id: Option<UpdateId>,
+    /// Where its outcome is not known: `pending` or `parked`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = UpdateState, required = false)]
+    state: Option<UpdateState>,
+    /// The id of the incident that holds or covers the component.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = i32, required = false)]
+    incident: Option<IncidentId>,
+    /// Why it was refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false)]
+    error: Option<String>,
+    /// What is wrong with each field, below `json`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Object, required = false)]
+    errors: Option<Value>,
+}
+
+impl UpdateResult {
+    fn new(status: StatusCode, id: Option<UpdateId>) -> Self {
+        let status = status.as_u16();
+        Self { status, id, state: None, incident: None, error: None, errors: None }
+    }
+}
+
+/// The result of each update, and the incidents that they name, each as it was read for one of them.
+fn results(
+    submitted: Vec<Submitted>,
+    as_python: bool,
+) -> (Vec<UpdateResult>, BTreeMap<IncidentId, Arc<Shown>>) {
+    let mut incidents = BTreeMap::new();
+    let result = |submitted| match Told::new(submitted, as_python) {
+        Told::Decided(status, decided) => {
+            let id = decided.incident.incident.id;
+            incidents.insert(id, decided.incident);
+            let error = (status == StatusCode::CONFLICT).then(|| CONFLICT.to_owned());
+            UpdateResult {
+                incident: Some(id),
+                error,
+                ..UpdateResult::new(status, Some(decided.id))
+            }
+        }
+        Told::Accepted(id, state) => {
+            UpdateResult { state: Some(state), ..UpdateResult::new(StatusCode::ACCEPTED, Some(id)) }
+        }
+        Told::Refused(id, error) => {
+            let (status, message, errors) = error.into_parts();
+            UpdateResult { error: Some(message), errors, ..UpdateResult::new(status, id) }
+        }
+    };
+    let results = submitted.into_iter().map(result).collect();
+    (results, incidents)
+}

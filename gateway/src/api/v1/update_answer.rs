@@ -1,0 +1,81 @@
+//! What became of an update, as clients are told: the same alone and as one of many.
+
+use axum::http::StatusCode;
+use shared::{outcome::Outcome, update_id::UpdateId};
+
+use super::get_update::UpdateState;
+use crate::{
+    http::error::ApiError,
+    ingest::{
+        publisher::PublishError,
+        submit::{Decided, Submitted},
+    },
+};
+
+/// What the Python dashboard says of an update that an incident covers already.
+pub(super) const CONFLICT: &str = "Incident with this the component already exists";
+
+/// What a client is told of one update.
+pub(super) enum Told {
+    /// It was decided.
+    Decided(StatusCode, Decided),
+    /// 202: it is safe, and its receipt will have the outcome, or says that it is parked.
+    Accepted(UpdateId, UpdateState),
+    /// It was not taken. With its id, if it got one.
+    Refused(Option<UpdateId>, ApiError),
+}
+
+impl Told {
+    /// `as_python` as the Python dashboard tells it.
+    pub(super) fn new(submitted: Submitted, as_python: bool) -> Self {
+        match submitted {
+            Submitted::Refused(error) => Self::Refused(None, error),
+            Submitted::Unpublished { id, error } => {
+                Self::Refused(Some(id), unpublished(id, &error))
+            }
+            Submitted::Pending(id) => Self::Accepted(id, UpdateState::Pending),
+            Submitted::Parked(id) => Self::Accepted(id, UpdateState::Parked),
+            Submitted::Rejected(id) => {
+                let message =
+                    "This Idempotency-Key was used for another update; nothing was changed";
+                Self::Refused(Some(id), ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, message))
+            }
+            Submitted::Decided(decided) => {
+                Self::Decided(status(decided.reason.outcome(), as_python), decided)
+            }
+        }
+    }
+}
+
+/// The status of an answer, `as_python` as the Python dashboard gives it: 409 when an incident covers
+/// the component (rules 2 and 3), but 201 with the maintenance when one does (rule 1).
+fn status(outcome: Outcome, as_python: bool) -> StatusCode {
+    match outcome {
+        Outcome::Opened | Outcome::Joined | Outcome::Raised | Outcome::Moved => StatusCode::CREATED,
+        Outcome::Unchanged if as_python => StatusCode::CONFLICT,
+        Outcome::Suppressed if as_python => StatusCode::CREATED,
+        Outcome::Unchanged | Outcome::Suppressed => StatusCode::OK,
+    }
+}
+
+/// 503: it was not taken, or nobody knows.
+fn unpublished(id: UpdateId, error: &PublishError) -> ApiError {
+    ApiError::unavailable(match error {
+        PublishError::Unconfirmed => format!(
+            "{error}: the update may have been queued or not. Send it again with the same \
+            Idempotency-Key, or look at {}",
+            receipt_path(id)
+        ),
+        PublishError::Absent
+        | PublishError::Blocked
+        | PublishError::Late
+        | PublishError::Full
+        | PublishError::Changing
+        | PublishError::NoQueue => format!("{error}; nothing was queued, try again"),
+    })
+}
+
+/// The path of an update's receipt.
+pub(super) fn receipt_path(id: UpdateId) -> String {
+    format!("/api/v1/updates/{id}")
+}

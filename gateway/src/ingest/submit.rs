@@ -1,0 +1,325 @@
+//! The one way of updates into the queues: each is resolved to its component, published, and its outcome
+//! awaited, all by one deadline. A request has one update or many; each fares as it would alone.
+
+mod resolve;
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::join_all;
+use shared::{
+    component::{Attribute, Component},
+    impact::Impact,
+    incident::IncidentSnapshot,
+    message::{UpdateMessage, Verdict},
+    metrics::{self, GATEWAY, Refused, Told},
+    outcome::Reason,
+    throttled,
+    traces::{self, Traces, Waiting},
+    update_id::UpdateId,
+};
+use sqlx::PgPool;
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::{Instant, timeout_at},
+};
+
+use super::{
+    pending::{Settled, Wait, Waiter, Waiters},
+    publisher::{PublishError, Publisher},
+};
+use crate::{
+    auth::rate_limit::RateLimit,
+    http::{error::ApiError, request::Preference},
+    stop::Stop,
+    store::{catalogue::CatalogueCopy, clock::DatabaseClock, incidents::Shown},
+};
+
+/// Time for what the database must be asked about one of several updates: a component that is not
+/// known, a text that not every encoding has. Less than half of the shortest wait.
+const RESOLVE_LIMIT: Duration = Duration::from_millis(400);
+
+/// An update as a client asks for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct StatusUpdate {
+    pub(crate) name: String,
+    /// Never `Maintenance`.
+    pub(crate) impact: Impact,
+    /// The title of an incident that it opens.
+    pub(crate) text: String,
+    pub(crate) attributes: Vec<Attribute>,
+    pub(crate) idempotency_key: Option<String>,
+}
+
+/// What became of an update by the end of its request.
+pub(crate) enum Submitted {
+    /// It can't be taken as it is, or not now. Nothing was queued.
+    Refused(ApiError),
+    /// RabbitMQ did not take it, or nobody knows.
+    Unpublished { id: UpdateId, error: PublishError },
+    /// It is safe. Its receipt will have the outcome.
+    Pending(UpdateId),
+    /// It can't be applied, and is parked.
+    Parked(UpdateId),
+    /// Its idempotency key was used for another update.
+    Rejected(UpdateId),
+    /// It was decided, now or when its idempotency key was used first.
+    Decided(Decided),
+}
+
+/// An update's outcome.
+pub(crate) struct Decided {
+    pub(crate) id: UpdateId,
+    pub(crate) component: Component,
+    pub(crate) reason: Reason,
+    /// The incident that holds or covers the component, as it was read after the update.
+    pub(crate) incident: Arc<Shown>,
+    /// As it stood right after the update; none when the update was decided before.
+    pub(crate) snapshot: Option<IncidentSnapshot>,
+}
+
+/// What takes updates.
+#[derive(Clone, Copy)]
+pub(crate) struct Intake<'a> {
+    pub(crate) rate_limit: Option<&'a RateLimit>,
+    /// One permit for each update between arrival and answer.
+    pub(crate) places: &'a Semaphore,
+    pub(crate) catalogue: &'a CatalogueCopy,
+    pub(crate) clock: &'a DatabaseClock,
+    /// For texts that not every encoding has.
+    pub(crate) database: &'a PgPool,
+    pub(crate) waiters: &'a Waiters,
+    pub(crate) publisher: &'a Publisher,
+    pub(crate) stop: &'a Stop,
+}
+
+impl<'a> Intake<'a> {
+    /// Counts one update of this token.
+    ///
+    /// # Errors
+    /// 429 when it has sent as many as it may.
+    pub(crate) fn count(&self, token: &str, now: Instant) -> Result<(), ApiError> {
+        if self.rate_limit.is_none_or(|limit| limit.take(token, now)) {
+            return Ok(());
+        }
+        Err(ApiError::too_many(
+            "This token sends more updates than it may; nothing was queued, try again",
+        ))
+    }
+
+    /// A place for one update among those in flight.
+    ///
+    /// # Errors
+    /// 503 when none is free.
+    pub(crate) fn place(&self) -> Result<SemaphorePermit<'a>, ApiError> {
+        self.places.try_acquire().map_err(|_| {
+            GATEWAY.refused.of(Refused::InFlight).inc();
+            ApiError::unavailable("Too many updates are in flight; nothing was queued, try again")
+        })
+    }
+
+    /// Takes one update, and waits for its outcome.
+    pub(crate) async fn submit_one(
+        &self,
+        update: StatusUpdate,
+        preference: &Preference,
+        deadline: Instant,
+    ) -> Submitted {
+        let submitted = self.submit(vec![Ok(update)], preference, deadline).await.pop();
+        #[expect(clippy::expect_used, reason = "each update has its result")]
+        submitted.expect("the result of the one update")
+    }
+
+    /// Takes updates, in order, and waits for their outcomes. Those of one component take effect in
+    /// their order. Returns what became of each, in the same order; of one that is refused already, that.
+    pub(crate) async fn submit(
+        &self,
+        updates: Vec<Result<StatusUpdate, ApiError>>,
+        preference: &Preference,
+        deadline: Instant,
+    ) -> Vec<Submitted> {
+        let (mut messages, mut refused) = (Vec::new(), Vec::new());
+        for resolved in self.resolve(updates, deadline).await {
+            refused.push(match resolved {
+                Ok(message) => {
+                    messages.push((message, false));
+                    None
+                }
+                Err(error) => Some(error),
+            });
+        }
+        let mut taken = self.deliver(messages, preference, deadline).await.into_iter();
+        let of_each = |refused: Option<ApiError>| match refused {
+            Some(error) => Some(Submitted::Refused(error)),
+            None => taken.next(),
+        };
+        refused.into_iter().filter_map(of_each).collect()
+    }
+
+    /// The message of each update, or why there is none.
+    async fn resolve(
+        &self,
+        updates: Vec<Result<StatusUpdate, ApiError>>,
+        deadline: Instant,
+    ) -> Vec<Result<UpdateMessage, ApiError>> {
+        let count = updates.len();
+        // Those of one component keep their order, so all wait for the last one to be resolved: not for so
+        // long that no time is left for them.
+        let by = if count > 1 { deadline.min(Instant::now() + RESOLVE_LIMIT) } else { deadline };
+        // At once: those with a component that is not known wait for the same reading of the catalogue.
+        let message = async |update| match update {
+            Ok(update) => self.message(update, by).await,
+            Err(error) => Err(error),
+        };
+        let resolving = join_all(updates.into_iter().map(message));
+        tokio::select! {
+            biased;
+            resolved = resolving => resolved,
+            () = self.stop.ends() => {
+                let message = "The gateway is stopping; nothing was queued, try again";
+                (0..count).map(|_| Err(ApiError::unavailable(message))).collect()
+            }
+        }
+    }
+
+    /// Publishes messages and waits for their outcomes; returns what became of each.
+    async fn deliver(
+        &self,
+        mut messages: Vec<(UpdateMessage, bool)>,
+        preference: &Preference,
+        deadline: Instant,
+    ) -> Vec<Submitted> {
+        let mut waits = Vec::with_capacity(messages.len());
+        for (message, wants_reply) in &mut messages {
+            let wait = self.wait(message, preference);
+            *wants_reply = !matches!(wait, Wait::Nothing);
+            waits.push(wait);
+        }
+        let published = tokio::select! {
+            biased;
+            published = self.publisher.publish(&messages, deadline) => published,
+            // What was sent goes on by itself, and may yet be confirmed.
+            () = self.stop.ends() => {
+                messages.iter().map(|_| Err(PublishError::Unconfirmed)).collect()
+            }
+        };
+        // All of them, before the outcome of any is waited for: silence is judged from here on.
+        let awaited: Vec<_> = waits
+            .into_iter()
+            .zip(published)
+            .map(|(wait, published)| published.map(|()| Awaited::new(wait, preference)))
+            .collect();
+        let mut submitted = Vec::with_capacity(messages.len());
+        for ((message, _), awaited) in messages.into_iter().zip(awaited) {
+            submitted.push(match awaited {
+                Ok(awaited) => self.outcome(message, awaited, deadline).await,
+                Err(error) => unpublished(message.id, error),
+            });
+        }
+        submitted
+    }
+
+    fn wait(&self, message: &UpdateMessage, preference: &Preference) -> Wait<'a> {
+        if preference.respond_async {
+            return Wait::Nothing;
+        }
+        let component = message.component.id;
+        let partition = self.publisher.partition(component);
+        self.waiters.wait_for(message.id, partition, component, preference.wait_asked)
+    }
+
+    /// The outcome of an update that RabbitMQ has, if it comes in time.
+    async fn outcome(
+        &self,
+        message: UpdateMessage,
+        awaited: Awaited<'_>,
+        deadline: Instant,
+    ) -> Submitted {
+        let settled = match awaited.waiter {
+            // When the wait is over, or the gateway ends, the receipt will have the outcome.
+            Some(mut waiter) => tokio::select! {
+                biased;
+                settled = timeout_at(deadline, &mut waiter.settled) => settled.ok().and_then(Result::ok),
+                () = self.stop.ends() => None,
+            },
+            None => None,
+        };
+        GATEWAY.answered.of(settled.as_ref().map_or(Told::Pending, told)).inc();
+        match settled {
+            Some(settled) => {
+                if let Some(waiting) = awaited.waiting {
+                    waiting.end(&settled.verdict);
+                }
+                decided(message, settled)
+            }
+            None => Submitted::Pending(message.id),
+        }
+    }
+}
+
+/// An update that RabbitMQ has.
+struct Awaited<'a> {
+    /// None when its outcome is not waited for.
+    waiter: Option<Waiter<'a>>,
+    waiting: Option<Waiting>,
+}
+
+impl<'a> Awaited<'a> {
+    fn new(wait: Wait<'a>, preference: &Preference) -> Self {
+        GATEWAY.accepted.inc();
+        match wait {
+            Wait::Outcome(mut waiter) => {
+                waiter.accepted();
+                Self { waiter: Some(waiter), waiting: traces::get().map(Traces::wait) }
+            }
+            Wait::Probe | Wait::Nothing => {
+                if !preference.respond_async {
+                    GATEWAY.not_awaited.inc();
+                    throttled!(warn, "", "no outcomes come: updates are answered 202 at once");
+                }
+                Self { waiter: None, waiting: None }
+            }
+        }
+    }
+}
+
+fn decided(message: UpdateMessage, settled: Settled) -> Submitted {
+    let Settled { verdict, incident } = settled;
+    let (id, reason, snapshot) = match verdict {
+        Verdict::Decided { reason, incident } => (message.id, reason, Some(incident)),
+        Verdict::Repeated { original, reason, .. } => (original, reason, None),
+        Verdict::Parked => return Submitted::Parked(message.id),
+        Verdict::Rejected => return Submitted::Rejected(message.id),
+    };
+    // Without its incident it can't be shown.
+    let Some(incident) = incident else { return Submitted::Pending(id) };
+    let component = message.component;
+    Submitted::Decided(Decided { id, component, reason, incident, snapshot })
+}
+
+/// What the client is told.
+fn told(settled: &Settled) -> Told {
+    Told::Settled(match (&settled.verdict, &settled.incident) {
+        (Verdict::Parked, _) => metrics::Settled::Parked,
+        (Verdict::Rejected, _) => metrics::Settled::Rejected,
+        // Without its incident it can't be shown.
+        (_, None) => return Told::Pending,
+        (Verdict::Decided { reason, .. }, Some(_)) => metrics::Settled::Decided(reason.outcome()),
+        (Verdict::Repeated { .. }, Some(_)) => metrics::Settled::Repeated,
+    })
+}
+
+fn unpublished(id: UpdateId, error: PublishError) -> Submitted {
+    let refused = match error {
+        PublishError::Absent => Refused::Absent,
+        PublishError::Blocked => Refused::Blocked,
+        PublishError::Late => Refused::Late,
+        PublishError::Full => Refused::Full,
+        PublishError::Changing => Refused::Changing,
+        PublishError::NoQueue => Refused::NoQueue,
+        PublishError::Unconfirmed => Refused::Unconfirmed,
+    };
+    GATEWAY.refused.of(refused).inc();
+    let trace_id = traces::current_id().map(tracing::field::display);
+    tracing::debug!(update = %id, trace_id, reason = %error, "update not taken");
+    Submitted::Unpublished { id, error }
+}

@@ -1,0 +1,97 @@
+//! From what a client says to the message for the worker.
+
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use shared::{
+    component::{Component, NoComponent},
+    database,
+    message::{Idempotency, UpdateMessage},
+    metrics::{GATEWAY, Refused},
+    update_id::UpdateId,
+};
+use tokio::time::{Instant, timeout_at};
+
+use super::{Intake, StatusUpdate};
+use crate::{http::error::ApiError, store::catalogue};
+
+impl Intake<'_> {
+    /// The message for the worker: here an update gets its id and its time of arrival, both by the
+    /// database's clock.
+    pub(super) async fn message(
+        &self,
+        update: StatusUpdate,
+        deadline: Instant,
+    ) -> Result<UpdateMessage, ApiError> {
+        let component = self.find_component(&update, deadline).await?;
+        self.check_text(&update.text, deadline).await?;
+        let now = self.clock.now().ok_or_else(|| {
+            GATEWAY.refused.of(Refused::Catalogue).inc();
+            ApiError::unavailable(
+                "PostgreSQL's clock was not read yet; nothing was queued, try again",
+            )
+        })?;
+        let StatusUpdate { impact, text, idempotency_key, .. } = update;
+        let idempotency = idempotency_key.map(|key| {
+            let meaning = json!([component.id, impact, text]).to_string();
+            let digest = Sha256::digest(meaning.as_bytes());
+            let fingerprint = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+            Idempotency { key, fingerprint }
+        });
+        let id = UpdateId::at(now);
+        Ok(UpdateMessage { id, component, impact, text, received_at: now, idempotency })
+    }
+
+    async fn find_component(
+        &self,
+        update: &StatusUpdate,
+        deadline: Instant,
+    ) -> Result<Component, ApiError> {
+        for tried_again in [false, true] {
+            let catalogue = self.catalogue.get().ok_or_else(|| {
+                GATEWAY.refused.of(Refused::Catalogue).inc();
+                ApiError::unavailable(
+                    "The catalogue was not read yet; nothing was queued, try again",
+                )
+            })?;
+            match catalogue.find(&update.name, &update.attributes) {
+                Ok(component) => return Ok(component.clone()),
+                Err(NoComponent::NotFound) if !tried_again => {
+                    let asked = timeout_at(deadline, self.catalogue.refresh_for_miss()).await;
+                    if !asked.unwrap_or(false) {
+                        GATEWAY.refused.of(Refused::Catalogue).inc();
+                        return Err(ApiError::unavailable(
+                            "The component is unknown, and the database can't be asked whether it \
+                            is new; nothing was queued, try again",
+                        ));
+                    }
+                }
+                Err(NoComponent::NotFound) => {}
+                Err(NoComponent::Ambiguous(candidates)) => {
+                    let candidates = candidates.list(Component::short_label);
+                    return Err(ApiError::bad_request(format!(
+                        "Several components have this name and these attributes; add attributes to \
+                        name one of: {candidates}"
+                    )));
+                }
+            }
+        }
+        Err(ApiError::bad_request("Component not found"))
+    }
+
+    /// Refuses a text that the database can't hold. If it can't be asked now the update is taken; it is
+    /// parked when it opens an incident, or is recorded, with such a text.
+    async fn check_text(&self, text: &str, deadline: Instant) -> Result<(), ApiError> {
+        let catalogue = self.catalogue.get();
+        let encoding = catalogue.as_ref().and_then(|c| c.narrow_encoding.as_ref());
+        let Some(encoding) = encoding.filter(|_| !text.is_ascii()) else { return Ok(()) };
+        match timeout_at(deadline, catalogue::hold(self.database, text)).await {
+            Ok(Err(error)) if database::lacks_characters(&error) => {
+                let problem = format!(
+                    "Has a character that the database's encoding, {encoding}, does not have."
+                );
+                Err(ApiError::unprocessable("json", json!({ "text": [problem] })))
+            }
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+}

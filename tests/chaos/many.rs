@@ -1,0 +1,156 @@
+//! Monitors that post many updates at once: each result is an answer.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use harness::{Answer, verdict::InboxRow};
+use serde_json::{Value, json};
+use shared::update_id::UpdateId;
+use tokio::time::{Instant, sleep};
+use uuid::Uuid;
+
+use crate::{
+    load::{Load, PATIENCE, Update, prefer, read},
+    random::Random,
+    record::{Attempt, Told},
+};
+
+/// Updates of one request, at most: several of each component that is the monitor's.
+const MOST: usize = 12;
+
+impl Load {
+    /// Sends many updates at once, and those that were not taken once more to the other gateway.
+    pub(crate) async fn monitor_of_many(
+        self: Arc<Self>,
+        number: usize,
+        own: Vec<usize>,
+        mut random: Random,
+    ) {
+        for count in 0_usize.. {
+            if !self.runs() {
+                return;
+            }
+            let prefer = prefer(&mut random);
+            let updates = (0..=random.below(MOST)).map(|place| Update {
+                text: format!("{number}-{count}-{place}"),
+                prefer,
+                ..Update::draw(&own, &mut random)
+            });
+            let mut updates: Vec<Update> = updates.collect();
+            let gateway = random.below(self.addresses.len());
+            let mut pause = random.millis(0, 300);
+            self.post_many(&mut updates, gateway, false).await;
+            if !updates.is_empty() {
+                for update in updates.iter_mut().filter(|update| !update.has_key) {
+                    // Nobody can tell that it is the same: it is another one.
+                    update.text += " again";
+                }
+                self.post_many(&mut updates, self.other(gateway), true).await;
+                if !updates.is_empty() {
+                    pause += Duration::from_millis(300);
+                }
+            }
+            sleep(pause).await;
+        }
+    }
+
+    /// Sends updates once; leaves those that were not taken.
+    async fn post_many(&self, updates: &mut Vec<Update>, gateway: usize, again: bool) {
+        let bodies: Vec<Value> = updates.iter().map(Update::body_of_many).collect();
+        let mut request = self
+            .client
+            .post(self.url(gateway, "/api/v1/updates"))
+            .bearer_auth(&self.token)
+            .timeout(PATIENCE)
+            .json(&json!({ "updates": bodies }));
+        if let Some(prefer) = updates.first().and_then(|update| update.prefer) {
+            request = request.header("Prefer", prefer);
+        }
+        let sent = Instant::now();
+        let answer = harness::answer(request).await;
+        let answered = Instant::now();
+        let told: Vec<Told> = match &answer {
+            Err(error) => {
+                let what = format!("{error:#}: {}", error.root_cause());
+                updates.iter().map(|_| Told::Nothing(what.clone())).collect()
+            }
+            Ok(answer) => results(answer, updates).unwrap_or_else(|error| {
+                let what = format!("{error:#}: {answer:?}");
+                updates.iter().map(|_| Told::Wrong(what.clone())).collect()
+            }),
+        };
+        let first = updates.first().map(|update| update.text.clone());
+        let mut taken =
+            told.iter().map(|told| told.taken().is_some()).collect::<Vec<_>>().into_iter();
+        for (update, told) in updates.iter().zip(told) {
+            if let Told::Wrong(what) = &told {
+                self.see_wrong(format!("the result of update {}: {what}", update.text));
+            }
+            self.record.add(Attempt {
+                together: first.clone(),
+                ..update.attempt(gateway, again, (sent, answered), told)
+            });
+        }
+        updates.retain(|_| !taken.next().unwrap_or_default());
+    }
+}
+
+/// What each update was told; a refusal of the whole is that of each.
+fn results(answer: &Answer, updates: &[Update]) -> Result<Vec<Told>> {
+    if answer.status != 200 {
+        return updates.iter().map(|update| read(answer, update.impact)).collect();
+    }
+    let list = |name: &str| answer.body[name].as_array().context("a list is missing");
+    let (results, incidents) = (list("results")?, list("incidents")?);
+    ensure!(results.len() == updates.len(), "{} results", results.len());
+    results.iter().map(|result| one(result, incidents)).collect()
+}
+
+fn one(result: &Value, incidents: &[Value]) -> Result<Told> {
+    let id = result["id"].as_str().map(str::parse::<Uuid>).transpose()?;
+    let message = result["error"].as_str().unwrap_or_default().to_owned();
+    Ok(match result["status"].as_i64() {
+        Some(status @ (200 | 201)) => {
+            let incident = result["incident"].as_i64().context("an outcome without incident")?;
+            let shown = incidents.iter().filter(|shown| shown["id"] == incident).count();
+            ensure!(shown == 1, "incident {incident} is shown {shown} times");
+            Told::Outcome { changed: status == 201, id: id.context("no id")?, incident }
+        }
+        Some(202) => Told::Accepted(id.context("no id")?),
+        Some(503) => Told::of_503(id, message)?,
+        _ => anyhow::bail!("a result that is not expected: {result}"),
+    })
+}
+
+/// Updates of one component in one request that were applied in another order than they stood there.
+pub(crate) fn out_of_order(attempts: &[Attempt], inbox: &[InboxRow]) -> Vec<String> {
+    let positions: HashMap<UpdateId, i64> = inbox
+        .iter()
+        .filter(|row| row.original.is_none())
+        .map(|row| (row.id, row.position))
+        .collect();
+    let mut latest: BTreeMap<(&str, bool, i32), (i64, &str)> = BTreeMap::new();
+    let mut found = Vec::new();
+    for attempt in attempts {
+        let Some(together) = attempt.together.as_deref() else { continue };
+        // What is sent again with its key may have been applied when it was sent first.
+        if attempt.again && attempt.has_key {
+            continue;
+        }
+        let position = attempt.told.taken().and_then(|id| positions.get(&UpdateId(id)));
+        let Some(position) = position else { continue };
+        let place = (together, attempt.again, attempt.component);
+        let before = latest.insert(place, (*position, &attempt.update));
+        if let Some((earlier, before)) = before.filter(|(earlier, _)| earlier > position) {
+            found.push(format!(
+                "{} stands at place {position}, before {before} of the same request at {earlier}",
+                attempt.update
+            ));
+        }
+    }
+    found
+}
