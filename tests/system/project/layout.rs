@@ -28,8 +28,8 @@ tests!(
 );
 
 const CRATES: [&str; 4] = ["gateway", "worker", "shared", "deploy"];
-/// The tests of the whole system, and what they share.
-const TESTS: [&str; 2] = ["tests/system", "tests/harness"];
+/// The tests of the whole system, what they share, and the larger programs of the tests.
+const TESTS: [&str; 4] = ["tests/system", "tests/harness", "tests/chaos", "tests/benchmark"];
 /// The most lines that one of their files may have.
 const LINES: usize = 400;
 /// Code that decides, and what it must not know.
