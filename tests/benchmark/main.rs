@@ -1,6 +1,7 @@
 //! Measures the whole system: real gateways and workers on real servers, each figure with a baseline
 //! that was measured beside it. CONTRIBUTING.md says how to run and read it.
 
+mod backlog;
 mod baselines;
 mod bench;
 mod endurance;
@@ -177,9 +178,9 @@ async fn measure(bench: &mut Bench, arguments: &Arguments) -> Result<()> {
             Part::Many => many::post(bench).await,
             Part::Async => updates::respond_async(bench).await,
             Part::Alone => updates::alone(bench).await,
-            Part::Drain => updates::drain(bench).await,
-            Part::SlowDisk => updates::slow_disk(bench).await,
-            Part::Broad => updates::broad(bench).await,
+            Part::Drain => backlog::drain(bench).await,
+            Part::SlowDisk => backlog::slow_disk(bench).await,
+            Part::Broad => backlog::broad(bench).await,
             Part::Steady => updates::steady(bench).await,
             Part::Get => lists::small(bench).await,
             Part::Lists => lists::large(bench).await,

@@ -1,20 +1,16 @@
-//! Updates: with their outcomes, without, one alone, from a backlog, and at a steady rate.
+//! Updates: with their outcomes, without, one alone, and at a steady rate.
 
-use std::time::{Duration, Instant};
-
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use harness::System;
-use nix::sys::signal::Signal;
-use tokio::time::sleep;
 
 use crate::{
     baselines::{self, Bare},
-    bench::{Bench, address, closed, say, start_worker},
+    bench::{Bench, address, closed},
     history::{self, Whose},
     load::{self, Request},
     publisher::Publisher,
     report::{Figure, Row, Target, Unit},
-    runs::{Changes, Outcome, Runs, median},
+    runs::{Outcome, Runs, median},
     sequence::{Sequence, close_all, keep_closing},
 };
 
@@ -26,14 +22,6 @@ const ASYNC_CONNECTIONS: usize = 256;
 const STEADY: u32 = 500;
 /// Connections of those who do as much as they can beside a steady rate.
 const STORM: usize = 32;
-/// Components that no update is about.
-const OTHER_COMPONENTS: u32 = 9_900;
-/// Closed incidents of the components that updates are about.
-const CLOSED: u32 = 20_000;
-/// Longer than a worker may take for a backlog, or RabbitMQ for getting one.
-const BACKLOG_LIMIT: Duration = Duration::from_secs(120);
-/// A commit takes so long on a slow disk, in µs (`commit_delay`).
-const SLOW_COMMIT: u32 = 5_000;
 
 /// What a load of a sequence does: where each update changes something, incidents are closed all the
 /// while, so that the answers stay as long as those of some hundred components.
@@ -149,153 +137,6 @@ pub(crate) async fn alone(bench: &mut Bench) -> Result<()> {
             .target(Target::RatioAtMost(2.0)),
     );
     publisher.close().await
-}
-
-/// From a backlog, by one worker.
-pub(crate) async fn drain(bench: &mut Bench) -> Result<()> {
-    let backlog = bench.scale.backlog;
-    for sequence in [Sequence::Repeating, Sequence::Changing] {
-        let what = format!("one worker, a backlog of {backlog} {}", sequence.words());
-        say(&what);
-        let prepared = bench.prepared(&format!("drain_{}", sequence.word())).await?;
-        let mut drain = Drain::start(prepared, sequence).await?;
-        let (mut drains, mut commits) = (Runs::default(), Runs::default());
-        for _ in 0..bench.scale.runs {
-            drain.run(backlog, &mut drains).await?;
-            let database = &drain.system.database;
-            commits.add(baselines::batch_commits(database, bench.scale.time).await?);
-        }
-        bench.note(&what, &drains);
-        bench.add(
-            Row::rate(what, &drains)?
-                .beside("PostgreSQL, rows in commits of 512", Figure::rate(&commits)?),
-        );
-        drain.publisher.close().await?;
-    }
-    Ok(())
-}
-
-/// From a backlog, while commits take as long as on a slow disk.
-pub(crate) async fn slow_disk(bench: &mut Bench) -> Result<()> {
-    let backlog = bench.scale.backlog;
-    let millis = SLOW_COMMIT / 1_000;
-    let what =
-        format!("one worker, a backlog of {backlog} updates, commits that take {millis} ms more");
-    say(&what);
-    let sequence = Sequence::Changing;
-    let mut drain = Drain::start(bench.prepared("slow_disk").await?, sequence).await?;
-    let (mut slow, mut fast) = (Runs::default(), Runs::default());
-    for _ in 0..bench.scale.runs {
-        // One transaction at a time commits here: without `commit_siblings` none would wait.
-        let settings = format!(
-            "ALTER SYSTEM SET commit_delay = {SLOW_COMMIT};
-            ALTER SYSTEM SET commit_siblings = 0; SELECT pg_reload_conf()"
-        );
-        statements(&drain.system, &settings).await?;
-        drain.run(backlog, &mut slow).await?;
-        let settings = "ALTER SYSTEM RESET commit_delay;
-            ALTER SYSTEM RESET commit_siblings; SELECT pg_reload_conf()";
-        statements(&drain.system, settings).await?;
-        drain.run(backlog, &mut fast).await?;
-    }
-    bench.note(&what, &slow);
-    bench.add(
-        Row::rate(what, &slow)?
-            .beside("commits as the disk has them", Figure::rate(&fast)?)
-            .target(Target::RatioAtLeast(0.6)),
-    );
-    drain.publisher.close().await
-}
-
-/// One after the other: some can't be part of a transaction.
-async fn statements(system: &System, statements: &str) -> Result<()> {
-    for statement in statements.split(';') {
-        let statement = sqlx::AssertSqlSafe(statement.to_owned());
-        sqlx::query(statement).execute(&system.database).await?;
-    }
-    Ok(())
-}
-
-/// From a backlog, among many components and incidents that stand and that no update is about, and
-/// after many closed ones of persons that were about the same components.
-pub(crate) async fn broad(bench: &mut Bench) -> Result<()> {
-    let backlog = bench.scale.backlog;
-    let what = format!(
-        "one worker, a backlog of {backlog} updates, among {OTHER_COMPONENTS} other components \
-         with {} incidents that stand, after {CLOSED} closed ones",
-        OTHER_COMPONENTS + history::SYSTEM_INCIDENTS
-    );
-    say(&what);
-    let (narrow, broad) = (bench.prepared("narrow").await?, bench.prepared("broad").await?);
-    // In both, the system's incidents have others in them, and so stand at the end as at the beginning.
-    history::add_others(&narrow, history::SYSTEM_INCIDENTS).await?;
-    history::add_incidents(&broad, CLOSED, 1, 2, Whose::Persons).await?;
-    history::add_others(&broad, OTHER_COMPONENTS).await?;
-    history::settle(&narrow).await?;
-    history::settle(&broad).await?;
-    let mut narrow = Drain::start(narrow, Sequence::Repeating).await?;
-    let mut broad = Drain::start(broad, Sequence::Repeating).await?;
-    let (mut narrows, mut broads) = (Runs::default(), Runs::default());
-    for _ in 0..bench.scale.runs {
-        broad.run(backlog, &mut broads).await?;
-        narrow.run(backlog, &mut narrows).await?;
-    }
-    bench.note(&what, &broads);
-    bench.add(
-        Row::rate(what, &broads)?
-            .beside(
-                format!("{} others, no closed ones", history::SYSTEM_INCIDENTS),
-                Figure::rate(&narrows)?,
-            )
-            .target(Target::RatioAtLeast(0.9)),
-    );
-    narrow.publisher.close().await?;
-    broad.publisher.close().await
-}
-
-/// One worker and what fills its queues while it is away.
-struct Drain {
-    system: System,
-    publisher: Publisher,
-    sequence: Sequence,
-}
-
-impl Drain {
-    async fn start(mut system: System, sequence: Sequence) -> Result<Self> {
-        sequence.prepare(&system).await?;
-        // It has been there before a backlog, and its tables are warm.
-        start_worker(&mut system).await?;
-        let publisher = Publisher::connect(&system, sequence).await?;
-        Ok(Self { system, publisher, sequence })
-    }
-
-    async fn run(&mut self, backlog: u64, runs: &mut Runs) -> Result<()> {
-        let mut worker = self.system.workers.pop().context("there is no worker")?;
-        worker.signal(Signal::SIGTERM)?;
-        let status = worker.ended().await?;
-        ensure!(status.success(), "the worker ended with {status}");
-        if self.sequence == Sequence::Changing {
-            close_all(&self.system).await?;
-            self.publisher.rewind();
-        }
-        let before = Changes::position(&self.system).await?;
-        self.publisher.fill(backlog).await?;
-
-        start_worker(&mut self.system).await?;
-        let begin = Instant::now();
-        let meter = crate::usage::Meter::start(&self.system)?;
-        while Changes::position(&self.system).await? < before + backlog as i64 {
-            ensure!(begin.elapsed() < BACKLOG_LIMIT, "the backlog is not drained");
-            sleep(Duration::from_millis(5)).await;
-        }
-        let seconds = begin.elapsed().as_secs_f64();
-        runs.usage = runs.usage.plus(meter.stop()?);
-        let parked = self.system.count("SELECT count(*) FROM sdb_parked").await?;
-        ensure!(parked == 0, "{parked} updates are parked");
-        runs.changes = runs.changes.plus(Changes::since(&self.system, before).await?);
-        runs.add(Outcome { requests: backlog, seconds, ..Outcome::default() });
-        Ok(())
-    }
 }
 
 /// At a steady rate.

@@ -8,6 +8,7 @@ mod many;
 mod member;
 mod operator;
 mod plan;
+mod published;
 mod random;
 mod record;
 mod report;
@@ -42,6 +43,7 @@ use crate::{
     load::Load,
     member::Member,
     operator::Edits,
+    published::Published,
     random::Random,
     record::{Attempt, Record, Told},
     report::Report,
@@ -165,10 +167,11 @@ async fn storm_and_check(
     let write = |number| {
         operator::write_now_and_then(&operators, &storm.load, Random::new(seed, number), &edits)
     };
+    let mut published = Published::default();
     let raged = tokio::select! {
         raged = storm.rage(Random::new(seed, 0), time) => raged,
         watched = storm.watch() => watched,
-        ((), ()) = async { tokio::join!(write(1), write(2)) } => Ok(()),
+        ((), (), ()) = async { tokio::join!(write(1), write(2), published.count(&storm.load)) } => Ok(()),
     };
     if let Err(error) = raged {
         storm.see_wrong(format!("{error:#}"));
@@ -184,7 +187,8 @@ async fn storm_and_check(
     storm.diary.note("the queues are empty");
     operators.close().await;
     let edits = edits.into_inner().unwrap_or_else(PoisonError::into_inner);
-    check(&storm, edits, folder).await
+    published.count_now(&storm.load).await;
+    check(&storm, edits, &published, folder).await
 }
 
 /// Twice the harness's limit.
@@ -196,7 +200,7 @@ async fn drained(system: &System) -> Result<()> {
 }
 
 /// Compares all there is, prints the table, and returns whether all was as promised.
-async fn check(storm: &Storm, edits: Edits, folder: &Path) -> Result<bool> {
+async fn check(storm: &Storm, edits: Edits, published: &Published, folder: &Path) -> Result<bool> {
     let database = &storm.system.database;
     let (attempts, mut wrong, reads) = storm.load.record.all();
     record::write(&attempts, &storm.diary, &folder.join("answers.jsonl"))?;
@@ -238,6 +242,7 @@ async fn check(storm: &Storm, edits: Edits, folder: &Path) -> Result<bool> {
         verdict: &verdict,
         rows: run.inbox.len(),
         edits: &edits,
+        published,
         members: &storm.members,
         wrong: &wrong,
     };

@@ -2,7 +2,12 @@
 
 use std::{fmt, time::Duration};
 
+use shared::{envelope, message};
+
 use crate::random::Random;
+
+/// Episodes with a change of the version of messages, of a hundred.
+const REWIRED: usize = 70;
 
 /// A server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +59,8 @@ pub(crate) enum Fault {
     Alarm { time: Duration },
     /// The number of partitions is changed; the command may be killed before it is done.
     Reshape { partitions: u16, killed_after: Option<Duration> },
+    /// The newest version of messages that gateways write is changed; likewise.
+    Rewire { version: u16, killed_after: Option<Duration> },
 }
 
 impl Fault {
@@ -71,7 +78,7 @@ impl Fault {
             }
             // It asks the server's own tool.
             Self::Alarm { .. } => vec![Server::RabbitMq.to_string()],
-            Self::Reshape { .. } => vec!["topology".to_owned()],
+            Self::Reshape { .. } | Self::Rewire { .. } => vec!["topology".to_owned()],
         }
     }
 }
@@ -94,9 +101,9 @@ impl Episode {
         };
         let mut faults: Vec<(Duration, Fault)> = Vec::new();
         let mut touched: Vec<String> = Vec::new();
-        for _ in 0..count {
+        for number in 0..count + usize::from(random.percent(REWIRED)) {
             let begin = if faults.is_empty() { Duration::ZERO } else { random.millis(0, 4_000) };
-            let fault = draw_fault(random, members);
+            let fault = if number < count { draw_fault(random, members) } else { rewire(random) };
             let touches = fault.touches();
             if touches.iter().all(|each| !touched.contains(each)) {
                 touched.extend(touches);
@@ -126,6 +133,12 @@ fn draw_fault(random: &mut Random, members: usize) -> Fault {
             killed_after: random.percent(40).then(|| random.millis(0, 4_000)),
         },
     }
+}
+
+/// The version may be the recorded one already.
+fn rewire(random: &mut Random) -> Fault {
+    let version = if random.percent(50) { message::VERSION } else { envelope::VERSION };
+    Fault::Rewire { version, killed_after: random.percent(20).then(|| random.millis(0, 4_000)) }
 }
 
 /// Short ones, around the limits of the workers (3 s, 5 s), and long ones.

@@ -12,6 +12,7 @@ use harness::verdict::{Kind, Verdict};
 use crate::{
     member::Member,
     operator::Edits,
+    published::Published,
     record::{Attempt, Told},
     storm::Tally,
 };
@@ -25,6 +26,7 @@ pub(crate) struct Report<'a> {
     /// Rows of the inbox.
     pub(crate) rows: usize,
     pub(crate) edits: &'a Edits,
+    pub(crate) published: &'a Published,
     pub(crate) members: &'a [Arc<Member>],
     /// All else that must not be.
     pub(crate) wrong: &'a [String],
@@ -79,6 +81,10 @@ impl Report<'_> {
         row("of these beside a batch", &compared.beside);
         row("edits held open for up to 4 s", &self.edits.held);
         row("edits that failed, or whose end nobody knows", &self.edits.unknown);
+        row("messages to RabbitMQ that were counted; updates in one, on average", &{
+            let Published { messages, .. } = self.published;
+            format!("{messages}; {:.2}", self.published.updates_per_message())
+        });
         row("updates in the inbox", &self.rows);
         row("decided by the model, too; changes; entries of timelines", &{
             format!("{}; {}; {}", compared.updates(), compared.changes, compared.entries)
@@ -95,18 +101,19 @@ impl Report<'_> {
         row("parked unasked; not parked", &{
             format!("{}; {}", found(Kind::ParkedUnasked), found(Kind::NotParked))
         });
-        row("what else must not be", &self.wrong.len());
+        row("other violations", &self.wrong.len());
         row("processes killed (SIGKILL)", &tally.kills);
         row("processes stalled (SIGSTOP, 1 to 20 s)", &tally.stalls);
-        row("processes told to stop (SIGTERM) and started again", &tally.rolls);
+        row("processes stopped (SIGTERM) and started again", &tally.rolls);
         row("servers stopped and started again", &tally.server_restarts);
         row("servers killed (SIGKILL) and started again", &tally.server_kills);
         row("servers stalled (SIGSTOP, 1 to 12 s)", &tally.server_stalls);
         row("networks cut, silenced or delayed", &tally.cuts);
         row("RabbitMQ short of memory", &tally.alarms);
         row("changes of the number of partitions", &tally.reshapes);
-        row("such changes given up; killed", &{
-            format!("{}; {}", tally.reshapes_given_up, tally.reshapes_killed)
+        row("changes of the version of messages", &tally.rewires);
+        row("changes of either given up; killed", &{
+            format!("{}; {}", tally.changes_given_up, tally.changes_killed)
         });
         row("times of trouble, of up to five faults that overlap", &tally.episodes);
         row(

@@ -1,7 +1,8 @@
 //! Breaks things, mends them, and measures how long the system takes to recover.
 
+mod topology;
+
 use std::{
-    process::Stdio,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -14,7 +15,6 @@ use futures_util::future::join_all;
 use harness::System;
 use sqlx::PgPool;
 use tokio::{
-    process::Command,
     task::spawn_blocking,
     time::{Instant, sleep, timeout},
 };
@@ -30,8 +30,6 @@ use crate::{
 
 /// Time for the system to recover.
 const RECOVERY_LIMIT: Duration = Duration::from_secs(60);
-/// Time for a change of the topology, which ends by itself sooner.
-const RESHAPE_LIMIT: Duration = Duration::from_secs(90);
 /// All must be well for so long, for the system to count as recovered.
 const WELL_FOR: Duration = Duration::from_millis(1_500);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -49,8 +47,11 @@ pub(crate) struct Tally {
     pub(crate) cuts: usize,
     pub(crate) alarms: usize,
     pub(crate) reshapes: usize,
-    pub(crate) reshapes_killed: usize,
-    pub(crate) reshapes_given_up: usize,
+    /// Changes of the version of messages.
+    pub(crate) rewires: usize,
+    /// Changes of either kind.
+    pub(crate) changes_killed: usize,
+    pub(crate) changes_given_up: usize,
     /// Until every gateway answered with an outcome and all accepted before was settled.
     pub(crate) longest_recovery: Duration,
     /// Until the last answer that was not an outcome though its client waited for one.
@@ -71,6 +72,7 @@ impl Tally {
             + self.cuts
             + self.alarms
             + self.reshapes
+            + self.rewires
     }
 }
 
@@ -170,6 +172,9 @@ impl Storm {
             Fault::Reshape { partitions, killed_after } => {
                 self.reshape(*partitions, *killed_after).await?;
             }
+            Fault::Rewire { version, killed_after } => {
+                self.rewire(*version, *killed_after).await?;
+            }
         }
         Ok(())
     }
@@ -235,68 +240,6 @@ impl Storm {
             Server::RabbitMq => act(servers.rabbitmq()),
         })
         .await?)
-    }
-
-    /// Changes the number of partitions, as an operator does.
-    async fn reshape(&self, partitions: u16, killed_after: Option<Duration>) -> Result<()> {
-        let how = match killed_after {
-            Some(time) => format!(", the command killed after {time:.1?}"),
-            None => String::new(),
-        };
-        self.diary.note(format!("topology: {partitions} partitions{how}"));
-        let limit = killed_after.unwrap_or(RESHAPE_LIMIT);
-        match (self.change_topology(partitions, limit).await?, killed_after) {
-            (None, Some(_)) => self.tally().reshapes_killed += 1,
-            (None, None) => self.see_wrong("`worker topology change` hangs".to_owned()),
-            (Some((true, _)), _) => {
-                self.tally().reshapes += 1;
-                self.diary.note(format!("topology: {partitions} partitions now"));
-            }
-            (Some((false, said)), _) => {
-                self.tally().reshapes_given_up += 1;
-                self.diary.note(format!("topology: not changed: {said}"));
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether it succeeded, and what it said; none when it was killed, after the limit.
-    async fn change_topology(
-        &self,
-        partitions: u16,
-        limit: Duration,
-    ) -> Result<Option<(bool, String)>> {
-        let mut command = Command::new(&self.system.context.binaries.worker);
-        command
-            .args(["topology", "change", "--partitions", &partitions.to_string()])
-            .env_clear()
-            .env("SDB_DATABASE_URI", &self.system.database_uri)
-            .env("SDB_AMQP_URI", &self.system.amqp_uri)
-            .stdin(Stdio::null())
-            .kill_on_drop(true);
-        let Ok(output) = timeout(limit, command.output()).await else { return Ok(None) };
-        let output = output.context("the worker can't be run")?;
-        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-        Ok(Some((output.status.success(), said.trim().to_owned())))
-    }
-
-    /// What a change that was killed left closed, an operator opens by running it again.
-    async fn reopen(&self) -> Result<()> {
-        for _ in 0..10 {
-            let recorded: (String, i32) =
-                sqlx::query_as("SELECT phase, partitions FROM sdb_topology")
-                    .fetch_one(&self.system.database)
-                    .await?;
-            let (phase, partitions) = recorded;
-            if phase == "open" {
-                return Ok(());
-            }
-            self.diary.note(format!("topology: left {phase}, the change is run again"));
-            let again = self.change_topology(u16::try_from(partitions)?, RESHAPE_LIMIT).await?;
-            self.diary.note(format!("topology: {again:?}"));
-        }
-        self.see_wrong("the topology can't be opened again".to_owned());
-        Ok(())
     }
 
     /// Waits until every gateway answers with outcomes and all that was accepted before is settled,

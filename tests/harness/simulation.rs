@@ -1,6 +1,7 @@
 //! A simulation: histories of updates, redeliveries, deaths, stalls, takeovers and edits by others,
 //! drawn at random, on a real PostgreSQL with the real transaction. Only RabbitMQ and the processes
-//! are played: queues that deliver in order, to one worker each, and again what was not acknowledged.
+//! are played: queues that deliver in order, to one worker each, and again what was not acknowledged:
+//! messages of one update, and envelopes, which the worker's own code unpacks.
 //!
 //! After every batch the database must be what the naive model makes of the same updates and of the
 //! edits beside it, and at the end every update must have taken effect once and in order, or be parked
@@ -23,7 +24,7 @@ use tokio::runtime::Handle;
 
 use self::rig::Rig;
 pub use self::{
-    history::{Edit, End, Flaw, History, Hold, Pick, Step},
+    history::{Edit, End, Flaw, History, Hold, Pick, Step, Update},
     rig::{Broken, Played},
 };
 use crate::verdict::{self, Compared};
@@ -80,8 +81,14 @@ pub struct Coverage {
     pub compared: Compared,
     /// Workers that were killed or missed, and messages that came again.
     pub broken: usize,
-    /// Messages that waited for rows that others held.
+    /// Updates that waited for rows that others held.
     pub deferred: usize,
+    /// Updates that were posted in envelopes of several.
+    pub together: usize,
+    /// Batches that ended inside an envelope.
+    pub cut: usize,
+    /// Settled updates that came again with their envelopes.
+    pub settled_again: usize,
 }
 
 impl Coverage {
@@ -89,6 +96,9 @@ impl Coverage {
         self.compared.add(compared);
         self.broken += played.broken;
         self.deferred += played.deferred;
+        self.together += played.together;
+        self.cut += played.cut;
+        self.settled_again += played.settled_again;
     }
 
     /// A simulation that broke nothing, or compared nothing, says nothing.
@@ -114,6 +124,9 @@ impl Coverage {
             ("edits beside a batch", *beside),
             ("entries of timelines", *entries),
             ("repeated keys", *keys),
+            ("updates in envelopes of several", self.together),
+            ("batches that ended inside an envelope", self.cut),
+            ("settled updates that came again with their envelope", self.settled_again),
         ]);
         for (what, count) in others {
             ensure!(count > 0, "there were no {what}: {self:?}");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use harness::{
     Fixture, System,
-    simulation::{Edit, End, Flaw, History, Hold, Pick, Step, play, play_many, prepare},
+    simulation::{Edit, End, Flaw, History, Hold, Pick, Step, Update, play, play_many, prepare},
     tests,
 };
 use shared::impact::Impact;
@@ -32,13 +32,9 @@ async fn what_is_simulated_agrees_with_the_model(fixture: Arc<Fixture>) -> Resul
 async fn histories_that_once_failed_or_are_rarely_drawn_agree_too(
     fixture: Arc<Fixture>,
 ) -> Result<()> {
-    let post = |flaw| Step::Post {
-        component: 1,
-        impact: Impact::Minor,
-        title: "Incident",
-        key: None,
-        flaw,
-    };
+    let update =
+        |component, impact, flaw| Update { component, impact, title: "Incident", key: None, flaw };
+    let post = |flaw| Step::Post(update(1, Impact::Minor, flaw));
     let work = || Step::Work(Pick(0), 9, End::Done);
     let toggle = || Step::Edit(Edit::Toggle(1));
     let covered_by = |first: bool, second: bool, impact| {
@@ -78,13 +74,7 @@ async fn histories_that_once_failed_or_are_rarely_drawn_agree_too(
     // An operator takes the incident over that a batch is about, wherever the batch is, and holds it.
     for polls in 0..12 {
         for hold in [Hold::Commit, Hold::Held, Hold::RollBack] {
-            let outage = Step::Post {
-                component: 2,
-                impact: Impact::Outage,
-                title: "Incident",
-                key: None,
-                flaw: None,
-            };
+            let outage = Step::Post(update(2, Impact::Outage, None));
             histories.push(vec![
                 post(None),
                 work(),
@@ -94,6 +84,33 @@ async fn histories_that_once_failed_or_are_rarely_drawn_agree_too(
                 post(None),
                 work(),
             ]);
+        }
+    }
+    // Envelopes, cut at every place: the worker goes on behind the cut, or dies there and all comes again.
+    let flaws = [Flaw::Unreadable, Flaw::Version, Flaw::GivenUp, Flaw::Refused].map(Some);
+    for flaw in [None].into_iter().chain(flaws) {
+        let all = |whole| {
+            let updates = [Impact::Minor, Impact::Major, Impact::Outage, Impact::Minor];
+            let updates = updates.into_iter().zip([None, flaw, None, None]);
+            let updates = updates.map(|(impact, flaw)| update(1, impact, flaw)).collect();
+            Step::PostMany(updates, whole)
+        };
+        for cut in 1..5 {
+            for end in [End::Done, End::KilledAfterCommit] {
+                for whole in [None, flaw] {
+                    histories.push(vec![
+                        post(None),
+                        all(whole),
+                        post(flaw),
+                        Step::Work(Pick(0), cut, End::Done),
+                        Step::Work(Pick(0), cut, end),
+                        Step::Join,
+                        work(),
+                        Step::PutBack,
+                        work(),
+                    ]);
+                }
+            }
         }
     }
     let system = System::bare(&fixture).await?;

@@ -8,7 +8,9 @@ use std::{collections::BTreeMap, sync::Arc};
 use anyhow::{Context, Result, ensure};
 use harness::{
     Fixture, System,
-    simulation::{Broken, Edit, End, Flaw, History, Hold, Pick, Step, drawn, prepare, record},
+    simulation::{
+        Broken, Edit, End, Flaw, History, Hold, Pick, Step, Update, drawn, prepare, record,
+    },
     tests,
     verdict::{Kind, Run, Verdict, judge},
 };
@@ -36,20 +38,19 @@ async fn simulated(fixture: &Arc<Fixture>) -> Result<System> {
 
 /// A history that has all that faults need: every kind of update, edits, parked updates.
 fn full_history() -> History {
-    let post = |component, impact, key| Step::Post {
-        component,
-        impact,
-        title: "Incident",
-        key,
-        flaw: None,
-    };
-    let unreadable = Step::Post {
-        component: 1,
-        impact: Impact::Minor,
-        title: "Incident",
-        key: None,
-        flaw: Some(Flaw::Unreadable),
-    };
+    let update =
+        |component, impact, key| Update { component, impact, title: "Incident", key, flaw: None };
+    let post = |component, impact, key| Step::Post(update(component, impact, key));
+    let unreadable =
+        Step::Post(Update { flaw: Some(Flaw::Unreadable), ..update(1, Impact::Minor, None) });
+    let envelope = Step::PostMany(
+        vec![
+            update(1, Impact::Minor, None),
+            update(1, Impact::Major, None),
+            update(4, Impact::Minor, None),
+        ],
+        None,
+    );
     let work = || Step::Work(Pick(0), 20, End::Done);
     let edit = Step::Edit;
     History(vec![
@@ -75,6 +76,13 @@ fn full_history() -> History {
         edit(Edit::Toggle(3)),
         Step::Beside(Pick(0), 9, Edit::Comment(Pick(1), 0), 3, Hold::Commit),
         post(1, Impact::Outage, None),
+        work(),
+        envelope.clone(),
+        Step::Work(Pick(0), 2, End::Done),
+        work(),
+        envelope,
+        Step::Work(Pick(0), 1, End::KilledAfterCommit),
+        Step::Join,
         work(),
     ])
 }
@@ -274,6 +282,16 @@ async fn a_worker_that_is_broken_is_found(fixture: Arc<Fixture>) -> Result<()> {
     ] {
         let verdict = found(uri, &[full_history()], Some(broken), kind).await?;
         ensure!(verdict.of(kind).count() > 5, "{broken:?}: {verdict:?}");
+    }
+    for (broken, kind) in [
+        (Broken::AcknowledgesEarly, Kind::Lost),
+        (Broken::DropsTheLast, Kind::Lost),
+        (Broken::SwapsTwo, Kind::OutOfOrder),
+        (Broken::GivesOneId, Kind::Lost),
+    ] {
+        found(uri, &[full_history()], Some(broken), kind)
+            .await
+            .with_context(|| format!("{broken:?}: not found as {kind:?}"))?;
     }
     system.finish_with_logs()
 }

@@ -15,27 +15,19 @@ pub struct History(pub Vec<Step>);
 /// Something that happens.
 #[derive(Clone, Debug)]
 pub enum Step {
-    /// A gateway queues an update of a component; those with the same key are sent again, perhaps
-    /// with another meaning.
-    Post {
-        /// The component's id.
-        component: i32,
-        /// The impact.
-        impact: Impact,
-        /// The title.
-        title: &'static str,
-        /// The idempotency key.
-        key: Option<u8>,
-        /// What is wrong with the message.
-        flaw: Option<Flaw>,
-    },
-    /// A message is delivered again, after all that is queued.
+    /// A gateway queues an update, as it travels alone.
+    Post(Update),
+    /// A gateway queues several updates, those of a partition in one envelope; and what is wrong with each
+    /// of these envelopes.
+    PostMany(Vec<Update>, Option<Flaw>),
+    /// A message is delivered again as a whole, after all that is queued.
     Redeliver(Pick),
     /// A message is delivered from the dead-letter queue, perhaps though it was settled.
     GiveUp(Pick),
-    /// A message is delivered again that the database refused until then, perhaps though it was settled.
+    /// A message is delivered again of which the database refused an update until then, perhaps though
+    /// that was settled.
     Refuse(Pick),
-    /// A worker takes a batch of what is delivered to it.
+    /// A worker takes a batch of so many updates at most; it may end inside an envelope.
     Work(Pick, usize, End),
     /// A worker takes a batch, and someone else writes while its transaction is under way: when it was
     /// waited for so often.
@@ -56,6 +48,21 @@ pub enum Step {
     PutBack,
 }
 
+/// An update; those with the same key are sent again, perhaps with another meaning.
+#[derive(Clone, Debug)]
+pub struct Update {
+    /// The component's id.
+    pub component: i32,
+    /// The impact.
+    pub impact: Impact,
+    /// The title.
+    pub title: &'static str,
+    /// The idempotency key.
+    pub key: Option<u8>,
+    /// What is wrong with its message.
+    pub flaw: Option<Flaw>,
+}
+
 /// One of those that there are at that moment: this one, counted round and round.
 #[derive(Clone, Copy, Debug)]
 pub struct Pick(pub usize);
@@ -69,7 +76,7 @@ impl Pick {
 /// What is wrong with a message.
 #[derive(Clone, Copy, Debug)]
 pub enum Flaw {
-    /// Its bytes are cut off.
+    /// Its bytes are cut off; of an entry of an envelope, they are of another form.
     Unreadable,
     /// It has a version that nobody knows.
     Version,
@@ -138,7 +145,8 @@ fn pick() -> impl Strategy<Value = Pick> {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        20 => post(),
+        20 => update().prop_map(Step::Post),
+        6 => post_many(),
         5 => pick().prop_map(Step::Redeliver),
         1 => pick().prop_map(Step::GiveUp),
         2 => pick().prop_map(Step::Refuse),
@@ -161,15 +169,21 @@ fn beside() -> impl Strategy<Value = Step> {
         .prop_map(|(worker, n, edit, polls, hold)| Step::Beside(worker, n, edit, polls, hold))
 }
 
-fn post() -> impl Strategy<Value = Step> {
-    let flaw = prop_oneof![
-        15 => Just(None),
-        1 => select(&[Flaw::Unreadable, Flaw::Version, Flaw::GivenUp, Flaw::Refused][..]).prop_map(Some),
-    ];
+fn update() -> impl Strategy<Value = Update> {
+    let flaw = prop_oneof![15 => Just(None), 1 => flaw().prop_map(Some)];
     let key = option::weighted(0.2, 0..4_u8);
     (1..=COMPONENTS, select(&Impact::REPORTABLE[..]), select(&TITLES[..]), key, flaw).prop_map(
-        |(component, impact, title, key, flaw)| Step::Post { component, impact, title, key, flaw },
+        |(component, impact, title, key, flaw)| Update { component, impact, title, key, flaw },
     )
+}
+
+fn post_many() -> impl Strategy<Value = Step> {
+    let flaw = prop_oneof![9 => Just(None), 1 => flaw().prop_map(Some)];
+    (vec(update(), 1..9), flaw).prop_map(|(updates, flaw)| Step::PostMany(updates, flaw))
+}
+
+fn flaw() -> impl Strategy<Value = Flaw> {
+    select(&[Flaw::Unreadable, Flaw::Version, Flaw::GivenUp, Flaw::Refused][..])
 }
 
 fn end() -> impl Strategy<Value = End> {

@@ -1,5 +1,6 @@
 //! The played queues and workers. What became of all is judged at the end.
 
+mod delivery;
 mod edit;
 mod members;
 mod queue;
@@ -12,10 +13,7 @@ use std::{
     task::Poll,
 };
 
-use ::worker::{
-    batch::{Applied, Incoming},
-    store::workers::MemberId,
-};
+use ::worker::{batch::Applied, store::workers::MemberId};
 use anyhow::{Context, Result, bail, ensure};
 use shared::{
     component::{Attribute, Component, ComponentId},
@@ -27,8 +25,9 @@ use tokio::sync::watch;
 
 pub use self::worker::Broken;
 use self::{
+    delivery::{Batch, Delivery, Posted},
     edit::{insert_component, make},
-    queue::{Delivered, Message},
+    queue::Again,
     worker::{apply_batch, is_tried_again},
 };
 use super::{
@@ -58,8 +57,14 @@ pub struct Played {
     pub run: verdict::Run,
     /// Workers that were killed or missed, and messages that came again.
     pub broken: usize,
-    /// Messages that waited for rows that others held.
+    /// Updates that waited for rows that others held.
     pub deferred: usize,
+    /// Updates that were posted in envelopes of several.
+    pub together: usize,
+    /// Batches that ended inside an envelope.
+    pub cut: usize,
+    /// Settled updates that came again with their envelopes.
+    pub settled_again: usize,
 }
 
 pub(super) struct Rig {
@@ -68,24 +73,23 @@ pub(super) struct Rig {
     operator: PgConnection,
     /// Connections of workers, idle.
     idle: Vec<PgConnection>,
-    queues: Vec<VecDeque<Message>>,
+    queues: Vec<VecDeque<Delivery>>,
     living: Vec<MemberId>,
     /// Those that the others missed, with what they have in their hands.
-    stalled: Vec<(MemberId, Vec<Message>)>,
+    stalled: Vec<(MemberId, Batch)>,
     catalogue: BTreeMap<ComponentId, Component>,
     /// Components that are gone for now.
     gone: HashMap<ComponentId, Component>,
-    posted: HashMap<UpdateId, Message>,
-    /// In the order of their posting.
-    ids: Vec<UpdateId>,
+    posted: HashMap<UpdateId, Posted>,
+    /// All messages, in the order of their posting.
+    deliveries: Vec<Delivery>,
     messages: HashMap<UpdateId, verdict::Message>,
     attempts: Vec<Attempt>,
     results: Vec<UpdateResult>,
     renamed: usize,
     /// Transactions that were begun for a batch.
     tries: usize,
-    broken: usize,
-    deferred: usize,
+    played: Played,
     fault: Option<Broken>,
 }
 
@@ -111,14 +115,13 @@ impl Rig {
             catalogue: BTreeMap::new(),
             gone: HashMap::new(),
             posted: HashMap::new(),
-            ids: Vec::new(),
+            deliveries: Vec::new(),
             messages: HashMap::new(),
             attempts: Vec::new(),
             results: Vec::new(),
             renamed: 0,
             tries: 0,
-            broken: 0,
-            deferred: 0,
+            played: Played::default(),
             fault,
         };
         for id in 1..=COMPONENTS {
@@ -141,12 +144,11 @@ impl Rig {
 
     pub(super) async fn take(&mut self, step: &Step) -> Result<()> {
         match step {
-            Step::Post { component, impact, title, key, flaw } => {
-                self.post(ComponentId(*component), *impact, title, *key, *flaw);
-            }
-            Step::Redeliver(index) => self.redeliver(*index, Delivered::FromQueue),
-            Step::GiveUp(index) => self.redeliver(*index, Delivered::GivenUp),
-            Step::Refuse(index) => self.redeliver(*index, Delivered::Refused),
+            Step::Post(update) => self.post(update),
+            Step::PostMany(updates, flaw) => self.post_many(updates, *flaw),
+            Step::Redeliver(index) => self.redeliver(*index, Again::FromQueue),
+            Step::GiveUp(index) => self.redeliver(*index, Again::GivenUp),
+            Step::Refuse(index) => self.redeliver(*index, Again::Refused),
             Step::Beside(worker, batch, edit, polls, hold) => {
                 self.beside(*worker, *batch, edit, *polls, *hold).await?;
             }
@@ -194,7 +196,7 @@ impl Rig {
             operators: vec![OPERATOR.to_owned(), RIG.to_owned()],
             ..Expected::default()
         };
-        Ok(Played { run, broken: self.broken, deferred: self.deferred })
+        Ok(Played { run, ..self.played })
     }
 
     async fn work(&mut self, worker: Pick, batch: usize, end: End) -> Result<()> {
@@ -226,7 +228,8 @@ impl Rig {
             sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut connection).await?;
         self.tries += 1;
         let applied = {
-            let applying = apply_batch(&mut connection, member, incoming(&batch), self.fault);
+            let applying =
+                apply_batch(&mut connection, member, batch.incoming(self.fault), self.fault);
             polled(pin!(applying), polls).await
         };
         if let Some(Err(error)) = applied {
@@ -239,11 +242,12 @@ impl Rig {
     }
 
     /// A batch as a worker settles it: tried again when others were in its way.
-    async fn settled(&mut self, member: MemberId, batch: &[Message]) -> Result<Vec<Applied>> {
+    async fn settled(&mut self, member: MemberId, batch: &Batch) -> Result<Vec<Applied>> {
         let mut connection = self.connection().await?;
         for _ in 0..TRIES {
             self.tries += 1;
-            match apply_batch(&mut connection, member, incoming(batch), self.fault).await {
+            match apply_batch(&mut connection, member, batch.incoming(self.fault), self.fault).await
+            {
                 Ok(applied) => {
                     self.idle.push(connection);
                     return Ok(applied);
@@ -256,16 +260,17 @@ impl Rig {
     }
 
     /// What a worker that lives knows of a batch, and reports.
-    fn heard(&mut self, batch: &[Message], applied: &[Applied]) -> Result<()> {
+    fn heard(&mut self, batch: &Batch, applied: &[Applied]) -> Result<()> {
+        let batch = batch.incoming(self.fault);
         ensure!(batch.len() == applied.len(), "{} of {}", applied.len(), batch.len());
-        for (message, applied) in batch.iter().zip(applied) {
+        for (incoming, applied) in batch.iter().zip(applied) {
             match applied {
                 Applied::Settled(result) => {
                     let result = result.clone().context("a result without an id")?;
-                    ensure!(result.id == message.id, "{result:?} for {}", message.id);
+                    ensure!(incoming.update_id() == Some(result.id), "{result:?}: {incoming:?}");
                     self.results.push(result);
                 }
-                Applied::Deferred(_) => self.deferred += 1,
+                Applied::Deferred(_) => self.played.deferred += 1,
             }
         }
         Ok(())
@@ -290,7 +295,7 @@ impl Rig {
         self.tries += 1;
         let (applied, made) = {
             let mut applying =
-                pin!(apply_batch(&mut connection, member, incoming(&batch), self.fault));
+                pin!(apply_batch(&mut connection, member, batch.incoming(self.fault), self.fault));
             let early = polled(applying.as_mut(), polls).await;
             let finish = async {
                 let applied = match early {
@@ -342,8 +347,8 @@ impl Rig {
         let (mut left, mut right) = (self.connection().await?, self.connection().await?);
         self.tries += 2;
         let (of_a, of_b) = tokio::join!(
-            apply_batch(&mut left, first, incoming(&a), self.fault),
-            apply_batch(&mut right, second, incoming(&b), self.fault)
+            apply_batch(&mut left, first, a.incoming(self.fault), self.fault),
+            apply_batch(&mut right, second, b.incoming(self.fault), self.fault)
         );
         self.idle.extend([left, right]);
         let (of_a, of_b) = (of_a?, of_b?);
@@ -353,10 +358,6 @@ impl Rig {
         self.acknowledge(other, &of_b);
         Ok(())
     }
-}
-
-fn incoming(batch: &[Message]) -> Vec<Incoming> {
-    batch.iter().map(Message::incoming).collect()
 }
 
 /// What a future gives when it was polled so often at most.

@@ -28,12 +28,10 @@ tests!(
 );
 
 const CRATES: [&str; 4] = ["gateway", "worker", "shared", "deploy"];
-/// The tests of the whole system, and what they share.
-const TESTS: [&str; 2] = ["tests/system", "tests/harness"];
+/// The tests of the whole system, what they share, and the larger programs of the tests.
+const TESTS: [&str; 4] = ["tests/system", "tests/harness", "tests/chaos", "tests/benchmark"];
 /// The most lines that one of their files may have.
 const LINES: usize = 400;
-/// Files that are longer still: whoever shortens one takes it out here.
-const LONGER: [&str; 1] = ["tests/harness/verdict/replay.rs"];
 /// Code that decides, and what it must not know.
 const PURE: [(&str, &[&str]); 3] = [
     ("worker/src/domain", &["sqlx", "lapin", "tokio", "axum", "store", "broker"]),
@@ -136,8 +134,7 @@ fn unsigned(root: &Path) -> Result<(usize, Vec<PathBuf>)> {
 async fn no_file_of_the_tests_is_long(_: Arc<Fixture>) -> Result<()> {
     let mut checked = 0;
     for root in TESTS {
-        let (files, mut long) = long(&deploy::checkout().join(root))?;
-        long.retain(|file| !LONGER.iter().any(|longer| file.ends_with(longer)));
+        let (files, long) = long(&deploy::checkout().join(root))?;
         ensure!(long.is_empty(), "files of more than {LINES} lines: {long:?}");
         checked += files;
     }

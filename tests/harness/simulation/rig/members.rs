@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 use sqlx::PgConnection;
 use worker::batch::ApplyError;
 
-use super::{Rig, WORKER, connect, incoming, worker::apply_batch};
+use super::{Rig, WORKER, connect, worker::apply_batch};
 use crate::{eventually, simulation::history::Pick, verdict};
 
 impl Rig {
@@ -22,17 +22,20 @@ impl Rig {
 
     pub(super) async fn join(&mut self) -> Result<()> {
         let id = sqlx::query_scalar(
-            "INSERT INTO sdb_worker (seen_at) VALUES (clock_timestamp() AT TIME ZONE 'UTC')
-            RETURNING id",
+            "INSERT INTO sdb_worker (seen_at, reads)
+            VALUES (clock_timestamp() AT TIME ZONE 'UTC', $1) RETURNING id",
         )
+        .bind(i16::try_from(shared::message::NEWEST)?)
         .fetch_one(&mut self.database)
         .await?;
         self.living.push(id);
+        self.all_comes_again();
         Ok(())
     }
 
     pub(super) async fn leave(&mut self, place: usize) -> Result<()> {
         let id = self.living.remove(place);
+        self.all_comes_again();
         sqlx::query("DELETE FROM sdb_worker WHERE id = $1")
             .bind(id)
             .execute(&mut self.database)
@@ -42,8 +45,9 @@ impl Rig {
 
     /// The others have missed the worker at this place.
     pub(super) async fn miss(&mut self, place: usize) -> Result<()> {
-        self.broken += 1;
+        self.played.broken += 1;
         let id = self.living.remove(place);
+        self.all_comes_again();
         sqlx::query(
             "UPDATE sdb_worker SET seen_at = seen_at - interval '10 seconds' WHERE id = $1",
         )
@@ -67,7 +71,8 @@ impl Rig {
         for (member, batch) in std::mem::take(&mut self.stalled) {
             self.beat().await?;
             let mut connection = self.connection().await?;
-            match apply_batch(&mut connection, member, incoming(&batch), self.fault).await {
+            match apply_batch(&mut connection, member, batch.incoming(self.fault), self.fault).await
+            {
                 Err(ApplyError::Expired) => {}
                 other => bail!("a worker that was missed committed: {other:?}"),
             }

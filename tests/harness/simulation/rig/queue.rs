@@ -1,195 +1,243 @@
 //! The played queues: messages that are posted, delivered again, put back and acknowledged.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context, Result};
 use model::delivery::Content;
 use shared::{
     component::ComponentId,
-    impact::Impact,
     message::{Idempotency, UpdateMessage},
     timestamp::Timestamp,
     update_id::UpdateId,
 };
 use uuid::Uuid;
-use worker::batch::{Applied, Incoming, Unusable};
+use worker::batch::Applied;
 
-use super::{PARTITIONS, Rig};
+use super::{
+    Broken, PARTITIONS, Rig,
+    delivery::{Batch, Delivery, Posted},
+};
 use crate::{
-    simulation::history::{Flaw, Pick},
+    simulation::history::{Flaw, Pick, Update},
     verdict::{self, Answered, Attempt},
 };
 
-/// A message in a queue.
-#[derive(Clone, Debug)]
-pub(super) struct Message {
-    pub(super) id: UpdateId,
-    component: ComponentId,
-    payload: Vec<u8>,
-    delivered: Delivered,
-}
-
-/// How a message comes.
+/// How a message comes again.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Delivered {
+pub(super) enum Again {
     FromQueue,
     GivenUp,
+    /// The database refuses one of its updates.
     Refused,
 }
 
-impl Message {
-    pub(super) fn incoming(&self) -> Incoming {
-        let content = match self.delivered {
-            Delivered::FromQueue => {
-                UpdateMessage::decode(&self.payload).map_err(Unusable::Unreadable)
-            }
-            Delivered::GivenUp => Err(Unusable::GivenUp("played".to_owned())),
-            Delivered::Refused => Err(Unusable::Refused("played".to_owned())),
-        };
-        Incoming {
-            queue: format!("p{}", self.component.partition(PARTITIONS)).into(),
-            message_id: Some(self.id.to_string()),
-            payload: self.payload.clone(),
-            content,
-            trace: None,
-        }
-    }
+/// An update and its message, which may be flawed.
+struct Made {
+    posted: Posted,
+    message: Vec<u8>,
+    idempotency: Option<Idempotency>,
+    impact: i16,
+    flaw: Option<Flaw>,
 }
 
 impl Rig {
+    /// Queues an update alone.
+    pub(super) fn post(&mut self, update: &Update) {
+        let Some(mut made) = self.make(update) else { return };
+        if matches!(made.flaw, Some(Flaw::Unreadable)) {
+            made.message.truncate(made.message.len() / 2);
+        }
+        let mut delivery = Delivery::single(made.posted.clone(), made.message.clone());
+        delivery.given_up = matches!(made.flaw, Some(Flaw::GivenUp));
+        if matches!(made.flaw, Some(Flaw::Refused)) {
+            delivery.refused.push(made.posted.id);
+        }
+        self.sent(vec![made], delivery);
+    }
+
+    /// Queues several updates: those of a partition in one envelope. One that RabbitMQ gives up takes its
+    /// envelope with it.
+    pub(super) fn post_many(&mut self, updates: &[Update], flaw: Option<Flaw>) {
+        let mut envelopes: BTreeMap<u16, Vec<Made>> = BTreeMap::new();
+        for update in updates {
+            let Some(mut made) = self.make(update) else { continue };
+            if matches!(made.flaw, Some(Flaw::Unreadable)) {
+                // The others stay readable.
+                replace(&mut made.message, "\"impact\":", "\"import\":");
+            }
+            let content = match flaw {
+                Some(Flaw::Unreadable) => Some(Content::Unreadable),
+                Some(Flaw::Version) => Some(Content::OtherVersion),
+                None | Some(Flaw::GivenUp | Flaw::Refused) => None,
+            };
+            if let Some(content) = content {
+                made.posted.content = content;
+                made.idempotency = None;
+            }
+            let partition = made.posted.component.partition(PARTITIONS);
+            envelopes.entry(partition).or_default().push(made);
+        }
+        for made in envelopes.into_values() {
+            let entries = made.iter().map(|made| (made.posted.clone(), made.message.clone()));
+            let mut delivery = Delivery::envelope(entries.collect(), |body| match flaw {
+                Some(Flaw::Unreadable) => body.truncate(body.len() / 2),
+                Some(Flaw::Version) => replace(body, "\"v\":2", "\"v\":7"),
+                None | Some(Flaw::GivenUp | Flaw::Refused) => {}
+            });
+            let given_up = made.iter().any(|made| matches!(made.flaw, Some(Flaw::GivenUp)));
+            delivery.given_up = given_up || matches!(flaw, Some(Flaw::GivenUp));
+            // What is given up is not tried.
+            let is_refused = |made: &Made| {
+                matches!(flaw, Some(Flaw::Refused)) || matches!(made.flaw, Some(Flaw::Refused))
+            };
+            let refused = made.iter().filter(|made| !delivery.given_up && is_refused(made));
+            delivery.refused = refused.map(|made| made.posted.id).collect();
+            if made.len() > 1 {
+                self.played.together += made.len();
+            }
+            self.sent(made, delivery);
+        }
+    }
+
     #[expect(clippy::disallowed_methods, reason = "the rig makes ids as gateways do")]
-    pub(super) fn post(
-        &mut self,
-        component: ComponentId,
-        impact: Impact,
-        title: &str,
-        key: Option<u8>,
-        flaw: Option<Flaw>,
-    ) {
+    fn make(&self, update: &Update) -> Option<Made> {
+        let Update { component, impact, title, key, flaw } = update;
+        let component = ComponentId(*component);
         // A gateway queues nothing for a component that it does not know.
-        let Some(known) = self.catalogue.get(&component) else { return };
-        let id = UpdateId(Uuid::now_v7());
+        let known = self.catalogue.get(&component)?;
         let update = UpdateMessage {
-            id,
+            id: UpdateId(Uuid::now_v7()),
             component: known.clone(),
-            impact,
-            text: title.to_owned(),
+            impact: *impact,
+            text: (*title).to_owned(),
             received_at: epoch(),
             idempotency: key.map(|key| Idempotency {
                 key: key.to_string(),
                 fingerprint: format!("{component} {impact} {title}"),
             }),
         };
-        let mut payload = update.encode();
-        match flaw {
-            None | Some(Flaw::GivenUp | Flaw::Refused) => {}
-            Some(Flaw::Unreadable) => payload.truncate(payload.len() / 2),
-            Some(Flaw::Version) => {
-                let text = String::from_utf8_lossy(&payload).replacen("\"v\":1", "\"v\":7", 1);
-                payload = text.into_bytes();
-            }
-        }
+        let mut message = update.encode();
         let content = match flaw {
-            None => Content::Update(known.clone()),
+            None | Some(Flaw::GivenUp | Flaw::Refused) => Content::Update(known.clone()),
             Some(Flaw::Unreadable) => Content::Unreadable,
-            Some(Flaw::Version) => Content::OtherVersion,
-            Some(Flaw::GivenUp) => Content::GivenUp,
-            Some(Flaw::Refused) => Content::Refused,
-        };
-        let delivered = match flaw {
-            Some(Flaw::GivenUp) => Delivered::GivenUp,
-            Some(Flaw::Refused) => Delivered::Refused,
-            None | Some(Flaw::Unreadable | Flaw::Version) => Delivered::FromQueue,
+            Some(Flaw::Version) => {
+                replace(&mut message, "\"v\":1", "\"v\":7");
+                Content::OtherVersion
+            }
         };
         // Nobody knows the key of a message that can't be read.
-        let is_readable = matches!(flaw, None | Some(Flaw::GivenUp | Flaw::Refused));
-        let idempotency = update.idempotency.filter(|_| is_readable);
-        let message = verdict::Message { delivered_as: vec![content], idempotency };
-        self.messages.insert(id, message);
-        let number = self.ids.len() as u64;
-        self.attempts.push(Attempt {
-            update: format!("update {number}"),
-            component,
-            impact: Some(i16::from(impact)),
-            sent: 2 * number,
-            answered: 2 * number + 1,
-            answer: Answered::Accepted(id),
-        });
-        let message = Message { id, component, payload, delivered: Delivered::FromQueue };
-        self.queue(Message { delivered, ..message.clone() });
-        self.ids.push(id);
-        self.posted.insert(id, message);
+        let idempotency = update.idempotency.filter(|_| matches!(content, Content::Update(_)));
+        let posted = Posted { id: update.id, component, content };
+        Some(Made { posted, message, idempotency, impact: i16::from(*impact), flaw: *flaw })
     }
 
-    /// Queues a message that was posted once more.
-    pub(super) fn deliver(&mut self, message: Message, delivered: Delivered) {
-        if let Some(known) = self.messages.get_mut(&message.id) {
-            match (delivered, UpdateMessage::decode(&message.payload)) {
-                (Delivered::GivenUp, _) => known.delivered_as.push(Content::GivenUp),
-                (Delivered::Refused, _) => known.delivered_as.push(Content::Refused),
-                // The first time it was not tried.
-                (Delivered::FromQueue, Ok(update))
-                    if matches!(
-                        known.delivered_as.first(),
-                        Some(Content::GivenUp | Content::Refused)
-                    ) =>
-                {
-                    known.delivered_as.push(Content::Update(update.component));
-                }
-                (Delivered::FromQueue, _) => {}
-            }
+    /// Queues a message for the first time.
+    fn sent(&mut self, made: Vec<Made>, delivery: Delivery) {
+        for Made { posted, idempotency, impact, .. } in made {
+            let number = self.attempts.len() as u64;
+            self.attempts.push(Attempt {
+                update: format!("update {number}"),
+                component: posted.component,
+                impact: Some(impact),
+                sent: 2 * number,
+                answered: 2 * number + 1,
+                answer: Answered::Accepted(posted.id),
+            });
+            let message = verdict::Message { delivered_as: Vec::new(), idempotency };
+            self.messages.insert(posted.id, message);
+            self.posted.insert(posted.id, posted);
         }
-        self.queue(Message { delivered, ..message });
+        self.deliveries.push(delivery.clone());
+        self.deliver(delivery);
     }
 
-    pub(super) fn redeliver(&mut self, index: Pick, delivered: Delivered) {
-        if self.ids.is_empty() {
+    fn deliver(&mut self, delivery: Delivery) {
+        for update in &delivery.updates {
+            let Some(known) = self.messages.get_mut(&update.id) else { continue };
+            known.delivered_as.push(if delivery.given_up {
+                Content::GivenUp
+            } else if delivery.refused.contains(&update.id) {
+                Content::Refused
+            } else {
+                update.content.clone()
+            });
+        }
+        let partition = delivery.partition().map(usize::from);
+        if let Some(queue) = partition.and_then(|partition| self.queues.get_mut(partition)) {
+            queue.push_back(delivery);
+        }
+    }
+
+    /// Queues a message that was posted once more, as a whole.
+    pub(super) fn redeliver(&mut self, index: Pick, again: Again) {
+        if self.deliveries.is_empty() {
             return;
         }
-        let Some(id) = self.ids.get(index.of(self.ids.len())) else { return };
-        let Some(message) = self.posted.get(id).cloned() else { return };
-        self.broken += 1;
-        self.deliver(message, delivered);
+        let place = index.of(self.deliveries.len());
+        let Some(mut delivery) = self.deliveries.get(place).cloned() else { return };
+        delivery.given_up = matches!(again, Again::GivenUp);
+        let refused = delivery.updates.get(index.of(delivery.updates.len()));
+        let refused = refused.filter(|_| matches!(again, Again::Refused));
+        delivery.refused = refused.iter().map(|update| update.id).collect();
+        self.played.broken += 1;
+        self.deliver(delivery);
     }
 
-    pub(super) fn queue(&mut self, message: Message) {
-        let partition = usize::from(message.component.partition(PARTITIONS));
-        if let Some(queue) = self.queues.get_mut(partition) {
-            queue.push_back(message);
-        }
-    }
-
-    /// The first messages of the queues of the worker at this place.
-    pub(super) fn batch(&self, place: usize, most: usize) -> Vec<Message> {
+    /// The first updates of the queues of the worker at this place.
+    pub(super) fn batch(&self, place: usize, most: usize) -> Batch {
         let own = self.queues.iter().skip(place).step_by(self.living.len().max(1));
-        own.flatten().take(most).cloned().collect()
+        Batch { deliveries: own.flatten().cloned().collect(), most }
     }
 
-    /// Takes the settled messages of a batch off the queues. Acknowledgements of a partition stop before
-    /// a message that waits; it heads the next batch.
+    /// Takes the messages off the queues whose updates are all settled. Acknowledgements of a partition
+    /// stop before an update that waits; it heads the next batch.
     pub(super) fn acknowledge(&mut self, place: usize, applied: &[Applied]) {
         let living = self.living.len().max(1);
-        let mut applied = applied;
+        let mut applied = applied.iter();
         for queue in self.queues.iter_mut().skip(place).step_by(living) {
-            let (own, others) = applied.split_at(applied.len().min(queue.len()));
-            applied = others;
-            let settled = own.iter().take_while(|one| matches!(one, Applied::Settled(_)));
-            queue.drain(..settled.count());
+            let mut waits = false;
+            let mut done = 0;
+            for delivery in queue.iter_mut() {
+                let updates = delivery.unpack(self.fault).len();
+                for one in applied.by_ref().take(updates - delivery.settled) {
+                    waits |= matches!(one, Applied::Deferred(_));
+                    delivery.settled += usize::from(!waits);
+                }
+                let is_early = self.fault == Some(Broken::AcknowledgesEarly);
+                let needed = if is_early { 1 } else { updates };
+                done += usize::from(delivery.settled >= needed);
+            }
+            queue.drain(..done);
+            self.played.cut += usize::from(queue.front().is_some_and(|next| next.settled > 0));
         }
     }
 
+    /// The sessions of all workers end: what is not acknowledged comes again, as a whole.
+    pub(super) fn all_comes_again(&mut self) {
+        for delivery in self.queues.iter_mut().flatten() {
+            self.played.settled_again += std::mem::take(&mut delivery.settled);
+        }
+    }
+
+    /// Each update alone, as it was parked.
     pub(super) async fn put_back(&mut self) -> Result<()> {
-        let parked: Vec<Option<UpdateId>> = sqlx::query_scalar(
+        let parked: Vec<(Option<UpdateId>, Vec<u8>)> = sqlx::query_as(
             "UPDATE sdb_parked SET put_back_at = clock_timestamp() AT TIME ZONE 'UTC'
-            WHERE put_back_at IS NULL RETURNING update_id",
+            WHERE put_back_at IS NULL RETURNING update_id, payload",
         )
         .fetch_all(&mut self.database)
         .await?;
-        for id in parked {
+        for (id, payload) in parked {
             let id = id.context("a parked message without an id")?;
-            let message = self.posted.get(&id).context("a parked message that nobody sent")?;
-            self.deliver(message.clone(), Delivered::FromQueue);
+            let posted = self.posted.get(&id).context("a parked message that nobody sent")?;
+            self.deliver(Delivery::single(posted.clone(), payload));
         }
         Ok(())
     }
+}
+
+fn replace(bytes: &mut Vec<u8>, from: &str, to: &str) {
+    *bytes = String::from_utf8_lossy(bytes).replacen(from, to, 1).into_bytes();
 }
 
 #[expect(clippy::expect_used, reason = "1970 is in range")]

@@ -1,10 +1,11 @@
-//! The one place that calls the worker's transaction, and the faults that can be planted there.
+//! The one place that calls the worker's transaction and unpacks envelopes, and the faults that can be
+//! planted there.
 
 use anyhow::Result;
 use shared::message::Verdict;
 use sqlx::PgConnection;
 use worker::{
-    batch::{Applied, ApplyError, Incoming, Unusable, apply},
+    batch::{Applied, ApplyError, Delivered, Incoming, Part, Unusable, apply},
     store::workers::MemberId,
 };
 
@@ -17,6 +18,34 @@ pub enum Broken {
     ParksEverything,
     /// It reports another incident than it decided.
     AnswersOtherwise,
+    /// It acknowledges an envelope when the first of its updates is settled.
+    AcknowledgesEarly,
+    /// It drops the last update of an envelope.
+    DropsTheLast,
+    /// It takes the first two updates of an envelope in the wrong order.
+    SwapsTwo,
+    /// It gives all updates of an envelope the id of the first.
+    GivesOneId,
+}
+
+/// The updates of a delivery.
+pub(super) fn unpack(delivered: Delivered<'_>, broken: Option<Broken>) -> Vec<Part> {
+    let mut parts = delivered.unpack();
+    let Some(broken) = broken.filter(|_| parts.len() > 1) else { return parts };
+    match broken {
+        Broken::DropsTheLast => drop(parts.pop()),
+        Broken::SwapsTwo => parts.swap(0, 1),
+        Broken::GivesOneId => {
+            let first = parts.first().and_then(|part| Some(part.content.as_ref().ok()?.id));
+            let contents = parts.iter_mut().filter_map(|part| part.content.as_mut().ok());
+            for (update, first) in contents.zip(first.into_iter().cycle()) {
+                update.id = first;
+            }
+        }
+        // Not while it unpacks.
+        Broken::ParksEverything | Broken::AnswersOtherwise | Broken::AcknowledgesEarly => {}
+    }
+    parts
 }
 
 /// Applies a batch.
