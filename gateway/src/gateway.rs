@@ -11,7 +11,7 @@ use crate::{
     auth::{Auth, rate_limit::RateLimit},
     config::{AuthConfig, Limits},
     http::body::BodyMemory,
-    ingest::{pending::Waiters, publisher::Publisher, submit::Intake},
+    ingest::{pending::PendingRequests, publisher::Publisher, submit::Intake},
     lists::Lists,
     stop::Stop,
     store::{catalogue::CatalogueCopy, clock::DatabaseClock, pools, version::Versions},
@@ -23,7 +23,7 @@ pub(crate) struct App {
     pub(crate) catalogue: CatalogueCopy,
     /// What updates are stamped by.
     pub(crate) clock: Arc<DatabaseClock>,
-    pub(crate) waiters: Arc<Waiters>,
+    pub(crate) pending: Arc<PendingRequests>,
     pub(crate) publisher: Arc<Publisher>,
     /// For what is small and quick: receipts, versions, the incidents of answers.
     pub(crate) answers: PgPool,
@@ -54,14 +54,14 @@ impl App {
     ) -> Self {
         let answers = pools::answers(database, limits.database_connections);
         let versions = Versions::new(database.clone().with(BY_INDEX));
-        let waiters = Arc::new(Waiters::new(answers.clone(), versions.clone()));
+        let pending = Arc::new(PendingRequests::new(answers.clone(), versions.clone()));
         let clock = Arc::new(DatabaseClock::new());
         Self {
             auth: Auth::new(auth),
             catalogue: CatalogueCopy::new(answers.clone(), clock.clone()),
             clock,
-            publisher: Arc::new(Publisher::new(waiters.clone())),
-            waiters,
+            publisher: Arc::new(Publisher::new(pending.clone())),
+            pending,
             answers,
             in_flight: Semaphore::new(limits.in_flight),
             most_in_flight: limits.in_flight,
@@ -92,7 +92,7 @@ impl App {
             catalogue: &self.catalogue,
             clock: &self.clock,
             database: &self.answers,
-            waiters: &self.waiters,
+            pending: &self.pending,
             publisher: &self.publisher,
             stop: &self.stop,
         }

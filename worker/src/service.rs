@@ -74,7 +74,7 @@ pub async fn run(
         () = stop.cancelled() => return Ok(()),
     }
     let upkeep = supervise::keep("upkeep", upkeep.run());
-    readiness.waits("RabbitMQ has not answered yet");
+    readiness.waiting_for("RabbitMQ has not answered yet");
     let _measuring = config.admin.map(|_| {
         let database = Database::new(config.database.clone());
         let measuring = sampling::database(database, config.inbox_days);
@@ -120,7 +120,7 @@ async fn consume(config: Config, readiness: Arc<Readiness>, stop: &CancellationT
             let reason = chain(&error);
             let line = "this worker's part ended: what it held is delivered again";
             throttled!(warn, &reason, reason, "{line}");
-            consumer.readiness.is_away(reason);
+            consumer.readiness.unavailable(reason);
             pause(RECONNECT_PAUSE, stop).await;
         }
     }

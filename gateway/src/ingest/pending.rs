@@ -19,7 +19,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::silence::Silence;
+use super::circuit_breaker::CircuitBreaker;
 use crate::store::{
     incidents::{self, Shown},
     version::{Version, Versions},
@@ -31,113 +31,113 @@ const READ_LIMIT: Duration = Duration::from_secs(5);
 const KEPT: usize = 64;
 
 /// What became of an update, with the incident that it led to as that is now.
-pub(crate) struct Settled {
+pub(crate) struct UpdateOutcome {
     pub(crate) verdict: Verdict,
     /// None when the verdict names none, or it could not be read.
     pub(crate) incident: Option<Arc<Shown>>,
 }
 
 /// The requests that wait, by the id of their update.
-pub(crate) struct Waiters {
+pub(crate) struct PendingRequests {
     database: PgPool,
     versions: Versions,
-    waiting: Mutex<Waiting>,
+    state: Mutex<State>,
     /// The incidents that were read lately, with the version at which they were.
     incidents: Mutex<HashMap<IncidentId, (Version, Arc<Shown>)>>,
 }
 
 #[derive(Default)]
-struct Waiting {
-    by_id: HashMap<UpdateId, Entry>,
-    silence: Silence,
+struct State {
+    by_id: HashMap<UpdateId, AwaitedUpdate>,
+    breaker: CircuitBreaker,
 }
 
 /// An update whose outcome is asked for.
-struct Entry {
+struct AwaitedUpdate {
     partition: u16,
     /// Whether a reply had its outcome, which is handed over once the incidents are read.
     answered: bool,
     /// Who waits for it; none for a probe.
-    waiter: Option<oneshot::Sender<Settled>>,
+    sender: Option<oneshot::Sender<UpdateOutcome>>,
 }
 
 /// Whether the outcome of an update is waited for.
-pub(crate) enum Wait<'a> {
+pub(crate) enum Registration<'a> {
     /// It is.
-    Outcome(Waiter<'a>),
+    Outcome(PendingRequest<'a>),
     /// It is not, since no outcomes come; but it is asked for, to see when they come again.
     Probe,
     /// It is not, and nobody asks for it.
-    Nothing,
+    None,
 }
 
 /// One request's place among those that wait; it is given up when dropped.
-pub(crate) struct Waiter<'a> {
-    waiters: &'a Waiters,
+pub(crate) struct PendingRequest<'a> {
+    requests: &'a PendingRequests,
     id: UpdateId,
     partition: u16,
     component: ComponentId,
     accepted: bool,
     /// What became of the update, when a worker says so.
-    pub(crate) settled: oneshot::Receiver<Settled>,
+    pub(crate) outcome: oneshot::Receiver<UpdateOutcome>,
 }
 
-impl Waiters {
+impl PendingRequests {
     pub(crate) fn new(database: PgPool, versions: Versions) -> Self {
-        Self { database, versions, waiting: Mutex::default(), incidents: Mutex::default() }
+        Self { database, versions, state: Mutex::default(), incidents: Mutex::default() }
     }
 
     /// Starts to wait, if it is of use, or `always`. Done before the update is published, or the reply
     /// could come first.
-    pub(crate) fn wait_for(
+    pub(crate) fn register(
         &self,
         id: UpdateId,
         partition: u16,
         component: ComponentId,
         always: bool,
-    ) -> Wait<'_> {
+    ) -> Registration<'_> {
         let now = Instant::now();
-        let mut waiting = lock(&self.waiting);
-        if always || waiting.silence.expects(partition, component, now) {
-            let (sender, settled) = oneshot::channel();
-            let entry = Entry { partition, answered: false, waiter: Some(sender) };
-            waiting.by_id.insert(id, entry);
-            return Wait::Outcome(Waiter {
-                waiters: self,
+        let mut state = lock(&self.state);
+        if always || state.breaker.expects_outcome(partition, component, now) {
+            let (sender, outcome) = oneshot::channel();
+            let entry = AwaitedUpdate { partition, answered: false, sender: Some(sender) };
+            state.by_id.insert(id, entry);
+            return Registration::Outcome(PendingRequest {
+                requests: self,
                 id,
                 partition,
                 component,
                 accepted: false,
-                settled,
+                outcome,
             });
         }
-        if waiting.probe(id, partition, now) { Wait::Probe } else { Wait::Nothing }
+        if state.probe(id, partition, now) { Registration::Probe } else { Registration::None }
     }
 
     /// Replies go elsewhere from now on: what was sent before has none any more.
-    pub(crate) fn replies_go_elsewhere(&self) {
-        let mut waiting = lock(&self.waiting);
-        waiting.silence = Silence::default();
-        waiting.by_id.retain(|_, entry| entry.waiter.is_some());
+    pub(crate) fn reply_queue_replaced(&self) {
+        let mut state = lock(&self.state);
+        state.breaker = CircuitBreaker::default();
+        state.by_id.retain(|_, entry| entry.sender.is_some());
     }
 
     /// Hands the results of a batch to those who wait, with their incidents, each read once. The
     /// results that nobody waits for are dropped: those requests were answered 202, and their
     /// receipts have the outcome.
-    pub(crate) async fn settle(&self, mut results: Vec<UpdateResult>) {
+    pub(crate) async fn deliver(&self, mut results: Vec<UpdateResult>) {
         {
-            let mut waiting = lock(&self.waiting);
-            results.retain(|result| waiting.is_waited_for(result.id));
+            let mut state = lock(&self.state);
+            results.retain(|result| state.is_waited_for(result.id));
         }
         let ids: BTreeSet<IncidentId> =
             results.iter().filter_map(|result| incident_id(&result.verdict)).collect();
         let incidents = self.shown(&ids).await;
-        let mut waiting = lock(&self.waiting);
+        let mut state = lock(&self.state);
         for UpdateResult { id, verdict } in results {
-            if let Some(Entry { waiter: Some(waiter), .. }) = waiting.by_id.remove(&id) {
+            if let Some(AwaitedUpdate { sender: Some(sender), .. }) = state.by_id.remove(&id) {
                 let incident = incident_id(&verdict).and_then(|id| incidents.get(&id).cloned());
                 // A request that gave up this very moment finds its receipt.
-                drop(waiter.send(Settled { verdict, incident }));
+                drop(sender.send(UpdateOutcome { verdict, incident }));
             }
         }
     }
@@ -196,13 +196,13 @@ impl Waiters {
     }
 }
 
-impl Waiting {
+impl State {
     /// Takes note that the outcome of an update came; whether a request waits for it.
     fn is_waited_for(&mut self, id: UpdateId) -> bool {
         let Some(entry) = self.by_id.get_mut(&id) else { return false };
         entry.answered = true;
-        self.silence.ends(entry.partition, id);
-        let waits = entry.waiter.is_some();
+        self.breaker.outcome_arrived(entry.partition, id);
+        let waits = entry.sender.is_some();
         if !waits {
             self.by_id.remove(&id);
         }
@@ -211,12 +211,12 @@ impl Waiting {
 
     /// Makes an update the probe of its partition; false when there is one.
     fn probe(&mut self, id: UpdateId, partition: u16, now: Instant) -> bool {
-        let (probes, replaced) = self.silence.probe(partition, id, now);
+        let (probes, replaced) = self.breaker.probe(partition, id, now);
         if let Some(replaced) = replaced {
             self.by_id.remove(&replaced);
         }
         if probes {
-            self.by_id.insert(id, Entry { partition, answered: false, waiter: None });
+            self.by_id.insert(id, AwaitedUpdate { partition, answered: false, sender: None });
         }
         probes
     }
@@ -235,25 +235,25 @@ fn incident_id(verdict: &Verdict) -> Option<IncidentId> {
     }
 }
 
-impl Waiter<'_> {
+impl PendingRequest<'_> {
     /// RabbitMQ has the update: its outcome is due.
     pub(crate) fn accepted(&mut self) {
         self.accepted = true;
-        let mut waiting = lock(&self.waiters.waiting);
+        let mut state = lock(&self.requests.state);
         // The reply may be quicker than the confirmation.
-        if waiting.by_id.get(&self.id).is_some_and(|entry| !entry.answered) {
-            waiting.silence.awaits(self.partition, self.component, Instant::now());
+        if state.by_id.get(&self.id).is_some_and(|entry| !entry.answered) {
+            state.breaker.outcome_awaited(self.partition, self.component, Instant::now());
         }
     }
 }
 
-impl Drop for Waiter<'_> {
+impl Drop for PendingRequest<'_> {
     fn drop(&mut self) {
-        let mut waiting = lock(&self.waiters.waiting);
-        let entry = waiting.by_id.remove(&self.id);
+        let mut state = lock(&self.requests.state);
+        let entry = state.by_id.remove(&self.id);
         // It may come yet, and show that others will.
         if self.accepted && entry.is_some_and(|entry| !entry.answered) {
-            waiting.probe(self.id, self.partition, Instant::now());
+            state.probe(self.id, self.partition, Instant::now());
         }
     }
 }

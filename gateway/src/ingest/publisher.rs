@@ -46,7 +46,7 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use self::link::{Link, LinkError, fence};
-use super::pending::Waiters;
+use super::pending::PendingRequests;
 
 /// How often the recorded topology is read.
 const FOLLOW_EVERY: Duration = Duration::from_millis(500);
@@ -100,7 +100,7 @@ struct OfPartition {
 /// The gateway's side of RabbitMQ.
 pub(crate) struct Publisher {
     link: ArcSwapOption<Link>,
-    waiters: Arc<Waiters>,
+    pending: Arc<PendingRequests>,
     /// Whether there is no link because the shape of the queues is being changed.
     changing: AtomicBool,
 }
@@ -118,8 +118,8 @@ pub(crate) enum BrokerState {
 }
 
 impl Publisher {
-    pub(crate) fn new(waiters: Arc<Waiters>) -> Self {
-        Self { link: ArcSwapOption::empty(), waiters, changing: AtomicBool::new(false) }
+    pub(crate) fn new(pending: Arc<PendingRequests>) -> Self {
+        Self { link: ArcSwapOption::empty(), pending, changing: AtomicBool::new(false) }
     }
 
     pub(crate) fn state(&self) -> BrokerState {
@@ -212,8 +212,8 @@ impl Publisher {
             let now = *recorded.borrow_and_update();
             let linked = match now.phase {
                 Phase::Open => {
-                    let waiters = self.waiters.clone();
-                    let linking = Link::open(&broker, &database, now.topology, waiters);
+                    let pending = self.pending.clone();
+                    let linking = Link::open(&broker, &database, now.topology, pending);
                     timeout(CONNECT_LIMIT, linking).await.unwrap_or(Err(LinkError::Silent))
                 }
                 Phase::Draining | Phase::Closed => Err(LinkError::Changing),
@@ -226,7 +226,7 @@ impl Publisher {
                         COMMON.reconnects.of(Server::Rabbitmq).inc();
                     }
                     tracing::info!(topology = now.topology.version, "connected to RabbitMQ");
-                    self.waiters.replies_go_elsewhere();
+                    self.pending.reply_queue_replaced();
                     self.link.store(Some(link.clone()));
                     self.watch(&link, &database, &mut recorded).await;
                     self.give_up(&link, &broker).await;

@@ -11,7 +11,7 @@ use shared::{
     impact::Impact,
     incident::IncidentSnapshot,
     message::{UpdateMessage, Verdict},
-    metrics::{self, GATEWAY, Refused, Told},
+    metrics::{AnsweredLabel, GATEWAY, Refused, ResultLabel},
     outcome::Reason,
     throttled,
     traces::{self, Traces, Waiting},
@@ -24,7 +24,7 @@ use tokio::{
 };
 
 use super::{
-    pending::{Settled, Wait, Waiter, Waiters},
+    pending::{PendingRequest, PendingRequests, Registration, UpdateOutcome},
     publisher::{PublishError, Publisher},
 };
 use crate::{
@@ -87,7 +87,7 @@ pub(crate) struct Intake<'a> {
     pub(crate) clock: &'a DatabaseClock,
     /// For texts that not every encoding has.
     pub(crate) database: &'a PgPool,
-    pub(crate) waiters: &'a Waiters,
+    pub(crate) pending: &'a PendingRequests,
     pub(crate) publisher: &'a Publisher,
     pub(crate) stop: &'a Stop,
 }
@@ -188,11 +188,11 @@ impl<'a> Intake<'a> {
         preference: &Preference,
         deadline: Instant,
     ) -> Vec<Submitted> {
-        let mut waits = Vec::with_capacity(messages.len());
+        let mut registrations = Vec::with_capacity(messages.len());
         for (message, wants_reply) in &mut messages {
-            let wait = self.wait(message, preference);
-            *wants_reply = !matches!(wait, Wait::Nothing);
-            waits.push(wait);
+            let registration = self.register(message, preference);
+            *wants_reply = !matches!(registration, Registration::None);
+            registrations.push(registration);
         }
         let published = tokio::select! {
             biased;
@@ -203,10 +203,12 @@ impl<'a> Intake<'a> {
             }
         };
         // All of them, before the outcome of any is waited for: silence is judged from here on.
-        let awaited: Vec<_> = waits
+        let awaited: Vec<_> = registrations
             .into_iter()
             .zip(published)
-            .map(|(wait, published)| published.map(|()| Awaited::new(wait, preference)))
+            .map(|(registration, published)| {
+                published.map(|()| Awaited::new(registration, preference))
+            })
             .collect();
         let mut submitted = Vec::with_capacity(messages.len());
         for ((message, _), awaited) in messages.into_iter().zip(awaited) {
@@ -218,13 +220,13 @@ impl<'a> Intake<'a> {
         submitted
     }
 
-    fn wait(&self, message: &UpdateMessage, preference: &Preference) -> Wait<'a> {
+    fn register(&self, message: &UpdateMessage, preference: &Preference) -> Registration<'a> {
         if preference.respond_async {
-            return Wait::Nothing;
+            return Registration::None;
         }
         let component = message.component.id;
         let partition = self.publisher.partition(component);
-        self.waiters.wait_for(message.id, partition, component, preference.wait_asked)
+        self.pending.register(message.id, partition, component, preference.wait_asked)
     }
 
     /// The outcome of an update that RabbitMQ has, if it comes in time.
@@ -234,22 +236,22 @@ impl<'a> Intake<'a> {
         awaited: Awaited<'_>,
         deadline: Instant,
     ) -> Submitted {
-        let settled = match awaited.waiter {
+        let outcome = match awaited.request {
             // When the wait is over, or the gateway ends, the receipt will have the outcome.
-            Some(mut waiter) => tokio::select! {
+            Some(mut request) => tokio::select! {
                 biased;
-                settled = timeout_at(deadline, &mut waiter.settled) => settled.ok().and_then(Result::ok),
+                outcome = timeout_at(deadline, &mut request.outcome) => outcome.ok().and_then(Result::ok),
                 () = self.stop.ends() => None,
             },
             None => None,
         };
-        GATEWAY.answered.of(settled.as_ref().map_or(Told::Pending, told)).inc();
-        match settled {
-            Some(settled) => {
+        GATEWAY.answered.of(outcome.as_ref().map_or(AnsweredLabel::Pending, answered_label)).inc();
+        match outcome {
+            Some(outcome) => {
                 if let Some(waiting) = awaited.waiting {
-                    waiting.end(&settled.verdict);
+                    waiting.end(&outcome.verdict);
                 }
-                decided(message, settled)
+                decided(message, outcome)
             }
             None => Submitted::Pending(message.id),
         }
@@ -259,31 +261,31 @@ impl<'a> Intake<'a> {
 /// An update that RabbitMQ has.
 struct Awaited<'a> {
     /// None when its outcome is not waited for.
-    waiter: Option<Waiter<'a>>,
+    request: Option<PendingRequest<'a>>,
     waiting: Option<Waiting>,
 }
 
 impl<'a> Awaited<'a> {
-    fn new(wait: Wait<'a>, preference: &Preference) -> Self {
+    fn new(registration: Registration<'a>, preference: &Preference) -> Self {
         GATEWAY.accepted.inc();
-        match wait {
-            Wait::Outcome(mut waiter) => {
-                waiter.accepted();
-                Self { waiter: Some(waiter), waiting: traces::get().map(Traces::wait) }
+        match registration {
+            Registration::Outcome(mut request) => {
+                request.accepted();
+                Self { request: Some(request), waiting: traces::get().map(Traces::wait) }
             }
-            Wait::Probe | Wait::Nothing => {
+            Registration::Probe | Registration::None => {
                 if !preference.respond_async {
                     GATEWAY.not_awaited.inc();
                     throttled!(warn, "", "no outcomes come: updates are answered 202 at once");
                 }
-                Self { waiter: None, waiting: None }
+                Self { request: None, waiting: None }
             }
         }
     }
 }
 
-fn decided(message: UpdateMessage, settled: Settled) -> Submitted {
-    let Settled { verdict, incident } = settled;
+fn decided(message: UpdateMessage, outcome: UpdateOutcome) -> Submitted {
+    let UpdateOutcome { verdict, incident } = outcome;
     let (id, reason, snapshot) = match verdict {
         Verdict::Decided { reason, incident } => (message.id, reason, Some(incident)),
         Verdict::Repeated { original, reason, .. } => (original, reason, None),
@@ -297,14 +299,14 @@ fn decided(message: UpdateMessage, settled: Settled) -> Submitted {
 }
 
 /// What the client is told.
-fn told(settled: &Settled) -> Told {
-    Told::Settled(match (&settled.verdict, &settled.incident) {
-        (Verdict::Parked, _) => metrics::Settled::Parked,
-        (Verdict::Rejected, _) => metrics::Settled::Rejected,
+fn answered_label(outcome: &UpdateOutcome) -> AnsweredLabel {
+    AnsweredLabel::Result(match (&outcome.verdict, &outcome.incident) {
+        (Verdict::Parked, _) => ResultLabel::Parked,
+        (Verdict::Rejected, _) => ResultLabel::Rejected,
         // Without its incident it can't be shown.
-        (_, None) => return Told::Pending,
-        (Verdict::Decided { reason, .. }, Some(_)) => metrics::Settled::Decided(reason.outcome()),
-        (Verdict::Repeated { .. }, Some(_)) => metrics::Settled::Repeated,
+        (_, None) => return AnsweredLabel::Pending,
+        (Verdict::Decided { reason, .. }, Some(_)) => ResultLabel::Decided(reason.outcome()),
+        (Verdict::Repeated { .. }, Some(_)) => ResultLabel::Repeated,
     })
 }
 

@@ -163,7 +163,7 @@ impl Topology {
         database: &ConnectOptions,
         settings: &Settings,
     ) -> Result<Recorded, TopologyError> {
-        database.log_passed_over();
+        database.log_ignored();
         let mut said = String::new();
         loop {
             let read = async {

@@ -26,7 +26,10 @@ use prometheus_client::{
 use self::by::Word;
 pub use self::{
     by::By,
-    words::{Applied, Ended, ListSource, Refused, Server, Settled, TokenRefusal, Told, Words},
+    words::{
+        AnsweredLabel, AppliedLabel, Ended, ListSource, Refused, ResultLabel, Server, TokenRefusal,
+        Words,
+    },
 };
 use crate::timestamp::Timestamp;
 
@@ -127,7 +130,7 @@ metrics! {
             "Updates that RabbitMQ confirmed";
         "sdb_messages_published_total" messages: Counter = Counter::default(),
             "Messages that RabbitMQ confirmed, each with one update or several";
-        "sdb_updates_answered_total" answered: By<Told, Counter> = By::default(),
+        "sdb_updates_answered_total" answered: By<AnsweredLabel, Counter> = By::default(),
             "Accepted updates by what their client was told";
         "sdb_updates_not_awaited_total" not_awaited: Counter = Counter::default(),
             "Accepted updates that were answered 202 at once, since no outcomes came";
@@ -151,7 +154,7 @@ metrics! {
 metrics! {
     /// A worker's.
     WorkerMetrics {
-        "sdb_updates_applied_total" applied: By<Applied, Counter> = By::default(),
+        "sdb_updates_applied_total" applied: By<AppliedLabel, Counter> = By::default(),
             "Messages of committed batches by what became of their update";
         "sdb_update_apply_duration_seconds" apply_duration: Histogram = seconds(),
             "Time from an update's arrival at a gateway to the commit of its outcome";

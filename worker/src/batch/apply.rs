@@ -7,7 +7,7 @@ use shared::{component::ComponentId, incident::IncidentId, message::UpdateMessag
 use sqlx::PgConnection;
 
 use super::{
-    held::HeldUp,
+    deferred::Blocked,
     message::{Applied, Incoming},
     plan::{Plan, plan},
 };
@@ -68,21 +68,21 @@ pub async fn apply(
     member: MemberId,
     batch: &[Incoming],
 ) -> Result<Vec<Applied>, ApplyError> {
-    apply_behind(database, member, batch, &HeldUp::default()).await
+    apply_after(database, member, batch, &Blocked::default()).await
 }
 
 /// The same, behind updates that were deferred before.
-pub(super) async fn apply_behind(
+pub(super) async fn apply_after(
     database: &mut PgConnection,
     member: MemberId,
     batch: &[Incoming],
-    held_up: &HeldUp,
+    blocked: &Blocked,
 ) -> Result<Vec<Applied>, ApplyError> {
     // A lock that other workers hold is waited for here, whatever is in the batch.
     let mut scope = ScopeGuard::for_batch(database).await?;
     let components = components(batch);
     let facts = read(&mut scope, member, batch, &components).await?;
-    let (plan, before, after) = decide(&mut scope, batch, &components, &facts, held_up).await?;
+    let (plan, before, after) = decide(&mut scope, batch, &components, &facts, blocked).await?;
     let new_ids = write(&mut scope, &facts, &plan, &before, &after)
         .await
         .map_err(ApplyError::in_transaction)?;
@@ -129,13 +129,13 @@ async fn decide<'a>(
     batch: &'a [Incoming],
     components: &[ComponentId],
     facts: &'a Facts,
-    held_up: &HeldUp,
+    blocked: &Blocked,
 ) -> Result<(Plan<'a>, ActiveState, ActiveState), ApplyError> {
     let mut before = facts.active.clone();
     let mut locks = RowLocks::default();
     loop {
         let mut after = before.clone();
-        let plan = plan(batch, facts, &before, &mut after, &locks, held_up);
+        let plan = plan(batch, facts, &before, &mut after, &locks, blocked);
         let missing = locks.missing(&plan.rests_on);
         if missing.is_empty() {
             return Ok((plan, before, after));
@@ -160,7 +160,7 @@ async fn write(
         Changes { before, after, timeline: &plan.timeline, components: &facts.components };
     let new_ids = incidents::write(scope, changes).await?;
     inbox::write(scope, &plan.rows, &new_ids).await?;
-    parked::unpark(scope, &plan.rows, &facts.put_back).await?;
+    parked::unpark(scope, &plan.rows, &facts.requeued).await?;
     parked::park(scope, &plan.parked, facts.now).await?;
     Ok(new_ids)
 }

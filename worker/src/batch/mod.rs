@@ -2,7 +2,7 @@
 //! what is done when it fails.
 
 mod apply;
-mod held;
+mod deferred;
 mod message;
 mod plan;
 mod retry;
@@ -14,6 +14,6 @@ pub use self::{
     unpack::{Delivered, Part},
 };
 pub(crate) use self::{
-    held::{HeldQueue, Message},
-    retry::{Expired, apply_until_settled},
+    deferred::{Deferrable, DeferredQueue},
+    retry::{Expired, apply_with_retries},
 };

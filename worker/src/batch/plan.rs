@@ -13,7 +13,7 @@ use shared::{
 };
 
 use super::{
-    held::HeldUp,
+    deferred::Blocked,
     message::{Applied, Incoming, Unusable},
 };
 use crate::{
@@ -22,7 +22,7 @@ use crate::{
         facts::Facts,
         inbox::{Ending, PendingRow},
         parked::MessageToPark,
-        row_locks::{Row, RowLocks},
+        row_locks::{LockableRow, RowLocks},
     },
 };
 
@@ -34,7 +34,7 @@ pub(super) struct Plan<'a> {
     pub(super) rows: Vec<PendingRow<'a>>,
     pub(super) parked: Vec<MessageToPark<'a>>,
     /// The rows that the changes rest on.
-    pub(super) rests_on: HashSet<Row>,
+    pub(super) rests_on: HashSet<LockableRow>,
 }
 
 /// What becomes of one message.
@@ -67,14 +67,14 @@ pub(super) fn plan<'a>(
     read: &ActiveState,
     active: &mut ActiveState,
     locks: &RowLocks,
-    held_up: &HeldUp,
+    blocked: &Blocked,
 ) -> Plan<'a> {
     let mut planner = Planner {
         facts,
         read,
         active,
         locks,
-        held_up: held_up.clone(),
+        blocked: blocked.clone(),
         places: HashMap::with_capacity(batch.len()),
         keys: HashMap::new(),
         parked: HashSet::new(),
@@ -102,7 +102,7 @@ struct Planner<'a, 'b> {
     read: &'b ActiveState,
     active: &'b mut ActiveState,
     locks: &'b RowLocks,
-    held_up: HeldUp,
+    blocked: Blocked,
     /// Where each update is first.
     places: HashMap<UpdateId, usize>,
     /// The idempotency keys that this batch uses first, each with its place, fingerprint and update.
@@ -115,7 +115,7 @@ struct Planner<'a, 'b> {
 impl<'a> Planner<'a, '_> {
     /// A message that can't be applied: it is parked, unless it was settled before.
     fn unusable(&mut self, place: usize, incoming: &'a Incoming, problem: &Unusable) -> Planned {
-        if self.held_up.holds_up(incoming) {
+        if self.blocked.blocks(incoming) {
             return Planned::Deferred(Vec::new());
         }
         match (problem, incoming.update_id()) {
@@ -143,8 +143,8 @@ impl<'a> Planner<'a, '_> {
         if let Some(verdict) = self.facts.known.get(&update.id) {
             return Planned::Settled(verdict.clone());
         }
-        if self.held_up.holds_up(incoming) {
-            self.held_up.add(update);
+        if self.blocked.blocks(incoming) {
+            self.blocked.add(update);
             return Planned::Deferred(Vec::new());
         }
         if let Some(first) = self.earlier(update.id, place) {
@@ -217,10 +217,10 @@ impl<'a> Planner<'a, '_> {
     fn decide(&mut self, place: usize, update: &'a UpdateMessage) -> Planned {
         let (id, now) = (update.component.id, self.next_time());
         let decision = decide(self.active, id, update.impact, now);
-        let rests_on = Row::of(decision.rests_on(), id, self.read);
+        let rests_on = LockableRow::of(decision.rests_on(), id, self.read);
         let held = self.locks.held_of(&rests_on);
         if !held.is_empty() {
-            self.held_up.add(update);
+            self.blocked.add(update);
             return Planned::Deferred(held);
         }
         self.plan.rests_on.extend(rests_on);

@@ -14,8 +14,8 @@ use sqlx::PgConnection;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{
-    apply::{ApplyError, apply_behind},
-    held::HeldUp,
+    apply::{ApplyError, apply_after},
+    deferred::Blocked,
     message::{Applied, Incoming, Unusable},
 };
 use crate::store::{inbox_partitions, workers::MemberId};
@@ -60,27 +60,27 @@ pub(crate) struct Expired;
 /// A batch that the database refuses, or that takes too long, is halved until the message at
 /// fault stands alone. One that is refused again and again is parked with the database's reason; one
 /// that takes too long is deferred. The others take effect in their order.
-pub(crate) async fn apply_until_settled(
+pub(crate) async fn apply_with_retries(
     database: &mut Database,
     member: MemberId,
     batch: &[Incoming],
     inbox_days: u32,
 ) -> Result<Vec<Applied>, Expired> {
-    apply_until_settled_behind(database, member, batch, inbox_days, &HeldUp::default()).await
+    apply_with_retries_after(database, member, batch, inbox_days, &Blocked::default()).await
 }
 
-async fn apply_until_settled_behind(
+async fn apply_with_retries_after(
     database: &mut Database,
     member: MemberId,
     batch: &[Incoming],
     inbox_days: u32,
-    held_up: &HeldUp,
+    blocked: &Blocked,
 ) -> Result<Vec<Applied>, Expired> {
     let mut pause = FIRST_PAUSE;
     let mut tries = 0;
     loop {
         tries += 1;
-        let (remedy, error) = match attempt(database, member, batch, held_up).await {
+        let (remedy, error) = match attempt(database, member, batch, blocked).await {
             Ok(results) => return Ok(results),
             Err(ApplyError::Expired) => return Err(Expired),
             Err(ApplyError::TooLong(error)) => (Remedy::Halve, error),
@@ -98,7 +98,7 @@ async fn apply_until_settled_behind(
             (Remedy::Park, [_]) if tries < TRIES_BEFORE_PARKING => {}
             (Remedy::Park, [one]) => {
                 let refused = [refused(one, &error)];
-                match attempt(database, member, &refused, held_up).await {
+                match attempt(database, member, &refused, blocked).await {
                     Ok(results) => return Ok(results),
                     Err(ApplyError::Expired) => return Err(Expired),
                     Err(ApplyError::TooLong(error) | ApplyError::Database(error)) => {
@@ -119,7 +119,7 @@ async fn apply_until_settled_behind(
                     reason,
                     "the database does not take the batch: halving it"
                 );
-                return halve(database, member, several, inbox_days, held_up).await;
+                return halve(database, member, several, inbox_days, blocked).await;
             }
             (Remedy::TryAgain, several) => report(&error, several),
         }
@@ -134,19 +134,19 @@ async fn halve(
     member: MemberId,
     batch: &[Incoming],
     inbox_days: u32,
-    held_up: &HeldUp,
+    blocked: &Blocked,
 ) -> Result<Vec<Applied>, Expired> {
     let (first, second) = batch.split_at(batch.len() / 2);
-    let mut held_up = held_up.clone();
+    let mut blocked = blocked.clone();
     let mut results =
-        Box::pin(apply_until_settled_behind(database, member, first, inbox_days, &held_up)).await?;
+        Box::pin(apply_with_retries_after(database, member, first, inbox_days, &blocked)).await?;
     for (incoming, applied) in first.iter().zip(&results) {
         if let (Ok(update), Applied::Deferred(_)) = (&incoming.content, applied) {
-            held_up.add(update);
+            blocked.add(update);
         }
     }
-    let rest = Box::pin(apply_until_settled_behind(database, member, second, inbox_days, &held_up))
-        .await?;
+    let rest =
+        Box::pin(apply_with_retries_after(database, member, second, inbox_days, &blocked)).await?;
     results.extend(rest);
     Ok(results)
 }
@@ -171,14 +171,14 @@ async fn attempt(
     database: &mut Database,
     member: MemberId,
     batch: &[Incoming],
-    held_up: &HeldUp,
+    blocked: &Blocked,
 ) -> Result<Vec<Applied>, ApplyError> {
     let began = Instant::now();
     let transaction = traces::get().and_then(|traces| {
         traces.transaction(batch.len(), batch.iter().filter_map(|one| one.trace.as_ref()))
     });
     let applying = database.with(async |connection: &mut PgConnection| {
-        apply_behind(connection, member, batch, held_up).await
+        apply_after(connection, member, batch, blocked).await
     });
     // When it takes longer, nobody knows what the connection is at; it is closed, and does not
     // commit later.

@@ -22,7 +22,7 @@ use tokio::time::timeout;
 
 use super::repartition::is_marker;
 use crate::{
-    batch::{Delivered, Incoming, Message, Part},
+    batch::{Deferrable, Delivered, Incoming, Part},
     membership::Share,
     store::workers::MemberId,
 };
@@ -67,7 +67,7 @@ impl Unsettled {
     }
 }
 
-impl Message for Received {
+impl Deferrable for Received {
     fn incoming(&self) -> &Incoming {
         &self.incoming
     }

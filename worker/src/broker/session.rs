@@ -1,14 +1,20 @@
 //! Moves messages: from the queues into batches, and after their commit acknowledgements and
 //! replies back. What a batch does, [`crate::batch`] knows.
 
-use std::{collections::HashSet, pin::pin, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashSet},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::{Stream, StreamExt, stream::select_all};
 use lapin::Connection;
 use shared::{
     broker::{Broker, ConnectError},
     database::Database,
-    message::Verdict,
+    incident::IncidentId,
+    message::{UpdateResult, Verdict},
     metrics::WORKER,
     telemetry::chain,
     topology::{DeclareError, Phase},
@@ -27,7 +33,7 @@ use super::{
     replies::{Reply, ReplySender},
 };
 use crate::{
-    batch::{Applied, Expired, HeldQueue, Incoming, apply_until_settled},
+    batch::{Applied, DeferredQueue, Expired, Incoming, apply_with_retries},
     membership::{Member, MembershipError, Share},
     observe::{readiness::Readiness, sampling},
     store::{lock_holders::Blockers, workers::MemberId},
@@ -66,7 +72,7 @@ const STOPPED_LIMIT: Duration = Duration::from_secs(1);
 /// and some versions never deliver it again when they have to (4.3.0 to 4.3.5).
 const BATCH_LIMIT: Duration = Duration::from_secs(300);
 
-/// Why a worker's part in the work ended.
+/// Why a worker stopped consuming.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SessionError {
     #[error(transparent)]
@@ -79,7 +85,7 @@ pub(crate) enum SessionError {
     Silent,
     #[error(transparent)]
     Delivery(#[from] DeliveryError),
-    #[error("a batch could not be settled within {} s", BATCH_LIMIT.as_secs())]
+    #[error("a batch could not be applied within {} s", BATCH_LIMIT.as_secs())]
     Unsettled,
     #[error("stopped in the middle of a batch")]
     Abandoned,
@@ -121,7 +127,7 @@ impl Consumer {
     /// stop, when it ends with its last batch committed and acknowledged; or until something fails.
     ///
     /// What was received and not acknowledged by then is delivered again, perhaps to another
-    /// worker; what of it was committed, the inbox passes over.
+    /// worker. The inbox recognizes what of it was committed.
     async fn session(&self, connection: Connection, member: &Member) -> Result<(), SessionError> {
         let share = member.share()?;
         let mut deliveries = Vec::with_capacity(share.partitions.len() + 1);
@@ -137,7 +143,7 @@ impl Consumer {
         WORKER.held.set(0);
         let ended = match started {
             Some(Ok(Ok(()))) => {
-                self.readiness.takes_part(member.id, share.clone());
+                self.readiness.consuming(member.id, share.clone());
                 let working = self.work_through(&mut batches, &share, member);
                 let ended = tokio::select! {
                     ended = working => ended,
@@ -146,8 +152,8 @@ impl Consumer {
                     () = redeclare(&connection, &share, declared_by) => Ok(()),
                 };
                 match &ended {
-                    Ok(()) => self.readiness.waits("the partitions are being shared anew"),
-                    Err(error) => self.readiness.is_away(chain(error)),
+                    Ok(()) => self.readiness.waiting_for("the partitions are being shared anew"),
+                    Err(error) => self.readiness.unavailable(chain(error)),
                 }
                 ended
             }
@@ -211,7 +217,7 @@ impl Consumer {
     ) -> Result<(), SessionError> {
         let mut another_share = pin!(member.share_other_than(share));
         // A session's own: however it ends, what is held is delivered again.
-        let mut held: HeldQueue<Received> = HeldQueue::new();
+        let mut held: DeferredQueue<Received> = DeferredQueue::new();
         loop {
             let batch = tokio::select! {
                 biased;
@@ -236,15 +242,15 @@ impl Consumer {
         &self,
         member: MemberId,
         batch: Vec<Received>,
-        held: &mut HeldQueue<Received>,
+        held: &mut DeferredQueue<Received>,
     ) -> Result<(), SessionError> {
         if !held.is_empty() && held.due() <= Instant::now() {
             let again = held.take(self.batch);
             let tried = again.len();
             let deferred = self.apply(member, again, held).await?;
-            held.put_back(deferred, tried);
+            held.defer_again(deferred, tried);
         }
-        let batch = held.keep_what_must_wait(batch);
+        let batch = held.keep_blocked(batch);
         if !batch.is_empty() {
             let deferred = self.apply(member, batch, held).await?;
             held.add(deferred);
@@ -253,55 +259,21 @@ impl Consumer {
         Ok(())
     }
 
-    /// Applies a batch; returns what is deferred, in order. `held` is what is held beside it.
+    /// Applies a batch; returns the deferred messages, in order. `held` are those deferred before.
     ///
-    /// Commit, then reply and acknowledge. Replies go first, as clients wait for them: what is then
-    /// not acknowledged comes again, and the inbox passes over it.
+    /// The order is commit, reply, acknowledge. Replies precede acknowledgements because clients wait for
+    /// them: what is not acknowledged is redelivered, and the inbox recognizes it.
     async fn apply(
         &self,
         member: MemberId,
         batch: Vec<Received>,
-        held: &HeldQueue<Received>,
+        held: &DeferredQueue<Received>,
     ) -> Result<Vec<Received>, SessionError> {
-        let (incoming, origins): (Vec<Incoming>, Vec<_>) =
-            batch.into_iter().map(|r| (r.incoming, (r.queue, r.unsettled, r.reply_to))).unzip();
-        let mut database = self.database.lock().await;
-        let settled = apply_until_settled(&mut database, member, &incoming, self.inbox_days);
-        let results = timeout(BATCH_LIMIT, settled)
-            .await
-            .map_err(|_| SessionError::Unsettled)?
-            .map_err(|Expired| MembershipError::Expired)?;
-        drop(database);
-
-        sampling::settled(&incoming, &results);
-
-        let (mut settled, mut deferred, mut held_incidents) = (Vec::new(), Vec::new(), Vec::new());
-        for ((incoming, (queue, unsettled, reply_to)), applied) in
-            incoming.into_iter().zip(origins).zip(results)
-        {
-            let received = Received { queue, unsettled, reply_to, incoming };
-            match applied {
-                Applied::Settled(result) => settled.push((received, result)),
-                Applied::Deferred(incidents) => {
-                    held_incidents.extend(incidents);
-                    deferred.push(received);
-                }
-            }
+        let CommittedBatch { settled, deferred, blocked_by } = self.commit(member, batch).await?;
+        if !blocked_by.is_empty() {
+            self.blockers.report(held.len() + deferred.len(), blocked_by.into_iter().collect());
         }
-        if !held_incidents.is_empty() {
-            held_incidents.sort_unstable();
-            held_incidents.dedup();
-            self.blockers.report(held.len() + deferred.len(), held_incidents);
-        }
-        if traces::get().is_some() {
-            for (received, result) in &settled {
-                if let Some(trace) = &received.incoming.trace {
-                    // What has no id can't be told of, and is parked.
-                    let parked = &Verdict::Parked;
-                    trace.decided(result.as_ref().map_or(parked, |result| &result.verdict));
-                }
-            }
-        }
+        trace_decisions(&settled);
         let queues_held: HashSet<Arc<str>> =
             held.iter().chain(&deferred).map(|received| received.queue.clone()).collect();
         let acknowledging = acknowledge(settled.iter().map(|(received, _)| received), &queues_held);
@@ -318,10 +290,65 @@ impl Consumer {
         }
         Ok(deferred)
     }
+
+    /// Applies a batch, however often it must be retried, and sorts its messages by the result.
+    async fn commit(
+        &self,
+        member: MemberId,
+        batch: Vec<Received>,
+    ) -> Result<CommittedBatch, SessionError> {
+        let (incoming, origins): (Vec<Incoming>, Vec<_>) =
+            batch.into_iter().map(|r| (r.incoming, (r.queue, r.unsettled, r.reply_to))).unzip();
+        let mut database = self.database.lock().await;
+        let applying = apply_with_retries(&mut database, member, &incoming, self.inbox_days);
+        let results = timeout(BATCH_LIMIT, applying)
+            .await
+            .map_err(|_| SessionError::Unsettled)?
+            .map_err(|Expired| MembershipError::Expired)?;
+        drop(database);
+        sampling::count_applied(&incoming, &results);
+
+        let mut committed = CommittedBatch::default();
+        for ((incoming, (queue, unsettled, reply_to)), applied) in
+            incoming.into_iter().zip(origins).zip(results)
+        {
+            let received = Received { queue, unsettled, reply_to, incoming };
+            match applied {
+                Applied::Settled(result) => committed.settled.push((received, result)),
+                Applied::Deferred(incidents) => {
+                    committed.blocked_by.extend(incidents);
+                    committed.deferred.push(received);
+                }
+            }
+        }
+        Ok(committed)
+    }
 }
 
-/// Waits until a connection is lost, which nobody is told who only waits for deliveries or settles
-/// a batch.
+/// The messages of a committed batch, in order.
+#[derive(Default)]
+struct CommittedBatch {
+    /// Applied, parked or ignored as duplicates, each with the result for its gateway.
+    settled: Vec<(Received, Option<UpdateResult>)>,
+    deferred: Vec<Received>,
+    /// The incidents whose rows another session has locked.
+    blocked_by: BTreeSet<IncidentId>,
+}
+
+/// Adds the verdicts to the spans of the messages.
+fn trace_decisions(settled: &[(Received, Option<UpdateResult>)]) {
+    if traces::get().is_none() {
+        return;
+    }
+    for (received, result) in settled {
+        if let Some(trace) = &received.incoming.trace {
+            // A message without an id has no result, because it is parked.
+            trace.decided(result.as_ref().map_or(&Verdict::Parked, |result| &result.verdict));
+        }
+    }
+}
+
+/// Waits until a connection is lost: neither waiting for deliveries nor applying a batch notices it.
 async fn lost(connection: &Connection) {
     while connection.status().connected() {
         sleep(LOOK_EVERY).await;

@@ -63,7 +63,7 @@ pub(crate) struct Catalogue {
     /// Its components.
     pub(crate) entries: Vec<Entry>,
     /// Warnings about what is ignored, a line each.
-    pub(crate) passed_over: Vec<String>,
+    pub(crate) ignored: Vec<String>,
 }
 
 /// The mapping's entries that a component's entry may have.
@@ -85,21 +85,21 @@ pub(crate) fn parse(yaml: &str) -> Result<Catalogue, CatalogueError> {
     let components = components.list().ok_or_else(|| {
         malformed(yaml::error(components.line, "`components` is to be a list of components"))
     })?;
-    let mut passed_over = Vec::new();
+    let mut ignored = Vec::new();
     let mut entries: Vec<Entry> = Vec::with_capacity(components.len());
     let mut seen: HashMap<(String, Vec<Attribute>), usize> = HashMap::new();
     for component in components {
         let invalid = |YamlError { line, reason }| CatalogueError::Invalid { line, reason };
-        let entry = entry(&mut document, component, &mut passed_over).map_err(invalid)?;
+        let entry = entry(&mut document, component, &mut ignored).map_err(invalid)?;
         let mut sorted = entry.attributes.clone();
         sorted.sort();
         let before = seen.entry((entry.name.clone(), sorted)).or_insert(entries.len());
         match entries.get_mut(*before) {
-            Some(first) => passed_over.push(same_again(first, entry).map_err(invalid)?),
+            Some(first) => ignored.push(same_again(first, entry).map_err(invalid)?),
             None => entries.push(entry),
         }
     }
-    Ok(Catalogue { entries, passed_over })
+    Ok(Catalogue { entries, ignored })
 }
 
 /// Ignores an entry for a component that an earlier entry has, as the Python dashboard does; returns a
@@ -134,7 +134,7 @@ fn components(document: &mut Document) -> Result<Node, YamlError> {
 fn entry(
     document: &mut Document,
     node: &Node,
-    passed_over: &mut Vec<String>,
+    ignored: &mut Vec<String>,
 ) -> Result<Entry, YamlError> {
     let line = node.line;
     let written = document.entries(node)?.ok_or_else(|| {
@@ -176,7 +176,7 @@ fn entry(
         ),
         None => None,
     };
-    passed_over.extend(unknown.iter().filter(|(_, other)| !other.starts_with("x-")).map(
+    ignored.extend(unknown.iter().filter(|(_, other)| !other.starts_with("x-")).map(
         |(line, other)| {
             let (name, other) = (shorten(&name, QUOTED), shorten(other, QUOTED));
             format!("line {line}: `{other}` of {name} is unknown and passed over")

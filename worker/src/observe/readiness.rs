@@ -14,11 +14,11 @@ use crate::{membership::Share, store::workers::MemberId};
 /// The state of the worker.
 enum State {
     /// It is starting, or between two sessions.
-    Between(&'static str),
+    WaitingFor(&'static str),
     /// It does not consume, because something failed.
-    Away(String),
+    Unavailable(String),
     /// It consumes its share. Without a partition it stands by.
-    TakesPart { member: MemberId, share: Share },
+    Consuming { member: MemberId, share: Share },
 }
 
 /// The state of the worker, and whether it is shutting down.
@@ -35,17 +35,17 @@ pub(crate) struct Report {
 
 impl Readiness {
     pub(crate) fn new(stop: CancellationToken) -> Self {
-        Self { state: Mutex::new(State::Between("PostgreSQL has not answered yet")), stop }
+        Self { state: Mutex::new(State::WaitingFor("PostgreSQL has not answered yet")), stop }
     }
 
     /// Records that the worker waits for something, and consumes nothing meanwhile.
-    pub(crate) fn waits(&self, reason: &'static str) {
-        self.leave(State::Between(reason));
+    pub(crate) fn waiting_for(&self, reason: &'static str) {
+        self.leave(State::WaitingFor(reason));
     }
 
     /// Records that the worker can't consume, and why.
-    pub(crate) fn is_away(&self, reason: String) {
-        self.leave(State::Away(reason));
+    pub(crate) fn unavailable(&self, reason: String) {
+        self.leave(State::Unavailable(reason));
     }
 
     fn leave(&self, next: State) {
@@ -55,20 +55,20 @@ impl Readiness {
     }
 
     /// Records that the worker consumes its share.
-    pub(crate) fn takes_part(&self, member: MemberId, share: Share) {
+    pub(crate) fn consuming(&self, member: MemberId, share: Share) {
         WORKER.owned.set(share.partitions.len() as i64);
         WORKER.partitions.set(share.topology().partitions.into());
-        let before = std::mem::replace(&mut *self.state(), State::TakesPart { member, share });
-        if matches!(before, State::Away(_)) {
+        let before = std::mem::replace(&mut *self.state(), State::Consuming { member, share });
+        if matches!(before, State::Unavailable(_)) {
             COMMON.reconnects.of(Server::Rabbitmq).inc();
         }
     }
 
     pub(crate) fn report(&self) -> Report {
-        let (takes_part, mut reasons, share) = match &*self.state() {
-            State::Between(reason) => (false, vec![(*reason).to_owned()], Value::Null),
-            State::Away(reason) => (false, vec![reason.clone()], Value::Null),
-            State::TakesPart { member, share } => {
+        let (is_consuming, mut reasons, share) = match &*self.state() {
+            State::WaitingFor(reason) => (false, vec![(*reason).to_owned()], Value::Null),
+            State::Unavailable(reason) => (false, vec![reason.clone()], Value::Null),
+            State::Consuming { member, share } => {
                 let reasons = match share.recorded.phase {
                     Phase::Open => Vec::new(),
                     Phase::Draining | Phase::Closed => {
@@ -88,7 +88,7 @@ impl Readiness {
         if self.stop.is_cancelled() {
             reasons.insert(0, "the worker is stopping".to_owned());
         }
-        let ready = takes_part && !self.stop.is_cancelled();
+        let ready = is_consuming && !self.stop.is_cancelled();
         let status = match (ready, reasons.is_empty()) {
             (true, true) => "ready",
             (true, false) => "degraded",

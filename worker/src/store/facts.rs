@@ -49,7 +49,7 @@ pub(crate) struct Facts {
     /// the receipt has the outcome, a reply can't.
     pub(crate) known: HashMap<UpdateId, Option<Verdict>>,
     /// Those that were parked, and that an operator put back.
-    pub(crate) put_back: HashSet<UpdateId>,
+    pub(crate) requeued: HashSet<UpdateId>,
     /// The idempotency keys that are in use.
     pub(crate) keys: HashMap<String, KeyUse>,
     /// The components as they are now; one that is gone is absent.
@@ -96,7 +96,7 @@ struct InboxRecord {
 #[derive(Deserialize)]
 struct ParkedBefore {
     id: UpdateId,
-    was_put_back: bool,
+    was_requeued: bool,
 }
 
 #[derive(Deserialize)]
@@ -144,7 +144,7 @@ pub(crate) async fn read(
             (SELECT {recorded} FROM sdb_inbox i
                 WHERE i.id = ANY($3) AND i.id >= '{first}' AND i.id <= '{end}') AS recorded,
             (SELECT coalesce(json_agg(json_build_object(
-                    'id', update_id, 'was_put_back', put_back_at IS NOT NULL)), '[]')
+                    'id', update_id, 'was_requeued', put_back_at IS NOT NULL)), '[]')
                 FROM sdb_parked WHERE update_id = ANY($3)) AS parked,
             (SELECT coalesce(json_agg(json_build_object(
                     'key', key, 'fingerprint', fingerprint, 'original', update_id)), '[]')
@@ -180,7 +180,7 @@ pub(crate) async fn read(
         until: row.until,
         seconds_ahead: row.seconds_ahead,
         known: HashMap::new(),
-        put_back: HashSet::new(),
+        requeued: HashSet::new(),
         keys: HashMap::new(),
         components: row.components.0.into_iter().map(|c| (c.id, c)).collect(),
         active: row.state.try_into()?,
@@ -191,9 +191,9 @@ pub(crate) async fn read(
         let stands_for = original.and_then(|id| originals.get(&id)).unwrap_or(&recorded);
         found.known.insert(recorded.id, stands_for.verdict());
     }
-    for ParkedBefore { id, was_put_back } in row.parked.0 {
-        if was_put_back {
-            found.put_back.insert(id);
+    for ParkedBefore { id, was_requeued } in row.parked.0 {
+        if was_requeued {
+            found.requeued.insert(id);
         } else {
             found.known.insert(id, Some(Verdict::Parked));
         }

@@ -14,7 +14,7 @@ use crate::domain::{ActiveState, IncidentRef, RestsOn};
 
 /// A row that a change rests on, or one of several.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Row {
+pub(crate) enum LockableRow {
     /// An incident. While it is locked nobody adds a component to it, either, since the row of the
     /// relation refers to it.
     Incident(IncidentId),
@@ -24,7 +24,7 @@ pub(crate) enum Row {
     AnyOther(IncidentId),
 }
 
-impl Row {
+impl LockableRow {
     /// The rows that a change of the component's incident rests on. `read` is the state as it was read:
     /// only that has rows.
     pub(crate) fn of(rests_on: RestsOn, component: ComponentId, read: &ActiveState) -> Vec<Self> {
@@ -62,19 +62,22 @@ impl Row {
 /// What a transaction has locked, and what it could not lock since another session holds it.
 #[derive(Debug, Default)]
 pub(crate) struct RowLocks {
-    locked: HashSet<Row>,
-    held: HashSet<Row>,
+    locked: HashSet<LockableRow>,
+    held: HashSet<LockableRow>,
 }
 
 impl RowLocks {
     /// The incidents of those that another session holds.
-    pub(crate) fn held_of(&self, rows: &[Row]) -> Vec<IncidentId> {
+    pub(crate) fn held_of(&self, rows: &[LockableRow]) -> Vec<IncidentId> {
         rows.iter().filter(|row| self.held.contains(row)).map(|row| row.incident()).collect()
     }
 
     /// Those that it was not tried to lock.
-    pub(crate) fn missing<'a>(&self, rows: impl IntoIterator<Item = &'a Row>) -> Vec<Row> {
-        let missing: HashSet<Row> =
+    pub(crate) fn missing<'a>(
+        &self,
+        rows: impl IntoIterator<Item = &'a LockableRow>,
+    ) -> Vec<LockableRow> {
+        let missing: HashSet<LockableRow> =
             rows.into_iter().filter(|row| !self.locked.contains(row)).copied().collect();
         missing.into_iter().collect()
     }
@@ -84,19 +87,19 @@ impl RowLocks {
     pub(crate) async fn take(
         &mut self,
         scope: &mut ScopeGuard<'_>,
-        rows: &[Row],
+        rows: &[LockableRow],
         batch: &[ComponentId],
     ) -> Result<(), sqlx::Error> {
         let (mut incidents, mut others) = (Vec::new(), Vec::new());
         let (mut relation_incidents, mut relation_components) = (Vec::new(), Vec::new());
         for row in rows {
             match *row {
-                Row::Incident(id) => incidents.push(id),
-                Row::Relation(id, component) => {
+                LockableRow::Incident(id) => incidents.push(id),
+                LockableRow::Relation(id, component) => {
                     relation_incidents.push(id);
                     relation_components.push(component);
                 }
-                Row::AnyOther(id) => others.push(id),
+                LockableRow::AnyOther(id) => others.push(id),
             }
         }
         let taken: Taken = sqlx::query_as(LOCK)
@@ -152,11 +155,13 @@ struct Taken {
 }
 
 impl Taken {
-    fn rows(self) -> impl Iterator<Item = Row> {
+    fn rows(self) -> impl Iterator<Item = LockableRow> {
         let relations = self.relation_incidents.into_iter().zip(self.relation_components);
-        let incidents = self.incidents.into_iter().map(Row::Incident);
+        let incidents = self.incidents.into_iter().map(LockableRow::Incident);
         incidents
-            .chain(relations.map(|(incident, component)| Row::Relation(incident, component)))
-            .chain(self.others.into_iter().map(Row::AnyOther))
+            .chain(
+                relations.map(|(incident, component)| LockableRow::Relation(incident, component)),
+            )
+            .chain(self.others.into_iter().map(LockableRow::AnyOther))
     }
 }

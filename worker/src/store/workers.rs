@@ -28,7 +28,10 @@ pub(crate) async fn join(database: &mut PgConnection) -> Result<MemberId, sqlx::
 
 /// Reports that a worker is alive. False when its membership has expired: it is never renewed then, since
 /// the others have its partitions.
-pub(crate) async fn beat(database: &mut PgConnection, id: MemberId) -> Result<bool, sqlx::Error> {
+pub(crate) async fn heartbeat(
+    database: &mut PgConnection,
+    id: MemberId,
+) -> Result<bool, sqlx::Error> {
     let beaten = sqlx::query(
         "UPDATE sdb_living_worker SET seen_at = clock_timestamp() AT TIME ZONE 'UTC' WHERE id = $1",
     )

@@ -16,7 +16,7 @@ use crate::{
 pub(super) const CONFLICT: &str = "Incident with this the component already exists";
 
 /// What a client is told of one update.
-pub(super) enum Told {
+pub(super) enum UpdateAnswer {
     /// It was decided.
     Decided(StatusCode, Decided),
     /// 202: it is safe, and its receipt will have the outcome, or says that it is parked.
@@ -25,7 +25,7 @@ pub(super) enum Told {
     Refused(Option<UpdateId>, ApiError),
 }
 
-impl Told {
+impl UpdateAnswer {
     /// `as_python` as the Python dashboard tells it.
     pub(super) fn new(submitted: Submitted, as_python: bool) -> Self {
         match submitted {

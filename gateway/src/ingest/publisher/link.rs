@@ -37,7 +37,7 @@ use super::{
     channels::{ChannelPool, Channels},
     lane::{Common, Lane, Ticket},
 };
-use crate::ingest::pending::Waiters;
+use crate::ingest::pending::PendingRequests;
 
 /// Time for a connection to the database.
 const ACQUIRE_LIMIT: Duration = Duration::from_secs(2);
@@ -82,7 +82,7 @@ impl Link {
         broker: &Broker,
         database: &PgPool,
         topology: Topology,
-        waiters: Arc<Waiters>,
+        pending: Arc<PendingRequests>,
     ) -> Result<Arc<Self>, LinkError> {
         let publishing = broker.connect("gateway: updates").await?;
         let channel = publishing.create_channel().await?;
@@ -115,7 +115,7 @@ impl Link {
         let receiving = supervise::spawn("replies", async move {
             // The connection lives as long as the task.
             let _connection = receiving;
-            receive(replies, &waiters).await;
+            receive(replies, &pending).await;
             failing.store(true, Ordering::Relaxed);
         });
         let _receiving = AbortOnDropHandle::new(receiving);
@@ -247,7 +247,7 @@ async fn consume_replies(connection: &Connection) -> Result<(Consumer, String), 
 }
 
 /// Hands replies to those who wait, until the connection ends.
-async fn receive(mut replies: Consumer, waiters: &Arc<Waiters>) {
+async fn receive(mut replies: Consumer, pending: &Arc<PendingRequests>) {
     while let Some(Ok(delivery)) = replies.next().await {
         match ReplyMessage::decode(&delivery.data) {
             // Not awaited here: the next reply need not wait for this one's incidents.
@@ -256,8 +256,8 @@ async fn receive(mut replies: Consumer, waiters: &Arc<Waiters>) {
                     let line = "results of a newer worker can't be read: those requests get 202";
                     throttled!(warn, "", left_out, "{line}");
                 }
-                let waiters = waiters.clone();
-                tokio::spawn(async move { waiters.settle(reply.results).await });
+                let pending = pending.clone();
+                tokio::spawn(async move { pending.deliver(reply.results).await });
             }
             // A worker of another version: whoever waits gets 202 and finds the receipt.
             Err(error) => {

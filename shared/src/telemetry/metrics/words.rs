@@ -114,9 +114,9 @@ words! {
     }
 }
 
-/// How an update was settled, to its client by a gateway and in the database by a worker.
+/// How an update was result, to its client by a gateway and in the database by a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Settled {
+pub enum ResultLabel {
     /// It was decided.
     Decided(Outcome),
     /// Another update with its idempotency key was decided before.
@@ -127,7 +127,7 @@ pub enum Settled {
     Parked,
 }
 
-impl Settled {
+impl ResultLabel {
     fn all() -> Vec<Self> {
         let decided = Outcome::ALL.into_iter().map(Self::Decided);
         decided.chain([Self::Repeated, Self::Rejected, Self::Parked]).collect()
@@ -145,23 +145,23 @@ impl Settled {
 
 /// What a client was told about an update that was accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Told {
+pub enum AnsweredLabel {
     /// What became of it.
-    Settled(Settled),
+    Result(ResultLabel),
     /// 202: its outcome was not waited for, or did not come in time.
     Pending,
 }
 
-impl Words for Told {
+impl Words for AnsweredLabel {
     const LABEL: &'static str = "answer";
 
     fn all() -> Vec<Self> {
-        Settled::all().into_iter().map(Self::Settled).chain([Self::Pending]).collect()
+        ResultLabel::all().into_iter().map(Self::Result).chain([Self::Pending]).collect()
     }
 
     fn word(self) -> &'static str {
         match self {
-            Self::Settled(settled) => settled.word(),
+            Self::Result(result) => result.word(),
             Self::Pending => "pending",
         }
     }
@@ -169,23 +169,23 @@ impl Words for Told {
 
 /// What a worker did with a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Applied {
+pub enum AppliedLabel {
     /// What became of its update.
-    Settled(Settled),
+    Result(ResultLabel),
     /// It was passed over: its update was decided before.
     Redelivered,
 }
 
-impl Words for Applied {
+impl Words for AppliedLabel {
     const LABEL: &'static str = "outcome";
 
     fn all() -> Vec<Self> {
-        Settled::all().into_iter().map(Self::Settled).chain([Self::Redelivered]).collect()
+        ResultLabel::all().into_iter().map(Self::Result).chain([Self::Redelivered]).collect()
     }
 
     fn word(self) -> &'static str {
         match self {
-            Self::Settled(settled) => settled.word(),
+            Self::Result(result) => result.word(),
             Self::Redelivered => "redelivered",
         }
     }

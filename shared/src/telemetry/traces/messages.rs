@@ -158,7 +158,7 @@ pub struct Waiting(Span);
 impl Waiting {
     /// The outcome is there.
     pub fn end(mut self, verdict: &Verdict) {
-        self.0.set_attributes(told(verdict));
+        self.0.set_attributes(answer_attributes(verdict));
         self.0.end();
     }
 }
@@ -180,7 +180,7 @@ impl Processing {
 
     /// What became of it.
     pub fn decided(&self, verdict: &Verdict) {
-        self.context.span().set_attributes(told(verdict));
+        self.context.span().set_attributes(answer_attributes(verdict));
     }
 
     /// RabbitMQ has its acknowledgement.
@@ -223,7 +223,7 @@ impl Replying {
 }
 
 /// What a verdict says of an update.
-fn told(verdict: &Verdict) -> Vec<KeyValue> {
+fn answer_attributes(verdict: &Verdict) -> Vec<KeyValue> {
     let (outcome, reason, incident) = match verdict {
         Verdict::Decided { reason, incident } => {
             (reason.outcome().word(), Some(*reason), Some(incident.id))

@@ -16,13 +16,13 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// What must not take effect before updates that were deferred: their redeliveries, later updates of
 /// their components, and those with their idempotency keys.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct HeldUp {
+pub(crate) struct Blocked {
     updates: HashSet<UpdateId>,
     components: HashSet<ComponentId>,
     keys: HashSet<String>,
 }
 
-impl HeldUp {
+impl Blocked {
     /// Adds an update that is deferred.
     pub(crate) fn add(&mut self, update: &UpdateMessage) {
         self.updates.insert(update.id);
@@ -31,7 +31,7 @@ impl HeldUp {
     }
 
     /// Whether this message must wait.
-    pub(crate) fn holds_up(&self, incoming: &Incoming) -> bool {
+    pub(crate) fn blocks(&self, incoming: &Incoming) -> bool {
         match &incoming.content {
             Ok(update) => {
                 let key = update.idempotency.as_ref().map(|idempotency| idempotency.key.as_str());
@@ -45,24 +45,24 @@ impl HeldUp {
 
 /// A queue of deferred messages, in the order in which they came. They are tried again after a pause
 /// that grows while none of them can be applied.
-pub(crate) struct HeldQueue<T> {
+pub(crate) struct DeferredQueue<T> {
     messages: VecDeque<T>,
-    held_up: HeldUp,
+    blocked: Blocked,
     pause: Duration,
     due: Instant,
 }
 
 /// What the queue holds.
-pub(crate) trait Message {
+pub(crate) trait Deferrable {
     /// The message itself.
     fn incoming(&self) -> &Incoming;
 }
 
-impl<T: Message> HeldQueue<T> {
+impl<T: Deferrable> DeferredQueue<T> {
     pub(crate) fn new() -> Self {
         Self {
             messages: VecDeque::new(),
-            held_up: HeldUp::default(),
+            blocked: Blocked::default(),
             pause: FIRST_PAUSE,
             due: Instant::now(),
         }
@@ -91,17 +91,17 @@ impl<T: Message> HeldQueue<T> {
     }
 
     /// Puts back those that were tried and are deferred again, at the head and in their order.
-    pub(crate) fn put_back(&mut self, deferred: Vec<T>, tried: usize) {
+    pub(crate) fn defer_again(&mut self, deferred: Vec<T>, tried: usize) {
         let is_progress = deferred.len() < tried;
         self.pause = if is_progress { FIRST_PAUSE } else { (self.pause * 2).min(LONGEST_PAUSE) };
         self.due = Instant::now() + self.pause;
         for message in deferred.into_iter().rev() {
             self.messages.push_front(message);
         }
-        self.held_up = HeldUp::default();
+        self.blocked = Blocked::default();
         for message in &self.messages {
             if let Ok(update) = &message.incoming().content {
-                self.held_up.add(update);
+                self.blocked.add(update);
             }
         }
     }
@@ -114,19 +114,19 @@ impl<T: Message> HeldQueue<T> {
         }
         for message in deferred {
             if let Ok(update) = &message.incoming().content {
-                self.held_up.add(update);
+                self.blocked.add(update);
             }
             self.messages.push_back(message);
         }
     }
 
     /// Keeps what must wait behind those that are held; returns the rest.
-    pub(crate) fn keep_what_must_wait(&mut self, messages: Vec<T>) -> Vec<T> {
+    pub(crate) fn keep_blocked(&mut self, messages: Vec<T>) -> Vec<T> {
         if self.is_empty() {
             return messages;
         }
         let (waiting, free) =
-            messages.into_iter().partition(|message| self.held_up.holds_up(message.incoming()));
+            messages.into_iter().partition(|message| self.blocked.blocks(message.incoming()));
         self.add(waiting);
         free
     }
