@@ -1,4 +1,4 @@
-//! What the endpoints share. It knows no endpoint.
+//! What the endpoints share. It does not depend on any endpoint.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use crate::{
 pub(crate) struct App {
     pub(crate) auth: Auth,
     pub(crate) catalogue: CatalogueCopy,
-    /// What updates are stamped by.
+    /// The clock that stamps updates.
     pub(crate) clock: Arc<DatabaseClock>,
     pub(crate) pending: Arc<PendingRequests>,
     pub(crate) publisher: Arc<Publisher>,
@@ -31,12 +31,12 @@ pub(crate) struct App {
     pub(crate) in_flight: Semaphore,
     /// How many there are.
     pub(crate) most_in_flight: usize,
-    /// How many updates a token may send; none when that is not limited.
+    /// The rate limit of tokens; none without a limit.
     pub(crate) rate_limit: Option<RateLimit>,
-    /// What the bodies of requests with many updates may take.
+    /// The memory for the bodies of requests with many updates.
     pub(crate) bodies: BodyMemory,
     pub(crate) lists: Lists,
-    /// Tells which state the lists of the database have.
+    /// Reads the version of the lists from the database.
     pub(crate) versions: Versions,
     pub(crate) conflict: bool,
     pub(crate) inbox_days: u32,
@@ -79,12 +79,12 @@ impl App {
         }
     }
 
-    /// Waits until the gateway is to stop.
+    /// Waits until the gateway is stopping.
     pub(crate) async fn stops(&self) -> Instant {
         self.stop.stops().await
     }
 
-    /// The way of updates into the queues.
+    /// What publishes updates to the queues.
     pub(crate) fn intake(&self) -> Intake<'_> {
         Intake {
             rate_limit: self.rate_limit.as_ref(),

@@ -1,16 +1,16 @@
-//! Whether outcomes come, so that nobody waits for one that does not.
+//! A circuit breaker for waiting: requests wait for outcomes only while outcomes arrive.
 //!
 //! Without a worker every client would wait until its deadline and then get the 202 that it could have
-//! had at once. So where no outcome has come for [`OPEN_AFTER`] although one was awaited all along, none
-//! is awaited any more until one comes again:
+//! had at once. So if no outcome has arrived for [`OPEN_AFTER`] although one was awaited all that time,
+//! the breaker opens, and none is awaited until one arrives again:
 //!
-//! - for a component: its updates may be held up alone, by a row that somebody else has locked;
-//! - for a partition, once two of its components are in that state: it may have no worker;
-//! - for all of them, once two partitions are, and no outcome of any other came meanwhile.
+//! - for a component: its updates may be blocked alone, by a row that another session has locked;
+//! - for a partition, once it is open for two of its components: it may have no worker;
+//! - for all partitions, once it is open for two, and no outcome of any other has arrived meanwhile.
 //!
-//! Meanwhile one update of each partition is a *probe*: its outcome is asked for, and when it comes,
-//! the next updates wait again. A probe is replaced by a newer one before long, so that old outcomes
-//! of a backlog, which say nothing about the next update, do not count.
+//! While it is open, one update of each partition is a *probe*: its outcome is requested, and once it
+//! arrives, the next updates wait again. A probe is replaced by a newer one every second, so that
+//! outcomes of a backlog, which do not predict that of a new update, do not count.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -22,23 +22,23 @@ const OPEN_AFTER: Duration = Duration::from_secs(1);
 /// Time after which a probe is replaced.
 const PROBE_LIFETIME: Duration = Duration::from_secs(1);
 
-/// What is known of the outcomes that came, and did not.
+/// The outcomes that are awaited and have not arrived.
 #[derive(Default)]
 pub(crate) struct CircuitBreaker {
     partitions: HashMap<u16, PartitionState>,
-    /// Partitions that no outcome came from since the last one of any.
+    /// Partitions with an awaited outcome, since the last outcome of any partition.
     all: AwaitedSince<u16>,
 }
 
 #[derive(Default)]
 struct PartitionState {
-    /// Components that no outcome came for since the last one of the partition.
+    /// Components with an awaited outcome, since the last outcome of the partition.
     components: AwaitedSince<ComponentId>,
-    /// An update whose outcome would end the silence, with the time when it was sent.
+    /// An update whose outcome would close the breaker, with the time when it was sent.
     probe: Option<(UpdateId, Instant)>,
 }
 
-/// Up to two of something for which an outcome is awaited, each since when. More need not be known.
+/// Up to two keys for which an outcome is awaited, each with the time since when. More are not needed.
 struct AwaitedSince<K>([Option<(K, Instant)>; 2]);
 
 impl<K> Default for AwaitedSince<K> {
@@ -72,7 +72,8 @@ impl<K: Copy + Eq> AwaitedSince<K> {
 }
 
 impl CircuitBreaker {
-    /// Whether the outcome of an update is expected to come in time.
+    /// Whether the outcome of an update is expected to arrive in time: whether the breaker is closed for
+    /// it.
     pub(crate) fn expects_outcome(
         &self,
         partition: u16,
@@ -92,7 +93,7 @@ impl CircuitBreaker {
         self.partitions.entry(partition).or_default().components.awaits(component, now);
     }
 
-    /// The outcome of an update came, which was awaited or is the probe's.
+    /// The outcome of an awaited update or of a probe arrived.
     pub(crate) fn outcome_arrived(&mut self, partition: u16, id: UpdateId) {
         self.all = AwaitedSince::default();
         if let Some(partition) = self.partitions.get_mut(&partition) {
@@ -103,7 +104,7 @@ impl CircuitBreaker {
 
     /// Makes an update the probe of its partition, unless there is one that was sent just now.
     ///
-    /// Returns whether it is, and the update that is the probe no longer.
+    /// Returns whether it is the probe now, and the update that it replaced.
     pub(crate) fn probe(
         &mut self,
         partition: u16,
@@ -130,7 +131,7 @@ mod tests {
         UpdateId(uuid::Uuid::from_u128(number))
     }
 
-    /// Instants a second apart, longer than the patience.
+    /// Instants a second apart.
     fn seconds() -> impl Fn(u64) -> Instant {
         let begin = Instant::now();
         move |seconds| begin + Duration::from_secs(seconds)
@@ -181,7 +182,7 @@ mod tests {
         breaker.outcome_awaited(1, B, at(0));
         assert!(breaker.expects_outcome(2, C, at(0)));
         assert!(!breaker.expects_outcome(2, C, at(1)));
-        // One that comes shows that there is a worker: only those two are silent still.
+        // An outcome shows that there is a worker: only those two stay open.
         breaker.outcome_arrived(2, id(1));
         assert!(breaker.expects_outcome(2, C, at(1)) && breaker.expects_outcome(3, C, at(1)));
         assert!(!breaker.expects_outcome(0, A, at(1)) && !breaker.expects_outcome(1, B, at(1)));
@@ -194,7 +195,7 @@ mod tests {
         assert_eq!(breaker.probe(0, id(2), at(0)), (false, None));
         assert_eq!(breaker.probe(1, id(3), at(0)), (true, None));
         assert_eq!(breaker.probe(0, id(4), at(1)), (true, Some(id(1))));
-        // It stays while others are answered, and goes with its own outcome.
+        // It stays while others are answered, and is removed by its own outcome.
         breaker.outcome_arrived(0, id(5));
         assert_eq!(breaker.probe(0, id(6), at(1)), (false, None));
         breaker.outcome_arrived(0, id(4));

@@ -16,7 +16,7 @@ const MOST_AHEAD: usize = 32 * 1024 * 1024;
 const LIMIT: Duration = Duration::from_secs(2);
 
 /// Memory that was set aside; given back when dropped.
-pub(super) type Share = OwnedSemaphorePermit;
+pub(super) type Reservation = OwnedSemaphorePermit;
 
 /// The bytes that lists may take, those being written and those being read included.
 pub(crate) struct Budget {
@@ -39,7 +39,11 @@ impl Budget {
     }
 
     /// Sets memory aside. What `cache` keeps for others makes room first, as far as that is needed.
-    pub(super) async fn reserve(&self, bytes: usize, cache: &Cache) -> Result<Share, ApiError> {
+    pub(super) async fn reserve(
+        &self,
+        bytes: usize,
+        cache: &Cache,
+    ) -> Result<Reservation, ApiError> {
         let kib = u32::try_from(kib(bytes)).unwrap_or(u32::MAX);
         loop {
             if let Ok(share) = self.kib.clone().try_acquire_many_owned(kib) {
@@ -58,7 +62,7 @@ impl Budget {
 }
 
 /// Gives back what is more than so many bytes.
-pub(super) fn keep(share: &mut Share, bytes: usize) {
+pub(super) fn keep(share: &mut Reservation, bytes: usize) {
     drop(share.split(share.num_permits().saturating_sub(kib(bytes))));
 }
 

@@ -70,7 +70,7 @@ impl Lists {
 
 /// What of an answer only the content tells, beside the content itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum ListKind {
     /// All that match: nothing, there is always such a list.
     All,
     /// A page: where the next one is.
@@ -90,7 +90,7 @@ pub(crate) struct Asked<'a> {
     /// Everything that the content depends on, beside the state of the lists.
     pub(crate) list: String,
     /// What kind of list it is.
-    pub(crate) kind: Kind,
+    pub(crate) kind: ListKind,
     /// Whether it shows what stands now only.
     pub(crate) active: bool,
 }
@@ -121,11 +121,11 @@ where
     let has_any = known == Known::Any;
     // Most clients name no tag, and need none made.
     let is_known = known.names_tags() && known.has(&tag(version, coding));
-    if is_known || (has_any && kind != Kind::One) {
+    if is_known || (has_any && kind != ListKind::One) {
         return Ok(unchanged());
     }
     let is_head = method == Method::HEAD;
-    if is_head && kind == Kind::All {
+    if is_head && kind == ListKind::All {
         return Ok(
             kept(lists, &asked.list, coding, version).unwrap_or_else(|| bare(version, coding))
         );
@@ -203,7 +203,7 @@ where
             turn.written(Written::Held(list.clone()));
             Ok(held(list, coding))
         }
-        Rendering::Part(part) => {
+        Rendering::Partial(part) => {
             turn.written(Written::TooLarge(version));
             lists.written.weigh(slot, 0);
             drop(turn);
@@ -233,7 +233,7 @@ where
             GATEWAY.lists.of(ListSource::Rendered).inc();
             Ok(held(List::new(version, coding, body, next), coding))
         }
-        Rendering::Part(part) => respond(lists, version, part, coding, place, reader).await,
+        Rendering::Partial(part) => respond(lists, version, part, coding, place, reader).await,
     }
 }
 
@@ -246,7 +246,7 @@ async fn now(lists: &Lists, active: bool) -> Result<Version, ApiError> {
 async fn respond(
     lists: &Lists,
     version: Version,
-    part: render::Part,
+    part: render::Partial,
     coding: Coding,
     place: tokio::sync::OwnedSemaphorePermit,
     reader: &Arc<Transfer>,

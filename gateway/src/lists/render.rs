@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::{
     Lists,
-    budget::{self, Budget, Share},
+    budget::{self, Budget, Reservation},
     cache::{Cache, SMALL_BYTES},
     writer::{Chunk, Chunks, ListError, ListWriter},
 };
@@ -29,26 +29,26 @@ pub(super) enum Rendering {
         next: Option<HeaderValue>,
     },
     /// It is too large to be held.
-    Part(Part),
+    Partial(Partial),
 }
 
 /// The beginning of a list, and what brings the rest.
-pub(super) struct Part {
+pub(super) struct Partial {
     pub(super) begin: Vec<Bytes>,
     /// The memory of the beginning.
-    pub(super) share: Option<Share>,
+    pub(super) share: Option<Reservation>,
     pub(super) rest: Chunks,
     pub(super) next: Option<HeaderValue>,
 }
 
 /// Bytes with their share of the memory for lists, given back when the last reader has them and nobody
 /// keeps them any more.
-struct Held {
+struct OwnedBody {
     bytes: Bytes,
-    _share: Share,
+    _share: Reservation,
 }
 
-impl AsRef<[u8]> for Held {
+impl AsRef<[u8]> for OwnedBody {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
@@ -111,7 +111,7 @@ async fn collect(
     cache: &Cache,
 ) -> Result<Rendering, ApiError> {
     let (mut pieces, mut length): (Vec<Bytes>, usize) = (Vec::new(), 0);
-    let (mut share, mut next): (Option<Share>, _) = (None, None);
+    let (mut share, mut next): (Option<Reservation>, _) = (None, None);
     while length < HELD_BYTES {
         match chunks.next().await {
             Ok(Chunk::Next(link)) => next = Some(link),
@@ -128,7 +128,7 @@ async fn collect(
                 let body = match share {
                     Some(mut share) => {
                         budget::keep(&mut share, length);
-                        Bytes::from_owner(Held { bytes: body, _share: share })
+                        Bytes::from_owner(OwnedBody { bytes: body, _share: share })
                     }
                     None => body,
                 };
@@ -145,7 +145,7 @@ async fn collect(
     if let Some(share) = &mut share {
         budget::keep(share, length);
     }
-    Ok(Rendering::Part(Part { begin: pieces, share, rest: chunks, next }))
+    Ok(Rendering::Partial(Partial { begin: pieces, share, rest: chunks, next }))
 }
 
 /// One piece as it is, more than one in exactly the memory that they need.
@@ -204,7 +204,7 @@ mod tests {
             }
         }
         match collected(HELD_BYTES + MIB, &memory).await {
-            Ok(Rendering::Part(part)) => {
+            Ok(Rendering::Partial(part)) => {
                 let begin: usize = part.begin.iter().map(Bytes::len).sum();
                 assert!((HELD_BYTES..HELD_BYTES + MIB).contains(&begin), "{begin}");
             }

@@ -13,8 +13,8 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     Lists,
-    budget::Share,
-    render::Part,
+    budget::Reservation,
+    render::Partial,
     writer::{Chunk, Chunks, ListError},
 };
 use crate::http::{
@@ -36,10 +36,10 @@ pub(super) fn place(lists: &Lists) -> Result<OwnedSemaphorePermit, ApiError> {
 struct Streamed {
     begin: vec::IntoIter<Bytes>,
     /// The memory of the beginning.
-    share: Option<Share>,
+    share: Option<Reservation>,
     rest: Chunks,
     /// The memory of what is read ahead.
-    _ahead: Share,
+    _ahead: Reservation,
     _place: OwnedSemaphorePermit,
     underway: Underway,
 }
@@ -62,11 +62,11 @@ impl Streamed {
 /// Answers with a list of which this is the beginning.
 pub(super) async fn respond(
     lists: &Lists,
-    part: Part,
+    part: Partial,
     place: OwnedSemaphorePermit,
     transfer: &Arc<Transfer>,
 ) -> Result<Response, ApiError> {
-    let Part { begin, share, rest, next } = part;
+    let Partial { begin, share, rest, next } = part;
     let ahead = lists.memory.ahead();
     let _ahead = lists.memory.reserve(ahead, &lists.written).await?;
     rest.read_ahead(ahead);

@@ -42,7 +42,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use self::{
     files::FilesError,
-    pace::{Pace, Paced, Phase},
+    pace::{ConnectionPhase, Pace, Paced},
     router::{Watched, admin_router, router},
     socket::{Socket, reset},
 };
@@ -185,9 +185,9 @@ impl Server {
                     },
                     () = transfer.overdue() => tracing::debug!("an answer took too long"),
                     phase = pace.overdue() => match phase {
-                        Phase::Idle => {}
-                        Phase::Head => tracing::debug!("a request's head took too long"),
-                        Phase::Answer | Phase::Send => {
+                        ConnectionPhase::Idle => {}
+                        ConnectionPhase::Head => tracing::debug!("a request's head took too long"),
+                        ConnectionPhase::Answer | ConnectionPhase::Send => {
                             tracing::debug!("an answer took too long");
                         }
                     },

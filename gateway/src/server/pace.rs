@@ -28,7 +28,7 @@ const SEND_LIMIT: Duration = Duration::from_secs(60);
 
 /// What a connection is waiting for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Phase {
+pub(crate) enum ConnectionPhase {
     /// For a request.
     Idle,
     /// For the rest of a request's head.
@@ -39,7 +39,8 @@ pub(crate) enum Phase {
     Send,
 }
 
-const PHASES: [Phase; 4] = [Phase::Idle, Phase::Head, Phase::Answer, Phase::Send];
+const PHASES: [ConnectionPhase; 4] =
+    [ConnectionPhase::Idle, ConnectionPhase::Head, ConnectionPhase::Answer, ConnectionPhase::Send];
 
 /// The phase of one connection, and since when.
 pub(crate) struct Pace {
@@ -61,30 +62,30 @@ impl Pace {
 
     /// Bytes came.
     pub(crate) fn received(&self) {
-        if self.now().0 == Phase::Idle {
-            self.enter(Phase::Head);
+        if self.now().0 == ConnectionPhase::Idle {
+            self.enter(ConnectionPhase::Head);
         }
     }
 
     /// All of the bytes that were written so far are the system's to send.
     pub(crate) fn flushed(&self) {
-        if self.now().0 == Phase::Send {
-            self.enter(Phase::Idle);
+        if self.now().0 == ConnectionPhase::Send {
+            self.enter(ConnectionPhase::Idle);
         }
     }
 
     /// A request's head is complete.
     pub(crate) fn asked(&self) {
-        self.enter(Phase::Answer);
+        self.enter(ConnectionPhase::Answer);
     }
 
     /// Whether an answer is not written to its end.
     pub(crate) fn is_answering(&self) -> bool {
-        matches!(self.now().0, Phase::Answer | Phase::Send)
+        matches!(self.now().0, ConnectionPhase::Answer | ConnectionPhase::Send)
     }
 
     /// Waits until a phase is over its limit; returns which.
-    pub(crate) async fn overdue(&self) -> Phase {
+    pub(crate) async fn overdue(&self) -> ConnectionPhase {
         let between = self.limits.into_iter().min().unwrap_or_default();
         loop {
             let now = Instant::now();
@@ -98,12 +99,12 @@ impl Pace {
         }
     }
 
-    fn enter(&self, phase: Phase) {
+    fn enter(&self, phase: ConnectionPhase) {
         let since = self.began.elapsed().as_millis() as u64;
         self.phase.store(since * 4 + phase as u64, Ordering::Relaxed);
     }
 
-    fn now(&self) -> (Phase, Instant) {
+    fn now(&self) -> (ConnectionPhase, Instant) {
         let phase = self.phase.load(Ordering::Relaxed);
         (PHASES[(phase % 4) as usize], self.began + Duration::from_millis(phase / 4))
     }
@@ -143,7 +144,7 @@ impl HttpBody for Paced {
 
 impl Drop for Paced {
     fn drop(&mut self) {
-        self.pace.enter(Phase::Send);
+        self.pace.enter(ConnectionPhase::Send);
     }
 }
 
@@ -156,26 +157,26 @@ mod tests {
     const SOON: Duration = Duration::from_millis(40);
     const LONG: Duration = Duration::from_secs(60);
 
-    async fn overdue(pace: &Pace) -> Phase {
+    async fn overdue(pace: &Pace) -> ConnectionPhase {
         timeout(LONG, pace.overdue()).await.unwrap()
     }
 
     #[tokio::test]
     async fn each_phase_has_its_limit() {
         let pace = Pace::with_limits([SOON, LONG, LONG, LONG]);
-        assert_eq!(overdue(&pace).await, Phase::Idle);
+        assert_eq!(overdue(&pace).await, ConnectionPhase::Idle);
         let pace = Pace::with_limits([LONG, SOON, LONG, LONG]);
         pace.received();
-        assert_eq!(overdue(&pace).await, Phase::Head);
+        assert_eq!(overdue(&pace).await, ConnectionPhase::Head);
         let pace = Pace::with_limits([LONG, LONG, SOON, LONG]);
         pace.received();
         pace.asked();
-        assert_eq!(overdue(&pace).await, Phase::Answer);
+        assert_eq!(overdue(&pace).await, ConnectionPhase::Answer);
         let pace = Pace::with_limits([LONG, LONG, LONG, SOON]);
         pace.received();
         pace.asked();
         drop(Paced::new(Body::empty(), pace.clone()));
-        assert_eq!(overdue(&pace).await, Phase::Send);
+        assert_eq!(overdue(&pace).await, ConnectionPhase::Send);
     }
 
     #[tokio::test]
@@ -188,10 +189,10 @@ mod tests {
                 pace.asked();
                 // While an answer is written, what was flushed is a part of it.
                 pace.flushed();
-                assert_eq!(pace.now().0, Phase::Answer);
+                assert_eq!(pace.now().0, ConnectionPhase::Answer);
                 drop(Paced::new(Body::empty(), pace.clone()));
                 pace.flushed();
-                assert_eq!(pace.now().0, Phase::Idle);
+                assert_eq!(pace.now().0, ConnectionPhase::Idle);
             }
         };
         tokio::select! {
@@ -199,7 +200,7 @@ mod tests {
             () = using => {}
             phase = pace.overdue() => panic!("{phase:?} is overdue"),
         }
-        assert_eq!(overdue(&pace).await, Phase::Idle);
+        assert_eq!(overdue(&pace).await, ConnectionPhase::Idle);
     }
 
     #[tokio::test]
@@ -213,7 +214,7 @@ mod tests {
         };
         tokio::select! {
             () = slowly => {}
-            phase = overdue(&pace) => assert_eq!(phase, Phase::Head),
+            phase = overdue(&pace) => assert_eq!(phase, ConnectionPhase::Head),
         }
     }
 }

@@ -40,7 +40,7 @@ pub(super) struct Plan<'a> {
 /// What becomes of one message.
 enum Planned {
     /// A rule decided it.
-    Decided { reason: Reason, shown: Shown },
+    Decided { reason: Reason, shown: DecidedIncident },
     /// It needs no decision: it was settled before, is rejected, or is parked. There is no verdict where a
     /// version with other rules settled it.
     Settled(Option<Verdict>),
@@ -51,7 +51,7 @@ enum Planned {
 }
 
 /// What an answer shows of an incident, which may have no id yet.
-struct Shown {
+struct DecidedIncident {
     incident: IncidentRef,
     text: String,
     impact: Impact,
@@ -228,7 +228,7 @@ impl<'a> Planner<'a, '_> {
             self.keys.insert(&key.key, (place, &key.fingerprint, update.id));
         }
         let effect = self.active.carry_out(decision, id, update.impact, &update.text, now);
-        let (reason, shown) = (effect.reason, Shown::new(self.active, id, effect.holder));
+        let (reason, shown) = (effect.reason, DecidedIncident::new(self.active, id, effect.holder));
         self.plan.timeline.extend(effect.timeline);
         self.record(update, Ending::Decided { reason, holder: shown.incident });
         Planned::Decided { reason, shown }
@@ -247,7 +247,7 @@ impl<'a> Planner<'a, '_> {
     }
 }
 
-impl Shown {
+impl DecidedIncident {
     /// The incident that holds or covers a component, as it stands now.
     fn new(active: &ActiveState, component: ComponentId, holder: Holder) -> Self {
         #[expect(

@@ -112,7 +112,7 @@ pub(super) async fn consume(
     share: &Share,
     member: MemberId,
     queue: String,
-    kind: Kind,
+    kind: QueueKind,
 ) -> Result<Deliveries, lapin::Error> {
     let channel = connection.create_channel().await?;
     channel.basic_qos(share.topology().prefetch, BasicQosOptions::default()).await?;
@@ -153,14 +153,14 @@ async fn not_a_marker(
 
 /// What a queue is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum QueueKind {
     Partition,
     DeadLetters,
 }
 
 /// The updates of a delivery, in order.
-fn read(queue: &Arc<str>, mut delivery: Delivery, kind: Kind) -> Vec<Received> {
-    let given_up = (kind == Kind::DeadLetters).then(|| why_dead(&delivery));
+fn read(queue: &Arc<str>, mut delivery: Delivery, kind: QueueKind) -> Vec<Received> {
+    let given_up = (kind == QueueKind::DeadLetters).then(|| why_dead(&delivery));
     let body = std::mem::take(&mut delivery.data);
     let headers = delivery.properties.headers().as_ref();
     let ids = headers.and_then(|headers| headers.inner().get(envelope::IDS_HEADER));

@@ -36,7 +36,7 @@ fn definition<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Map<String, 
 
 /// What a policy can apply to.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum PolicyTarget {
     Partition,
     DeadLetters,
     Exchange,
@@ -129,10 +129,10 @@ fn note(
 }
 
 impl Policy {
-    fn applies_to(&self, kind: Kind) -> bool {
+    fn applies_to(&self, kind: PolicyTarget) -> bool {
         match self.apply_to.as_str() {
-            "queues" | "quorum_queues" => kind != Kind::Exchange,
-            "exchanges" => kind == Kind::Exchange,
+            "queues" | "quorum_queues" => kind != PolicyTarget::Exchange,
+            "exchanges" => kind == PolicyTarget::Exchange,
             "classic_queues" | "streams" => false,
             // All, and what a later version may have.
             _ => true,
@@ -141,43 +141,45 @@ impl Policy {
 }
 
 /// The names that updates pass through, now and after the next change of the topology.
-fn names(topology: Topology) -> Vec<(Kind, String)> {
+fn names(topology: Topology) -> Vec<(PolicyTarget, String)> {
     let mut names = Vec::new();
     for version in [topology.version, topology.version + 1] {
         let topology = Topology { version, ..topology };
         let partitions = 0..topology.partitions;
-        names.extend(partitions.map(|partition| (Kind::Partition, topology.queue(partition))));
-        names.push((Kind::DeadLetters, topology.dead_letter_queue()));
-        names.push((Kind::Exchange, topology.publish_exchange()));
+        names.extend(
+            partitions.map(|partition| (PolicyTarget::Partition, topology.queue(partition))),
+        );
+        names.push((PolicyTarget::DeadLetters, topology.dead_letter_queue()));
+        names.push((PolicyTarget::Exchange, topology.publish_exchange()));
     }
-    names.push((Kind::Exchange, "sdb.gateway.amq.gen-example".to_owned()));
+    names.push((PolicyTarget::Exchange, "sdb.gateway.amq.gen-example".to_owned()));
     names
 }
 
 /// What a setting does to updates there; none if it loses none.
-fn consequence(kind: Kind, key: &str, value: &Value) -> Option<&'static str> {
+fn consequence(kind: PolicyTarget, key: &str, value: &Value) -> Option<&'static str> {
     match (kind, key) {
-        (Kind::Partition | Kind::DeadLetters, "message-ttl") => {
+        (PolicyTarget::Partition | PolicyTarget::DeadLetters, "message-ttl") => {
             Some("drops updates that wait longer than that")
         }
-        (Kind::Partition | Kind::DeadLetters, "expires") => Some(
+        (PolicyTarget::Partition | PolicyTarget::DeadLetters, "expires") => Some(
             "deletes the queue with all that waits in it when no worker consumes it for so long",
         ),
-        (Kind::Partition | Kind::DeadLetters, "delivery-limit") => Some(
+        (PolicyTarget::Partition | PolicyTarget::DeadLetters, "delivery-limit") => Some(
             "gives updates up after so many deliveries, which the crash of a worker counts for all \
             that it holds",
         ),
-        (Kind::Partition, "overflow") if value != "reject-publish" => {
+        (PolicyTarget::Partition, "overflow") if value != "reject-publish" => {
             Some("drops updates when the queue is full, instead of refusing new ones")
         }
         // Its own arguments refuse nothing, so RabbitMQ drops the oldest.
-        (Kind::DeadLetters, "max-length" | "max-length-bytes") => {
+        (PolicyTarget::DeadLetters, "max-length" | "max-length-bytes") => {
             Some("drops what RabbitMQ gave up, before it is parked, when there is more than that")
         }
-        (Kind::Exchange, "alternate-exchange") => {
+        (PolicyTarget::Exchange, "alternate-exchange") => {
             Some("takes updates that have no queue where no worker finds them")
         }
-        (Kind::Partition | Kind::DeadLetters | Kind::Exchange, _) => None,
+        (PolicyTarget::Partition | PolicyTarget::DeadLetters | PolicyTarget::Exchange, _) => None,
     }
 }
 

@@ -28,7 +28,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    deliveries::{Deliveries, DeliveryError, Kind, Received, acknowledge, consume},
+    deliveries::{Deliveries, DeliveryError, QueueKind, Received, acknowledge, consume},
     redeclare::redeclare,
     replies::{Reply, ReplySender},
 };
@@ -74,7 +74,7 @@ const BATCH_LIMIT: Duration = Duration::from_secs(300);
 
 /// Why a worker stopped consuming.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum SessionError {
+pub(crate) enum ConsumeError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
     #[error("RabbitMQ refused")]
@@ -96,7 +96,7 @@ pub(crate) enum SessionError {
 impl Consumer {
     /// Takes part in the work: joins the live workers, and consumes what is this worker's share,
     /// session by session, until it is to stop or something fails.
-    pub(crate) async fn take_part(&self) -> Result<(), SessionError> {
+    pub(crate) async fn take_part(&self) -> Result<(), ConsumeError> {
         // Connected first: a worker that can't reach RabbitMQ would hold its share up.
         let Some(mut connection) = self.connect().await? else { return Ok(()) };
         let member = Member::join(self.database.lock().await.options()).await?;
@@ -128,7 +128,7 @@ impl Consumer {
     ///
     /// What was received and not acknowledged by then is delivered again, perhaps to another
     /// worker. The inbox recognizes what of it was committed.
-    async fn session(&self, connection: Connection, member: &Member) -> Result<(), SessionError> {
+    async fn session(&self, connection: Connection, member: &Member) -> Result<(), ConsumeError> {
         let share = member.share()?;
         let mut deliveries = Vec::with_capacity(share.partitions.len() + 1);
         let declared_by = self.database.lock().await.options().clone();
@@ -158,7 +158,7 @@ impl Consumer {
                 ended
             }
             Some(Ok(Err(error))) => Err(error),
-            Some(Err(_)) => Err(SessionError::Silent),
+            Some(Err(_)) => Err(ConsumeError::Silent),
             None => Ok(()),
         };
         // However it ended, the connection closes while its consumers live: RabbitMQ then takes
@@ -168,7 +168,7 @@ impl Consumer {
         drop(batches);
         ended?;
         if close_limit == CLOSE_LIMIT {
-            closed.map_err(|_| SessionError::Silent)??;
+            closed.map_err(|_| ConsumeError::Silent)??;
         }
         Ok(())
     }
@@ -180,7 +180,7 @@ impl Consumer {
         share: &Share,
         member: MemberId,
         deliveries: &mut Vec<Deliveries>,
-    ) -> Result<(), SessionError> {
+    ) -> Result<(), ConsumeError> {
         // While they are being emptied they stand, and must not be made anew.
         if share.recorded.phase == Phase::Open {
             let channel = connection.create_channel().await?;
@@ -194,11 +194,11 @@ impl Consumer {
         let consume = |queue, kind| consume(connection, share, member, queue, kind);
         for partition in &share.partitions {
             let queue = share.topology().queue(*partition);
-            deliveries.push(consume(queue, Kind::Partition).await?);
+            deliveries.push(consume(queue, QueueKind::Partition).await?);
         }
         if share.dead_letters {
             let queue = share.topology().dead_letter_queue();
-            deliveries.push(consume(queue, Kind::DeadLetters).await?);
+            deliveries.push(consume(queue, QueueKind::DeadLetters).await?);
         }
         tracing::info!(
             partitions = ?share.partitions,
@@ -214,7 +214,7 @@ impl Consumer {
         batches: &mut (impl Stream<Item = Vec<Result<Received, DeliveryError>>> + Unpin),
         share: &Share,
         member: &Member,
-    ) -> Result<(), SessionError> {
+    ) -> Result<(), ConsumeError> {
         let mut another_share = pin!(member.share_other_than(share));
         // A session's own: however it ends, what is held is delivered again.
         let mut held: DeferredQueue<Received> = DeferredQueue::new();
@@ -230,7 +230,7 @@ impl Consumer {
             let batch: Vec<Received> = batch.into_iter().collect::<Result<_, _>>()?;
             tokio::select! {
                 done = self.work(member.id, batch, &mut held) => done?,
-                () = self.abandon.cancelled() => return Err(SessionError::Abandoned),
+                () = self.abandon.cancelled() => return Err(ConsumeError::Abandoned),
                 () = member.expired() => return Err(MembershipError::Expired.into()),
             }
         }
@@ -243,7 +243,7 @@ impl Consumer {
         member: MemberId,
         batch: Vec<Received>,
         held: &mut DeferredQueue<Received>,
-    ) -> Result<(), SessionError> {
+    ) -> Result<(), ConsumeError> {
         if !held.is_empty() && held.due() <= Instant::now() {
             let again = held.take(self.batch);
             let tried = again.len();
@@ -268,7 +268,7 @@ impl Consumer {
         member: MemberId,
         batch: Vec<Received>,
         held: &DeferredQueue<Received>,
-    ) -> Result<Vec<Received>, SessionError> {
+    ) -> Result<Vec<Received>, ConsumeError> {
         let CommittedBatch { settled, deferred, blocked_by } = self.commit(member, batch).await?;
         if !blocked_by.is_empty() {
             self.blockers.report(held.len() + deferred.len(), blocked_by.into_iter().collect());
@@ -296,14 +296,14 @@ impl Consumer {
         &self,
         member: MemberId,
         batch: Vec<Received>,
-    ) -> Result<CommittedBatch, SessionError> {
+    ) -> Result<CommittedBatch, ConsumeError> {
         let (incoming, origins): (Vec<Incoming>, Vec<_>) =
             batch.into_iter().map(|r| (r.incoming, (r.queue, r.unsettled, r.reply_to))).unzip();
         let mut database = self.database.lock().await;
         let applying = apply_with_retries(&mut database, member, &incoming, self.inbox_days);
         let results = timeout(BATCH_LIMIT, applying)
             .await
-            .map_err(|_| SessionError::Unsettled)?
+            .map_err(|_| ConsumeError::Unsettled)?
             .map_err(|Expired| MembershipError::Expired)?;
         drop(database);
         sampling::count_applied(&incoming, &results);

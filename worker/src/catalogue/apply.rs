@@ -13,7 +13,7 @@ use shared::{
 };
 use sqlx::{Connection, PgConnection};
 
-use super::{CatalogueError, CataloguePlan, Changed, Entry};
+use super::{CatalogueEntry, CatalogueError, CataloguePlan, Changed};
 use crate::store::{
     catalogue::{self as store, InIncidents},
     scope_lock::ScopeGuard,
@@ -47,7 +47,7 @@ pub(crate) struct How {
 /// was applied then.
 pub(crate) async fn apply(
     database: &mut PgConnection,
-    entries: Vec<Entry>,
+    entries: Vec<CatalogueEntry>,
     how: How,
 ) -> Result<CataloguePlan, CatalogueError> {
     for _ in 0..ATTEMPTS {
@@ -61,7 +61,7 @@ pub(crate) async fn apply(
 /// Returns none, with nothing changed, when another transaction changed components since they were read.
 async fn attempt(
     database: &mut PgConnection,
-    entries: &[Entry],
+    entries: &[CatalogueEntry],
     how: How,
 ) -> Result<Option<CataloguePlan>, CatalogueError> {
     let mut transaction = database.begin().await?;
@@ -182,7 +182,7 @@ fn named<'a>(found: Vec<InIncidents>, components: impl Iterator<Item = &'a Compo
 }
 
 /// Adds components, with ids in the file's order.
-async fn add(database: &mut PgConnection, entries: &[Entry]) -> Result<(), sqlx::Error> {
+async fn add(database: &mut PgConnection, entries: &[CatalogueEntry]) -> Result<(), sqlx::Error> {
     let names: Vec<&str> = entries.iter().map(|entry| entry.name.as_str()).collect();
     let ids = store::add(database, &names).await?;
     store::add_attributes(database, attributes(ids.into_iter().zip(entries))).await
@@ -201,7 +201,7 @@ async fn write_attributes(
 
 /// Each attribute with its component, in the file's order.
 fn attributes<'a>(
-    components: impl Iterator<Item = (ComponentId, &'a Entry)>,
+    components: impl Iterator<Item = (ComponentId, &'a CatalogueEntry)>,
 ) -> impl Iterator<Item = (ComponentId, &'a Attribute)> {
     components.flat_map(|(id, entry)| entry.attributes.iter().map(move |a| (id, a)))
 }
@@ -209,13 +209,13 @@ fn attributes<'a>(
 /// Refuses texts that are longer than their columns.
 async fn check_lengths(
     database: &mut PgConnection,
-    entries: &[Entry],
+    entries: &[CatalogueEntry],
 ) -> Result<(), CatalogueError> {
     let limits = store::length_limits(database).await?;
     let too_long = |text: &str, limit: Option<i32>| {
         limit.is_some_and(|limit| text.chars().count() > limit.unsigned_abs() as usize)
     };
-    for Entry { line, attributes, .. } in entries {
+    for CatalogueEntry { line, attributes, .. } in entries {
         for Attribute { name, value } in attributes {
             for (text, limit) in [(name, limits.name), (value, limits.value)] {
                 if too_long(text, limit) {

@@ -15,7 +15,7 @@ use std::collections::{HashMap, HashSet};
 use serde::Serialize;
 use shared::component::{Attribute, ByName, Component, ComponentId, NoComponent};
 
-use super::{CatalogueError, Entry};
+use super::{CatalogueEntry, CatalogueError};
 
 /// A component that changes.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -23,14 +23,14 @@ pub(crate) struct Changed {
     /// As the database has it.
     pub(crate) before: Component,
     /// As the file has it.
-    pub(crate) after: Entry,
+    pub(crate) after: CatalogueEntry,
 }
 
 /// What applying a catalogue does.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct CataloguePlan {
     /// Components to add.
-    pub(crate) add: Vec<Entry>,
+    pub(crate) add: Vec<CatalogueEntry>,
     /// Components of which only the category changes.
     pub(crate) change: Vec<Changed>,
     /// Components that are renamed, or get other attributes, since the file says so.
@@ -60,7 +60,7 @@ impl CataloguePlan {
     /// When a `renamed-from` can mean several components, or one that another entry means.
     pub(crate) fn new(
         existing: Vec<Component>,
-        entries: Vec<Entry>,
+        entries: Vec<CatalogueEntry>,
     ) -> Result<Self, CatalogueError> {
         let meanings = meanings(&existing, &entries)?;
         let mut plan = Self::default();
@@ -107,7 +107,10 @@ fn identity<'a>(name: &'a str, attributes: &'a [Attribute]) -> Key<'a> {
     key(name, attributes.iter().filter(|attribute| attribute.tells_apart()))
 }
 
-fn meanings(existing: &[Component], entries: &[Entry]) -> Result<Vec<Meaning>, CatalogueError> {
+fn meanings(
+    existing: &[Component],
+    entries: &[CatalogueEntry],
+) -> Result<Vec<Meaning>, CatalogueError> {
     let mut exact: HashMap<Key<'_>, usize> = HashMap::with_capacity(existing.len());
     // Where one is alone with its identity, its place; else none.
     let mut alone: HashMap<Key<'_>, Option<usize>> = HashMap::with_capacity(existing.len());
@@ -119,12 +122,12 @@ fn meanings(existing: &[Component], entries: &[Entry]) -> Result<Vec<Meaning>, C
             .or_insert(Some(place));
     }
     let mut wanted: HashMap<Key<'_>, usize> = HashMap::with_capacity(entries.len());
-    for Entry { name, attributes, .. } in entries {
+    for CatalogueEntry { name, attributes, .. } in entries {
         *wanted.entry(identity(name, attributes)).or_default() += 1;
     }
     let mut meanings: Vec<Meaning> = entries
         .iter()
-        .map(|Entry { name, attributes, .. }| {
+        .map(|CatalogueEntry { name, attributes, .. }| {
             if let Some(place) = exact.get(&key(name, attributes)) {
                 return Meaning::Same(*place);
             }
@@ -144,7 +147,7 @@ fn meanings(existing: &[Component], entries: &[Entry]) -> Result<Vec<Meaning>, C
 /// Finds the components that entries name by a former name.
 fn find_renamed(
     existing: &[Component],
-    entries: &[Entry],
+    entries: &[CatalogueEntry],
     meanings: &mut [Meaning],
 ) -> Result<(), CatalogueError> {
     let is_new = |meaning: &Meaning| matches!(meaning, Meaning::New);

@@ -18,7 +18,7 @@ const QUOTED: usize = 60;
 
 /// A component as the file has it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(crate) struct Entry {
+pub(crate) struct CatalogueEntry {
     /// The file's line, from 1.
     #[serde(skip)]
     pub(crate) line: u64,
@@ -41,7 +41,7 @@ pub(crate) struct Former {
     pub(crate) attributes: Vec<Attribute>,
 }
 
-impl Entry {
+impl CatalogueEntry {
     /// As a component's label.
     #[must_use]
     pub(crate) fn label(&self) -> String {
@@ -59,9 +59,9 @@ impl Former {
 
 /// What a file says.
 #[derive(Debug)]
-pub(crate) struct Catalogue {
+pub(crate) struct CatalogueFile {
     /// Its components.
-    pub(crate) entries: Vec<Entry>,
+    pub(crate) entries: Vec<CatalogueEntry>,
     /// Warnings about what is ignored, a line each.
     pub(crate) ignored: Vec<String>,
 }
@@ -76,7 +76,7 @@ const RENAMED_FROM: &str = "renamed-from";
 ///
 /// # Errors
 /// When it is not of the form, or a component in it makes no sense; with the line.
-pub(crate) fn parse(yaml: &str) -> Result<Catalogue, CatalogueError> {
+pub(crate) fn parse(yaml: &str) -> Result<CatalogueFile, CatalogueError> {
     let malformed = |error: YamlError| {
         CatalogueError::Malformed(format!("line {}: {}", error.line, error.reason))
     };
@@ -86,7 +86,7 @@ pub(crate) fn parse(yaml: &str) -> Result<Catalogue, CatalogueError> {
         malformed(yaml::error(components.line, "`components` is to be a list of components"))
     })?;
     let mut ignored = Vec::new();
-    let mut entries: Vec<Entry> = Vec::with_capacity(components.len());
+    let mut entries: Vec<CatalogueEntry> = Vec::with_capacity(components.len());
     let mut seen: HashMap<(String, Vec<Attribute>), usize> = HashMap::new();
     for component in components {
         let invalid = |YamlError { line, reason }| CatalogueError::Invalid { line, reason };
@@ -99,13 +99,13 @@ pub(crate) fn parse(yaml: &str) -> Result<Catalogue, CatalogueError> {
             None => entries.push(entry),
         }
     }
-    Ok(Catalogue { entries, ignored })
+    Ok(CatalogueFile { entries, ignored })
 }
 
 /// Ignores an entry for a component that an earlier entry has, as the Python dashboard does; returns a
 /// warning.
-fn same_again(first: &mut Entry, again: Entry) -> Result<String, YamlError> {
-    let Entry { line, name, attributes, renamed_from } = again;
+fn same_again(first: &mut CatalogueEntry, again: CatalogueEntry) -> Result<String, YamlError> {
+    let CatalogueEntry { line, name, attributes, renamed_from } = again;
     let label = component::short_label(&name, &attributes);
     match (&first.renamed_from, renamed_from) {
         (Some(one), Some(other)) if *one != other => {
@@ -135,7 +135,7 @@ fn entry(
     document: &mut Document,
     node: &Node,
     ignored: &mut Vec<String>,
-) -> Result<Entry, YamlError> {
+) -> Result<CatalogueEntry, YamlError> {
     let line = node.line;
     let written = document.entries(node)?.ok_or_else(|| {
         yaml::error(line, "a component is to be a mapping with `name` and `attributes`")
@@ -182,7 +182,7 @@ fn entry(
             format!("line {line}: `{other}` of {name} is unknown and passed over")
         },
     ));
-    Ok(Entry { line, name, attributes, renamed_from })
+    Ok(CatalogueEntry { line, name, attributes, renamed_from })
 }
 
 /// What an unknown key of an entry probably means: to ignore it would do something else.

@@ -13,7 +13,7 @@ mod yaml;
 pub(crate) use self::{
     apply::{How, apply},
     difference::{CataloguePlan, Changed},
-    file::{Catalogue, Entry, parse},
+    file::{CatalogueEntry, CatalogueFile, parse},
 };
 
 /// Why a catalogue can't be applied.

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{membership::Share, store::workers::MemberId};
 
 /// The state of the worker.
-enum State {
+enum WorkerState {
     /// It is starting, or between two sessions.
     WaitingFor(&'static str),
     /// It does not consume, because something failed.
@@ -23,7 +23,7 @@ enum State {
 
 /// The state of the worker, and whether it is shutting down.
 pub(crate) struct Readiness {
-    state: Mutex<State>,
+    state: Mutex<WorkerState>,
     stop: CancellationToken,
 }
 
@@ -35,20 +35,20 @@ pub(crate) struct Report {
 
 impl Readiness {
     pub(crate) fn new(stop: CancellationToken) -> Self {
-        Self { state: Mutex::new(State::WaitingFor("PostgreSQL has not answered yet")), stop }
+        Self { state: Mutex::new(WorkerState::WaitingFor("PostgreSQL has not answered yet")), stop }
     }
 
     /// Records that the worker waits for something, and consumes nothing meanwhile.
     pub(crate) fn waiting_for(&self, reason: &'static str) {
-        self.leave(State::WaitingFor(reason));
+        self.leave(WorkerState::WaitingFor(reason));
     }
 
     /// Records that the worker can't consume, and why.
     pub(crate) fn unavailable(&self, reason: String) {
-        self.leave(State::Unavailable(reason));
+        self.leave(WorkerState::Unavailable(reason));
     }
 
-    fn leave(&self, next: State) {
+    fn leave(&self, next: WorkerState) {
         *self.state() = next;
         WORKER.owned.set(0);
         WORKER.queue.clear();
@@ -58,17 +58,18 @@ impl Readiness {
     pub(crate) fn consuming(&self, member: MemberId, share: Share) {
         WORKER.owned.set(share.partitions.len() as i64);
         WORKER.partitions.set(share.topology().partitions.into());
-        let before = std::mem::replace(&mut *self.state(), State::Consuming { member, share });
-        if matches!(before, State::Unavailable(_)) {
+        let before =
+            std::mem::replace(&mut *self.state(), WorkerState::Consuming { member, share });
+        if matches!(before, WorkerState::Unavailable(_)) {
             COMMON.reconnects.of(Server::Rabbitmq).inc();
         }
     }
 
     pub(crate) fn report(&self) -> Report {
         let (is_consuming, mut reasons, share) = match &*self.state() {
-            State::WaitingFor(reason) => (false, vec![(*reason).to_owned()], Value::Null),
-            State::Unavailable(reason) => (false, vec![reason.clone()], Value::Null),
-            State::Consuming { member, share } => {
+            WorkerState::WaitingFor(reason) => (false, vec![(*reason).to_owned()], Value::Null),
+            WorkerState::Unavailable(reason) => (false, vec![reason.clone()], Value::Null),
+            WorkerState::Consuming { member, share } => {
                 let reasons = match share.recorded.phase {
                     Phase::Open => Vec::new(),
                     Phase::Draining | Phase::Closed => {
@@ -98,7 +99,7 @@ impl Readiness {
         Report { ready, body: json!({ "status": status, "reasons": reasons, "share": share }) }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, WorkerState> {
         // The state is valid after any panic, because it is replaced as a whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -68,7 +68,7 @@ pub(crate) struct KeyUse {
 }
 
 #[derive(FromRow)]
-struct Row {
+struct FactsRow {
     is_member: bool,
     position: i64,
     now: Timestamp,
@@ -163,7 +163,7 @@ pub(crate) async fn read(
         recorded = recorded!(),
         tables = state_tables!(),
     );
-    let row: Row = sqlx::query_as(AssertSqlSafe(statement))
+    let row: FactsRow = sqlx::query_as(AssertSqlSafe(statement))
         .bind(wanted.components)
         .bind(wanted.member)
         .bind(wanted.updates)
@@ -210,7 +210,7 @@ pub(crate) async fn read(
 /// The updates that others repeat, wherever in the inbox they are.
 async fn originals(
     database: &mut PgConnection,
-    row: &Row,
+    row: &FactsRow,
 ) -> Result<HashMap<UpdateId, InboxRecord>, sqlx::Error> {
     let repeated = row.recorded.iter().filter(|recorded| recorded.repeated);
     let ids: Vec<UpdateId> = repeated

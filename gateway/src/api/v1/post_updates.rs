@@ -98,7 +98,7 @@ pub(crate) async fn post(
     let read = many_updates::read(&bytes)?;
     drop(bytes);
     let mut places = Vec::with_capacity(read.len());
-    // In the order in which one alone meets these: what it says comes last.
+    // In the same order as for a single update: the body is checked last.
     let admitted = read.into_iter().map(|update| {
         intake.count(token, arrived)?;
         let place = intake.place()?;
@@ -123,7 +123,7 @@ pub(crate) async fn post(
 }
 
 /// # Errors
-/// 400 for an idempotency key that would be that of all updates, or of none.
+/// 400 for the header `Idempotency-Key`, which could not apply to all updates.
 fn no_common_key(headers: &HeaderMap) -> Result<(), ApiError> {
     if headers.contains_key("idempotency-key") {
         return Err(ApiError::bad_request(

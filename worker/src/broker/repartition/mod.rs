@@ -27,7 +27,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::proof::is_marker;
-use self::proof::{Held, hold_all};
+use self::proof::{HeldQueue, hold_all};
 use crate::store::{
     command_lock,
     topology::{end_when_stalled, expect_all_read, may_stall, record},
@@ -208,7 +208,7 @@ async fn empty(
 /// The old queues, each proved to be empty, and the connection that holds them.
 struct Emptied {
     connection: Connection,
-    held: Vec<Held>,
+    held: Vec<HeldQueue>,
 }
 
 impl Emptied {
@@ -217,7 +217,7 @@ impl Emptied {
         let connection = broker.connect("worker: topology, empty queues").await?;
         let proved = match hold_all(&connection, topology, queues(topology)).await {
             // Something may have come while the others were still being proved.
-            Ok(Some(mut held)) => Ok((!held.iter_mut().any(Held::has_more)).then_some(held)),
+            Ok(Some(mut held)) => Ok((!held.iter_mut().any(HeldQueue::has_more)).then_some(held)),
             other => other,
         };
         match proved {

@@ -38,7 +38,7 @@ pub(crate) fn is_marker(delivery: &Delivery) -> bool {
 }
 
 /// A queue that is empty, and consumed by nobody else.
-pub(super) struct Held {
+pub(super) struct HeldQueue {
     pub(super) queue: String,
     channel: Channel,
     /// Never dropped: that would cancel it, and the next consumer would get later messages before
@@ -51,15 +51,19 @@ pub(super) async fn hold_all(
     connection: &Connection,
     topology: Topology,
     queues: impl Iterator<Item = String>,
-) -> Result<Option<Vec<Held>>> {
+) -> Result<Option<Vec<HeldQueue>>> {
     let holding = queues.map(|queue| hold(connection, topology, queue));
-    let held: Vec<Option<Held>> =
+    let held: Vec<Option<HeldQueue>> =
         stream::iter(holding).buffer_unordered(AT_ONCE).try_collect().await?;
     Ok(held.into_iter().collect())
 }
 
 /// Consumes a queue until it is proved to be empty; none if it is not.
-async fn hold(connection: &Connection, topology: Topology, queue: String) -> Result<Option<Held>> {
+async fn hold(
+    connection: &Connection,
+    topology: Topology,
+    queue: String,
+) -> Result<Option<HeldQueue>> {
     let channel = connection.create_channel().await?;
     channel.confirm_select(ConfirmSelectOptions::default()).await?;
     // As workers do: what is returned keeps its order only among consumers with the same prefetch.
@@ -73,7 +77,7 @@ async fn hold(connection: &Connection, topology: Topology, queue: String) -> Res
         )
         .await
         .with_context(|| format!("{queue} can't be consumed"))?;
-    let mut held = Held { queue, channel, consumer: ManuallyDrop::new(consumer) };
+    let mut held = HeldQueue { queue, channel, consumer: ManuallyDrop::new(consumer) };
     // None is the answer of a queue that lost its leader since. A worker that holds something counts.
     while held.consumers().await? != 1 {
         sleep(LOOK_EVERY).await;
@@ -85,7 +89,7 @@ async fn hold(connection: &Connection, topology: Topology, queue: String) -> Res
     Ok(held.is_empty().await?.then_some(held))
 }
 
-impl Held {
+impl HeldQueue {
     async fn consumers(&self) -> Result<u32, lapin::Error> {
         let passive = QueueDeclareOptions { passive: true, ..Default::default() };
         let queue = self.queue.as_str().into();

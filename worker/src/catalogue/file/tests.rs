@@ -155,7 +155,7 @@ fn invalid_entries_are_refused_with_their_line() {
 
 /// The labels of a file's components, in order.
 fn labels(yaml: &str) -> Vec<String> {
-    parse(yaml).expect(yaml).entries.iter().map(Entry::label).collect()
+    parse(yaml).expect(yaml).entries.iter().map(CatalogueEntry::label).collect()
 }
 
 /// In the order in which PyYAML 6.0 gives them.
@@ -236,7 +236,7 @@ fn what_is_ignored_is_reported() {
   attributes: {category: Net, region: R1}
   renamed-from: Names
 ";
-    let Catalogue { entries, ignored } = parse(yaml).expect("parses");
+    let CatalogueFile { entries, ignored } = parse(yaml).expect("parses");
     let expected = [
         "line 4: `colour` of DNS is unknown and passed over",
         "line 7: DNS (Net, R1) is also in line 2; this entry is passed over",
