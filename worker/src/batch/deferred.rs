@@ -1,4 +1,4 @@
-//! Updates that wait for rows which another session holds, and those that wait behind them.
+//! Deferred updates: those that need rows which another session has locked, and those queued after them.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -13,8 +13,8 @@ use super::message::Incoming;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// What must not take effect before updates that were deferred: their redeliveries, later updates of
-/// their components, and those with their idempotency keys.
+/// What must not be applied before the deferred updates: their redeliveries, later updates of their
+/// components, and updates with their idempotency keys.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Blocked {
     updates: HashSet<UpdateId>,
@@ -23,7 +23,7 @@ pub(crate) struct Blocked {
 }
 
 impl Blocked {
-    /// Adds an update that is deferred.
+    /// Adds a deferred update.
     pub(crate) fn add(&mut self, update: &UpdateMessage) {
         self.updates.insert(update.id);
         self.components.insert(update.component.id);
@@ -43,8 +43,8 @@ impl Blocked {
     }
 }
 
-/// A queue of deferred messages, in the order in which they came. They are tried again after a pause
-/// that grows while none of them can be applied.
+/// A queue of deferred messages, in order of arrival. They are retried after a pause that grows while
+/// none of them can be applied.
 pub(crate) struct DeferredQueue<T> {
     messages: VecDeque<T>,
     blocked: Blocked,
@@ -52,7 +52,7 @@ pub(crate) struct DeferredQueue<T> {
     due: Instant,
 }
 
-/// What the queue holds.
+/// An item of the queue.
 pub(crate) trait Deferrable {
     /// The message itself.
     fn incoming(&self) -> &Incoming;
@@ -80,17 +80,17 @@ impl<T: Deferrable> DeferredQueue<T> {
         self.messages.iter()
     }
 
-    /// When they are to be tried again.
+    /// When they are due to be retried.
     pub(crate) const fn due(&self) -> Instant {
         self.due
     }
 
-    /// Takes all of them out, up to so many, to be tried again; later ones stay.
+    /// Removes up to `most` messages from the head, to retry them.
     pub(crate) fn take(&mut self, most: usize) -> Vec<T> {
         self.messages.drain(..most.min(self.messages.len())).collect()
     }
 
-    /// Puts back those that were tried and are deferred again, at the head and in their order.
+    /// Returns the messages that were retried and deferred again to the head, in their order.
     pub(crate) fn defer_again(&mut self, deferred: Vec<T>, tried: usize) {
         let is_progress = deferred.len() < tried;
         self.pause = if is_progress { FIRST_PAUSE } else { (self.pause * 2).min(LONGEST_PAUSE) };
@@ -106,7 +106,7 @@ impl<T: Deferrable> DeferredQueue<T> {
         }
     }
 
-    /// Adds messages that were deferred now.
+    /// Appends newly deferred messages.
     pub(crate) fn add(&mut self, deferred: Vec<T>) {
         if self.messages.is_empty() && !deferred.is_empty() {
             self.pause = FIRST_PAUSE;
@@ -120,7 +120,7 @@ impl<T: Deferrable> DeferredQueue<T> {
         }
     }
 
-    /// Keeps what must wait behind those that are held; returns the rest.
+    /// Keeps the messages that must wait for deferred ones; returns the rest.
     pub(crate) fn keep_blocked(&mut self, messages: Vec<T>) -> Vec<T> {
         if self.is_empty() {
             return messages;

@@ -1,5 +1,5 @@
-//! One batch is one transaction: its messages, the plan of what they lead to, the transaction itself, and
-//! what is done when it fails.
+//! One batch is one transaction: its messages, the plan of its changes, the transaction itself, and the
+//! handling of failures.
 
 mod apply;
 mod deferred;

@@ -1,5 +1,5 @@
-//! Moves messages: from the queues into batches, and after their commit acknowledgements and
-//! replies back. What a batch does, [`crate::batch`] knows.
+//! Consumes messages in batches, and sends acknowledgements and replies after each commit.
+//! [`crate::batch`] applies the batches.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -39,22 +39,22 @@ use crate::{
     store::{lock_holders::Blockers, workers::MemberId},
 };
 
-/// What a consumer works with.
+/// Consumes this worker's share of the partitions.
 pub(crate) struct Consumer {
     pub(crate) broker: Broker,
     pub(crate) database: Mutex<Database>,
-    /// Updates in one transaction, at most.
+    /// Maximum number of updates in one transaction.
     pub(crate) batch: usize,
     /// Days that the record of each update is kept.
     pub(crate) inbox_days: u32,
     pub(crate) replies: ReplySender,
-    /// Names in the log who holds what updates wait for.
+    /// Logs the sessions that have locked rows which updates need.
     pub(crate) blockers: Blockers,
     /// What this worker reports about itself.
     pub(crate) readiness: Arc<Readiness>,
-    /// Whether the queues are measured.
+    /// Whether the queues are sampled for metrics.
     pub(crate) is_measured: bool,
-    /// Cancelled when the worker is to stop, with its last batch committed and acknowledged.
+    /// Cancelled when the worker must stop after its last batch is committed and acknowledged.
     pub(crate) stop: CancellationToken,
     /// Cancelled when even that took too long.
     pub(crate) abandon: CancellationToken,
@@ -62,14 +62,14 @@ pub(crate) struct Consumer {
 
 /// Time for RabbitMQ to declare the queues and start every delivery.
 const SETUP_LIMIT: Duration = Duration::from_secs(30);
-/// How often a connection is looked at.
+/// How often a connection is checked.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Time for RabbitMQ to end a connection.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 /// The same for one that was stopped before it consumed everything of its share.
 const STOPPED_LIMIT: Duration = Duration::from_secs(1);
-/// Time for a batch, however often it is tried: RabbitMQ takes back what is held for much longer,
-/// and some versions never deliver it again when they have to (4.3.0 to 4.3.5).
+/// Time limit of a batch, including retries: RabbitMQ closes channels that hold messages for much longer,
+/// and versions 4.3.0 to 4.3.5 may never redeliver them then.
 const BATCH_LIMIT: Duration = Duration::from_secs(300);
 
 /// Why a worker stopped consuming.
@@ -94,10 +94,10 @@ pub(crate) enum ConsumeError {
 }
 
 impl Consumer {
-    /// Takes part in the work: joins the live workers, and consumes what is this worker's share,
-    /// session by session, until it is to stop or something fails.
+    /// Joins the live workers and consumes this worker's share, session by session, until it must stop or
+    /// something fails.
     pub(crate) async fn take_part(&self) -> Result<(), ConsumeError> {
-        // Connected first: a worker that can't reach RabbitMQ would hold its share up.
+        // Connects before it joins: a worker without RabbitMQ would block its share.
         let Some(mut connection) = self.connect().await? else { return Ok(()) };
         let member = Member::join(self.database.lock().await.options()).await?;
         let ended = loop {
@@ -114,7 +114,7 @@ impl Consumer {
         ended
     }
 
-    /// None when the worker is to stop.
+    /// None when the worker must stop.
     async fn connect(&self) -> Result<Option<Connection>, ConnectError> {
         tokio::select! {
             biased;
@@ -123,11 +123,11 @@ impl Consumer {
         }
     }
 
-    /// One session with the broker: until this worker's share is another one, or the worker is to
-    /// stop, when it ends with its last batch committed and acknowledged; or until something fails.
+    /// One session with the broker. It ends after a committed and acknowledged batch when this worker's
+    /// share changes or the worker must stop; or at once when something fails.
     ///
-    /// What was received and not acknowledged by then is delivered again, perhaps to another
-    /// worker. The inbox recognizes what of it was committed.
+    /// Unacknowledged messages are redelivered then, perhaps to another worker. The inbox recognizes
+    /// those that were committed.
     async fn session(&self, connection: Connection, member: &Member) -> Result<(), ConsumeError> {
         let share = member.share()?;
         let mut deliveries = Vec::with_capacity(share.partitions.len() + 1);
@@ -138,7 +138,7 @@ impl Consumer {
             () = self.stop.cancelled() => None,
         };
         let close_limit = if started.is_none() { STOPPED_LIMIT } else { CLOSE_LIMIT };
-        // What is ready goes into one batch, from all queues alike; order within each is kept.
+        // Messages that are ready form one batch, from all queues; order within each queue is kept.
         let mut batches = select_all(deliveries).ready_chunks(self.batch);
         WORKER.held.set(0);
         let ended = match started {
@@ -161,9 +161,9 @@ impl Consumer {
             Some(Err(_)) => Err(ConsumeError::Silent),
             None => Ok(()),
         };
-        // However it ended, the connection closes while its consumers live: RabbitMQ then takes
-        // back what was received, in one piece. A consumer that is dropped first is cancelled, and
-        // the next worker gets the later messages before the earlier ones.
+        // However it ended, the connection is closed while its consumers exist: RabbitMQ then requeues
+        // all unacknowledged messages at once. If a consumer was dropped first, it would be cancelled,
+        // and the next worker would get later messages before earlier ones.
         let closed = timeout(close_limit, connection.close(200, "the session ends".into())).await;
         drop(batches);
         ended?;
@@ -173,7 +173,7 @@ impl Consumer {
         Ok(())
     }
 
-    /// Declares the queues and starts the delivery of each that is in the share.
+    /// Declares the queues and starts consuming those of the share.
     async fn start(
         &self,
         connection: &Connection,
@@ -181,7 +181,7 @@ impl Consumer {
         member: MemberId,
         deliveries: &mut Vec<Deliveries>,
     ) -> Result<(), ConsumeError> {
-        // While they are being emptied they stand, and must not be made anew.
+        // While the queues are being drained they exist, and must not be created again.
         if share.recorded.phase == Phase::Open {
             let channel = connection.create_channel().await?;
             let mut database = self.database.lock().await;
@@ -216,7 +216,7 @@ impl Consumer {
         member: &Member,
     ) -> Result<(), ConsumeError> {
         let mut another_share = pin!(member.share_other_than(share));
-        // A session's own: however it ends, what is held is delivered again.
+        // It belongs to the session: when that ends, deferred messages are redelivered.
         let mut held: DeferredQueue<Received> = DeferredQueue::new();
         loop {
             let batch = tokio::select! {
@@ -236,8 +236,8 @@ impl Consumer {
         }
     }
 
-    /// Applies what is held, when it is time to try again, and then a batch, without the updates that
-    /// must wait behind those that are still held.
+    /// Retries deferred messages that are due, and then applies a batch, without the updates that must
+    /// wait for deferred ones.
     async fn work(
         &self,
         member: MemberId,

@@ -1,7 +1,7 @@
 //! The heartbeat: a worker reports to the database twice a second that it is alive, and reads its share.
 //!
-//! RabbitMQ has the last word: each queue has one active consumer, so workers that see each other a
-//! moment late never work on one partition at once.
+//! RabbitMQ prevents conflicts: each queue has a single active consumer, so workers whose view is briefly
+//! outdated never process one partition concurrently.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ const EXPIRY: Duration = Duration::from_secs(3);
 /// Time for joining and for leaving.
 const MOVE_LIMIT: Duration = Duration::from_secs(5);
 
-/// Why a worker is not a member, or not any more.
+/// Why a worker is not a member, or no longer one.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum MembershipError {
     #[error("the database did not answer in time")]
@@ -59,11 +59,10 @@ pub(crate) struct Member {
 impl Member {
     /// Joins the live workers.
     pub(crate) async fn join(database: &ConnectOptions) -> Result<Self, MembershipError> {
-        // Whether a heartbeat is on disk matters to nobody, and a slow disk must not look like a
-        // worker that is gone.
+        // Heartbeats need not survive a crash, and a slow disk must not make a worker look dead.
         let mut database = Database::new(database.clone().not_durable());
         let joining = database.with(async |connection: &mut PgConnection| {
-            // Of a standby this says so; a write would only say that it failed.
+            // Reports a standby clearly; a write on it would only fail.
             Recorded::read(connection).await?;
             let id = workers::join(connection).await?;
             let share = heartbeat(connection, id).await?.ok_or(MembershipError::Expired)?;
@@ -80,12 +79,12 @@ impl Member {
         Ok(Self { id, share, leave, heartbeat })
     }
 
-    /// What to consume now.
+    /// The current share.
     pub(crate) fn share(&self) -> Result<Share, MembershipError> {
         self.share.borrow().clone().ok_or(MembershipError::Expired)
     }
 
-    /// Waits until there is another share than this, or none any more.
+    /// Waits until the share differs from this one, or has expired.
     pub(crate) async fn share_other_than(&self, share: &Share) {
         let mut watched = self.share.clone();
         // An error means that the heartbeat has ended: the share is gone then, too.

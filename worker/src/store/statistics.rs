@@ -1,4 +1,4 @@
-//! What the database holds, for metrics.
+//! Statistics of the database, for metrics.
 
 use sqlx::{FromRow, PgConnection};
 
