@@ -1,4 +1,4 @@
-//! Has a list written, and holds it in memory while it is small enough.
+//! Collects a list in memory while it is small enough.
 
 use std::{future::Future, time::Duration};
 
@@ -15,24 +15,24 @@ use super::{
 };
 use crate::http::{conditions::Coding, error::ApiError};
 
-/// Bytes of an answer that are held before it is streamed instead.
+/// Maximum size of a list in memory; larger ones are streamed.
 pub(super) const HELD_BYTES: usize = 4 * 1024 * 1024;
-/// Time until a list is held or known to be too large. It is less than a request has, so that those who
-/// wait for the same list hear that it failed.
+/// Time limit until a list is complete or known to be too large. It is shorter than that of a request, so
+/// that requests waiting for the same list get the error.
 const RENDER_LIMIT: Duration = Duration::from_secs(20);
 
-/// A list that was begun.
+/// A list that was started.
 pub(super) enum Rendering {
     Whole {
         body: Bytes,
-        /// Where the next page is.
+        /// The address of the next page.
         next: Option<HeaderValue>,
     },
-    /// It is too large to be held.
+    /// It is too large for memory.
     Partial(Partial),
 }
 
-/// The beginning of a list, and what brings the rest.
+/// The beginning of a list, and the source of the rest.
 pub(super) struct Partial {
     pub(super) begin: Vec<Bytes>,
     /// The memory of the beginning.
@@ -41,8 +41,8 @@ pub(super) struct Partial {
     pub(super) next: Option<HeaderValue>,
 }
 
-/// Bytes with their share of the memory for lists, given back when the last reader has them and nobody
-/// keeps them any more.
+/// Bytes with their reserved memory, which is released when the cache and the last reader have dropped
+/// them.
 struct OwnedBody {
     bytes: Bytes,
     _share: Reservation,
@@ -54,7 +54,7 @@ impl AsRef<[u8]> for OwnedBody {
     }
 }
 
-/// Lets the list be written, to its end or until it is too large to be held.
+/// Collects a list until its end, or until it is too large for memory.
 pub(super) async fn render<P>(
     lists: &Lists,
     produce: impl FnOnce(ListWriter) -> P,
@@ -72,12 +72,12 @@ where
                 Ok(writer) => writer.finish().await,
                 Err(error) => Err(error),
             },
-            // It may wait for rows that never come.
+            // It may wait for rows forever.
             () = errors.closed() => Err(ListError::Reader),
         };
         if let Err(error) = ended {
             log(&error);
-            // A reader that is gone needs no error.
+            // A disconnected reader needs no error.
             errors.send(Err(error)).unwrap_or_default();
         }
     });
@@ -103,8 +103,8 @@ fn log(error: &ListError) {
     }
 }
 
-/// Takes what is written. The memory is set aside before it is filled: that of the pieces and that of
-/// the whole that is made of them.
+/// Collects the pieces. Memory is reserved before it is filled: that of the pieces and that of the whole
+/// list.
 async fn collect(
     mut chunks: Chunks,
     memory: &Budget,
@@ -148,7 +148,7 @@ async fn collect(
     Ok(Rendering::Partial(Partial { begin: pieces, share, rest: chunks, next }))
 }
 
-/// One piece as it is, more than one in exactly the memory that they need.
+/// A single piece is returned as it is; several are copied into memory of exactly their size.
 fn whole(mut pieces: Vec<Bytes>, length: usize) -> Bytes {
     if pieces.len() == 1 {
         return pieces.pop().unwrap_or_default();
@@ -170,7 +170,7 @@ mod tests {
 
     const MIB: usize = 1024 * 1024;
 
-    /// Writes a list of so many bytes and lets it be collected.
+    /// Writes a list of this size and collects it.
     async fn collected(bytes: usize, memory: &Budget) -> Result<Rendering, ApiError> {
         let (mut writer, chunks) = ListWriter::new(Coding::Identity);
         let cache = Cache::default();
@@ -214,7 +214,7 @@ mod tests {
 
     #[tokio::test]
     async fn lists_that_are_written_at_once_take_no_more_memory_than_there_is() {
-        // For one that is being written, and three that are done with.
+        // For one that is being written, and three that are complete.
         let memory = Budget::new(2 * HELD_BYTES + 3 * MIB, 1);
         let all = join_all((0..20).map(|_| collected(MIB, &memory))).await;
         let held = all.iter().filter(|list| matches!(list, Ok(Rendering::Whole { .. }))).count();

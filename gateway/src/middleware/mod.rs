@@ -1,4 +1,4 @@
-//! What every request passes on its way to its endpoint, and its answer on the way back.
+//! Middleware: what every request and its response pass through.
 
 pub(crate) mod limits;
 pub(crate) mod metrics;

@@ -1,14 +1,13 @@
-//! What a catalogue file changes: which component of the database each of its entries means.
+//! Compares a catalogue file with the database: finds the component that each entry refers to.
 //!
-//! All attributes but `category` tell components of one name apart. An entry means
-//! 1. the component with its name and exactly its attributes;
-//! 2. failing that, the one that differs in nothing but `category`, if in the database and in the file
-//!    it is the only one with this name and these other attributes;
-//! 3. failing that, the one that its `renamed-from` names, if no other entry means that one;
+//! All attributes except `category` distinguish components of the same name. An entry refers to 1. the
+//! component with its name and exactly its attributes; 2. failing that, the one that differs in nothing
+//! but `category`, if in the database and in the file it is the only one with this name and these other
+//! attributes; 3. failing that, the one that its `renamed-from` names, if no other entry means that one;
 //! 4. failing that, a component that is not there yet.
 //!
-//! So the file of one region never takes the components of another over, and a file that was applied
-//! before changes nothing: whatever it renamed is found by 1.
+//! So the file of one region never changes the components of another, and a file that was applied before
+//! changes nothing: renamed components are found by 1.
 
 use std::collections::{HashMap, HashSet};
 
@@ -43,7 +42,7 @@ pub(crate) struct CataloguePlan {
     pub(crate) same: usize,
 }
 
-/// What an entry means: a place in the list of the components of the database.
+/// The component that an entry refers to, as a position in the list of components of the database.
 #[derive(Clone, Copy)]
 enum Meaning {
     Same(usize),
@@ -53,11 +52,11 @@ enum Meaning {
 }
 
 impl CataloguePlan {
-    /// Finds for each entry of the file the component of the database that it means. The components
-    /// are in order of their ids.
+    /// Finds the component of the database that each entry of the file refers to. The components are in
+    /// order of their ids.
     ///
     /// # Errors
-    /// When a `renamed-from` can mean several components, or one that another entry means.
+    /// When a `renamed-from` could refer to several components, or to that of another entry.
     pub(crate) fn new(
         existing: Vec<Component>,
         entries: Vec<CatalogueEntry>,
@@ -85,7 +84,7 @@ impl CataloguePlan {
         Ok(plan)
     }
 
-    /// Whether an added component may be one that the file does not have, under another name.
+    /// Whether an added component may be a renamed one that is not in the file.
     pub(crate) fn may_rename(&self) -> bool {
         let absent: HashSet<&str> =
             self.stay.iter().chain(&self.remove).map(|component| component.name.as_str()).collect();
@@ -102,7 +101,7 @@ fn key<'a>(name: &'a str, attributes: impl IntoIterator<Item = &'a Attribute>) -
     (name, attributes)
 }
 
-/// What tells components apart.
+/// The identity of a component.
 fn identity<'a>(name: &'a str, attributes: &'a [Attribute]) -> Key<'a> {
     key(name, attributes.iter().filter(|attribute| attribute.tells_apart()))
 }
@@ -112,7 +111,7 @@ fn meanings(
     entries: &[CatalogueEntry],
 ) -> Result<Vec<Meaning>, CatalogueError> {
     let mut exact: HashMap<Key<'_>, usize> = HashMap::with_capacity(existing.len());
-    // Where one is alone with its identity, its place; else none.
+    // The position of a component whose identity is unique; otherwise none.
     let mut alone: HashMap<Key<'_>, Option<usize>> = HashMap::with_capacity(existing.len());
     for (place, Component { name, attributes, .. }) in existing.iter().enumerate() {
         exact.entry(key(name, attributes)).or_insert(place);

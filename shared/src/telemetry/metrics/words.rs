@@ -1,4 +1,4 @@
-//! The words that label values have.
+//! The label values of metrics.
 
 use std::fmt;
 
@@ -47,17 +47,17 @@ words! {
 }
 
 words! {
-    /// Why an update that was in order was answered 503.
+    /// Why a valid update was answered 503.
     Refused, "reason" {
-        /// As many as are allowed are between arrival and answer.
+        /// The maximum number of updates is in flight.
         InFlight = "too_many_in_flight",
-        /// The catalogue was not read yet, or can't be asked for a component that may be new.
+        /// The catalogue was not read yet, or can't be read for an unknown component.
         Catalogue = "no_catalogue",
         /// There is no connection to RabbitMQ.
         Absent = "rabbitmq_absent",
         /// RabbitMQ is short of memory or disk.
         Blocked = "rabbitmq_blocked",
-        /// The client's time was over before it could be sent.
+        /// The client's deadline passed before it could be sent.
         Late = "no_time_left",
         /// The queue is full, or not available: RabbitMQ refuses both in the same way.
         Full = "queue_full",
@@ -107,14 +107,14 @@ words! {
 words! {
     /// How a transaction of a batch ended.
     Ended, "result" {
-        /// It took effect.
+        /// It was committed.
         Committed = "committed",
-        /// It did not: the batch is tried again, halved or given up.
+        /// It was not: the batch is retried, halved or given up.
         Failed = "failed",
     }
 }
 
-/// How an update was result, to its client by a gateway and in the database by a worker.
+/// The result of an update, for its client in a gateway and in the database in a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResultLabel {
     /// It was decided.
@@ -123,7 +123,7 @@ pub enum ResultLabel {
     Repeated,
     /// Its idempotency key was used for another body.
     Rejected,
-    /// It can't be applied for a reason of its own.
+    /// It can't be applied because of its content.
     Parked,
 }
 
@@ -143,12 +143,12 @@ impl ResultLabel {
     }
 }
 
-/// What a client was told about an update that was accepted.
+/// The answer for an accepted update.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AnsweredLabel {
-    /// What became of it.
+    /// Its result.
     Result(ResultLabel),
-    /// 202: its outcome was not waited for, or did not come in time.
+    /// 202: its outcome was not awaited, or did not arrive in time.
     Pending,
 }
 
@@ -172,7 +172,7 @@ impl Words for AnsweredLabel {
 pub enum AppliedLabel {
     /// What became of its update.
     Result(ResultLabel),
-    /// It was passed over: its update was decided before.
+    /// A duplicate: its update was already applied.
     Redelivered,
 }
 

@@ -61,7 +61,7 @@ pub(crate) struct QueueLayout {
 /// The changes; properties that are none stay as they are.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TopologyChange {
-    /// Queues that the components are spread over.
+    /// Number of queues that the components are distributed over.
     pub(crate) partitions: Option<u16>,
     /// Messages that one queue holds.
     pub(crate) queue_limit: Option<u32>,

@@ -168,7 +168,7 @@ fn a_category_is_changed_in_place() {
     ]);
 }
 
-/// Where nothing else tells components apart, a category does: any of them could be meant.
+/// Components that differ only in their category: the entry could refer to any of them.
 #[test]
 fn a_category_that_alone_tells_components_apart_is_not_changed() {
     const A: &str = "VPN, attributes: {region: R, category: A}";
@@ -256,7 +256,7 @@ fn what_is_renamed_keeps_its_id() {
             &["B, renamed-from: A", "C, renamed-from: B"],
             "+C () >1 B ()",
         ),
-        // Names that changed places can't be told from names that did not.
+        // Swapped names can't be distinguished from unchanged ones.
         ("a swap", &["A", "B"], &["A, renamed-from: B", "B, renamed-from: A"], "=2"),
     ]);
 }

@@ -238,8 +238,8 @@ fn what_is_ignored_is_reported() {
 ";
     let CatalogueFile { entries, ignored } = parse(yaml).expect("parses");
     let expected = [
-        "line 4: `colour` of DNS is unknown and passed over",
-        "line 7: DNS (Net, R1) is also in line 2; this entry is passed over",
+        "line 4: `colour` of DNS is unknown and ignored",
+        "line 7: DNS (Net, R1) is also in line 2; this entry is ignored",
     ];
     assert_eq!(ignored, expected);
     let kept: Vec<_> = entries.iter().map(|e| (e.label(), e.renamed_from.is_some())).collect();
