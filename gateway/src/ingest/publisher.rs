@@ -274,7 +274,7 @@ impl Publisher {
             if *recorded.borrow() != expected {
                 self.changing.store(true, Ordering::Relaxed);
                 link.failed.store(true, Ordering::Relaxed);
-                tracing::info!("the shape of the queues is being changed: updates get 503");
+                tracing::info!("the topology is being changed: updates get 503");
                 return;
             }
             let is_due = completing.as_ref().is_none_or(|(began, completing)| {
@@ -286,7 +286,7 @@ impl Publisher {
             }
             sleep(LOOK_EVERY).await;
         }
-        tracing::warn!("the connection to RabbitMQ is given up");
+        tracing::warn!("the connection to RabbitMQ is closed after a failure");
     }
 
     /// Ensures that nothing the link has sent is queued from now on. Retries until it succeeds, because

@@ -125,10 +125,25 @@ pub(crate) async fn read(
     scope: &mut ScopeGuard<'_>,
     wanted: FactsQuery<'_>,
 ) -> Result<Facts, sqlx::Error> {
-    let (first, end) = days(&wanted.updates);
+    let statement = statement(&wanted.updates);
+    let row: FactsRow = sqlx::query_as(AssertSqlSafe(statement))
+        .bind(wanted.components)
+        .bind(wanted.member)
+        .bind(wanted.updates)
+        .bind(wanted.keys)
+        .bind(wanted.batch as i64)
+        .fetch_one(scope.session())
+        .await?;
+    let originals = originals(scope.session(), &row).await?;
+    row.into_facts(&originals)
+}
+
+/// The statement that reads a [`FactsRow`].
+fn statement(updates: &[UpdateId]) -> String {
+    let (first, end) = days(updates);
     // The bounds are literals, so that the plan includes only the inbox's partitions between them.
     // Scanning all partitions would cost more than the rest of the statement.
-    let statement = format!(
+    format!(
         "WITH wall AS MATERIALIZED (SELECT clock_timestamp() AT TIME ZONE 'UTC' AS time),
         clock AS MATERIALIZED (
             SELECT next.now, next.now + $5 * interval '1 microsecond' AS until, next.is_ahead
@@ -163,49 +178,44 @@ pub(crate) async fn read(
         ctes = state_ctes!(),
         recorded = recorded!(),
         tables = state_tables!(),
-    );
-    let row: FactsRow = sqlx::query_as(AssertSqlSafe(statement))
-        .bind(wanted.components)
-        .bind(wanted.member)
-        .bind(wanted.updates)
-        .bind(wanted.keys)
-        .bind(wanted.batch as i64)
-        .fetch_one(scope.session())
-        .await?;
-    let originals = originals(scope.session(), &row).await?;
+    )
+}
 
-    let mut found = Facts {
-        is_member: row.is_member,
-        position: row.position,
-        now: row.now,
-        until: row.until,
-        seconds_ahead: row.seconds_ahead,
-        known: HashMap::new(),
-        requeued: HashSet::new(),
-        keys: HashMap::new(),
-        components: row.components.0.into_iter().map(|c| (c.id, c)).collect(),
-        active: row.state.try_into()?,
-    };
-    for recorded in row.recorded.0 {
-        // A repetition refers to its original, which is kept as long as the key.
-        let original = recorded.original.filter(|_| recorded.repeated);
-        let stands_for = original.and_then(|id| originals.get(&id)).unwrap_or(&recorded);
-        found.known.insert(recorded.id, stands_for.verdict());
-    }
-    for ParkedBefore { id, was_requeued } in row.parked.0 {
-        if was_requeued {
-            found.requeued.insert(id);
-        } else {
-            found.known.insert(id, Some(Verdict::Parked));
+impl FactsRow {
+    fn into_facts(self, originals: &HashMap<UpdateId, InboxRecord>) -> Result<Facts, sqlx::Error> {
+        let mut found = Facts {
+            is_member: self.is_member,
+            position: self.position,
+            now: self.now,
+            until: self.until,
+            seconds_ahead: self.seconds_ahead,
+            known: HashMap::new(),
+            requeued: HashSet::new(),
+            keys: HashMap::new(),
+            components: self.components.0.into_iter().map(|c| (c.id, c)).collect(),
+            active: self.state.try_into()?,
+        };
+        for recorded in self.recorded.0 {
+            // A repetition refers to its original, which is kept as long as the key.
+            let original = recorded.original.filter(|_| recorded.repeated);
+            let stands_for = original.and_then(|id| originals.get(&id)).unwrap_or(&recorded);
+            found.known.insert(recorded.id, stands_for.verdict());
         }
-    }
-    for KeyInUse { key, fingerprint, original } in row.keys.0 {
-        if let Some(recorded) = originals.get(&original) {
-            let verdict = recorded.verdict();
-            found.keys.insert(key, KeyUse { fingerprint, original, verdict });
+        for ParkedBefore { id, was_requeued } in self.parked.0 {
+            if was_requeued {
+                found.requeued.insert(id);
+            } else {
+                found.known.insert(id, Some(Verdict::Parked));
+            }
         }
+        for KeyInUse { key, fingerprint, original } in self.keys.0 {
+            if let Some(recorded) = originals.get(&original) {
+                let verdict = recorded.verdict();
+                found.keys.insert(key, KeyUse { fingerprint, original, verdict });
+            }
+        }
+        Ok(found)
     }
-    Ok(found)
 }
 
 /// The originals of repeated updates, from any partition of the inbox.

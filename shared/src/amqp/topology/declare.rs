@@ -17,8 +17,8 @@ const DELIVERY_LIMIT: i32 = 1_000_000;
 /// Why the queues could not be declared.
 #[derive(Debug, thiserror::Error)]
 pub enum DeclareError {
-    /// The shape of the queues is being changed, or was.
-    #[error("the shape of the queues is being changed")]
+    /// The topology is being changed, or was.
+    #[error("the topology is being changed")]
     Changed,
     /// The record can't be used.
     #[error(transparent)]

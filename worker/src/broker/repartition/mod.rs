@@ -113,18 +113,12 @@ async fn change_alone(
     stop: &CancellationToken,
 ) -> Result<String> {
     let Recorded { topology: old, phase } = Recorded::read(database).await?;
-    let new = Topology {
-        version: old.version + 1,
-        partitions: wanted.partitions.unwrap_or(old.partitions),
-        queue_limit: wanted.queue_limit.unwrap_or(old.queue_limit),
-        prefetch: wanted.prefetch.unwrap_or(old.prefetch),
-        wire: wanted.wire.unwrap_or(old.wire),
-    };
+    let new = wanted.applied_to(old);
     if (Topology { version: old.version, ..new }) == old {
         // An earlier change may have been killed.
         record(database, old, old, Phase::Open).await?;
         return Ok(match phase {
-            Phase::Open => "That is the shape already.".to_owned(),
+            Phase::Open => "That is the topology already.".to_owned(),
             Phase::Draining | Phase::Closed => {
                 "The queues are open again, as they were.".to_owned()
             }
@@ -136,38 +130,16 @@ async fn change_alone(
     let channel = connection.create_channel().await?;
     end_when_stalled(database).await?;
 
-    record(database, old, old, Phase::Draining).await?;
-    let emptied = tokio::select! {
-        emptied = timeout(NOTICE + DRAIN_LIMIT, empty(database, broker, &channel, old)) => emptied
-            .unwrap_or_else(|_| Err(anyhow!("the queues were not empty within {} s; do workers run?",
-                DRAIN_LIMIT.as_secs()))),
-        () = stop.cancelled() => Err(anyhow!("stopped by a signal")),
-    };
-    let emptied = match emptied {
-        Ok(emptied) => emptied,
-        Err(error) => {
-            record(database, old, old, Phase::Open).await.context(
-                "nothing was changed, but the queues are closed: a worker opens them again within \
-                seconds; if none runs, start one or run this again",
-            )?;
-            return Err(error.context("nothing was changed, and updates are taken again"));
-        }
-    };
+    let emptied = empty_or_undo(database, broker, &channel, old, stop).await?;
     record(database, old, new, Phase::Open).await.context(
         "whether it was changed is not known, `worker topology show` tells: if it was not, a worker \
         opens the queues again within seconds",
     )?;
     // From here on a stall is harmless, and so is a time limit that can't be reset.
     drop(may_stall(database).await);
-    let said = format!(
-        "Updates take {} partitions of at most {} messages; a worker holds {} of each; gateways write \
-        version {} of messages. Where \
-        SDB_PARTITIONS, SDB_QUEUE_LIMIT or SDB_PREFETCH are set, set them to that before the next \
-        restart.",
-        new.partitions, new.queue_limit, new.prefetch, new.wire
-    );
     let deleted = emptied.delete(&channel, old).await;
     close(&connection).await;
+    let said = changed(new);
     Ok(match deleted {
         Ok(()) => said,
         Err(error) => {
@@ -175,6 +147,54 @@ async fn change_alone(
             format!("{said} Old queues stay behind, and nobody uses them: {reason}")
         }
     })
+}
+
+impl TopologyChange {
+    /// The next topology.
+    fn applied_to(self, old: Topology) -> Topology {
+        Topology {
+            version: old.version + 1,
+            partitions: self.partitions.unwrap_or(old.partitions),
+            queue_limit: self.queue_limit.unwrap_or(old.queue_limit),
+            prefetch: self.prefetch.unwrap_or(old.prefetch),
+            wire: self.wire.unwrap_or(old.wire),
+        }
+    }
+}
+
+/// The message after a change.
+fn changed(new: Topology) -> String {
+    format!(
+        "Updates take {} partitions of at most {} messages; a worker holds {} of each; gateways write \
+        version {} of messages. Where \
+        SDB_PARTITIONS, SDB_QUEUE_LIMIT or SDB_PREFETCH are set, set them to that before the next \
+        restart.",
+        new.partitions, new.queue_limit, new.prefetch, new.wire
+    )
+}
+
+/// Closes and drains the queues of a topology. If that fails, or on `stop`, opens them again.
+async fn empty_or_undo(
+    database: &mut PgConnection,
+    broker: &Broker,
+    channel: &Channel,
+    topology: Topology,
+    stop: &CancellationToken,
+) -> Result<Emptied> {
+    record(database, topology, topology, Phase::Draining).await?;
+    let emptying = timeout(NOTICE + DRAIN_LIMIT, empty(database, broker, channel, topology));
+    let emptied = tokio::select! {
+        emptied = emptying => emptied
+            .unwrap_or_else(|_| Err(anyhow!("the queues were not empty within {} s; do workers run?",
+                DRAIN_LIMIT.as_secs()))),
+        () = stop.cancelled() => Err(anyhow!("stopped by a signal")),
+    };
+    let Err(error) = emptied else { return emptied };
+    record(database, topology, topology, Phase::Open).await.context(
+        "nothing was changed, but the queues are closed: a worker opens them again within \
+        seconds; if none runs, start one or run this again",
+    )?;
+    Err(error.context("nothing was changed, and updates are taken again"))
 }
 
 /// Waits until the queues are empty and no worker holds messages of them; they are closed then.
