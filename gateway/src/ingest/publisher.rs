@@ -9,6 +9,7 @@
 //! stops reading, possibly for minutes. So that such updates are not queued later, each link publishes
 //! through its own exchange, which is deleted before the next link is opened.
 
+mod broker_state;
 mod channels;
 mod confirms;
 mod lane;
@@ -45,6 +46,7 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
+pub(crate) use self::broker_state::{BrokerState, PublishError};
 use self::link::{Link, LinkError, fence};
 use super::pending::PendingRequests;
 
@@ -62,33 +64,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Pause between two declarations of missing queues.
 const COMPLETE_EVERY: Duration = Duration::from_secs(1);
 
-/// Why an update was not accepted, or may not have been.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum PublishError {
-    /// There is no connection: it was not sent.
-    #[error("RabbitMQ can't be reached")]
-    Absent,
-    /// RabbitMQ is short of memory or disk and blocks publishers: it was not sent.
-    #[error("RabbitMQ takes no updates now: it is short of memory or disk")]
-    Blocked,
-    /// The client's deadline passed before its turn: it was not sent.
-    #[error("there was no time left to send it")]
-    Late,
-    /// It was refused. RabbitMQ gives no reason: the queue is full, or has no available leader.
-    #[error("RabbitMQ refused it: the queue is full or not available")]
-    Full,
-    /// The topology is being changed: it was not sent.
-    #[error("the number of partitions is being changed")]
-    Changing,
-    /// It was unroutable, and was returned.
-    #[error("a queue is missing and is being declared again")]
-    NoQueue,
-    /// It was sent, but not confirmed in time, or the connection broke before: it may have been
-    /// accepted or not.
-    #[error("RabbitMQ did not confirm in time")]
-    Unconfirmed,
-}
-
 /// A request's updates of one partition, in order.
 #[derive(Default)]
 struct OfPartition {
@@ -103,18 +78,6 @@ pub(crate) struct Publisher {
     pending: Arc<PendingRequests>,
     /// Whether there is no link because the topology is being changed.
     changing: AtomicBool,
-}
-
-/// The state of the broker for publishers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum BrokerState {
-    Ready,
-    /// A queue is missing; the others accept updates.
-    Incomplete,
-    Blocked,
-    /// The topology is being changed.
-    Changing,
-    Absent,
 }
 
 impl Publisher {

@@ -20,7 +20,7 @@ use crate::{
     },
     gateway::App,
     http::error::ApiError,
-    middleware::{limits::limited, metrics::measured, tracing::traced},
+    middleware::{metrics::measured, timeout::limited, tracing::traced},
     openapi::page,
 };
 

@@ -255,7 +255,7 @@ impl Rig {
         bail!("the batch was refused again and again")
     }
 
-    /// What a worker that lives knows of a batch, and reports.
+    /// What a live worker knows about a batch, and reports.
     fn heard(&mut self, batch: &[Message], applied: &[Applied]) -> Result<()> {
         ensure!(batch.len() == applied.len(), "{} of {}", applied.len(), batch.len());
         for (message, applied) in batch.iter().zip(applied) {

@@ -160,7 +160,7 @@ async fn is_recorded(system: &System, condition: &str) -> Result<()> {
     .await
 }
 
-/// A change that goes on by itself.
+/// A change that continues in the background.
 fn launch_change(system: &System, name: &str, partitions: &str) -> Result<Process> {
     let arguments = ["topology", "change", "--partitions", partitions];
     let log = system.context.folder.join(format!("{name}.log"));

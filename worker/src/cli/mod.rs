@@ -2,7 +2,7 @@
 
 mod catalogue;
 mod incident;
-mod incident_text;
+mod incident_table;
 mod maintenance;
 mod parked;
 mod parsers;
