@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use super::message::{self, DecodeError};
 
 /// The version of an envelope.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = message::NEWEST;
 
 /// The message header with the ids of an envelope's updates, in order and separated by commas: they are
 /// known even if the body is unreadable.

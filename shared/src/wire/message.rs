@@ -22,9 +22,9 @@ use crate::{
 pub const VERSION: u16 = 1;
 /// The oldest version that this program reads.
 pub const OLDEST: u16 = 1;
-/// The newest version that this program reads and writes: that of an [envelope](super::envelope). The
+/// The newest version that this program reads and writes: that of an envelope. The
 /// [topology](crate::topology::Topology) records which one gateways may write.
-pub const NEWEST: u16 = super::envelope::VERSION;
+pub const NEWEST: u16 = 2;
 
 /// One status update on its way from gateway to worker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

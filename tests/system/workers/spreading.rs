@@ -170,8 +170,8 @@ async fn a_worker_that_stalls_in_its_transaction_is_replaced_and_does_no_harm(
 
 async fn a_worker_that_was_missed_may_not_commit(fixture: Arc<Fixture>) -> Result<()> {
     let system = System::prepared(&fixture).await?;
-    let join = "INSERT INTO sdb_worker (seen_at) VALUES
-        ((clock_timestamp() AT TIME ZONE 'UTC') - make_interval(secs => $1)) RETURNING id";
+    let join = "INSERT INTO sdb_worker (seen_at, reads) VALUES
+        ((clock_timestamp() AT TIME ZONE 'UTC') - make_interval(secs => $1), 2) RETURNING id";
     let mut database = system.database.acquire().await?;
     // As in a worker's session: compiling the plan would take longer than a membership lasts.
     sqlx::raw_sql("SET jit = off").execute(&mut *database).await?;
