@@ -11,10 +11,10 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-/// The programs, built.
+/// The built programs.
 #[derive(Clone, Debug)]
 pub struct Binaries {
-    /// Takes updates and answers queries.
+    /// Accepts updates and answers queries.
     pub gateway: PathBuf,
     /// Applies updates; also `migrate` and `catalogue apply`.
     pub worker: PathBuf,
@@ -63,7 +63,7 @@ pub fn build_programs<const COUNT: usize>(names: [&str; COUNT]) -> Result<[PathB
     if !cfg!(debug_assertions) {
         command.arg("--release");
     }
-    // What cargo tells this program of its own package would make it build dependencies again.
+    // Variables that cargo sets for this program would make it rebuild dependencies.
     for (name, _) in env::vars_os() {
         let package = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_"];
         if name.to_str().is_some_and(|name| package.iter().any(|own| name.starts_with(own))) {

@@ -13,7 +13,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Prints a line about what goes on to standard error. That nobody reads it, as with `| head`, is no failure.
+/// Prints a line about progress to standard error. A closed pipe, as with `| head`, is not an error.
 pub fn say(line: &str) {
     writeln!(io::stderr(), "deploy: {line}").ok();
 }
@@ -27,8 +27,8 @@ pub fn checkout() -> &'static Path {
 
 /// Where the servers of this checkout keep their data: one folder a user and checkout.
 ///
-/// It is not inside the checkout, since a checkout in a home of mode 700 is out of reach for the
-/// user that servers started by root run as.
+/// It is outside the checkout, because a checkout in a home of mode 700 is not accessible to the user
+/// that servers started by root run as.
 #[must_use]
 pub fn data_dir() -> PathBuf {
     let mut hasher = DefaultHasher::new();
@@ -38,15 +38,15 @@ pub fn data_dir() -> PathBuf {
     PathBuf::from(format!("/var/tmp/status-dashboard-{user}-{short:08x}"))
 }
 
-/// The names of the settings that this crate reads or hands on.
+/// The names of the settings that this crate reads or passes on.
 pub mod settings {
-    /// The database; set together with [`AMQP`] to use servers that run already.
+    /// The database; set together with [`AMQP`] to use existing servers.
     pub const DATABASE: &str = "SDB_DATABASE_URI";
     /// The Python dashboard's name for [`DATABASE`].
     pub const DATABASE_ALIAS: &str = "SDB_SQLALCHEMY_DATABASE_URI";
     /// The broker.
     pub const AMQP: &str = "SDB_AMQP_URI";
-    /// What tokens are signed with.
+    /// The key that signs tokens.
     pub const SECRET_KEY: &str = "SDB_SECRET_KEY";
     /// Where the gateway listens.
     pub const BIND: &str = "SDB_BIND";

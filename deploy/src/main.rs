@@ -24,7 +24,7 @@ fn main() -> ExitCode {
     };
     let outcome = Stop::on_signals().and_then(|stop| {
         let outcome = runner::run(&arguments, &stop);
-        // Whatever fails after a Ctrl-C, for example the build that got it too, is no failure.
+        // A failure after Ctrl-C, for example of the build that received it, too, is not an error.
         if stop.is_asked() { Ok(()) } else { outcome }
     });
     match outcome {

@@ -16,7 +16,7 @@ use nix::{
     unistd::Pid,
 };
 
-/// How often a process is looked at that is expected to come up or to end.
+/// How often a process that is expected to start or to end is checked.
 pub(crate) const POLL: Duration = Duration::from_millis(20);
 
 type Request = (Command, mpsc::Sender<io::Result<Child>>);
@@ -35,7 +35,7 @@ pub fn spawn(command: Command) -> io::Result<Child> {
         let (sender, requests) = mpsc::channel::<Request>();
         thread::spawn(move || {
             for (mut command, reply) in requests {
-                // The asker waits for the reply, so it is there to take it.
+                // The caller waits for the reply, so the channel is open.
                 drop(reply.send(command.spawn()));
             }
         });
@@ -128,12 +128,12 @@ pub(crate) fn freeze_family(root: u32) -> Vec<u32> {
     }
 }
 
-/// Lets a process and all that it started go on after [`freeze_family`].
+/// Resumes a process and its descendants after [`freeze_family`].
 pub(crate) fn thaw_family(root: u32) {
     resume_all(&family(root, &running()));
 }
 
-/// Lets processes go on that were stopped (SIGSTOP).
+/// Resumes stopped (SIGSTOP) processes.
 pub(crate) fn resume_all(processes: &[u32]) {
     for process in processes {
         send(*process, Signal::SIGCONT);

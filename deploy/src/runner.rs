@@ -36,7 +36,7 @@ use self::{
     system::System,
 };
 
-/// How long the gateways may take to be ready.
+/// Time limit for the gateways to become ready.
 const READY_LIMIT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(50);
 /// The sample catalogue, from the checkout.
@@ -62,7 +62,7 @@ impl Stop {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// An error once the user has asked, to leave what is under way.
+    /// An error once the user has asked to stop, to abandon what is in progress.
     fn check(&self) -> Result<()> {
         if self.is_asked() { Err(anyhow::anyhow!("stopped by a signal")) } else { Ok(()) }
     }
@@ -119,7 +119,7 @@ pub(crate) fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
     let token = system.finish("gateway token", system.gateway(&["token"]), Stdio::piped())?;
     let usage = usage::Usage { addresses: &addresses, token: token.trim(), has_samples };
     let environment_file = usage.write_environment(&backing, &system)?;
-    // That nobody reads it, as with `| head`, stops nothing.
+    // A closed pipe, as with `| head`, stops nothing.
     writeln!(io::stdout(), "{}", usage.text(&environment_file.command())).ok();
     say("everything is running; Ctrl-C stops it, and the next start finds the data");
     while healthy(&mut children).is_ok() {
@@ -130,8 +130,8 @@ pub(crate) fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
     outcome
 }
 
-/// Prepares the database where that is ours to do or asked for; otherwise looks whether it is
-/// prepared. Returns whether it has the components of the sample catalogue, as far as is known.
+/// Prepares the database if it is private or if that was requested; otherwise checks whether it is
+/// prepared. Returns whether it is known to have the components of the sample catalogue.
 fn prepare(arguments: &Arguments, backing: &Backing, system: &System) -> Result<bool> {
     if backing.is_private() || arguments.prepare {
         say("preparing the database: `worker migrate`");

@@ -24,11 +24,11 @@ pub struct Config {
     pub broker: Broker,
     /// What tokens are checked against.
     pub auth: AuthConfig,
-    /// Whether an update that is covered already answers 409.
+    /// Whether an update that an incident already covers is answered 409.
     pub conflict: bool,
     /// Days that the record of each update is kept.
     pub inbox_days: u32,
-    /// How much is taken on at once.
+    /// Limits of concurrent work.
     pub limits: Limits,
 }
 
@@ -43,7 +43,7 @@ pub struct AuthConfig {
     ambiguous: Vec<&'static str>,
 }
 
-/// How much is taken on at once.
+/// Limits of concurrent work.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// HTTP connections.
@@ -52,11 +52,11 @@ pub struct Limits {
     pub keep_alive: Duration,
     /// Updates between arrival and answer.
     pub in_flight: usize,
-    /// Updates that one token may send in a second; none for as many as it likes.
+    /// Updates per second for each token; none for no limit.
     pub updates_per_second: Option<NonZeroU32>,
     /// Database connections of each of the two pools.
     pub database_connections: u32,
-    /// Lists that are too large to hold, and so are streamed.
+    /// Maximum number of lists streamed at once, because they are too large to keep in memory.
     pub streamed_lists: usize,
 }
 
@@ -100,8 +100,8 @@ impl Config {
 }
 
 impl AuthConfig {
-    /// From the settings. Those that the Python dashboard reads otherwise than earlier versions of
-    /// this program count in both ways, so that tokens stay good.
+    /// From the settings. Those that earlier versions of this program read differently from the Python
+    /// dashboard are accepted in both forms, so that tokens stay valid.
     ///
     /// # Errors
     /// When there is no key, or something can't be used.

@@ -1,4 +1,4 @@
-//! What the endpoints share. It knows no endpoint.
+//! What the endpoints share. It does not depend on any endpoint.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::{
     auth::{Auth, rate_limit::RateLimit},
     config::{AuthConfig, Limits},
     http::body::BodyMemory,
-    ingest::{pending::Waiters, publisher::Publisher, submit::Intake},
+    ingest::{pending::PendingRequests, publisher::Publisher, submit::Intake},
     lists::Lists,
     stop::Stop,
     store::{catalogue::CatalogueCopy, clock::DatabaseClock, pools, version::Versions},
@@ -21,9 +21,9 @@ use crate::{
 pub(crate) struct App {
     pub(crate) auth: Auth,
     pub(crate) catalogue: CatalogueCopy,
-    /// What updates are stamped by.
+    /// The clock that stamps updates.
     pub(crate) clock: Arc<DatabaseClock>,
-    pub(crate) waiters: Arc<Waiters>,
+    pub(crate) pending: Arc<PendingRequests>,
     pub(crate) publisher: Arc<Publisher>,
     /// For what is small and quick: receipts, versions, the incidents of answers.
     pub(crate) answers: PgPool,
@@ -31,12 +31,12 @@ pub(crate) struct App {
     pub(crate) in_flight: Semaphore,
     /// How many there are.
     pub(crate) most_in_flight: usize,
-    /// How many updates a token may send; none when that is not limited.
+    /// The rate limit of tokens; none without a limit.
     pub(crate) rate_limit: Option<RateLimit>,
-    /// What the bodies of requests with many updates may take.
+    /// The memory for the bodies of requests with many updates.
     pub(crate) bodies: BodyMemory,
     pub(crate) lists: Lists,
-    /// Tells which state the lists of the database have.
+    /// Reads the version of the lists from the database.
     pub(crate) versions: Versions,
     pub(crate) conflict: bool,
     pub(crate) inbox_days: u32,
@@ -54,14 +54,14 @@ impl App {
     ) -> Self {
         let answers = pools::answers(database, limits.database_connections);
         let versions = Versions::new(database.clone().with(BY_INDEX));
-        let waiters = Arc::new(Waiters::new(answers.clone(), versions.clone()));
+        let pending = Arc::new(PendingRequests::new(answers.clone(), versions.clone()));
         let clock = Arc::new(DatabaseClock::new());
         Self {
             auth: Auth::new(auth),
             catalogue: CatalogueCopy::new(answers.clone(), clock.clone()),
             clock,
-            publisher: Arc::new(Publisher::new(waiters.clone())),
-            waiters,
+            publisher: Arc::new(Publisher::new(pending.clone())),
+            pending,
             answers,
             in_flight: Semaphore::new(limits.in_flight),
             most_in_flight: limits.in_flight,
@@ -79,12 +79,12 @@ impl App {
         }
     }
 
-    /// Waits until the gateway is to stop.
+    /// Waits until the gateway is stopping.
     pub(crate) async fn stops(&self) -> Instant {
         self.stop.stops().await
     }
 
-    /// The way of updates into the queues.
+    /// What publishes updates to the queues.
     pub(crate) fn intake(&self) -> Intake<'_> {
         Intake {
             rate_limit: self.rate_limit.as_ref(),
@@ -92,7 +92,7 @@ impl App {
             catalogue: &self.catalogue,
             clock: &self.clock,
             database: &self.answers,
-            waiters: &self.waiters,
+            pending: &self.pending,
             publisher: &self.publisher,
             stop: &self.stop,
         }

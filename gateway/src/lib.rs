@@ -1,5 +1,5 @@
-//! The gateway: takes status updates over HTTP and publishes them, and shows what is in the
-//! database. It never decides and never writes.
+//! The gateway: accepts status updates over HTTP and publishes them to RabbitMQ, and serves what is in
+//! the database. It never applies updates and never writes.
 
 mod api;
 pub mod auth;

@@ -1,4 +1,4 @@
-//! When the gateway is to stop, and for how long it goes on with what it has begun.
+//! When the gateway must stop, and for how long it continues what it has started.
 
 use std::{sync::OnceLock, time::Duration};
 
@@ -8,10 +8,10 @@ use tokio_util::sync::CancellationToken;
 /// Time after `stop` in which outcomes are waited for: less than the server gives its connections.
 const LAST_OUTCOME: Duration = Duration::from_secs(8);
 
-/// Tells all who serve requests that the gateway is to stop.
+/// Announces to all tasks that the gateway is stopping.
 pub(crate) struct Stop {
     token: CancellationToken,
-    /// When that was seen.
+    /// When that was noticed.
     seen: OnceLock<Instant>,
 }
 
@@ -24,13 +24,13 @@ impl Stop {
         self.token.is_cancelled()
     }
 
-    /// Waits until the gateway is to stop.
+    /// Waits until the gateway is stopping.
     pub(crate) async fn stops(&self) -> Instant {
         self.token.cancelled().await;
         *self.seen.get_or_init(Instant::now)
     }
 
-    /// Waits until the gateway is to stop, and then for as long as an outcome may still be waited for.
+    /// Waits until the gateway is stopping, and then for as long as outcomes may still be awaited.
     pub(crate) async fn ends(&self) {
         sleep_until(self.stops().await + LAST_OUTCOME).await;
     }

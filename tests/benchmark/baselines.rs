@@ -62,7 +62,7 @@ impl Bare {
 
 impl Drop for Bare {
     fn drop(&mut self) {
-        // It may have ended by itself, which its load has told.
+        // It may have ended by itself, which its load has reported.
         drop(self.child.kill());
         drop(self.child.wait());
     }

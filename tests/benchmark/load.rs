@@ -32,7 +32,7 @@ const STEADY_CONNECTIONS: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// What a connection that broke waits before it is made again.
 const RECONNECT: Duration = Duration::from_millis(10);
-/// The longest latency that is told apart, in µs.
+/// The longest latency with a bucket of its own, in µs.
 const LONGEST: u64 = 60_000_000;
 
 /// Bodies that are sent one after the other, in this order, and from the first one again after the last.

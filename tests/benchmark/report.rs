@@ -210,7 +210,7 @@ impl Row {
 pub(crate) struct Report {
     pub(crate) rows: Vec<Row>,
     pub(crate) loads: Vec<Load>,
-    /// What whoever reads the table should know.
+    /// Notes for readers of the table.
     pub(crate) notes: Vec<String>,
 }
 

@@ -1,6 +1,6 @@
-//! A storm over the whole system: real gateways and workers on real servers, under load, while
-//! processes and servers are killed, stalled and restarted, connections cut and queues reshaped. At
-//! the end, what the clients were told is compared with what the database has.
+//! A storm over the whole system: real gateways and workers on real servers, under load, while processes
+//! and servers are killed, stalled and restarted, connections cut and queues reshaped. At the end, the
+//! clients' answers are compared with the database.
 
 mod diary;
 mod load;

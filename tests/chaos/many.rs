@@ -99,7 +99,7 @@ impl Load {
     }
 }
 
-/// What each update was told; a refusal of the whole is that of each.
+/// The answer for each update; a refusal of the whole request counts for each.
 fn results(answer: &Answer, updates: &[Update]) -> Result<Vec<Told>> {
     if answer.status != 200 {
         return updates.iter().map(|update| read(answer, update.impact)).collect();

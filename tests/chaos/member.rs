@@ -1,4 +1,4 @@
-//! One gateway or worker, through all its lives, and its wires to the servers.
+//! One gateway or worker, across restarts, with its connections to the servers.
 
 use std::{
     fs::{self, File},
@@ -14,7 +14,7 @@ use deploy::process;
 use harness::{System, proxy::Proxy};
 use nix::sys::signal::Signal;
 
-/// Time for a process that is told to stop.
+/// Time limit for stopping a process.
 pub(crate) const STOP_LIMIT: Duration = Duration::from_secs(25);
 
 /// A gateway or a worker.

@@ -37,7 +37,7 @@ pub(crate) struct Edits {
     pub(crate) confirmed: Vec<(u64, String)>,
     /// Edits that were held open for longer than a moment.
     pub(crate) held: usize,
-    /// Edits that failed, or of which nobody was told how they ended.
+    /// Edits that failed, or whose result is unknown.
     pub(crate) unknown: usize,
 }
 

@@ -45,7 +45,7 @@ pub(crate) enum Fault {
     Kill { member: usize, away: Duration },
     /// A process is stalled (SIGSTOP) for a while.
     Stall { member: usize, time: Duration },
-    /// A process is told to stop (SIGTERM), and started again.
+    /// A process is stopped (SIGTERM) and restarted.
     Roll { member: usize },
     /// A server is stopped and started again after a while.
     Restart { server: Server, away: Duration },

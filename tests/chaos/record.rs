@@ -1,4 +1,4 @@
-//! What the clients sent and what they were told.
+//! The requests of the clients and their answers.
 
 use std::{
     fs::File,

@@ -1,4 +1,4 @@
-//! Breaks things, mends them, and measures how long the system takes to recover.
+//! Injects faults, removes them, and measures how long the system takes to recover.
 
 mod topology;
 

@@ -74,7 +74,7 @@ const fn mixed(number: usize) -> usize {
     number.wrapping_mul(2_654_435_761) >> 7
 }
 
-/// What a client was told about an update.
+/// The answer that a client got for an update.
 #[derive(Clone, Debug)]
 pub enum Told {
     /// 200 or 201: its outcome.
@@ -222,7 +222,7 @@ impl Burst {
         self.hears([gateway], "that it does not know", such).await
     }
 
-    /// Waits until this gateway refuses updates with a sentence that has these words.
+    /// Waits until this gateway refuses updates with an error message that contains these words.
     pub async fn is_refused_by(&self, gateway: usize, words: &str) -> Result<()> {
         let such = |sent: &Sent| matches!(&sent.told, Told::Refused(_, why) if why.contains(words));
         self.hears([gateway], &format!("503, `{words}`"), such).await

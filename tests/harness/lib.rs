@@ -103,8 +103,8 @@ pub struct Fixture {
     pub name: String,
     /// A folder of the test's own.
     pub folder: PathBuf,
-    /// Whether prepared databases have a journal ([`verdict`]), from which it can be told at the end
-    /// that all is as it must be.
+    /// Whether prepared databases have a journal ([`verdict`]), from which it can be determined at the
+    /// end that all is as it must be.
     pub has_journal: bool,
 }
 

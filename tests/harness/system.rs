@@ -332,7 +332,7 @@ impl System {
 
     /// The database is what follows from what was decided and from what others wrote. An update that
     /// was parked since RabbitMQ gave it up, or since the database refused it, is believed to be so. A
-    /// database that the harness did not prepare has no journal, and is passed over.
+    /// database that the harness did not prepare has no journal, and is skipped.
     async fn state_is_right(&self) -> Result<()> {
         let mut connection = self.database.acquire().await?;
         if !verdict::is_installed(&mut connection).await? {

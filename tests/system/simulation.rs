@@ -52,7 +52,7 @@ async fn histories_that_once_failed_or_are_rarely_drawn_agree_too(
             Step::Work(Pick(0), 1, End::Done),
             Step::Work(Pick(0), 1, End::Done),
         ],
-        // Parked while its component was gone: delivered again it stays parked, put back it is decided.
+        // Parked while its component was gone: redelivered it stays parked, requeued it is decided.
         vec![
             post(None),
             toggle(),

@@ -15,7 +15,7 @@ pub struct Config {
     pub database: ConnectOptions,
     /// RabbitMQ.
     pub broker: Broker,
-    /// Updates in one transaction, at most.
+    /// Maximum number of updates in one transaction.
     pub batch: usize,
     /// Days that the record of each update is kept.
     pub inbox_days: u32,

@@ -39,14 +39,14 @@ pub enum RunError {
 const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
 const UPKEEP_EVERY: Duration = Duration::from_secs(3600);
 const UPKEEP_PAUSE: Duration = Duration::from_secs(5);
-/// Time for one upkeep: a connection that fell silent must not end it for good.
+/// Time limit of one maintenance run of the inbox: a silent connection must not stop it forever.
 const UPKEEP_LIMIT: Duration = Duration::from_secs(600);
 /// Time for the replies to the last batch.
 const REPLY_LIMIT: Duration = Duration::from_secs(1);
 /// Time for the last batch after `stop`.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 
-/// Consumes until `stop`. Broker and database may come and go meanwhile.
+/// Consumes until `stop`. The broker and the database may be unavailable meanwhile.
 ///
 /// # Errors
 /// When the database is not prepared, or its topology is not the settings', or when the address for
@@ -57,7 +57,7 @@ pub async fn run(
     stop: CancellationToken,
 ) -> Result<(), RunError> {
     let readiness = Arc::new(Readiness::new(stop.clone()));
-    // Served before anything else, so that it says what is waited for.
+    // Served first, so that readiness shows what the worker waits for.
     let _admin = match config.admin {
         Some(address) => Some(serve_admin(address, readiness.clone()).await?),
         None => None,
@@ -68,13 +68,13 @@ pub async fn run(
         recorded = Topology::read_once_up(&config.database, settings) => drop(recorded?),
         () = stop.cancelled() => return Ok(()),
     };
-    // Without its partitions the inbox takes nothing.
+    // Without partitions the inbox accepts no rows.
     tokio::select! {
         () = upkeep.once() => {}
         () = stop.cancelled() => return Ok(()),
     }
     let upkeep = supervise::keep("upkeep", upkeep.run());
-    readiness.waits("RabbitMQ has not answered yet");
+    readiness.waiting_for("RabbitMQ has not answered yet");
     let _measuring = config.admin.map(|_| {
         let database = Database::new(config.database.clone());
         let measuring = sampling::database(database, config.inbox_days);
@@ -87,7 +87,7 @@ pub async fn run(
     Ok(())
 }
 
-/// Serves health and metrics until what it returns is dropped.
+/// Serves health and metrics until the returned value is dropped.
 async fn serve_admin(
     address: SocketAddr,
     readiness: Arc<Readiness>,
@@ -97,7 +97,7 @@ async fn serve_admin(
     Ok(AbortOnDropHandle::new(supervise::keep("health and metrics", serving)))
 }
 
-/// Consumes until `stop`, one session after the other; then the last batch and its replies have their time.
+/// Consumes until `stop`, one session after the other; then waits for the last batch and its replies.
 async fn consume(config: Config, readiness: Arc<Readiness>, stop: &CancellationToken) {
     let (replies, replying) = ReplySender::start(config.broker.clone());
     let abandon = CancellationToken::new();
@@ -120,7 +120,7 @@ async fn consume(config: Config, readiness: Arc<Readiness>, stop: &CancellationT
             let reason = chain(&error);
             let line = "this worker's part ended: what it held is delivered again";
             throttled!(warn, &reason, reason, "{line}");
-            consumer.readiness.is_away(reason);
+            consumer.readiness.unavailable(reason);
             pause(RECONNECT_PAUSE, stop).await;
         }
     }
@@ -145,7 +145,7 @@ async fn pause(time: Duration, stop: &CancellationToken) {
     timeout(time, stop.cancelled()).await.unwrap_or_default();
 }
 
-/// Makes and drops partitions of the inbox, and forgets old idempotency keys.
+/// Creates and drops partitions of the inbox, and deletes old idempotency keys.
 struct Upkeep {
     database: Database,
     days: u32,

@@ -10,9 +10,9 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-/// Says `yes` or `no` where nobody can be asked.
+/// Answers `yes` or `no` if nobody can be asked.
 pub(super) const VARIABLE: &str = "STATUS_DASHBOARD_INSTALL_PACKAGES";
-/// Between two looks at whether the question is abandoned.
+/// Pause between two checks whether the question was abandoned.
 const POLL: Duration = Duration::from_millis(50);
 
 /// Who decides whether missing packages are installed.
@@ -94,14 +94,14 @@ fn ask(question: &str, abandoned: &dyn Fn() -> bool) -> Result<bool> {
     thread::spawn(move || {
         let mut line = String::new();
         let read = io::stdin().lock().read_line(&mut line).map(|_| line);
-        // Nobody takes the answer to a question that was abandoned.
+        // The answer to an abandoned question is discarded.
         drop(sender.send(read));
     });
     loop {
         match answer.recv_timeout(POLL) {
             Ok(line) => return Ok(is_yes(&line.context("the answer can't be read")?)),
             Err(RecvTimeoutError::Timeout) if abandoned() => {
-                // The question stands on a line of its own.
+                // The question has its own line.
                 writeln!(io::stderr()).ok();
                 bail!("stopped by a signal");
             }

@@ -31,8 +31,8 @@ impl Address {
         setting(ADMIN).map_or(Ok(Vec::new()), |first| Self::consecutive(ADMIN, &first, processes))
     }
 
-    /// On one port after the other, all of them free, so that a port that is taken is said before
-    /// anything has started.
+    /// On consecutive ports, all of them free, so that an occupied port is reported before anything has
+    /// started.
     fn consecutive(name: &str, first: &str, count: u16) -> anyhow::Result<Vec<Self>> {
         let first_address = parse(name, first)?;
         (0..count)
@@ -59,7 +59,7 @@ impl Address {
         format!("http://{}", self.reachable())
     }
 
-    /// Whether the gateway there says that it is ready; if not, what it says, if anything.
+    /// Whether the gateway there is ready; if not, its answer, if any.
     pub(super) fn readiness(&self) -> Result<(), Option<String>> {
         let probe = || -> std::io::Result<String> {
             let mut stream = TcpStream::connect_timeout(&self.reachable(), LIMIT)?;

@@ -39,10 +39,10 @@ Environment:
                                       nothing is installed
   All other SDB_ settings are passed on to gateway and worker.";
 
-/// More than this on one machine is a slip of the finger.
+/// More than this on one machine is probably a typing error.
 const MOST: u16 = 64;
 
-/// What the command line asks for.
+/// The parsed command line.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Arguments {
     /// How many gateways to run.

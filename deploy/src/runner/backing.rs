@@ -121,7 +121,7 @@ impl Backing {
         }
     }
 
-    /// What tokens are signed with.
+    /// The key that signs tokens.
     pub(super) fn secret_key(&self) -> Result<String> {
         match &self.secret_key {
             Some(key) => Ok(key.clone()),

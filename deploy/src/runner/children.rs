@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use deploy::process::{self, describe};
 use nix::sys::signal::Signal;
 
-/// How long all gateways, and then all workers, may take to stop.
+/// Time limit for all gateways, and then all workers, to stop.
 const STOP_LIMIT: Duration = Duration::from_secs(15);
 
 /// The gateways and workers; stopped when this is dropped.

@@ -1,4 +1,4 @@
-//! The folder that holds a pair of servers' data, logs and passwords, and who may read what.
+//! The folder with a pair of servers' data, logs and passwords, and its permissions.
 
 use std::{
     ffi::OsStr,
@@ -204,8 +204,8 @@ impl Folder {
         self.account.clone()
     }
 
-    /// Says so early when the servers' user can't get here, for example through a home of mode
-    /// 700; the servers' own messages would be less clear.
+    /// Reports early that the servers' user can't access the folder, for example because of a home of
+    /// mode 700; the servers' own messages would be less clear.
     fn check_reachable(&self) -> Result<()> {
         let mut check = self.account.command("test");
         let reached = check.arg("-x").arg(&self.path).status().context("`setpriv` can't be run")?;

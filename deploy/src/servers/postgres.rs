@@ -168,7 +168,7 @@ impl Postgres {
         self.server.pause();
     }
 
-    /// Lets them go on.
+    /// Resumes them.
     pub fn resume(&self) {
         self.server.resume();
     }

@@ -164,7 +164,7 @@ impl RabbitMq {
         self.server.pause();
     }
 
-    /// Lets them go on.
+    /// Resumes them.
     pub fn resume(&self) {
         self.server.resume();
     }

@@ -16,13 +16,13 @@ use nix::sys::signal::Signal;
 
 use crate::{process, say};
 
-/// How long a server may take to come up. RabbitMQ takes 6 to 7 s on an idle machine.
+/// Time limit for a server to start. RabbitMQ takes 6 to 7 s on an idle machine.
 const START_LIMIT: Duration = Duration::from_secs(60);
-/// How long a server may take to stop before it is killed.
+/// Time limit for a server to stop before it is killed.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
-/// How long the servers of a run that was killed may take to stop before they are killed.
+/// Time limit for servers of a killed run to stop before they are killed.
 const LEFTOVER_LIMIT: Duration = Duration::from_secs(15);
-/// A log is begun anew at the next start when it is larger.
+/// A log larger than this is truncated at the next start.
 const LARGE_LOG: u64 = 16 << 20;
 
 /// A server and its log.
@@ -61,8 +61,8 @@ impl Server {
 
     /// Opens the log with a lock that lasts until the last process has closed it.
     ///
-    /// All the processes of a server inherit it as their output, so that it tells whether any of
-    /// an earlier run still live: they use the same data, and two at once would destroy it.
+    /// All processes of a server inherit it as their output, so that it shows whether any of an earlier
+    /// run are still alive: two servers on the same data would destroy it.
     fn open_log(&self) -> Result<File> {
         let log = OpenOptions::new().append(true).create(true).mode(0o600).open(&self.log)?;
         if !locked_within(&log, Duration::ZERO)? {
@@ -128,7 +128,7 @@ impl Server {
     pub(super) fn ask_to_stop(&self) {
         if let Some(child) = self.child().as_mut() {
             process::signal(child, self.stop_signal);
-            // Should it have been paused: it gets the signal only when it goes on.
+            // If it was paused, it receives the signal only when it is resumed.
             process::thaw_family(child.id());
         }
     }
@@ -169,7 +169,7 @@ impl Server {
         }
     }
 
-    /// Lets them go on.
+    /// Resumes them.
     pub(super) fn resume(&self) {
         if let Some(pid) = self.pid() {
             process::thaw_family(pid);

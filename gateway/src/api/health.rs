@@ -1,4 +1,4 @@
-//! `GET /healthz` and `GET /readyz`: is the process alive, and should requests come here.
+//! `GET /healthz` and `GET /readyz`: liveness and readiness.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,7 +14,8 @@ use utoipa::ToSchema;
 
 use crate::{gateway::App, ingest::publisher::BrokerState, store::catalogue::Catalogue};
 
-/// Well below the second that probes and scrapers wait at least: without PostgreSQL the gateway lives.
+/// Well below one second, the shortest timeout of probes and scrapers: without PostgreSQL the gateway is
+/// still alive.
 const DATABASE_LIMIT: Duration = Duration::from_millis(500);
 
 #[derive(Serialize, ToSchema)]
@@ -85,7 +86,7 @@ pub(crate) async fn readyz(State(app): State<Arc<App>>) -> Response {
     (readiness.status(), Json(readiness.body())).into_response()
 }
 
-/// What the gateway can do at this moment.
+/// The readiness of the gateway at this moment.
 pub(crate) struct Readiness {
     stopping: bool,
     catalogue: Option<Arc<Catalogue>>,
@@ -98,7 +99,7 @@ pub(crate) struct Readiness {
 
 impl Readiness {
     pub(crate) async fn of(app: &App) -> Self {
-        // One reading for all who ask, on a connection of its own: it holds up no update.
+        // Concurrent requests share one query, on its own connection, so that no update waits for it.
         let database = matches!(timeout(DATABASE_LIMIT, app.versions.now()).await, Ok(Ok(_)));
         Self {
             stopping: app.stop.is_cancelled(),

@@ -1,4 +1,4 @@
-//! `GET /metrics`: what this gateway counts and measures.
+//! `GET /metrics`: the metrics of this gateway.
 
 use std::sync::Arc;
 

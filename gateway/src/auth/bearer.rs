@@ -10,7 +10,7 @@ use shared::{
 
 use crate::{config::AuthConfig, http::error::ApiError};
 
-/// Seconds that clocks may differ by.
+/// Tolerated difference between clocks, in seconds.
 const LEEWAY: f64 = 5.0;
 
 /// Checks tokens.
@@ -24,7 +24,7 @@ impl Auth {
     /// With the keys and the claim of the settings.
     #[must_use]
     pub fn new(config: AuthConfig) -> Self {
-        // The only algorithm, whatever the token's header asks for.
+        // The only accepted algorithm, whatever the token's header names.
         let mut validation = Validation::new(Algorithm::HS256);
         // Times are checked here: the library takes only those that fit an unsigned integer.
         validation.validate_exp = false;
@@ -39,14 +39,14 @@ impl Auth {
         Self { keys, names: config.claims, validation }
     }
 
-    /// Checks the request's token; returns it.
+    /// Checks the token of a request and returns it.
     ///
     /// # Errors
-    /// 401, which says to the log alone what was wrong.
+    /// 401; only the log has the reason.
     pub(crate) fn check<'a>(&self, headers: &'a HeaderMap) -> Result<&'a str, ApiError> {
         self.verify(headers).map_err(|refusal| {
             GATEWAY.tokens_refused.of(refusal).inc();
-            // A word, since the errors of others may show a part of the token.
+            // A fixed word, because the errors of libraries may contain a part of the token.
             let reason = refusal.word();
             throttled!(info, reason, reason, "token refused");
             ApiError::new(
@@ -57,10 +57,10 @@ impl Auth {
         })
     }
 
-    /// The token of a request, when it is good.
+    /// The token of a request, if it is valid.
     ///
     /// # Errors
-    /// When it is not, with the reason.
+    /// The reason, if it is invalid.
     pub fn verify<'a>(&self, headers: &'a HeaderMap) -> Result<&'a str, TokenRefusal> {
         let header = headers.get(header::AUTHORIZATION).ok_or(TokenRefusal::NoHeader)?;
         let (scheme, token) = header
@@ -83,7 +83,7 @@ impl Auth {
         let mut refused = TokenRefusal::Malformed;
         for key in &self.keys {
             match jsonwebtoken::decode(token, key, &self.validation) {
-                // Extensions that must be understood, of which none is (RFC 7515, 4.1.11).
+                // Critical extensions; none is supported (RFC 7515, 4.1.11).
                 Ok(token) if token.header.crit.is_some() => return Err(TokenRefusal::Malformed),
                 Ok(token) => return Ok(token.claims),
                 Err(error) if matches!(error.kind(), ErrorKind::InvalidSignature) => {
@@ -96,7 +96,7 @@ impl Auth {
     }
 }
 
-/// Whether Python takes a value for true.
+/// Whether Python treats a value as true.
 fn is_true(value: Option<&Value>) -> bool {
     match value {
         None | Some(Value::Null) => false,

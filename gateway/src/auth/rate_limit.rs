@@ -6,16 +6,17 @@ use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
-/// Tokens that are told apart. Only who has our key can make more than are in use.
+/// Maximum number of tokens with a limit of their own. Only the holder of our key can create more than
+/// are in use.
 const KEPT: usize = 10_000;
-/// What a token that was quiet may send at once, as time.
+/// The burst of an idle token, as the time that its updates take up.
 const BURST: Duration = Duration::from_secs(1);
 
 /// A limit for each token, kept by this gateway alone.
 pub(crate) struct RateLimit {
     /// The time that one update takes up.
     interval: Duration,
-    /// Up to when each token has taken its time up, by its digest.
+    /// The time up to which each token has used its rate, by digest.
     taken: Mutex<HashMap<[u8; 32], Instant>>,
 }
 
@@ -24,13 +25,13 @@ impl RateLimit {
         Self { interval: BURST / per_second.get(), taken: Mutex::default() }
     }
 
-    /// Takes one update of this token, unless it has sent as many as it may; then it may send the
-    /// next within a second.
+    /// Counts one update of this token, unless the limit is reached; the token can send the next one
+    /// within a second then.
     pub(crate) fn take(&self, token: &str, now: Instant) -> bool {
         let key = Sha256::digest(token.as_bytes()).into();
         let mut taken = self.taken.lock();
         if taken.len() >= KEPT && !taken.contains_key(&key) {
-            // What has passed is as good as never taken.
+            // Use of a time that has passed no longer counts.
             taken.retain(|_, until| *until > now);
             if taken.len() >= KEPT {
                 taken.clear();
@@ -63,7 +64,7 @@ mod tests {
         for (millis, may) in [(249, false), (250, true), (250, false), (499, false), (500, true)] {
             assert_eq!(limit.take("a", at(millis)), may, "{millis}");
         }
-        // Quiet for longer, it has no more than a second's worth.
+        // However long it was idle, it may send the updates of one second at once.
         assert_eq!((0..10).filter(|_| limit.take("a", at(60_000))).count(), 4);
     }
 
@@ -82,10 +83,10 @@ mod tests {
             assert!(limit.take(&number.to_string(), now));
         }
         assert_eq!(kept(), KEPT);
-        // One that is known needs no room.
+        // A known token needs no space.
         assert!(!limit.take("0", now));
         assert_eq!(kept(), KEPT);
-        // Those that were quiet make room first.
+        // Idle tokens are removed first.
         assert!(limit.take("0", now + BURST));
         assert!(limit.take("more", now + BURST));
         assert_eq!(kept(), 2);

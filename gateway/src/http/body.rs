@@ -12,21 +12,21 @@ use tokio::{
 
 use super::error::ApiError;
 
-/// Bytes of the body of one update, at most.
+/// Maximum size of the body of one update, in bytes.
 pub(crate) const LARGEST_BODY: usize = 64 * 1024;
-/// Bytes of a body with many updates, at most.
+/// Maximum size of a body with many updates, in bytes.
 const LARGEST_OF_MANY: usize = 1024 * 1024;
-/// Time that a client may take to send its body.
+/// Time limit for a client to send its body.
 const BODY_LIMIT: Duration = Duration::from_secs(10);
 /// Memory for bodies with many updates, in KiB.
 const MEMORY: usize = 16 * 1024;
 
-/// The memory that bodies with many updates may take, all together: a place in flight is taken only
-/// once it is known how many updates there are. A body of one has its place before it is read.
+/// The memory limit for all bodies with many updates: `SDB_MAX_IN_FLIGHT` can limit them only once it is
+/// known how many updates they have. A single update counts as in flight before its body is read.
 pub(crate) struct BodyMemory(Semaphore);
 
-/// Memory that was set aside for a body; given back when dropped.
-pub(crate) struct Share<'a> {
+/// Memory reserved for a body; released when dropped.
+pub(crate) struct ReservedMemory<'a> {
     memory: &'a BodyMemory,
     taken: Option<SemaphorePermit<'a>>,
 }
@@ -38,15 +38,15 @@ impl BodyMemory {
     }
 }
 
-impl Share<'_> {
-    /// Sets aside what so many bytes in all take; only as they come, so that who announces a large body
-    /// and does not send it keeps nobody out.
+impl ReservedMemory<'_> {
+    /// Extends the reservation to this total. It grows as the bytes arrive, so that a client which
+    /// announces a large body without sending it does not exclude others.
     fn grow(&mut self, bytes: usize) -> Result<(), ApiError> {
         let kib = bytes.div_ceil(1024);
         let more = kib - self.taken.as_ref().map_or(0, SemaphorePermit::num_permits).min(kib);
         let more = u32::try_from(more).unwrap_or(u32::MAX);
         let grown = self.memory.0.try_acquire_many(more).map_err(|_| {
-            // As one: how many updates it has is not known.
+            // Counted as one, because the number of its updates is unknown.
             GATEWAY.refused.of(Refused::InFlight).inc();
             ApiError::unavailable("Too many updates are being read; nothing was queued, try again")
         })?;
@@ -58,7 +58,7 @@ impl Share<'_> {
     }
 }
 
-/// All of the body of one update.
+/// The whole body of one update.
 ///
 /// # Errors
 /// 413 when it is too large, 408 when it takes too long, 400 when it is cut off.
@@ -66,20 +66,20 @@ pub(crate) async fn read(body: Body) -> Result<Vec<u8>, ApiError> {
     collect(body, LARGEST_BODY, "64 KiB", |_| Ok(())).await
 }
 
-/// All of a body with many updates, and the memory that was set aside for it.
+/// The whole body with many updates, and the memory reserved for it.
 ///
 /// # Errors
 /// As [`read`]; 503 when there is no memory for it.
 pub(crate) async fn read_many(
     body: Body,
     memory: &BodyMemory,
-) -> Result<(Vec<u8>, Share<'_>), ApiError> {
-    let mut share = Share { memory, taken: None };
+) -> Result<(Vec<u8>, ReservedMemory<'_>), ApiError> {
+    let mut share = ReservedMemory { memory, taken: None };
     let bytes = collect(body, LARGEST_OF_MANY, "1 MiB", |bytes| share.grow(bytes)).await?;
     Ok((bytes, share))
 }
 
-/// 413, where `what` is larger than so many bytes.
+/// 413: `what` is larger than `bytes`.
 pub(crate) fn too_large(what: &str, bytes: &str) -> ApiError {
     let message = format!("The {what} is larger than {bytes}");
     ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message)

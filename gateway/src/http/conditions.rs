@@ -1,4 +1,5 @@
-//! What a client says about the list that it wants: which codings it accepts, and which states it has.
+//! Conditional requests and content negotiation for lists: the codings that a client accepts, and the
+//! versions that it has.
 
 use axum::http::{HeaderMap, HeaderName, header};
 
@@ -18,8 +19,8 @@ impl Coding {
     }
 }
 
-/// gzip wherever the client accepts it, unless it would rather have none (RFC 9110, 12.5.3). A part of the
-/// header that can't be read is passed over.
+/// gzip if the client accepts it and does not prefer identity (RFC 9110, 12.5.3). Malformed parts of the
+/// header are ignored.
 pub(crate) fn coding(headers: &HeaderMap) -> Coding {
     let (mut gzip, mut identity, mut others) = (None, None, None);
     for element in texts(headers, header::ACCEPT_ENCODING).flat_map(|text| text.split(',')) {
@@ -32,7 +33,7 @@ pub(crate) fn coding(headers: &HeaderMap) -> Coding {
             "*" => &mut others,
             _ => continue,
         };
-        // Of a coding that is named again the first counts.
+        // The first of a repeated coding counts.
         of.get_or_insert(weight);
     }
     let gzip = gzip.or(others).unwrap_or(0);
@@ -42,7 +43,7 @@ pub(crate) fn coding(headers: &HeaderMap) -> Coding {
 /// Optional white space.
 const OWS: [char; 2] = [' ', '\t'];
 
-/// The weight among the parameters of a coding, in thousandths, 1 without any; none when it can't be read.
+/// The weight among the parameters of a coding, in thousandths; 1 by default, none if it is malformed.
 fn weight<'a>(mut parameters: impl Iterator<Item = &'a str>) -> Option<u32> {
     let is_q = |parameter: &&str| parameter.get(..2).is_some_and(|q| q.eq_ignore_ascii_case("q="));
     let Some(value) = parameters.find(is_q).and_then(|parameter| parameter.get(2..)) else {
@@ -58,7 +59,7 @@ fn weight<'a>(mut parameters: impl Iterator<Item = &'a str>) -> Option<u32> {
     }
 }
 
-/// The states that a client has, as `If-None-Match` says (RFC 9110, 13.1.2).
+/// The versions that a client has according to `If-None-Match` (RFC 9110, 13.1.2).
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Known {
     /// Any one.
@@ -75,7 +76,7 @@ impl Known {
                 return Self::Any;
             }
             let mut rest = text;
-            // What can't be read, and all that follows it, is no tag of ours.
+            // A malformed part and everything after it can't be one of our tags.
             while let Some((tag, after)) = first_tag(rest) {
                 tags.push(tag.to_owned());
                 rest = after;
@@ -158,7 +159,7 @@ mod tests {
             (&["gzipped"], Coding::Identity),
             (&[""], Coding::Identity),
             (&[], Coding::Identity),
-            // Not to be read: nothing is said of gzip.
+            // Malformed: gzip is not mentioned.
             (&["gzip;q="], Coding::Identity),
             (&["gzip;q=2"], Coding::Identity),
             (&["gzip;q=1.5"], Coding::Identity),

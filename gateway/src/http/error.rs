@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 use shared::{telemetry::chain, throttled};
 use utoipa::ToSchema;
 
-/// Seconds after which a client may try again what a server could not take.
+/// Value of `Retry-After` in seconds for errors that are temporary.
 pub(crate) const RETRY_AFTER: &str = "1";
 
-/// An answer that is not a success: a fixed text for the client. Its cause goes to the log.
+/// An error response, with a fixed text for the client. The cause is logged.
 #[derive(Clone, Debug)]
 pub(crate) struct ApiError {
     status: StatusCode,
@@ -60,12 +60,12 @@ impl ApiError {
         error
     }
 
-    /// 503 for what can be tried again soon.
+    /// 503 for a temporary error.
     pub(crate) fn unavailable(message: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, message).with(header::RETRY_AFTER, RETRY_AFTER)
     }
 
-    /// 429 for who asks for too much.
+    /// 429 for a client over its limit.
     pub(crate) fn too_many(message: impl Into<String>) -> Self {
         Self::new(StatusCode::TOO_MANY_REQUESTS, message).with(header::RETRY_AFTER, RETRY_AFTER)
     }
@@ -75,7 +75,7 @@ impl ApiError {
         self.status
     }
 
-    /// The status, the message, and what is wrong with each field, to be a part of another answer.
+    /// The status, the message and the errors of fields, as a part of another answer.
     pub(crate) fn into_parts(self) -> (StatusCode, String, Option<Value>) {
         (self.status, self.message, self.errors)
     }

@@ -13,7 +13,7 @@ pub(crate) enum ImpactInput {
     Unreadable,
 }
 
-/// Reads an impact from text: its number or its word, written in the one way that the document has.
+/// Reads an impact from text: its number or its word, exactly as documented.
 pub(crate) fn impact_from_text(text: &str) -> ImpactInput {
     let mut impacts = Impact::REPORTABLE.into_iter().chain([Impact::Maintenance]);
     if let Some(impact) = impacts.find(|i| i.word() == text || i16::from(*i).to_string() == text) {
@@ -21,7 +21,7 @@ pub(crate) fn impact_from_text(text: &str) -> ImpactInput {
     }
     let digits = text.strip_prefix('-').unwrap_or(text);
     let is_whole = digits.bytes().all(|digit| digit.is_ascii_digit());
-    // `01` is no number, but a mistake.
+    // `01` is malformed.
     if is_whole && !digits.is_empty() && !digits.starts_with('0') {
         return ImpactInput::OutOfRange;
     }
@@ -34,7 +34,7 @@ pub(crate) fn impact_from_number(number: &Number) -> ImpactInput {
         let number = i16::try_from(number).unwrap_or(i16::MAX);
         return Impact::try_from(number).map_or(ImpactInput::OutOfRange, ImpactInput::Impact);
     }
-    // Beyond what a whole number can be it is kept as another one.
+    // serde_json keeps a number beyond the range of integers as a float.
     let is_large = number.as_f64().is_some_and(|number| number.abs() >= i64::MAX as f64);
     if is_large { ImpactInput::OutOfRange } else { ImpactInput::Unreadable }
 }

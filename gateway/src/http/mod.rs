@@ -1,4 +1,4 @@
-//! HTTP as such: errors, headers, queries, bodies. It knows no endpoint and no server.
+//! HTTP in general: errors, headers, queries, bodies. It depends on no endpoint and no server.
 
 pub(crate) mod body;
 pub(crate) mod conditions;

@@ -1,7 +1,7 @@
 //! Reads the header `Prefer` (RFC 7240, 2).
 
 /// The preferences of one header, each a name in lower case with its value, empty without one. Their
-/// parameters are left out. What can't be read ends the list.
+/// parameters are left out. A malformed part ends the list.
 pub(crate) fn preferences(header: &[u8]) -> Vec<(String, String)> {
     let mut reader = Reader { rest: header };
     let mut preferences = Vec::new();
@@ -27,7 +27,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Passes over white space, and over this byte if it is next, with the white space after it.
+    /// Skips white space, and this byte if it is next, with the white space after it.
     fn skips(&mut self, byte: u8) -> bool {
         self.rest = self.rest.trim_ascii_start();
         match self.rest.strip_prefix(&[byte]) {

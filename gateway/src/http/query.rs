@@ -16,12 +16,12 @@ use super::{
     schema,
 };
 
-/// Incidents on a page, at most.
+/// Maximum number of incidents on a page.
 const LARGEST_PAGE: u32 = 1_000;
-/// How a switch is turned off, and on.
+/// The values of a boolean parameter: off, and on.
 const OFF: [&str; 3] = ["false", "0", "False"];
 const ON: [&str; 4] = ["true", "1", "True", ""];
-/// Query parameters, the last of a repeated one; unknown ones are passed over.
+/// Query parameters. The last of a repeated one counts; unknown ones are ignored.
 pub(crate) struct Query {
     parameters: HashMap<String, String>,
     wrong: Map<String, Value>,
@@ -52,7 +52,7 @@ impl Query {
         Self { parameters: pairs.into_owned().collect(), wrong: Map::new() }
     }
 
-    /// Takes a text out. PostgreSQL's text has no NUL, so nothing there equals such a one.
+    /// Removes and returns a text. PostgreSQL's text can't contain NUL, so no row equals a text with one.
     pub(crate) fn text(&mut self, name: &str) -> Option<String> {
         let text = self.parameters.remove(name)?;
         if text.contains('\0') {
@@ -62,7 +62,7 @@ impl Query {
         Some(text)
     }
 
-    /// Takes the name or the value of an attribute out.
+    /// Removes and returns the name or the value of an attribute.
     pub(crate) fn attribute_text(&mut self, name: &str) -> Option<String> {
         let text = self.text(name)?;
         if text.chars().count() > MAX_ATTRIBUTE_LENGTH {
@@ -111,15 +111,15 @@ impl Query {
         cursor
     }
 
-    /// Notes what is wrong with a parameter; of several things the first.
+    /// Records the error of a parameter; the first one counts.
     pub(crate) fn refuse(&mut self, name: &str, problem: &str) {
         self.wrong.entry(name).or_insert_with(|| json!([problem]));
     }
 
-    /// Whether all that was taken could be used.
+    /// Checks that all parameters were valid.
     ///
     /// # Errors
-    /// 422 with the parameters at fault.
+    /// 422 with the invalid parameters.
     pub(crate) fn finish(self) -> Result<(), ApiError> {
         if self.wrong.is_empty() {
             return Ok(());

@@ -1,4 +1,4 @@
-//! What clients ask for in headers.
+//! Request headers: `Prefer`, `Idempotency-Key`, `Content-Type`.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::{error::ApiError, prefer};
 /// that posts to the Python dashboard gives up after 2 s.
 const DEFAULT_WAIT: Duration = Duration::from_millis(1_500);
 const LONGEST_WAIT: u64 = 30;
-/// Characters of an idempotency key, at most.
+/// Maximum length of an idempotency key.
 pub(crate) const LONGEST_KEY: usize = 255;
 
 /// How long a client waits for the outcome (RFC 7240).
@@ -27,7 +27,7 @@ pub(crate) struct Preference {
 }
 
 impl Preference {
-    /// From the `Prefer` headers; preferences that are unknown or make no sense are passed over.
+    /// From the `Prefer` headers. Unknown and invalid preferences are ignored.
     pub(crate) fn read(headers: &HeaderMap) -> Self {
         let mut respond_async = false;
         let mut wait: Option<Option<u64>> = None;
@@ -35,7 +35,7 @@ impl Preference {
             for (name, value) in prefer::preferences(value.as_bytes()) {
                 match name.as_str() {
                     "respond-async" => respond_async = true,
-                    // Of a repeated preference the first counts, even one that makes no sense.
+                    // The first of a repeated preference counts, even if it is invalid.
                     "wait" => drop(wait.get_or_insert_with(|| seconds(&value))),
                     _ => {}
                 }
@@ -43,7 +43,7 @@ impl Preference {
         }
         let seconds = wait.flatten();
         match seconds {
-            // With both, the client waits so long for the outcome and takes 202 after that.
+            // With both, the client waits that long for the outcome and accepts 202 after that.
             Some(seconds) if seconds > 0 => {
                 let seconds = seconds.min(LONGEST_WAIT);
                 let applied = HeaderValue::from_str(&format!("wait={seconds}")).ok();
@@ -70,13 +70,13 @@ impl Preference {
     }
 }
 
-/// A number of seconds, however large; none when it is none.
+/// A number of seconds of any size; none if it is not a number.
 fn seconds(text: &str) -> Option<u64> {
     let is_number = !text.is_empty() && text.bytes().all(|digit| digit.is_ascii_digit());
     is_number.then(|| text.parse().unwrap_or(u64::MAX))
 }
 
-/// Whether a body is as its media type says, rather than compressed (RFC 9110, 8.4).
+/// Whether a body has no content coding (RFC 9110, 8.4).
 pub(crate) fn is_uncoded(headers: &HeaderMap) -> bool {
     let mut codings = headers.get_all(header::CONTENT_ENCODING).into_iter();
     codings.all(|value| {
@@ -101,13 +101,13 @@ pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Api
     }
 }
 
-/// Whether a text can be an idempotency key: so many printable ASCII characters.
+/// Whether a text is a valid idempotency key: 1 to 255 printable ASCII characters.
 pub(crate) fn is_idempotency_key(text: &str) -> bool {
     let is_printable = |byte: u8| byte == b' ' || byte.is_ascii_graphic();
     (1..=LONGEST_KEY).contains(&text.len()) && text.bytes().all(is_printable)
 }
 
-/// Whether the body is said to be JSON.
+/// Whether the headers declare the body as JSON.
 pub(crate) fn is_json(headers: &HeaderMap) -> bool {
     headers
         .get(header::CONTENT_TYPE)
@@ -148,7 +148,7 @@ mod tests {
             // The first of each counts.
             (&["wait=5, wait=7", "wait=9"], (5_000, false, "wait=5")),
             (&["wait=soon", "wait=7"], (1_500, false, "")),
-            // What is quoted, or a parameter of another preference, is none.
+            // Quoted text and parameters of another preference are not preferences.
             (&["foo=\"a, wait=7\", wait=5"], (5_000, false, "wait=5")),
             (&["foo=\"respond-async, \\\", respond-async\""], (1_500, false, "")),
             (&["foo; bar=\"; respond-async, wait=3\"; respond-async"], (1_500, false, "")),

@@ -1,4 +1,4 @@
-//! What descriptions of endpoints have in common, for the OpenAPI document.
+//! Parts of the OpenAPI document that several endpoints use.
 
 use serde_json::Value;
 use shared::update_id::UpdateId;

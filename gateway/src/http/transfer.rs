@@ -1,4 +1,4 @@
-//! How long a client may take for a long answer.
+//! The time limit for a client to receive a streamed response.
 
 use std::{
     sync::{
@@ -13,11 +13,11 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-/// The answer that a connection is sending, as far as it has a deadline. The endpoint sets it and the
-/// connection keeps it: an endpoint is not asked for more while its client takes nothing.
+/// The response that a connection is sending, if it has a deadline. The endpoint sets the deadline and
+/// the connection enforces it: an endpoint is not polled while its client reads nothing.
 pub(crate) struct Transfer {
     deadline: watch::Sender<Option<Instant>>,
-    /// Whether an answer was not sent to its end.
+    /// Whether a response is unfinished.
     cut: AtomicBool,
 }
 
@@ -26,7 +26,7 @@ impl Transfer {
         Arc::new(Self { deadline: watch::Sender::new(None), cut: AtomicBool::new(false) })
     }
 
-    /// Begins an answer that must be sent within that time.
+    /// Starts a response that must be sent within that time.
     pub(crate) fn begin(self: &Arc<Self>, limit: Duration) -> Underway {
         self.deadline.send_replace(Some(Instant::now() + limit));
         Underway { transfer: self.clone(), finished: false }
@@ -36,12 +36,12 @@ impl Transfer {
         self.cut.store(true, Ordering::Relaxed);
     }
 
-    /// Whether an answer was not sent to its end.
+    /// Whether a response is unfinished.
     pub(crate) fn is_cut(&self) -> bool {
         self.cut.load(Ordering::Relaxed)
     }
 
-    /// Waits until an answer is overdue; its connection is to be dropped then.
+    /// Waits until a response is overdue; its connection must be dropped then.
     pub(crate) async fn overdue(&self) {
         let mut deadline = self.deadline.subscribe();
         loop {
@@ -65,14 +65,14 @@ async fn until(deadline: Option<Instant>) {
     }
 }
 
-/// An answer that is being sent. Dropped before it is finished, it cuts its connection.
+/// A response that is being sent. If it is dropped before it is finished, its connection is cut.
 pub(crate) struct Underway {
     transfer: Arc<Transfer>,
     finished: bool,
 }
 
 impl Underway {
-    /// All of it was handed over.
+    /// The response is complete.
     pub(crate) fn finish(mut self) {
         self.finished = true;
     }

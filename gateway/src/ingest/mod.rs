@@ -1,6 +1,6 @@
 //! The way of updates into the queues, and of their outcomes back.
 
+mod circuit_breaker;
 pub(crate) mod pending;
 pub(crate) mod publisher;
-mod silence;
 pub(crate) mod submit;

@@ -19,7 +19,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::silence::Silence;
+use super::circuit_breaker::CircuitBreaker;
 use crate::store::{
     incidents::{self, Shown},
     version::{Version, Versions},
@@ -27,122 +27,122 @@ use crate::store::{
 
 /// Time for reading the incidents of a batch.
 const READ_LIMIT: Duration = Duration::from_secs(5);
-/// Incidents that are kept for the next batch.
+/// Maximum number of incidents cached for the next batch.
 const KEPT: usize = 64;
 
-/// What became of an update, with the incident that it led to as that is now.
-pub(crate) struct Settled {
+/// The result of an update, with its incident as it is now.
+pub(crate) struct UpdateOutcome {
     pub(crate) verdict: Verdict,
-    /// None when the verdict names none, or it could not be read.
+    /// None if the verdict names none, or it can't be read.
     pub(crate) incident: Option<Arc<Shown>>,
 }
 
-/// The requests that wait, by the id of their update.
-pub(crate) struct Waiters {
+/// The requests waiting for an outcome, by the id of their update.
+pub(crate) struct PendingRequests {
     database: PgPool,
     versions: Versions,
-    waiting: Mutex<Waiting>,
-    /// The incidents that were read lately, with the version at which they were.
+    state: Mutex<PendingState>,
+    /// The incidents read recently, with the version at which they were read.
     incidents: Mutex<HashMap<IncidentId, (Version, Arc<Shown>)>>,
 }
 
 #[derive(Default)]
-struct Waiting {
-    by_id: HashMap<UpdateId, Entry>,
-    silence: Silence,
+struct PendingState {
+    by_id: HashMap<UpdateId, AwaitedUpdate>,
+    breaker: CircuitBreaker,
 }
 
-/// An update whose outcome is asked for.
-struct Entry {
+/// An update whose outcome was requested.
+struct AwaitedUpdate {
     partition: u16,
-    /// Whether a reply had its outcome, which is handed over once the incidents are read.
+    /// Whether its outcome has arrived; it is delivered once the incidents are read.
     answered: bool,
-    /// Who waits for it; none for a probe.
-    waiter: Option<oneshot::Sender<Settled>>,
+    /// The pending request; none for a probe.
+    sender: Option<oneshot::Sender<UpdateOutcome>>,
 }
 
-/// Whether the outcome of an update is waited for.
-pub(crate) enum Wait<'a> {
+/// Whether a request waits for the outcome of its update.
+pub(crate) enum Registration<'a> {
     /// It is.
-    Outcome(Waiter<'a>),
-    /// It is not, since no outcomes come; but it is asked for, to see when they come again.
+    Outcome(PendingRequest<'a>),
+    /// It does not, because no outcomes arrive; but the outcome is requested, to notice when they arrive
+    /// again.
     Probe,
-    /// It is not, and nobody asks for it.
-    Nothing,
+    /// It does not, and the outcome is not requested.
+    None,
 }
 
-/// One request's place among those that wait; it is given up when dropped.
-pub(crate) struct Waiter<'a> {
-    waiters: &'a Waiters,
+/// A request that waits for an outcome; dropping it ends the wait.
+pub(crate) struct PendingRequest<'a> {
+    requests: &'a PendingRequests,
     id: UpdateId,
     partition: u16,
     component: ComponentId,
     accepted: bool,
-    /// What became of the update, when a worker says so.
-    pub(crate) settled: oneshot::Receiver<Settled>,
+    /// Receives the outcome.
+    pub(crate) outcome: oneshot::Receiver<UpdateOutcome>,
 }
 
-impl Waiters {
+impl PendingRequests {
     pub(crate) fn new(database: PgPool, versions: Versions) -> Self {
-        Self { database, versions, waiting: Mutex::default(), incidents: Mutex::default() }
+        Self { database, versions, state: Mutex::default(), incidents: Mutex::default() }
     }
 
-    /// Starts to wait, if it is of use, or `always`. Done before the update is published, or the reply
-    /// could come first.
-    pub(crate) fn wait_for(
+    /// Registers a request, if an outcome is expected or `always`. It must precede publishing, because
+    /// the reply could arrive first otherwise.
+    pub(crate) fn register(
         &self,
         id: UpdateId,
         partition: u16,
         component: ComponentId,
         always: bool,
-    ) -> Wait<'_> {
+    ) -> Registration<'_> {
         let now = Instant::now();
-        let mut waiting = lock(&self.waiting);
-        if always || waiting.silence.expects(partition, component, now) {
-            let (sender, settled) = oneshot::channel();
-            let entry = Entry { partition, answered: false, waiter: Some(sender) };
-            waiting.by_id.insert(id, entry);
-            return Wait::Outcome(Waiter {
-                waiters: self,
+        let mut state = lock(&self.state);
+        if always || state.breaker.expects_outcome(partition, component, now) {
+            let (sender, outcome) = oneshot::channel();
+            let entry = AwaitedUpdate { partition, answered: false, sender: Some(sender) };
+            state.by_id.insert(id, entry);
+            return Registration::Outcome(PendingRequest {
+                requests: self,
                 id,
                 partition,
                 component,
                 accepted: false,
-                settled,
+                outcome,
             });
         }
-        if waiting.probe(id, partition, now) { Wait::Probe } else { Wait::Nothing }
+        if state.probe(id, partition, now) { Registration::Probe } else { Registration::None }
     }
 
-    /// Replies go elsewhere from now on: what was sent before has none any more.
-    pub(crate) fn replies_go_elsewhere(&self) {
-        let mut waiting = lock(&self.waiting);
-        waiting.silence = Silence::default();
-        waiting.by_id.retain(|_, entry| entry.waiter.is_some());
+    /// The reply queue was replaced: updates sent before get no replies any more.
+    pub(crate) fn reply_queue_replaced(&self) {
+        let mut state = lock(&self.state);
+        state.breaker = CircuitBreaker::default();
+        state.by_id.retain(|_, entry| entry.sender.is_some());
     }
 
-    /// Hands the results of a batch to those who wait, with their incidents, each read once. The
-    /// results that nobody waits for are dropped: those requests were answered 202, and their
-    /// receipts have the outcome.
-    pub(crate) async fn settle(&self, mut results: Vec<UpdateResult>) {
+    /// Delivers the results of a batch to the pending requests, with their incidents, each read once.
+    /// Other results are dropped: their requests were answered 202, and the receipts have the outcomes.
+    pub(crate) async fn deliver(&self, mut results: Vec<UpdateResult>) {
         {
-            let mut waiting = lock(&self.waiting);
-            results.retain(|result| waiting.is_waited_for(result.id));
+            let mut state = lock(&self.state);
+            results.retain(|result| state.is_waited_for(result.id));
         }
         let ids: BTreeSet<IncidentId> =
             results.iter().filter_map(|result| incident_id(&result.verdict)).collect();
         let incidents = self.shown(&ids).await;
-        let mut waiting = lock(&self.waiting);
+        let mut state = lock(&self.state);
         for UpdateResult { id, verdict } in results {
-            if let Some(Entry { waiter: Some(waiter), .. }) = waiting.by_id.remove(&id) {
+            if let Some(AwaitedUpdate { sender: Some(sender), .. }) = state.by_id.remove(&id) {
                 let incident = incident_id(&verdict).and_then(|id| incidents.get(&id).cloned());
                 // A request that gave up this very moment finds its receipt.
-                drop(waiter.send(Settled { verdict, incident }));
+                drop(sender.send(UpdateOutcome { verdict, incident }));
             }
         }
     }
 
-    /// The incidents as they are now, in one state of the database; none when they can't be read.
+    /// The current incidents, from one snapshot of the database; none if they can't be read.
     pub(crate) async fn shown(
         &self,
         ids: &BTreeSet<IncidentId>,
@@ -159,13 +159,14 @@ impl Waiters {
         })
     }
 
-    /// The incidents as they are now: those that no transaction has changed since they were read are
-    /// in memory. Monitors repeat themselves, and nothing changes then.
+    /// The current incidents. Those that no transaction has changed since they were read are taken from
+    /// memory: monitors repeat their updates, which change nothing.
     async fn incidents(
         &self,
         ids: &BTreeSet<IncidentId>,
     ) -> Result<HashMap<IncidentId, Arc<Shown>>, sqlx::Error> {
-        // Before the incidents: what is kept may be newer than its version, and is read again then.
+        // Read before the incidents: a cached incident may be newer than its version, and is then read
+        // again.
         let unread = |_| sqlx::Error::Protocol("the version of the lists can't be read".to_owned());
         let version = self.versions.now().await.map_err(unread)?.without_windows();
         let mut incidents = HashMap::new();
@@ -196,27 +197,27 @@ impl Waiters {
     }
 }
 
-impl Waiting {
-    /// Takes note that the outcome of an update came; whether a request waits for it.
+impl PendingState {
+    /// Records that the outcome of an update arrived; returns whether a request waits for it.
     fn is_waited_for(&mut self, id: UpdateId) -> bool {
         let Some(entry) = self.by_id.get_mut(&id) else { return false };
         entry.answered = true;
-        self.silence.ends(entry.partition, id);
-        let waits = entry.waiter.is_some();
+        self.breaker.outcome_arrived(entry.partition, id);
+        let waits = entry.sender.is_some();
         if !waits {
             self.by_id.remove(&id);
         }
         waits
     }
 
-    /// Makes an update the probe of its partition; false when there is one.
+    /// Makes an update the probe of its partition; false if there is a recent one.
     fn probe(&mut self, id: UpdateId, partition: u16, now: Instant) -> bool {
-        let (probes, replaced) = self.silence.probe(partition, id, now);
+        let (probes, replaced) = self.breaker.probe(partition, id, now);
         if let Some(replaced) = replaced {
             self.by_id.remove(&replaced);
         }
         if probes {
-            self.by_id.insert(id, Entry { partition, answered: false, waiter: None });
+            self.by_id.insert(id, AwaitedUpdate { partition, answered: false, sender: None });
         }
         probes
     }
@@ -235,25 +236,25 @@ fn incident_id(verdict: &Verdict) -> Option<IncidentId> {
     }
 }
 
-impl Waiter<'_> {
-    /// RabbitMQ has the update: its outcome is due.
+impl PendingRequest<'_> {
+    /// RabbitMQ has confirmed the update: its outcome is awaited from now on.
     pub(crate) fn accepted(&mut self) {
         self.accepted = true;
-        let mut waiting = lock(&self.waiters.waiting);
-        // The reply may be quicker than the confirmation.
-        if waiting.by_id.get(&self.id).is_some_and(|entry| !entry.answered) {
-            waiting.silence.awaits(self.partition, self.component, Instant::now());
+        let mut state = lock(&self.requests.state);
+        // The reply may arrive before the confirmation.
+        if state.by_id.get(&self.id).is_some_and(|entry| !entry.answered) {
+            state.breaker.outcome_awaited(self.partition, self.component, Instant::now());
         }
     }
 }
 
-impl Drop for Waiter<'_> {
+impl Drop for PendingRequest<'_> {
     fn drop(&mut self) {
-        let mut waiting = lock(&self.waiters.waiting);
-        let entry = waiting.by_id.remove(&self.id);
-        // It may come yet, and show that others will.
+        let mut state = lock(&self.requests.state);
+        let entry = state.by_id.remove(&self.id);
+        // Its outcome may still arrive, and show that others will.
         if self.accepted && entry.is_some_and(|entry| !entry.answered) {
-            waiting.probe(self.id, self.partition, Instant::now());
+            state.probe(self.id, self.partition, Instant::now());
         }
     }
 }

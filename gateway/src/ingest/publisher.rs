@@ -1,14 +1,15 @@
 //! Publishes updates to RabbitMQ and receives the workers' replies.
 //!
 //! A [`Link`] is one connection to publish on, with a [`lane`] for each partition, and another one to
-//! receive on. When either fails, both are given up and a new link is made; nothing is ever sent again by
-//! the link itself, and what it has not sent is answered 503. An update that no queue takes comes back
-//! ([`confirms`]): it is answered 503, and the link declares again what is missing.
+//! receive on. When either fails, both are closed and a new link is opened. A link never resends
+//! anything; updates that it has not sent are answered 503. An unroutable update is returned
+//! ([`confirms`]): it is answered 503, and the link declares the missing queues again.
 //!
-//! What a given-up link has sent may still lie unread in a socket: RabbitMQ stops reading while it is
-//! short of memory, for minutes. So that it is not queued that much later, each link publishes
-//! through an exchange of its own, which is deleted before the next link is made.
+//! What a closed link has sent may still be unread in a socket: while RabbitMQ is short of memory, it
+//! stops reading, possibly for minutes. So that such updates are not queued later, each link publishes
+//! through its own exchange, which is deleted before the next link is opened.
 
+mod broker_state;
 mod channels;
 mod confirms;
 mod lane;
@@ -45,81 +46,43 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
+pub(crate) use self::broker_state::{BrokerState, PublishError};
 use self::link::{Link, LinkError, fence};
-use super::pending::Waiters;
+use super::pending::PendingRequests;
 
 /// How often the recorded topology is read.
 const FOLLOW_EVERY: Duration = Duration::from_millis(500);
 /// Time for reading it.
 const READ_LIMIT: Duration = Duration::from_secs(2);
-/// Time for doing so at the end.
+/// Time for deleting the exchange at shutdown.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
-/// Time for a link to be made.
+/// Time for opening a link.
 const CONNECT_LIMIT: Duration = Duration::from_secs(30);
-/// How often the link is looked at: a connection that broke while nothing was sent.
+/// How often the link is checked, to detect a connection that broke while idle.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
-/// Between two declarations of queues that are missing.
+/// Pause between two declarations of missing queues.
 const COMPLETE_EVERY: Duration = Duration::from_secs(1);
-
-/// Why an update was not accepted, or may not have been.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum PublishError {
-    /// There is no connection: it was not sent.
-    #[error("RabbitMQ can't be reached")]
-    Absent,
-    /// RabbitMQ is short of memory or disk and takes nothing: it was not sent.
-    #[error("RabbitMQ takes no updates now: it is short of memory or disk")]
-    Blocked,
-    /// The client's time was over before its turn came: it was not sent.
-    #[error("there was no time left to send it")]
-    Late,
-    /// It was refused. RabbitMQ does not say why: the queue is full, or no member of it can take it.
-    #[error("RabbitMQ refused it: the queue is full or not available")]
-    Full,
-    /// The shape of the queues is being changed: it was not sent.
-    #[error("the number of partitions is being changed")]
-    Changing,
-    /// No queue takes it: it was returned.
-    #[error("a queue is missing and is being declared again")]
-    NoQueue,
-    /// It was sent, but not confirmed in time, or the connection broke before: it may have been
-    /// accepted or not.
-    #[error("RabbitMQ did not confirm in time")]
-    Unconfirmed,
-}
 
 /// A request's updates of one partition, in order.
 #[derive(Default)]
 struct OfPartition {
     entries: Vec<(UpdateId, Entry)>,
-    /// The place of each in the request, and its span.
+    /// The position of each in the request, and its span.
     spans: Vec<(usize, Option<Publishing>)>,
 }
 
 /// The gateway's side of RabbitMQ.
 pub(crate) struct Publisher {
     link: ArcSwapOption<Link>,
-    waiters: Arc<Waiters>,
-    /// Whether there is no link because the shape of the queues is being changed.
+    pending: Arc<PendingRequests>,
+    /// Whether there is no link because the topology is being changed.
     changing: AtomicBool,
 }
 
-/// What the broker is like for those who would publish.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum BrokerState {
-    Ready,
-    /// A queue is missing; the others take updates.
-    Incomplete,
-    Blocked,
-    /// The shape of the queues is being changed.
-    Changing,
-    Absent,
-}
-
 impl Publisher {
-    pub(crate) fn new(waiters: Arc<Waiters>) -> Self {
-        Self { link: ArcSwapOption::empty(), waiters, changing: AtomicBool::new(false) }
+    pub(crate) fn new(pending: Arc<PendingRequests>) -> Self {
+        Self { link: ArcSwapOption::empty(), pending, changing: AtomicBool::new(false) }
     }
 
     pub(crate) fn state(&self) -> BrokerState {
@@ -132,14 +95,14 @@ impl Publisher {
         }
     }
 
-    /// The partition of a component; without a link any, as nothing is published then.
+    /// The partition of a component. Without a link it is always 0, because nothing is published.
     pub(crate) fn partition(&self, component: ComponentId) -> u16 {
         self.link.load().as_ref().map_or(0, |link| component.partition(link.topology.partitions))
     }
 
-    /// Publishes updates, each with whether the worker is told where to send its outcome, and waits for
-    /// RabbitMQ's confirmations: then they are on disk. Those of one partition are published in order, in
-    /// one message where they fit. Dropped before its end, they go their way.
+    /// Publishes updates, each with or without a request for its outcome, and waits for RabbitMQ's
+    /// confirmations that they are on disk. Those of one partition are published in order, in one message
+    /// where they fit. If this is dropped, they are still published.
     pub(crate) async fn publish(
         &self,
         updates: &[(UpdateMessage, bool)],
@@ -185,7 +148,7 @@ impl Publisher {
         published.into_iter().map(|(_, sent)| sent).collect()
     }
 
-    /// The link, if it takes updates.
+    /// The link, if it accepts updates.
     fn link(&self) -> Result<Arc<Link>, PublishError> {
         match (self.state(), self.link.load_full()) {
             (BrokerState::Ready | BrokerState::Incomplete, Some(link)) => Ok(link),
@@ -197,7 +160,7 @@ impl Publisher {
         }
     }
 
-    /// Keeps a link for as long as the gateway runs, with the topology that the database records.
+    /// Keeps a link open while the gateway runs, with the topology recorded in the database.
     pub(crate) async fn keep_linked(
         self: Arc<Self>,
         broker: Broker,
@@ -212,8 +175,8 @@ impl Publisher {
             let now = *recorded.borrow_and_update();
             let linked = match now.phase {
                 Phase::Open => {
-                    let waiters = self.waiters.clone();
-                    let linking = Link::open(&broker, &database, now.topology, waiters);
+                    let pending = self.pending.clone();
+                    let linking = Link::open(&broker, &database, now.topology, pending);
                     timeout(CONNECT_LIMIT, linking).await.unwrap_or(Err(LinkError::Silent))
                 }
                 Phase::Draining | Phase::Closed => Err(LinkError::Changing),
@@ -226,7 +189,7 @@ impl Publisher {
                         COMMON.reconnects.of(Server::Rabbitmq).inc();
                     }
                     tracing::info!(topology = now.topology.version, "connected to RabbitMQ");
-                    self.waiters.replies_go_elsewhere();
+                    self.pending.reply_queue_replaced();
                     self.link.store(Some(link.clone()));
                     self.watch(&link, &database, &mut recorded).await;
                     self.give_up(&link, &broker).await;
@@ -243,7 +206,7 @@ impl Publisher {
         }
     }
 
-    /// Ends the link, so that nothing of it stays behind in RabbitMQ.
+    /// Closes the link and deletes its exchange.
     pub(crate) async fn close(&self, broker: &Broker) {
         if let Some(link) = self.link.swap(None)
             && let Ok(Err(error)) = timeout(CLOSE_LIMIT, fence(broker, &link.exchange)).await
@@ -252,8 +215,8 @@ impl Publisher {
         }
     }
 
-    /// Waits until the link fails, or is not the recorded topology's any more. Declares again what is
-    /// missing.
+    /// Waits until the link fails or another topology is recorded. Meanwhile declares missing queues
+    /// again.
     async fn watch(
         &self,
         link: &Arc<Link>,
@@ -274,7 +237,7 @@ impl Publisher {
             if *recorded.borrow() != expected {
                 self.changing.store(true, Ordering::Relaxed);
                 link.failed.store(true, Ordering::Relaxed);
-                tracing::info!("the shape of the queues is being changed: updates get 503");
+                tracing::info!("the topology is being changed: updates get 503");
                 return;
             }
             let is_due = completing.as_ref().is_none_or(|(began, completing)| {
@@ -286,17 +249,17 @@ impl Publisher {
             }
             sleep(LOOK_EVERY).await;
         }
-        tracing::warn!("the connection to RabbitMQ is given up");
+        tracing::warn!("the connection to RabbitMQ is closed after a failure");
     }
 
-    /// Makes sure that nothing which the link has sent is queued from now on; tries until it can
-    /// be done, as RabbitMQ must be reached for the next link anyway.
+    /// Ensures that nothing the link has sent is queued from now on. Retries until it succeeds, because
+    /// the next link needs RabbitMQ anyway.
     async fn give_up(&self, link: &Link, broker: &Broker) {
         while let Err(error) = fence(broker, &link.exchange).await {
             tracing::debug!(reason = chain(&error), "the exchange can't be deleted: trying again");
             sleep(RECONNECT_PAUSE).await;
         }
-        // A new connection would not know that RabbitMQ takes nothing before it has sent something.
+        // A new connection is not notified that publishers are blocked before it has sent something.
         while link.is_blocked() {
             sleep(LOOK_EVERY).await;
         }
@@ -304,7 +267,7 @@ impl Publisher {
     }
 }
 
-/// Follows the recorded topology. While the database is away, the last one counts.
+/// Follows the recorded topology. While the database is unavailable, the last one remains in use.
 async fn follow(database: PgPool, recorded: watch::Sender<Recorded>) {
     loop {
         sleep(FOLLOW_EVERY).await;

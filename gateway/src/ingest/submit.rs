@@ -1,5 +1,6 @@
-//! The one way of updates into the queues: each is resolved to its component, published, and its outcome
-//! awaited, all by one deadline. A request has one update or many; each fares as it would alone.
+//! The only path of updates into the queues: each is resolved to its component and published, and its
+//! outcome is awaited, all by one deadline. A request has one or many updates, and each gets the result
+//! that it would get alone.
 
 mod resolve;
 
@@ -11,7 +12,7 @@ use shared::{
     impact::Impact,
     incident::IncidentSnapshot,
     message::{UpdateMessage, Verdict},
-    metrics::{self, GATEWAY, Refused, Told},
+    metrics::{AnsweredLabel, GATEWAY, Refused, ResultLabel},
     outcome::Reason,
     throttled,
     traces::{self, Traces, Waiting},
@@ -24,7 +25,7 @@ use tokio::{
 };
 
 use super::{
-    pending::{Settled, Wait, Waiter, Waiters},
+    pending::{PendingRequest, PendingRequests, Registration, UpdateOutcome},
     publisher::{PublishError, Publisher},
 };
 use crate::{
@@ -34,11 +35,11 @@ use crate::{
     store::{catalogue::CatalogueCopy, clock::DatabaseClock, incidents::Shown},
 };
 
-/// Time for what the database must be asked about one of several updates: a component that is not
-/// known, a text that not every encoding has. Less than half of the shortest wait.
+/// Time for queries needed by one of several updates: an unknown component, or a text that some encodings
+/// lack. Less than half of the default wait.
 const RESOLVE_LIMIT: Duration = Duration::from_millis(400);
 
-/// An update as a client asks for it.
+/// An update as the client sent it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct StatusUpdate {
     pub(crate) name: String,
@@ -50,11 +51,11 @@ pub(crate) struct StatusUpdate {
     pub(crate) idempotency_key: Option<String>,
 }
 
-/// What became of an update by the end of its request.
+/// The result of an update at the end of its request.
 pub(crate) enum Submitted {
-    /// It can't be taken as it is, or not now. Nothing was queued.
+    /// It is invalid, or can't be accepted now. Nothing was queued.
     Refused(ApiError),
-    /// RabbitMQ did not take it, or nobody knows.
+    /// RabbitMQ did not accept it, or that is unknown.
     Unpublished { id: UpdateId, error: PublishError },
     /// It is safe. Its receipt will have the outcome.
     Pending(UpdateId),
@@ -77,7 +78,7 @@ pub(crate) struct Decided {
     pub(crate) snapshot: Option<IncidentSnapshot>,
 }
 
-/// What takes updates.
+/// Accepts updates.
 #[derive(Clone, Copy)]
 pub(crate) struct Intake<'a> {
     pub(crate) rate_limit: Option<&'a RateLimit>,
@@ -85,9 +86,9 @@ pub(crate) struct Intake<'a> {
     pub(crate) places: &'a Semaphore,
     pub(crate) catalogue: &'a CatalogueCopy,
     pub(crate) clock: &'a DatabaseClock,
-    /// For texts that not every encoding has.
+    /// For texts that some encodings lack.
     pub(crate) database: &'a PgPool,
-    pub(crate) waiters: &'a Waiters,
+    pub(crate) pending: &'a PendingRequests,
     pub(crate) publisher: &'a Publisher,
     pub(crate) stop: &'a Stop,
 }
@@ -96,7 +97,7 @@ impl<'a> Intake<'a> {
     /// Counts one update of this token.
     ///
     /// # Errors
-    /// 429 when it has sent as many as it may.
+    /// 429 if the token has reached its rate limit.
     pub(crate) fn count(&self, token: &str, now: Instant) -> Result<(), ApiError> {
         if self.rate_limit.is_none_or(|limit| limit.take(token, now)) {
             return Ok(());
@@ -129,8 +130,9 @@ impl<'a> Intake<'a> {
         submitted.expect("the result of the one update")
     }
 
-    /// Takes updates, in order, and waits for their outcomes. Those of one component take effect in
-    /// their order. Returns what became of each, in the same order; of one that is refused already, that.
+    /// Takes updates, in order, and waits for their outcomes. Those of one component take effect in their
+    /// order. Returns the result of each, in the same order; an error among `updates` is returned as it
+    /// is.
     pub(crate) async fn submit(
         &self,
         updates: Vec<Result<StatusUpdate, ApiError>>,
@@ -162,10 +164,10 @@ impl<'a> Intake<'a> {
         deadline: Instant,
     ) -> Vec<Result<UpdateMessage, ApiError>> {
         let count = updates.len();
-        // Those of one component keep their order, so all wait for the last one to be resolved: not for so
-        // long that no time is left for them.
+        // Updates of one component keep their order, so all wait until the last one is resolved. The
+        // limit leaves time to publish them.
         let by = if count > 1 { deadline.min(Instant::now() + RESOLVE_LIMIT) } else { deadline };
-        // At once: those with a component that is not known wait for the same reading of the catalogue.
+        // Concurrently: updates with unknown components share one reading of the catalogue.
         let message = async |update| match update {
             Ok(update) => self.message(update, by).await,
             Err(error) => Err(error),
@@ -181,32 +183,34 @@ impl<'a> Intake<'a> {
         }
     }
 
-    /// Publishes messages and waits for their outcomes; returns what became of each.
+    /// Publishes messages, waits for their outcomes, and returns the result of each.
     async fn deliver(
         &self,
         mut messages: Vec<(UpdateMessage, bool)>,
         preference: &Preference,
         deadline: Instant,
     ) -> Vec<Submitted> {
-        let mut waits = Vec::with_capacity(messages.len());
+        let mut registrations = Vec::with_capacity(messages.len());
         for (message, wants_reply) in &mut messages {
-            let wait = self.wait(message, preference);
-            *wants_reply = !matches!(wait, Wait::Nothing);
-            waits.push(wait);
+            let registration = self.register(message, preference);
+            *wants_reply = !matches!(registration, Registration::None);
+            registrations.push(registration);
         }
         let published = tokio::select! {
             biased;
             published = self.publisher.publish(&messages, deadline) => published,
-            // What was sent goes on by itself, and may yet be confirmed.
+            // What was sent may still be confirmed.
             () = self.stop.ends() => {
                 messages.iter().map(|_| Err(PublishError::Unconfirmed)).collect()
             }
         };
-        // All of them, before the outcome of any is waited for: silence is judged from here on.
-        let awaited: Vec<_> = waits
+        // All of them before waiting for the outcome of any: the circuit breaker measures from here on.
+        let awaited: Vec<_> = registrations
             .into_iter()
             .zip(published)
-            .map(|(wait, published)| published.map(|()| Awaited::new(wait, preference)))
+            .map(|(registration, published)| {
+                published.map(|()| Awaited::new(registration, preference))
+            })
             .collect();
         let mut submitted = Vec::with_capacity(messages.len());
         for ((message, _), awaited) in messages.into_iter().zip(awaited) {
@@ -218,72 +222,72 @@ impl<'a> Intake<'a> {
         submitted
     }
 
-    fn wait(&self, message: &UpdateMessage, preference: &Preference) -> Wait<'a> {
+    fn register(&self, message: &UpdateMessage, preference: &Preference) -> Registration<'a> {
         if preference.respond_async {
-            return Wait::Nothing;
+            return Registration::None;
         }
         let component = message.component.id;
         let partition = self.publisher.partition(component);
-        self.waiters.wait_for(message.id, partition, component, preference.wait_asked)
+        self.pending.register(message.id, partition, component, preference.wait_asked)
     }
 
-    /// The outcome of an update that RabbitMQ has, if it comes in time.
+    /// The outcome of an accepted update, if it arrives in time.
     async fn outcome(
         &self,
         message: UpdateMessage,
         awaited: Awaited<'_>,
         deadline: Instant,
     ) -> Submitted {
-        let settled = match awaited.waiter {
-            // When the wait is over, or the gateway ends, the receipt will have the outcome.
-            Some(mut waiter) => tokio::select! {
+        let outcome = match awaited.request {
+            // After the deadline, or when the gateway stops, the outcome is available from the receipt.
+            Some(mut request) => tokio::select! {
                 biased;
-                settled = timeout_at(deadline, &mut waiter.settled) => settled.ok().and_then(Result::ok),
+                outcome = timeout_at(deadline, &mut request.outcome) => outcome.ok().and_then(Result::ok),
                 () = self.stop.ends() => None,
             },
             None => None,
         };
-        GATEWAY.answered.of(settled.as_ref().map_or(Told::Pending, told)).inc();
-        match settled {
-            Some(settled) => {
+        GATEWAY.answered.of(outcome.as_ref().map_or(AnsweredLabel::Pending, answered_label)).inc();
+        match outcome {
+            Some(outcome) => {
                 if let Some(waiting) = awaited.waiting {
-                    waiting.end(&settled.verdict);
+                    waiting.end(&outcome.verdict);
                 }
-                decided(message, settled)
+                decided(message, outcome)
             }
             None => Submitted::Pending(message.id),
         }
     }
 }
 
-/// An update that RabbitMQ has.
+/// An update that RabbitMQ has confirmed.
 struct Awaited<'a> {
     /// None when its outcome is not waited for.
-    waiter: Option<Waiter<'a>>,
+    request: Option<PendingRequest<'a>>,
     waiting: Option<Waiting>,
 }
 
 impl<'a> Awaited<'a> {
-    fn new(wait: Wait<'a>, preference: &Preference) -> Self {
+    fn new(registration: Registration<'a>, preference: &Preference) -> Self {
         GATEWAY.accepted.inc();
-        match wait {
-            Wait::Outcome(mut waiter) => {
-                waiter.accepted();
-                Self { waiter: Some(waiter), waiting: traces::get().map(Traces::wait) }
+        match registration {
+            Registration::Outcome(mut request) => {
+                request.accepted();
+                Self { request: Some(request), waiting: traces::get().map(Traces::wait) }
             }
-            Wait::Probe | Wait::Nothing => {
+            Registration::Probe | Registration::None => {
                 if !preference.respond_async {
                     GATEWAY.not_awaited.inc();
-                    throttled!(warn, "", "no outcomes come: updates are answered 202 at once");
+                    throttled!(warn, "", "no outcomes arrive: updates are answered 202 at once");
                 }
-                Self { waiter: None, waiting: None }
+                Self { request: None, waiting: None }
             }
         }
     }
 }
 
-fn decided(message: UpdateMessage, settled: Settled) -> Submitted {
-    let Settled { verdict, incident } = settled;
+fn decided(message: UpdateMessage, outcome: UpdateOutcome) -> Submitted {
+    let UpdateOutcome { verdict, incident } = outcome;
     let (id, reason, snapshot) = match verdict {
         Verdict::Decided { reason, incident } => (message.id, reason, Some(incident)),
         Verdict::Repeated { original, reason, .. } => (original, reason, None),
@@ -296,15 +300,15 @@ fn decided(message: UpdateMessage, settled: Settled) -> Submitted {
     Submitted::Decided(Decided { id, component, reason, incident, snapshot })
 }
 
-/// What the client is told.
-fn told(settled: &Settled) -> Told {
-    Told::Settled(match (&settled.verdict, &settled.incident) {
-        (Verdict::Parked, _) => metrics::Settled::Parked,
-        (Verdict::Rejected, _) => metrics::Settled::Rejected,
+/// The label of the answer.
+fn answered_label(outcome: &UpdateOutcome) -> AnsweredLabel {
+    AnsweredLabel::Result(match (&outcome.verdict, &outcome.incident) {
+        (Verdict::Parked, _) => ResultLabel::Parked,
+        (Verdict::Rejected, _) => ResultLabel::Rejected,
         // Without its incident it can't be shown.
-        (_, None) => return Told::Pending,
-        (Verdict::Decided { reason, .. }, Some(_)) => metrics::Settled::Decided(reason.outcome()),
-        (Verdict::Repeated { .. }, Some(_)) => metrics::Settled::Repeated,
+        (_, None) => return AnsweredLabel::Pending,
+        (Verdict::Decided { reason, .. }, Some(_)) => ResultLabel::Decided(reason.outcome()),
+        (Verdict::Repeated { .. }, Some(_)) => ResultLabel::Repeated,
     })
 }
 

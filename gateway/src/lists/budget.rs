@@ -1,4 +1,4 @@
-//! The memory that lists may take, all together.
+//! The memory budget of all lists.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,36 +10,40 @@ use tokio::{
 use super::cache::Cache;
 use crate::http::error::ApiError;
 
-/// What one list may have read ahead of its reader, at most.
+/// Maximum read-ahead of one streamed list.
 const MOST_AHEAD: usize = 32 * 1024 * 1024;
 /// Time that a list waits for memory.
 const LIMIT: Duration = Duration::from_secs(2);
 
-/// Memory that was set aside; given back when dropped.
-pub(super) type Share = OwnedSemaphorePermit;
+/// Reserved memory; released when dropped.
+pub(super) type Reservation = OwnedSemaphorePermit;
 
-/// The bytes that lists may take, those being written and those being read included.
+/// The memory for lists, including those being written and those being read.
 pub(crate) struct Budget {
     /// One permit for each KiB.
     kib: Arc<Semaphore>,
-    /// Bytes that one streamed list has read ahead of its reader.
+    /// Read-ahead of one streamed list, in bytes.
     ahead: usize,
 }
 
 impl Budget {
-    /// So many bytes, of which so many lists that are streamed at once take half, at most.
+    /// A budget of this many bytes. Lists streamed at once take at most half of it.
     pub(crate) fn new(bytes: usize, streamed: usize) -> Self {
         let ahead = (bytes / 2 / streamed.max(1)).min(MOST_AHEAD);
         Self { kib: Arc::new(Semaphore::new(bytes / 1024)), ahead }
     }
 
-    /// Bytes that one streamed list has read ahead of its reader.
+    /// Read-ahead of one streamed list, in bytes.
     pub(super) const fn ahead(&self) -> usize {
         self.ahead
     }
 
-    /// Sets memory aside. What `cache` keeps for others makes room first, as far as that is needed.
-    pub(super) async fn reserve(&self, bytes: usize, cache: &Cache) -> Result<Share, ApiError> {
+    /// Reserves memory. If needed, lists that `cache` keeps are evicted first.
+    pub(super) async fn reserve(
+        &self,
+        bytes: usize,
+        cache: &Cache,
+    ) -> Result<Reservation, ApiError> {
         let kib = u32::try_from(kib(bytes)).unwrap_or(u32::MAX);
         loop {
             if let Ok(share) = self.kib.clone().try_acquire_many_owned(kib) {
@@ -57,8 +61,8 @@ impl Budget {
     }
 }
 
-/// Gives back what is more than so many bytes.
-pub(super) fn keep(share: &mut Share, bytes: usize) {
+/// Releases memory beyond this many bytes.
+pub(super) fn keep(share: &mut Reservation, bytes: usize) {
     drop(share.split(share.num_permits().saturating_sub(kib(bytes))));
 }
 

@@ -1,4 +1,4 @@
-//! Lists as they were last written. Each is written once for all who ask for the same state of it.
+//! A cache of lists. Each is written once for all requests for the same version.
 
 use std::{collections::HashMap, mem, sync::Arc};
 
@@ -15,29 +15,29 @@ use crate::{
     store::version::Version,
 };
 
-/// Bytes that are kept, at most.
+/// Maximum size of the cache, in bytes.
 const KEPT_BYTES: usize = 32 * 1024 * 1024;
-/// Lists that are kept.
+/// Maximum number of cached lists.
 const KEPT_LISTS: usize = 256;
 
-/// Lists up to this size need no share of the memory for lists: readers who take little at a time must
-/// not keep them from others.
+/// Lists up to this size are not counted in the memory budget: slow readers of large lists must not block
+/// them.
 pub(super) const SMALL_BYTES: usize = 16 * 1024;
 
-/// A list as it was written.
+/// The result of writing a list.
 pub(super) enum Written {
     /// It is in memory.
     Held(List),
-    /// It was too large for that.
+    /// It was too large for memory.
     TooLarge(Version),
 }
 
-/// A list in memory, with what its answers have in their heads.
+/// A list in memory, with the headers of its answers.
 #[derive(Clone)]
 pub(super) struct List {
     pub(super) version: Version,
     pub(super) tag: HeaderValue,
-    /// Where the next page is.
+    /// The address of the next page.
     pub(super) next: Option<HeaderValue>,
     pub(super) body: Bytes,
 }
@@ -50,11 +50,11 @@ impl Written {
     }
 }
 
-/// What became of a list lately.
+/// The latest results of writing a list.
 #[derive(Default)]
 struct Latest {
     written: Option<Arc<Written>>,
-    /// When it could not be written last, and what was answered.
+    /// The last failure to write it: its time, and the error.
     failed: Option<(Instant, ApiError)>,
 }
 
@@ -64,27 +64,27 @@ impl Latest {
         self.written.clone().filter(|written| written.version().reaches(version))
     }
 
-    /// What to answer who wants it at this version, and who came before it could not be written last:
-    /// what has just failed for one would fail for all who wait, one after the other.
+    /// The result for a request for this version. A request that arrived before the last failure gets
+    /// that: otherwise it would fail for all waiting requests, one after the other.
     fn answer(&self, version: Version, came: Instant) -> Option<Result<Arc<Written>, ApiError>> {
         let failed = || self.failed.as_ref().filter(|(at, _)| *at > came);
         self.list(version).map(Ok).or_else(|| failed().map(|(_, error)| Err(error.clone())))
     }
 }
 
-/// Where a list is kept, and written by one request at a time.
+/// The slot of a list, which is written by one request at a time.
 #[derive(Default)]
 pub(super) struct Slot {
-    /// All who wait are woken at once by what becomes of it.
+    /// Each result wakes all waiting requests at once.
     latest: watch::Sender<Latest>,
     turn: sync::Mutex<()>,
 }
 
-/// What a request finds.
+/// What a request gets from a slot.
 pub(super) enum Found<'a> {
     /// The list.
     Written(Arc<Written>),
-    /// That it is the one to write it. When it gives up, the next one does.
+    /// The turn to write it. If the request gives up, the next one gets the turn.
     Turn(Turn<'a>),
 }
 
@@ -95,15 +95,15 @@ pub(super) struct Turn<'a> {
 }
 
 impl Slot {
-    /// The list, unless it is older than `version` or not there.
+    /// The list, unless it is absent or older than `version`.
     pub(super) fn now(&self, version: Version) -> Option<Arc<Written>> {
         self.latest.borrow().list(version)
     }
 
-    /// The list at this version or a later one, which may be waited for, or the turn to write it.
+    /// The list at this version or a later one, possibly after waiting, or the turn to write it.
     ///
     /// # Errors
-    /// When who wrote it while this request waited could not.
+    /// When the request that wrote it meanwhile failed.
     pub(super) async fn find(&self, version: Version) -> Result<Found<'_>, ApiError> {
         if let Some(written) = self.now(version) {
             return Ok(Found::Written(written));
@@ -113,16 +113,16 @@ impl Slot {
         loop {
             let turn = tokio::select! {
                 biased;
-                // It fails only without the sender, which is `self`'s.
+                // It fails only without the sender, which `self` has.
                 _ = latest.wait_for(|latest| latest.answer(version, came).is_some()) => None,
                 turn = self.turn.lock() => Some(turn),
             };
-            // Whoever had the turn may have ended just before it was passed on.
+            // The previous writer may have finished just before the turn was passed on.
             let answer = self.latest.borrow().answer(version, came);
             match (answer, turn) {
                 (Some(answer), _) => return answer.map(Found::Written),
                 (None, Some(turn)) => return Ok(Found::Turn(Turn { slot: self, _turn: turn })),
-                // It was there, and has been replaced by what another server has.
+                // It was cached, and was replaced by the version of another server.
                 (None, None) => {}
             }
         }
@@ -135,8 +135,8 @@ impl Turn<'_> {
         self.slot.latest.send_modify(|latest| latest.written = Some(Arc::new(written)));
     }
 
-    /// The list can't be written now. That there is no such thing is no failure: it may have come to be
-    /// since.
+    /// The list can't be written now. A missing object is not recorded as a failure, because it may be
+    /// created at any time.
     pub(super) fn failed(&self, error: &ApiError) {
         if error.status() == StatusCode::SERVICE_UNAVAILABLE {
             let failed = Some((Instant::now(), error.clone()));
@@ -145,14 +145,14 @@ impl Turn<'_> {
     }
 }
 
-/// Which list, and how it is coded.
+/// The list and its coding.
 type Key = (String, Coding);
 
 struct Kept {
     slot: Arc<Slot>,
     /// Its memory.
     bytes: usize,
-    /// When it was asked for last, in requests.
+    /// The time of its last request, counted in requests.
     used: u64,
 }
 
@@ -165,8 +165,8 @@ struct Slots {
 }
 
 impl Slots {
-    /// Forgets the one of these that nobody has asked for the longest; false when there is none. Who
-    /// waits for it or reads it has it still.
+    /// Evicts the least recently used of these; false if there is none. Requests that wait for it or read
+    /// it keep it.
     fn forget_oldest(&mut self, of: impl Fn(&Kept) -> bool) -> bool {
         let these = self.by_key.iter().filter(|(_, kept)| of(kept));
         let oldest = these.min_by_key(|(_, kept)| kept.used).map(|(key, _)| key.clone());
@@ -176,12 +176,12 @@ impl Slots {
     }
 }
 
-/// The lists that were asked for lately. Those that nobody has asked for the longest make room for others.
+/// The recently requested lists. The least recently used ones are evicted.
 #[derive(Default)]
 pub(crate) struct Cache(Mutex<Slots>);
 
 impl Cache {
-    /// The slot of a list; `list` says which one, and everything that its content depends on.
+    /// The slot of a list; `list` identifies it with everything that its content depends on.
     pub(super) fn slot(&self, list: String, coding: Coding) -> Arc<Slot> {
         let mut slots = self.0.lock();
         slots.requests += 1;
@@ -196,16 +196,16 @@ impl Cache {
         kept.slot.clone()
     }
 
-    /// The slot of a list that was asked for lately.
+    /// The slot of a recently requested list.
     pub(super) fn find(&self, list: &str, coding: Coding) -> Option<Arc<Slot>> {
         self.0.lock().by_key.get(&(list.to_owned(), coding)).map(|kept| kept.slot.clone())
     }
 
-    /// Takes down how much memory a slot has now, and makes room for it.
+    /// Records the memory of a slot, and evicts others if necessary.
     pub(super) fn weigh(&self, slot: &Arc<Slot>, bytes: usize) {
         let mut slots = self.0.lock();
         let kept = slots.by_key.values_mut().find(|kept| Arc::ptr_eq(&kept.slot, slot));
-        // One that was forgotten meanwhile goes with those who have it.
+        // One that was evicted meanwhile is freed with its last reader.
         let Some(kept) = kept else { return };
         let before = mem::replace(&mut kept.bytes, bytes);
         slots.bytes = slots.bytes - before + bytes;
@@ -214,7 +214,7 @@ impl Cache {
         }
     }
 
-    /// Forgets one that has a share of the memory for lists; false when there is none.
+    /// Evicts one that is counted in the memory budget; false if there is none.
     pub(super) fn forget_one(&self) -> bool {
         self.0.lock().forget_oldest(|kept| kept.bytes > SMALL_BYTES)
     }
@@ -286,7 +286,7 @@ mod tests {
             cache.weigh(&other, MIB);
             let again = cache.slot("popular".to_owned(), Coding::Gzip);
             assert!(Arc::ptr_eq(&popular, &again), "{number}");
-            // However often it is written, it counts once.
+            // It counts once, however often it is written.
             cache.weigh(&again, 4 * MIB);
             assert!(cache.0.lock().bytes <= KEPT_BYTES);
         }

@@ -1,5 +1,5 @@
-//! Serves a list: conditional, compressed, from memory while nothing changed, and streamed when it is
-//! too large to hold.
+//! Serves lists: conditionally, compressed, from memory while nothing has changed, and streamed if they
+//! are too large for memory.
 
 mod budget;
 mod cache;
@@ -35,28 +35,28 @@ use crate::{
     store::version::{Version, Versions},
 };
 
-/// Bytes of lists that are being written, held for readers, slow ones among them, or read ahead for them.
+/// The memory budget in bytes of lists that are being written, read, or read ahead.
 const LIST_BYTES: usize = 256 * 1024 * 1024;
 
-/// Headers that an answer has, at most: a list's own, those of every answer and its length.
+/// Maximum number of headers of an answer: those of a list, those of every answer, and its length.
 const MOST_HEADERS: usize = 12;
 
-/// What lists are served from.
+/// The state of serving lists.
 pub(crate) struct Lists {
-    /// For their statements, so that they can hold up nothing else.
+    /// A pool for lists alone, so that they can't block anything else.
     pub(crate) database: PgPool,
-    /// Tells whether those in memory are what the database has.
+    /// Reads the version that shows whether cached lists are current.
     versions: Versions,
-    /// Those that were written lately.
+    /// The cache.
     written: Cache,
-    /// The memory for all of them.
+    /// The memory budget.
     memory: Budget,
-    /// One permit for each that is too large to hold.
+    /// One permit for each streamed list.
     streamed: Arc<Semaphore>,
 }
 
 impl Lists {
-    /// `streamed` are the lists that may be streamed at once.
+    /// `streamed` is the maximum number of lists streamed at once.
     pub(crate) fn new(database: PgPool, versions: Versions, streamed: usize) -> Self {
         Self {
             database,
@@ -68,35 +68,35 @@ impl Lists {
     }
 }
 
-/// What of an answer only the content tells, beside the content itself.
+/// The part of an answer that depends on the content, besides the body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// All that match: nothing, there is always such a list.
+pub(crate) enum ListKind {
+    /// All that match: nothing, because such a list always exists.
     All,
-    /// A page: where the next one is.
+    /// A page: the address of the next one.
     Page,
-    /// One object: whether there is such a one.
+    /// One object: whether it exists.
     One,
 }
 
-/// Which list is asked for.
+/// The requested list.
 pub(crate) struct Asked<'a> {
     /// The request's method.
     pub(crate) method: &'a Method,
     /// The request's headers.
     pub(crate) headers: &'a HeaderMap,
-    /// The answers of the request's connection.
+    /// The responses of the request's connection.
     pub(crate) transfer: &'a Arc<Transfer>,
-    /// Everything that the content depends on, beside the state of the lists.
+    /// Everything that the content depends on, except the version of the lists.
     pub(crate) list: String,
     /// What kind of list it is.
-    pub(crate) kind: Kind,
-    /// Whether it shows what stands now only.
+    pub(crate) kind: ListKind,
+    /// Whether it has only what is active now.
     pub(crate) active: bool,
 }
 
-/// Answers with a list that `produce` writes, or that it has written for another request and that
-/// nothing has changed since; or with 304 when the client has this one already.
+/// Answers with a list written by `produce`, now or for an earlier request if nothing has changed since;
+/// or with 304 if the client has this version.
 ///
 /// # Errors
 /// 503 when the database fails before the answer begins, or too many lists are being streamed.
@@ -119,13 +119,13 @@ where
     };
     let known = Known::read(headers);
     let has_any = known == Known::Any;
-    // Most clients name no tag, and need none made.
+    // Most clients send no tag, so that none need be computed.
     let is_known = known.names_tags() && known.has(&tag(version, coding));
-    if is_known || (has_any && kind != Kind::One) {
+    if is_known || (has_any && kind != ListKind::One) {
         return Ok(unchanged());
     }
     let is_head = method == Method::HEAD;
-    if is_head && kind == Kind::All {
+    if is_head && kind == ListKind::All {
         return Ok(
             kept(lists, &asked.list, coding, version).unwrap_or_else(|| bare(version, coding))
         );
@@ -133,23 +133,23 @@ where
     let reader = (!is_head && !has_any).then_some(asked.transfer);
     let wanted = Request { list: asked.list, active: asked.active, coding, version, reader };
     let response = current(lists, wanted, produce).await?;
-    // Only now is it known that there is anything to have.
+    // Only now is it known that the object exists.
     Ok(if has_any { unchanged() } else { response })
 }
 
-/// A list that is to be found in memory or written.
+/// A list to find in memory or to write.
 struct Request<'a> {
     list: String,
     active: bool,
     coding: Coding,
-    /// It must not be older.
+    /// The oldest acceptable version.
     version: Version,
-    /// Who takes the content; none when nobody does.
+    /// The reader of the content; none if it is not needed.
     reader: Option<&'a Arc<Transfer>>,
 }
 
-/// The list as it is in memory, or as `produce` writes it. What is seldom done is boxed: its state would
-/// have every request take a kilobyte more from the allocator.
+/// The list from memory, or as written by `produce`. Rare paths are boxed, because their state would add
+/// a kilobyte to the allocation of every request.
 async fn current<P>(
     lists: &Lists,
     wanted: Request<'_>,
@@ -175,7 +175,7 @@ where
     Box::pin(stream_large(lists, version, coding, reader, produce)).await
 }
 
-/// Writes a list for all who wait for it.
+/// Writes a list for all requests that wait for it.
 async fn write<P>(
     lists: &Lists,
     (slot, turn): (&Arc<Slot>, Turn<'_>),
@@ -187,9 +187,9 @@ async fn write<P>(
 where
     P: Future<Output = Result<ListWriter, ListError>> + Send + 'static,
 {
-    // Read again, so that all who wait by now find what is written: their versions are no later.
-    // It is read before the rows: if they change between, the list is newer than its tag, and the
-    // next comparison finds another tag.
+    // Read again, so that the result serves all requests waiting by now: their versions are not later.
+    // Read before the rows: if they change meanwhile, the list is newer than its tag, and the next
+    // comparison finds another tag.
     let rendered = async {
         let version = now(lists, active).await?;
         Ok((version, render(lists, produce, coding).await?))
@@ -203,11 +203,11 @@ where
             turn.written(Written::Held(list.clone()));
             Ok(held(list, coding))
         }
-        Rendering::Part(part) => {
+        Rendering::Partial(part) => {
             turn.written(Written::TooLarge(version));
             lists.written.weigh(slot, 0);
             drop(turn);
-            // What was begun is given up with the part.
+            // The partial list is discarded.
             let Some(reader) = reader else { return Ok(bare(version, coding)) };
             let place = streamed::place(lists)?;
             respond(lists, version, part, coding, place, reader).await
@@ -226,14 +226,14 @@ async fn stream_large<P>(
 where
     P: Future<Output = Result<ListWriter, ListError>> + Send + 'static,
 {
-    // Before anything is read for one who is refused.
+    // Checked before anything is read for a request that would be refused.
     let place = streamed::place(lists)?;
     match render(lists, produce, coding).await? {
         Rendering::Whole { body, next } => {
             GATEWAY.lists.of(ListSource::Rendered).inc();
             Ok(held(List::new(version, coding, body, next), coding))
         }
-        Rendering::Part(part) => respond(lists, version, part, coding, place, reader).await,
+        Rendering::Partial(part) => respond(lists, version, part, coding, place, reader).await,
     }
 }
 
@@ -242,11 +242,11 @@ async fn now(lists: &Lists, active: bool) -> Result<Version, ApiError> {
     Ok(if active { version } else { version.without_windows() })
 }
 
-/// Answers with a list that is not kept for others.
+/// Answers with a list that is not cached.
 async fn respond(
     lists: &Lists,
     version: Version,
-    part: render::Part,
+    part: render::Partial,
     coding: Coding,
     place: tokio::sync::OwnedSemaphorePermit,
     reader: &Arc<Transfer>,
@@ -258,7 +258,7 @@ async fn respond(
 
 /// A list that is in memory, if it is not older than this version.
 fn kept(lists: &Lists, list: &str, coding: Coding, version: Version) -> Option<Response> {
-    // While it is being written it is not there.
+    // It is not available while it is being written.
     match &*lists.written.find(list, coding)?.now(version)? {
         Written::Held(list) => {
             GATEWAY.lists.of(ListSource::Memory).inc();
@@ -268,13 +268,13 @@ fn kept(lists: &Lists, list: &str, coding: Coding, version: Version) -> Option<R
     }
 }
 
-/// The headers of a list, for who takes no content. Its length is not known.
+/// The headers of a list without its content. Its length is unknown.
 fn bare(version: Version, coding: Coding) -> Response {
     GATEWAY.lists.of(ListSource::Memory).inc();
     with_headers(Response::new(unmeasured()), etag(version, coding), coding)
 }
 
-/// An empty body in the place of one whose length is not known: `Content-Length: 0` would be a lie.
+/// An empty body instead of one of unknown length: `Content-Length: 0` would be wrong.
 fn unmeasured() -> Body {
     Body::from_stream(stream::empty::<Result<Bytes, Infallible>>())
 }
@@ -297,8 +297,8 @@ impl List {
     }
 }
 
-/// One for each content coding. It is weak: the bytes of one state may differ, since a list that is read
-/// while it changes is newer than its tag, and another release may compress in another way.
+/// One for each content coding. It is weak, because the bytes of one version may differ: a list that is
+/// read while it changes is newer than its tag, and another release may compress differently.
 fn tag(version: Version, coding: Coding) -> String {
     format!("W/\"{}-{}\"", version.text(), coding.name())
 }
@@ -311,7 +311,7 @@ fn etag(version: Version, coding: Coding) -> HeaderValue {
 fn with_headers(mut response: Response, etag: HeaderValue, coding: Coding) -> Response {
     let is_unchanged = response.status() == StatusCode::NOT_MODIFIED;
     let headers = response.headers_mut();
-    // Those that follow and those of every answer, at once.
+    // Reserves space for all following headers at once.
     headers.reserve(MOST_HEADERS);
     headers.insert(header::ETAG, etag);
     headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));

@@ -1,4 +1,4 @@
-//! Has a list written, and holds it in memory while it is small enough.
+//! Collects a list in memory while it is small enough.
 
 use std::{future::Future, time::Duration};
 
@@ -9,52 +9,52 @@ use tokio::time::timeout;
 
 use super::{
     Lists,
-    budget::{self, Budget, Share},
+    budget::{self, Budget, Reservation},
     cache::{Cache, SMALL_BYTES},
     writer::{Chunk, Chunks, ListError, ListWriter},
 };
 use crate::http::{conditions::Coding, error::ApiError};
 
-/// Bytes of an answer that are held before it is streamed instead.
+/// Maximum size of a list in memory; larger ones are streamed.
 pub(super) const HELD_BYTES: usize = 4 * 1024 * 1024;
-/// Time until a list is held or known to be too large. It is less than a request has, so that those who
-/// wait for the same list hear that it failed.
+/// Time limit until a list is complete or known to be too large. It is shorter than that of a request, so
+/// that requests waiting for the same list get the error.
 const RENDER_LIMIT: Duration = Duration::from_secs(20);
 
-/// A list that was begun.
+/// A list that was started.
 pub(super) enum Rendering {
     Whole {
         body: Bytes,
-        /// Where the next page is.
+        /// The address of the next page.
         next: Option<HeaderValue>,
     },
-    /// It is too large to be held.
-    Part(Part),
+    /// It is too large for memory.
+    Partial(Partial),
 }
 
-/// The beginning of a list, and what brings the rest.
-pub(super) struct Part {
+/// The beginning of a list, and the source of the rest.
+pub(super) struct Partial {
     pub(super) begin: Vec<Bytes>,
     /// The memory of the beginning.
-    pub(super) share: Option<Share>,
+    pub(super) share: Option<Reservation>,
     pub(super) rest: Chunks,
     pub(super) next: Option<HeaderValue>,
 }
 
-/// Bytes with their share of the memory for lists, given back when the last reader has them and nobody
-/// keeps them any more.
-struct Held {
+/// Bytes with their reserved memory, which is released when the cache and the last reader have dropped
+/// them.
+struct OwnedBody {
     bytes: Bytes,
-    _share: Share,
+    _share: Reservation,
 }
 
-impl AsRef<[u8]> for Held {
+impl AsRef<[u8]> for OwnedBody {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
 }
 
-/// Lets the list be written, to its end or until it is too large to be held.
+/// Collects a list until its end, or until it is too large for memory.
 pub(super) async fn render<P>(
     lists: &Lists,
     produce: impl FnOnce(ListWriter) -> P,
@@ -72,12 +72,12 @@ where
                 Ok(writer) => writer.finish().await,
                 Err(error) => Err(error),
             },
-            // It may wait for rows that never come.
+            // It may wait for rows forever.
             () = errors.closed() => Err(ListError::Reader),
         };
         if let Err(error) = ended {
             log(&error);
-            // A reader that is gone needs no error.
+            // A disconnected reader needs no error.
             errors.send(Err(error)).unwrap_or_default();
         }
     });
@@ -103,15 +103,15 @@ fn log(error: &ListError) {
     }
 }
 
-/// Takes what is written. The memory is set aside before it is filled: that of the pieces and that of
-/// the whole that is made of them.
+/// Collects the pieces. Memory is reserved before it is filled: that of the pieces and that of the whole
+/// list.
 async fn collect(
     mut chunks: Chunks,
     memory: &Budget,
     cache: &Cache,
 ) -> Result<Rendering, ApiError> {
     let (mut pieces, mut length): (Vec<Bytes>, usize) = (Vec::new(), 0);
-    let (mut share, mut next): (Option<Share>, _) = (None, None);
+    let (mut share, mut next): (Option<Reservation>, _) = (None, None);
     while length < HELD_BYTES {
         match chunks.next().await {
             Ok(Chunk::Next(link)) => next = Some(link),
@@ -128,7 +128,7 @@ async fn collect(
                 let body = match share {
                     Some(mut share) => {
                         budget::keep(&mut share, length);
-                        Bytes::from_owner(Held { bytes: body, _share: share })
+                        Bytes::from_owner(OwnedBody { bytes: body, _share: share })
                     }
                     None => body,
                 };
@@ -145,10 +145,10 @@ async fn collect(
     if let Some(share) = &mut share {
         budget::keep(share, length);
     }
-    Ok(Rendering::Part(Part { begin: pieces, share, rest: chunks, next }))
+    Ok(Rendering::Partial(Partial { begin: pieces, share, rest: chunks, next }))
 }
 
-/// One piece as it is, more than one in exactly the memory that they need.
+/// A single piece is returned as it is; several are copied into memory of exactly their size.
 fn whole(mut pieces: Vec<Bytes>, length: usize) -> Bytes {
     if pieces.len() == 1 {
         return pieces.pop().unwrap_or_default();
@@ -170,7 +170,7 @@ mod tests {
 
     const MIB: usize = 1024 * 1024;
 
-    /// Writes a list of so many bytes and lets it be collected.
+    /// Writes a list of this size and collects it.
     async fn collected(bytes: usize, memory: &Budget) -> Result<Rendering, ApiError> {
         let (mut writer, chunks) = ListWriter::new(Coding::Identity);
         let cache = Cache::default();
@@ -204,7 +204,7 @@ mod tests {
             }
         }
         match collected(HELD_BYTES + MIB, &memory).await {
-            Ok(Rendering::Part(part)) => {
+            Ok(Rendering::Partial(part)) => {
                 let begin: usize = part.begin.iter().map(Bytes::len).sum();
                 assert!((HELD_BYTES..HELD_BYTES + MIB).contains(&begin), "{begin}");
             }
@@ -214,7 +214,7 @@ mod tests {
 
     #[tokio::test]
     async fn lists_that_are_written_at_once_take_no_more_memory_than_there_is() {
-        // For one that is being written, and three that are done with.
+        // For one that is being written, and three that are complete.
         let memory = Budget::new(2 * HELD_BYTES + 3 * MIB, 1);
         let all = join_all((0..20).map(|_| collected(MIB, &memory))).await;
         let held = all.iter().filter(|list| matches!(list, Ok(Rendering::Whole { .. }))).count();

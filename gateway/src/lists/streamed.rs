@@ -1,8 +1,8 @@
-//! Sends a list that is too large to hold.
+//! Streams a list that is too large for memory.
 //!
-//! Neither the database nor a place among those who have such a list waits for a slow reader for long:
-//! what the reader has not taken yet is kept in memory, as far as there is some for it; then the
-//! database waits, some seconds in all; and all of it must be sent within a limit.
+//! A slow reader can't block the database or a permit for long: what it has not read yet is buffered,
+//! within a limit; then the database waits, for a few seconds in total; and the whole list must be sent
+//! within a time limit.
 
 use std::{sync::Arc, time::Duration, vec};
 
@@ -13,8 +13,8 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     Lists,
-    budget::Share,
-    render::Part,
+    budget::Reservation,
+    render::Partial,
     writer::{Chunk, Chunks, ListError},
 };
 use crate::http::{
@@ -25,21 +25,21 @@ use crate::http::{
 /// Time from the first byte to the last. A client that needs longer can read page by page.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// A place among the few that have a list streamed.
+/// The permit for a streamed list.
 pub(super) fn place(lists: &Lists) -> Result<OwnedSemaphorePermit, ApiError> {
     lists.streamed.clone().try_acquire_owned().map_err(|_| {
         ApiError::unavailable("Too many large lists are being read; try again, or use `limit`")
     })
 }
 
-/// A list on its way to its reader.
+/// A list that is being streamed.
 struct Streamed {
     begin: vec::IntoIter<Bytes>,
     /// The memory of the beginning.
-    share: Option<Share>,
+    share: Option<Reservation>,
     rest: Chunks,
-    /// The memory of what is read ahead.
-    _ahead: Share,
+    /// The memory of the read-ahead.
+    _ahead: Reservation,
     _place: OwnedSemaphorePermit,
     underway: Underway,
 }
@@ -59,14 +59,14 @@ impl Streamed {
     }
 }
 
-/// Answers with a list of which this is the beginning.
+/// Answers with a list that begins with this part.
 pub(super) async fn respond(
     lists: &Lists,
-    part: Part,
+    part: Partial,
     place: OwnedSemaphorePermit,
     transfer: &Arc<Transfer>,
 ) -> Result<Response, ApiError> {
-    let Part { begin, share, rest, next } = part;
+    let Partial { begin, share, rest, next } = part;
     let ahead = lists.memory.ahead();
     let _ahead = lists.memory.reserve(ahead, &lists.written).await?;
     rest.read_ahead(ahead);

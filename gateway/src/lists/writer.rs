@@ -1,4 +1,4 @@
-//! Takes a list as it is written, and passes it on in pieces.
+//! Passes a list on in pieces while it is written.
 
 use std::{
     io::{self, Write},
@@ -18,15 +18,15 @@ use tokio::{
 
 use crate::http::conditions::Coding;
 
-/// Bytes that are written at once.
+/// Size of a piece in bytes.
 const CHUNK_BYTES: usize = 64 * 1024;
-/// Bytes that are written ahead of whoever takes them, until more are allowed.
+/// Maximum number of bytes written ahead of the reader, until more are permitted.
 const AHEAD_BYTES: usize = 2 * CHUNK_BYTES;
-/// Time for which a list waits for its reader, in all. Meanwhile its statement keeps the database from
-/// clearing away what every transaction leaves behind.
+/// Total time for which a list waits for its reader. Meanwhile its snapshot prevents PostgreSQL from
+/// vacuuming dead rows.
 const READER_LIMIT: Duration = Duration::from_secs(10);
 
-/// Takes the bytes of a list, in pieces.
+/// Writes a list in pieces.
 pub(crate) struct ListWriter {
     plain: Vec<u8>,
     gzip: Option<GzEncoder<Vec<u8>>>,
@@ -37,16 +37,16 @@ pub(crate) struct ListWriter {
     patience: Duration,
 }
 
-/// A piece of a list. A list without its end was cut off, whatever cut it.
+/// A piece of a list. A list without the final piece was cut off.
 pub(super) enum Chunk {
     /// The address of the next page, before all bytes.
     Next(HeaderValue),
-    /// With their share of what may be written ahead.
+    /// With their share of the permitted read-ahead.
     Bytes(Bytes, OwnedSemaphorePermit),
     End,
 }
 
-/// Takes what a [`ListWriter`] writes.
+/// Receives what a [`ListWriter`] writes.
 pub(super) struct Chunks {
     chunks: mpsc::UnboundedReceiver<Result<Chunk, ListError>>,
     ahead: Arc<Semaphore>,
@@ -69,16 +69,16 @@ pub(crate) enum ListError {
     Unfinished,
 }
 
-/// A connection to write a list with. Unless [`give_back`] has it, it is closed: in the pool it would
-/// first read all the rows that nobody wants. So it is also when its list is given up in the middle.
+/// A connection for writing a list. It is closed unless it is passed to [`give_back`]: back in the pool
+/// it would first read all remaining rows. So it is also closed when a list is abandoned.
 pub(crate) async fn lend(database: &PgPool) -> Result<PoolConnection<Postgres>, ListError> {
     let mut connection = database.acquire().await?;
     connection.close_on_drop();
     Ok(connection)
 }
 
-/// Gives a connection back that a list was written with, before the list ends: whoever has the whole
-/// list and asks for another one finds it, and needs no further connection.
+/// Returns the connection of a list to the pool before the list ends: a client that has received the
+/// whole list and requests another one finds it there.
 pub(crate) async fn give_back(
     mut connection: PoolConnection<Postgres>,
     written: Result<ListWriter, ListError>,
@@ -100,7 +100,7 @@ impl ListWriter {
         (writer, Chunks { chunks, ahead })
     }
 
-    /// What reports errors once the writer is gone.
+    /// Reports errors after the writer was dropped.
     pub(super) fn errors(&self) -> mpsc::UnboundedSender<Result<Chunk, ListError>> {
         self.chunks.clone()
     }
@@ -110,12 +110,12 @@ impl ListWriter {
         &mut self.plain
     }
 
-    /// Says where the next page is, before anything is written.
+    /// Sends the address of the next page, before anything is written.
     pub(crate) fn next_page(&mut self, link: HeaderValue) -> Result<(), ListError> {
         self.pass(Chunk::Next(link))
     }
 
-    /// Passes on what was written, once it is enough; waits while the reader is too far behind.
+    /// Passes on what was written once a piece is full; waits while the reader is too far behind.
     pub(crate) async fn advance(&mut self) -> Result<(), ListError> {
         if self.plain.len() < CHUNK_BYTES { Ok(()) } else { self.flush().await }
     }
@@ -152,14 +152,14 @@ impl ListWriter {
         if bytes.is_empty() {
             return Ok(());
         }
-        // It may lie in memory for long.
+        // It may stay in memory for long.
         bytes.shrink_to_fit();
         let share = self.wait_for_reader(bytes.len()).await?;
         self.pass(Chunk::Bytes(bytes.into(), share))
     }
 
     async fn wait_for_reader(&mut self, bytes: usize) -> Result<OwnedSemaphorePermit, ListError> {
-        // A row that is larger than what may be written ahead has all of it.
+        // A row larger than the permitted read-ahead takes all of it.
         let kib = u32::try_from((bytes / 1024 + 1).min(AHEAD_BYTES / 1024));
         let kib = kib.unwrap_or(u32::MAX);
         if let Ok(share) = self.ahead.clone().try_acquire_many_owned(kib) {
@@ -182,7 +182,7 @@ impl Chunks {
         self.chunks.recv().await.unwrap_or(Err(ListError::Unfinished))
     }
 
-    /// Lets so many bytes more be written ahead.
+    /// Permits this many more bytes to be written ahead.
     pub(super) fn read_ahead(&self, bytes: usize) {
         self.ahead.add_permits(bytes / 1024);
     }

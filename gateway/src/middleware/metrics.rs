@@ -1,4 +1,4 @@
-//! Counts and measures requests.
+//! Metrics of requests.
 
 use axum::{
     extract::{MatchedPath, Request},
@@ -9,7 +9,7 @@ use axum::{
 use shared::metrics::GATEWAY;
 use tokio::time::Instant;
 
-/// Counts and measures what is answered.
+/// Counts and measures answered requests.
 pub(crate) async fn measured(request: Request, next: Next) -> Response {
     let began = Instant::now();
     let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str);

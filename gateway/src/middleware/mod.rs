@@ -1,6 +1,6 @@
-//! What every request passes on its way to its endpoint, and its answer on the way back.
+//! Middleware: what every request and its response pass through.
 
-pub(crate) mod limits;
 pub(crate) mod metrics;
 pub(crate) mod security_headers;
+pub(crate) mod timeout;
 pub(crate) mod tracing;

@@ -1,8 +1,8 @@
-//! What browsers and caches must not do with an answer.
+//! Security headers: restrictions for browsers and caches.
 
 use axum::http::{HeaderMap, HeaderValue, header};
 
-/// Says it on every answer. An endpoint that allows more has said so before.
+/// Sets them on every response, unless an endpoint has set its own.
 pub(crate) fn protect(headers: &mut HeaderMap) {
     let value = HeaderValue::from_static;
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, value("nosniff"));
@@ -11,6 +11,6 @@ pub(crate) fn protect(headers: &mut HeaderMap) {
     headers
         .entry(header::CONTENT_SECURITY_POLICY)
         .or_insert(value("default-src 'none'; frame-ancestors 'none'"));
-    // Answers to updates, receipts and errors are for who asked, at that moment.
+    // Answers to updates, receipts and errors must not be cached.
     headers.entry(header::CACHE_CONTROL).or_insert(value("no-store"));
 }

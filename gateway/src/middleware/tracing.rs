@@ -1,5 +1,5 @@
-//! A span for each request that is served, when traces are wanted. Its names follow the semantic
-//! conventions for HTTP; those of what happens meanwhile stand in [`shared::traces`].
+//! A span for each request, if traces are enabled. Its names follow the semantic conventions for HTTP;
+//! those of other spans are in [`shared::traces`].
 
 use axum::{
     extract::{MatchedPath, Request},
@@ -18,7 +18,7 @@ use crate::auth::Auth;
 
 /// Serves a request within a span.
 pub(crate) async fn traced(traces: &Traces, auth: &Auth, request: Request, next: Next) -> Response {
-    // Those who watch ask for the other paths all the time, and nothing happens.
+    // The other paths are polled by monitoring, and are of no interest.
     if !request.uri().path().starts_with("/api/") {
         return next.run(request).await;
     }
@@ -38,8 +38,8 @@ pub(crate) async fn traced(traces: &Traces, auth: &Auth, request: Request, next:
     attributes.extend(asked(request.uri(), request.version(), request.headers()));
 
     let headers = request.headers();
-    // Who is known may say which trace a request is in, and whether that is recorded. It is checked here,
-    // too, where it counts: the span begins before the endpoint looks at the token.
+    // Only authenticated clients may determine the trace of a request, and whether it is sampled. The
+    // token is checked here, too, because the span begins before the endpoint checks it.
     let is_known = headers.contains_key("traceparent") && auth.verify(headers).is_ok();
     let client = if is_known { Client::Known } else { Client::Stranger };
     let context = traces.serve(name, &HeaderExtractor(headers), client, attributes);
@@ -55,7 +55,7 @@ pub(crate) async fn traced(traces: &Traces, auth: &Auth, request: Request, next:
     response
 }
 
-/// Others could be any text.
+/// Other methods could be any text.
 const KNOWN_METHODS: [Method; 9] = [
     Method::CONNECT,
     Method::DELETE,
@@ -68,7 +68,7 @@ const KNOWN_METHODS: [Method; 9] = [
     Method::TRACE,
 ];
 
-/// What a request says about itself.
+/// The attributes of a request.
 fn asked(uri: &Uri, version: Version, headers: &HeaderMap) -> impl Iterator<Item = KeyValue> {
     let text = |name| headers.get(name)?.to_str().ok().map(str::to_owned);
     let version = if version == Version::HTTP_10 { "1.0" } else { "1.1" };

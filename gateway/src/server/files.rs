@@ -1,17 +1,17 @@
-//! The system's limit of open files, and how many connections it leaves room for.
+//! The system's limit of open files, and the number of connections that it permits.
 //!
-//! Each connection is an open file, and so is what the gateway needs for itself. Where clients could take
-//! all of them, it could not reach its servers any more.
+//! Each connection is an open file, and the gateway needs files for itself. If clients used all of them,
+//! it could no longer reach its servers.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::config::Limits;
 
 /// Files for RabbitMQ's connections, the admin address with its connections, traces, the log, the runtime
-/// and what libraries open for a moment, such as certificates.
+/// and files that libraries open briefly, such as certificates.
 const OWN: usize = 128;
 
-/// The limit leaves no room for clients.
+/// The limit permits no connections of clients.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "the limit of open files is {limit}, and the gateway needs {needed} for itself: set it to {wanted} \
@@ -23,13 +23,13 @@ pub struct FilesError {
     wanted: usize,
 }
 
-/// How many connections there may be at once: as many as the settings say, or as the limit has room for.
-/// The soft limit is raised as far as that needs and the hard one allows.
+/// The maximum number of connections: that of the settings, or less if the limit of open files is too
+/// low. The soft limit is raised as needed, up to the hard limit.
 ///
 /// # Errors
-/// When there is no room for any.
+/// When the limit permits none.
 pub(crate) fn connections(limits: Limits) -> Result<usize, FilesError> {
-    // Both pools, and what is read beside them.
+    // Both pools, and connections outside of them.
     let needed = OWN + 2 * limits.database_connections as usize;
     let wanted = needed + limits.connections;
     let Some(limit) = raised(wanted) else { return Ok(limits.connections) };
@@ -49,7 +49,7 @@ pub(crate) fn connections(limits: Limits) -> Result<usize, FilesError> {
     Ok(room)
 }
 
-/// The limit after it was raised to so many files, as far as that may be; none when it is not known.
+/// The limit after raising it to this number, as far as permitted; none if it is unknown.
 fn raised(wanted: usize) -> Option<usize> {
     let wanted = wanted as u64;
     let (soft, hard) = match getrlimit(Resource::RLIMIT_NOFILE) {

@@ -1,4 +1,4 @@
-//! Serves HTTP within limits, and ties the gateway together.
+//! Serves HTTP within limits, and starts all parts of the gateway.
 
 pub mod files;
 mod pace;
@@ -42,27 +42,27 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use self::{
     files::FilesError,
-    pace::{Pace, Paced, Phase},
+    pace::{ConnectionPhase, Pace, Paced},
     router::{Watched, admin_router, router},
     socket::{Socket, reset},
 };
 use crate::{config::Config, gateway::App, http::transfer::Transfer};
 
-/// Bytes of a request's head, and of what is buffered of its body.
+/// Size limit of a request's head, and of the read buffer.
 const LARGEST_HEAD: usize = 32 * 1024;
 const MOST_HEADERS: usize = 100;
-/// Time that a client may take nothing of its answer.
+/// Time limit for a client that reads nothing of its response.
 const WRITE_LIMIT: Duration = Duration::from_secs(30);
-/// Connections that wait to be accepted. One that comes beyond them is tried again by the client's
-/// system, a whole second later, and monitors connect all at once.
+/// The listen backlog. Clients retry a connection beyond it only after a second, and monitors may all
+/// connect at once.
 const BACKLOG: u32 = 4096;
-/// Time that requests under way have to finish after `stop`.
+/// Time for requests in progress to finish after `stop`.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 
-/// A gateway that has its address.
+/// A gateway with bound addresses.
 pub struct Server {
     listener: TcpListener,
-    /// For health and metrics, where they have an address of their own.
+    /// For health and metrics, if they have their own address.
     admin: Option<TcpListener>,
     app: Arc<App>,
     database: ConnectOptions,
@@ -74,7 +74,7 @@ pub struct Server {
 /// Why a gateway does not serve.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
-    /// The address for clients can't be taken.
+    /// The address for clients can't be bound.
     #[error("SDB_BIND: {address} can't be served")]
     Address {
         /// Which.
@@ -83,7 +83,7 @@ pub enum BuildError {
         #[source]
         error: std::io::Error,
     },
-    /// The address for health and metrics can't be taken.
+    /// The address for health and metrics can't be bound.
     #[error(transparent)]
     Admin(#[from] AdminError),
     /// There is no room for connections.
@@ -91,10 +91,10 @@ pub enum BuildError {
     Files(#[from] FilesError),
 }
 
-/// Takes the addresses; [`Server::run`] serves them.
+/// Binds the addresses; [`Server::run`] serves them.
 ///
 /// # Errors
-/// When an address can't be taken, or too few files may be open.
+/// When an address can't be bound, or the limit of open files is too low.
 pub async fn build(config: Config, stop: CancellationToken) -> Result<Server, BuildError> {
     config.auth.warn();
     let connections = files::connections(config.limits)?;
@@ -113,7 +113,7 @@ pub async fn build(config: Config, stop: CancellationToken) -> Result<Server, Bu
 }
 
 impl Server {
-    /// Serves until the token of [`build`] is cancelled, then lets the requests under way finish.
+    /// Serves until the token of [`build`] is cancelled, then lets requests in progress finish.
     ///
     /// # Errors
     /// When the database is not prepared, or its topology is not the settings'.
@@ -154,12 +154,12 @@ impl Server {
         let graceful = GracefulShutdown::new();
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new())
-            // The connection's pace has its limits, which tell an idle connection from a slow head.
+            // `Pace` has these limits, and distinguishes an idle connection from a slow head.
             .header_read_timeout(None)
-            // Who has sent all of a request may say so by closing that direction, and waits for the answer.
+            // A client may half-close the connection after its request, and wait for the answer.
             .half_close(true)
             .max_buf_size(LARGEST_HEAD)
-            // Without it a head that comes in one piece may be larger than the buffer.
+            // Without it a head that arrives in one piece may exceed the buffer size.
             .max_header_size(LARGEST_HEAD)
             .max_headers(MOST_HEADERS);
         loop {
@@ -168,7 +168,7 @@ impl Server {
                 accepted = accept(&self.listener, &connections) => accepted,
             };
             let Some((stream, place)) = accepted else {
-                // Out of file descriptors, most likely: those in use end with their requests.
+                // Most likely out of file descriptors, which are released when requests end.
                 sleep(Duration::from_millis(50)).await;
                 continue;
             };
@@ -185,9 +185,9 @@ impl Server {
                     },
                     () = transfer.overdue() => tracing::debug!("an answer took too long"),
                     phase = pace.overdue() => match phase {
-                        Phase::Idle => {}
-                        Phase::Head => tracing::debug!("a request's head took too long"),
-                        Phase::Answer | Phase::Send => {
+                        ConnectionPhase::Idle => {}
+                        ConnectionPhase::Head => tracing::debug!("a request's head took too long"),
+                        ConnectionPhase::Answer | ConnectionPhase::Send => {
                             tracing::debug!("an answer took too long");
                         }
                     },
@@ -203,7 +203,7 @@ impl Server {
     }
 }
 
-/// Gives each request the canonical path, and tells its endpoint the connection that its answer goes to.
+/// Canonicalizes the path of each request, and passes the connection's `Transfer` to its endpoint.
 fn at_the_edge(
     service: TowerToHyperService<Router>,
     transfer: Arc<Transfer>,
@@ -228,13 +228,13 @@ fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
-    // A gateway that was just stopped keeps nobody from the address.
+    // Permits binding right after another gateway was stopped.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
 
-/// The next connection, once there is a place for it; none when the system refuses.
+/// The next connection, once a permit is free; none if the system refuses.
 async fn accept(
     listener: &TcpListener,
     connections: &Arc<Semaphore>,
@@ -256,11 +256,11 @@ fn limited(
     transfer: Arc<Transfer>,
     pace: Arc<Pace>,
 ) -> Pin<Box<TimeoutStream<Socket>>> {
-    // Answers are small and waited for.
+    // Responses are small, and clients wait for them.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(reason = chain(&error), "a connection ended at once");
     }
-    // A reader that takes nothing for so long is gone, or might as well be.
+    // A client that reads nothing for that long is treated as gone.
     let mut stream = TimeoutStream::new(Socket::new(stream, transfer, pace));
     stream.set_write_timeout(Some(WRITE_LIMIT));
     Box::pin(stream)

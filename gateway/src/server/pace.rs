@@ -1,8 +1,8 @@
-//! How long a connection may wait: for its next request, for the rest of a request's head, for its client
-//! to take the end of an answer.
+//! Time limits of a connection: for its next request, for the rest of a request's head, for its client to
+//! read the end of a response.
 //!
-//! The phases change with every request, so they are kept in one number, and one timer looks at it from
-//! time to time. No phase is shorter than the time between two looks, so each is ended on time.
+//! The phase changes with every request, so it is one atomic number that a timer checks periodically. No
+//! limit is shorter than the interval of the timer.
 
 use std::{
     pin::Pin,
@@ -18,39 +18,40 @@ use axum::body::{Body, Bytes};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::{Instant, sleep_until};
 
-/// Time from the first byte of a request's head to its last.
+/// Time limit from the first byte of a request's head to its last.
 const HEAD_LIMIT: Duration = Duration::from_secs(30);
-/// Time from a request's head to the moment when all of its answer is written: more than a request may
-/// take to its answer, and a streamed list to its end, which have limits of their own.
+/// Time limit from a request's head until its response is written: longer than the separate limits of
+/// requests and of streamed lists.
 const ANSWER_LIMIT: Duration = Duration::from_secs(120);
-/// Time for the client to take what is then still buffered: a list that is held, at most.
+/// Time limit for the client to read what is still buffered then: at most a list in memory.
 const SEND_LIMIT: Duration = Duration::from_secs(60);
 
 /// What a connection is waiting for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Phase {
+pub(crate) enum ConnectionPhase {
     /// For a request.
     Idle,
     /// For the rest of a request's head.
     Head,
     /// For the request's body and for its answer.
     Answer,
-    /// For its client to take the end of the answer.
+    /// For its client to read the end of the response.
     Send,
 }
 
-const PHASES: [Phase; 4] = [Phase::Idle, Phase::Head, Phase::Answer, Phase::Send];
+const PHASES: [ConnectionPhase; 4] =
+    [ConnectionPhase::Idle, ConnectionPhase::Head, ConnectionPhase::Answer, ConnectionPhase::Send];
 
 /// The phase of one connection, and since when.
 pub(crate) struct Pace {
     limits: [Duration; 4],
     began: Instant,
-    /// Milliseconds since then, times four, plus the place of the phase in [`PHASES`].
+    /// Milliseconds since the start, times four, plus the index of the phase in [`PHASES`].
     phase: AtomicU64,
 }
 
 impl Pace {
-    /// Of a new connection. One that is idle is kept for so long.
+    /// For a new connection. `idle` is the limit for idle connections.
     pub(crate) fn new(keep_alive: Duration) -> Arc<Self> {
         Self::with_limits([keep_alive, HEAD_LIMIT, ANSWER_LIMIT, SEND_LIMIT])
     }
@@ -59,32 +60,32 @@ impl Pace {
         Arc::new(Self { limits, began: Instant::now(), phase: AtomicU64::new(0) })
     }
 
-    /// Bytes came.
+    /// Bytes were received.
     pub(crate) fn received(&self) {
-        if self.now().0 == Phase::Idle {
-            self.enter(Phase::Head);
+        if self.now().0 == ConnectionPhase::Idle {
+            self.enter(ConnectionPhase::Head);
         }
     }
 
-    /// All of the bytes that were written so far are the system's to send.
+    /// All bytes written so far were passed to the system.
     pub(crate) fn flushed(&self) {
-        if self.now().0 == Phase::Send {
-            self.enter(Phase::Idle);
+        if self.now().0 == ConnectionPhase::Send {
+            self.enter(ConnectionPhase::Idle);
         }
     }
 
     /// A request's head is complete.
     pub(crate) fn asked(&self) {
-        self.enter(Phase::Answer);
+        self.enter(ConnectionPhase::Answer);
     }
 
-    /// Whether an answer is not written to its end.
+    /// Whether a response is unfinished.
     pub(crate) fn is_answering(&self) -> bool {
-        matches!(self.now().0, Phase::Answer | Phase::Send)
+        matches!(self.now().0, ConnectionPhase::Answer | ConnectionPhase::Send)
     }
 
-    /// Waits until a phase is over its limit; returns which.
-    pub(crate) async fn overdue(&self) -> Phase {
+    /// Waits until a phase exceeds its limit; returns which one.
+    pub(crate) async fn overdue(&self) -> ConnectionPhase {
         let between = self.limits.into_iter().min().unwrap_or_default();
         loop {
             let now = Instant::now();
@@ -93,23 +94,23 @@ impl Pace {
             if deadline <= now {
                 return phase;
             }
-            // Whatever begins meanwhile lasts until then, at least.
+            // A phase that begins meanwhile lasts at least until then.
             sleep_until(deadline.min(now + between)).await;
         }
     }
 
-    fn enter(&self, phase: Phase) {
+    fn enter(&self, phase: ConnectionPhase) {
         let since = self.began.elapsed().as_millis() as u64;
         self.phase.store(since * 4 + phase as u64, Ordering::Relaxed);
     }
 
-    fn now(&self) -> (Phase, Instant) {
+    fn now(&self) -> (ConnectionPhase, Instant) {
         let phase = self.phase.load(Ordering::Relaxed);
         (PHASES[(phase % 4) as usize], self.began + Duration::from_millis(phase / 4))
     }
 }
 
-/// The body of an answer, which tells the pace of its connection when all of it is written.
+/// The body of a response, which reports to the `Pace` of its connection when it is complete.
 pub(crate) struct Paced {
     body: Body,
     pace: Arc<Pace>,
@@ -143,7 +144,7 @@ impl HttpBody for Paced {
 
 impl Drop for Paced {
     fn drop(&mut self) {
-        self.pace.enter(Phase::Send);
+        self.pace.enter(ConnectionPhase::Send);
     }
 }
 
@@ -156,26 +157,26 @@ mod tests {
     const SOON: Duration = Duration::from_millis(40);
     const LONG: Duration = Duration::from_secs(60);
 
-    async fn overdue(pace: &Pace) -> Phase {
+    async fn overdue(pace: &Pace) -> ConnectionPhase {
         timeout(LONG, pace.overdue()).await.unwrap()
     }
 
     #[tokio::test]
     async fn each_phase_has_its_limit() {
         let pace = Pace::with_limits([SOON, LONG, LONG, LONG]);
-        assert_eq!(overdue(&pace).await, Phase::Idle);
+        assert_eq!(overdue(&pace).await, ConnectionPhase::Idle);
         let pace = Pace::with_limits([LONG, SOON, LONG, LONG]);
         pace.received();
-        assert_eq!(overdue(&pace).await, Phase::Head);
+        assert_eq!(overdue(&pace).await, ConnectionPhase::Head);
         let pace = Pace::with_limits([LONG, LONG, SOON, LONG]);
         pace.received();
         pace.asked();
-        assert_eq!(overdue(&pace).await, Phase::Answer);
+        assert_eq!(overdue(&pace).await, ConnectionPhase::Answer);
         let pace = Pace::with_limits([LONG, LONG, LONG, SOON]);
         pace.received();
         pace.asked();
         drop(Paced::new(Body::empty(), pace.clone()));
-        assert_eq!(overdue(&pace).await, Phase::Send);
+        assert_eq!(overdue(&pace).await, ConnectionPhase::Send);
     }
 
     #[tokio::test]
@@ -186,12 +187,12 @@ mod tests {
                 tokio::time::sleep(SOON).await;
                 pace.received();
                 pace.asked();
-                // While an answer is written, what was flushed is a part of it.
+                // While a response is written, a flush covers only a part of it.
                 pace.flushed();
-                assert_eq!(pace.now().0, Phase::Answer);
+                assert_eq!(pace.now().0, ConnectionPhase::Answer);
                 drop(Paced::new(Body::empty(), pace.clone()));
                 pace.flushed();
-                assert_eq!(pace.now().0, Phase::Idle);
+                assert_eq!(pace.now().0, ConnectionPhase::Idle);
             }
         };
         tokio::select! {
@@ -199,7 +200,7 @@ mod tests {
             () = using => {}
             phase = pace.overdue() => panic!("{phase:?} is overdue"),
         }
-        assert_eq!(overdue(&pace).await, Phase::Idle);
+        assert_eq!(overdue(&pace).await, ConnectionPhase::Idle);
     }
 
     #[tokio::test]
@@ -213,7 +214,7 @@ mod tests {
         };
         tokio::select! {
             () = slowly => {}
-            phase = overdue(&pace) => assert_eq!(phase, Phase::Head),
+            phase = overdue(&pace) => assert_eq!(phase, ConnectionPhase::Head),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Every path, and the order of what each request passes.
+//! All routes, and the order of the middleware.
 
 use std::sync::Arc;
 
@@ -20,21 +20,21 @@ use crate::{
     },
     gateway::App,
     http::error::ApiError,
-    middleware::{limits::limited, metrics::measured, tracing::traced},
+    middleware::{metrics::measured, timeout::limited, tracing::traced},
     openapi::page,
 };
 
-/// Where those who watch the gateway ask.
+/// Where health and metrics are served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Watched {
     /// At the address for clients.
     Here,
-    /// At an address of their own. Health stays at that for clients, too: what balances requests asks
-    /// where it sends them. The metrics are not for clients.
+    /// At their own address. Health is also served at the address for clients, because load balancers
+    /// check it there. The metrics are not for clients.
     Apart,
 }
 
-/// The paths for those who watch, at an address of their own.
+/// The routes of the admin address.
 pub(crate) fn admin_router(app: Arc<App>) -> Router {
     health_router().route("/metrics", get(metrics::get)).with_state(app)
 }
@@ -43,7 +43,7 @@ fn health_router() -> Router<Arc<App>> {
     Router::new().route("/healthz", get(health::healthz)).route("/readyz", get(health::readyz))
 }
 
-/// The paths for clients.
+/// The routes for clients.
 pub(crate) fn router(app: Arc<App>, watched: Watched) -> Router {
     let router = match watched {
         Watched::Here => health_router().route("/metrics", get(metrics::get)),

@@ -1,8 +1,8 @@
-//! A client's connection: how it is read, written and ended, and how it is seen that the client is gone.
+//! A client's connection: reading, writing, closing, and detecting that the client is gone.
 //!
-//! A client that has sent its request may close that direction, and still waits for the answer: the end of
-//! what it sends says nothing about it. A client that is gone for good shows itself by a reset, at the
-//! latest when something is sent to it.
+//! A client may half-close the connection after its request and still wait for the response, so that the
+//! end of input does not mean that it is gone. A client that is gone causes a reset, at the latest when
+//! something is sent to it.
 
 use std::{
     io,
@@ -21,9 +21,9 @@ use tokio::{
 use super::pace::Pace;
 use crate::http::transfer::Transfer;
 
-/// A client's connection. One that ends before its answer does is reset, not closed: a client of HTTP/1.0
-/// takes the end of a connection for the end of the answer, and the system would go on sending what it
-/// has buffered for as long as the client likes.
+/// A client's connection. If it ends before its response is complete, it is reset instead of closed: an
+/// HTTP/1.0 client would take the end of the connection for the end of the response, and the system would
+/// keep sending buffered data for as long as the client wants.
 pub(crate) struct Socket {
     stream: Arc<TcpStream>,
     transfer: Arc<Transfer>,
@@ -40,8 +40,8 @@ impl Socket {
     }
 }
 
-/// Waits until the connection is reset by its client, or by the system in its place. While an answer is
-/// being made, nothing is read or written that would tell.
+/// Waits until the connection is reset by its client, or by the system. While a response is being
+/// computed, no read or write would notice it.
 pub(crate) async fn reset(stream: &TcpStream) {
     loop {
         match stream.ready(Interest::ERROR).await {
@@ -61,7 +61,7 @@ impl Drop for Socket {
     }
 }
 
-/// Tries until it would block, and waits then.
+/// Tries until it would block, then waits.
 fn attempt(
     mut ready: impl FnMut() -> Poll<io::Result<()>>,
     mut attempt: impl FnMut() -> io::Result<usize>,
@@ -102,7 +102,7 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Nothing is buffered here, and it is asked for when all else is written.
+        // Nothing is buffered here; it is called after everything is written.
         self.pace.flushed();
         Poll::Ready(Ok(()))
     }

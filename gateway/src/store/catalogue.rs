@@ -49,7 +49,7 @@ impl Catalogue {
     }
 }
 
-/// The copy and what keeps it.
+/// The copy and its updating.
 pub(crate) struct CatalogueCopy {
     database: PgPool,
     current: ArcSwapOption<Catalogue>,
@@ -63,13 +63,13 @@ impl CatalogueCopy {
         Self { database, current, clock, last_refresh }
     }
 
-    /// The copy; none before the database answered for the first time.
+    /// The copy; none until the database has answered for the first time.
     pub(crate) fn get(&self) -> Option<Arc<Catalogue>> {
         self.current.load_full()
     }
 
-    /// Compares and reads it again for as long as the gateway runs. While the database is away, the
-    /// last copy serves.
+    /// Compares the version periodically, and reads the catalogue again after a change. While the
+    /// database is unavailable, the last copy is used.
     pub(crate) async fn keep_fresh(&self) {
         let mut failing = false;
         loop {
@@ -156,7 +156,7 @@ impl CatalogueCopy {
     }
 }
 
-/// Has the database hold a text for a moment.
+/// Sends a text to the database to check that it can be stored.
 ///
 /// # Errors
 /// When its encoding lacks a character of it (`database::lacks_characters`), or it fails.

@@ -1,10 +1,10 @@
-//! The database's clock, which stamps updates.
+//! The database's clock, from which the times of updates are taken.
 //!
-//! The id of an update places its record in a partition of the inbox, and the worker makes partitions
-//! by the database's clock: an update that is stamped weeks off has none and is parked. So a gateway
-//! never stamps by the clock of its machine, which may be wrong, or set while the gateway runs. Every
-//! reading of the catalogue's version brings the database's time along; between two of them, and while
-//! the database is away, the monotonic clock goes on from there.
+//! The id of an update determines the inbox partition of its record, and the worker creates partitions by
+//! the database's clock: an update whose time is weeks off has no partition and is parked. So a gateway
+//! never uses the clock of its machine, which may be wrong, or set while the gateway runs. Every reading
+//! of the catalogue's version returns the database's time; between two readings, and while the database
+//! is unavailable, it is extrapolated with the monotonic clock.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
@@ -12,16 +12,16 @@ use shared::timestamp::Timestamp;
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
-/// Microseconds between two clocks that are taken to be set right. Stamps of gateways before this
-/// version, and those of two database servers, may differ by as much.
+/// Tolerated difference of clocks in microseconds. Times from gateways of earlier versions, and from two
+/// database servers, may differ by as much.
 pub(crate) const TOLERATED: i64 = 5 * 60 * 1_000_000;
 
-/// Stands for a database that has not answered yet; no clock is so far off.
+/// Represents a database that has not answered yet; no clock is that far off.
 const UNKNOWN: i64 = i64::MIN;
 
-/// The database's clock, as far as it is known.
+/// An estimate of the database's clock.
 pub(crate) struct DatabaseClock {
-    /// What the monotonic clock is counted from.
+    /// The origin of the monotonic clock.
     started: Instant,
     /// Microseconds since 1970 that the database's clock showed at `started`.
     at_start: AtomicI64,
@@ -38,10 +38,10 @@ impl DatabaseClock {
         }
     }
 
-    /// Takes over what the database's clock showed at a moment between `sent` and `received`.
+    /// Records the database's time at a moment between `sent` and `received`.
     ///
-    /// Within these bounds the estimate stays as it was, so that it does not move with the time that
-    /// queries take. It begins at the lower bound: nothing is received later than it is applied.
+    /// Within these bounds the estimate is unchanged, so that it does not depend on the duration of
+    /// queries. It starts at the lower bound, so that no update is received later than it is applied.
     pub(crate) fn observe(&self, sent: Instant, received: Instant, database: Timestamp) {
         let micros = database.as_micros();
         let earliest = micros.saturating_sub(self.elapsed(received));
@@ -63,7 +63,7 @@ impl DatabaseClock {
         Some(machine_micros().saturating_sub(self.micros()?))
     }
 
-    /// What is wrong with the clock of this machine, if anything is.
+    /// The problem of this machine's clock, if there is one.
     pub(crate) fn fault(&self) -> Option<String> {
         fault(self.machine_is_ahead()?)
     }
@@ -151,7 +151,7 @@ mod tests {
         assert_eq!(shown(&clock, at(2_000)), DAY / 2);
         clock.observe(at(3_000), at(3_010), micros(2 * DAY));
         assert_eq!(shown(&clock, at(3_010)), 2 * DAY);
-        // While it is away, time goes on.
+        // Time continues while the database is unavailable.
         assert_eq!(shown(&clock, at(63_010)), 2 * DAY + MINUTE);
     }
 

@@ -1,4 +1,4 @@
-//! What tells one state of the lists from another.
+//! The version of the lists.
 
 use std::time::Duration;
 
@@ -18,18 +18,18 @@ use tokio::{
 
 use crate::http::error::ApiError;
 
-/// Requests that one reading answers, at most.
+/// Maximum number of requests that share one reading.
 const MOST_AT_ONCE: usize = 1_024;
 /// Time for one reading.
 const READ_LIMIT: Duration = Duration::from_secs(2);
 
-/// A state of the lists.
+/// A version of the lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Version {
     /// When the database server was started, in microseconds since 1970: another server, or one that
     /// was restored, may have lost what this one had, and count the same numbers again.
     server: i64,
-    /// Moves with every transaction that changes the lists.
+    /// Incremented by every transaction that changes the lists.
     lists: i64,
     /// The newest start and end of an incident that have passed, in microseconds since 1970: which
     /// incidents are active changes without a write, too.
@@ -48,12 +48,12 @@ impl Version {
         Self { windows: None, ..self }
     }
 
-    /// Whether what was read at this state, or after, is no older than `other`.
+    /// Whether data read at this version or later is not older than `other`.
     pub(crate) fn reaches(self, other: Self) -> bool {
         self.server == other.server && (self.lists, self.windows) >= (other.lists, other.windows)
     }
 
-    /// As it is written in an entity tag. Another release may write the same state in another way.
+    /// Its form in an entity tag. Another release may use another form.
     pub(crate) fn text(self) -> String {
         let Self { server, lists, windows } = self;
         let release = env!("CARGO_PKG_VERSION");
@@ -64,8 +64,8 @@ impl Version {
     }
 }
 
-/// Reads the version for all who ask. Those who ask while it is being read get the next reading: what
-/// was committed before they asked is in it.
+/// Reads the version for concurrent requests. Those that arrive during a reading get the next one, which
+/// includes everything committed before they arrived.
 #[derive(Clone)]
 pub(crate) struct Versions {
     asking: mpsc::UnboundedSender<oneshot::Sender<Version>>,
@@ -97,7 +97,7 @@ async fn answer(
 ) {
     let mut waiting = Vec::new();
     while asked.recv_many(&mut waiting, MOST_AT_ONCE).await > 0 {
-        // Requests that have come already get to ask, too: under load one reading answers more of them.
+        // Lets requests that have already arrived join: under load one reading serves more of them.
         yield_now().await;
         while waiting.len() < MOST_AT_ONCE
             && let Ok(sender) = asked.try_recv()
@@ -123,7 +123,7 @@ async fn answer(
             }
         };
         for sender in waiting.drain(..) {
-            // A request that gave up meanwhile needs no answer.
+            // A request that was dropped meanwhile needs no answer.
             sender.send(version).ok();
         }
     }

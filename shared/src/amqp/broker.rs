@@ -13,14 +13,14 @@ use crate::settings::{
     uri::{Problem, Uri},
 };
 
-/// Time that a connection may take, its handshake included.
+/// Time limit for connecting, including the handshake.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
-/// Seconds between heartbeats: a peer that is silent for two to three times as long is given up. Few
-/// seconds, since nobody else gets the messages of a worker that stalls before.
+/// Seconds between heartbeats: RabbitMQ closes the connection of a peer that is silent for two to three
+/// intervals. It is short, because the messages of a stalled worker are redelivered only then.
 const HEARTBEAT: u16 = 2;
 
-/// Where RabbitMQ is.
+/// The address of RabbitMQ.
 #[derive(Clone)]
 pub struct Broker {
     uri: AMQPUri,
@@ -41,12 +41,12 @@ const NAME: &str = "SDB_AMQP_URI";
 const EXPECTED: &str = "`amqp://user:password@host:port/vhost` or `amqps://…`";
 
 impl Broker {
-    /// The one that the settings name.
+    /// From the settings.
     ///
     /// # Errors
-    /// When none is named, or in a way that can't be read.
+    /// If no address is set, or if it is invalid.
     pub fn from_settings(settings: &Settings) -> Result<Self, SettingsError> {
-        // The URI holds the password, so it is not shown.
+        // The address has the password, so it is not printed.
         let uri = parse(&settings.required(NAME)?)
             .map_err(|problem| invalid(NAME, "…", &format!("{EXPECTED}: {problem}")))?;
         Ok(Self { uri })
@@ -59,8 +59,8 @@ impl Broker {
 
     /// Opens a connection; `purpose` names it in RabbitMQ's lists.
     ///
-    /// It does not reconnect by itself: a connection that came back would send what its callers
-    /// had given up, and a consumer's would mix old deliveries with new ones.
+    /// It does not reconnect automatically: a recovered connection would send what its callers had given
+    /// up, and a consumer would mix old deliveries with new ones.
     ///
     /// # Errors
     /// When RabbitMQ can't be reached in time.
@@ -75,12 +75,12 @@ impl Broker {
     }
 }
 
-/// Parameters that the address of a RabbitMQ may have.
+/// The supported parameters of an address of RabbitMQ.
 const KNOWN: &str =
     "`heartbeat`, `frame_max`, `channel_max`, `connection_timeout` and `auth_mechanism`";
 
-/// Reads an address part by part, as RabbitMQ's specification of its URIs has it. The client's own
-/// parser knows no IPv6 address and takes `localhost` for it.
+/// Parses an address according to RabbitMQ's URI specification. The client's own parser does not support
+/// IPv6 addresses, and uses `localhost` instead.
 fn parse(text: &str) -> Result<AMQPUri, Problem> {
     let uri = Uri::parse(text)?;
     let scheme = match &*uri.scheme {
@@ -137,7 +137,7 @@ fn query(parameters: Vec<(String, String)>) -> Result<AMQPQueryString, Problem> 
                 query.auth_mechanism = Some(value.parse().map_err(unknown)?);
                 "auth_mechanism"
             }
-            // What is passed over might be what makes the connection safe.
+            // An ignored parameter could be one that makes the connection secure.
             _ => return Err(Problem::UnknownParameter { place: place + 1, known: KNOWN }),
         };
         if seen.contains(&name) {

@@ -1,4 +1,4 @@
-//! Connections to RabbitMQ, and the queues.
+//! Connections to RabbitMQ, and the topology of exchanges and queues.
 
 pub mod broker;
 pub mod topology;

@@ -1,8 +1,8 @@
-//! The exchange and queues that carry status updates, and the record of their shape.
+//! The exchanges and queues of status updates, and the record of their topology.
 //!
-//! The shape is recorded in the database, since a gateway and a worker that disagree about the
-//! number of partitions would break the order of a component's updates. `worker topology` changes
-//! it: gateways stop, workers empty the old queues, and all go on with new ones.
+//! The topology is recorded in the database, because a gateway and a worker that disagree about the
+//! number of partitions would break the order of a component's updates. `worker topology` changes it:
+//! gateways stop publishing, workers drain the old queues, and then all use new ones.
 
 mod declare;
 
@@ -19,33 +19,33 @@ use crate::{
     telemetry::chain,
 };
 
-/// Between two tries to reach the database.
+/// Pause between two attempts to reach the database.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Time for one try.
+/// Time limit of one attempt.
 const READ_LIMIT: Duration = Duration::from_secs(10);
 
-/// The shape of the queues.
+/// The exchanges and queues of status updates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Topology {
-    /// Its number, part of every queue's name: another shape has other queues.
+    /// Its number, a part of every queue's name: another topology has other queues.
     pub version: i32,
-    /// Queues that the components are spread over.
+    /// Number of queues that the components are distributed over.
     pub partitions: u16,
-    /// Messages that one queue holds before it refuses more.
+    /// Maximum length of a queue; further messages are refused.
     pub queue_limit: u32,
-    /// Messages of one queue that a worker holds. The same everywhere: returned messages keep their
-    /// order only between consumers with the same prefetch.
+    /// Unacknowledged messages of one queue per worker. It is the same for all: requeued messages keep
+    /// their order only among consumers with the same prefetch.
     pub prefetch: u16,
     /// The newest version of messages that gateways write.
     pub wire: u16,
 }
 
-/// What may be done with the queues of a topology.
+/// The phase of a topology: what is permitted with its queues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// Gateways publish, workers consume.
     Open,
-    /// Workers empty the queues; gateways answer 503.
+    /// Workers drain the queues; gateways answer 503.
     Draining,
     /// Nobody publishes or consumes.
     Closed,
@@ -74,16 +74,16 @@ impl FromStr for Phase {
     }
 }
 
-/// What the database records.
+/// The record in the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Recorded {
-    /// The shape of the queues.
+    /// The exchanges and queues of status updates.
     pub topology: Topology,
-    /// What may be done with them.
+    /// The phase.
     pub phase: Phase,
 }
 
-/// Why a process can't take the recorded topology.
+/// Why a process can't use the recorded topology.
 #[derive(Debug, thiserror::Error)]
 pub enum TopologyError {
     /// There is no record.
@@ -92,7 +92,7 @@ pub enum TopologyError {
     /// `worker detach` was run: lists would not show what changes.
     #[error("the database was detached: run `worker migrate` to attach it again")]
     Detached,
-    /// The settings disagree with the record.
+    /// A setting differs from the record.
     #[error(
         "{name} is {setting}, but the database records {recorded}: leave {name} unset, or set it to {recorded}"
     )]
@@ -128,8 +128,7 @@ pub enum TopologyError {
     /// The database's sessions can't be used.
     #[error(transparent)]
     Session(SessionError),
-    /// The database is a standby: what it records is late, and a lock on it keeps nobody on the primary
-    /// from anything.
+    /// The database is a standby: its record is outdated, and a lock on it has no effect on the primary.
     #[error("the database is a standby (in recovery): connect to the primary, or promote it")]
     Standby,
     /// The database did not answer.
@@ -153,17 +152,17 @@ impl Topology {
         })
     }
 
-    /// The recorded topology, as soon as the database answers, checked against the settings that
-    /// are set: the database may be started later than we are.
+    /// The recorded topology, checked against the settings that are set. Waits until the database
+    /// answers, which may be started later.
     ///
     /// # Errors
-    /// When there is no record, or it disagrees with a setting, or when sessions of the database
-    /// are not what they must be.
+    /// When there is no record, when it differs from a setting, or when sessions of the database lack
+    /// required properties.
     pub async fn read_once_up(
         database: &ConnectOptions,
         settings: &Settings,
     ) -> Result<Recorded, TopologyError> {
-        database.log_passed_over();
+        database.log_ignored();
         let mut said = String::new();
         loop {
             let read = async {
@@ -195,7 +194,7 @@ impl Topology {
     /// Checks it against the settings that are set.
     ///
     /// # Errors
-    /// When one disagrees.
+    /// When one differs.
     pub fn check(&self, settings: &Settings) -> Result<(), TopologyError> {
         let wanted = Self::from_settings(settings)?;
         for (name, setting, recorded) in [
@@ -210,15 +209,15 @@ impl Topology {
         Ok(())
     }
 
-    /// The exchange of the updates: it exists for as long as updates may be published. Older programs
-    /// publish through it, and it puts an update that has no queue into the dead-letter queue.
+    /// The exchange of the updates: it exists while updates may be published. Older releases publish to
+    /// it; its alternate exchange routes unroutable updates to the dead-letter queue.
     #[must_use]
     pub fn exchange(&self) -> String {
         format!("sdb.updates.v{}", self.version)
     }
 
-    /// The exchange that updates are published through. Without an alternate exchange, so that
-    /// RabbitMQ returns an update that no queue takes.
+    /// The exchange that updates are published to. It has no alternate exchange, so that RabbitMQ returns
+    /// unroutable updates.
     #[must_use]
     pub fn publish_exchange(&self) -> String {
         format!("sdb.publish.v{}", self.version)
@@ -236,8 +235,8 @@ impl Topology {
         format!("sdb.updates.v{}.p{partition}", self.version)
     }
 
-    /// Where RabbitMQ puts what it gave up, or what an older program published and no queue took: the
-    /// last net, empty unless something is wrong.
+    /// The queue of dead-lettered messages, and of unroutable ones of older releases. It is normally
+    /// empty.
     #[must_use]
     pub fn dead_letter_queue(&self) -> String {
         format!("sdb.dead.v{}", self.version)
@@ -245,7 +244,7 @@ impl Topology {
 }
 
 impl Recorded {
-    /// What the database records now, and only if it is the primary: a standby's record is late.
+    /// The current record of the primary; a standby's record may be outdated.
     ///
     /// # Errors
     /// When there is no record, when the database is a standby, or when it fails.
@@ -306,11 +305,11 @@ fn is_missing(error: &sqlx::Error) -> bool {
 /// Why there is no record. A standby may not have it yet.
 async fn unprepared(database: &mut PgConnection) -> TopologyError {
     let standby = sqlx::query_scalar("SELECT pg_is_in_recovery()").fetch_one(database).await;
-    // Inside a transaction, which the missing table ended, it can't be asked.
+    // Not possible inside a transaction, which the missing table has aborted.
     if standby.unwrap_or(false) { TopologyError::Standby } else { TopologyError::Unprepared }
 }
 
-/// SQLSTATE of a column that is not there: a migration is missing.
+/// SQLSTATE undefined_column: a migration is missing.
 const UNDEFINED_COLUMN: &str = "42703";
-/// SQLSTATE of a table that is not there.
+/// SQLSTATE undefined_table.
 const UNDEFINED_TABLE: &str = "42P01";

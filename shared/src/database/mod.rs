@@ -63,7 +63,7 @@ pub struct ConnectOptions {
     /// Whether a commit waits until it is on disk, and on a synchronous standby.
     is_durable: bool,
     target: Target,
-    passed_over: Vec<&'static str>,
+    ignored: Vec<&'static str>,
     contradiction: Option<&'static str>,
 }
 
@@ -99,7 +99,7 @@ pub fn connect_options(
         if !settings.is_set(NAME) && settings.is_set(OTHER_NAME) { OTHER_NAME } else { NAME };
     let uri = settings.required(name)?;
     // The address has the password, so it is not printed.
-    let Address { connect, target, passed_over } = uri::parse(&uri)
+    let Address { connect, target, ignored } = uri::parse(&uri)
         .map_err(|problem| invalid(name, "…", &format!("{EXPECTED}: {problem}")))?;
     let connect = connect
         .application_name(application)
@@ -107,7 +107,7 @@ pub fn connect_options(
         .log_slow_statements(tracing::log::LevelFilter::Warn, Duration::from_secs(1));
     let session = BTreeMap::from(SESSION);
     let contradiction = contradiction(settings);
-    Ok(ConnectOptions { connect, session, is_durable: true, target, passed_over, contradiction })
+    Ok(ConnectOptions { connect, session, is_durable: true, target, ignored, contradiction })
 }
 
 impl ConnectOptions {
@@ -171,12 +171,12 @@ impl ConnectOptions {
     }
 
     /// Logs the ignored parameters of the address, and whether another address is set.
-    pub(crate) fn log_passed_over(&self) {
+    pub(crate) fn log_ignored(&self) {
         if let Some(contradiction) = self.contradiction {
             tracing::warn!("{contradiction}");
         }
-        if !self.passed_over.is_empty() {
-            let parameters = self.passed_over.join(", ");
+        if !self.ignored.is_empty() {
+            let parameters = self.ignored.join(", ");
             tracing::info!(parameters, "{NAME}: ignoring parameters that have no effect");
         }
     }

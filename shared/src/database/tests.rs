@@ -98,7 +98,7 @@ fn options_of_the_session_win_over_those_of_the_address() {
 #[test]
 fn parameters_that_change_nothing_are_told() {
     let uri = "postgresql://u@db/sd?connect_timeout=3&keepalives=1&target_session_attrs=any";
-    assert_eq!(options(uri).expect(uri).passed_over, ["connect_timeout", "keepalives"]);
+    assert_eq!(options(uri).expect(uri).ignored, ["connect_timeout", "keepalives"]);
     for (attribute, target) in [("primary", Target::Primary), ("read-write", Target::ReadWrite)] {
         let uri = format!("postgresql://u@db/sd?target_session_attrs={attribute}");
         assert_eq!(options(&uri).expect(attribute).target, target);

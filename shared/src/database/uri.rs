@@ -23,7 +23,7 @@ pub(super) struct Address {
     pub(super) connect: PgConnectOptions,
     pub(super) target: Target,
     /// Ignored parameters.
-    pub(super) passed_over: Vec<&'static str>,
+    pub(super) ignored: Vec<&'static str>,
 }
 
 /// The supported parameters, for the error about an unknown one.
@@ -103,7 +103,7 @@ struct Fields {
     values: BTreeMap<&'static str, String>,
     /// Options of the server's command line, in order.
     options: Vec<(String, String)>,
-    passed_over: Vec<&'static str>,
+    ignored: Vec<&'static str>,
 }
 
 /// Parses an address.
@@ -133,7 +133,7 @@ pub(super) fn parse(text: &str) -> Result<Address, Problem> {
     fields.check_tls()?;
     let target = fields.target()?;
     let connect = fields.connect()?;
-    Ok(Address { connect, target, passed_over: fields.passed_over })
+    Ok(Address { connect, target, ignored: fields.ignored })
 }
 
 impl Fields {
@@ -153,7 +153,7 @@ impl Fields {
             return self.set(field, value);
         }
         if let Some(known) = PASSED_OVER.iter().find(|known| **known == name) {
-            self.passed_over.push(known);
+            self.ignored.push(known);
             return Ok(());
         }
         if let Some(known) = UNSUPPORTED.iter().find(|known| **known == name) {

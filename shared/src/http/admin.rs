@@ -1,5 +1,5 @@
-//! The admin address: `/healthz`, `/readyz` and `/metrics` on a listener of their own, so that those who
-//! watch a program get an answer whatever its clients do.
+//! The admin address: `/healthz`, `/readyz` and `/metrics` on a separate listener, so that monitoring
+//! gets an answer regardless of the load of clients.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -28,14 +28,14 @@ use crate::{
 };
 
 const NAME: &str = "SDB_ADMIN_ADDRESS";
-/// Connections at once; further ones wait to be accepted.
+/// Maximum number of connections; further ones wait to be accepted.
 const CONNECTIONS: usize = 32;
 /// Time for one request, from its connection to the end of its answer.
 const CONNECTION_LIMIT: Duration = Duration::from_secs(10);
 /// Bytes of a request's head.
 const LARGEST_HEAD: usize = 16 * 1024;
 
-/// The address can't be taken.
+/// The address can't be bound.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "{NAME}: {address} can't be served; each gateway and each worker of a machine needs one of its own"
@@ -46,19 +46,19 @@ pub struct AdminError {
     error: std::io::Error,
 }
 
-/// Address and port that the settings name, if they name one.
+/// Address and port from the settings, if they are set.
 ///
 /// # Errors
-/// When it can't be used; the text says what to write.
+/// When it is invalid; the message names the expected form.
 pub fn address(settings: &Settings) -> Result<Option<SocketAddr>, SettingsError> {
     let refused = |text: &str| invalid(NAME, text, "an address and port such as `127.0.0.1:9090`");
     settings.text(NAME).map(|text| text.parse().map_err(|_| refused(&text))).transpose()
 }
 
-/// Takes the address.
+/// Binds the address.
 ///
 /// # Errors
-/// When it can't be taken.
+/// When it can't be bound.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, AdminError> {
     let refused = |error| AdminError { address, error };
     let listener = TcpListener::bind(address).await.map_err(refused)?;
@@ -67,11 +67,11 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, AdminError> {
     Ok(listener)
 }
 
-/// Serves for as long as the process runs. A connection has one request: those who watch ask seldom.
+/// Serves while the process runs. A connection has one request, because monitoring requests are rare.
 pub async fn serve(listener: TcpListener, router: Router) {
     let service = TowerToHyperService::new(router);
     let mut http = http1::Builder::new();
-    // Who has sent all of a request may say so by closing that direction, and waits for the answer.
+    // A client may half-close the connection after its request, and wait for the answer.
     http.timer(TokioTimer::new())
         .keep_alive(false)
         .half_close(true)

@@ -1,4 +1,4 @@
-//! Asks a program of this machine whether it is well, as the checks of containers do.
+//! Checks the health of a local process, for health checks of containers.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -13,10 +13,10 @@ use tokio::{
 
 /// Time for the answer.
 const LIMIT: Duration = Duration::from_secs(2);
-/// Bytes of an answer that are read.
+/// Maximum size of the answer, in bytes.
 const LARGEST_ANSWER: u64 = 16 * 1024;
 
-/// Why a program is not well.
+/// Why a process is unhealthy.
 #[derive(Debug, thiserror::Error)]
 pub enum HealthError {
     /// Nobody answers.
@@ -25,16 +25,16 @@ pub enum HealthError {
     /// Nobody answers in time.
     #[error("{address} does not answer within {} s", LIMIT.as_secs())]
     Silent {
-        /// Where it was asked.
+        /// The address.
         address: SocketAddr,
     },
-    /// It answers something else than 200.
+    /// The answer is not 200.
     #[error("{0} answers {1}")]
     Refused(SocketAddr, String),
 }
 
-/// Asks the program that serves this address; the unspecified one stands for this machine. Returns
-/// what it says.
+/// Checks the process that serves this address, where the unspecified address means this machine. Returns
+/// its answer.
 ///
 /// # Errors
 /// When it does not answer 200 in time.

@@ -1,4 +1,4 @@
-//! What both programs serve and ask: health, the admin address, canonical paths.
+//! HTTP of both programs: health, the admin address, canonical paths.
 
 pub mod admin;
 pub mod health;

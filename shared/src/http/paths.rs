@@ -1,13 +1,13 @@
-//! The paths of requests, in the one form in which routes are written.
+//! Canonical paths of requests, in the form of the routes.
 //!
-//! A client that joins a base address that ends with a slash and a path that begins with one asks for
-//! `//api/v1/incidents`, and some encode `_` as `%5F`. The Python dashboard takes both. So runs of slashes
-//! count as one, and an encoded character that need not be encoded counts as itself (RFC 3986, 6.2.2.2).
-//! An encoded slash stays encoded: it is a part of a segment, and leads to no other route.
+//! A client that joins a base address with a trailing slash and a path requests `//api/v1/incidents`, and
+//! some encode `_` as `%5F`. The Python dashboard accepts both. So several slashes count as one, and
+//! unreserved characters are decoded (RFC 3986, 6.2.2.2). An encoded slash remains encoded: it is a part
+//! of a segment.
 
 use axum::http::uri::{PathAndQuery, Uri};
 
-/// Gives a request's address the canonical path. All else of it stays.
+/// Replaces the path of a request by its canonical form, and changes nothing else.
 pub fn canonicalize(uri: &mut Uri) {
     let Some(path) = canonical(uri.path()) else { return };
     let path_and_query = match uri.query() {
@@ -15,7 +15,7 @@ pub fn canonicalize(uri: &mut Uri) {
         None => path,
     };
     let mut parts = uri.clone().into_parts();
-    // What was a path is one still; otherwise the address stays as it is, and leads nowhere.
+    // The result is a valid path; otherwise the address remains unchanged, and matches no route.
     parts.path_and_query = PathAndQuery::try_from(path_and_query).ok();
     if let (Some(_), Ok(canonical)) = (parts.path_and_query.clone(), Uri::from_parts(parts)) {
         *uri = canonical;

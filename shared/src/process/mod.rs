@@ -1,4 +1,4 @@
-//! What every process does: it stops when told, and when a task fails; and it prints.
+//! Common to every process: shutdown on a signal or when a task fails, and output.
 
 pub mod output;
 pub mod shutdown;

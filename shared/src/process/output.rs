@@ -1,12 +1,12 @@
-//! What commands print.
+//! The output of commands.
 
 use std::{
     fmt::Display,
     io::{self, ErrorKind, Write},
 };
 
-/// Prints a line to standard output. That nobody reads it any more, as with `| head`, is no failure:
-/// the command has done its work.
+/// Prints a line to standard output. A closed pipe, as with `| head`, is not an error: the command has
+/// done its work.
 ///
 /// # Errors
 /// When the line can't be written, for example to a disk that is full.

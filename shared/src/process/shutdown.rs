@@ -5,8 +5,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::supervise;
 
-/// A token that the first SIGTERM or SIGINT cancels; the second ends the process with status 1. It is
-/// also cancelled when a task fails that the process needs ([`supervise`]).
+/// A token that the first SIGTERM or SIGINT cancels; the second one ends the process with status 1. It is
+/// also cancelled when an essential task fails ([`supervise`]).
 ///
 /// # Errors
 /// When the system does not let signals be handled.

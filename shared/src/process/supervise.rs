@@ -1,9 +1,9 @@
-//! Background tasks that the process can't do without.
+//! Essential background tasks.
 //!
-//! Nothing waits for such a task, so nobody would notice its end: the process would look healthy and
-//! do only a part of its work. When one panics, or ends though it was to run on, the process stops
-//! as at a signal and exits with an error, for its supervisor (systemd, Kubernetes) to start it again.
-//! Tasks that serve one request or one connection are not of this kind: a panic ends only those.
+//! Nothing waits for such a task, so its end would not be noticed: the process would look healthy and do
+//! only a part of its work. When one panics, or ends unexpectedly, the process stops as on a signal and
+//! exits with an error, so that its supervisor (systemd, Kubernetes) restarts it. Tasks that serve one
+//! request or one connection are different: a panic ends only those.
 
 use std::{
     future::Future,
@@ -15,7 +15,7 @@ use futures_util::FutureExt;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-/// A background task ended that the process needs.
+/// An essential background task ended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a background task ended unexpectedly: {0}")]
 pub struct TaskEnded(&'static str);
@@ -45,7 +45,7 @@ impl Supervisor {
     ) -> JoinHandle<()> {
         let supervisor = self.clone();
         tokio::spawn(async move {
-            // What the task shares with others is behind locks and channels that bear a panic.
+            // Shared state is behind locks and channels that remain valid after a panic.
             if AssertUnwindSafe(task).catch_unwind().await.is_err() {
                 supervisor.fail(name);
             }

@@ -10,7 +10,7 @@ use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use crate::settings::{Settings, SettingsError, invalid};
 
-/// Starts the log on standard error, as the settings say.
+/// Initializes logging to standard error, according to the settings.
 ///
 /// # Errors
 /// When a setting can't be used.
@@ -19,19 +19,19 @@ pub fn init(settings: &Settings) -> Result<(), SettingsError> {
     let refused = || {
         invalid("SDB_LOG", &level, "a level such as `info` or a filter such as `info,worker=debug`")
     };
-    // A word that is no level would be taken for the name of a module.
+    // An unknown word would be taken for the name of a module.
     let is_level = |part: &str| part.trim().parse::<LevelFilter>().is_ok();
     if level.split(',').any(|part| !part.contains('=') && !is_level(part)) {
         return Err(refused());
     }
-    // The errors that these log themselves repeat ours, with less of a reason or too often.
+    // The errors that these libraries log repeat ours, with less detail or too often.
     let quiet = "lapin=off,sqlx_core::pool::inner=off";
     let filter = EnvFilter::builder().parse(format!("{quiet},{level}")).map_err(|_| refused())?;
     let format = settings.required("SDB_LOG_FORMAT")?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        // That nobody reads the log must not stop the program, which would panic over saying so.
+        // A closed log must not stop the program, which would panic while reporting it.
         .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal());
     match format.as_str() {
@@ -43,8 +43,8 @@ pub fn init(settings: &Settings) -> Result<(), SettingsError> {
     Ok(())
 }
 
-/// Logs a panic in the format of the log, as Rust would write it as bare text. `RUST_BACKTRACE=1` has
-/// the backtrace with it.
+/// Logs a panic in the format of the log instead of Rust's plain text, with the backtrace if
+/// `RUST_BACKTRACE=1`.
 fn log_panic(panic: &PanicHookInfo<'_>) {
     let reason = panic.payload_as_str().unwrap_or("no text");
     let location = panic.location().map(ToString::to_string).unwrap_or_default();
@@ -54,7 +54,7 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
     tracing::error!(reason, location, backtrace, "a task panicked");
 }
 
-/// An error with its causes, in one line. A cause that the text before it repeats is left out.
+/// An error with its causes, in one line. A cause that is contained in the preceding text is omitted.
 #[must_use]
 pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut line = error.to_string();

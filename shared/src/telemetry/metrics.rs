@@ -1,8 +1,8 @@
-//! What both programs count and measure. Every name stands here, after the conventions of
-//! Prometheus; `deploy/monitoring/README.md` says what each means and what to do about it.
+//! The metrics of both programs. Every name is here, according to the conventions of Prometheus;
+//! `deploy/monitoring/README.md` describes each and how to react to it.
 //!
-//! No label grows with the catalogue or with clients: all but the partition and the route, of which
-//! there are few, have the words of a type.
+//! The number of series does not depend on the catalogue or on clients: the values of all labels except
+//! the partition and the route, of which there are few, are the words of a type.
 
 mod by;
 mod words;
@@ -26,7 +26,10 @@ use prometheus_client::{
 use self::by::Word;
 pub use self::{
     by::By,
-    words::{Applied, Ended, ListSource, Refused, Server, Settled, TokenRefusal, Told, Words},
+    words::{
+        AnsweredLabel, AppliedLabel, Ended, ListSource, Refused, ResultLabel, Server, TokenRefusal,
+        Words,
+    },
 };
 use crate::timestamp::Timestamp;
 
@@ -38,7 +41,7 @@ const SECONDS: [f64; 16] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
 ];
 
-/// What tells requests apart.
+/// The labels of a request.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RequestLabels {
     /// The route's template, or `none`.
@@ -47,7 +50,7 @@ pub struct RequestLabels {
     pub method: &'static str,
 }
 
-/// What tells answers apart.
+/// The labels of an answer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct AnswerLabels {
     /// The route's template, or `none`.
@@ -58,7 +61,7 @@ pub struct AnswerLabels {
     pub status: u16,
 }
 
-/// A queue that updates are spread over: at most 1024.
+/// A partition: at most 1024.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct PartitionLabel {
     /// Its number.
@@ -75,7 +78,7 @@ fn build_info() -> Family<Word, Gauge> {
     info
 }
 
-/// Registers a metric under its whole name; the library adds the end of a counter's itself.
+/// Registers a metric by its full name; the library adds the suffix of counters itself.
 fn register(registry: &mut Registry, name: &str, help: &str, metric: impl Metric) {
     registry.register(name.trim_end_matches("_total"), help, metric);
 }
@@ -103,95 +106,95 @@ macro_rules! metrics {
 }
 
 metrics! {
-    /// Both programs'.
+    /// Metrics of both programs.
     CommonMetrics {
         "sdb_build_info" build_info: Family<Word, Gauge> = build_info(),
-            "1, with the version of the program";
+            "Always 1, with the version of the program";
         "sdb_ready" ready: Gauge = Gauge::default(),
-            "Whether /readyz answers 200: 1 or 0";
+            "1 if /readyz answers 200, otherwise 0";
         "sdb_reconnects_total" reconnects: By<Server, Counter> = By::default(),
-            "Connections that were made again after one was lost";
+            "Connections re-established after a loss";
     }
 }
 
 metrics! {
-    /// A gateway's.
+    /// Metrics of a gateway.
     GatewayMetrics {
         "sdb_http_requests_total" requests: Family<AnswerLabels, Counter> = Family::default(),
-            "Requests that were answered";
+            "Answered requests";
         "sdb_http_request_duration_seconds"
             request_duration: Family<RequestLabels, Histogram, fn() -> Histogram>
             = Family::new_with_constructor(seconds),
-            "Time from a request to the beginning of its answer";
+            "Time from a request to the start of its answer";
         "sdb_updates_accepted_total" accepted: Counter = Counter::default(),
             "Updates that RabbitMQ confirmed";
         "sdb_messages_published_total" messages: Counter = Counter::default(),
             "Messages that RabbitMQ confirmed, each with one update or several";
-        "sdb_updates_answered_total" answered: By<Told, Counter> = By::default(),
-            "Accepted updates by what their client was told";
+        "sdb_updates_answered_total" answered: By<AnsweredLabel, Counter> = By::default(),
+            "Accepted updates by answer";
         "sdb_updates_not_awaited_total" not_awaited: Counter = Counter::default(),
-            "Accepted updates that were answered 202 at once, since no outcomes came";
+            "Accepted updates answered 202 at once because no outcomes arrived";
         "sdb_updates_refused_total" refused: By<Refused, Counter> = By::default(),
-            "Updates in order that were answered 503, by the reason";
+            "Valid updates answered 503, by reason";
         "sdb_updates_in_flight" in_flight: Gauge = Gauge::default(),
-            "Updates between arrival and answer";
+            "Updates currently between arrival and answer";
         "sdb_updates_in_flight_limit" in_flight_limit: Gauge = Gauge::default(),
-            "Such updates at once, at most";
+            "Maximum number of updates in flight";
         "sdb_tokens_refused_total" tokens_refused: By<TokenRefusal, Counter> = By::default(),
-            "Tokens that were refused, by the reason";
+            "Refused tokens, by reason";
         "sdb_lists_served_total" lists: By<ListSource, Counter> = By::default(),
-            "Lists by where they came from";
+            "Lists by source";
         "sdb_server_reachable" reachable: By<Server, Gauge> = By::default(),
-            "Whether the server can be used: 1 or 0";
+            "1 if the server is usable, otherwise 0";
         "sdb_clock_ahead_seconds" clock_ahead: Gauge<f64, AtomicU64> = Gauge::default(),
-            "Seconds that the machine's clock is ahead of PostgreSQL's, below 0 where it is behind";
+            "Seconds by which the machine's clock is ahead of PostgreSQL's; negative if it is behind";
     }
 }
 
 metrics! {
-    /// A worker's.
+    /// Metrics of a worker.
     WorkerMetrics {
-        "sdb_updates_applied_total" applied: By<Applied, Counter> = By::default(),
-            "Messages of committed batches by what became of their update";
+        "sdb_updates_applied_total" applied: By<AppliedLabel, Counter> = By::default(),
+            "Messages of committed batches by outcome";
         "sdb_update_apply_duration_seconds" apply_duration: Histogram = seconds(),
             "Time from an update's arrival at a gateway to the commit of its outcome";
         "sdb_batch_updates" batch: Histogram = Histogram::new(exponential_buckets(1.0, 2.0, 14)),
             "Messages in a batch";
         "sdb_transaction_duration_seconds" transaction_duration: By<Ended, Histogram>
             = By::new(seconds),
-            "Time of a batch's transaction";
+            "Duration of a batch's transaction";
         "sdb_queue_messages" queue: Family<PartitionLabel, Gauge> = Family::default(),
-            "Updates that wait in the queue of a partition, without those that the worker holds";
+            "Updates waiting in the queue of a partition, not including those that the worker holds";
         "sdb_partitions_owned" owned: Gauge = Gauge::default(),
             "Partitions that this worker consumes";
         "sdb_partitions" partitions: Gauge = Gauge::default(),
-            "Partitions in all";
+            "Total number of partitions";
         "sdb_workers_living" living: Gauge = Gauge::default(),
-            "Workers that live, as the database has it";
+            "Live workers according to the database";
         "sdb_parked_updates" parked: Gauge = Gauge::default(),
             "Parked updates; 10000 means as many or more";
         "sdb_held_updates" held: Gauge = Gauge::default(),
-            "Updates that this worker holds since another session locks rows that they need";
+            "Updates that this worker holds because another session has locked rows that they need";
         "sdb_inbox_rows" inbox_rows: Gauge = Gauge::default(),
-            "Rows of the inbox, as PostgreSQL estimates";
+            "Rows of the inbox, as estimated by PostgreSQL";
         "sdb_inbox_oldest_part_timestamp_seconds" oldest_part: Gauge = Gauge::default(),
-            "When the week of the oldest part of the inbox began, since 1970";
+            "Start of the week of the inbox's oldest partition, in seconds since 1970";
         "sdb_inbox_retention_seconds" retention: Gauge = Gauge::default(),
-            "Time for which rows of the inbox are kept, SDB_INBOX_DAYS";
+            "Retention of the inbox's rows (SDB_INBOX_DAYS), in seconds";
         "sdb_replies_dropped_total" replies_dropped: Counter = Counter::default(),
-            "Outcomes that no gateway was told, since RabbitMQ did not take them";
+            "Outcomes that could not be sent to a gateway";
     }
 }
 
-/// What both programs count and measure.
+/// The metrics of both programs.
 pub static COMMON: LazyLock<CommonMetrics> = LazyLock::new(CommonMetrics::new);
-/// What a gateway counts and measures, once in a process.
+/// The metrics of a gateway, one instance per process.
 pub static GATEWAY: LazyLock<GatewayMetrics> = LazyLock::new(GatewayMetrics::new);
-/// What a worker counts and measures, once in a process.
+/// The metrics of a worker, one instance per process.
 pub static WORKER: LazyLock<WorkerMetrics> = LazyLock::new(WorkerMetrics::new);
 
 impl GatewayMetrics {
-    /// Counts a request that was answered.
+    /// Counts an answered request.
     pub fn request(&self, route: String, method: &'static str, status: u16, duration: Duration) {
         let labels = RequestLabels { route, method };
         self.request_duration.get_or_create(&labels).observe(duration.as_secs_f64());
@@ -199,7 +202,7 @@ impl GatewayMetrics {
         self.requests.get_or_create(&labels).inc();
     }
 
-    /// All of them, in the text format of Prometheus.
+    /// All metrics, in the text format of Prometheus.
     #[must_use]
     pub fn text(&self) -> String {
         text(|registry| self.register(registry))
@@ -216,7 +219,7 @@ impl WorkerMetrics {
         self.apply_duration.observe(micros.max(0) as f64 / 1e6);
     }
 
-    /// All of them, in the text format of Prometheus.
+    /// All metrics, in the text format of Prometheus.
     #[must_use]
     pub fn text(&self) -> String {
         text(|registry| self.register(registry))
@@ -228,7 +231,7 @@ fn text(own: impl FnOnce(&mut Registry)) -> String {
     COMMON.register(&mut registry);
     own(&mut registry);
     let mut text = String::new();
-    // A `String` takes whatever is written.
+    // Writing to a `String` can't fail.
     prometheus_text::encode(&mut text, &registry).unwrap_or_default();
     text
 }

@@ -1,4 +1,4 @@
-//! Log lines that a storm would repeat.
+//! Throttled logging: lines that would repeat often.
 
 use std::{
     collections::BTreeMap,
@@ -7,20 +7,20 @@ use std::{
 
 use parking_lot::Mutex;
 
-/// The least time between two lines of one kind.
+/// The minimum time between two lines of one kind.
 const EVERY: Duration = Duration::from_secs(5);
-/// Kinds that are told apart; of further ones nothing is said before one of these may be said again.
+/// Maximum number of kinds; lines of further kinds are suppressed until one of these may be logged again.
 const MOST_KINDS: usize = 32;
 
-/// Lets through one line of each kind every so often. Made by [`throttled!`](crate::throttled!).
+/// Lets one line of each kind through per interval. Created by [`throttled!`](crate::throttled!).
 #[derive(Debug)]
 pub struct Throttle(Mutex<Said>);
 
 #[derive(Debug)]
 struct Said {
-    /// When each kind was said last.
+    /// When each kind was last logged.
     last: BTreeMap<String, Instant>,
-    /// Lines that were held back since anything was said.
+    /// Number of suppressed lines since the last logged one.
     unsaid: u64,
 }
 
@@ -31,8 +31,7 @@ impl Throttle {
         Self(Mutex::new(Said { last: BTreeMap::new(), unsaid: 0 }))
     }
 
-    /// Whether a line of this kind may be said now: then how many of any kind were held back before
-    /// it.
+    /// Whether a line of this kind may be logged now; if so, the number of lines suppressed before it.
     pub fn say(&self, kind: &str, now: Instant) -> Option<u64> {
         let mut said = self.0.lock();
         said.last.retain(|_, at| now.saturating_duration_since(*at) < EVERY);
@@ -51,8 +50,8 @@ impl Default for Throttle {
     }
 }
 
-/// Logs a line at a level, at most once every five seconds for each kind, with the number of lines
-/// that were held back (`unsaid`). Those stand in the log at the level debug.
+/// Logs a line at a level, at most once every five seconds for each kind, with the number of suppressed
+/// lines (`unsaid`), which are logged at level debug.
 #[macro_export]
 macro_rules! throttled {
     ($level:ident, $kind:expr, $($line:tt)+) => {{

@@ -1,8 +1,8 @@
 //! Traces: one from a request through the broker to the transaction and the reply.
 //!
-//! The names of spans and attributes stand here and in the folder beside this file, after the semantic
-//! conventions of OpenTelemetry; what begins with `sdb.` is our own. Without the standard `OTEL_` variables
-//! [`get`] has nothing, and nothing is made, sent or put on a message.
+//! The names of spans and attributes are here and in the folder of the same name, according to the
+//! semantic conventions of OpenTelemetry; those with the prefix `sdb.` are our own. Without the standard
+//! `OTEL_` variables [`get`] returns none, and nothing is created, exported or added to messages.
 
 mod export;
 mod headers;
@@ -29,38 +29,38 @@ pub use self::{
 };
 use crate::{broker::Broker, database, settings::Settings};
 
-/// Time for the last spans when the program ends.
+/// Time limit for exporting the last spans at exit.
 const FLUSH_LIMIT: Duration = Duration::from_secs(2);
 
 static TRACES: OnceLock<Traces> = OnceLock::new();
 
-/// Makes spans.
+/// Creates spans.
 pub struct Traces {
     provider: SdkTracerProvider,
     tracer: SdkTracer,
     propagator: TraceContextPropagator,
-    /// Where RabbitMQ is.
+    /// The address of RabbitMQ.
     broker: [KeyValue; 2],
-    /// Which database it is, and where.
+    /// The name and address of the database.
     database: [KeyValue; 3],
-    /// Characters of the text of an attribute, at most.
+    /// Maximum length of the text of an attribute.
     longest_text: usize,
 }
 
-/// Who sent a request.
+/// The sender of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Client {
-    /// Somebody with a valid token: the request belongs to the client's trace, where it names one, and is
-    /// recorded if that is.
+    /// A client with a valid token: the request belongs to the client's trace, if it names one, and is
+    /// sampled if that is.
     Known,
-    /// Anybody: the request has a trace of its own, which is linked to the client's.
+    /// Anyone: the request has its own trace, which is linked to the client's.
     Stranger,
 }
 
-/// Starts to make and export spans, provided that the `OTEL_` variables ask for it.
+/// Starts to create and export spans, if the `OTEL_` variables enable it.
 ///
 /// # Errors
-/// When they have values that can't be used.
+/// When they have invalid values.
 pub fn start(service: &'static str, settings: &Settings) -> Result<(), ExportError> {
     if !export::is_wanted()? {
         return Ok(());
@@ -90,16 +90,15 @@ fn address(host: String, port: u16) -> [KeyValue; 2] {
     [KeyValue::new("server.address", host), KeyValue::new("server.port", i64::from(port))]
 }
 
-/// What makes spans; nothing when nobody wants them.
+/// The tracer; none if traces are disabled.
 pub fn get() -> Option<&'static Traces> {
     TRACES.get()
 }
 
-/// Exports what there is still, when the program ends. A collector that does not take it in time is
-/// not waited for.
+/// Exports the remaining spans at exit, within the time limit.
 pub async fn flush() {
     let Some(traces) = get() else { return };
-    // On a thread of its own, so that a second signal is still heard.
+    // On a separate thread, so that a second signal is still handled.
     let flushing =
         tokio::task::spawn_blocking(|| traces.provider.shutdown_with_timeout(FLUSH_LIMIT));
     if !matches!(flushing.await, Ok(Ok(()))) {
@@ -107,7 +106,7 @@ pub async fn flush() {
     }
 }
 
-/// The id of the trace that the code which runs now belongs to, for the log.
+/// The id of the current trace, for the log.
 pub fn current_id() -> Option<TraceId> {
     get()?;
     id(&Context::current())
@@ -118,8 +117,8 @@ fn id(context: &Context) -> Option<TraceId> {
 }
 
 impl Traces {
-    /// A request that is served, in its client's trace or linked to it, where the headers name one. The
-    /// context is to be the current one while it is.
+    /// The span of a request, in its client's trace or linked to it, if the headers name one. Its context
+    /// must be current while the request is served.
     pub fn serve(
         &self,
         name: String,
@@ -147,7 +146,7 @@ impl Traces {
         links: Vec<SpanContext>,
         parent: &Context,
     ) -> Span {
-        // The SDK does not: what others sent could be as long as they like.
+        // The SDK does not limit it, and text sent by others could be of any length.
         for attribute in &mut attributes {
             truncate(&mut attribute.value, self.longest_text);
         }
@@ -161,7 +160,7 @@ impl Traces {
     }
 }
 
-/// Cuts a text that is longer than so many characters.
+/// Truncates a text to a number of characters.
 fn truncate(value: &mut opentelemetry::Value, longest: usize) {
     if let opentelemetry::Value::String(text) = value
         && let Some((end, _)) = text.as_str().char_indices().nth(longest)
@@ -170,7 +169,7 @@ fn truncate(value: &mut opentelemetry::Value, longest: usize) {
     }
 }
 
-/// Makes spans that go nowhere.
+/// Creates spans that are discarded.
 #[cfg(test)]
 fn nowhere() -> Traces {
     let provider = SdkTracerProvider::builder().build();

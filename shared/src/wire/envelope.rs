@@ -1,9 +1,9 @@
 //! Envelopes: several status updates in one message, version 2.
 //!
-//! RabbitMQ's price is per message, so updates that arrive while earlier ones are unconfirmed travel
-//! together. An envelope only carries: each entry holds a complete message of one update, as it would
-//! travel alone, so that it can be parked and requeued alone. Its reader decodes each entry on its own: one
-//! that can't be read harms no other.
+//! RabbitMQ's costs are per message, so updates that arrive while earlier ones are unconfirmed are sent
+//! together. An envelope is only a container: each entry is a complete message of one update, as it would
+//! be sent alone, so that it can be parked and requeued alone. Entries are decoded separately: an
+//! unreadable one does not affect others.
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -13,14 +13,14 @@ use super::message::{self, DecodeError};
 /// The version of an envelope.
 pub const VERSION: u16 = message::NEWEST;
 
-/// The message header that has the ids of an envelope's updates, in order and separated by commas: it is
-/// known which updates a message has even where its body can't be read.
+/// The message header with the ids of an envelope's updates, in order and separated by commas: they are
+/// known even if the body is unreadable.
 pub const IDS_HEADER: &str = "sdb-update-ids";
 
-/// One update in an envelope, or on its way into one.
+/// One update in an envelope.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// The message as it would travel alone, as [`message::UpdateMessage::encode`] makes it.
+    /// The message as it would be sent alone, encoded by [`message::UpdateMessage::encode`].
     pub message: Vec<u8>,
     /// Whether the gateway waits for its outcome.
     pub wants_reply: bool,
@@ -28,7 +28,7 @@ pub struct Entry {
     pub trace: Option<TraceContext>,
 }
 
-/// A place in a trace, as in the W3C's Trace Context.
+/// A trace context, as specified by the W3C.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TraceContext {
     /// The header `traceparent`.
@@ -69,8 +69,7 @@ fn push_text(bytes: &mut Vec<u8>, name: &str, text: &str) {
     bytes.extend_from_slice(format!(r#""{name}":{text},"#).as_bytes());
 }
 
-/// The entries of an envelope, each with what is wrong with it where it can't be read; none when the
-/// message is no envelope but a single update's.
+/// The entries of an envelope, each decoded or with its error; none if the message is a single update.
 ///
 /// # Errors
 /// When the bytes are neither, or have a version that this program does not know.

@@ -1,11 +1,11 @@
 //! The messages between gateway and worker, JSON with a version.
 //!
 //! A program reads the versions from [`OLDEST`] to [`NEWEST`]. It writes up to the version that the
-//! database records with the shape of the queues, which is raised only once all live workers read it: so
-//! two releases work side by side. A worker parks a message of any other version, a gateway passes it
-//! over, so that nothing is lost. A reader passes over fields that it does not know, and a gateway each
-//! result that it can't read; so a field or a word may be added within a version, and none renamed or
-//! taken away. `shared/tests/wire` pins the bytes.
+//! database records with the topology, which is raised only once all live workers read it: so two
+//! releases can run side by side. A worker parks a message of any other version, and a gateway ignores
+//! it, so that nothing is lost. Readers ignore unknown fields, and a gateway ignores unreadable results;
+//! so fields and words may be added within a version, but not renamed or removed. `shared/tests/wire`
+//! pins the bytes.
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -22,8 +22,8 @@ use crate::{
 pub const VERSION: u16 = 1;
 /// The oldest version that this program reads.
 pub const OLDEST: u16 = 1;
-/// The newest version that this program reads and writes: that of an envelope. Which one gateways may
-/// write, the [topology](crate::topology::Topology) records.
+/// The newest version that this program reads and writes: that of an envelope. The
+/// [topology](crate::topology::Topology) records which one gateways may write.
 pub const NEWEST: u16 = 2;
 
 /// One status update on its way from gateway to worker.
@@ -60,16 +60,16 @@ pub struct ReplyMessage {
     pub results: Vec<UpdateResult>,
 }
 
-/// What became of one status update.
+/// The result of one status update.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UpdateResult {
     /// Which update.
     pub id: UpdateId,
-    /// What became of it.
+    /// Its result.
     pub verdict: Verdict,
 }
 
-/// What became of a status update.
+/// The verdict on a status update.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum Verdict {
@@ -145,7 +145,7 @@ fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
     if version(bytes)? != VERSION {
         return Err(DecodeError::Envelope);
     }
-    // Not as one with the version: `flatten` copies all of it before it reads it.
+    // Separate from the version: `flatten` would copy everything first.
     serde_json::from_slice(bytes).map_err(DecodeError::Malformed)
 }
 
@@ -187,7 +187,7 @@ impl ReplyMessage {
             results: Vec<serde_json::Value>,
         }
 
-        // All at once where all can be read: to copy each result costs time.
+        // All at once if all are readable: copying each result costs time.
         match decode(bytes) {
             Ok(reply) => return Ok((reply, 0)),
             Err(DecodeError::Malformed(_)) => {}

@@ -259,7 +259,7 @@ impl Rig {
         bail!("the batch was refused again and again")
     }
 
-    /// What a worker that lives knows of a batch, and reports.
+    /// What a live worker knows about a batch, and reports.
     fn heard(&mut self, batch: &Batch, applied: &[Applied]) -> Result<()> {
         let batch = batch.incoming(self.fault);
         ensure!(batch.len() == applied.len(), "{} of {}", applied.len(), batch.len());

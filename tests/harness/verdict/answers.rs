@@ -36,7 +36,7 @@ struct Answers<'a> {
     inbox: HashMap<UpdateId, &'a InboxRow>,
     /// Every update that is or was parked.
     ever_parked: HashSet<UpdateId>,
-    /// Those that were put back: nobody holds them to their order.
+    /// Requeued updates, whose order is not checked.
     put_back: HashSet<UpdateId>,
     attempts: BTreeMap<&'a str, Vec<&'a Attempt>>,
     rows: HashMap<&'a str, Vec<&'a InboxRow>>,
@@ -271,7 +271,7 @@ pub(super) fn is_reported(answer: &Answer, reason: Reason, incident: &IncidentSn
     answer.reason == reason && shown == *incident
 }
 
-/// What operators were told is committed is there.
+/// Changes that were reported to operators as committed exist.
 fn confirmed(run: &Run, verdict: &mut Verdict) {
     let all: HashSet<u64> = run.transactions.iter().map(|transaction| transaction.xid).collect();
     for (xid, what) in &run.confirmed {

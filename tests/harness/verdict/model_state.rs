@@ -212,7 +212,7 @@ impl ModelState {
     }
 }
 
-/// The parts of an incident; entries that are the same are told apart by a number.
+/// The parts of an incident; equal entries are distinguished by a number.
 fn parts(incident: Option<&Incident>) -> BTreeMap<(Part, usize), String> {
     let mut parts = BTreeMap::new();
     let Some(incident) = incident else { return parts };

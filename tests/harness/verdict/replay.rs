@@ -307,7 +307,7 @@ fn is_parking(change: &ParkedChange) -> Option<&ParkedRow> {
     let new = change.new.as_ref().filter(|new| !new.is_put_back)?;
     match &change.old {
         None => Some(new),
-        // Put back and parked again; not one that could not be put back.
+        // Requeued and parked again; not one that could not be requeued.
         Some(old) if old.is_put_back && old.parked_at != new.parked_at => Some(new),
         Some(_) => None,
     }

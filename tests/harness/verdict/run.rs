@@ -98,7 +98,7 @@ pub struct ParkedRow {
     pub reason: String,
     /// When it was parked last.
     pub parked_at: String,
-    /// Whether it was put back.
+    /// Whether it was requeued.
     pub is_put_back: bool,
     /// The bytes of the message.
     pub payload: Vec<u8>,

@@ -75,7 +75,7 @@ impl Why {
 }
 
 /// Why a message must be parked; none when it must not be. An update that is settled or is parked
-/// is passed over before this is asked, unless its bytes can't be read: then nobody knows whose id
+/// is ignored before this is asked, unless its bytes can't be read: then nobody knows whose id
 /// it has.
 #[must_use]
 pub fn must_be_parked(

@@ -57,7 +57,7 @@ pub struct Post {
     pub at: Timestamp,
 }
 
-/// What the client is told: the rule, and the incident as it stood right after the update.
+/// The answer for the client: the rule, and the incident as it was right after the update.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answer {
     /// The rule.
@@ -100,7 +100,7 @@ impl World {
     }
 }
 
-/// Applies one update; says what its client is told.
+/// Applies one update; returns the answer for its client.
 pub fn apply(world: &mut World, post: &Post) -> Answer {
     let next = world.next_id();
     apply_opening(world, post, next)

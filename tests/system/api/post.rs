@@ -238,7 +238,7 @@ async fn repeats_are_answered_as_configured(fixture: Arc<Fixture>) -> Result<()>
         ensure!(first.status == status && again.status == status, "{first:?}, {again:?}");
         same(&first.body, &again.body)?;
         ensure!(first.header("update-id") == again.header("update-id"), "{again:?}");
-        // Whoever leaves without the outcome finds it in the receipt, which has no statuses.
+        // A client that leaves without the outcome finds it in the receipt, which has no statuses.
         let request = system.update(&body).header("Prefer", "respond-async");
         let left = answer(request.header("Idempotency-Key", name)).await?;
         ensure!(left.status == 202, "{left:?}");

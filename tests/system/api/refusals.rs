@@ -165,7 +165,7 @@ async fn other_paths_and_methods_are_refused_in_the_error_format(
         // RFC 9110, 15.5.6.
         ensure!(answer.header("allow").contains(allowed), "{method} {path}: {answer:?}");
     }
-    // Unknown parameters are passed over.
+    // Unknown parameters are ignored.
     let path = format!("{COMPONENT_STATUS}?unknown=1&name=x");
     let request = system.request_to(0, Method::POST, &path).bearer_auth(&system.token);
     ensure!(answer(request.json(&status_update("DNS", 9))).await?.status == 400);

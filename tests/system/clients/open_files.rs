@@ -62,7 +62,7 @@ async fn holds_out(system: &mut System, strangers: usize) -> Result<usize> {
         let update = json!({ "name": "DNS", "impact": 1 + round }).to_string();
         let update = request(system, "POST /api/v1/component_status", &update);
         let mut posted = http::Raw::default();
-        // Outcomes can't be told while connections to the database are being made again.
+        // Outcomes can't be answered while connections to the database are being re-established.
         eventually("an update is answered with its outcome", async || {
             posted = http::ask(&mut own, &update).await?;
             Ok([200, 201].contains(&posted.status))

@@ -1,4 +1,4 @@
-//! What a gateway that is told to stop still answers.
+//! What a gateway still answers after it was asked to stop.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Servers that are away, full or come back, and processes that are told to stop.
+//! Servers that are unavailable, full or restarted, and processes that are stopped.
 
 use std::{sync::Arc, time::Duration};
 

@@ -229,7 +229,7 @@ async fn several_active_incidents_of_an_impact_are_adopted_without_the_constrain
     post(&system, &update("DNS", "R1", 3), 201, 10).await?;
     post(&system, &update("CDN", "R1", 2), 201, 9).await?;
 
-    // The operator does as told.
+    // The operator follows the message.
     system.sql(&format!("UPDATE incident SET end_date = {NOW} WHERE id = 30")).await?;
     let said = migrate(&system).await?;
     ensure!(!said.contains("left off"), "{said}");

@@ -91,9 +91,9 @@ async fn take_over(fixture: &Arc<Fixture>, tables: &str, more: &str) -> Result<(
     let file = file.to_str().context("the path is no text")?;
     let said = worker(&["catalogue", "apply", file]).await?;
     for expected in [
-        "line 9: `description` of DNS is unknown and passed over",
-        "line 14: DNS (Net, R1, dns) is also in line 7; this entry is passed over",
-        "line 18: Enterprise Router (R1, Net, er) is also in line 16; this entry is passed over",
+        "line 9: `description` of DNS is unknown and ignored",
+        "line 14: DNS (Net, R1, dns) is also in line 7; this entry is ignored",
+        "line 18: Enterprise Router (R1, Net, er) is also in line 16; this entry is ignored",
         "added    Enterprise Router (R1, Net, er)",
         "stays    DNS (R9)",
         "1 added, 0 changed, 3 as they were, 1 not in the file",

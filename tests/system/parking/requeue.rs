@@ -1,4 +1,4 @@
-//! An operator lists parked updates, looks at them, mends what kept them from being applied, and puts
+//! An operator lists parked updates, looks at them, fixes what kept them from being applied, and puts
 //! them back.
 
 use std::sync::Arc;
@@ -95,7 +95,7 @@ async fn a_parked_update_is_listed_shown_and_requeued_at_the_end(
     ensure!(shown.contains(&first) && shown.contains(reason) && shown.contains("\"first\""));
     ensure!(!shown.contains(&second), "{shown}");
 
-    // Fixed; one that comes before it is put back goes first.
+    // Fixed; an update that arrives before it is requeued is applied first.
     rename(&system, "DNS").await?;
     let third = system.post(&dns(1, "third")).await?;
     ensure!(third.status == 201, "{third:?}");

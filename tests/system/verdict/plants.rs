@@ -111,7 +111,8 @@ fn park(run: &mut Run, update: UpdateId, reason: &str) -> Option<()> {
     Some(())
 }
 
-/// Two of a component that nobody put back change their places and all that goes with them.
+/// Two updates of a component that were not requeued swap their positions with everything that belongs to
+/// them.
 fn two_are_swapped(run: &mut Run) -> Option<()> {
     let put_back: Vec<UpdateId> = run
         .transactions
@@ -134,7 +135,7 @@ fn two_are_swapped(run: &mut Run) -> Option<()> {
     };
     *run.inbox.get_mut(first)? = swapped(&other, &one);
     *run.inbox.get_mut(second)? = swapped(&one, &other);
-    // Whoever did it wrote them so from the beginning.
+    // They were written like that from the beginning.
     for transaction in &mut run.transactions {
         for id in &mut transaction.decided {
             if *id == one.id {

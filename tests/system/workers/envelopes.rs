@@ -327,7 +327,7 @@ async fn an_update_that_waits_for_a_row_does_not_hold_up_the_rest_of_its_envelop
     for waits in &updates[1..3] {
         ensure!(!applied(&system, waits.id).await?, "{waits:?} was not held");
     }
-    // Killed now, the envelope comes again, and what of it was applied is passed over.
+    // Killed now: the envelope is redelivered, and its applied updates are ignored.
     system.workers[0].signal(Signal::SIGKILL)?;
     system.workers[0].ended().await?;
     system.start_worker(&[]).await?;

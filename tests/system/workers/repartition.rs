@@ -160,7 +160,7 @@ async fn is_recorded(system: &System, condition: &str) -> Result<()> {
     .await
 }
 
-/// A change that goes on by itself.
+/// A change that continues in the background.
 fn launch_change(system: &System, name: &str, partitions: &str) -> Result<Process> {
     let arguments = ["topology", "change", "--partitions", partitions];
     let log = system.context.folder.join(format!("{name}.log"));
@@ -295,7 +295,7 @@ async fn a_marker_that_was_left_behind_is_passed_over(fixture: Arc<Fixture>) -> 
 async fn a_change_to_what_is_there_changes_nothing(fixture: Arc<Fixture>) -> Result<()> {
     let mut system = System::start(&fixture).await?;
     let (done, said) = change(&system, "8").await?;
-    ensure!(done && said.trim() == "That is the shape already.", "{said}");
+    ensure!(done && said.trim() == "That is the topology already.", "{said}");
     let (done, said) = change(&system, "0").await?;
     ensure!(!done && said.contains("0 is not in 1..=1024"), "{said}");
 

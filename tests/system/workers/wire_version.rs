@@ -46,7 +46,7 @@ async fn the_version_changes_both_ways_in_a_burst_and_nothing_is_lost_or_overtak
         ensure!(recorded(&system).await?.to_string() == wire);
     }
     let (done, said) = change(&system, "1").await?;
-    ensure!(done && said.contains("That is the shape already"), "{said}");
+    ensure!(done && said.contains("That is the topology already"), "{said}");
     let sent = burst.stop().await?;
     system.drained().await?;
     took_effect_once(&system, &sent).await?;

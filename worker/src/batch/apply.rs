@@ -1,5 +1,5 @@
-//! The transaction that applies a batch. It can be run again at any time: what is in the inbox is
-//! passed over, and nothing outside the database is touched.
+//! The transaction that applies a batch. It is idempotent: updates that are in the inbox are ignored, and
+//! it has no effect outside the database.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use shared::{component::ComponentId, incident::IncidentId, message::UpdateMessag
 use sqlx::PgConnection;
 
 use super::{
-    held::HeldUp,
+    deferred::Blocked,
     message::{Applied, Incoming},
     plan::{Plan, plan},
 };
@@ -28,11 +28,11 @@ use crate::{
 /// Why a batch was not applied.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
-    /// The worker's membership has expired: the others have its partitions.
+    /// The worker's membership has expired: its partitions are assigned to others.
     #[error("the others have this worker's partitions: it was away for too long")]
     Expired,
-    /// Once the scope's lock was held, the transaction waited too long for others, or took too long.
-    /// Fewer updates may need less of what others hold.
+    /// While it held the scope's lock, the transaction waited too long for other locks, or took too long.
+    /// Fewer updates may need fewer locked rows.
     #[error("the transaction took too long")]
     TooLong(#[source] sqlx::Error),
     /// The database refused the batch, or failed.
@@ -41,11 +41,11 @@ pub enum ApplyError {
 }
 
 impl ApplyError {
-    /// An error of a statement that was run while the scope's lock was held.
+    /// An error of a statement executed while the scope's lock was held.
     fn in_transaction(error: sqlx::Error) -> Self {
-        /// SQLSTATE of a lock that was waited for in vain.
+        /// SQLSTATE lock_not_available.
         const LOCK_NOT_AVAILABLE: &str = "55P03";
-        /// SQLSTATE of a statement that took too long.
+        /// SQLSTATE query_canceled, also after a statement timeout.
         const QUERY_CANCELED: &str = "57014";
         match error.as_database_error().and_then(|error| error.code()).as_deref() {
             Some(LOCK_NOT_AVAILABLE | QUERY_CANCELED) => Self::TooLong(error),
@@ -54,35 +54,35 @@ impl ApplyError {
     }
 }
 
-/// Applies a batch for a worker in one transaction; returns what became of each message, in order.
+/// Applies a batch for a worker in one transaction; returns the result of each message, in order.
 ///
-/// Updates that change nothing are decided on one snapshot, without a lock on any row: they take effect
-/// before whatever others commit later. What changes rest on is locked, without waiting for it, and then
-/// read and decided again; what can't be locked defers the updates that need it.
+/// Updates that change nothing are decided on one snapshot, without row locks: they take effect before
+/// anything that others commit later. The rows that changes depend on are locked without waiting, and the
+/// batch is then read and decided again; updates that depend on rows which can't be locked are deferred.
 ///
 /// # Errors
-/// When the database refuses the batch or fails, or when the worker's membership has expired: nothing
-/// was changed then.
+/// When the database refuses the batch or fails, or when the worker's membership has expired. Nothing was
+/// changed then.
 pub async fn apply(
     database: &mut PgConnection,
     member: MemberId,
     batch: &[Incoming],
 ) -> Result<Vec<Applied>, ApplyError> {
-    apply_behind(database, member, batch, &HeldUp::default()).await
+    apply_after(database, member, batch, &Blocked::default()).await
 }
 
-/// The same, behind updates that were deferred before.
-pub(super) async fn apply_behind(
+/// The same, after updates that were deferred before.
+pub(super) async fn apply_after(
     database: &mut PgConnection,
     member: MemberId,
     batch: &[Incoming],
-    held_up: &HeldUp,
+    blocked: &Blocked,
 ) -> Result<Vec<Applied>, ApplyError> {
-    // A lock that other workers hold is waited for here, whatever is in the batch.
+    // Only this statement waits for a lock that other workers hold.
     let mut scope = ScopeGuard::for_batch(database).await?;
     let components = components(batch);
     let facts = read(&mut scope, member, batch, &components).await?;
-    let (plan, before, after) = decide(&mut scope, batch, &components, &facts, held_up).await?;
+    let (plan, before, after) = decide(&mut scope, batch, &components, &facts, blocked).await?;
     let new_ids = write(&mut scope, &facts, &plan, &before, &after)
         .await
         .map_err(ApplyError::in_transaction)?;
@@ -90,8 +90,8 @@ pub(super) async fn apply_behind(
     Ok(plan.results(batch, &new_ids))
 }
 
-/// Reads what the batch is decided from. The lock may have been waited for, so all is read now that it is
-/// held.
+/// Reads what the batch is decided from, after the lock is acquired: others may have committed while it
+/// waited.
 async fn read(
     scope: &mut ScopeGuard<'_>,
     member: MemberId,
@@ -123,32 +123,33 @@ async fn read(
     Ok(facts)
 }
 
-/// Decides the batch, and locks what its changes rest on; returns the state before and after it.
+/// Decides the batch, and locks the rows that its changes depend on; returns the state before and after
+/// it.
 async fn decide<'a>(
     scope: &mut ScopeGuard<'_>,
     batch: &'a [Incoming],
     components: &[ComponentId],
     facts: &'a Facts,
-    held_up: &HeldUp,
+    blocked: &Blocked,
 ) -> Result<(Plan<'a>, ActiveState, ActiveState), ApplyError> {
     let mut before = facts.active.clone();
     let mut locks = RowLocks::default();
     loop {
         let mut after = before.clone();
-        let plan = plan(batch, facts, &before, &mut after, &locks, held_up);
+        let plan = plan(batch, facts, &before, &mut after, &locks, blocked);
         let missing = locks.missing(&plan.rests_on);
         if missing.is_empty() {
             return Ok((plan, before, after));
         }
         let taken = locks.take(scope, &missing, components).await;
         taken.map_err(ApplyError::in_transaction)?;
-        // What another session committed before its rows could be locked is seen now.
+        // Sees what other sessions committed before the rows were locked.
         let again = active_state::read(scope, components, facts.now, facts.until).await;
         before = again.map_err(ApplyError::in_transaction)?;
     }
 }
 
-/// Writes what was decided; returns the ids of the incidents that were opened.
+/// Writes the decisions; returns the ids of the opened incidents.
 async fn write(
     scope: &mut ScopeGuard<'_>,
     facts: &Facts,
@@ -160,7 +161,7 @@ async fn write(
         Changes { before, after, timeline: &plan.timeline, components: &facts.components };
     let new_ids = incidents::write(scope, changes).await?;
     inbox::write(scope, &plan.rows, &new_ids).await?;
-    parked::unpark(scope, &plan.rows, &facts.put_back).await?;
+    parked::unpark(scope, &plan.rows, &facts.requeued).await?;
     parked::park(scope, &plan.parked, facts.now).await?;
     Ok(new_ids)
 }

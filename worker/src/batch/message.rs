@@ -1,4 +1,4 @@
-//! The messages of a batch, as they came.
+//! The messages of a batch.
 
 use std::sync::Arc;
 
@@ -12,38 +12,38 @@ use shared::{
 
 use crate::store::parked::MessageToPark;
 
-/// A message as it came, decoded on its own: one that can't be read harms no other.
+/// A message, decoded separately: an unreadable one does not affect others.
 #[derive(Debug)]
 pub struct Incoming {
-    /// The queue it came from.
+    /// The queue that delivered it.
     pub queue: Arc<str>,
-    /// The id that its publisher gave the message.
+    /// The message id set by its publisher.
     pub message_id: Option<String>,
     /// Its bytes.
     pub payload: Vec<u8>,
-    /// What they say.
+    /// Its decoded content.
     pub content: Result<UpdateMessage, Unusable>,
-    /// Its span, when traces are wanted.
+    /// Its span, if traces are enabled.
     pub trace: Option<Arc<Processing>>,
 }
 
-/// Why a message is not tried.
+/// Why a message can't be applied.
 #[derive(Debug, thiserror::Error)]
 pub enum Unusable {
-    /// Its bytes are not an update's.
+    /// Its bytes are not a valid update.
     #[error(transparent)]
     Unreadable(#[from] DecodeError),
     /// It comes from the dead-letter queue.
     #[error("RabbitMQ gave it up: {0}")]
     GivenUp(String),
-    /// The database refused it again and again.
+    /// The database refused it repeatedly.
     #[error("the database refuses it: {0}")]
     Refused(String),
 }
 
 impl Incoming {
-    /// The update's id: the gateway gives it to the message, too, so that it is known even where
-    /// the bytes can't be read.
+    /// The update's id. The gateway also sets it as the message id, so that it is known even if the bytes
+    /// can't be read.
     #[must_use]
     pub fn update_id(&self) -> Option<UpdateId> {
         match &self.content {
@@ -64,26 +64,26 @@ impl Incoming {
         };
         let delivery_key = match (is_readable, update_id, &self.message_id) {
             (true, Some(id), _) => id.to_string(),
-            // Whoever made a message that can't be read may have given others the same id.
+            // The publisher of an unreadable message may have used the same id for others.
             (_, _, Some(id)) => format!("{id} {}", digest(&self.payload)),
             (_, _, None) => digest(&self.payload),
         };
-        // PostgreSQL's text has no NUL, which a message that can't be read may well have.
+        // PostgreSQL's text can't contain NUL, but an unreadable message can.
         let [delivery_key, reason] = [&*delivery_key, reason].map(|text| text.replace('\0', "␀"));
         let Self { queue, payload, trace, .. } = self;
         MessageToPark { delivery_key, update_id, queue, reason, payload, trace: trace.as_deref() }
     }
 }
 
-/// What became of one message of a batch.
+/// The result of one message of a batch.
 #[derive(Clone, Debug)]
 pub enum Applied {
-    /// The transaction settled it. There is no result where nobody can be told: it has no id, or was
-    /// decided by a version with rules that this one does not know.
+    /// The transaction applied, parked or ignored it. There is no result to send if it has no id, or was
+    /// decided by a version whose rules this one does not know.
     Settled(Option<UpdateResult>),
-    /// Another session holds rows of these incidents, which it needs, or an earlier update of its
-    /// component or its idempotency key was deferred. Nothing of it was written: it is to be tried again
-    /// before any later one of its component.
+    /// Another session has locked rows of these incidents that it needs, or an earlier update of its
+    /// component or idempotency key was deferred. Nothing was written: it must be retried before any
+    /// later update of its component.
     Deferred(Vec<IncidentId>),
 }
 

@@ -1,8 +1,8 @@
-//! One batch is one transaction: its messages, the plan of what they lead to, the transaction itself, and
-//! what is done when it fails.
+//! One batch is one transaction: its messages, the plan of its changes, the transaction itself, and the
+//! handling of failures.
 
 mod apply;
-mod held;
+mod deferred;
 mod message;
 mod plan;
 mod retry;
@@ -14,6 +14,6 @@ pub use self::{
     unpack::{Delivered, Part},
 };
 pub(crate) use self::{
-    held::{HeldQueue, Message},
-    retry::{Expired, apply_until_settled},
+    deferred::{Deferrable, DeferredQueue},
+    retry::{Expired, apply_with_retries},
 };

@@ -1,4 +1,4 @@
-//! Plans a batch: decides message by message, in order, what is to be written and answered. Pure.
+//! Plans a batch: decides message by message, in order, what to write and answer. Pure.
 
 use std::collections::{HashMap, HashSet, hash_map::Entry};
 
@@ -13,7 +13,7 @@ use shared::{
 };
 
 use super::{
-    held::HeldUp,
+    deferred::Blocked,
     message::{Applied, Incoming, Unusable},
 };
 use crate::{
@@ -22,36 +22,36 @@ use crate::{
         facts::Facts,
         inbox::{Ending, PendingRow},
         parked::MessageToPark,
-        row_locks::{Row, RowLocks},
+        row_locks::{LockableRow, RowLocks},
     },
 };
 
-/// What a batch leads to, before anything of it is written.
+/// The changes of a batch, before they are written.
 pub(super) struct Plan<'a> {
     /// One for each message.
     planned: Vec<Planned>,
     pub(super) timeline: Vec<TimelineEntry>,
     pub(super) rows: Vec<PendingRow<'a>>,
     pub(super) parked: Vec<MessageToPark<'a>>,
-    /// The rows that the changes rest on.
-    pub(super) rests_on: HashSet<Row>,
+    /// The rows that the changes depend on.
+    pub(super) rests_on: HashSet<LockableRow>,
 }
 
-/// What becomes of one message.
+/// The planned result of one message.
 enum Planned {
     /// A rule decided it.
-    Decided { reason: Reason, shown: Shown },
-    /// It needs no decision: it was settled before, is rejected, or is parked. There is no verdict where a
-    /// version with other rules settled it.
+    Decided { reason: Reason, shown: DecidedIncident },
+    /// It needs no decision: it was applied before, is rejected, or is parked. There is no verdict if a
+    /// version with other rules applied it.
     Settled(Option<Verdict>),
     /// The batch has another message with the same id or idempotency key, at this earlier place.
     SameAs(usize),
-    /// Another session holds these incidents, or holds up an earlier update of the component.
+    /// Another session has locked these incidents, or an earlier update of the component is deferred.
     Deferred(Vec<IncidentId>),
 }
 
-/// What an answer shows of an incident, which may have no id yet.
-struct Shown {
+/// The incident of an answer, which may have no id yet.
+struct DecidedIncident {
     incident: IncidentRef,
     text: String,
     impact: Impact,
@@ -60,21 +60,22 @@ struct Shown {
     last_update_at: Option<Timestamp>,
 }
 
-/// Plans a batch. `read` is the state as it was read, `active` the same, into which the decisions are taken.
+/// Plans a batch. `read` is the state as it was read; `active` starts equal to it and is changed by the
+/// decisions.
 pub(super) fn plan<'a>(
     batch: &'a [Incoming],
     facts: &'a Facts,
     read: &ActiveState,
     active: &mut ActiveState,
     locks: &RowLocks,
-    held_up: &HeldUp,
+    blocked: &Blocked,
 ) -> Plan<'a> {
     let mut planner = Planner {
         facts,
         read,
         active,
         locks,
-        held_up: held_up.clone(),
+        blocked: blocked.clone(),
         places: HashMap::with_capacity(batch.len()),
         keys: HashMap::new(),
         parked: HashSet::new(),
@@ -102,10 +103,10 @@ struct Planner<'a, 'b> {
     read: &'b ActiveState,
     active: &'b mut ActiveState,
     locks: &'b RowLocks,
-    held_up: HeldUp,
-    /// Where each update is first.
+    blocked: Blocked,
+    /// The first position of each update.
     places: HashMap<UpdateId, usize>,
-    /// The idempotency keys that this batch uses first, each with its place, fingerprint and update.
+    /// The idempotency keys first used by this batch, each with its position, fingerprint and update.
     keys: HashMap<&'a str, (usize, &'a str, UpdateId)>,
     /// The delivery keys of what is parked.
     parked: HashSet<String>,
@@ -113,13 +114,13 @@ struct Planner<'a, 'b> {
 }
 
 impl<'a> Planner<'a, '_> {
-    /// A message that can't be applied: it is parked, unless it was settled before.
+    /// A message that can't be applied: it is parked, unless it was applied before.
     fn unusable(&mut self, place: usize, incoming: &'a Incoming, problem: &Unusable) -> Planned {
-        if self.held_up.holds_up(incoming) {
+        if self.blocked.blocks(incoming) {
             return Planned::Deferred(Vec::new());
         }
         match (problem, incoming.update_id()) {
-            // It may be settled, and only its acknowledgement lost.
+            // It may have been applied, and only its acknowledgement lost.
             (Unusable::GivenUp(_) | Unusable::Refused(_), Some(id)) => {
                 if let Some(verdict) = self.facts.known.get(&id) {
                     return Planned::Settled(verdict.clone());
@@ -128,7 +129,7 @@ impl<'a> Planner<'a, '_> {
                     return Planned::SameAs(first);
                 }
             }
-            // Whoever made a message that can't be read may have given it any id.
+            // The publisher of an unreadable message may have used any id.
             (Unusable::Unreadable(_), _) | (_, None) => {}
         }
         self.park(incoming, &problem.to_string())
@@ -143,8 +144,8 @@ impl<'a> Planner<'a, '_> {
         if let Some(verdict) = self.facts.known.get(&update.id) {
             return Planned::Settled(verdict.clone());
         }
-        if self.held_up.holds_up(incoming) {
-            self.held_up.add(update);
+        if self.blocked.blocks(incoming) {
+            self.blocked.add(update);
             return Planned::Deferred(Vec::new());
         }
         if let Some(first) = self.earlier(update.id, place) {
@@ -159,7 +160,7 @@ impl<'a> Planner<'a, '_> {
         }
     }
 
-    /// The earlier place of the update in the batch; none for the first one, which is noted.
+    /// The earlier position of the update in the batch; none for the first occurrence, which is recorded.
     fn earlier(&mut self, id: UpdateId, place: usize) -> Option<usize> {
         match self.places.entry(id) {
             Entry::Occupied(first) => Some(*first.get()),
@@ -170,7 +171,7 @@ impl<'a> Planner<'a, '_> {
         }
     }
 
-    /// Why the update can't be about its component any more.
+    /// Why the update can't be applied to its component.
     fn component_problem(&self, update: &UpdateMessage) -> Option<String> {
         let problem = match self.facts.components.get(&update.component.id) {
             None => "is gone",
@@ -181,7 +182,7 @@ impl<'a> Planner<'a, '_> {
         Some(format!("component {id}, {label}, {problem}"))
     }
 
-    /// Parks a message once, however often the batch has it.
+    /// Parks a message once, even if the batch contains it several times.
     fn park(&mut self, incoming: &'a Incoming, reason: &str) -> Planned {
         let parked = incoming.parked(reason);
         if self.parked.insert(parked.delivery_key.clone()) {
@@ -190,7 +191,7 @@ impl<'a> Planner<'a, '_> {
         Planned::Settled(Some(Verdict::Parked))
     }
 
-    /// What becomes of an update whose idempotency key is in use; none for the first use.
+    /// The result of an update whose idempotency key is in use; none for the first use.
     fn repetition(&mut self, update: &'a UpdateMessage) -> Option<Planned> {
         let key = update.idempotency.as_ref()?;
         let (fingerprint, original, same) =
@@ -213,14 +214,14 @@ impl<'a> Planner<'a, '_> {
         }
     }
 
-    /// Decides an update by the rules, unless another session holds what the change rests on.
+    /// Decides an update by the rules, unless another session has locked rows that the change depends on.
     fn decide(&mut self, place: usize, update: &'a UpdateMessage) -> Planned {
         let (id, now) = (update.component.id, self.next_time());
         let decision = decide(self.active, id, update.impact, now);
-        let rests_on = Row::of(decision.rests_on(), id, self.read);
+        let rests_on = LockableRow::of(decision.rests_on(), id, self.read);
         let held = self.locks.held_of(&rests_on);
         if !held.is_empty() {
-            self.held_up.add(update);
+            self.blocked.add(update);
             return Planned::Deferred(held);
         }
         self.plan.rests_on.extend(rests_on);
@@ -228,7 +229,7 @@ impl<'a> Planner<'a, '_> {
             self.keys.insert(&key.key, (place, &key.fingerprint, update.id));
         }
         let effect = self.active.carry_out(decision, id, update.impact, &update.text, now);
-        let (reason, shown) = (effect.reason, Shown::new(self.active, id, effect.holder));
+        let (reason, shown) = (effect.reason, DecidedIncident::new(self.active, id, effect.holder));
         self.plan.timeline.extend(effect.timeline);
         self.record(update, Ending::Decided { reason, holder: shown.incident });
         Planned::Decided { reason, shown }
@@ -247,8 +248,8 @@ impl<'a> Planner<'a, '_> {
     }
 }
 
-impl Shown {
-    /// The incident that holds or covers a component, as it stands now.
+impl DecidedIncident {
+    /// The incident that holds or covers a component, in its current state.
     fn new(active: &ActiveState, component: ComponentId, holder: Holder) -> Self {
         #[expect(
             clippy::expect_used,
@@ -294,7 +295,7 @@ impl Shown {
 }
 
 impl Plan<'_> {
-    /// What became of each message, now that the batch is committed.
+    /// The result of each message, after the commit.
     pub(super) fn results(self, batch: &[Incoming], new_ids: &[IncidentId]) -> Vec<Applied> {
         let mut results: Vec<Applied> = Vec::with_capacity(batch.len());
         for (incoming, planned) in batch.iter().zip(self.planned) {
@@ -320,7 +321,7 @@ impl Plan<'_> {
     }
 }
 
-/// The verdict for a repetition of an update that this batch settled.
+/// The verdict for a repetition of an update applied by this batch.
 fn repeated(first: UpdateResult) -> Verdict {
     match first.verdict {
         Verdict::Decided { reason, incident } => {

@@ -1,4 +1,4 @@
-//! Applies a batch whatever the database does: retries what fails for a passing reason, and parks what it
+//! Applies a batch in spite of failures of the database: retries temporary errors, and parks what it
 //! refuses.
 
 use std::time::Duration;
@@ -14,26 +14,26 @@ use sqlx::PgConnection;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{
-    apply::{ApplyError, apply_behind},
-    held::HeldUp,
+    apply::{ApplyError, apply_after},
+    deferred::Blocked,
     message::{Applied, Incoming, Unusable},
 };
 use crate::store::{inbox_partitions, workers::MemberId};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// Time for one transaction: longer than the server lets any of its statements take.
+/// Time limit of one transaction: longer than the server's limits for its statements.
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(60);
 const TRIES_BEFORE_PARKING: u32 = 3;
 
-/// What to do about an error of the database.
+/// How to handle an error of the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Remedy {
-    /// It will pass: the same batch again.
+    /// It is temporary: retry the same batch.
     TryAgain,
-    /// Something in the batch is at fault.
+    /// A message of the batch causes it.
     Park,
-    /// Fewer updates may not take as long, or not need what others hold.
+    /// Fewer updates may take less time, or need fewer locked rows.
     Halve,
 }
 
@@ -50,55 +50,55 @@ fn remedy(error: &sqlx::Error) -> Remedy {
     }
 }
 
-/// The membership of the worker has expired: nothing that it does would count.
+/// The membership of the worker has expired: it can't commit anything.
 #[derive(Debug)]
 pub(crate) struct Expired;
 
-/// Applies a batch and returns what became of each message, however long the database is away. It
-/// may be dropped at any point and run again.
+/// Applies a batch and returns the result of each message, however long the database is unavailable. It
+/// can be dropped at any point and run again.
 ///
-/// A batch that the database refuses, or that takes too long, is halved until the message at
-/// fault stands alone. One that is refused again and again is parked with the database's reason; one
-/// that takes too long is deferred. The others take effect in their order.
-pub(crate) async fn apply_until_settled(
+/// A batch that the database refuses, or that takes too long, is halved until the message that causes it
+/// is isolated. A message that is refused repeatedly is parked with the database's reason; one that takes
+/// too long is deferred. The others are applied in their order.
+pub(crate) async fn apply_with_retries(
     database: &mut Database,
     member: MemberId,
     batch: &[Incoming],
     inbox_days: u32,
 ) -> Result<Vec<Applied>, Expired> {
-    apply_until_settled_behind(database, member, batch, inbox_days, &HeldUp::default()).await
+    apply_with_retries_after(database, member, batch, inbox_days, &Blocked::default()).await
 }
 
-async fn apply_until_settled_behind(
+async fn apply_with_retries_after(
     database: &mut Database,
     member: MemberId,
     batch: &[Incoming],
     inbox_days: u32,
-    held_up: &HeldUp,
+    blocked: &Blocked,
 ) -> Result<Vec<Applied>, Expired> {
     let mut pause = FIRST_PAUSE;
     let mut tries = 0;
     loop {
         tries += 1;
-        let (remedy, error) = match attempt(database, member, batch, held_up).await {
+        let (remedy, error) = match attempt(database, member, batch, blocked).await {
             Ok(results) => return Ok(results),
             Err(ApplyError::Expired) => return Err(Expired),
             Err(ApplyError::TooLong(error)) => (Remedy::Halve, error),
             Err(ApplyError::Database(error)) => (remedy(&error), error),
         };
         let remedy = match remedy {
-            // The partitions may be missing for all updates, not only for an id out of any time.
+            // Partitions may be missing for all updates, not only for one with an implausible id.
             Remedy::Park if is_without_partition(&error) => {
                 keep(database, inbox_days).await.map_or(Remedy::TryAgain, |()| Remedy::Park)
             }
             remedy @ (Remedy::Park | Remedy::Halve | Remedy::TryAgain) => remedy,
         };
         match (remedy, batch) {
-            // What another writer did meanwhile may be the reason, and pass.
+            // A concurrent write may be the reason, which is temporary.
             (Remedy::Park, [_]) if tries < TRIES_BEFORE_PARKING => {}
             (Remedy::Park, [one]) => {
                 let refused = [refused(one, &error)];
-                match attempt(database, member, &refused, held_up).await {
+                match attempt(database, member, &refused, blocked).await {
                     Ok(results) => return Ok(results),
                     Err(ApplyError::Expired) => return Err(Expired),
                     Err(ApplyError::TooLong(error) | ApplyError::Database(error)) => {
@@ -119,7 +119,7 @@ async fn apply_until_settled_behind(
                     reason,
                     "the database does not take the batch: halving it"
                 );
-                return halve(database, member, several, inbox_days, held_up).await;
+                return halve(database, member, several, inbox_days, blocked).await;
             }
             (Remedy::TryAgain, several) => report(&error, several),
         }
@@ -128,30 +128,30 @@ async fn apply_until_settled_behind(
     }
 }
 
-/// Applies a batch in two halves. What the first one defers holds up the second.
+/// Applies a batch in two halves. Updates deferred by the first block those of the second.
 async fn halve(
     database: &mut Database,
     member: MemberId,
     batch: &[Incoming],
     inbox_days: u32,
-    held_up: &HeldUp,
+    blocked: &Blocked,
 ) -> Result<Vec<Applied>, Expired> {
     let (first, second) = batch.split_at(batch.len() / 2);
-    let mut held_up = held_up.clone();
+    let mut blocked = blocked.clone();
     let mut results =
-        Box::pin(apply_until_settled_behind(database, member, first, inbox_days, &held_up)).await?;
+        Box::pin(apply_with_retries_after(database, member, first, inbox_days, &blocked)).await?;
     for (incoming, applied) in first.iter().zip(&results) {
         if let (Ok(update), Applied::Deferred(_)) = (&incoming.content, applied) {
-            held_up.add(update);
+            blocked.add(update);
         }
     }
-    let rest = Box::pin(apply_until_settled_behind(database, member, second, inbox_days, &held_up))
-        .await?;
+    let rest =
+        Box::pin(apply_with_retries_after(database, member, second, inbox_days, &blocked)).await?;
     results.extend(rest);
     Ok(results)
 }
 
-/// Whether no partition of the inbox takes the id: no constraint is named then.
+/// Whether the inbox has no partition for the id: PostgreSQL names no constraint then.
 fn is_without_partition(error: &sqlx::Error) -> bool {
     const CHECK_VIOLATION: &str = "23514";
     error.as_database_error().is_some_and(|error| {
@@ -171,17 +171,16 @@ async fn attempt(
     database: &mut Database,
     member: MemberId,
     batch: &[Incoming],
-    held_up: &HeldUp,
+    blocked: &Blocked,
 ) -> Result<Vec<Applied>, ApplyError> {
     let began = Instant::now();
     let transaction = traces::get().and_then(|traces| {
         traces.transaction(batch.len(), batch.iter().filter_map(|one| one.trace.as_ref()))
     });
     let applying = database.with(async |connection: &mut PgConnection| {
-        apply_behind(connection, member, batch, held_up).await
+        apply_after(connection, member, batch, blocked).await
     });
-    // When it takes longer, nobody knows what the connection is at; it is closed, and does not
-    // commit later.
+    // After a timeout the state of the connection is unknown: it is closed, and can't commit later.
     let applied = timeout(ATTEMPT_LIMIT, applying).await.unwrap_or_else(|_| {
         let silent = sqlx::Error::Protocol("the database did not answer in time".to_owned());
         Err(ApplyError::TooLong(silent))
@@ -204,7 +203,7 @@ fn sqlstate(error: &sqlx::Error) -> Option<String> {
     error.as_database_error()?.code().map(|code| code.into_owned())
 }
 
-/// The same message, to be parked.
+/// The same message, marked to be parked.
 fn refused(incoming: &Incoming, error: &sqlx::Error) -> Incoming {
     let reason = if is_without_partition(error) {
         match incoming.update_id().and_then(UpdateId::made_at) {
@@ -230,7 +229,7 @@ fn refused(incoming: &Incoming, error: &sqlx::Error) -> Incoming {
 
 fn report(error: &sqlx::Error, batch: &[Incoming]) {
     let (updates, reason) = (batch.len(), chain(error));
-    // The log names a trace where the line belongs to one.
+    // The log line has the trace if it concerns a single message.
     let trace_id = match batch {
         [one] => one.trace.as_ref().and_then(|trace| trace.id()).map(tracing::field::display),
         _ => None,

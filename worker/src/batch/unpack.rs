@@ -1,4 +1,4 @@
-//! The updates of a delivery: one, or those of an envelope, each as if it had come alone. Pure.
+//! The updates of a delivery: one, or those of an envelope, each treated as if it was sent alone. Pure.
 
 use shared::{
     envelope::{self, Entry, TraceContext, UnreadableEntry},
@@ -12,9 +12,9 @@ use super::message::Unusable;
 pub struct Part {
     /// The id that its publisher gave it.
     pub message_id: Option<String>,
-    /// Its message, as it would travel alone.
+    /// Its message, as it would be sent alone.
     pub payload: Vec<u8>,
-    /// What that says.
+    /// Its decoded content.
     pub content: Result<UpdateMessage, Unusable>,
     /// Whether its gateway waits for the outcome.
     pub wants_reply: bool,
@@ -31,7 +31,7 @@ pub struct Delivered<'a> {
     pub message_id: Option<&'a str>,
     /// Its header [`envelope::IDS_HEADER`].
     pub ids: Option<&'a str>,
-    /// Why RabbitMQ gave it up, when it did.
+    /// Why RabbitMQ dead-lettered it, if it did.
     pub given_up: Option<&'a str>,
 }
 
@@ -45,7 +45,7 @@ impl Delivered<'_> {
                 let ids = if ids.len() == entries.len() { ids } else { vec![""; entries.len()] };
                 entries.into_iter().zip(ids).map(|(entry, id)| self.entry(entry, id)).collect()
             }
-            // Each of its updates has a client that may ask for it.
+            // Each of its updates has a client that may request its receipt.
             Err(_) if ids.len() > 1 => ids.into_iter().map(|id| self.unreadable(id)).collect(),
             Err(error) => vec![self.alone(Err(error))],
             Ok(None) => {
@@ -81,7 +81,7 @@ impl Delivered<'_> {
         Part { message_id, payload, content: self.content(content), wants_reply, trace }
     }
 
-    /// One update of an envelope that can't be read at all.
+    /// One update of an unreadable envelope.
     fn unreadable(&self, id: &str) -> Part {
         let content = match envelope::decode(&self.body) {
             Err(error) => Err(error),

@@ -1,4 +1,4 @@
-//! What RabbitMQ delivers, and the acknowledgements that go back.
+//! Deliveries of RabbitMQ, and their acknowledgements.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -22,12 +22,12 @@ use tokio::time::timeout;
 
 use super::repartition::is_marker;
 use crate::{
-    batch::{Delivered, Incoming, Message, Part},
+    batch::{Deferrable, Delivered, Incoming, Part},
     membership::Share,
     store::workers::MemberId,
 };
 
-/// Time for RabbitMQ to take an acknowledgement.
+/// Time limit for sending an acknowledgement.
 const ACK_LIMIT: Duration = Duration::from_secs(10);
 /// Why deliveries or acknowledgements ended.
 #[derive(Debug, thiserror::Error)]
@@ -42,40 +42,41 @@ pub(crate) enum DeliveryError {
     Stale,
 }
 
-/// What one queue delivers, in order. Their end is an error.
+/// The deliveries of one queue, in order. Their end is an error.
 pub(super) type Deliveries = Pin<Box<dyn Stream<Item = Result<Received, DeliveryError>> + Send>>;
 
 /// One update as it was received, and the delivery that it is part of.
 pub(super) struct Received {
     pub(super) queue: Arc<str>,
     pub(super) unsettled: Arc<Unsettled>,
-    /// Where the gateway waits for its outcome, if it does.
+    /// The reply queue of its gateway, if that waits for the outcome.
     pub(super) reply_to: Option<Arc<str>>,
     pub(super) incoming: Incoming,
 }
 
-/// A delivery that is to be acknowledged once all of its updates are settled: an envelope may have several.
+/// A delivery that must be acknowledged once all of its updates are finished: an envelope may have
+/// several.
 pub(super) struct Unsettled {
     acker: Acker,
     updates: AtomicUsize,
 }
 
 impl Unsettled {
-    /// Takes note that one of its updates is settled: the delivery can be acknowledged after the last one.
+    /// Records that one of its updates is finished; returns whether it was the last one.
     fn settle_one(&self) -> bool {
         self.updates.fetch_sub(1, Ordering::Relaxed) == 1
     }
 }
 
-impl Message for Received {
+impl Deferrable for Received {
     fn incoming(&self) -> &Incoming {
         &self.incoming
     }
 }
 
-/// Acknowledges the deliveries whose updates are all settled now: with one acknowledgement for a queue,
-/// unless some updates of that queue are held, which it would acknowledge, too. What is left of an
-/// envelope comes later in its queue, and so does its acknowledgement.
+/// Acknowledges the deliveries whose updates are all finished: with one cumulative acknowledgement for
+/// each queue, unless updates of that queue are deferred, which it would include. An envelope with
+/// unfinished updates is acknowledged later.
 pub(super) async fn acknowledge(
     settled: impl Iterator<Item = &Received>,
     held: &HashSet<Arc<str>>,
@@ -112,7 +113,7 @@ pub(super) async fn consume(
     share: &Share,
     member: MemberId,
     queue: String,
-    kind: Kind,
+    kind: QueueKind,
 ) -> Result<Deliveries, lapin::Error> {
     let channel = connection.create_channel().await?;
     channel.basic_qos(share.topology().prefetch, BasicQosOptions::default()).await?;
@@ -138,8 +139,8 @@ pub(super) async fn consume(
     Ok(Box::pin(deliveries))
 }
 
-/// The delivery, unless it is a marker: a change of the queues that was killed left it behind, and
-/// nobody needs it any more.
+/// The delivery, unless it is a marker left behind by a killed `worker topology change`, which is
+/// discarded.
 async fn not_a_marker(
     delivery: Result<Delivery, lapin::Error>,
 ) -> Option<Result<Delivery, lapin::Error>> {
@@ -153,14 +154,14 @@ async fn not_a_marker(
 
 /// What a queue is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum QueueKind {
     Partition,
     DeadLetters,
 }
 
 /// The updates of a delivery, in order.
-fn read(queue: &Arc<str>, mut delivery: Delivery, kind: Kind) -> Vec<Received> {
-    let given_up = (kind == Kind::DeadLetters).then(|| why_dead(&delivery));
+fn read(queue: &Arc<str>, mut delivery: Delivery, kind: QueueKind) -> Vec<Received> {
+    let given_up = (kind == QueueKind::DeadLetters).then(|| why_dead(&delivery));
     let body = std::mem::take(&mut delivery.data);
     let headers = delivery.properties.headers().as_ref();
     let ids = headers.and_then(|headers| headers.inner().get(envelope::IDS_HEADER));

@@ -1,5 +1,5 @@
-//! Everything with RabbitMQ: sessions that consume, acknowledge and reply; the queues, their number and
-//! their policies; the requeueing of parked updates.
+//! RabbitMQ: sessions that consume, acknowledge and reply; the queues, their number and their policies;
+//! the requeueing of parked updates.
 
 mod deliveries;
 pub(crate) mod policies;

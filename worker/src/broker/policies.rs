@@ -1,7 +1,7 @@
 //! Finds policies of RabbitMQ that can lose updates.
 //!
-//! A policy wins over what a program asks for when it declares a queue, and no program can override it.
-//! What applies is read from what `rabbitmqctl` prints, so that no plugin is needed.
+//! A policy overrides arguments that a program passes when it declares a queue. Policies are read from
+//! the output of `rabbitmqctl`, so that no plugin is needed.
 
 use std::fmt;
 
@@ -27,7 +27,7 @@ struct Policy {
     priority: i64,
 }
 
-/// An object, or a text that has one, by the version of RabbitMQ.
+/// An object, or a text with its JSON, depending on the version of RabbitMQ.
 fn definition<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Map<String, Value>, D::Error> {
     let value = Value::deserialize(deserializer)?;
     let read = value.as_str().map(serde_json::from_str);
@@ -36,7 +36,7 @@ fn definition<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Map<String, 
 
 /// What a policy can apply to.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum PolicyTarget {
     Partition,
     DeadLetters,
     Exchange,
@@ -68,7 +68,7 @@ impl fmt::Display for Danger {
 /// The dangers among the policies that `rabbitmqctl` printed, operator policies in a second list.
 ///
 /// # Errors
-/// When they can't be read, with what to pipe in; and when a pattern can't be.
+/// When the input or a pattern can't be read; the message names the expected input.
 pub(crate) fn check(printed: &str, topology: Topology) -> Result<Vec<Danger>> {
     ensure!(!printed.trim().is_empty(), "nothing came in: {USAGE}");
     let lists = serde_json::Deserializer::from_str(printed).into_iter::<Vec<Policy>>();
@@ -89,7 +89,8 @@ pub(crate) fn check(printed: &str, topology: Topology) -> Result<Vec<Danger>> {
                 .iter()
                 .filter(|(policy, pattern)| policy.applies_to(*kind) && pattern.is_match(name));
             let applying: Vec<&Policy> = applying.map(|(policy, _)| policy).collect();
-            // Of a list only one applies to a name. Which one of the same priority nobody knows.
+            // Only one policy of a list applies to a name. Among several of the same priority it is
+            // undefined which one.
             let priority = applying.iter().map(|policy| policy.priority).max();
             for policy in applying.iter().filter(|policy| Some(policy.priority) == priority) {
                 for (key, value) in &policy.definition {
@@ -129,55 +130,57 @@ fn note(
 }
 
 impl Policy {
-    fn applies_to(&self, kind: Kind) -> bool {
+    fn applies_to(&self, kind: PolicyTarget) -> bool {
         match self.apply_to.as_str() {
-            "queues" | "quorum_queues" => kind != Kind::Exchange,
-            "exchanges" => kind == Kind::Exchange,
+            "queues" | "quorum_queues" => kind != PolicyTarget::Exchange,
+            "exchanges" => kind == PolicyTarget::Exchange,
             "classic_queues" | "streams" => false,
-            // All, and what a later version may have.
+            // `all`, and values of later versions.
             _ => true,
         }
     }
 }
 
-/// The names that updates pass through, now and after the next change of the topology.
-fn names(topology: Topology) -> Vec<(Kind, String)> {
+/// The queues and exchanges of updates, now and after the next change of the topology.
+fn names(topology: Topology) -> Vec<(PolicyTarget, String)> {
     let mut names = Vec::new();
     for version in [topology.version, topology.version + 1] {
         let topology = Topology { version, ..topology };
         let partitions = 0..topology.partitions;
-        names.extend(partitions.map(|partition| (Kind::Partition, topology.queue(partition))));
-        names.push((Kind::DeadLetters, topology.dead_letter_queue()));
-        names.push((Kind::Exchange, topology.publish_exchange()));
+        names.extend(
+            partitions.map(|partition| (PolicyTarget::Partition, topology.queue(partition))),
+        );
+        names.push((PolicyTarget::DeadLetters, topology.dead_letter_queue()));
+        names.push((PolicyTarget::Exchange, topology.publish_exchange()));
     }
-    names.push((Kind::Exchange, "sdb.gateway.amq.gen-example".to_owned()));
+    names.push((PolicyTarget::Exchange, "sdb.gateway.amq.gen-example".to_owned()));
     names
 }
 
-/// What a setting does to updates there; none if it loses none.
-fn consequence(kind: Kind, key: &str, value: &Value) -> Option<&'static str> {
+/// How a setting loses updates there; none if it is harmless.
+fn consequence(kind: PolicyTarget, key: &str, value: &Value) -> Option<&'static str> {
     match (kind, key) {
-        (Kind::Partition | Kind::DeadLetters, "message-ttl") => {
+        (PolicyTarget::Partition | PolicyTarget::DeadLetters, "message-ttl") => {
             Some("drops updates that wait longer than that")
         }
-        (Kind::Partition | Kind::DeadLetters, "expires") => Some(
+        (PolicyTarget::Partition | PolicyTarget::DeadLetters, "expires") => Some(
             "deletes the queue with all that waits in it when no worker consumes it for so long",
         ),
-        (Kind::Partition | Kind::DeadLetters, "delivery-limit") => Some(
+        (PolicyTarget::Partition | PolicyTarget::DeadLetters, "delivery-limit") => Some(
             "gives updates up after so many deliveries, which the crash of a worker counts for all \
             that it holds",
         ),
-        (Kind::Partition, "overflow") if value != "reject-publish" => {
+        (PolicyTarget::Partition, "overflow") if value != "reject-publish" => {
             Some("drops updates when the queue is full, instead of refusing new ones")
         }
-        // Its own arguments refuse nothing, so RabbitMQ drops the oldest.
-        (Kind::DeadLetters, "max-length" | "max-length-bytes") => {
+        // It is declared without reject-publish, so RabbitMQ drops the oldest.
+        (PolicyTarget::DeadLetters, "max-length" | "max-length-bytes") => {
             Some("drops what RabbitMQ gave up, before it is parked, when there is more than that")
         }
-        (Kind::Exchange, "alternate-exchange") => {
+        (PolicyTarget::Exchange, "alternate-exchange") => {
             Some("takes updates that have no queue where no worker finds them")
         }
-        (Kind::Partition | Kind::DeadLetters | Kind::Exchange, _) => None,
+        (PolicyTarget::Partition | PolicyTarget::DeadLetters | PolicyTarget::Exchange, _) => None,
     }
 }
 
@@ -248,7 +251,7 @@ mod tests {
         assert_eq!(dangers(&[policy(".*", "all", 1, &ttl), harmless.clone()]), [""; 0]);
         assert_eq!(dangers(&[policy(".*", "all", 3, &ttl), harmless.clone()]).len(), 1);
         assert_eq!(dangers(&[policy(".*", "all", 2, &ttl), harmless.clone()]).len(), 1);
-        // An operator policy applies beside the other.
+        // An operator policy applies in addition to the other.
         let operator = Value::from(vec![policy(".*", "queues", 0, &ttl)]).to_string();
         let printed = format!("{}\n{operator}", Value::from(vec![harmless]));
         assert_eq!(check(&printed, TOPOLOGY).expect("it can be read").len(), 1);

@@ -1,5 +1,5 @@
-//! Declares the queues again while the worker runs, so that what somebody deleted or unbound is there
-//! again within seconds.
+//! Redeclares the queues while the worker runs, so that deleted queues and bindings are restored within
+//! seconds.
 
 use std::time::Duration;
 
@@ -15,16 +15,16 @@ use tokio::time::{sleep, timeout};
 
 use crate::membership::Share;
 
-/// Between two declarations, and more for each partition: RabbitMQ takes some time for each.
+/// Pause between two declarations, extended for each partition: RabbitMQ takes some time for each.
 const EVERY: Duration = Duration::from_secs(5);
 const MORE_FOR_EACH: Duration = Duration::from_millis(20);
 /// Time for one declaration.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Declares again and again, until it is dropped; one of all workers does. The queues of this worker's
-/// own share need no look, since their deletion ends their delivery; bindings do, and exchanges.
+/// Redeclares periodically until it is dropped; only one of the workers does. It restores bindings and
+/// exchanges; the deletion of a queue of this worker's share is noticed because it ends the deliveries.
 pub(crate) async fn redeclare(connection: &Connection, share: &Share, database: ConnectOptions) {
-    // While they are being emptied they exist, and must not be made anew.
+    // While the queues are being drained they exist, and must not be created again.
     if !share.dead_letters || share.recorded.phase != Phase::Open {
         return std::future::pending().await;
     }
@@ -33,7 +33,7 @@ pub(crate) async fn redeclare(connection: &Connection, share: &Share, database: 
     loop {
         sleep(EVERY + MORE_FOR_EACH * topology.partitions.into()).await;
         let failure = match timeout(LIMIT, once(connection, topology, &mut database)).await {
-            // Where the shape is being changed, this session ends soon.
+            // While the topology is being changed, this session ends soon.
             Ok(Ok(()) | Err(DeclareError::Changed)) => continue,
             Ok(Err(error)) => chain(&error),
             Err(_) => "RabbitMQ or the database did not answer in time".to_owned(),
@@ -47,7 +47,7 @@ async fn once(
     topology: &Topology,
     database: &mut Database,
 ) -> Result<(), DeclareError> {
-    // A channel of its own: RabbitMQ closes it when it refuses something.
+    // A separate channel, because RabbitMQ closes it when it refuses a declaration.
     let channel = connection.create_channel().await?;
     let declare = async |database: &mut PgConnection| topology.declare(&channel, database).await;
     database.with(declare).await?;

@@ -1,7 +1,7 @@
-//! Tells gateways what became of their updates: one message for each gateway and batch.
+//! Sends gateways the results of their updates: one message for each gateway and batch.
 //!
-//! Replies are a courtesy: the receipt has the same answer. So they are never waited for, and
-//! dropped when the broker can't take them.
+//! Replies are optional: the receipt has the same answer. So nothing waits for them, and they are dropped
+//! when the broker can't accept them.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -20,9 +20,9 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// Batches whose replies may wait for the broker; those of further ones are dropped.
+/// Number of batches whose replies may wait for the broker; further replies are dropped.
 const WAITING_BATCHES: usize = 256;
-/// Time that the broker may take for one.
+/// Time limit for publishing one.
 const PUBLISH_LIMIT: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -33,8 +33,8 @@ pub(crate) type Reply = (Arc<str>, UpdateResult, Option<Arc<Processing>>);
 /// The results for each queue, with the span of the first.
 type Replies = HashMap<Arc<str>, (Vec<UpdateResult>, Option<Arc<Processing>>)>;
 
-/// Takes the results of batches and sends them, on a connection of its own: RabbitMQ blocks
-/// connections that publish when it is short of memory, and acknowledgements must go on.
+/// Sends the results of batches, on a separate connection: RabbitMQ blocks publishing connections when it
+/// is short of memory, and acknowledgements must not be blocked.
 pub(crate) struct ReplySender {
     queue: mpsc::Sender<Replies>,
 }
@@ -46,7 +46,7 @@ impl ReplySender {
         (Self { queue }, supervise::spawn("replies", send_all(broker, waiting)))
     }
 
-    /// Hands over the results of a batch.
+    /// Queues the results of a batch.
     pub(crate) fn send(&self, results: impl Iterator<Item = Reply>) {
         let mut replies = Replies::new();
         for (queue, result, trace) in results {
@@ -77,7 +77,7 @@ async fn send_all(broker: Broker, mut waiting: mpsc::Receiver<Replies>) {
         while connection.status().connected() {
             let next = match unsent.take() {
                 Some(replies) => Some(replies),
-                // Looks at the connection again now and then: it may break while nothing is sent.
+                // Checks the connection periodically: it may break while idle.
                 None => match timeout(LOOK_EVERY, waiting.recv()).await {
                     Ok(Some(replies)) => Some(replies),
                     Ok(None) => return,

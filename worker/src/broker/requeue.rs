@@ -23,7 +23,7 @@ use crate::store::{
 const PERSISTENT: u8 = 2;
 const CONFIRM_LIMIT: Duration = Duration::from_secs(10);
 
-/// Which of the parked messages.
+/// A selection of parked messages.
 #[derive(Clone, Debug)]
 pub(crate) enum ParkedSelection {
     /// Those with these numbers.
@@ -35,7 +35,7 @@ pub(crate) enum ParkedSelection {
 /// The parked messages, oldest first.
 ///
 /// # Errors
-/// When there is none with a number that was asked for, or the database fails.
+/// When a number does not exist, or the database fails.
 pub(crate) async fn select(
     database: &mut PgConnection,
     which: &ParkedSelection,
@@ -54,14 +54,14 @@ pub(crate) async fn select(
     Ok(found)
 }
 
-/// Requeues parked messages, each at the end of its partition. What can't be applied this time either
-/// is parked again. Returns how many were requeued.
+/// Requeues parked messages, each at the end of its partition. Those that can't be applied this time
+/// either are parked again. Returns how many were requeued.
 ///
-/// To requeue one twice does no harm: it is applied once.
+/// Requeueing a message twice is harmless: it is applied once.
 ///
 /// # Errors
-/// When there is none with a number that was asked for, when RabbitMQ does not take one, or when the
-/// database fails. Those before it are requeued.
+/// When a number does not exist, when RabbitMQ refuses a message, or when the database fails. Those
+/// before it are requeued.
 pub(crate) async fn requeue(
     database: &mut PgConnection,
     broker: &Broker,
@@ -93,12 +93,12 @@ pub(crate) async fn requeue(
             bail!("{} was not requeued, since its queue is {reason}: do it again later", parked.id);
         }
     }
-    // All is done: how the connection ends changes nothing.
+    // All messages are confirmed: errors while closing do not matter.
     drop(connection.close(200, "done".into()).await);
     Ok(selected.len())
 }
 
-/// Publishes it; returns what is wrong with its queue when that did not take it.
+/// Publishes it; returns the problem of its queue if that did not accept it.
 async fn publish(
     channel: &Channel,
     topology: &Topology,
@@ -112,7 +112,7 @@ async fn publish(
     if let Some(id) = message_id(parked) {
         properties = properties.with_message_id(id.into());
     }
-    // Without a queue it comes back. One at a time, so that lapin knows which it was.
+    // An unroutable message is returned. One at a time, so that lapin attributes it correctly.
     let options = BasicPublishOptions { mandatory: true, ..Default::default() };
     let exchange = topology.publish_exchange();
     let publishing =
@@ -127,7 +127,7 @@ async fn publish(
     }
 }
 
-/// The id that its message had, so that it is known again if it has to be parked again.
+/// The id of its message, so that it is recognized if it is parked again.
 fn message_id(parked: &ParkedMessage) -> Option<String> {
     match parked.update_id {
         Some(id) => Some(id.to_string()),
@@ -136,7 +136,8 @@ fn message_id(parked: &ParkedMessage) -> Option<String> {
     }
 }
 
-/// Where it is requeued: in its component's partition; where it names none, in the one that it came from.
+/// The partition where it is requeued: that of its component; without one, the partition that delivered
+/// it.
 fn partition(parked: &ParkedMessage, topology: &Topology) -> u16 {
     if let Ok(update) = UpdateMessage::decode(&parked.payload) {
         return update.component.id.partition(topology.partitions);

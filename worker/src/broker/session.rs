@@ -1,14 +1,20 @@
-//! Moves messages: from the queues into batches, and after their commit acknowledgements and
-//! replies back. What a batch does, [`crate::batch`] knows.
+//! Consumes messages in batches, and sends acknowledgements and replies after each commit.
+//! [`crate::batch`] applies the batches.
 
-use std::{collections::HashSet, pin::pin, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashSet},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::{Stream, StreamExt, stream::select_all};
 use lapin::Connection;
 use shared::{
     broker::{Broker, ConnectError},
     database::Database,
-    message::Verdict,
+    incident::IncidentId,
+    message::{UpdateResult, Verdict},
     metrics::WORKER,
     telemetry::chain,
     topology::{DeclareError, Phase},
@@ -22,33 +28,33 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    deliveries::{Deliveries, DeliveryError, Kind, Received, acknowledge, consume},
+    deliveries::{Deliveries, DeliveryError, QueueKind, Received, acknowledge, consume},
     redeclare::redeclare,
     replies::{Reply, ReplySender},
 };
 use crate::{
-    batch::{Applied, Expired, HeldQueue, Incoming, apply_until_settled},
+    batch::{Applied, DeferredQueue, Expired, Incoming, apply_with_retries},
     membership::{Member, MembershipError, Share},
     observe::{readiness::Readiness, sampling},
     store::{lock_holders::Blockers, workers::MemberId},
 };
 
-/// What a consumer works with.
+/// Consumes this worker's share of the partitions.
 pub(crate) struct Consumer {
     pub(crate) broker: Broker,
     pub(crate) database: Mutex<Database>,
-    /// Updates in one transaction, at most.
+    /// Maximum number of updates in one transaction.
     pub(crate) batch: usize,
     /// Days that the record of each update is kept.
     pub(crate) inbox_days: u32,
     pub(crate) replies: ReplySender,
-    /// Names in the log who holds what updates wait for.
+    /// Logs the sessions that have locked rows which updates need.
     pub(crate) blockers: Blockers,
     /// What this worker reports about itself.
     pub(crate) readiness: Arc<Readiness>,
-    /// Whether the queues are measured.
+    /// Whether the queues are sampled for metrics.
     pub(crate) is_measured: bool,
-    /// Cancelled when the worker is to stop, with its last batch committed and acknowledged.
+    /// Cancelled when the worker must stop after its last batch is committed and acknowledged.
     pub(crate) stop: CancellationToken,
     /// Cancelled when even that took too long.
     pub(crate) abandon: CancellationToken,
@@ -56,19 +62,19 @@ pub(crate) struct Consumer {
 
 /// Time for RabbitMQ to declare the queues and start every delivery.
 const SETUP_LIMIT: Duration = Duration::from_secs(30);
-/// How often a connection is looked at.
+/// How often a connection is checked.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Time for RabbitMQ to end a connection.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 /// The same for one that was stopped before it consumed everything of its share.
 const STOPPED_LIMIT: Duration = Duration::from_secs(1);
-/// Time for a batch, however often it is tried: RabbitMQ takes back what is held for much longer,
-/// and some versions never deliver it again when they have to (4.3.0 to 4.3.5).
+/// Time limit of a batch, including retries: RabbitMQ closes channels that hold messages for much longer,
+/// and versions 4.3.0 to 4.3.5 may never redeliver them then.
 const BATCH_LIMIT: Duration = Duration::from_secs(300);
 
-/// Why a worker's part in the work ended.
+/// Why a worker stopped consuming.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum SessionError {
+pub(crate) enum ConsumeError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
     #[error("RabbitMQ refused")]
@@ -79,7 +85,7 @@ pub(crate) enum SessionError {
     Silent,
     #[error(transparent)]
     Delivery(#[from] DeliveryError),
-    #[error("a batch could not be settled within {} s", BATCH_LIMIT.as_secs())]
+    #[error("a batch could not be applied within {} s", BATCH_LIMIT.as_secs())]
     Unsettled,
     #[error("stopped in the middle of a batch")]
     Abandoned,
@@ -88,10 +94,10 @@ pub(crate) enum SessionError {
 }
 
 impl Consumer {
-    /// Takes part in the work: joins the live workers, and consumes what is this worker's share,
-    /// session by session, until it is to stop or something fails.
-    pub(crate) async fn take_part(&self) -> Result<(), SessionError> {
-        // Connected first: a worker that can't reach RabbitMQ would hold its share up.
+    /// Joins the live workers and consumes this worker's share, session by session, until it must stop or
+    /// something fails.
+    pub(crate) async fn take_part(&self) -> Result<(), ConsumeError> {
+        // Connects before it joins: a worker without RabbitMQ would block its share.
         let Some(mut connection) = self.connect().await? else { return Ok(()) };
         let member = Member::join(self.database.lock().await.options()).await?;
         let ended = loop {
@@ -108,7 +114,7 @@ impl Consumer {
         ended
     }
 
-    /// None when the worker is to stop.
+    /// None when the worker must stop.
     async fn connect(&self) -> Result<Option<Connection>, ConnectError> {
         tokio::select! {
             biased;
@@ -117,12 +123,12 @@ impl Consumer {
         }
     }
 
-    /// One session with the broker: until this worker's share is another one, or the worker is to
-    /// stop, when it ends with its last batch committed and acknowledged; or until something fails.
+    /// One session with the broker. It ends after a committed and acknowledged batch when this worker's
+    /// share changes or the worker must stop; or at once when something fails.
     ///
-    /// What was received and not acknowledged by then is delivered again, perhaps to another
-    /// worker; what of it was committed, the inbox passes over.
-    async fn session(&self, connection: Connection, member: &Member) -> Result<(), SessionError> {
+    /// Unacknowledged messages are redelivered then, perhaps to another worker. The inbox recognizes
+    /// those that were committed.
+    async fn session(&self, connection: Connection, member: &Member) -> Result<(), ConsumeError> {
         let share = member.share()?;
         let mut deliveries = Vec::with_capacity(share.partitions.len() + 1);
         let declared_by = self.database.lock().await.options().clone();
@@ -132,12 +138,12 @@ impl Consumer {
             () = self.stop.cancelled() => None,
         };
         let close_limit = if started.is_none() { STOPPED_LIMIT } else { CLOSE_LIMIT };
-        // What is ready goes into one batch, from all queues alike; order within each is kept.
+        // Messages that are ready form one batch, from all queues; order within each queue is kept.
         let mut batches = select_all(deliveries).ready_chunks(self.batch);
         WORKER.held.set(0);
         let ended = match started {
             Some(Ok(Ok(()))) => {
-                self.readiness.takes_part(member.id, share.clone());
+                self.readiness.consuming(member.id, share.clone());
                 let working = self.work_through(&mut batches, &share, member);
                 let ended = tokio::select! {
                     ended = working => ended,
@@ -146,36 +152,36 @@ impl Consumer {
                     () = redeclare(&connection, &share, declared_by) => Ok(()),
                 };
                 match &ended {
-                    Ok(()) => self.readiness.waits("the partitions are being shared anew"),
-                    Err(error) => self.readiness.is_away(chain(error)),
+                    Ok(()) => self.readiness.waiting_for("the partitions are being shared anew"),
+                    Err(error) => self.readiness.unavailable(chain(error)),
                 }
                 ended
             }
             Some(Ok(Err(error))) => Err(error),
-            Some(Err(_)) => Err(SessionError::Silent),
+            Some(Err(_)) => Err(ConsumeError::Silent),
             None => Ok(()),
         };
-        // However it ended, the connection closes while its consumers live: RabbitMQ then takes
-        // back what was received, in one piece. A consumer that is dropped first is cancelled, and
-        // the next worker gets the later messages before the earlier ones.
+        // However it ended, the connection is closed while its consumers exist: RabbitMQ then requeues
+        // all unacknowledged messages at once. If a consumer was dropped first, it would be cancelled,
+        // and the next worker would get later messages before earlier ones.
         let closed = timeout(close_limit, connection.close(200, "the session ends".into())).await;
         drop(batches);
         ended?;
         if close_limit == CLOSE_LIMIT {
-            closed.map_err(|_| SessionError::Silent)??;
+            closed.map_err(|_| ConsumeError::Silent)??;
         }
         Ok(())
     }
 
-    /// Declares the queues and starts the delivery of each that is in the share.
+    /// Declares the queues and starts consuming those of the share.
     async fn start(
         &self,
         connection: &Connection,
         share: &Share,
         member: MemberId,
         deliveries: &mut Vec<Deliveries>,
-    ) -> Result<(), SessionError> {
-        // While they are being emptied they stand, and must not be made anew.
+    ) -> Result<(), ConsumeError> {
+        // While the queues are being drained they exist, and must not be created again.
         if share.recorded.phase == Phase::Open {
             let channel = connection.create_channel().await?;
             let mut database = self.database.lock().await;
@@ -188,11 +194,11 @@ impl Consumer {
         let consume = |queue, kind| consume(connection, share, member, queue, kind);
         for partition in &share.partitions {
             let queue = share.topology().queue(*partition);
-            deliveries.push(consume(queue, Kind::Partition).await?);
+            deliveries.push(consume(queue, QueueKind::Partition).await?);
         }
         if share.dead_letters {
             let queue = share.topology().dead_letter_queue();
-            deliveries.push(consume(queue, Kind::DeadLetters).await?);
+            deliveries.push(consume(queue, QueueKind::DeadLetters).await?);
         }
         tracing::info!(
             partitions = ?share.partitions,
@@ -208,10 +214,10 @@ impl Consumer {
         batches: &mut (impl Stream<Item = Vec<Result<Received, DeliveryError>>> + Unpin),
         share: &Share,
         member: &Member,
-    ) -> Result<(), SessionError> {
+    ) -> Result<(), ConsumeError> {
         let mut another_share = pin!(member.share_other_than(share));
-        // A session's own: however it ends, what is held is delivered again.
-        let mut held: HeldQueue<Received> = HeldQueue::new();
+        // It belongs to the session: when that ends, deferred messages are redelivered.
+        let mut held: DeferredQueue<Received> = DeferredQueue::new();
         loop {
             let batch = tokio::select! {
                 biased;
@@ -224,27 +230,27 @@ impl Consumer {
             let batch: Vec<Received> = batch.into_iter().collect::<Result<_, _>>()?;
             tokio::select! {
                 done = self.work(member.id, batch, &mut held) => done?,
-                () = self.abandon.cancelled() => return Err(SessionError::Abandoned),
+                () = self.abandon.cancelled() => return Err(ConsumeError::Abandoned),
                 () = member.expired() => return Err(MembershipError::Expired.into()),
             }
         }
     }
 
-    /// Applies what is held, when it is time to try again, and then a batch, without the updates that
-    /// must wait behind those that are still held.
+    /// Retries deferred messages that are due, and then applies a batch, without the updates that must
+    /// wait for deferred ones.
     async fn work(
         &self,
         member: MemberId,
         batch: Vec<Received>,
-        held: &mut HeldQueue<Received>,
-    ) -> Result<(), SessionError> {
+        held: &mut DeferredQueue<Received>,
+    ) -> Result<(), ConsumeError> {
         if !held.is_empty() && held.due() <= Instant::now() {
             let again = held.take(self.batch);
             let tried = again.len();
             let deferred = self.apply(member, again, held).await?;
-            held.put_back(deferred, tried);
+            held.defer_again(deferred, tried);
         }
-        let batch = held.keep_what_must_wait(batch);
+        let batch = held.keep_blocked(batch);
         if !batch.is_empty() {
             let deferred = self.apply(member, batch, held).await?;
             held.add(deferred);
@@ -253,55 +259,21 @@ impl Consumer {
         Ok(())
     }
 
-    /// Applies a batch; returns what is deferred, in order. `held` is what is held beside it.
+    /// Applies a batch; returns the deferred messages, in order. `held` are those deferred before.
     ///
-    /// Commit, then reply and acknowledge. Replies go first, as clients wait for them: what is then
-    /// not acknowledged comes again, and the inbox passes over it.
+    /// The order is commit, reply, acknowledge. Replies precede acknowledgements because clients wait for
+    /// them: what is not acknowledged is redelivered, and the inbox recognizes it.
     async fn apply(
         &self,
         member: MemberId,
         batch: Vec<Received>,
-        held: &HeldQueue<Received>,
-    ) -> Result<Vec<Received>, SessionError> {
-        let (incoming, origins): (Vec<Incoming>, Vec<_>) =
-            batch.into_iter().map(|r| (r.incoming, (r.queue, r.unsettled, r.reply_to))).unzip();
-        let mut database = self.database.lock().await;
-        let settled = apply_until_settled(&mut database, member, &incoming, self.inbox_days);
-        let results = timeout(BATCH_LIMIT, settled)
-            .await
-            .map_err(|_| SessionError::Unsettled)?
-            .map_err(|Expired| MembershipError::Expired)?;
-        drop(database);
-
-        sampling::settled(&incoming, &results);
-
-        let (mut settled, mut deferred, mut held_incidents) = (Vec::new(), Vec::new(), Vec::new());
-        for ((incoming, (queue, unsettled, reply_to)), applied) in
-            incoming.into_iter().zip(origins).zip(results)
-        {
-            let received = Received { queue, unsettled, reply_to, incoming };
-            match applied {
-                Applied::Settled(result) => settled.push((received, result)),
-                Applied::Deferred(incidents) => {
-                    held_incidents.extend(incidents);
-                    deferred.push(received);
-                }
-            }
+        held: &DeferredQueue<Received>,
+    ) -> Result<Vec<Received>, ConsumeError> {
+        let CommittedBatch { settled, deferred, blocked_by } = self.commit(member, batch).await?;
+        if !blocked_by.is_empty() {
+            self.blockers.report(held.len() + deferred.len(), blocked_by.into_iter().collect());
         }
-        if !held_incidents.is_empty() {
-            held_incidents.sort_unstable();
-            held_incidents.dedup();
-            self.blockers.report(held.len() + deferred.len(), held_incidents);
-        }
-        if traces::get().is_some() {
-            for (received, result) in &settled {
-                if let Some(trace) = &received.incoming.trace {
-                    // What has no id can't be told of, and is parked.
-                    let parked = &Verdict::Parked;
-                    trace.decided(result.as_ref().map_or(parked, |result| &result.verdict));
-                }
-            }
-        }
+        trace_decisions(&settled);
         let queues_held: HashSet<Arc<str>> =
             held.iter().chain(&deferred).map(|received| received.queue.clone()).collect();
         let acknowledging = acknowledge(settled.iter().map(|(received, _)| received), &queues_held);
@@ -318,10 +290,65 @@ impl Consumer {
         }
         Ok(deferred)
     }
+
+    /// Applies a batch, however often it must be retried, and sorts its messages by the result.
+    async fn commit(
+        &self,
+        member: MemberId,
+        batch: Vec<Received>,
+    ) -> Result<CommittedBatch, ConsumeError> {
+        let (incoming, origins): (Vec<Incoming>, Vec<_>) =
+            batch.into_iter().map(|r| (r.incoming, (r.queue, r.unsettled, r.reply_to))).unzip();
+        let mut database = self.database.lock().await;
+        let applying = apply_with_retries(&mut database, member, &incoming, self.inbox_days);
+        let results = timeout(BATCH_LIMIT, applying)
+            .await
+            .map_err(|_| ConsumeError::Unsettled)?
+            .map_err(|Expired| MembershipError::Expired)?;
+        drop(database);
+        sampling::count_applied(&incoming, &results);
+
+        let mut committed = CommittedBatch::default();
+        for ((incoming, (queue, unsettled, reply_to)), applied) in
+            incoming.into_iter().zip(origins).zip(results)
+        {
+            let received = Received { queue, unsettled, reply_to, incoming };
+            match applied {
+                Applied::Settled(result) => committed.settled.push((received, result)),
+                Applied::Deferred(incidents) => {
+                    committed.blocked_by.extend(incidents);
+                    committed.deferred.push(received);
+                }
+            }
+        }
+        Ok(committed)
+    }
 }
 
-/// Waits until a connection is lost, which nobody is told who only waits for deliveries or settles
-/// a batch.
+/// The messages of a committed batch, in order.
+#[derive(Default)]
+struct CommittedBatch {
+    /// Applied, parked or ignored as duplicates, each with the result for its gateway.
+    settled: Vec<(Received, Option<UpdateResult>)>,
+    deferred: Vec<Received>,
+    /// The incidents whose rows another session has locked.
+    blocked_by: BTreeSet<IncidentId>,
+}
+
+/// Adds the verdicts to the spans of the messages.
+fn trace_decisions(settled: &[(Received, Option<UpdateResult>)]) {
+    if traces::get().is_none() {
+        return;
+    }
+    for (received, result) in settled {
+        if let Some(trace) = &received.incoming.trace {
+            // A message without an id has no result, because it is parked.
+            trace.decided(result.as_ref().map_or(&Verdict::Parked, |result| &result.verdict));
+        }
+    }
+}
+
+/// Waits until a connection is lost: neither waiting for deliveries nor applying a batch notices it.
 async fn lost(connection: &Connection) {
     while connection.status().connected() {
         sleep(LOOK_EVERY).await;

@@ -1,8 +1,8 @@
-//! Writes what a catalogue file changes.
+//! Applies the changes of a catalogue file.
 //!
-//! A handful of statements, however many components there are. What is only added or moved to another
-//! category does not need the scope's lock. To rename and to remove, the scope's lock is taken last, for
-//! a fixed number of statements.
+//! A few statements, however many components there are. Additions and changes of category do not need the
+//! scope's lock. Before renaming and removing, the scope's lock is taken last, for a fixed number of
+//! statements.
 
 use std::collections::HashMap;
 
@@ -13,20 +13,20 @@ use shared::{
 };
 use sqlx::{Connection, PgConnection};
 
-use super::{CatalogueError, CataloguePlan, Changed, Entry};
+use super::{CatalogueEntry, CatalogueError, CataloguePlan, Changed};
 use crate::store::{
     catalogue::{self as store, InIncidents},
     scope_lock::ScopeGuard,
 };
 
-/// Components that a refusal names, and incidents of each, at most.
+/// Maximum number of components that an error message names, and of incidents of each.
 const NAMED_COMPONENTS: usize = 20;
 const NAMED_INCIDENTS: usize = 5;
 /// Attempts while other transactions change components.
 const ATTEMPTS: usize = 5;
-/// Characters of a text of the file in an error message, at most.
+/// Maximum length of a text of the file in an error message.
 const QUOTED: usize = 60;
-/// PostgreSQL's code for a table that is not there.
+/// SQLSTATE undefined_table.
 const UNDEFINED_TABLE: &str = "42P01";
 
 /// How a catalogue is applied.
@@ -34,7 +34,7 @@ const UNDEFINED_TABLE: &str = "42P01";
 pub(crate) struct How {
     /// Only the plan is made, and nothing changed.
     pub(crate) dry_run: bool,
-    /// Components that the file does not have are removed.
+    /// Components that are not in the file are removed.
     pub(crate) prune: bool,
 }
 
@@ -42,12 +42,11 @@ pub(crate) struct How {
 /// does nothing.
 ///
 /// # Errors
-/// When a text does not fit its column, when a `renamed-from` is not clear, when a component that is
-/// to be renamed has active incidents or one that is to go has any, or when the database fails; nothing
-/// was applied then.
+/// When a text does not fit its column, when a `renamed-from` is ambiguous, when a component to rename
+/// has active incidents or one to remove has any, or when the database fails. Nothing was applied then.
 pub(crate) async fn apply(
     database: &mut PgConnection,
-    entries: Vec<Entry>,
+    entries: Vec<CatalogueEntry>,
     how: How,
 ) -> Result<CataloguePlan, CatalogueError> {
     for _ in 0..ATTEMPTS {
@@ -61,7 +60,7 @@ pub(crate) async fn apply(
 /// Returns none, with nothing changed, when another transaction changed components since they were read.
 async fn attempt(
     database: &mut PgConnection,
-    entries: &[Entry],
+    entries: &[CatalogueEntry],
     how: How,
 ) -> Result<Option<CataloguePlan>, CatalogueError> {
     let mut transaction = database.begin().await?;
@@ -107,10 +106,9 @@ async fn version(database: &mut PgConnection) -> Result<i64, CatalogueError> {
     })
 }
 
-/// Returns whether it could be done: whether the components are those that the plan was made for.
+/// Returns whether the plan was applied: whether the components are still those that it was made for.
 ///
-/// No worker decides about a component while it goes or becomes another: those that wait find it as it
-/// is then.
+/// No worker decides about a component while it is removed or renamed: those that wait see the result.
 async fn rename_and_remove(
     scope: &mut ScopeGuard<'_>,
     plan: &CataloguePlan,
@@ -118,7 +116,7 @@ async fn rename_and_remove(
 ) -> Result<bool, CatalogueError> {
     let removed = ids(&plan.remove);
     let all: Vec<ComponentId> = removed.iter().copied().chain(renamed(plan)).collect();
-    // The version once they are locked: a writer that was waited for may have changed one.
+    // Read after they are locked: a concurrent writer may have changed one.
     if !store::lock_components(scope, &all).await? || version(scope.session()).await? != planned_for
     {
         return Ok(false);
@@ -141,8 +139,8 @@ fn renamed(plan: &CataloguePlan) -> impl Iterator<Item = ComponentId> {
     plan.rename.iter().map(|changed| changed.before.id)
 }
 
-/// Refuses to rename what is shown to be in trouble at this moment, and to remove what any incident has,
-/// closed ones included: they are history.
+/// Refuses to rename components with active incidents, and to remove components with any incident,
+/// because closed ones are history.
 async fn check(database: &mut PgConnection, plan: &CataloguePlan) -> Result<(), CatalogueError> {
     let renamed: Vec<ComponentId> = renamed(plan).collect();
     let active = store::in_active_incidents(database, &renamed).await?;
@@ -182,13 +180,13 @@ fn named<'a>(found: Vec<InIncidents>, components: impl Iterator<Item = &'a Compo
 }
 
 /// Adds components, with ids in the file's order.
-async fn add(database: &mut PgConnection, entries: &[Entry]) -> Result<(), sqlx::Error> {
+async fn add(database: &mut PgConnection, entries: &[CatalogueEntry]) -> Result<(), sqlx::Error> {
     let names: Vec<&str> = entries.iter().map(|entry| entry.name.as_str()).collect();
     let ids = store::add(database, &names).await?;
     store::add_attributes(database, attributes(ids.into_iter().zip(entries))).await
 }
 
-/// Writes the attributes of components anew, since their order is that of their ids.
+/// Rewrites the attributes of components, because their order is that of their ids.
 async fn write_attributes(
     database: &mut PgConnection,
     changed: &[Changed],
@@ -201,7 +199,7 @@ async fn write_attributes(
 
 /// Each attribute with its component, in the file's order.
 fn attributes<'a>(
-    components: impl Iterator<Item = (ComponentId, &'a Entry)>,
+    components: impl Iterator<Item = (ComponentId, &'a CatalogueEntry)>,
 ) -> impl Iterator<Item = (ComponentId, &'a Attribute)> {
     components.flat_map(|(id, entry)| entry.attributes.iter().map(move |a| (id, a)))
 }
@@ -209,13 +207,13 @@ fn attributes<'a>(
 /// Refuses texts that are longer than their columns.
 async fn check_lengths(
     database: &mut PgConnection,
-    entries: &[Entry],
+    entries: &[CatalogueEntry],
 ) -> Result<(), CatalogueError> {
     let limits = store::length_limits(database).await?;
     let too_long = |text: &str, limit: Option<i32>| {
         limit.is_some_and(|limit| text.chars().count() > limit.unsigned_abs() as usize)
     };
-    for Entry { line, attributes, .. } in entries {
+    for CatalogueEntry { line, attributes, .. } in entries {
         for Attribute { name, value } in attributes {
             for (text, limit) in [(name, limits.name), (value, limits.value)] {
                 if too_long(text, limit) {

@@ -1,21 +1,20 @@
-//! What a catalogue file changes: which component of the database each of its entries means.
+//! Compares a catalogue file with the database: finds the component that each entry refers to.
 //!
-//! All attributes but `category` tell components of one name apart. An entry means
-//! 1. the component with its name and exactly its attributes;
-//! 2. failing that, the one that differs in nothing but `category`, if in the database and in the file
-//!    it is the only one with this name and these other attributes;
-//! 3. failing that, the one that its `renamed-from` names, if no other entry means that one;
+//! All attributes except `category` distinguish components of the same name. An entry refers to 1. the
+//! component with its name and exactly its attributes; 2. failing that, the one that differs in nothing
+//! but `category`, if in the database and in the file it is the only one with this name and these other
+//! attributes; 3. failing that, the one that its `renamed-from` names, if no other entry means that one;
 //! 4. failing that, a component that is not there yet.
 //!
-//! So the file of one region never takes the components of another over, and a file that was applied
-//! before changes nothing: whatever it renamed is found by 1.
+//! So the file of one region never changes the components of another, and a file that was applied before
+//! changes nothing: renamed components are found by 1.
 
 use std::collections::{HashMap, HashSet};
 
 use serde::Serialize;
 use shared::component::{Attribute, ByName, Component, ComponentId, NoComponent};
 
-use super::{CatalogueError, Entry};
+use super::{CatalogueEntry, CatalogueError};
 
 /// A component that changes.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -23,14 +22,14 @@ pub(crate) struct Changed {
     /// As the database has it.
     pub(crate) before: Component,
     /// As the file has it.
-    pub(crate) after: Entry,
+    pub(crate) after: CatalogueEntry,
 }
 
 /// What applying a catalogue does.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct CataloguePlan {
     /// Components to add.
-    pub(crate) add: Vec<Entry>,
+    pub(crate) add: Vec<CatalogueEntry>,
     /// Components of which only the category changes.
     pub(crate) change: Vec<Changed>,
     /// Components that are renamed, or get other attributes, since the file says so.
@@ -43,7 +42,7 @@ pub(crate) struct CataloguePlan {
     pub(crate) same: usize,
 }
 
-/// What an entry means: a place in the list of the components of the database.
+/// The component that an entry refers to, as a position in the list of components of the database.
 #[derive(Clone, Copy)]
 enum Meaning {
     Same(usize),
@@ -53,14 +52,14 @@ enum Meaning {
 }
 
 impl CataloguePlan {
-    /// Finds for each entry of the file the component of the database that it means. The components
-    /// are in order of their ids.
+    /// Finds the component of the database that each entry of the file refers to. The components are in
+    /// order of their ids.
     ///
     /// # Errors
-    /// When a `renamed-from` can mean several components, or one that another entry means.
+    /// When a `renamed-from` could refer to several components, or to that of another entry.
     pub(crate) fn new(
         existing: Vec<Component>,
-        entries: Vec<Entry>,
+        entries: Vec<CatalogueEntry>,
     ) -> Result<Self, CatalogueError> {
         let meanings = meanings(&existing, &entries)?;
         let mut plan = Self::default();
@@ -85,7 +84,7 @@ impl CataloguePlan {
         Ok(plan)
     }
 
-    /// Whether an added component may be one that the file does not have, under another name.
+    /// Whether an added component may be a renamed one that is not in the file.
     pub(crate) fn may_rename(&self) -> bool {
         let absent: HashSet<&str> =
             self.stay.iter().chain(&self.remove).map(|component| component.name.as_str()).collect();
@@ -102,14 +101,17 @@ fn key<'a>(name: &'a str, attributes: impl IntoIterator<Item = &'a Attribute>) -
     (name, attributes)
 }
 
-/// What tells components apart.
+/// The identity of a component.
 fn identity<'a>(name: &'a str, attributes: &'a [Attribute]) -> Key<'a> {
     key(name, attributes.iter().filter(|attribute| attribute.tells_apart()))
 }
 
-fn meanings(existing: &[Component], entries: &[Entry]) -> Result<Vec<Meaning>, CatalogueError> {
+fn meanings(
+    existing: &[Component],
+    entries: &[CatalogueEntry],
+) -> Result<Vec<Meaning>, CatalogueError> {
     let mut exact: HashMap<Key<'_>, usize> = HashMap::with_capacity(existing.len());
-    // Where one is alone with its identity, its place; else none.
+    // The position of a component whose identity is unique; otherwise none.
     let mut alone: HashMap<Key<'_>, Option<usize>> = HashMap::with_capacity(existing.len());
     for (place, Component { name, attributes, .. }) in existing.iter().enumerate() {
         exact.entry(key(name, attributes)).or_insert(place);
@@ -119,12 +121,12 @@ fn meanings(existing: &[Component], entries: &[Entry]) -> Result<Vec<Meaning>, C
             .or_insert(Some(place));
     }
     let mut wanted: HashMap<Key<'_>, usize> = HashMap::with_capacity(entries.len());
-    for Entry { name, attributes, .. } in entries {
+    for CatalogueEntry { name, attributes, .. } in entries {
         *wanted.entry(identity(name, attributes)).or_default() += 1;
     }
     let mut meanings: Vec<Meaning> = entries
         .iter()
-        .map(|Entry { name, attributes, .. }| {
+        .map(|CatalogueEntry { name, attributes, .. }| {
             if let Some(place) = exact.get(&key(name, attributes)) {
                 return Meaning::Same(*place);
             }
@@ -144,7 +146,7 @@ fn meanings(existing: &[Component], entries: &[Entry]) -> Result<Vec<Meaning>, C
 /// Finds the components that entries name by a former name.
 fn find_renamed(
     existing: &[Component],
-    entries: &[Entry],
+    entries: &[CatalogueEntry],
     meanings: &mut [Meaning],
 ) -> Result<(), CatalogueError> {
     let is_new = |meaning: &Meaning| matches!(meaning, Meaning::New);

@@ -13,12 +13,12 @@ use super::{
     yaml::{self, Document, Node, YamlError},
 };
 
-/// Characters of a text of the file in an error message, at most.
+/// Maximum length of a text of the file in an error message.
 const QUOTED: usize = 60;
 
-/// A component as the file has it.
+/// An entry of the file: a component.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(crate) struct Entry {
+pub(crate) struct CatalogueEntry {
     /// The file's line, from 1.
     #[serde(skip)]
     pub(crate) line: u64,
@@ -26,13 +26,13 @@ pub(crate) struct Entry {
     pub(crate) name: String,
     /// Its attributes, in the file's order.
     pub(crate) attributes: Vec<Attribute>,
-    /// What it was called before, where the file says so.
+    /// Its former name, if the file has one.
     #[serde(skip)]
     pub(crate) renamed_from: Option<Former>,
 }
 
-/// What a component was called before: it is the one with this name and exactly these attributes,
-/// failing that the only one whose attributes contain these, as for an update.
+/// The former name of a component: it refers to the one with this name and exactly these attributes;
+/// otherwise to the only one whose attributes include these, as for an update.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Former {
     /// Its name then.
@@ -41,7 +41,7 @@ pub(crate) struct Former {
     pub(crate) attributes: Vec<Attribute>,
 }
 
-impl Entry {
+impl CatalogueEntry {
     /// As a component's label.
     #[must_use]
     pub(crate) fn label(&self) -> String {
@@ -57,13 +57,13 @@ impl Former {
     }
 }
 
-/// What a file says.
+/// The content of a catalogue file.
 #[derive(Debug)]
-pub(crate) struct Catalogue {
+pub(crate) struct CatalogueFile {
     /// Its components.
-    pub(crate) entries: Vec<Entry>,
+    pub(crate) entries: Vec<CatalogueEntry>,
     /// Warnings about what is ignored, a line each.
-    pub(crate) passed_over: Vec<String>,
+    pub(crate) ignored: Vec<String>,
 }
 
 /// The mapping's entries that a component's entry may have.
@@ -71,12 +71,12 @@ const NAME: &str = "name";
 const ATTRIBUTES: &str = "attributes";
 const RENAMED_FROM: &str = "renamed-from";
 
-/// Reads a catalogue file, as the Python dashboard reads it. Of the file it takes the list `components`,
-/// of an entry `name` and `attributes`, and so does this, which also knows `renamed-from`.
+/// Reads a catalogue file like the Python dashboard, which reads the list `components` of the file, and
+/// `name` and `attributes` of each entry. This also reads `renamed-from`.
 ///
 /// # Errors
-/// When it is not of the form, or a component in it makes no sense; with the line.
-pub(crate) fn parse(yaml: &str) -> Result<Catalogue, CatalogueError> {
+/// When it has another structure, or an entry is invalid; with the line.
+pub(crate) fn parse(yaml: &str) -> Result<CatalogueFile, CatalogueError> {
     let malformed = |error: YamlError| {
         CatalogueError::Malformed(format!("line {}: {}", error.line, error.reason))
     };
@@ -85,27 +85,27 @@ pub(crate) fn parse(yaml: &str) -> Result<Catalogue, CatalogueError> {
     let components = components.list().ok_or_else(|| {
         malformed(yaml::error(components.line, "`components` is to be a list of components"))
     })?;
-    let mut passed_over = Vec::new();
-    let mut entries: Vec<Entry> = Vec::with_capacity(components.len());
+    let mut ignored = Vec::new();
+    let mut entries: Vec<CatalogueEntry> = Vec::with_capacity(components.len());
     let mut seen: HashMap<(String, Vec<Attribute>), usize> = HashMap::new();
     for component in components {
         let invalid = |YamlError { line, reason }| CatalogueError::Invalid { line, reason };
-        let entry = entry(&mut document, component, &mut passed_over).map_err(invalid)?;
+        let entry = entry(&mut document, component, &mut ignored).map_err(invalid)?;
         let mut sorted = entry.attributes.clone();
         sorted.sort();
         let before = seen.entry((entry.name.clone(), sorted)).or_insert(entries.len());
         match entries.get_mut(*before) {
-            Some(first) => passed_over.push(same_again(first, entry).map_err(invalid)?),
+            Some(first) => ignored.push(same_again(first, entry).map_err(invalid)?),
             None => entries.push(entry),
         }
     }
-    Ok(Catalogue { entries, passed_over })
+    Ok(CatalogueFile { entries, ignored })
 }
 
 /// Ignores an entry for a component that an earlier entry has, as the Python dashboard does; returns a
 /// warning.
-fn same_again(first: &mut Entry, again: Entry) -> Result<String, YamlError> {
-    let Entry { line, name, attributes, renamed_from } = again;
+fn same_again(first: &mut CatalogueEntry, again: CatalogueEntry) -> Result<String, YamlError> {
+    let CatalogueEntry { line, name, attributes, renamed_from } = again;
     let label = component::short_label(&name, &attributes);
     match (&first.renamed_from, renamed_from) {
         (Some(one), Some(other)) if *one != other => {
@@ -118,7 +118,7 @@ fn same_again(first: &mut Entry, again: Entry) -> Result<String, YamlError> {
         (None, renamed_from) => first.renamed_from = renamed_from,
         (Some(_), _) => {}
     }
-    Ok(format!("line {line}: {label} is also in line {}; this entry is passed over", first.line))
+    Ok(format!("line {line}: {label} is also in line {}; this entry is ignored", first.line))
 }
 
 fn components(document: &mut Document) -> Result<Node, YamlError> {
@@ -134,8 +134,8 @@ fn components(document: &mut Document) -> Result<Node, YamlError> {
 fn entry(
     document: &mut Document,
     node: &Node,
-    passed_over: &mut Vec<String>,
-) -> Result<Entry, YamlError> {
+    ignored: &mut Vec<String>,
+) -> Result<CatalogueEntry, YamlError> {
     let line = node.line;
     let written = document.entries(node)?.ok_or_else(|| {
         yaml::error(line, "a component is to be a mapping with `name` and `attributes`")
@@ -157,7 +157,7 @@ fn entry(
         }
     }
     let name = name.ok_or_else(|| yaml::error(line, "a component without a `name`"))?;
-    // What comes later is about this component.
+    // Later errors name this component.
     let about = |line: u64, reason: &str| {
         yaml::error(line, format!("{}: {reason}", shorten(&name, QUOTED)))
     };
@@ -176,16 +176,16 @@ fn entry(
         ),
         None => None,
     };
-    passed_over.extend(unknown.iter().filter(|(_, other)| !other.starts_with("x-")).map(
+    ignored.extend(unknown.iter().filter(|(_, other)| !other.starts_with("x-")).map(
         |(line, other)| {
             let (name, other) = (shorten(&name, QUOTED), shorten(other, QUOTED));
-            format!("line {line}: `{other}` of {name} is unknown and passed over")
+            format!("line {line}: `{other}` of {name} is unknown and ignored")
         },
     ));
-    Ok(Entry { line, name, attributes, renamed_from })
+    Ok(CatalogueEntry { line, name, attributes, renamed_from })
 }
 
-/// What an unknown key of an entry probably means: to ignore it would do something else.
+/// The key that an unknown key probably means: ignoring it would have another effect.
 fn meant(unknown: &str) -> Option<&'static str> {
     let letters: String =
         unknown.chars().filter(char::is_ascii_alphabetic).collect::<String>().to_ascii_lowercase();
@@ -197,7 +197,7 @@ fn meant(unknown: &str) -> Option<&'static str> {
     }
 }
 
-/// A mapping of which the order is kept: it is that of the values in a component's label.
+/// A mapping whose order is preserved: it is the order of the values in a component's label.
 fn read_attributes(document: &mut Document, node: &Node) -> Result<Vec<Attribute>, YamlError> {
     if node.is_null() {
         return Ok(Vec::new());
@@ -213,7 +213,7 @@ fn read_attributes(document: &mut Document, node: &Node) -> Result<Vec<Attribute
     entries.iter().map(attribute).collect()
 }
 
-/// What `renamed-from` says: a name alone, or what of both was otherwise.
+/// The value of `renamed-from`: a name, or the changed ones of name and attributes.
 #[derive(Default)]
 struct FormerFields {
     name: Option<String>,
@@ -243,7 +243,7 @@ fn former_fields(document: &mut Document, node: &Node) -> Result<FormerFields, Y
     Ok(fields)
 }
 
-/// What is not said was as it is now.
+/// Anything omitted is unchanged.
 fn former(name: &str, attributes: &[Attribute], fields: FormerFields) -> Result<Former, String> {
     if fields.name.is_none() && fields.attributes.is_none() {
         return Err(

@@ -1,8 +1,8 @@
 //! Applies a catalogue file: the components that updates may name.
 //!
-//! The file is the Python dashboard's, and means what it means there (`yaml`, `scalar`, `file`). For each
-//! of its entries the component of the database is found that it means (`difference`), and what differs
-//! is written in a few statements (`apply`).
+//! The file has the format of the Python dashboard, with the same meaning (`yaml`, `scalar`, `file`). For
+//! each entry, the component that it refers to is found (`difference`), and differences are written in a
+//! few statements (`apply`).
 
 mod apply;
 mod difference;
@@ -13,13 +13,13 @@ mod yaml;
 pub(crate) use self::{
     apply::{How, apply},
     difference::{CataloguePlan, Changed},
-    file::{Catalogue, Entry, parse},
+    file::{CatalogueEntry, CatalogueFile, parse},
 };
 
 /// Why a catalogue can't be applied.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CatalogueError {
-    /// It is not YAML of the form.
+    /// It is not YAML of the required structure.
     #[error("the catalogue is not of the form `components: [{{name: …, attributes: {{…}}}}]`: {0}")]
     Malformed(String),
     /// One of its entries is invalid.

@@ -1,4 +1,4 @@
-//! What PyYAML makes of a scalar (YAML 1.1): a text, or a value that the Python dashboard stores as
+//! Interprets a scalar like PyYAML (YAML 1.1): a text, or a value that the Python dashboard stores as
 //! text in another form.
 
 use std::sync::LazyLock;
@@ -14,11 +14,11 @@ pub(super) enum Scalar {
     Null,
     /// `<<`, where it is a key.
     Merge,
-    /// A value that is stored otherwise than it is written.
+    /// A value whose stored form differs from its written form.
     Other {
         /// As it is written.
         written: String,
-        /// What it is to YAML.
+        /// Its type in YAML.
         kind: &'static str,
         /// As the Python dashboard stores it, where that is known.
         stored: Option<String>,
@@ -84,7 +84,7 @@ const SHORT_FLOAT: usize = 8;
 const DATE: usize = 9;
 const TIME: usize = 10;
 
-/// Reads a scalar, which is a text whenever it is not plain (in quotes, or a block).
+/// Reads a scalar. It is always a text unless it is plain (not quoted, and not a block).
 pub(super) fn resolve(written: &str, is_plain: bool) -> Scalar {
     let other = |kind, stored: Option<String>| {
         if stored.as_deref() == Some(written) {
@@ -109,14 +109,14 @@ pub(super) fn resolve(written: &str, is_plain: bool) -> Scalar {
     }
 }
 
-/// How an integer is stored; none for what is no integer, or is too large.
+/// The stored form of an integer; none if it is not an integer, or is too large.
 fn integer(written: &str, form: usize) -> Option<String> {
     let unsigned = written.trim_start_matches(['+', '-']).replace('_', "");
     let value = match form {
         BINARY => i128::from_str_radix(unsigned.strip_prefix("0b")?, 2).ok()?,
         HEXADECIMAL => i128::from_str_radix(unsigned.strip_prefix("0x")?, 16).ok()?,
         OCTAL => i128::from_str_radix(&unsigned, 8).ok()?,
-        // Of any length: Python's integers have no end.
+        // Of any length, because Python's integers are unlimited.
         DECIMAL if unsigned.len() > 30 && !written.contains(['+', '_']) => {
             return Some(written.to_owned());
         }

@@ -1,7 +1,7 @@
-//! YAML as the Python dashboard's parser (PyYAML, YAML 1.1) reads it, with the line of each node.
+//! Reads YAML like the Python dashboard's parser (PyYAML, YAML 1.1), with the line of each node.
 //!
-//! Aliases share what they name, so that any number of them costs nothing. The file is the operator's
-//! own; but what can't be meant is refused: a key that is written twice, a node that contains itself.
+//! Aliases share their node, so that any number of them costs nothing. The file is trusted, but obvious
+//! mistakes are refused: a duplicate key, a node that contains itself.
 
 use std::{collections::HashMap, rc::Rc};
 
@@ -9,10 +9,10 @@ use granit_parser::{Event, Parser, ScalarStyle, Span, Tag};
 
 use super::scalar::{self, Scalar};
 
-/// Nodes within nodes, at most: a catalogue has five.
+/// Maximum nesting depth: a catalogue has five levels.
 const DEEPEST: usize = 100;
 
-/// What is wrong, and in which line.
+/// An error, with its line.
 #[derive(Debug)]
 pub(super) struct YamlError {
     pub(super) line: u64,
@@ -95,7 +95,7 @@ fn line(span: &Span) -> u64 {
     span.start.line() as u64
 }
 
-/// Puts nodes together without recursion: a file may be as deep as it likes.
+/// Builds nodes without recursion, because a file may be nested to any depth.
 #[derive(Default)]
 struct Builder {
     open: Vec<Open>,
@@ -264,7 +264,7 @@ impl Document {
     }
 }
 
-/// A dictionary as Python's: a key that comes again takes another value, and keeps its place.
+/// A dictionary like Python's: a repeated key replaces the value and keeps its position.
 #[derive(Default)]
 struct Python {
     entries: Entries,

@@ -7,7 +7,7 @@ use clap::Subcommand;
 use shared::{output, settings::Settings};
 
 use super::{connect, printed};
-use crate::catalogue::{self, Catalogue, CataloguePlan, Changed, How};
+use crate::catalogue::{self, CatalogueFile, CataloguePlan, Changed, How};
 
 /// Commands on the catalogue.
 #[derive(Subcommand)]
@@ -52,8 +52,8 @@ pub(super) async fn run(command: CatalogueCommand, settings: &Settings) -> Resul
     let yaml = std::fs::read_to_string(&file)
         .with_context(|| format!("{} can't be read", file.display()))?;
     let named = || file.display().to_string();
-    let Catalogue { entries, passed_over } = catalogue::parse(&yaml).with_context(named)?;
-    for line in passed_over {
+    let CatalogueFile { entries, ignored } = catalogue::parse(&yaml).with_context(named)?;
+    for line in ignored {
         output::error(format_args!("worker: {}: {line}", file.display()));
     }
     let how = How { dry_run, prune };

@@ -6,7 +6,7 @@ use shared::{impact::Impact, incident::IncidentId, settings::Settings, timestamp
 
 use super::{
     connect,
-    incident_text::{everything, table},
+    incident_table::{everything, table},
     parsers::{impact, title, words},
     printed,
 };

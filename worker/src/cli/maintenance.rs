@@ -7,7 +7,7 @@ use shared::{incident::IncidentId, settings::Settings, timestamp::Timestamp};
 use super::{
     connect,
     incident::{ChangeArguments, NewArguments},
-    incident_text::everything,
+    incident_table::everything,
     parsers::words,
     printed,
 };

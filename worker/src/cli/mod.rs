@@ -2,7 +2,7 @@
 
 mod catalogue;
 mod incident;
-mod incident_text;
+mod incident_table;
 mod maintenance;
 mod parked;
 mod parsers;
@@ -119,7 +119,7 @@ fn printed(result: &impl Serialize, text: impl FnOnce() -> String, json: bool) -
     Ok(if json { serde_json::to_string_pretty(result)? } else { text() })
 }
 
-/// A connection for an operator's command, which may take its time.
+/// A connection for an operator's command, without the time limits of the service.
 async fn connect(settings: &Settings) -> Result<PgConnection> {
     let options = database::connect_options(settings, "worker")?.with([
         ("statement_timeout", "0"),

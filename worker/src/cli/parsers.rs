@@ -1,8 +1,8 @@
-//! How values on the command line are read.
+//! Parses values of the command line.
 
 use shared::impact::Impact;
 
-/// Characters of a title, at most: as many as an update may bring.
+/// Maximum length of a title, the same as in an update.
 const TITLE_LIMIT: usize = 255;
 
 /// The impact of an incident, as a number or a word.

@@ -26,7 +26,7 @@ pub enum TopologyCommand {
     /// overtakes another.
     #[command(arg_required_else_help = true)]
     Change {
-        /// Queues that the components are spread over.
+        /// Number of queues that the components are distributed over.
         #[arg(long, value_parser = value_parser!(u16).range(1..=1024))]
         partitions: Option<u16>,
         /// Messages that one queue holds.

@@ -1,7 +1,7 @@
 //! The heartbeat: a worker reports to the database twice a second that it is alive, and reads its share.
 //!
-//! RabbitMQ has the last word: each queue has one active consumer, so workers that see each other a
-//! moment late never work on one partition at once.
+//! RabbitMQ prevents conflicts: each queue has a single active consumer, so workers whose view is briefly
+//! outdated never process one partition concurrently.
 
 use std::time::Duration;
 
@@ -25,16 +25,16 @@ use crate::store::{
     workers::{self, MemberId},
 };
 
-const BEAT_EVERY: Duration = Duration::from_millis(500);
-/// Time for one beat.
-const BEAT_LIMIT: Duration = Duration::from_secs(1);
-/// A membership expires after so long without a beat, to the worker itself and to all others: the view
+const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
+/// Time limit of one heartbeat.
+const HEARTBEAT_LIMIT: Duration = Duration::from_secs(1);
+/// A membership expires this long after its last heartbeat, to the worker itself and to all others: the view
 /// `sdb_living_worker` has the same time.
 const EXPIRY: Duration = Duration::from_secs(3);
 /// Time for joining and for leaving.
 const MOVE_LIMIT: Duration = Duration::from_secs(5);
 
-/// Why a worker is not a member, or not any more.
+/// Why a worker is not a member, or no longer one.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum MembershipError {
     #[error("the database did not answer in time")]
@@ -53,20 +53,19 @@ pub(crate) struct Member {
     /// None once it has expired.
     share: watch::Receiver<Option<Share>>,
     leave: CancellationToken,
-    beating: JoinHandle<()>,
+    heartbeat: JoinHandle<()>,
 }
 
 impl Member {
     /// Joins the live workers.
     pub(crate) async fn join(database: &ConnectOptions) -> Result<Self, MembershipError> {
-        // Whether a heartbeat is on disk matters to nobody, and a slow disk must not look like a
-        // worker that is gone.
+        // Heartbeats need not survive a crash, and a slow disk must not make a worker look dead.
         let mut database = Database::new(database.clone().not_durable());
         let joining = database.with(async |connection: &mut PgConnection| {
-            // Of a standby this says so; a write would only say that it failed.
+            // Reports a standby clearly; a write on it would only fail.
             Recorded::read(connection).await?;
             let id = workers::join(connection).await?;
-            let share = beat(connection, id).await?.ok_or(MembershipError::Expired)?;
+            let share = heartbeat(connection, id).await?.ok_or(MembershipError::Expired)?;
             Ok::<_, MembershipError>((id, share))
         });
         let last = Instant::now();
@@ -75,20 +74,20 @@ impl Member {
         tracing::info!(worker = id.0, "joined");
         let (sender, share) = watch::channel(Some(share));
         let leave = CancellationToken::new();
-        let beating = Beating { database, id, share: sender, last };
-        let beating = supervise::spawn("heartbeat", beating.run(leave.clone()));
-        Ok(Self { id, share, leave, beating })
+        let heartbeat = Heartbeat { database, id, share: sender, last };
+        let heartbeat = supervise::spawn("heartbeat", heartbeat.run(leave.clone()));
+        Ok(Self { id, share, leave, heartbeat })
     }
 
-    /// What to consume now.
+    /// The current share.
     pub(crate) fn share(&self) -> Result<Share, MembershipError> {
         self.share.borrow().clone().ok_or(MembershipError::Expired)
     }
 
-    /// Waits until there is another share than this, or none any more.
+    /// Waits until the share differs from this one, or has expired.
     pub(crate) async fn share_other_than(&self, share: &Share) {
         let mut watched = self.share.clone();
-        // An error means that nobody beats any more: then, too, the share is gone.
+        // An error means that the heartbeat has ended: the share is gone then, too.
         drop(watched.wait_for(|current| current.as_ref() != Some(share)).await);
     }
 
@@ -101,35 +100,35 @@ impl Member {
     /// Leaves at once, so that the others need not wait until the membership expires.
     pub(crate) async fn leave(self) {
         self.leave.cancel();
-        if timeout(MOVE_LIMIT, self.beating).await.is_err() {
-            tracing::debug!("the database was not told: this membership expires soon");
+        if timeout(MOVE_LIMIT, self.heartbeat).await.is_err() {
+            tracing::debug!("the membership could not be ended: it expires soon");
         }
     }
 }
 
 /// The task that reports that a worker is alive.
-struct Beating {
+struct Heartbeat {
     database: Database,
     id: MemberId,
     share: watch::Sender<Option<Share>>,
-    /// When the last beat that succeeded began.
+    /// When the last successful heartbeat began.
     last: Instant,
 }
 
-impl Beating {
+impl Heartbeat {
     async fn run(mut self, leave: CancellationToken) {
         loop {
             tokio::select! {
-                () = sleep(BEAT_EVERY) => {}
+                () = sleep(HEARTBEAT_INTERVAL) => {}
                 () = leave.cancelled() => return self.leave().await,
             }
             let began = Instant::now();
             let id = self.id;
-            let beat = self
+            let heartbeat = self
                 .database
-                .with(async |connection: &mut PgConnection| beat(connection, id).await);
-            let beaten = timeout(BEAT_LIMIT, beat).await;
-            match beaten.unwrap_or(Err(MembershipError::Silent)) {
+                .with(async |connection: &mut PgConnection| heartbeat(connection, id).await);
+            let result = timeout(HEARTBEAT_LIMIT, heartbeat).await;
+            match result.unwrap_or(Err(MembershipError::Silent)) {
                 Ok(Some(share)) => {
                     self.last = began;
                     self.share.send_if_modified(|current| {
@@ -140,7 +139,7 @@ impl Beating {
                 }
                 Ok(None) => break,
                 Err(error) => {
-                    tracing::debug!(reason = chain(&error), "a beat failed");
+                    tracing::debug!(reason = chain(&error), "a heartbeat failed");
                     if self.last.elapsed() > EXPIRY {
                         break;
                     }
@@ -165,8 +164,11 @@ impl Beating {
 }
 
 /// Reports that a worker is alive, and returns its share; none when its membership has expired.
-async fn beat(database: &mut PgConnection, id: MemberId) -> Result<Option<Share>, MembershipError> {
-    if !workers::beat(database, id).await? {
+async fn heartbeat(
+    database: &mut PgConnection,
+    id: MemberId,
+) -> Result<Option<Share>, MembershipError> {
+    if !workers::heartbeat(database, id).await? {
         return Ok(None);
     }
     let live = workers::live(database).await?;

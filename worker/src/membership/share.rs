@@ -2,12 +2,12 @@
 
 use shared::topology::{Phase, Recorded, Topology};
 
-/// What one worker is to consume.
+/// What one worker consumes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Share {
     pub(crate) recorded: Recorded,
     pub(crate) partitions: Vec<u16>,
-    /// One of all workers also parks what RabbitMQ gave up.
+    /// Whether this worker also parks dead-lettered messages; one of all workers does.
     pub(crate) dead_letters: bool,
 }
 

@@ -12,18 +12,18 @@ use tokio_util::sync::CancellationToken;
 use crate::{membership::Share, store::workers::MemberId};
 
 /// The state of the worker.
-enum State {
+enum WorkerState {
     /// It is starting, or between two sessions.
-    Between(&'static str),
+    WaitingFor(&'static str),
     /// It does not consume, because something failed.
-    Away(String),
+    Unavailable(String),
     /// It consumes its share. Without a partition it stands by.
-    TakesPart { member: MemberId, share: Share },
+    Consuming { member: MemberId, share: Share },
 }
 
 /// The state of the worker, and whether it is shutting down.
 pub(crate) struct Readiness {
-    state: Mutex<State>,
+    state: Mutex<WorkerState>,
     stop: CancellationToken,
 }
 
@@ -35,40 +35,41 @@ pub(crate) struct Report {
 
 impl Readiness {
     pub(crate) fn new(stop: CancellationToken) -> Self {
-        Self { state: Mutex::new(State::Between("PostgreSQL has not answered yet")), stop }
+        Self { state: Mutex::new(WorkerState::WaitingFor("PostgreSQL has not answered yet")), stop }
     }
 
     /// Records that the worker waits for something, and consumes nothing meanwhile.
-    pub(crate) fn waits(&self, reason: &'static str) {
-        self.leave(State::Between(reason));
+    pub(crate) fn waiting_for(&self, reason: &'static str) {
+        self.leave(WorkerState::WaitingFor(reason));
     }
 
     /// Records that the worker can't consume, and why.
-    pub(crate) fn is_away(&self, reason: String) {
-        self.leave(State::Away(reason));
+    pub(crate) fn unavailable(&self, reason: String) {
+        self.leave(WorkerState::Unavailable(reason));
     }
 
-    fn leave(&self, next: State) {
+    fn leave(&self, next: WorkerState) {
         *self.state() = next;
         WORKER.owned.set(0);
         WORKER.queue.clear();
     }
 
     /// Records that the worker consumes its share.
-    pub(crate) fn takes_part(&self, member: MemberId, share: Share) {
+    pub(crate) fn consuming(&self, member: MemberId, share: Share) {
         WORKER.owned.set(share.partitions.len() as i64);
         WORKER.partitions.set(share.topology().partitions.into());
-        let before = std::mem::replace(&mut *self.state(), State::TakesPart { member, share });
-        if matches!(before, State::Away(_)) {
+        let before =
+            std::mem::replace(&mut *self.state(), WorkerState::Consuming { member, share });
+        if matches!(before, WorkerState::Unavailable(_)) {
             COMMON.reconnects.of(Server::Rabbitmq).inc();
         }
     }
 
     pub(crate) fn report(&self) -> Report {
-        let (takes_part, mut reasons, share) = match &*self.state() {
-            State::Between(reason) => (false, vec![(*reason).to_owned()], Value::Null),
-            State::Away(reason) => (false, vec![reason.clone()], Value::Null),
-            State::TakesPart { member, share } => {
+        let (is_consuming, mut reasons, share) = match &*self.state() {
+            WorkerState::WaitingFor(reason) => (false, vec![(*reason).to_owned()], Value::Null),
+            WorkerState::Unavailable(reason) => (false, vec![reason.clone()], Value::Null),
+            WorkerState::Consuming { member, share } => {
                 let reasons = match share.recorded.phase {
                     Phase::Open => Vec::new(),
                     Phase::Draining | Phase::Closed => {
@@ -88,7 +89,7 @@ impl Readiness {
         if self.stop.is_cancelled() {
             reasons.insert(0, "the worker is stopping".to_owned());
         }
-        let ready = takes_part && !self.stop.is_cancelled();
+        let ready = is_consuming && !self.stop.is_cancelled();
         let status = match (ready, reasons.is_empty()) {
             (true, true) => "ready",
             (true, false) => "degraded",
@@ -98,7 +99,7 @@ impl Readiness {
         Report { ready, body: json!({ "status": status, "reasons": reasons, "share": share }) }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, WorkerState> {
         // The state is valid after any panic, because it is replaced as a whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

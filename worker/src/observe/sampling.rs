@@ -6,7 +6,7 @@ use lapin::{Connection, options::QueueDeclareOptions, types::FieldTable};
 use shared::{
     database::Database,
     message::{UpdateResult, Verdict},
-    metrics::{Applied, PartitionLabel, Settled, WORKER},
+    metrics::{AppliedLabel, PartitionLabel, ResultLabel, WORKER},
     telemetry::chain,
 };
 use sqlx::PgConnection;
@@ -23,7 +23,7 @@ const INTERVAL: Duration = Duration::from_secs(5);
 const LIMIT: Duration = Duration::from_secs(5);
 
 /// Counts the outcomes of a committed batch. A deferred update is counted when it is applied or parked.
-pub(crate) fn settled(batch: &[Incoming], results: &[batch::Applied]) {
+pub(crate) fn count_applied(batch: &[Incoming], results: &[batch::Applied]) {
     let settled = batch.iter().zip(results).filter_map(|(incoming, applied)| match applied {
         batch::Applied::Settled(result) => Some((incoming, result.as_ref())),
         batch::Applied::Deferred(_) => None,
@@ -33,25 +33,25 @@ pub(crate) fn settled(batch: &[Incoming], results: &[batch::Applied]) {
         count += 1;
         let applied = match result {
             // Another version applied it, by other rules.
-            None if incoming.update_id().is_some() => Applied::Redelivered,
+            None if incoming.update_id().is_some() => AppliedLabel::Redelivered,
             // A message without an id.
-            None => Applied::Settled(Settled::Parked),
+            None => AppliedLabel::Result(ResultLabel::Parked),
             Some(UpdateResult { id, verdict }) => match verdict {
                 Verdict::Decided { reason, .. } => {
-                    Applied::Settled(Settled::Decided(reason.outcome()))
+                    AppliedLabel::Result(ResultLabel::Decided(reason.outcome()))
                 }
-                Verdict::Repeated { original, .. } if original == id => Applied::Redelivered,
-                Verdict::Repeated { .. } => Applied::Settled(Settled::Repeated),
-                Verdict::Rejected => Applied::Settled(Settled::Rejected),
-                Verdict::Parked => Applied::Settled(Settled::Parked),
+                Verdict::Repeated { original, .. } if original == id => AppliedLabel::Redelivered,
+                Verdict::Repeated { .. } => AppliedLabel::Result(ResultLabel::Repeated),
+                Verdict::Rejected => AppliedLabel::Result(ResultLabel::Rejected),
+                Verdict::Parked => AppliedLabel::Result(ResultLabel::Parked),
             },
         };
         WORKER.applied.of(applied).inc();
         match (applied, &incoming.content) {
-            (Applied::Settled(Settled::Decided(_) | Settled::Repeated), Ok(update)) => {
+            (AppliedLabel::Result(ResultLabel::Decided(_) | ResultLabel::Repeated), Ok(update)) => {
                 WORKER.applied_now(update.received_at);
             }
-            (Applied::Settled(_) | Applied::Redelivered, _) => {}
+            (AppliedLabel::Result(_) | AppliedLabel::Redelivered, _) => {}
         }
     }
     WORKER.batch.observe(f64::from(count));

@@ -1,4 +1,4 @@
-//! The changes that an operator makes. One that makes no sense rolls its transaction back.
+//! The changes that an operator makes. An invalid one rolls its transaction back.
 
 use anyhow::{Result, bail, ensure};
 use shared::{
@@ -21,16 +21,16 @@ use crate::{
 
 /// The status word when an operator changes an incident's impact.
 const IMPACT_CHANGED: &str = "impact changed";
-/// The status word for what a maintenance is about.
+/// The status word for the description of a maintenance.
 const DESCRIPTION: &str = "description";
 
-/// What is opened or scheduled.
+/// An incident to open, or a maintenance to schedule.
 pub(crate) enum New {
     Incident { impact: Impact, start: Option<Timestamp> },
     Maintenance { start: Timestamp, end: Timestamp, description: Option<String> },
 }
 
-/// What changes; what is none or empty stays.
+/// The changes; fields that are none or empty stay as they are.
 #[derive(Default)]
 pub(crate) struct IncidentChange {
     pub(crate) title: Option<String>,
@@ -78,7 +78,7 @@ pub(crate) async fn open(
             (Impact::Maintenance, start, Some(end), description)
         }
     };
-    // A maintenance comes beside what is active.
+    // A maintenance does not take components from active incidents.
     let others = match IncidentKind::of(impact) {
         IncidentKind::Incident => change.lock_all(None, &component_ids).await?,
         IncidentKind::Maintenance => Vec::new(),
@@ -127,7 +127,7 @@ pub(crate) async fn change(
 ) -> Result<Incident> {
     let add = component::find(database, &wanted.add).await?;
     let mut change = Change::begin(database, &add).await?;
-    // A maintenance comes beside what is active.
+    // A maintenance does not take components from active incidents.
     let gathered = match kind {
         IncidentKind::Incident => ids(&add),
         IncidentKind::Maintenance => Vec::new(),
@@ -139,7 +139,7 @@ pub(crate) async fn change(
     if let (IncidentKind::Maintenance, Some(end)) = (kind, incident.end_date) {
         change.check_window(incident.start_date, end)?;
     }
-    // Its components would leave the incidents that they are in, for one that covers nothing yet.
+    // Its components would leave their incidents for one that does not cover them yet.
     let covers = incident.start_date <= change.now && incident.end_date.is_none();
     ensure!(
         covers || gathered.is_empty(),

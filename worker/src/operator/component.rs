@@ -31,7 +31,7 @@ impl FromStr for ComponentName {
             let attributes: Option<Vec<Attribute>> = attributes.split(',').map(attribute).collect();
             Some(Self::Name(name.trim().to_owned(), attributes?))
         });
-        // What has no `=` between its parentheses is a name that has parentheses.
+        // Without `=` between them, the parentheses belong to the name.
         Ok(named.unwrap_or_else(|| Self::Name(text.to_owned(), Vec::new())))
     }
 }
@@ -41,12 +41,12 @@ fn attribute(text: &str) -> Option<Attribute> {
     Some(Attribute { name: name.trim().to_owned(), value: value.trim().to_owned() })
 }
 
-/// Finds the components that are named, in order of their ids, each once. It reads the whole catalogue:
-/// that is done before the scope's lock is taken, and what was found is checked again then
+/// Finds the named components, in order of their ids, each once. It reads the whole catalogue, so it runs
+/// before the scope's lock is taken, and the result is checked again then
 /// ([`super::transaction::Change::begin`]).
 ///
 /// # Errors
-/// When there is none of that name, several have it, or the database fails.
+/// When no component or several match, or the database fails.
 pub(super) async fn find(
     database: &mut PgConnection,
     names: &[ComponentName],

@@ -1,5 +1,5 @@
-//! What an operator changes of incidents and maintenances: what the Python dashboard's pages do, with
-//! its status words, and one incident update for each change.
+//! Changes of incidents and maintenances by an operator: those of the Python dashboard's pages, with its
+//! status words, and one incident update for each change.
 
 mod change;
 mod component;

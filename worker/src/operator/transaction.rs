@@ -1,11 +1,11 @@
 //! The transactions in which an operator changes incidents.
 //!
-//! Each holds the scope's lock, as every deciding transaction does, so that it is serialized between two
-//! batches; then it locks incidents, then relations, in order of their ids.
+//! Each holds the scope's lock, as the transactions of batches do, so that it runs between two batches;
+//! then it locks incidents, then relations, in order of their ids.
 //!
-//! All workers wait meanwhile. So the number of statements in between is fixed, however many components
-//! and incidents there are: what is read of the catalogue is read before, and what is written is
-//! collected and written set by set at the end.
+//! All workers wait meanwhile. So the number of statements is fixed, however many components and
+//! incidents there are: the catalogue is read before, and changes are collected and written set by set at
+//! the end.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -45,7 +45,7 @@ impl Locked {
         format!("{} {}", IncidentKind::of(self.impact).word(), self.id)
     }
 
-    /// Refuses what is closed, and what the command is not for.
+    /// Refuses closed incidents, and those that the command does not apply to.
     pub(super) fn expect_open_as(&self, kind: IncidentKind, now: Timestamp) -> Result<()> {
         let its = IncidentKind::of(self.impact);
         ensure!(its == kind, "{} is no {}: see `worker {}`", self.name(), kind.word(), its.word());
@@ -61,21 +61,21 @@ impl Locked {
     }
 }
 
-/// A change under way.
+/// A change in progress.
 pub(super) struct Change<'a> {
     pub(super) scope: ScopeGuard<'a>,
-    /// When it takes place: later than every decision before it.
+    /// Its time: later than every earlier decision.
     pub(super) now: Timestamp,
     /// Written at the end, in this order.
     notes: Vec<NewUpdate>,
     /// Components that leave an incident.
     left: Vec<(IncidentId, ComponentId)>,
-    /// Incidents that end now; the system's stay the system's.
+    /// Incidents that end now; system incidents remain system incidents.
     closed: Vec<IncidentId>,
 }
 
 impl<'a> Change<'a> {
-    /// Begins a change that is about these components, as they were read before.
+    /// Begins a change of these components, as they were read before.
     pub(super) async fn begin(
         database: &'a mut PgConnection,
         components: &[Component],
@@ -92,7 +92,7 @@ impl<'a> Change<'a> {
         Ok(Self { scope, now, notes: Vec::new(), left: Vec::new(), closed: Vec::new() })
     }
 
-    /// Writes what was gathered and commits; returns the incident as it is then.
+    /// Writes the collected changes and commits; returns the resulting incident.
     pub(super) async fn commit(mut self, id: IncidentId) -> Result<Incident> {
         incidents::leave(&mut self.scope, &self.left).await?;
         operator_changes::end(&mut self.scope, &self.closed, self.now).await?;
@@ -182,9 +182,9 @@ impl<'a> Change<'a> {
         self.left.push((incident, component));
     }
 
-    /// Takes components out of the other active incidents into this one, in the words of a move. An
-    /// incident of which none would be left is closed and keeps the last one as its history.
-    /// Returns which were moved.
+    /// Moves components from the other active incidents into this one, with the texts of a move. An
+    /// incident that would lose all components is closed and keeps the last one for its history. Returns
+    /// which were moved.
     pub(super) fn gather(
         &mut self,
         into: (IncidentId, &str),

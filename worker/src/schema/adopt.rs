@@ -1,5 +1,5 @@
-//! What we add to the Python dashboard's tables: indexes, triggers, and a constraint. A database whose
-//! tables are other ones is refused before anything is written.
+//! Adds indexes, triggers and a constraint to the Python dashboard's tables. A database with different
+//! tables is refused before anything is written.
 
 use std::collections::HashMap;
 
@@ -50,20 +50,21 @@ const SHARED_TABLES: [(&str, &[Column]); 5] = [
     ),
 ];
 
-/// Our indexes on these tables. Each is made without stopping writers, and so on its own.
+/// Our indexes on these tables. Each is created concurrently, and so outside a transaction.
 const INDEXES: [(&str, &str); 7] = [
     // The active incidents, few among many.
     (
         "sdb_incident_open",
         "CREATE INDEX CONCURRENTLY sdb_incident_open ON incident (id) WHERE end_date IS NULL",
     ),
-    // Those of the system, which every batch asks for: three at most, however many manual ones there are.
+    // The active system incidents, which every batch reads: three at most, however many manual ones there
+    // are.
     (
         "sdb_incident_active",
         "CREATE INDEX CONCURRENTLY sdb_incident_active
         ON incident (id) WHERE system AND end_date IS NULL",
     ),
-    // Ends that the ETag of the active lists watches, and incidents that have yet to end.
+    // Ends that the ETag of active lists depends on, and incidents that have not ended.
     ("sdb_incident_end", "CREATE INDEX CONCURRENTLY sdb_incident_end ON incident (end_date)"),
     // Lists, newest start first.
     (
@@ -89,7 +90,7 @@ const INDEXES: [(&str, &str); 7] = [
     ),
 ];
 
-/// Refuses a database whose tables are not those that we know.
+/// Refuses a database with unknown tables.
 pub(super) async fn check(database: &mut PgConnection) -> Result<()> {
     check_revision(database).await?;
     for (table, columns) in SHARED_TABLES {
@@ -104,7 +105,7 @@ pub(super) async fn check(database: &mut PgConnection) -> Result<()> {
     Ok(())
 }
 
-/// Refuses another revision of the Python dashboard's own migrations, where it records one.
+/// Refuses another revision of the Python dashboard's own migrations, if one is recorded.
 async fn check_revision(database: &mut PgConnection) -> Result<()> {
     let is_recorded: bool = sqlx::query_scalar("SELECT to_regclass('alembic_version') IS NOT NULL")
         .fetch_one(&mut *database)
@@ -123,7 +124,7 @@ async fn check_revision(database: &mut PgConnection) -> Result<()> {
     Ok(())
 }
 
-/// What is wrong with a table, if it exists and lacks something.
+/// The problem of a table that exists and lacks something.
 async fn problem(
     database: &mut PgConnection,
     table: &str,
@@ -188,7 +189,7 @@ async fn make_indexes(database: &mut PgConnection) -> Result<(), sqlx::Error> {
         .fetch_optional(&mut *database)
         .await?;
         if valid == Some(false) {
-            // Left behind by one that was interrupted.
+            // Left behind by an interrupted run.
             let drop = format!("DROP INDEX CONCURRENTLY {name}");
             database.execute(sqlx::raw_sql(AssertSqlSafe(drop))).await?;
         }
@@ -199,8 +200,8 @@ async fn make_indexes(database: &mut PgConnection) -> Result<(), sqlx::Error> {
     Ok(())
 }
 
-/// Adds the backstop to the decision, where the data allow it: at most one active system incident
-/// of each impact.
+/// Adds a constraint as a safeguard, if the data allow it: at most one active system incident of each
+/// impact.
 pub(super) async fn constrain(database: &mut PgConnection) -> Result<Option<String>> {
     let there: bool = sqlx::query_scalar(
         "SELECT EXISTS (SELECT FROM pg_constraint

@@ -1,4 +1,4 @@
-//! Takes what `adopt` added off the Python dashboard's tables.
+//! Removes what `adopt` added from the Python dashboard's tables.
 
 use std::time::Duration;
 
@@ -9,12 +9,12 @@ use tokio::time::sleep;
 use crate::store::command_lock::alone;
 
 const DETACH: &str = include_str!("../../../migrations/detach.sql");
-/// Between two looks at whether gateways and workers are still connected.
+/// Pause between two checks for connected gateways and workers.
 const PAUSE: Duration = Duration::from_millis(200);
-/// How often `worker detach` looks, with such pauses, before it refuses.
+/// How many such checks `worker detach` makes before it refuses.
 const LOOKS: u32 = 10;
 
-/// Takes our triggers, indexes and constraint off the dashboard's tables.
+/// Removes our triggers, indexes and constraint from the dashboard's tables.
 ///
 /// # Errors
 /// When gateways or workers are connected, or the database fails.
@@ -23,7 +23,7 @@ pub async fn detach(database: &mut PgConnection) -> Result<()> {
 }
 
 async fn detach_alone(database: &mut PgConnection) -> Result<()> {
-    // PostgreSQL shows the session of a process that was stopped just now for a moment longer.
+    // PostgreSQL shows the session of a stopped process for a moment longer.
     let mut looks = 1;
     while are_connected(database).await? {
         ensure!(looks < LOOKS, "gateways or workers are connected: stop all of them first");

@@ -1,4 +1,4 @@
-//! Prepares a database: an empty one, one of the Python dashboard, or one that is prepared already.
+//! Prepares a database: an empty one, one of the Python dashboard, or one that was prepared before.
 
 use anyhow::{Context, Result};
 use shared::{
@@ -13,7 +13,7 @@ use crate::store::{command_lock::alone, inbox_partitions};
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
 
-/// Prepares the database, whatever it has. Returns what to tell the operator.
+/// Prepares the database. Returns the messages for the operator.
 ///
 /// # Errors
 /// When the database can't be adopted, or fails.
@@ -53,7 +53,7 @@ async fn applied(database: &mut PgConnection) -> Result<i64> {
     Ok(sqlx::query_scalar("SELECT count(*) FROM _sqlx_migrations").fetch_one(database).await?)
 }
 
-/// What an encoding other than UTF8 means.
+/// The consequence of an encoding other than UTF8.
 async fn about_encoding(database: &mut PgConnection) -> Result<Option<String>> {
     let encoding: String =
         sqlx::query_scalar("SELECT getdatabaseencoding()::text").fetch_one(database).await?;

@@ -1,6 +1,6 @@
-//! The tables: `migrate` prepares a database, `adopt` adds to the Python dashboard's tables, `detach` takes
-//! that off again. Its DDL, and the statements that look at catalogues of PostgreSQL for it, are here;
-//! all other SQL is in `store`.
+//! The tables: `migrate` prepares a database, `adopt` extends the Python dashboard's tables, `detach`
+//! undoes that. The DDL and the queries of PostgreSQL's catalogs for it are here; all other SQL is in
+//! `store`.
 
 mod adopt;
 mod detach;

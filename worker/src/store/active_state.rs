@@ -1,8 +1,8 @@
-//! Reads the active state: what a batch's decisions look at.
+//! Reads the active state that the decisions of a batch depend on.
 //!
-//! It is read without a lock on any row. The scope's lock keeps other workers out; what the Python
-//! dashboard and people commit meanwhile counts from the next reading on. What a change rests on is
-//! locked by [`RowLocks`](super::row_locks::RowLocks) and read again before it is written.
+//! It is read without row locks. The scope's lock excludes other workers; concurrent commits of the
+//! Python dashboard and of people are visible to the next reading. Rows that a change depends on are
+//! locked by [`RowLocks`](super::row_locks::RowLocks) and read again before the change is written.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -75,7 +75,7 @@ macro_rules! state_tables {
 }
 pub(crate) use state_tables;
 
-/// The active state as one row: columns of the same beginning are arrays of the same length.
+/// The active state as one row: columns with the same prefix are arrays of the same length.
 #[derive(FromRow)]
 pub(crate) struct StateRow {
     system_ids: Vec<IncidentId>,
@@ -95,8 +95,7 @@ pub(crate) struct StateRow {
     manual_last_updates: Vec<Option<Timestamp>>,
 }
 
-/// Reads the active state again, as far as these components go. `until` is the latest time that is
-/// decided at.
+/// Reads the active state again, for these components. `until` is the time of the latest decision.
 pub(crate) async fn read(
     scope: &mut ScopeGuard<'_>,
     components: &[ComponentId],

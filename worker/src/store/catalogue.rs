@@ -1,4 +1,4 @@
-//! What applying a catalogue file reads, locks and writes.
+//! The statements that apply a catalogue file.
 //!
 //! A fixed number of statements, however many components there are.
 
@@ -21,8 +21,8 @@ pub(crate) struct LengthLimits {
     pub(crate) value: Option<i32>,
 }
 
-/// Waits until no other transaction applies a catalogue, and keeps others out until this one ends: two at
-/// once would both add what both find missing.
+/// Waits until no other transaction applies a catalogue, and excludes others until this one ends: two
+/// concurrent ones would add the same components twice.
 pub(crate) async fn lock(transaction: &mut PgConnection) -> Result<(), sqlx::Error> {
     sqlx::query("SELECT pg_advisory_xact_lock(hashtext('sdb_catalogue'))")
         .execute(transaction)

@@ -7,7 +7,7 @@ use anyhow::Result;
 use sqlx::PgConnection;
 use tokio::time::sleep;
 
-/// Between two looks at whether another command has ended.
+/// Pause between two checks whether another command has ended.
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Runs a command while no other such command runs. Its own failure is returned, whatever becomes of the
@@ -24,8 +24,8 @@ pub(crate) async fn alone<T>(
     Ok(done)
 }
 
-/// Waits until no other such command runs. Not inside PostgreSQL: `CREATE INDEX CONCURRENTLY` waits for
-/// every statement that runs, and one that waits for the lock would be such.
+/// Waits until no other such command runs, by polling: `CREATE INDEX CONCURRENTLY` waits for every
+/// running statement, which would include one that waits for the lock.
 async fn lock(database: &mut PgConnection) -> Result<()> {
     while !sqlx::query_scalar::<_, bool>("SELECT pg_try_advisory_lock(hashtext('sdb_migrate'))")
         .fetch_one(&mut *database)
@@ -41,7 +41,7 @@ async fn unlock(database: &mut PgConnection) -> Result<()> {
     Ok(())
 }
 
-/// Keeps the topology as it is, for as long as the session lasts.
+/// Prevents changes of the topology while the session lasts.
 pub(crate) async fn hold_topology(database: &mut PgConnection) -> Result<(), sqlx::Error> {
     sqlx::query("SELECT pg_advisory_lock_shared(hashtext('sdb_topology'))")
         .execute(database)

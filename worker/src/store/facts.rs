@@ -1,5 +1,5 @@
-//! The facts that a batch is decided from: one statement for all of them, since each statement costs
-//! a round trip while every other worker waits, and one snapshot.
+//! The facts that a batch is decided from, read by one statement: from one snapshot, and because each
+//! round trip makes every other worker wait.
 
 use std::collections::{HashMap, HashSet};
 
@@ -22,7 +22,7 @@ use super::{
 };
 use crate::domain::ActiveState;
 
-/// What is looked for.
+/// The keys of the query.
 pub(crate) struct FactsQuery<'a> {
     pub(crate) member: MemberId,
     pub(crate) updates: Vec<UpdateId>,
@@ -32,27 +32,28 @@ pub(crate) struct FactsQuery<'a> {
     pub(crate) batch: usize,
 }
 
-/// What was found.
+/// The facts.
 pub(crate) struct Facts {
     /// Whether the worker is still a member.
     pub(crate) is_member: bool,
-    /// The place of the newest update in the inbox.
+    /// The position of the newest update in the inbox.
     pub(crate) position: i64,
     /// The time of the batch's first decision: the database's clock, or the microsecond after the
     /// newest decision if that is a little later.
     pub(crate) now: Timestamp,
-    /// The latest time that the batch is decided at.
+    /// The time of the latest decision of the batch.
     pub(crate) until: Timestamp,
-    /// How many seconds the newest decision is ahead of the clock, if so many that the clock counts.
+    /// How many seconds the newest decision is ahead of the clock, if the limit is exceeded and the clock
+    /// is used.
     pub(crate) seconds_ahead: Option<f64>,
-    /// The updates that were settled before. There is no verdict where a version with other rules decided:
-    /// the receipt has the outcome, a reply can't.
+    /// The updates that were applied before. There is no verdict if a version with other rules decided:
+    /// the outcome is in the receipt, but can't be sent as a reply.
     pub(crate) known: HashMap<UpdateId, Option<Verdict>>,
-    /// Those that were parked, and that an operator put back.
-    pub(crate) put_back: HashSet<UpdateId>,
+    /// Updates that were parked, and that an operator requeued.
+    pub(crate) requeued: HashSet<UpdateId>,
     /// The idempotency keys that are in use.
     pub(crate) keys: HashMap<String, KeyUse>,
-    /// The components as they are now; one that is gone is absent.
+    /// The components as they are now, without deleted ones.
     pub(crate) components: HashMap<ComponentId, Component>,
     /// The active state.
     pub(crate) active: ActiveState,
@@ -63,12 +64,12 @@ pub(crate) struct KeyUse {
     pub(crate) fingerprint: String,
     /// The update that used it first.
     pub(crate) original: UpdateId,
-    /// What became of that; none where a version with other rules decided.
+    /// Its result; none if a version with other rules decided.
     pub(crate) verdict: Option<Verdict>,
 }
 
 #[derive(FromRow)]
-struct Row {
+struct FactsRow {
     is_member: bool,
     position: i64,
     now: Timestamp,
@@ -96,7 +97,7 @@ struct InboxRecord {
 #[derive(Deserialize)]
 struct ParkedBefore {
     id: UpdateId,
-    was_put_back: bool,
+    was_requeued: bool,
 }
 
 #[derive(Deserialize)]
@@ -115,19 +116,34 @@ macro_rules! recorded {
     };
 }
 
-/// Reads all of it, once the scope's lock is held: what earlier batches wrote is seen then.
+/// Reads the facts after the scope's lock is acquired, so that earlier batches are visible.
 ///
-/// Decisions have strictly increasing times even where the clock goes back a little. But a clock that
-/// was wrong for one batch must not lead all later ones: when the newest decision is more than 10 s
-/// ahead, the clock counts. The order of decisions is their position in any case.
+/// Decisions have strictly increasing times even if the clock is set back a little. But a clock that was
+/// wrong for one batch must not affect all later ones: if the newest decision is more than 10 s ahead,
+/// the clock is used. The order of decisions is defined by their position in any case.
 pub(crate) async fn read(
     scope: &mut ScopeGuard<'_>,
     wanted: FactsQuery<'_>,
 ) -> Result<Facts, sqlx::Error> {
-    let (first, end) = days(&wanted.updates);
-    // The bounds stand in the text, so that the plan has only the inbox's partitions between them.
-    // All of its partitions would cost more than all the rest.
-    let statement = format!(
+    let statement = statement(&wanted.updates);
+    let row: FactsRow = sqlx::query_as(AssertSqlSafe(statement))
+        .bind(wanted.components)
+        .bind(wanted.member)
+        .bind(wanted.updates)
+        .bind(wanted.keys)
+        .bind(wanted.batch as i64)
+        .fetch_one(scope.session())
+        .await?;
+    let originals = originals(scope.session(), &row).await?;
+    row.into_facts(&originals)
+}
+
+/// The statement that reads a [`FactsRow`].
+fn statement(updates: &[UpdateId]) -> String {
+    let (first, end) = days(updates);
+    // The bounds are literals, so that the plan includes only the inbox's partitions between them.
+    // Scanning all partitions would cost more than the rest of the statement.
+    format!(
         "WITH wall AS MATERIALIZED (SELECT clock_timestamp() AT TIME ZONE 'UTC' AS time),
         clock AS MATERIALIZED (
             SELECT next.now, next.now + $5 * interval '1 microsecond' AS until, next.is_ahead
@@ -144,7 +160,7 @@ pub(crate) async fn read(
             (SELECT {recorded} FROM sdb_inbox i
                 WHERE i.id = ANY($3) AND i.id >= '{first}' AND i.id <= '{end}') AS recorded,
             (SELECT coalesce(json_agg(json_build_object(
-                    'id', update_id, 'was_put_back', put_back_at IS NOT NULL)), '[]')
+                    'id', update_id, 'was_requeued', put_back_at IS NOT NULL)), '[]')
                 FROM sdb_parked WHERE update_id = ANY($3)) AS parked,
             (SELECT coalesce(json_agg(json_build_object(
                     'key', key, 'fingerprint', fingerprint, 'original', update_id)), '[]')
@@ -162,55 +178,50 @@ pub(crate) async fn read(
         ctes = state_ctes!(),
         recorded = recorded!(),
         tables = state_tables!(),
-    );
-    let row: Row = sqlx::query_as(AssertSqlSafe(statement))
-        .bind(wanted.components)
-        .bind(wanted.member)
-        .bind(wanted.updates)
-        .bind(wanted.keys)
-        .bind(wanted.batch as i64)
-        .fetch_one(scope.session())
-        .await?;
-    let originals = originals(scope.session(), &row).await?;
-
-    let mut found = Facts {
-        is_member: row.is_member,
-        position: row.position,
-        now: row.now,
-        until: row.until,
-        seconds_ahead: row.seconds_ahead,
-        known: HashMap::new(),
-        put_back: HashSet::new(),
-        keys: HashMap::new(),
-        components: row.components.0.into_iter().map(|c| (c.id, c)).collect(),
-        active: row.state.try_into()?,
-    };
-    for recorded in row.recorded.0 {
-        // A repetition stands for its original, which is kept as long as the key is.
-        let original = recorded.original.filter(|_| recorded.repeated);
-        let stands_for = original.and_then(|id| originals.get(&id)).unwrap_or(&recorded);
-        found.known.insert(recorded.id, stands_for.verdict());
-    }
-    for ParkedBefore { id, was_put_back } in row.parked.0 {
-        if was_put_back {
-            found.put_back.insert(id);
-        } else {
-            found.known.insert(id, Some(Verdict::Parked));
-        }
-    }
-    for KeyInUse { key, fingerprint, original } in row.keys.0 {
-        if let Some(recorded) = originals.get(&original) {
-            let verdict = recorded.verdict();
-            found.keys.insert(key, KeyUse { fingerprint, original, verdict });
-        }
-    }
-    Ok(found)
+    )
 }
 
-/// The updates that others repeat, wherever in the inbox they are.
+impl FactsRow {
+    fn into_facts(self, originals: &HashMap<UpdateId, InboxRecord>) -> Result<Facts, sqlx::Error> {
+        let mut found = Facts {
+            is_member: self.is_member,
+            position: self.position,
+            now: self.now,
+            until: self.until,
+            seconds_ahead: self.seconds_ahead,
+            known: HashMap::new(),
+            requeued: HashSet::new(),
+            keys: HashMap::new(),
+            components: self.components.0.into_iter().map(|c| (c.id, c)).collect(),
+            active: self.state.try_into()?,
+        };
+        for recorded in self.recorded.0 {
+            // A repetition refers to its original, which is kept as long as the key.
+            let original = recorded.original.filter(|_| recorded.repeated);
+            let stands_for = original.and_then(|id| originals.get(&id)).unwrap_or(&recorded);
+            found.known.insert(recorded.id, stands_for.verdict());
+        }
+        for ParkedBefore { id, was_requeued } in self.parked.0 {
+            if was_requeued {
+                found.requeued.insert(id);
+            } else {
+                found.known.insert(id, Some(Verdict::Parked));
+            }
+        }
+        for KeyInUse { key, fingerprint, original } in self.keys.0 {
+            if let Some(recorded) = originals.get(&original) {
+                let verdict = recorded.verdict();
+                found.keys.insert(key, KeyUse { fingerprint, original, verdict });
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// The originals of repeated updates, from any partition of the inbox.
 async fn originals(
     database: &mut PgConnection,
-    row: &Row,
+    row: &FactsRow,
 ) -> Result<HashMap<UpdateId, InboxRecord>, sqlx::Error> {
     let repeated = row.recorded.iter().filter(|recorded| recorded.repeated);
     let ids: Vec<UpdateId> = repeated
@@ -227,7 +238,7 @@ async fn originals(
 }
 
 impl InboxRecord {
-    /// What to answer to a repetition.
+    /// The verdict for a repetition.
     fn verdict(&self) -> Option<Verdict> {
         let Some(incident) = self.incident else { return Some(Verdict::Rejected) };
         let reason = Reason::from_word(&self.reason).ok()?;
@@ -235,8 +246,8 @@ impl InboxRecord {
     }
 }
 
-/// The first and the last id of the days in which these were made. Days, so that the same statement
-/// serves, planned already, for all of a day.
+/// The first and the last id of the days in which these were created. Whole days, so that the same
+/// prepared statement is used all day.
 fn days(ids: &[UpdateId]) -> (Uuid, Uuid) {
     /// A UUIDv7 begins with its millisecond; this many of its 128 bits follow.
     const BITS_AFTER: u32 = 80;

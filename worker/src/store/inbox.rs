@@ -31,8 +31,8 @@ pub(crate) enum Ending {
     Rejected { original: UpdateId },
 }
 
-/// Writes the batch's rows, the idempotency keys that were used first, and the place and time of the
-/// newest row.
+/// Writes the batch's rows, the idempotency keys used for the first time, and the position and time of
+/// the newest row.
 pub(crate) async fn write(
     scope: &mut ScopeGuard<'_>,
     rows: &[PendingRow<'_>],
@@ -54,7 +54,7 @@ pub(crate) async fn write(
         .filter(|row| matches!(row.ending, Ending::Decided { .. }))
         .filter_map(|row| Some((row.update.idempotency.as_ref()?, row)))
         .collect();
-    // A key that stands is older than its 24 hours, or this would not be its first use.
+    // An existing key is older than its 24 hours, or this would not be its first use.
     sqlx::query(
         "WITH scope AS (UPDATE sdb_scope SET position = $12, decided_at = $13),
         keys AS (

@@ -4,8 +4,8 @@ use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::lock_holders::SESSION;
 
-/// Gives the partitions to the role that owns the inbox. `worker migrate` may run as another one, and
-/// the workers could not drop what belongs to that.
+/// Changes the owner of the partitions to the owner of the inbox. `worker migrate` may run as another
+/// role, whose partitions the workers could not drop.
 const GIVE_PARTITIONS_TO_THE_OWNER: &str = "DO $$
 DECLARE
     child_table regclass;
@@ -21,8 +21,8 @@ BEGIN
     END LOOP;
 END $$";
 
-/// Makes the inbox's partitions ahead of time, drops those that are older than `days`, and forgets
-/// idempotency keys after their 24 hours. Workers do this side by side without harm.
+/// Creates the inbox's partitions ahead of time, drops those older than `days`, and deletes idempotency
+/// keys after 24 hours. Workers can do this concurrently.
 pub(crate) async fn keep(database: &mut PgConnection, days: u32) -> Result<(), sqlx::Error> {
     sqlx::query("SELECT sdb_make_inbox_parts($1)")
         .bind(days as i32)
@@ -44,7 +44,7 @@ pub(crate) async fn keep(database: &mut PgConnection, days: u32) -> Result<(), s
         }
         Err(error) => return Err(error),
     }
-    // Little by little: a statement that takes too long would be undone as a whole.
+    // In small steps: a statement that exceeds its time limit would be rolled back entirely.
     loop {
         let forgotten = sqlx::query(
             "DELETE FROM sdb_idempotency_key WHERE key IN (
@@ -60,7 +60,7 @@ pub(crate) async fn keep(database: &mut PgConnection, days: u32) -> Result<(), s
     }
 }
 
-/// The sessions that read the inbox for longest, three at most.
+/// The three sessions that have been reading the inbox for the longest time.
 async fn readers(database: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
     let statement = format!(
         "SELECT {SESSION} FROM pg_stat_activity

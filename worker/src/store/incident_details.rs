@@ -48,7 +48,7 @@ pub(crate) async fn now(database: &mut PgConnection) -> Result<Timestamp, sqlx::
     sqlx::query_scalar(clock).fetch_one(database).await
 }
 
-/// Those that are active or scheduled at a time. Others may write impacts that mean nothing to us.
+/// Those that are active or scheduled at a time. Other programs may write unknown impacts.
 pub(crate) async fn read_open(
     database: &mut PgConnection,
     now: Timestamp,

@@ -25,8 +25,7 @@ pub(crate) struct Changes<'a> {
 
 /// Writes them; returns the ids of the incidents that were opened, in order.
 ///
-/// Nothing is written where nothing changed: every statement on these tables tells readers that the
-/// lists changed.
+/// Unchanged tables are not written: every statement on them invalidates the lists of readers.
 pub(crate) async fn write(
     scope: &mut ScopeGuard<'_>,
     changes: Changes<'_>,
@@ -114,7 +113,7 @@ async fn update_incidents(
     .execute(scope.session())
     .await?;
     if written.rows_affected() != updated.len() as u64 {
-        // The rows are locked, so this can't be; if it is, the transaction must not commit.
+        // The rows are locked, so this is impossible; otherwise the transaction must not commit.
         return Err(sqlx::Error::Protocol(format!(
             "{} of {} locked incidents could be updated",
             written.rows_affected(),
@@ -124,7 +123,7 @@ async fn update_incidents(
     Ok(())
 }
 
-/// Takes components out of incidents.
+/// Removes components from incidents.
 pub(crate) async fn leave(
     scope: &mut ScopeGuard<'_>,
     left: &[(IncidentId, ComponentId)],
@@ -144,7 +143,7 @@ pub(crate) async fn leave(
     Ok(())
 }
 
-/// Puts components into incidents.
+/// Adds components to incidents.
 pub(crate) async fn join(
     scope: &mut ScopeGuard<'_>,
     joined: &[(IncidentId, ComponentId)],
@@ -152,7 +151,7 @@ pub(crate) async fn join(
     if joined.is_empty() {
         return Ok(());
     }
-    // The Python dashboard may have written the row since it was looked for.
+    // The Python dashboard may have inserted the row since it was read.
     sqlx::query(
         "INSERT INTO incident_component_relation (incident_id, component_id)
         SELECT * FROM unnest($1::integer[], $2::integer[]) ON CONFLICT DO NOTHING",

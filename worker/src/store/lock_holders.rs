@@ -1,4 +1,4 @@
-//! Names the sessions that hold rows which updates need, for the log.
+//! Logs the sessions that have locked rows which updates need.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,18 +18,18 @@ const EVERY: Duration = Duration::from_secs(5);
 /// Time for finding them.
 const LIMIT: Duration = Duration::from_secs(2);
 
-/// Finds and logs blocking sessions, on a connection of its own: the worker's transaction never waits,
-/// so that PostgreSQL's `pg_blocking_pids` has nothing to say of it.
+/// Finds and logs blocking sessions, on a separate connection. The worker's transaction never waits, so
+/// that PostgreSQL's `pg_blocking_pids` can't be used.
 pub(crate) struct Blockers {
     database: Arc<Mutex<Database>>,
     last: std::sync::Mutex<Option<Instant>>,
 }
 
-/// Whose transaction is in a row's `xmax`.
+/// The session whose transaction is in a row's `xmax`.
 const OF_TRANSACTION: &str = "SELECT l.pid FROM rows_held r
     JOIN pg_locks l ON l.locktype = 'transactionid' AND l.granted AND l.transactionid = r.xmax";
-/// Where several transactions share the row, `xmax` is a number for all of them. PostgreSQL refuses it
-/// for one that is not.
+/// If several transactions share the row, `xmax` is a multixact id. PostgreSQL raises an error for any
+/// other number.
 const OF_SEVERAL: &str = "SELECT l.pid FROM rows_held r, pg_get_multixact_members(r.xmax) m
     JOIN pg_locks l ON l.locktype = 'transactionid' AND l.granted AND l.transactionid = m.xid";
 
@@ -45,7 +45,7 @@ impl Blockers {
         Self { database, last: std::sync::Mutex::new(None) }
     }
 
-    /// Logs who holds these incidents, or relations of theirs, if that was not done just now.
+    /// Logs the sessions that have locked these incidents or their relations, at most once per interval.
     pub(crate) fn report(&self, updates: usize, incidents: Vec<IncidentId>) {
         let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let now = Instant::now();

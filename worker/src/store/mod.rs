@@ -1,5 +1,5 @@
-//! All SQL of the worker, but for the DDL in `schema`: what a batch reads, locks and writes, what operators'
-//! commands do, and the records that workers share.
+//! All SQL of the worker, except the DDL in `schema`: the statements of batches and of operators'
+//! commands, and the records that workers share.
 
 pub(crate) mod active_state;
 pub(crate) mod catalogue;

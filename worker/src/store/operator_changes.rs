@@ -1,4 +1,4 @@
-//! What an operator's change of incidents locks and writes.
+//! The statements of an operator's change of incidents.
 //!
 //! A fixed number of statements, however many incidents and components there are: all workers wait for the
 //! scope's lock meanwhile.
@@ -13,13 +13,13 @@ use super::{incidents::column, scope_lock::ScopeGuard};
 pub(crate) struct IncidentRow {
     pub(crate) id: IncidentId,
     pub(crate) text: String,
-    /// As it is stored: others may write impacts that mean nothing to us.
+    /// As it is stored: other programs may write unknown impacts.
     pub(crate) impact: i16,
     pub(crate) start_date: Timestamp,
     pub(crate) end_date: Option<Timestamp>,
 }
 
-/// A manual incident or a maintenance that is to be inserted.
+/// A manual incident or a maintenance to insert.
 pub(crate) struct NewIncident<'a> {
     pub(crate) text: &'a str,
     pub(crate) impact: Impact,
@@ -27,7 +27,7 @@ pub(crate) struct NewIncident<'a> {
     pub(crate) end_date: Option<Timestamp>,
 }
 
-/// An incident update that is to be written.
+/// An incident update to write.
 pub(crate) struct NewUpdate {
     pub(crate) incident: IncidentId,
     pub(crate) status: &'static str,
@@ -53,8 +53,8 @@ pub(crate) async fn lock_incidents(
     .await
 }
 
-/// Locks the relations of incidents that are locked. A statement of its own, after that: it sees what
-/// a writer committed that was waited for.
+/// Locks the relations of locked incidents. A separate statement, so that it sees what was committed
+/// while the first one waited.
 pub(crate) async fn lock_relations(
     scope: &mut ScopeGuard<'_>,
     incidents: &[IncidentId],
@@ -104,7 +104,7 @@ pub(crate) async fn update(
     Ok(written.rows_affected() == 1)
 }
 
-/// Ends incidents; the system's stay the system's, manual ones manual.
+/// Ends incidents; whether they are manual or system incidents does not change.
 pub(crate) async fn end(
     scope: &mut ScopeGuard<'_>,
     incidents: &[IncidentId],

@@ -8,9 +8,9 @@ use sqlx::{FromRow, PgConnection};
 
 use super::{inbox::PendingRow, incidents::column, scope_lock::ScopeGuard};
 
-/// A message that can't be applied for a reason of its own.
+/// A message that can't be applied because of its content.
 pub(crate) struct MessageToPark<'a> {
-    /// Tells a redelivery from another message.
+    /// Identifies redeliveries of the same message.
     pub(crate) delivery_key: String,
     pub(crate) update_id: Option<UpdateId>,
     pub(crate) queue: &'a str,
@@ -95,7 +95,7 @@ pub(crate) async fn park(
     Ok(())
 }
 
-/// Those with these numbers, or all of them; oldest first.
+/// The parked messages with these numbers, or all; oldest first.
 pub(crate) async fn read(
     database: &mut PgConnection,
     ids: Option<&[i64]>,

@@ -1,8 +1,8 @@
-//! The rows that a batch's changes rest on, locked against writers that do not know our lock.
+//! Locks the rows that a batch's changes depend on, against writers that do not use the scope's lock.
 //!
-//! The Python dashboard's pages, operators and people with psql lock incidents and relations for as long
-//! as they like. So a batch locks only the rows that its changes rest on, and never waits for one: what
-//! another session holds is left, and the updates that need it are deferred.
+//! The Python dashboard and people with psql may lock incidents and relations for any time. So a batch
+//! locks only the rows that its changes depend on, and never waits: rows locked by another session are
+//! skipped, and the updates that need them are deferred.
 
 use std::collections::HashSet;
 
@@ -12,11 +12,11 @@ use sqlx::FromRow;
 use super::scope_lock::ScopeGuard;
 use crate::domain::{ActiveState, IncidentRef, RestsOn};
 
-/// A row that a change rests on, or one of several.
+/// A row that a change depends on, or any one of several.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Row {
-    /// An incident. While it is locked nobody adds a component to it, either, since the row of the
-    /// relation refers to it.
+pub(crate) enum LockableRow {
+    /// An incident. While it is locked, no component can be added to it, because of the relation's
+    /// foreign key.
     Incident(IncidentId),
     /// A component of an incident.
     Relation(IncidentId, ComponentId),
@@ -24,9 +24,9 @@ pub(crate) enum Row {
     AnyOther(IncidentId),
 }
 
-impl Row {
-    /// The rows that a change of the component's incident rests on. `read` is the state as it was read:
-    /// only that has rows.
+impl LockableRow {
+    /// The rows that a change of the component's incident depends on. `read` is the state as it was read:
+    /// only incidents in it have rows.
     pub(crate) fn of(rests_on: RestsOn, component: ComponentId, read: &ActiveState) -> Vec<Self> {
         let mut rows = Vec::new();
         let existing = |incident: Option<IncidentRef>| match incident {
@@ -59,44 +59,47 @@ impl Row {
     }
 }
 
-/// What a transaction has locked, and what it could not lock since another session holds it.
+/// The rows that a transaction has locked, and those that another session has locked.
 #[derive(Debug, Default)]
 pub(crate) struct RowLocks {
-    locked: HashSet<Row>,
-    held: HashSet<Row>,
+    locked: HashSet<LockableRow>,
+    held: HashSet<LockableRow>,
 }
 
 impl RowLocks {
-    /// The incidents of those that another session holds.
-    pub(crate) fn held_of(&self, rows: &[Row]) -> Vec<IncidentId> {
+    /// The incidents of the rows that another session has locked.
+    pub(crate) fn held_of(&self, rows: &[LockableRow]) -> Vec<IncidentId> {
         rows.iter().filter(|row| self.held.contains(row)).map(|row| row.incident()).collect()
     }
 
-    /// Those that it was not tried to lock.
-    pub(crate) fn missing<'a>(&self, rows: impl IntoIterator<Item = &'a Row>) -> Vec<Row> {
-        let missing: HashSet<Row> =
+    /// The rows that are not locked yet.
+    pub(crate) fn missing<'a>(
+        &self,
+        rows: impl IntoIterator<Item = &'a LockableRow>,
+    ) -> Vec<LockableRow> {
+        let missing: HashSet<LockableRow> =
             rows.into_iter().filter(|row| !self.locked.contains(row)).copied().collect();
         missing.into_iter().collect()
     }
 
-    /// Locks these rows, as far as nobody else holds them, without waiting. `batch` are the components
-    /// that the batch has updates of.
+    /// Locks these rows without waiting, and skips those that others have locked. `batch` are the
+    /// components that the batch has updates of.
     pub(crate) async fn take(
         &mut self,
         scope: &mut ScopeGuard<'_>,
-        rows: &[Row],
+        rows: &[LockableRow],
         batch: &[ComponentId],
     ) -> Result<(), sqlx::Error> {
         let (mut incidents, mut others) = (Vec::new(), Vec::new());
         let (mut relation_incidents, mut relation_components) = (Vec::new(), Vec::new());
         for row in rows {
             match *row {
-                Row::Incident(id) => incidents.push(id),
-                Row::Relation(id, component) => {
+                LockableRow::Incident(id) => incidents.push(id),
+                LockableRow::Relation(id, component) => {
                     relation_incidents.push(id);
                     relation_components.push(component);
                 }
-                Row::AnyOther(id) => others.push(id),
+                LockableRow::AnyOther(id) => others.push(id),
             }
         }
         let taken: Taken = sqlx::query_as(LOCK)
@@ -152,11 +155,13 @@ struct Taken {
 }
 
 impl Taken {
-    fn rows(self) -> impl Iterator<Item = Row> {
+    fn rows(self) -> impl Iterator<Item = LockableRow> {
         let relations = self.relation_incidents.into_iter().zip(self.relation_components);
-        let incidents = self.incidents.into_iter().map(Row::Incident);
+        let incidents = self.incidents.into_iter().map(LockableRow::Incident);
         incidents
-            .chain(relations.map(|(incident, component)| Row::Relation(incident, component)))
-            .chain(self.others.into_iter().map(Row::AnyOther))
+            .chain(
+                relations.map(|(incident, component)| LockableRow::Relation(incident, component)),
+            )
+            .chain(self.others.into_iter().map(LockableRow::AnyOther))
     }
 }

@@ -1,23 +1,24 @@
-//! The lock on the scope: one row, held by every transaction that decides, until its end.
+//! The lock on the scope: one row, which every batch and every operator's change locks until the end of
+//! its transaction.
 
 use shared::timestamp::Timestamp;
 use sqlx::{Connection, PgConnection, Postgres, Transaction};
 
 /// Begins a worker's transaction.
 ///
-/// From then on every worker waits with it, so that a further wait for a lock is bounded to half a second.
-/// There is none for incidents and their components, but there may be one for a component that someone
-/// is removing, or an incident that someone is adding.
+/// Every worker waits for this transaction, so that a further wait for a lock is limited to half a
+/// second. Incidents and their components are never waited for, but a component that is being deleted or
+/// an incident that is being inserted may be.
 const BEGIN_BATCH: &str =
     "BEGIN; SELECT FROM sdb_scope FOR UPDATE; SET LOCAL lock_timeout = '500ms'";
 
-/// Takes the lock in an operator's transaction. Every worker waits for it: PostgreSQL ends it when the
-/// command stalls, or waits for others that stall.
+/// Takes the lock in an operator's transaction. Every worker waits for it, so PostgreSQL ends it if the
+/// command stalls or waits too long.
 const BY_OPERATOR: &str = "SET LOCAL idle_in_transaction_session_timeout = '5s';
     SELECT FROM sdb_scope FOR UPDATE;
     SET LOCAL lock_timeout = '5s'";
 
-/// A transaction that holds the lock: what takes one of these needs the lock.
+/// A transaction that holds the lock: functions that need the lock take one of these.
 pub(crate) struct ScopeGuard<'a>(Transaction<'a, Postgres>);
 
 impl<'a> ScopeGuard<'a> {
@@ -39,15 +40,15 @@ impl<'a> ScopeGuard<'a> {
         Ok(Self(transaction))
     }
 
-    /// The session that holds it.
+    /// The session of the transaction.
     pub(crate) fn session(&mut self) -> &mut PgConnection {
         &mut self.0
     }
 
     /// Moves the time of the newest decision to now, for a change that an operator makes; returns it.
     ///
-    /// An operator's change is a decision, too: the next one is later even if the clock goes back a
-    /// little. When the newest is far ahead, the clock counts, as for a batch (`facts`).
+    /// An operator's change counts as a decision: the next one is later even if the clock is set back a
+    /// little. If the newest is far ahead, the clock is used, as for a batch (`facts`).
     pub(crate) async fn decide_now(&mut self) -> Result<Timestamp, sqlx::Error> {
         sqlx::query_scalar(
             "UPDATE sdb_scope SET decided_at = CASE
@@ -65,7 +66,7 @@ impl<'a> ScopeGuard<'a> {
         self.0.commit().await
     }
 
-    /// Undoes all of the transaction, and releases the lock.
+    /// Rolls the transaction back, which releases the lock.
     pub(crate) async fn rollback(self) -> Result<(), sqlx::Error> {
         self.0.rollback().await
     }

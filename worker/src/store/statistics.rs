@@ -1,4 +1,4 @@
-//! What the database holds, for metrics.
+//! Statistics of the database, for metrics.
 
 use sqlx::{FromRow, PgConnection};
 
@@ -15,7 +15,7 @@ pub(crate) struct Statistics {
     pub(crate) oldest_partition: i64,
 }
 
-/// Never counts rows of which there may be many.
+/// Never counts the rows of large tables.
 pub(crate) async fn read(database: &mut PgConnection) -> Result<Statistics, sqlx::Error> {
     sqlx::query_as(concat!(
         "SELECT (SELECT count(*) FROM sdb_living_worker) AS live_workers,

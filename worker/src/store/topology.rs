@@ -1,10 +1,10 @@
 //! Writes the record of the topology.
 //!
-//! The record is not open only while a command is changing it, and that command holds a lock for as long
-//! as its session with the database lasts. So a worker that finds the record not open and the lock free
-//! knows that the command died, and opens the queues again: they are as they were until a change is
-//! recorded. Each step of a command goes through the session that holds the lock, so that one which lost
-//! it can't record anything any more.
+//! The record is not open only while a command changes the topology, and that command holds a lock until
+//! its database session ends. So a worker that finds the record not open and the lock free knows that the
+//! command died, and opens the queues again: they are unchanged until a new topology is recorded. Every
+//! step of a command uses the session that holds the lock, so that a command which lost the lock can't
+//! record anything.
 
 use anyhow::{Result, ensure};
 use shared::topology::{Phase, Recorded, Topology};
@@ -12,16 +12,17 @@ use sqlx::{Connection, PgConnection};
 
 use super::workers::{self, MemberId};
 
-/// Seconds in which the session of a command that stalls is ended, which gives its lock back. Longer than
-/// all that a change does between two statements.
+/// Seconds after which the session of a stalled command is terminated, which releases its lock. Longer
+/// than any pause of a change between two statements.
 const STALL_LIMIT: u8 = 12;
 
-/// Has the server end this session when its command stalls. Before PostgreSQL 14 it can't.
+/// Makes the server terminate this session if its command stalls. PostgreSQL before 14 does not support
+/// this.
 pub(crate) async fn end_when_stalled(database: &mut PgConnection) -> Result<(), sqlx::Error> {
     set_idle_limit(database, &format!("{STALL_LIMIT}s")).await
 }
 
-/// Lets the session be idle again for as long as it likes.
+/// Permits the session to be idle again.
 pub(crate) async fn may_stall(database: &mut PgConnection) -> Result<(), sqlx::Error> {
     set_idle_limit(database, "0").await
 }
@@ -36,8 +37,8 @@ async fn set_idle_limit(database: &mut PgConnection, limit: &str) -> Result<(), 
     Ok(())
 }
 
-/// Records a topology and its phase in place of an old one. Nobody declares queues meanwhile, and no
-/// worker joins that can't read the messages.
+/// Replaces the recorded topology and its phase. Meanwhile no queues are declared, and no worker joins
+/// that can't read the messages.
 pub(crate) async fn record(
     database: &mut PgConnection,
     old: Topology,
@@ -64,7 +65,7 @@ pub(crate) async fn record(
     .await?;
     ensure!(recorded.rows_affected() == 1, "somebody else changed the recorded topology meanwhile");
     if new.wire > old.wire {
-        // Those that join from now on wait for this transaction: the trigger `sdb_check_wire`.
+        // Workers that join now wait for this transaction, because of the trigger `sdb_check_wire`.
         expect_all_read(&mut transaction, new.wire).await?;
     }
     Ok(transaction.commit().await?)
@@ -82,8 +83,8 @@ pub(crate) async fn expect_all_read(database: &mut PgConnection, wire: u16) -> R
     Ok(())
 }
 
-/// Opens the queues again that a command closed before it died. Returns whether it did. Waits for
-/// nothing: who asks is a worker that must report that it is alive.
+/// Opens the queues again that a command closed before it died. Returns whether it did. It never waits,
+/// because it runs as a part of the heartbeat.
 pub(crate) async fn reopen_abandoned(
     database: &mut PgConnection,
     recorded: Recorded,
@@ -92,7 +93,7 @@ pub(crate) async fn reopen_abandoned(
         return Ok(false);
     }
     let mut transaction = database.begin().await?;
-    // The connection of the heartbeats does not wait for the disk; this counts.
+    // The connection of the heartbeats commits asynchronously; this commit must be durable.
     sqlx::query("SET LOCAL synchronous_commit = on").execute(&mut *transaction).await?;
     let is_abandoned: bool =
         sqlx::query_scalar("SELECT pg_try_advisory_xact_lock(hashtext('sdb_migrate'))")

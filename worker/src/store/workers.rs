@@ -3,14 +3,14 @@
 use shared::message;
 use sqlx::PgConnection;
 
-/// One membership of a worker; it gets another one when it comes back.
+/// The id of a membership; a worker that rejoins gets a new one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, sqlx::Type)]
 #[sqlx(transparent)]
 pub struct MemberId(pub i64);
 
-/// Adds a worker. The database refuses it when it can't read what gateways write.
+/// Adds a worker. The database refuses one that can't read the version that gateways write.
 pub(crate) async fn join(database: &mut PgConnection) -> Result<MemberId, sqlx::Error> {
-    // What workers that were killed left behind; long after anybody counted them.
+    // Deletes memberships of killed workers, long after they have expired.
     sqlx::query(
         "DELETE FROM sdb_worker
         WHERE seen_at < (clock_timestamp() AT TIME ZONE 'UTC') - interval '1 minute'",
@@ -26,9 +26,12 @@ pub(crate) async fn join(database: &mut PgConnection) -> Result<MemberId, sqlx::
     .await
 }
 
-/// Reports that a worker is alive. False when its membership has expired: it is never renewed then, since
-/// the others have its partitions.
-pub(crate) async fn beat(database: &mut PgConnection, id: MemberId) -> Result<bool, sqlx::Error> {
+/// Reports that a worker is alive. False if its membership has expired, which is never renewed, because
+/// its partitions are assigned to others.
+pub(crate) async fn heartbeat(
+    database: &mut PgConnection,
+    id: MemberId,
+) -> Result<bool, sqlx::Error> {
     let beaten = sqlx::query(
         "UPDATE sdb_living_worker SET seen_at = clock_timestamp() AT TIME ZONE 'UTC' WHERE id = $1",
     )
@@ -38,7 +41,7 @@ pub(crate) async fn beat(database: &mut PgConnection, id: MemberId) -> Result<bo
     Ok(beaten.rows_affected() > 0)
 }
 
-/// The live workers, in the order in which partitions are dealt out.
+/// The live workers, in the order in which partitions are assigned.
 pub(crate) async fn live(database: &mut PgConnection) -> Result<Vec<MemberId>, sqlx::Error> {
     sqlx::query_scalar("SELECT id FROM sdb_living_worker ORDER BY id").fetch_all(database).await
 }

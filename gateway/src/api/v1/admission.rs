@@ -1,4 +1,4 @@
-//! What is looked at before the body of a request with updates is, and what a refusal then says.
+//! The checks before the body of a request with updates is read, and the answers when one fails.
 
 use axum::http::{HeaderMap, StatusCode, header};
 
@@ -7,13 +7,13 @@ use crate::http::{
     request::{is_json, is_uncoded},
 };
 
-/// A refusal that leaves the body unread ends the connection, and must say so: the client would send
-/// its next request on it.
+/// A refusal that leaves the body unread closes the connection, and must announce that: otherwise the
+/// client would send its next request on it.
 pub(super) fn unread(error: ApiError) -> ApiError {
     error.with(header::CONNECTION, "close")
 }
 
-/// Whether the body is said to be JSON as it is.
+/// Checks that the headers declare the body as uncompressed JSON.
 ///
 /// # Errors
 /// 415 when it is not.

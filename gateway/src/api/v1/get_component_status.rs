@@ -26,7 +26,7 @@ use crate::{
         schema,
         transfer::Transfer,
     },
-    lists::{self, Asked, Kind, ListError, ListWriter},
+    lists::{self, Asked, ListError, ListKind, ListWriter},
     store::{
         components::{ComponentFilter, ComponentSelection},
         incidents::{self, Incident},
@@ -128,7 +128,8 @@ pub(crate) async fn get(
         (name, None) => ComponentFilter::Prefix(name.unwrap_or_default()),
     };
     let list = format!("component_status {active} {which:?}");
-    let kind = if matches!(which, ComponentFilter::One(..)) { Kind::One } else { Kind::All };
+    let kind =
+        if matches!(which, ComponentFilter::One(..)) { ListKind::One } else { ListKind::All };
     let (method, headers, transfer) = (&method, &headers, &transfer);
     let asked = Asked { method, headers, transfer, list, kind, active };
     let database = app.lists.database.clone();

@@ -20,7 +20,7 @@ use crate::{
         query::{AnyImpact, Cursor, Query, Switch},
         transfer::Transfer,
     },
-    lists::{self, Asked, Kind, ListError, ListWriter},
+    lists::{self, Asked, ListError, ListKind, ListWriter},
     store::incidents::{Incident, IncidentJson, IncidentSelection},
 };
 
@@ -103,7 +103,7 @@ pub(crate) async fn get(
 ) -> Result<Response, ApiError> {
     let filter = Filter::read(&uri)?;
     let list = format!("incidents {filter:?}");
-    let kind = if filter.limit.is_some() { Kind::Page } else { Kind::All };
+    let kind = if filter.limit.is_some() { ListKind::Page } else { ListKind::All };
     let (method, headers, transfer) = (&method, &headers, &transfer);
     let asked = Asked { method, headers, transfer, list, kind, active: filter.active };
     let database = app.lists.database.clone();

@@ -1,5 +1,5 @@
-//! Reads the body of a request with many updates. What is wrong with one of them is its own matter: only
-//! what is wrong with the body, or with the list as a whole, refuses all.
+//! Reads the body of a request with many updates. An invalid update is refused alone; only an invalid
+//! body or list refuses the whole request.
 
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::{Deserializer, Map, Value, json};
@@ -18,9 +18,9 @@ use crate::{
     ingest::submit::StatusUpdate,
 };
 
-/// Updates of one request, at most.
+/// Maximum number of updates in one request.
 pub(crate) const MOST_UPDATES: usize = 500;
-// The document and the errors have the number as it is.
+// The OpenAPI document and the error messages repeat the number literally.
 const _: () = assert!(MOST_UPDATES == 500);
 
 /// Several status updates.
@@ -51,20 +51,20 @@ fn posted() -> utoipa::openapi::Array {
     updates
 }
 
-/// The updates of a body, each as it can be used or with what is wrong with it.
+/// The updates of a body, each either valid or with its error.
 ///
 /// # Errors
-/// When none can be read: 400 for what is not JSON, 422 for what is not of the form.
+/// When the body as a whole is invalid: 400 if it is not JSON, 422 if it has another structure.
 pub(crate) fn read(body: &[u8]) -> Result<Vec<Result<StatusUpdate, ApiError>>, ApiError> {
     if body.is_empty() {
         return Err(ApiError::bad_request("The body is empty: a JSON object is needed"));
     }
-    // From here on it can be cut into pieces without a look at what they are.
+    // The body is valid JSON from here on, so that it can be split without further checks.
     serde_json::from_slice::<IgnoredAny>(body).map_err(|error| no_json(&error))?;
     let fields = object(body).ok_or_else(no_object)?;
     let (mut updates, mut others) = (None, Map::new());
     for (name, value) in fields {
-        // Of a repeated name the last value counts.
+        // The last value of a repeated name counts.
         if name == "updates" {
             updates = Some(value);
         } else {
@@ -91,7 +91,7 @@ pub(crate) fn read(body: &[u8]) -> Result<Vec<Result<StatusUpdate, ApiError>>, A
     }
 }
 
-/// One update, which alone could be so large and no larger; the body is refused for text that is none.
+/// One update, under the size limit of a single update. Invalid UTF-8 refuses the whole body.
 fn one(update: &[u8]) -> Result<Result<StatusUpdate, ApiError>, ApiError> {
     if update.len() > LARGEST_BODY {
         return Ok(Err(too_large("update", "64 KiB")));
@@ -100,7 +100,7 @@ fn one(update: &[u8]) -> Result<Result<StatusUpdate, ApiError>, ApiError> {
     Ok(PostedUpdate::one_of_many(value))
 }
 
-/// The fields of an object of JSON; none when it is something else.
+/// The fields of a JSON object; none for any other value.
 fn object(json: &[u8]) -> Option<Vec<(String, &[u8])>> {
     let mut pieces = Pieces(json);
     let mut fields = Vec::new();
@@ -114,8 +114,7 @@ fn object(json: &[u8]) -> Option<Vec<(String, &[u8])>> {
     Some(fields)
 }
 
-/// The elements of a list of JSON, or so many of them that there are too many; none when it is something
-/// else.
+/// The elements of a JSON array, at most one more than allowed; none for any other value.
 fn list(json: &[u8]) -> Option<Vec<&[u8]>> {
     let mut pieces = Pieces(json);
     let mut elements = Vec::new();
@@ -127,11 +126,11 @@ fn list(json: &[u8]) -> Option<Vec<&[u8]>> {
     Some(elements)
 }
 
-/// JSON that is read value by value, with the bytes of each.
+/// Reads JSON value by value, and returns the bytes of each.
 struct Pieces<'a>(&'a [u8]);
 
 impl<'a> Pieces<'a> {
-    /// Passes over white space, and over this byte if it is next.
+    /// Skips white space, and this byte if it is next.
     fn skip(&mut self, byte: u8) -> bool {
         self.0 = self.0.trim_ascii_start();
         let rest = self.0.strip_prefix(&[byte]);

@@ -1,4 +1,5 @@
-//! API v1: one file for each endpoint, and the forms and answers that those of updates share.
+//! API v1: one file for each endpoint, and the request and response formats that the endpoints of updates
+//! share.
 
 mod admission;
 pub(crate) mod get_component_status;

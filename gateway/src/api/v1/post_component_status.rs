@@ -18,7 +18,7 @@ use super::{
     admission::{check_type, stopping, unread},
     get_update::UpdateState,
     status_update::PostedUpdate,
-    update_answer::{CONFLICT, Told, receipt_path},
+    update_answer::{CONFLICT, UpdateAnswer, receipt_path},
 };
 use crate::{
     gateway::App,
@@ -105,11 +105,11 @@ pub(crate) async fn post(
     };
     let update = PostedUpdate::read(&bytes)?.with_key(key);
     let submitted = intake.submit_one(update, &preference, arrived + preference.wait).await;
-    let mut response = match Told::new(submitted, app.conflict) {
-        Told::Decided(status, decided) => decision(status, &decided),
-        Told::Accepted(id, state) => accepted(id, state),
-        Told::Refused(Some(id), error) => with_id(id, error),
-        Told::Refused(None, error) => return Err(error),
+    let mut response = match UpdateAnswer::new(submitted, app.conflict) {
+        UpdateAnswer::Decided(status, decided) => decision(status, &decided),
+        UpdateAnswer::Accepted(id, state) => accepted(id, state),
+        UpdateAnswer::Refused(Some(id), error) => with_id(id, error),
+        UpdateAnswer::Refused(None, error) => return Err(error),
     };
     if let Some(applied) = preference.applied {
         response.headers_mut().insert("preference-applied", applied);

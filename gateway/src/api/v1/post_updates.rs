@@ -19,7 +19,7 @@ use super::{
     admission::{check_type, stopping, unread},
     get_update::UpdateState,
     many_updates::{self, PostedUpdates},
-    update_answer::{CONFLICT, Told},
+    update_answer::{CONFLICT, UpdateAnswer},
 };
 use crate::{
     gateway::App,
@@ -98,7 +98,7 @@ pub(crate) async fn post(
     let read = many_updates::read(&bytes)?;
     drop(bytes);
     let mut places = Vec::with_capacity(read.len());
-    // In the order in which one alone meets these: what it says comes last.
+    // In the same order as for a single update: the body is checked last.
     let admitted = read.into_iter().map(|update| {
         intake.count(token, arrived)?;
         let place = intake.place()?;
@@ -113,7 +113,7 @@ pub(crate) async fn post(
     let (results, mut incidents) = results(submitted, app.conflict);
     // A later one of these updates, whose result names another incident, may have changed this one.
     let ids = incidents.keys().copied().collect();
-    incidents.extend(timeout_at(deadline, app.waiters.shown(&ids)).await.unwrap_or_default());
+    incidents.extend(timeout_at(deadline, app.pending.shown(&ids)).await.unwrap_or_default());
     let incidents = incidents.values().map(|shown| &shown.incident).collect();
     let mut response = Json(Results { results, incidents }).into_response();
     if let Some(applied) = preference.applied {
@@ -123,7 +123,7 @@ pub(crate) async fn post(
 }
 
 /// # Errors
-/// 400 for an idempotency key that would be that of all updates, or of none.
+/// 400 for the header `Idempotency-Key`, which could not apply to all updates.
 fn no_common_key(headers: &HeaderMap) -> Result<(), ApiError> {
     if headers.contains_key("idempotency-key") {
         return Err(ApiError::bad_request(
@@ -184,8 +184,8 @@ fn results(
     as_python: bool,
 ) -> (Vec<UpdateResult>, BTreeMap<IncidentId, Arc<Shown>>) {
     let mut incidents = BTreeMap::new();
-    let result = |submitted| match Told::new(submitted, as_python) {
-        Told::Decided(status, decided) => {
+    let result = |submitted| match UpdateAnswer::new(submitted, as_python) {
+        UpdateAnswer::Decided(status, decided) => {
             let id = decided.incident.incident.id;
             incidents.insert(id, decided.incident);
             let error = (status == StatusCode::CONFLICT).then(|| CONFLICT.to_owned());
@@ -195,10 +195,10 @@ fn results(
                 ..UpdateResult::new(status, Some(decided.id))
             }
         }
-        Told::Accepted(id, state) => {
+        UpdateAnswer::Accepted(id, state) => {
             UpdateResult { state: Some(state), ..UpdateResult::new(StatusCode::ACCEPTED, Some(id)) }
         }
-        Told::Refused(id, error) => {
+        UpdateAnswer::Refused(id, error) => {
             let (status, message, errors) = error.into_parts();
             UpdateResult { error: Some(message), errors, ..UpdateResult::new(status, id) }
         }

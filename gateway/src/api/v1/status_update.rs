@@ -1,4 +1,4 @@
-//! Reads a status update, naming every field that can't be used.
+//! Reads a status update, and names every invalid field.
 
 pub(super) mod fields;
 #[cfg(test)]
@@ -19,11 +19,11 @@ use crate::{
     ingest::submit::StatusUpdate,
 };
 
-/// Characters of the title of an incident, at most.
+/// Maximum length of the title of an incident, in characters.
 const LONGEST_TEXT: usize = 255;
 const DEFAULT_TEXT: &str = "Incident";
 
-/// A component shows an impact.
+/// A component reports an impact.
 #[derive(Debug, PartialEq, Eq, ToSchema)]
 #[schema(as = StatusUpdate)]
 #[serde(deny_unknown_fields)]
@@ -36,8 +36,8 @@ pub(crate) struct PostedUpdate {
     pub(crate) impact: Impact,
     #[schema(schema_with = titled, required = false)]
     pub(crate) text: String,
-    /// The component is the one with this name and exactly these attributes; failing that, the only
-    /// one with this name whose attributes contain these. Of a repeated name the last value counts.
+    /// The component is the one with this name and exactly these attributes; failing that, the only one
+    /// with this name whose attributes contain these. The last value of a repeated name counts.
     #[schema(value_type = Vec<PostedAttribute>, required = false, max_items = 32)]
     pub(crate) attributes: Vec<Attribute>,
 }
@@ -80,7 +80,7 @@ impl PostedUpdate {
     /// From the bytes of a body.
     ///
     /// # Errors
-    /// 400 when it is not JSON or the impact can't be reported, 422 when fields can't be used.
+    /// 400 if it is not JSON or its impact can't be reported, 422 if fields are invalid.
     pub(crate) fn read(body: &[u8]) -> Result<Self, ApiError> {
         if body.is_empty() {
             return Err(ApiError::bad_request("The body is empty: a JSON object is needed"));
@@ -89,7 +89,7 @@ impl PostedUpdate {
         Self::from_fields(object(value)?, Map::new())
     }
 
-    /// One of many, which may have its idempotency key with it.
+    /// One of many updates, which may carry its idempotency key.
     ///
     /// # Errors
     /// As [`Self::read`].
@@ -115,7 +115,7 @@ impl PostedUpdate {
         StatusUpdate { name, impact, text, attributes, idempotency_key }
     }
 
-    /// From the fields, others of which are `wrong` already.
+    /// From the fields; `wrong` has the errors found so far.
     fn from_fields(
         mut fields: Map<String, Value>,
         mut wrong: Map<String, Value>,
@@ -162,7 +162,7 @@ impl PostedUpdate {
     }
 }
 
-/// The refusal of what is not JSON.
+/// The error for a body that is not JSON.
 pub(super) fn no_json(error: &serde_json::Error) -> ApiError {
     ApiError::bad_request(format!("The body is not valid JSON: {error}"))
 }
@@ -176,7 +176,7 @@ fn object(value: Value) -> Result<Map<String, Value>, ApiError> {
     }
 }
 
-/// The refusal of what is JSON, but not an object.
+/// The error for JSON that is not an object.
 pub(super) fn no_object() -> ApiError {
     ApiError::unprocessable("json", json!({ "_schema": ["Must be an object."] }))
 }

@@ -1,4 +1,4 @@
-//! What became of an update, as clients are told: the same alone and as one of many.
+//! The answer for an update: the same for a single one and for one of many.
 
 use axum::http::StatusCode;
 use shared::{outcome::Outcome, update_id::UpdateId};
@@ -12,21 +12,21 @@ use crate::{
     },
 };
 
-/// What the Python dashboard says of an update that an incident covers already.
+/// The Python dashboard's message for an update that an incident already covers.
 pub(super) const CONFLICT: &str = "Incident with this the component already exists";
 
-/// What a client is told of one update.
-pub(super) enum Told {
+/// The answer for one update.
+pub(super) enum UpdateAnswer {
     /// It was decided.
     Decided(StatusCode, Decided),
     /// 202: it is safe, and its receipt will have the outcome, or says that it is parked.
     Accepted(UpdateId, UpdateState),
-    /// It was not taken. With its id, if it got one.
+    /// It was not accepted; with its id, if it was assigned one.
     Refused(Option<UpdateId>, ApiError),
 }
 
-impl Told {
-    /// `as_python` as the Python dashboard tells it.
+impl UpdateAnswer {
+    /// With `as_python`, as the Python dashboard answers it.
     pub(super) fn new(submitted: Submitted, as_python: bool) -> Self {
         match submitted {
             Submitted::Refused(error) => Self::Refused(None, error),
@@ -47,8 +47,8 @@ impl Told {
     }
 }
 
-/// The status of an answer, `as_python` as the Python dashboard gives it: 409 when an incident covers
-/// the component (rules 2 and 3), but 201 with the maintenance when one does (rule 1).
+/// The status of an answer. With `as_python` it is the Python dashboard's: 409 when an incident covers
+/// the component (rules 2 and 3), but 201 when a maintenance does (rule 1).
 fn status(outcome: Outcome, as_python: bool) -> StatusCode {
     match outcome {
         Outcome::Opened | Outcome::Joined | Outcome::Raised | Outcome::Moved => StatusCode::CREATED,
@@ -58,7 +58,7 @@ fn status(outcome: Outcome, as_python: bool) -> StatusCode {
     }
 }
 
-/// 503: it was not taken, or nobody knows.
+/// 503: it was not accepted, or that is unknown.
 fn unpublished(id: UpdateId, error: &PublishError) -> ApiError {
     ApiError::unavailable(match error {
         PublishError::Unconfirmed => format!(

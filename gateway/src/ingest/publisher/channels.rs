@@ -3,7 +3,7 @@
 use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
 use lapin::{Channel, Connection, options::ConfirmSelectOptions};
 
-/// A pool's way to make channels in confirm mode. Each lane takes one, when it has something to send.
+/// Creates the channels of a pool, in confirm mode. Each lane takes one once it has something to send.
 pub(super) struct Channels(pub(super) Connection);
 
 pub(super) type ChannelPool = managed::Pool<Channels>;

@@ -1,9 +1,9 @@
-//! What RabbitMQ confirmed, and what it returned since no queue took it.
+//! Publisher confirms, and returns of unroutable messages.
 //!
-//! RabbitMQ returns a message that has no queue, and then confirms it. lapin hands a return to the
-//! next publish of the channel that is confirmed, whichever that is. So the confirmations of a channel
-//! are looked at together: a return names its message, and a message counts as queued only once no
-//! confirmation that came before its own can still hold its return.
+//! RabbitMQ returns an unroutable message, and then confirms it. lapin attaches a return to the next
+//! publish of the channel that is confirmed, whichever that is. So the confirmations of a channel are
+//! examined together: a return names its message, and a message counts as queued only once no earlier
+//! confirmation can still hold its return.
 
 #[cfg(test)]
 mod tests;
@@ -20,34 +20,34 @@ use shared::update_id::UpdateId;
 /// What RabbitMQ did with a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Confirmed {
-    /// It is queued, on disk.
+    /// It is in a queue, on disk.
     Queued,
     /// It was refused, and is not queued.
     Refused,
-    /// No queue takes it, and it is not queued.
+    /// It was unroutable, and is not queued.
     Returned,
-    /// Nobody knows: a confirmation of its own came with the return of another message.
+    /// Unknown: its confirmation carried the return of another message.
     Unknown,
-    /// Nobody knows: the channel failed first.
+    /// Unknown: the channel failed first.
     Failed,
 }
 
-/// The publishes of one channel that are not confirmed yet, each with what its sender keeps of it. Generic
-/// over the confirmation's future for the sake of its tests.
+/// The unconfirmed publishes of one channel, each with data of its sender. Generic over the
+/// confirmation's future, for tests.
 pub(super) struct Unconfirmed<T, F = PublisherConfirm> {
     publishes: Vec<Publish<T, F>>,
-    /// Messages that were returned and are not settled.
+    /// Messages that were returned and whose confirmation is outstanding.
     returned: HashSet<UpdateId>,
 }
 
 struct Publish<T, F> {
-    /// The id in the message's properties, which a return brings back.
+    /// The id in the message's properties, which a return includes.
     id: UpdateId,
     kept: T,
-    state: State<F>,
+    state: ConfirmState<F>,
 }
 
-enum State<F> {
+enum ConfirmState<F> {
     Pending(F),
     /// Confirmed, but another confirmation may still hold its return.
     Seen(Seen),
@@ -71,10 +71,10 @@ impl<T, F> Unconfirmed<T, F>
 where
     F: Future<Output = lapin::Result<Confirmation>> + Unpin,
 {
-    /// Adds a publish that was issued. Nothing may be looked at while one is being issued: its confirmation
-    /// may come, with the return of another one, before it is known here.
+    /// Adds a publish. Confirmations must not be examined while one is being issued: its confirmation may
+    /// arrive with the return of another message before it has been added.
     pub(super) fn add(&mut self, id: UpdateId, kept: T, confirm: F) {
-        self.publishes.push(Publish { id, kept, state: State::Pending(confirm) });
+        self.publishes.push(Publish { id, kept, state: ConfirmState::Pending(confirm) });
     }
 
     pub(super) fn len(&self) -> usize {
@@ -89,7 +89,7 @@ where
         self.publishes.iter().map(|publish| &publish.kept)
     }
 
-    /// Gives up what is not confirmed; it may be queued or not.
+    /// Gives up the unconfirmed messages; they may be queued or not.
     pub(super) fn abandon(&mut self) -> impl Iterator<Item = T> {
         self.returned.clear();
         self.publishes.drain(..).map(|publish| publish.kept)
@@ -101,13 +101,13 @@ where
     }
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Vec<(T, Confirmed)>> {
-        // lapin resolves confirmations one after the other. When a pass over all finds nothing new,
-        // each that was resolved before one of those found is found as well.
+        // lapin resolves confirmations one after the other. When a pass over all of them finds nothing
+        // new, all that were resolved before the last one have been found.
         while self.look_once(context) {}
         let mut confirmed = Vec::new();
         let mut place = 0;
         while let Some(publish) = self.publishes.get(place) {
-            let State::Seen(seen) = publish.state else {
+            let ConfirmState::Seen(seen) = publish.state else {
                 place += 1;
                 continue;
             };
@@ -131,7 +131,7 @@ where
     fn look_once(&mut self, context: &mut Context<'_>) -> bool {
         let mut found = false;
         for publish in &mut self.publishes {
-            let State::Pending(confirm) = &mut publish.state else { continue };
+            let ConfirmState::Pending(confirm) = &mut publish.state else { continue };
             let Poll::Ready(confirmation) = Pin::new(confirm).poll(context) else { continue };
             found = true;
             let (seen, message) = match confirmation {
@@ -141,7 +141,7 @@ where
                 Ok(Confirmation::Nack(message)) => (Seen::Nack, message),
                 Ok(Confirmation::NotRequested) | Err(_) => (Seen::Failure, None),
             };
-            publish.state = State::Seen(seen);
+            publish.state = ConfirmState::Seen(seen);
             let id = message.and_then(|message| {
                 let id = message.delivery.properties.message_id().as_ref()?;
                 id.as_str().parse().ok().map(UpdateId)

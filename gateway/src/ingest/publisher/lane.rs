@@ -1,9 +1,9 @@
-//! The lane of a partition: the one channel on which a link publishes to it, so that updates of a component
-//! keep the order in which they came.
+//! The lane of a partition: the only channel on which a link publishes to it, so that updates of a
+//! component keep their order.
 //!
-//! A lane sends at once while few of its messages are unconfirmed. Updates that arrive meanwhile gather,
-//! and go as one message: RabbitMQ's price is per message. There is no timer, so nothing waits while a
-//! lane is idle.
+//! A lane sends at once while few of its messages are unconfirmed. Otherwise updates collect, and are
+//! sent as one message, because RabbitMQ's costs are per message. There is no timer, so nothing waits
+//! while a lane is idle.
 
 use std::{
     collections::VecDeque,
@@ -38,28 +38,28 @@ use super::{
     confirms::{Confirmed, Unconfirmed},
 };
 
-/// Time for a confirmation after the last of its updates was answered 503, before the lane's channel is
-/// given up.
+/// Time between the 503 for the last update of an unconfirmed message and the closing of the lane's
+/// channel.
 const UNCONFIRMED_LIMIT: Duration = Duration::from_secs(5);
-/// How often a busy lane looks for confirmations that are overdue.
+/// How often a busy lane checks for overdue confirmations.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Time for RabbitMQ to close a channel.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
-/// Updates that are taken from those who wait at once.
+/// Maximum number of updates taken from the channel at once.
 const TAKE: usize = 256;
 const PERSISTENT: u8 = 2;
 
-/// What goes into one message, and how many messages may be unconfirmed.
+/// The size of a message, and the number of unconfirmed messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Limits {
+struct EnvelopeLimits {
     messages: usize,
     updates: usize,
     bytes: usize,
 }
 
-impl Limits {
-    /// For the recorded version of messages. Measured: one unconfirmed envelope has long tails now and
-    /// then, more than four gather less.
+impl EnvelopeLimits {
+    /// For the recorded version of messages. By measurement: one unconfirmed envelope occasionally leads
+    /// to high tail latency, and more than four make smaller batches.
     const fn of(wire: u16) -> Self {
         if wire < envelope::VERSION {
             Self { messages: 64, updates: 1, bytes: usize::MAX }
@@ -69,7 +69,7 @@ impl Limits {
     }
 }
 
-/// What a lane sends, unless it was withdrawn: whoever takes it out decides that.
+/// What a lane sends, unless it was withdrawn: either side takes it out at most once.
 type Unsent = Arc<Mutex<Option<Entry>>>;
 
 /// An update that is handed to a lane.
@@ -90,8 +90,8 @@ pub(super) struct Ticket {
 }
 
 impl Ticket {
-    /// Waits for RabbitMQ's confirmation, until the deadline. What is not sent by then never is. If it is
-    /// dropped before, the update goes its way.
+    /// Waits for RabbitMQ's confirmation until the deadline. An update that has not been sent by then
+    /// never is. If this is dropped before, the update is still published.
     pub(super) async fn confirmed(self) -> Result<(), PublishError> {
         let Self { unsent, deadline, confirmed } = self;
         let ended = match timeout_at(deadline, confirmed).await {
@@ -109,7 +109,7 @@ fn take(unsent: &Unsent) -> Option<Entry> {
     unsent.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
-/// The way into a lane. Its task ends with it.
+/// The handle of a lane. Its task ends with it.
 pub(super) struct Lane {
     queue: mpsc::UnboundedSender<Vec<Queued>>,
     _sending: AbortOnDropHandle<()>,
@@ -117,7 +117,7 @@ pub(super) struct Lane {
 
 /// What the lanes of a link have in common.
 #[derive(Clone)]
-pub(super) struct Common {
+pub(super) struct LinkShared {
     pub(super) channels: ChannelPool,
     pub(super) exchange: ShortString,
     pub(super) reply_queue: ShortString,
@@ -130,9 +130,9 @@ pub(super) struct Common {
 
 impl Lane {
     /// Starts the lane of the partition with this routing key.
-    pub(super) fn start(common: Common, routing_key: String) -> Self {
+    pub(super) fn start(common: LinkShared, routing_key: String) -> Self {
         let (queue, arriving) = mpsc::unbounded_channel();
-        let limits = Limits::of(common.wire);
+        let limits = EnvelopeLimits::of(common.wire);
         let sending = Sending {
             common,
             limits,
@@ -145,7 +145,7 @@ impl Lane {
         Self { queue, _sending: AbortOnDropHandle::new(sending) }
     }
 
-    /// Hands over updates that are sent one after the other, in one message where they fit.
+    /// Submits updates to be sent in order, in one message where they fit.
     pub(super) fn submit(
         &self,
         entries: impl IntoIterator<Item = (UpdateId, Entry)>,
@@ -161,14 +161,14 @@ impl Lane {
                 (Queued { id, bytes, unsent, deadline, confirmed: sender }, ticket)
             })
             .unzip();
-        // A lane that has ended drops them, which their tickets see.
+        // A lane that has ended drops them, and their tickets report it.
         drop(self.queue.send(queued));
         tickets
     }
 }
 
-impl Common {
-    /// What RabbitMQ's answer means for the clients; the link is told what it means for itself.
+impl LinkShared {
+    /// The result for the clients of a confirmation; its consequence for the link is recorded.
     fn result(&self, confirmed: Confirmed) -> Result<(), PublishError> {
         match confirmed {
             Confirmed::Queued => {
@@ -185,7 +185,7 @@ impl Common {
                 Err(PublishError::Unconfirmed)
             }
             Confirmed::Failed => {
-                // Not what was declared, or not there any more: declare it again.
+                // The queue or its binding is missing: it is declared again.
                 self.failed.store(true, Ordering::Relaxed);
                 Err(PublishError::Unconfirmed)
             }
@@ -203,7 +203,7 @@ struct Sent {
 impl Sent {
     fn settle(self, result: Result<(), PublishError>) {
         for confirmed in self.confirmed {
-            // Whose time was over was answered.
+            // Those whose deadline has passed were answered.
             let _answered = confirmed.send(result);
         }
     }
@@ -211,8 +211,8 @@ impl Sent {
 
 /// A lane's task.
 struct Sending {
-    common: Common,
-    limits: Limits,
+    common: LinkShared,
+    limits: EnvelopeLimits,
     routing_key: ShortString,
     /// None until the first message.
     channel: Option<Object<Channels>>,
@@ -252,7 +252,7 @@ impl Sending {
                 self.publish(message).await;
             }
         }
-        // What is not sent never will be, and what is may still be confirmed.
+        // What has not been sent never will be; what has been sent may still be confirmed.
         drop((arriving, self.waiting));
         while !self.unconfirmed.is_empty() {
             for (sent, confirmed) in self.unconfirmed.confirmed().await {
@@ -261,7 +261,7 @@ impl Sending {
         }
     }
 
-    /// The updates of the next message, in order; none when nothing waits.
+    /// The updates of the next message, in order; empty if none waits.
     fn gather(&mut self) -> Vec<(Queued, Entry)> {
         let (mut message, mut bytes) = (Vec::new(), 0);
         let now = Instant::now();
@@ -273,7 +273,7 @@ impl Sending {
             }
             let Some(next) = self.waiting.pop_front() else { break };
             if next.deadline <= now {
-                // Its client finds it unsent.
+                // Its client learns that it was not sent.
                 continue;
             }
             if let Some(entry) = take(&next.unsent) {
@@ -321,7 +321,7 @@ impl Sending {
                 self.channel = self.common.channels.get().await.ok();
             }
             let channel = self.channel.as_ref()?;
-            // What no queue takes comes back.
+            // Unroutable messages are returned.
             let options = BasicPublishOptions { mandatory: true, ..Default::default() };
             let (exchange, key) = (self.common.exchange.clone(), self.routing_key.clone());
             channel.basic_publish(exchange, key, options, &body, properties).await.ok()
@@ -333,7 +333,7 @@ impl Sending {
         }
     }
 
-    /// Gives the channel up when a confirmation is overdue, and only that: the other partitions go on.
+    /// Closes the channel when a confirmation is overdue. The other partitions are not affected.
     async fn look(&mut self) {
         let now = Instant::now();
         if self.unconfirmed.iter().all(|sent| sent.deadline + UNCONFIRMED_LIMIT > now) {
@@ -346,7 +346,7 @@ impl Sending {
             partition,
             "RabbitMQ does not confirm what a partition takes: its channel is given up"
         );
-        // Nothing that it has sent is read by RabbitMQ after it has closed the channel.
+        // Once the channel is closed, RabbitMQ discards what it has not read.
         if let Some(channel) = self.channel.take() {
             let channel = Object::take(channel);
             let closed = timeout(CLOSE_LIMIT, channel.close(200, "overdue".into())).await;

@@ -35,9 +35,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     channels::{ChannelPool, Channels},
-    lane::{Common, Lane, Ticket},
+    lane::{Lane, LinkShared, Ticket},
 };
-use crate::ingest::pending::Waiters;
+use crate::ingest::pending::PendingRequests;
 
 /// Time for a connection to the database.
 const ACQUIRE_LIMIT: Duration = Duration::from_secs(2);
@@ -45,9 +45,9 @@ const ACQUIRE_LIMIT: Duration = Duration::from_secs(2);
 const DECLARE_LIMIT: Duration = Duration::from_secs(30);
 /// Time for deleting an exchange.
 const FENCE_LIMIT: Duration = Duration::from_secs(5);
-/// Replies that wait for the gateway. Whoever waited is answered from the receipt then.
+/// Maximum length of the reply queue. Clients whose replies are dropped get 202 and find the receipt.
 const REPLY_QUEUE_LENGTH: i32 = 10_000;
-/// Milliseconds after which nobody waits for a reply any more.
+/// Milliseconds after which no request waits for a reply.
 const REPLY_TTL: i32 = 30_000;
 
 /// Why there is no link.
@@ -68,10 +68,10 @@ pub(super) struct Link {
     pub(super) topology: Topology,
     channels: ChannelPool,
     lanes: Vec<Lane>,
-    /// What this link alone publishes to.
+    /// The exchange that only this link publishes to.
     pub(super) exchange: String,
     pub(super) failed: Arc<AtomicBool>,
-    /// Whether an update had no queue, and nothing was declared again since.
+    /// Whether an update was unroutable and the queues have not been declared again since.
     incomplete: Arc<AtomicBool>,
     _receiving: AbortOnDropHandle<()>,
 }
@@ -82,7 +82,7 @@ impl Link {
         broker: &Broker,
         database: &PgPool,
         topology: Topology,
-        waiters: Arc<Waiters>,
+        pending: Arc<PendingRequests>,
     ) -> Result<Arc<Self>, LinkError> {
         let publishing = broker.connect("gateway: updates").await?;
         let channel = publishing.create_channel().await?;
@@ -90,7 +90,7 @@ impl Link {
             Ok(()) => {}
             Err(DeclareError::Changed) => return Err(LinkError::Changing),
             Err(DeclareError::Broker(error)) => return Err(error.into()),
-            // Nobody can tell whether the queues may be made, so they must exist already.
+            // It is unknown whether the queues may be declared, so they must exist already.
             Err(DeclareError::Database(_) | DeclareError::Topology(_)) => {
                 topology.expect_exchanges(&channel).await?;
             }
@@ -115,12 +115,12 @@ impl Link {
         let receiving = supervise::spawn("replies", async move {
             // The connection lives as long as the task.
             let _connection = receiving;
-            receive(replies, &waiters).await;
+            receive(replies, &pending).await;
             failing.store(true, Ordering::Relaxed);
         });
         let _receiving = AbortOnDropHandle::new(receiving);
         let incomplete = Arc::new(AtomicBool::new(false));
-        let common = Common {
+        let common = LinkShared {
             channels: channels.clone(),
             exchange: exchange.as_str().into(),
             reply_queue: reply_queue.into(),
@@ -164,11 +164,11 @@ impl Link {
         self.incomplete.load(Ordering::Relaxed)
     }
 
-    /// Declares again what is missing. The link goes on meanwhile: other partitions have their queues.
+    /// Declares missing queues again. The link stays in use meanwhile for the other partitions.
     pub(super) async fn complete(self: Arc<Self>, database: PgPool) {
         let declaring = async {
             let channel = self.connection().create_channel().await?;
-            // Updates that are returned from now on may be so after their queue was declared.
+            // Updates returned from now on may have been published after the declaration.
             self.incomplete.store(false, Ordering::Relaxed);
             declare(&self.topology, &channel, &database).await?;
             Ok::<(), DeclareError>(channel.close(200, "declared".into()).await?)
@@ -204,8 +204,8 @@ async fn declare(
     }
 }
 
-/// Declares the exchange of a link, which passes all on to that of the updates. It goes by itself with
-/// that, or with RabbitMQ.
+/// Declares the exchange of a link, which is bound to the exchange of updates. It is deleted
+/// automatically with that exchange, or when RabbitMQ restarts.
 async fn declare_own_exchange(
     channel: &Channel,
     exchange: &str,
@@ -230,7 +230,7 @@ pub(super) async fn fence(broker: &Broker, exchange: &str) -> Result<(), LinkErr
     Ok(timeout(FENCE_LIMIT, fencing).await.map_err(|_| LinkError::Silent)??)
 }
 
-/// A queue of this gateway's own for replies. It goes when the gateway does.
+/// The exclusive reply queue of this gateway. It is deleted when the gateway disconnects.
 async fn consume_replies(connection: &Connection) -> Result<(Consumer, String), lapin::Error> {
     let channel = connection.create_channel().await?;
     let mut arguments = FieldTable::default();
@@ -246,8 +246,8 @@ async fn consume_replies(connection: &Connection) -> Result<(Consumer, String), 
     Ok((consumer, name))
 }
 
-/// Hands replies to those who wait, until the connection ends.
-async fn receive(mut replies: Consumer, waiters: &Arc<Waiters>) {
+/// Delivers replies to pending requests until the connection ends.
+async fn receive(mut replies: Consumer, pending: &Arc<PendingRequests>) {
     while let Some(Ok(delivery)) = replies.next().await {
         match ReplyMessage::decode(&delivery.data) {
             // Not awaited here: the next reply need not wait for this one's incidents.
@@ -256,10 +256,10 @@ async fn receive(mut replies: Consumer, waiters: &Arc<Waiters>) {
                     let line = "results of a newer worker can't be read: those requests get 202";
                     throttled!(warn, "", left_out, "{line}");
                 }
-                let waiters = waiters.clone();
-                tokio::spawn(async move { waiters.settle(reply.results).await });
+                let pending = pending.clone();
+                tokio::spawn(async move { pending.deliver(reply.results).await });
             }
-            // A worker of another version: whoever waits gets 202 and finds the receipt.
+            // Sent by a worker of another version: the pending request gets 202 and finds the receipt.
             Err(error) => {
                 let reason = chain(&error);
                 throttled!(warn, &reason, reason, "a reply can't be read");

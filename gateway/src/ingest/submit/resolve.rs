@@ -1,4 +1,4 @@
-//! From what a client says to the message for the worker.
+//! Resolves what a client sent to the message for the worker.
 
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -78,8 +78,8 @@ impl Intake<'_> {
         Err(ApiError::bad_request("Component not found"))
     }
 
-    /// Refuses a text that the database can't hold. If it can't be asked now the update is taken; it is
-    /// parked when it opens an incident, or is recorded, with such a text.
+    /// Refuses a text that the database can't store. If the database is unavailable, the update is
+    /// accepted; it is parked if it turns out that its text can't be stored.
     async fn check_text(&self, text: &str, deadline: Instant) -> Result<(), ApiError> {
         let catalogue = self.catalogue.get();
         let encoding = catalogue.as_ref().and_then(|c| c.narrow_encoding.as_ref());

@@ -9,18 +9,18 @@ use sqlx::{Connection, PgConnection};
 
 use super::{Phase, Recorded, Topology, TopologyError};
 
-/// Deliveries after which RabbitMQ gives a message up. A worker parks what can't be applied, so
-/// only a message that kills every worker gets there. One large number, since RabbitMQ 3.10 drops
-/// messages at -1 and a crash counts against all that were prefetched.
+/// Number of deliveries after which RabbitMQ dead-letters a message. Workers park what can't be applied,
+/// so only a message that kills every worker reaches it. It is large, because RabbitMQ 3.10 drops
+/// messages at -1, and a crash counts for all prefetched messages.
 const DELIVERY_LIMIT: i32 = 1_000_000;
 
 /// Why the queues could not be declared.
 #[derive(Debug, thiserror::Error)]
 pub enum DeclareError {
-    /// The shape of the queues is being changed, or was.
-    #[error("the shape of the queues is being changed")]
+    /// The topology is being changed, or was.
+    #[error("the topology is being changed")]
     Changed,
-    /// The record can't be taken.
+    /// The record can't be used.
     #[error(transparent)]
     Topology(#[from] TopologyError),
     /// The database failed.
@@ -32,20 +32,20 @@ pub enum DeclareError {
 }
 
 impl Topology {
-    /// Declares everything, provided that the database still records this topology as open, and
-    /// holds it to that meanwhile: nobody may make queues that others have just emptied and left.
-    /// Declaring again what stands changes nothing.
+    /// Declares everything, if the database still records this topology as open, and locks the record
+    /// meanwhile: queues that were just drained must not be created again. Declaring what exists changes
+    /// nothing.
     ///
     /// # Errors
-    /// When it is not the recorded one any more, when the database fails or is a standby, and when
-    /// RabbitMQ refuses, for one because something of that name has another shape.
+    /// When it is no longer the recorded one, when the database fails or is a standby, and when RabbitMQ
+    /// refuses, for example because of different arguments.
     pub async fn declare(
         &self,
         channel: &Channel,
         database: &mut PgConnection,
     ) -> Result<(), DeclareError> {
         let mut transaction = database.begin().await?;
-        // Many queues take RabbitMQ longer than a transaction may usually be idle.
+        // Declaring many queues can take longer than the usual limit for idle transactions.
         sqlx::query("SET LOCAL idle_in_transaction_session_timeout = '60s'")
             .execute(&mut *transaction)
             .await?;
@@ -60,11 +60,11 @@ impl Topology {
         Ok(transaction.commit().await?)
     }
 
-    /// Whether the exchanges exist, which they do for as long as updates may be published; for when
-    /// the database can't be asked. Where one does not, RabbitMQ closes the channel.
+    /// Checks that the exchanges exist, which they do while updates may be published; for use while the
+    /// database is unavailable. If one does not exist, RabbitMQ closes the channel.
     ///
     /// # Errors
-    /// When one does not exist, or RabbitMQ can't be asked.
+    /// When one does not exist, or RabbitMQ is unavailable.
     pub async fn expect_exchanges(&self, channel: &Channel) -> Result<(), lapin::Error> {
         let passive = ExchangeDeclareOptions { passive: true, ..Default::default() };
         // An older `worker topology change` deletes the first one only.
@@ -90,12 +90,12 @@ impl Topology {
             .await?;
         let mut dead = FieldTable::default();
         dead.insert("x-queue-type".into(), text("quorum"));
-        // From 4.0 on RabbitMQ has a limit of 20 where none is named, and this queue is the last.
+        // Since 4.0 RabbitMQ has a default limit of 20, but this queue has no dead-letter queue.
         dead.insert("x-delivery-limit".into(), AMQPValue::LongInt(DELIVERY_LIMIT));
         declare_queue(channel, &dead_queue, dead).await?;
         bind(channel, &dead_queue, &dead_queue, "").await?;
 
-        // Arguments never change: another declaration of the same name would be refused.
+        // Arguments never change: a declaration with different arguments would be refused.
         let mut arguments = FieldTable::default();
         arguments.insert("alternate-exchange".into(), text(&dead_queue));
         channel

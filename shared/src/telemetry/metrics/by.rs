@@ -1,4 +1,4 @@
-//! Metrics that have a series for each word of a set.
+//! Metrics with a series for each word of a set.
 
 use std::{fmt, marker::PhantomData};
 

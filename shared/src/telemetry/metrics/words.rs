@@ -1,4 +1,4 @@
-//! The words that label values have.
+//! The label values of metrics.
 
 use std::fmt;
 
@@ -47,17 +47,17 @@ words! {
 }
 
 words! {
-    /// Why an update that was in order was answered 503.
+    /// Why a valid update was answered 503.
     Refused, "reason" {
-        /// As many as are allowed are between arrival and answer.
+        /// The maximum number of updates is in flight.
         InFlight = "too_many_in_flight",
-        /// The catalogue was not read yet, or can't be asked for a component that may be new.
+        /// The catalogue was not read yet, or can't be read for an unknown component.
         Catalogue = "no_catalogue",
         /// There is no connection to RabbitMQ.
         Absent = "rabbitmq_absent",
         /// RabbitMQ is short of memory or disk.
         Blocked = "rabbitmq_blocked",
-        /// The client's time was over before it could be sent.
+        /// The client's deadline passed before it could be sent.
         Late = "no_time_left",
         /// The queue is full, or not available: RabbitMQ refuses both in the same way.
         Full = "queue_full",
@@ -107,27 +107,27 @@ words! {
 words! {
     /// How a transaction of a batch ended.
     Ended, "result" {
-        /// It took effect.
+        /// It was committed.
         Committed = "committed",
-        /// It did not: the batch is tried again, halved or given up.
+        /// It was not: the batch is retried, halved or given up.
         Failed = "failed",
     }
 }
 
-/// How an update was settled, to its client by a gateway and in the database by a worker.
+/// The result of an update, for its client in a gateway and in the database in a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Settled {
+pub enum ResultLabel {
     /// It was decided.
     Decided(Outcome),
     /// Another update with its idempotency key was decided before.
     Repeated,
     /// Its idempotency key was used for another body.
     Rejected,
-    /// It can't be applied for a reason of its own.
+    /// It can't be applied because of its content.
     Parked,
 }
 
-impl Settled {
+impl ResultLabel {
     fn all() -> Vec<Self> {
         let decided = Outcome::ALL.into_iter().map(Self::Decided);
         decided.chain([Self::Repeated, Self::Rejected, Self::Parked]).collect()
@@ -143,25 +143,25 @@ impl Settled {
     }
 }
 
-/// What a client was told about an update that was accepted.
+/// The answer for an accepted update.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Told {
-    /// What became of it.
-    Settled(Settled),
-    /// 202: its outcome was not waited for, or did not come in time.
+pub enum AnsweredLabel {
+    /// Its result.
+    Result(ResultLabel),
+    /// 202: its outcome was not awaited, or did not arrive in time.
     Pending,
 }
 
-impl Words for Told {
+impl Words for AnsweredLabel {
     const LABEL: &'static str = "answer";
 
     fn all() -> Vec<Self> {
-        Settled::all().into_iter().map(Self::Settled).chain([Self::Pending]).collect()
+        ResultLabel::all().into_iter().map(Self::Result).chain([Self::Pending]).collect()
     }
 
     fn word(self) -> &'static str {
         match self {
-            Self::Settled(settled) => settled.word(),
+            Self::Result(result) => result.word(),
             Self::Pending => "pending",
         }
     }
@@ -169,23 +169,23 @@ impl Words for Told {
 
 /// What a worker did with a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Applied {
+pub enum AppliedLabel {
     /// What became of its update.
-    Settled(Settled),
-    /// It was passed over: its update was decided before.
+    Result(ResultLabel),
+    /// A duplicate: its update was already applied.
     Redelivered,
 }
 
-impl Words for Applied {
+impl Words for AppliedLabel {
     const LABEL: &'static str = "outcome";
 
     fn all() -> Vec<Self> {
-        Settled::all().into_iter().map(Self::Settled).chain([Self::Redelivered]).collect()
+        ResultLabel::all().into_iter().map(Self::Result).chain([Self::Redelivered]).collect()
     }
 
     fn word(self) -> &'static str {
         match self {
-            Self::Settled(settled) => settled.word(),
+            Self::Result(result) => result.word(),
             Self::Redelivered => "redelivered",
         }
     }

@@ -1,7 +1,7 @@
-//! Where spans go: to the collector that the standard `OTEL_` variables name, over OTLP/HTTP.
+//! Exports spans over OTLP/HTTP to the collector that the standard `OTEL_` variables name.
 //!
-//! The SDK encodes and sends from a thread of its own, and drops what does not fit into its queue:
-//! nobody ever waits for a collector.
+//! The SDK encodes and sends on a separate thread, and drops what does not fit into its queue: nothing
+//! ever waits for a collector.
 
 use std::{
     env, fmt,
@@ -35,18 +35,18 @@ use crate::{
     telemetry::chain,
 };
 
-/// Time that a collector may take for one request; the SDK's own limit is for all tries together.
+/// Time limit of one request to a collector; the SDK's own limit is for all attempts together.
 const SEND_LIMIT: Duration = Duration::from_secs(10);
 /// Bytes of a collector's answer that are read.
 const LARGEST_ANSWER: usize = 64 * 1024;
-/// Between two lines in the log about spans that were lost.
+/// Minimum time between two log lines about lost spans.
 const SAY_EVERY: Duration = Duration::from_secs(60);
-/// Updates that one transaction may have, each with a link to its trace: the SDK's own limit is lower
-/// than a batch.
+/// Maximum number of links of a transaction's span, one for each update: the SDK's default is lower than
+/// a batch.
 const MOST_LINKS: u32 = 10_000;
 
-/// Characters of the text of an attribute, unless a variable says so: addresses and headers of requests
-/// may be much longer.
+/// Default maximum length of the text of an attribute: addresses and headers of requests may be much
+/// longer.
 const LONGEST_TEXT: usize = 1_024;
 
 /// Why traces can't be exported.
@@ -58,12 +58,12 @@ pub enum ExportError {
     /// The SDK refuses the variables.
     #[error("the OTEL_ variables can't be used")]
     Refused(#[from] ExporterBuildError),
-    /// TLS is wanted, and there is nothing to trust.
+    /// TLS is required, but there are no root certificates.
     #[error("the system's certificates can't be read")]
     Certificates(#[source] std::io::Error),
 }
 
-/// Whether the variables ask for traces.
+/// Whether the variables enable traces.
 pub(super) fn is_wanted() -> Result<bool, SettingsError> {
     if variable("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true")) {
         return Ok(false);
@@ -77,7 +77,7 @@ pub(super) fn is_wanted() -> Result<bool, SettingsError> {
     }
 }
 
-/// Characters of the text of an attribute, at most. The SDK reads neither of the two variables.
+/// Maximum length of the text of an attribute. The SDK reads neither of the two variables.
 pub(super) fn longest_text() -> Result<usize, SettingsError> {
     let limit = ["OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT", "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT"]
         .into_iter()
@@ -86,7 +86,7 @@ pub(super) fn longest_text() -> Result<usize, SettingsError> {
     limit.parse().map_err(|_| invalid(name, &limit, "a whole number of characters"))
 }
 
-/// The exporter and its thread, as the variables say.
+/// The exporter and its thread, according to the variables.
 pub(super) fn start(service: &'static str) -> Result<SdkTracerProvider, ExportError> {
     let protocol = ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"]
         .into_iter()
@@ -108,7 +108,7 @@ pub(super) fn start(service: &'static str) -> Result<SdkTracerProvider, ExportEr
     Ok(provider.build())
 }
 
-/// Who makes the spans; the variables win.
+/// The resource of the spans; the variables have precedence.
 fn resource(service: &'static str) -> Resource {
     let resource = Resource::builder_empty()
         .with_service_name(service)
@@ -127,12 +127,12 @@ fn endpoint() -> Option<String> {
         .or_else(|| variable("OTEL_EXPORTER_OTLP_ENDPOINT"))
 }
 
-/// A variable; empty counts as not set.
+/// A variable; an empty one counts as not set.
 fn variable(name: &str) -> Option<String> {
     env::var(name).ok().map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
 }
 
-/// Sends for the SDK, whose thread has no runtime, on the program's: there it is a task that waits.
+/// Sends requests of the SDK, whose thread has no runtime, as tasks on the program's runtime.
 #[derive(Debug)]
 struct Sender {
     runtime: Handle,
@@ -140,7 +140,7 @@ struct Sender {
     failure: Failure,
 }
 
-/// Why nothing could be sent the last time: the SDK keeps only that it was so.
+/// Why the last export failed, which the SDK does not keep.
 type Failure = Arc<Mutex<Option<String>>>;
 
 impl Sender {
@@ -149,7 +149,7 @@ impl Sender {
         let builder = if endpoint().is_some_and(|endpoint| endpoint.starts_with("https:")) {
             builder.with_provider_and_native_roots(provider).map_err(ExportError::Certificates)?
         } else {
-            // Without TLS nothing need be trusted, and a container may have no certificates.
+            // Without TLS no certificates are needed, and a container may have none.
             let tls = ClientConfig::builder_with_provider(Arc::new(provider))
                 .with_safe_default_protocol_versions()
                 .map_err(|error| ExportError::Certificates(std::io::Error::other(error)))?;
@@ -178,7 +178,7 @@ impl HttpClient for Sender {
     }
 }
 
-/// Passes spans on, and says now and then how many were lost.
+/// Forwards spans, and periodically logs how many were lost.
 struct Reporting {
     exporter: SpanExporter,
     failure: Failure,
@@ -187,7 +187,7 @@ struct Reporting {
 
 #[derive(Default)]
 struct Lost {
-    /// Since it was said last.
+    /// Since the last log line.
     spans: usize,
     said: Option<Instant>,
 }

@@ -1,4 +1,4 @@
-//! The context of a trace in the headers of requests and messages.
+//! Trace context in the headers of requests and messages.
 
 use lapin::types::{AMQPValue, FieldTable};
 use opentelemetry::{
@@ -26,7 +26,7 @@ impl Traces {
         if context.trace_state().header().len() <= LARGEST_STATE {
             return named;
         }
-        // Whoever sends more of it would have every message carry it.
+        // A longer one would be carried by every message.
         let context = SpanContext::new(
             context.trace_id(),
             context.span_id(),

@@ -21,7 +21,7 @@ const UPDATES: &str = "sdb.updates";
 const REPLIES: &str = "sdb.replies";
 
 impl Traces {
-    /// An update that is published, in the trace of its request.
+    /// The publishing of an update, in the trace of its request.
     pub fn publish(&self, exchange: &str, routing_key: &str, update: UpdateId) -> Publishing {
         let mut attributes = self.messaging("publish", "send", UPDATES);
         attributes.extend([
@@ -135,7 +135,7 @@ pub(super) fn count(messages: usize) -> KeyValue {
 pub struct Publishing(Context);
 
 impl Publishing {
-    /// Its place in the trace, to go with its message.
+    /// Its trace context, to be sent with the message.
     #[must_use]
     pub fn context(&self) -> Option<TraceContext> {
         headers::written(&self.0)
@@ -158,7 +158,7 @@ pub struct Waiting(Span);
 impl Waiting {
     /// The outcome is there.
     pub fn end(mut self, verdict: &Verdict) {
-        self.0.set_attributes(told(verdict));
+        self.0.set_attributes(answer_attributes(verdict));
         self.0.end();
     }
 }
@@ -178,9 +178,9 @@ impl Processing {
         super::id(&self.context)
     }
 
-    /// What became of it.
+    /// Its result.
     pub fn decided(&self, verdict: &Verdict) {
-        self.context.span().set_attributes(told(verdict));
+        self.context.span().set_attributes(answer_attributes(verdict));
     }
 
     /// RabbitMQ has its acknowledgement.
@@ -222,8 +222,8 @@ impl Replying {
     }
 }
 
-/// What a verdict says of an update.
-fn told(verdict: &Verdict) -> Vec<KeyValue> {
+/// The attributes of a verdict.
+fn answer_attributes(verdict: &Verdict) -> Vec<KeyValue> {
     let (outcome, reason, incident) = match verdict {
         Verdict::Decided { reason, incident } => {
             (reason.outcome().word(), Some(*reason), Some(incident.id))

@@ -1,4 +1,4 @@
-//! The played queues: messages that are posted, delivered again, put back and acknowledged.
+//! The simulated queues: messages that are posted, redelivered, requeued and acknowledged.
 
 use std::collections::BTreeMap;
 

@@ -140,7 +140,7 @@ async fn worker_works(roles: &Roles) -> Result<()> {
     after(status_update("DNS", 2), &format!("{unique} 2"), "moved").await?;
     after(cdn(2), &format!("{unique} 3"), "moved").await?;
     after(status_update("DNS", 2), &format!("{unique} 4"), "unchanged").await?;
-    // One that can't be applied is parked, and applied when it is put back.
+    // One that can't be applied is parked, and applied when it is requeued.
     system.sql("UPDATE component SET name = 'Other' WHERE name = 'DNS'").await?;
     let waiting = message(system).await?;
     let parked = "SELECT count(*) FROM sdb_parked WHERE put_back_at IS NULL";

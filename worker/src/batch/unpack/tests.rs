@@ -106,7 +106,7 @@ fn where_nothing_can_be_read_each_update_is_known_by_its_id() {
             assert_eq!(part.message_id, Some(update.id.to_string()));
             assert_eq!(part.payload, body);
         }
-        // Without the header it is one message that can't be read.
+        // Without the header it is one unreadable message.
         let parts = delivered(body).unpack();
         assert_eq!(parts.len(), 1);
         assert_eq!(parts[0].message_id.as_deref(), Some("an id"));

@@ -1,10 +1,12 @@
-//! Changes the shape of the queues while gateways and workers run.
+//! Changes the number of partitions and the other properties of the topology while gateways and workers
+//! run.
 //!
-//! A component's updates keep their order because they all take one queue. With another number of
-//! partitions they take another one, and the last of the old queue must have taken effect before the
-//! first of the new one is consumed. So: gateways stop, the exchanges are deleted, workers empty the old
-//! queues and leave them, each queue is proved to be empty (`proof`), and only then does the record
-//! name new ones. A command that dies on the way is taken back by the workers (`store/topology.rs`).
+//! The updates of a component keep their order because they all pass through one queue. With another
+//! number of partitions they pass through another queue, and the last update of the old queue must be
+//! applied before the first one of the new queue is consumed. So gateways stop publishing, the exchanges
+//! are deleted, workers drain the old queues and stop consuming, each queue is proved to be empty
+//! (`proof`), and only then are new queues recorded. If the command dies on the way, the workers undo it
+//! (`store/topology.rs`).
 
 mod proof;
 
@@ -27,22 +29,23 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::proof::is_marker;
-use self::proof::{Held, hold_all};
+use self::proof::{HeldQueue, hold_all};
 use crate::store::{
     command_lock,
     topology::{end_when_stalled, expect_all_read, may_stall, record},
     workers::{self, MemberId},
 };
 
-/// Time in which every gateway sees that it is to stop: it looks twice a second.
+/// Time after which every gateway has stopped publishing: it reads the record twice a second.
 const NOTICE: Duration = Duration::from_secs(1);
-/// Time in which the old queues must be empty, or all stays as it was: gateways answer 503 meanwhile.
+/// Time limit for draining the old queues, after which the change is undone: gateways answer 503
+/// meanwhile.
 const DRAIN_LIMIT: Duration = Duration::from_secs(7);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Time for RabbitMQ to end a connection.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
-/// What an operator sees of the deployment.
+/// The topology and the workers, as shown to an operator.
 #[derive(Debug, Serialize)]
 pub(crate) struct QueueLayout {
     pub(crate) version: i32,
@@ -55,10 +58,10 @@ pub(crate) struct QueueLayout {
     pub(crate) workers: Vec<i64>,
 }
 
-/// What is to be changed; what is not named stays.
+/// The changes; properties that are none stay as they are.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TopologyChange {
-    /// Queues that the components are spread over.
+    /// Number of queues that the components are distributed over.
     pub(crate) partitions: Option<u16>,
     /// Messages that one queue holds.
     pub(crate) queue_limit: Option<u32>,
@@ -68,7 +71,7 @@ pub(crate) struct TopologyChange {
     pub(crate) wire: Option<u16>,
 }
 
-/// The shape of the queues, and who works on them.
+/// The topology, and the live workers.
 ///
 /// # Errors
 /// When the database is not prepared, or fails.
@@ -86,12 +89,12 @@ pub(crate) async fn show(database: &mut PgConnection) -> Result<QueueLayout> {
     })
 }
 
-/// Changes the shape of the queues. Gateways answer 503 for some seconds. Killed at any point, it is
-/// taken back by the workers, unless it was done already.
+/// Changes the topology. Gateways answer 503 for some seconds. If it is killed at any point, the workers
+/// undo it, unless it was complete.
 ///
 /// # Errors
-/// When the old queues are not empty in time, for one because no worker lives, or on `stop`: all is as
-/// it was then. And when RabbitMQ or the database fails.
+/// When the old queues are not empty in time, for example because no worker is alive, or on `stop`:
+/// nothing is changed then. And when RabbitMQ or the database fails.
 pub(crate) async fn change(
     database: &mut PgConnection,
     broker: &Broker,
@@ -110,61 +113,33 @@ async fn change_alone(
     stop: &CancellationToken,
 ) -> Result<String> {
     let Recorded { topology: old, phase } = Recorded::read(database).await?;
-    let new = Topology {
-        version: old.version + 1,
-        partitions: wanted.partitions.unwrap_or(old.partitions),
-        queue_limit: wanted.queue_limit.unwrap_or(old.queue_limit),
-        prefetch: wanted.prefetch.unwrap_or(old.prefetch),
-        wire: wanted.wire.unwrap_or(old.wire),
-    };
+    let new = wanted.applied_to(old);
     if (Topology { version: old.version, ..new }) == old {
         // An earlier change may have been killed.
         record(database, old, old, Phase::Open).await?;
         return Ok(match phase {
-            Phase::Open => "That is the shape already.".to_owned(),
+            Phase::Open => "That is the topology already.".to_owned(),
             Phase::Draining | Phase::Closed => {
                 "The queues are open again, as they were.".to_owned()
             }
         });
     }
-    // Before the queues are closed; it is checked again together with the record.
+    // Checked before the queues are closed, and again when the new topology is recorded.
     expect_all_read(database, new.wire).await?;
     let connection = broker.connect("worker: topology").await?;
     let channel = connection.create_channel().await?;
     end_when_stalled(database).await?;
 
-    record(database, old, old, Phase::Draining).await?;
-    let emptied = tokio::select! {
-        emptied = timeout(NOTICE + DRAIN_LIMIT, empty(database, broker, &channel, old)) => emptied
-            .unwrap_or_else(|_| Err(anyhow!("the queues were not empty within {} s; do workers run?",
-                DRAIN_LIMIT.as_secs()))),
-        () = stop.cancelled() => Err(anyhow!("stopped by a signal")),
-    };
-    let emptied = match emptied {
-        Ok(emptied) => emptied,
-        Err(error) => {
-            record(database, old, old, Phase::Open).await.context(
-                "nothing was changed, but the queues are closed: a worker opens them again within \
-                seconds; if none runs, start one or run this again",
-            )?;
-            return Err(error.context("nothing was changed, and updates are taken again"));
-        }
-    };
+    let emptied = empty_or_undo(database, broker, &channel, old, stop).await?;
     record(database, old, new, Phase::Open).await.context(
         "whether it was changed is not known, `worker topology show` tells: if it was not, a worker \
         opens the queues again within seconds",
     )?;
-    // From here on a stall does no harm, nor a limit that can't be lifted.
+    // From here on a stall is harmless, and so is a time limit that can't be reset.
     drop(may_stall(database).await);
-    let said = format!(
-        "Updates take {} partitions of at most {} messages; a worker holds {} of each; gateways write \
-        version {} of messages. Where \
-        SDB_PARTITIONS, SDB_QUEUE_LIMIT or SDB_PREFETCH are set, set them to that before the next \
-        restart.",
-        new.partitions, new.queue_limit, new.prefetch, new.wire
-    );
     let deleted = emptied.delete(&channel, old).await;
     close(&connection).await;
+    let said = changed(new);
     Ok(match deleted {
         Ok(()) => said,
         Err(error) => {
@@ -174,7 +149,55 @@ async fn change_alone(
     })
 }
 
-/// Waits until the queues are empty and no worker holds anything of them; they are closed then.
+impl TopologyChange {
+    /// The next topology.
+    fn applied_to(self, old: Topology) -> Topology {
+        Topology {
+            version: old.version + 1,
+            partitions: self.partitions.unwrap_or(old.partitions),
+            queue_limit: self.queue_limit.unwrap_or(old.queue_limit),
+            prefetch: self.prefetch.unwrap_or(old.prefetch),
+            wire: self.wire.unwrap_or(old.wire),
+        }
+    }
+}
+
+/// The message after a change.
+fn changed(new: Topology) -> String {
+    format!(
+        "Updates take {} partitions of at most {} messages; a worker holds {} of each; gateways write \
+        version {} of messages. Where \
+        SDB_PARTITIONS, SDB_QUEUE_LIMIT or SDB_PREFETCH are set, set them to that before the next \
+        restart.",
+        new.partitions, new.queue_limit, new.prefetch, new.wire
+    )
+}
+
+/// Closes and drains the queues of a topology. If that fails, or on `stop`, opens them again.
+async fn empty_or_undo(
+    database: &mut PgConnection,
+    broker: &Broker,
+    channel: &Channel,
+    topology: Topology,
+    stop: &CancellationToken,
+) -> Result<Emptied> {
+    record(database, topology, topology, Phase::Draining).await?;
+    let emptying = timeout(NOTICE + DRAIN_LIMIT, empty(database, broker, channel, topology));
+    let emptied = tokio::select! {
+        emptied = emptying => emptied
+            .unwrap_or_else(|_| Err(anyhow!("the queues were not empty within {} s; do workers run?",
+                DRAIN_LIMIT.as_secs()))),
+        () = stop.cancelled() => Err(anyhow!("stopped by a signal")),
+    };
+    let Err(error) = emptied else { return emptied };
+    record(database, topology, topology, Phase::Open).await.context(
+        "nothing was changed, but the queues are closed: a worker opens them again within \
+        seconds; if none runs, start one or run this again",
+    )?;
+    Err(error.context("nothing was changed, and updates are taken again"))
+}
+
+/// Waits until the queues are empty and no worker holds messages of them; they are closed then.
 async fn empty(
     database: &mut PgConnection,
     broker: &Broker,
@@ -182,17 +205,17 @@ async fn empty(
     topology: Topology,
 ) -> Result<Emptied> {
     sleep(NOTICE).await;
-    // A gateway that is cut off from the database does not know; without the exchanges, what it
+    // A gateway without a connection to the database does not notice; without the exchanges, what it
     // publishes is refused.
     for exchange in [topology.exchange(), topology.publish_exchange()] {
         channel.exchange_delete(exchange.into(), ExchangeDeleteOptions::default()).await?;
     }
     loop {
-        // These counts only tell when to look: the proof comes last.
+        // These counts only show when to attempt the proof.
         while look(channel, topology).await?.waiting > 0 {
             sleep(LOOK_EVERY).await;
         }
-        // What a worker holds is not seen from here, so all have to let go.
+        // Messages that workers hold are not visible here, so all workers must stop consuming.
         record(database, topology, topology, Phase::Closed).await?;
         while look(channel, topology).await?.consumers > 0 {
             sleep(LOOK_EVERY).await;
@@ -200,7 +223,7 @@ async fn empty(
         if let Some(emptied) = Emptied::prove(broker, topology).await? {
             return Ok(emptied);
         }
-        // A worker was killed with something in its hands, or something came late.
+        // A worker was killed while it held messages, or a message arrived late.
         record(database, topology, topology, Phase::Draining).await?;
     }
 }
@@ -208,16 +231,16 @@ async fn empty(
 /// The old queues, each proved to be empty, and the connection that holds them.
 struct Emptied {
     connection: Connection,
-    held: Vec<Held>,
+    held: Vec<HeldQueue>,
 }
 
 impl Emptied {
-    /// None if a queue is not empty; what it holds is there again for the workers then, in order.
+    /// None if a queue is not empty; its messages are returned to the workers then, in order.
     async fn prove(broker: &Broker, topology: Topology) -> Result<Option<Self>> {
         let connection = broker.connect("worker: topology, empty queues").await?;
         let proved = match hold_all(&connection, topology, queues(topology)).await {
-            // Something may have come while the others were still being proved.
-            Ok(Some(mut held)) => Ok((!held.iter_mut().any(Held::has_more)).then_some(held)),
+            // A message may have arrived while other queues were being proved.
+            Ok(Some(mut held)) => Ok((!held.iter_mut().any(HeldQueue::has_more)).then_some(held)),
             other => other,
         };
         match proved {
@@ -229,7 +252,7 @@ impl Emptied {
         }
     }
 
-    /// Deletes the queues, but for those that got something since, which should be impossible.
+    /// Deletes the queues, except those that received a message since, which should be impossible.
     async fn delete(self, channel: &Channel, topology: Topology) -> Result<()> {
         let mut kept = Vec::new();
         for mut held in self.held {
@@ -243,21 +266,21 @@ impl Emptied {
         if !kept.is_empty() {
             bail!("after they were closed, something was published to {}", kept.join(", "));
         }
-        // The exchange of the dead letters has the same name as their queue.
+        // The dead-letter exchange has the same name as its queue.
         let dead = topology.dead_letter_queue();
         channel.exchange_delete(dead.into(), ExchangeDeleteOptions::default()).await?;
         Ok(())
     }
 }
 
-/// Ends a connection; RabbitMQ takes back what its consumers hold.
+/// Closes a connection; RabbitMQ requeues what its consumers hold.
 async fn close(connection: &Connection) {
     if !matches!(timeout(CLOSE_LIMIT, connection.close(200, "done".into())).await, Ok(Ok(()))) {
         tracing::debug!("a connection did not end in time");
     }
 }
 
-/// What is in the queues.
+/// The messages and consumers of the queues.
 #[derive(Clone, Copy, Default)]
 struct Left {
     waiting: u32,

@@ -1,10 +1,9 @@
-//! The proof that a queue is empty and that nobody holds anything of it.
+//! The proof that a queue is empty and that no consumer holds messages of it.
 //!
-//! What RabbitMQ counts proves nothing: a queue without a leader answers with no messages and no
-//! consumers at once, and can even be deleted then, with all that it holds. So each queue is consumed,
-//! which needs its leader, and a marker is published to it: when the marker is the first message that
-//! arrives, nothing was before it. Whoever proves that stays the queue's only consumer, and sees what
-//! comes late.
+//! RabbitMQ's counts prove nothing: a queue without a leader reports zero messages and consumers, and can
+//! even be deleted then, with its messages. So each queue is consumed, which requires its leader, and a
+//! marker is published to it: if the marker is the first message that arrives, the queue was empty. The
+//! command remains the queue's only consumer, and notices late messages.
 
 use std::{mem::ManuallyDrop, time::Duration};
 
@@ -25,24 +24,24 @@ use uuid::Uuid;
 
 /// The type in the properties of a marker.
 const TYPE: &str = "topology-marker";
-/// What it says to whoever finds one.
+/// The body of a marker, for people who find one.
 const BODY: &[u8] = br#"{"marker":"worker topology change: shows that the queue is empty"}"#;
 const PERSISTENT: u8 = 2;
-/// Queues that are proved at once.
+/// Number of queues proved concurrently.
 const AT_ONCE: usize = 32;
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// Whether a delivery is a marker, which a command that was killed may leave behind.
+/// Whether a delivery is a marker, which a killed command may leave behind.
 pub(crate) fn is_marker(delivery: &Delivery) -> bool {
     delivery.properties.kind().as_ref().is_some_and(|kind| kind.as_str() == TYPE)
 }
 
-/// A queue that is empty, and consumed by nobody else.
-pub(super) struct Held {
+/// A queue that is empty and has no other consumer.
+pub(super) struct HeldQueue {
     pub(super) queue: String,
     channel: Channel,
-    /// Never dropped: that would cancel it, and the next consumer would get later messages before
-    /// those that this one holds. The end of its connection gives them back in one piece.
+    /// Never dropped: that would cancel the consumer, and the next one would get later messages before
+    /// those that this one holds. Closing its connection returns all of them at once.
     consumer: ManuallyDrop<Consumer>,
 }
 
@@ -51,18 +50,23 @@ pub(super) async fn hold_all(
     connection: &Connection,
     topology: Topology,
     queues: impl Iterator<Item = String>,
-) -> Result<Option<Vec<Held>>> {
+) -> Result<Option<Vec<HeldQueue>>> {
     let holding = queues.map(|queue| hold(connection, topology, queue));
-    let held: Vec<Option<Held>> =
+    let held: Vec<Option<HeldQueue>> =
         stream::iter(holding).buffer_unordered(AT_ONCE).try_collect().await?;
     Ok(held.into_iter().collect())
 }
 
 /// Consumes a queue until it is proved to be empty; none if it is not.
-async fn hold(connection: &Connection, topology: Topology, queue: String) -> Result<Option<Held>> {
+async fn hold(
+    connection: &Connection,
+    topology: Topology,
+    queue: String,
+) -> Result<Option<HeldQueue>> {
     let channel = connection.create_channel().await?;
     channel.confirm_select(ConfirmSelectOptions::default()).await?;
-    // As workers do: what is returned keeps its order only among consumers with the same prefetch.
+    // The same prefetch as workers: returned messages keep their order only among consumers with the same
+    // prefetch.
     channel.basic_qos(topology.prefetch, BasicQosOptions::default()).await?;
     let consumer = channel
         .basic_consume(
@@ -73,19 +77,19 @@ async fn hold(connection: &Connection, topology: Topology, queue: String) -> Res
         )
         .await
         .with_context(|| format!("{queue} can't be consumed"))?;
-    let mut held = Held { queue, channel, consumer: ManuallyDrop::new(consumer) };
-    // None is the answer of a queue that lost its leader since. A worker that holds something counts.
+    let mut held = HeldQueue { queue, channel, consumer: ManuallyDrop::new(consumer) };
+    // A queue that has lost its leader since reports none. A worker that holds messages is counted.
     while held.consumers().await? != 1 {
         sleep(LOOK_EVERY).await;
     }
-    // A marker that can't be the first is not published: it would stay behind.
+    // A marker that can't be the first message is not published, because it would stay in the queue.
     if held.has_more() {
         return Ok(None);
     }
     Ok(held.is_empty().await?.then_some(held))
 }
 
-impl Held {
+impl HeldQueue {
     async fn consumers(&self) -> Result<u32, lapin::Error> {
         let passive = QueueDeclareOptions { passive: true, ..Default::default() };
         let queue = self.queue.as_str().into();
@@ -123,7 +127,7 @@ impl Held {
 
     /// Whether something has arrived since.
     pub(super) fn has_more(&mut self) -> bool {
-        // The end of the delivery counts, too: nobody would know what comes then.
+        // The end of the deliveries counts, too: later messages would not be noticed.
         self.consumer.next().now_or_never().is_some()
     }
 

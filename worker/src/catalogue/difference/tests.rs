@@ -3,7 +3,7 @@
 use super::{super::parse, *};
 
 /// Entries of a file, each a name, attributes and perhaps more, as YAML has them in one line.
-fn entries(lines: &[&str]) -> Vec<Entry> {
+fn entries(lines: &[&str]) -> Vec<CatalogueEntry> {
     let entries = lines.iter().map(|line| format!("- {{name: {line}}}\n"));
     let yaml = format!("components:\n{}", entries.collect::<String>());
     if lines.is_empty() { Vec::new() } else { parse(&yaml).expect(&yaml).entries }
@@ -11,8 +11,8 @@ fn entries(lines: &[&str]) -> Vec<Entry> {
 
 /// What the database has, with ids from 1.
 fn stored(lines: &[&str]) -> Vec<Component> {
-    let component = |(id, entry): (i32, Entry)| {
-        let Entry { name, attributes, .. } = entry;
+    let component = |(id, entry): (i32, CatalogueEntry)| {
+        let CatalogueEntry { name, attributes, .. } = entry;
         Component { id: ComponentId(id), name, attributes }
     };
     (1..).zip(entries(lines)).map(component).collect()
@@ -39,10 +39,10 @@ fn applied(existing: Vec<Component>, plan: &CataloguePlan) -> Vec<Component> {
         existing.into_iter().map(|component| (component.id, component)).collect();
     let mut next = 1 + components.keys().map(|id| id.0).max().unwrap_or_default();
     for Changed { before, after } in plan.change.iter().chain(&plan.rename) {
-        let Entry { name, attributes, .. } = after.clone();
+        let CatalogueEntry { name, attributes, .. } = after.clone();
         components.insert(before.id, Component { id: before.id, name, attributes });
     }
-    for Entry { name, attributes, .. } in plan.add.clone() {
+    for CatalogueEntry { name, attributes, .. } in plan.add.clone() {
         components.insert(ComponentId(next), Component { id: ComponentId(next), name, attributes });
         next += 1;
     }
@@ -168,7 +168,7 @@ fn a_category_is_changed_in_place() {
     ]);
 }
 
-/// Where nothing else tells components apart, a category does: any of them could be meant.
+/// Components that differ only in their category: the entry could refer to any of them.
 #[test]
 fn a_category_that_alone_tells_components_apart_is_not_changed() {
     const A: &str = "VPN, attributes: {region: R, category: A}";
@@ -256,7 +256,7 @@ fn what_is_renamed_keeps_its_id() {
             &["B, renamed-from: A", "C, renamed-from: B"],
             "+C () >1 B ()",
         ),
-        // Names that changed places can't be told from names that did not.
+        // Swapped names can't be distinguished from unchanged ones.
         ("a swap", &["A", "B"], &["A, renamed-from: B", "B, renamed-from: A"], "=2"),
     ]);
 }
@@ -329,7 +329,7 @@ fn of_many_that_may_be_renamed_a_few_are_named() {
 /// A real catalogue, and one of its earlier versions, in which a category had another name.
 #[test]
 fn renamed_categories_of_a_whole_catalogue_are_changed_in_place() {
-    let version = |container: &str| -> Vec<Entry> {
+    let version = |container: &str| -> Vec<CatalogueEntry> {
         let mut lines = Vec::new();
         for region in ["EU-DE", "EU-NL"] {
             for service in 0..50 {

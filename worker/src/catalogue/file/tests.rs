@@ -155,7 +155,7 @@ fn invalid_entries_are_refused_with_their_line() {
 
 /// The labels of a file's components, in order.
 fn labels(yaml: &str) -> Vec<String> {
-    parse(yaml).expect(yaml).entries.iter().map(Entry::label).collect()
+    parse(yaml).expect(yaml).entries.iter().map(CatalogueEntry::label).collect()
 }
 
 /// In the order in which PyYAML 6.0 gives them.
@@ -236,12 +236,12 @@ fn what_is_ignored_is_reported() {
   attributes: {category: Net, region: R1}
   renamed-from: Names
 ";
-    let Catalogue { entries, passed_over } = parse(yaml).expect("parses");
+    let CatalogueFile { entries, ignored } = parse(yaml).expect("parses");
     let expected = [
-        "line 4: `colour` of DNS is unknown and passed over",
-        "line 7: DNS (Net, R1) is also in line 2; this entry is passed over",
+        "line 4: `colour` of DNS is unknown and ignored",
+        "line 7: DNS (Net, R1) is also in line 2; this entry is ignored",
     ];
-    assert_eq!(passed_over, expected);
+    assert_eq!(ignored, expected);
     let kept: Vec<_> = entries.iter().map(|e| (e.label(), e.renamed_from.is_some())).collect();
     assert_eq!(kept, [("DNS (R1, Net)".to_owned(), true), ("CDN ()".to_owned(), false)]);
 }

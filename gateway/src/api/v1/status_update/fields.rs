@@ -1,4 +1,4 @@
-//! Reads the fields of a status update, each with what is wrong with it.
+//! Reads the fields of a status update, and collects the error of each.
 
 use serde_json::{Map, Value, json};
 use shared::{
@@ -13,10 +13,10 @@ use crate::http::{
     request::{LONGEST_KEY, is_idempotency_key},
 };
 
-/// Unknown fields of an object that a refusal names, at most; and characters of the name of one.
+/// Maximum number of unknown fields that an error names, and of characters of each name.
 const NAMED_FIELDS: usize = 10;
 const FIELD_NAME: usize = 60;
-// The document and the errors have the numbers as they are.
+// The OpenAPI document and the error messages repeat the numbers literally.
 const _: () = assert!(
     MAX_ATTRIBUTES == 32
         && MAX_ATTRIBUTE_LENGTH == 255
@@ -34,7 +34,7 @@ pub(super) fn not_null(value: Value) -> Field<Value> {
     if value.is_null() { Err("Field may not be null.") } else { Ok(value) }
 }
 
-/// The problem of each field that is left, and of all those at once that are too many to name.
+/// An error for each remaining field, and one for all those that are too many to name.
 pub(crate) fn unknown(fields: &Map<String, Value>) -> Vec<(String, Value)> {
     let named = fields.keys().take(NAMED_FIELDS);
     let mut problems: Vec<(String, Value)> = named
@@ -67,7 +67,8 @@ pub(super) fn title(text: String) -> Field<String> {
 }
 
 pub(super) fn idempotency_key(text: String) -> Field<String> {
-    // A header has none at either end: the same key is to be the same in both.
+    // A header value has no spaces at either end, and a key must be the same in the header and in the
+    // body.
     if text.trim() == text && is_idempotency_key(&text) {
         Ok(text)
     } else {
@@ -101,13 +102,13 @@ pub(super) fn impact(value: Value) -> Field<Option<Impact>> {
     }
 }
 
-/// The attributes, of a repeated name the last value; or what is wrong, by place in the list.
+/// The attributes, with the last value of a repeated name; or the errors by position in the list.
 pub(super) fn attributes(value: Value) -> Result<Vec<Attribute>, Value> {
     let Value::Array(items) = value else {
         let problem = if value.is_null() { "Field may not be null." } else { "Not a valid list." };
         return Err(json!([problem]));
     };
-    // Before any is looked at: what is wrong with each would make an answer of megabytes.
+    // Checked before the attributes: an error for each would make an answer of megabytes.
     if items.len() > MAX_ATTRIBUTES {
         return Err(json!([format!("Longer than maximum length {MAX_ATTRIBUTES}.")]));
     }

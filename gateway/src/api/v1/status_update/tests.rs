@@ -20,7 +20,7 @@ fn impacts_are_numbers_or_words() {
         ("\"minor\"", Some(Impact::Minor)),
         ("\"major\"", Some(Impact::Major)),
         ("\"outage\"", Some(Impact::Outage)),
-        // Each in one way alone.
+        // Each has exactly one error.
         ("1.0", None),
         ("1e0", None),
         ("\"+1\"", None),
@@ -38,8 +38,8 @@ fn impacts_are_numbers_or_words() {
     }
 }
 
-/// What is not a status update is told apart: 400 for what is no JSON or no impact that can be
-/// reported, 422 for fields.
+/// Invalid bodies are distinguished: 400 if it is not JSON or its impact can't be reported, 422 for
+/// invalid fields.
 #[test]
 fn bad_bodies_are_refused() {
     let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
@@ -90,7 +90,7 @@ fn bad_bodies_are_refused() {
     assert!(PostedUpdate::read(b"{\"name\":\"\xff\",\"impact\":1}").is_err());
 }
 
-/// What the refusal of a body says about its fields.
+/// The errors by field in the refusal of a body.
 fn errors(body: &str) -> (String, Value) {
     let error = PostedUpdate::read(body.as_bytes()).expect_err("it is refused");
     let response = error.into_response();
@@ -128,7 +128,7 @@ fn attributes_are_limited_in_number_and_length() {
     }
 }
 
-/// The largest bodies with as much wrong as they can hold, and how long the answer may be.
+/// The largest bodies with as many errors as possible, and the maximum length of the answer.
 #[test]
 fn refusals_are_short_however_much_is_wrong() {
     let numbered = |n: usize| format!("\"{n:x}\":1");

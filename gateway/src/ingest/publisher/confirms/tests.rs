@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::*;
 
-/// A confirmation that the test brings.
+/// A confirmation that the test controls.
 #[derive(Clone, Default)]
 struct Promise(Arc<Mutex<Shared>>);
 

@@ -1,4 +1,4 @@
-//! Incidents and maintenances as text.
+//! Incidents and maintenances as tables.
 
 use shared::{component::Component, timestamp::Timestamp};
 

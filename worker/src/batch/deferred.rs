@@ -1,4 +1,4 @@
-//! Updates that wait for rows which another session holds, and those that wait behind them.
+//! Deferred updates: those that need rows which another session has locked, and those queued after them.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -13,17 +13,17 @@ use super::message::Incoming;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// What must not take effect before updates that were deferred: their redeliveries, later updates of
-/// their components, and those with their idempotency keys.
+/// What must not be applied before the deferred updates: their redeliveries, later updates of their
+/// components, and updates with their idempotency keys.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct HeldUp {
+pub(crate) struct Blocked {
     updates: HashSet<UpdateId>,
     components: HashSet<ComponentId>,
     keys: HashSet<String>,
 }
 
-impl HeldUp {
-    /// Adds an update that is deferred.
+impl Blocked {
+    /// Adds a deferred update.
     pub(crate) fn add(&mut self, update: &UpdateMessage) {
         self.updates.insert(update.id);
         self.components.insert(update.component.id);
@@ -31,7 +31,7 @@ impl HeldUp {
     }
 
     /// Whether this message must wait.
-    pub(crate) fn holds_up(&self, incoming: &Incoming) -> bool {
+    pub(crate) fn blocks(&self, incoming: &Incoming) -> bool {
         match &incoming.content {
             Ok(update) => {
                 let key = update.idempotency.as_ref().map(|idempotency| idempotency.key.as_str());
@@ -43,26 +43,26 @@ impl HeldUp {
     }
 }
 
-/// A queue of deferred messages, in the order in which they came. They are tried again after a pause
-/// that grows while none of them can be applied.
-pub(crate) struct HeldQueue<T> {
+/// A queue of deferred messages, in order of arrival. They are retried after a pause that grows while
+/// none of them can be applied.
+pub(crate) struct DeferredQueue<T> {
     messages: VecDeque<T>,
-    held_up: HeldUp,
+    blocked: Blocked,
     pause: Duration,
     due: Instant,
 }
 
-/// What the queue holds.
-pub(crate) trait Message {
+/// An item of the queue.
+pub(crate) trait Deferrable {
     /// The message itself.
     fn incoming(&self) -> &Incoming;
 }
 
-impl<T: Message> HeldQueue<T> {
+impl<T: Deferrable> DeferredQueue<T> {
     pub(crate) fn new() -> Self {
         Self {
             messages: VecDeque::new(),
-            held_up: HeldUp::default(),
+            blocked: Blocked::default(),
             pause: FIRST_PAUSE,
             due: Instant::now(),
         }
@@ -80,33 +80,33 @@ impl<T: Message> HeldQueue<T> {
         self.messages.iter()
     }
 
-    /// When they are to be tried again.
+    /// When they are due to be retried.
     pub(crate) const fn due(&self) -> Instant {
         self.due
     }
 
-    /// Takes all of them out, up to so many, to be tried again; later ones stay.
+    /// Removes up to `most` messages from the head, to retry them.
     pub(crate) fn take(&mut self, most: usize) -> Vec<T> {
         self.messages.drain(..most.min(self.messages.len())).collect()
     }
 
-    /// Puts back those that were tried and are deferred again, at the head and in their order.
-    pub(crate) fn put_back(&mut self, deferred: Vec<T>, tried: usize) {
+    /// Returns the messages that were retried and deferred again to the head, in their order.
+    pub(crate) fn defer_again(&mut self, deferred: Vec<T>, tried: usize) {
         let is_progress = deferred.len() < tried;
         self.pause = if is_progress { FIRST_PAUSE } else { (self.pause * 2).min(LONGEST_PAUSE) };
         self.due = Instant::now() + self.pause;
         for message in deferred.into_iter().rev() {
             self.messages.push_front(message);
         }
-        self.held_up = HeldUp::default();
+        self.blocked = Blocked::default();
         for message in &self.messages {
             if let Ok(update) = &message.incoming().content {
-                self.held_up.add(update);
+                self.blocked.add(update);
             }
         }
     }
 
-    /// Adds messages that were deferred now.
+    /// Appends newly deferred messages.
     pub(crate) fn add(&mut self, deferred: Vec<T>) {
         if self.messages.is_empty() && !deferred.is_empty() {
             self.pause = FIRST_PAUSE;
@@ -114,19 +114,19 @@ impl<T: Message> HeldQueue<T> {
         }
         for message in deferred {
             if let Ok(update) = &message.incoming().content {
-                self.held_up.add(update);
+                self.blocked.add(update);
             }
             self.messages.push_back(message);
         }
     }
 
-    /// Keeps what must wait behind those that are held; returns the rest.
-    pub(crate) fn keep_what_must_wait(&mut self, messages: Vec<T>) -> Vec<T> {
+    /// Keeps the messages that must wait for deferred ones; returns the rest.
+    pub(crate) fn keep_blocked(&mut self, messages: Vec<T>) -> Vec<T> {
         if self.is_empty() {
             return messages;
         }
         let (waiting, free) =
-            messages.into_iter().partition(|message| self.held_up.holds_up(message.incoming()));
+            messages.into_iter().partition(|message| self.blocked.blocks(message.incoming()));
         self.add(waiting);
         free
     }

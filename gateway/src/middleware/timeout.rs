@@ -1,4 +1,4 @@
-//! The longest that a request may take, and what becomes of one whose endpoint panics.
+//! The time limit of requests, and the answer when an endpoint panics.
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -14,16 +14,17 @@ use tokio::time::{sleep_until, timeout};
 use super::security_headers::protect;
 use crate::{gateway::App, http::error::ApiError};
 
-/// Time from a request to the beginning of its answer: longer than any wait that is asked for.
+/// Time limit from a request to the start of its answer: longer than any requested wait.
 const REQUEST_LIMIT: Duration = Duration::from_secs(40);
 
-/// Time after `stop` in which any answer is given: less than the server gives its connections.
+/// Time after `stop` within which every request is answered: less than the server's limit for
+/// connections.
 const LAST_ANSWER: Duration = Duration::from_secs(9);
 
-/// Ends a request that waits for something that never comes, such as a server that is silent, or longer
-/// than the gateway runs, or whose endpoint panics, and protects every answer.
+/// Ends a request that waits too long, for example for a silent server, or past shutdown, or whose
+/// endpoint panics.
 pub(crate) async fn limited(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    // What requests share is behind locks that bear a panic.
+    // Shared state is behind locks that remain valid after a panic.
     let answering = AssertUnwindSafe(next.run(request)).catch_unwind();
     let mut response = tokio::select! {
         biased;
@@ -39,7 +40,7 @@ pub(crate) async fn limited(State(app): State<Arc<App>>, request: Request, next:
     response
 }
 
-/// The answer to a request whose endpoint panicked, which is in the log.
+/// The answer to a request whose endpoint panicked. The panic is logged.
 fn broken() -> Response {
     let message = "This request met an error of the gateway, which has logged it";
     ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, message).into_response()
@@ -61,7 +62,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
 
-    /// With servers that are not there.
+    /// With unreachable servers.
     fn app() -> Arc<App> {
         let settings = [
             ("SDB_DATABASE_URI", "postgresql://x:y@127.0.0.1:1/z"),
