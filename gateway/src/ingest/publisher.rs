@@ -249,7 +249,7 @@ impl Publisher {
             }
             sleep(LOOK_EVERY).await;
         }
-        tracing::warn!("the connection to RabbitMQ is closed after a failure");
+        tracing::warn!("the connection to RabbitMQ is given up");
     }
 
     /// Ensures that nothing the link has sent is queued from now on. Retries until it succeeds, because
