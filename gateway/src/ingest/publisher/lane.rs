@@ -58,8 +58,8 @@ struct EnvelopeLimits {
 }
 
 impl EnvelopeLimits {
-    /// For the recorded version of messages. By measurement: one unconfirmed envelope occasionally leads
-    /// to high tail latency, and more than four make smaller batches.
+    /// For the recorded version of messages. In a model of the pipeline, one unconfirmed envelope
+    /// occasionally led to a high tail latency, and more than four made smaller envelopes.
     const fn of(wire: u16) -> Self {
         if wire < envelope::VERSION {
             Self { messages: 64, updates: 1, bytes: usize::MAX }
