@@ -214,13 +214,24 @@ async fn a_backup_is_restored(fixture: Arc<Fixture>) -> Result<()> {
 }
 
 async fn an_upgrade_follows_the_runbook(fixture: Arc<Fixture>) -> Result<()> {
-    let [migrate] = &expect("Upgrade without downtime", &["worker migrate"])?[..] else {
+    let commands =
+        ["worker migrate", "worker topology change --wire 2", "worker topology change --wire 1"];
+    let [migrate, raise, lower] = &expect("Upgrade without downtime", &commands)?[..] else {
         unreachable!("there are as many as are expected")
     };
     let mut system = System::start(&fixture).await?;
     system.start_worker(&[]).await?;
     system.components(&[("DNS", &[])]).await?;
-    Shell::new(&system, "unused")?.run(migrate).await?;
+    let shell = Shell::new(&system, "unused")?;
+    shell.run(migrate).await?;
+    // An upgraded database has the version of the earlier release.
+    shell.run(lower).await?;
+    let taken = async |system: &System| {
+        let taken = "updates are taken again";
+        let update = json!({ "name": "DNS", "impact": 1 });
+        eventually(taken, async || Ok(system.post(&update).await?.status < 202)).await
+    };
+    taken(&system).await?;
     for _ in 0..2 {
         let mut old = system.workers.remove(0);
         old.signal(Signal::SIGTERM)?;
@@ -235,6 +246,11 @@ async fn an_upgrade_follows_the_runbook(fixture: Arc<Fixture>) -> Result<()> {
     ensure!(old.ended().await?.success());
     system.addresses.remove(0);
     ensure!(system.post(&json!({ "name": "DNS", "impact": 2 })).await?.status == 201);
+    for (command, wire) in [(raise, 2), (lower, 1)] {
+        shell.run(command).await?;
+        ensure!(system.topology().await?.wire == wire, "{command} did not change the version");
+        taken(&system).await?;
+    }
     system.finish().await
 }
 
