@@ -8,7 +8,7 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::message::{self, DecodeError};
+use super::message::{self, DecodeError, UpdateMessage};
 
 /// The version of an envelope.
 pub const VERSION: u16 = message::NEWEST;
@@ -69,11 +69,20 @@ fn push_text(bytes: &mut Vec<u8>, name: &str, text: &str) {
     bytes.extend_from_slice(format!(r#""{name}":{text},"#).as_bytes());
 }
 
-/// The entries of an envelope, each decoded or with its error; none if the message is a single update.
+/// The content of a message with updates.
+#[derive(Debug)]
+pub enum Content {
+    /// It is a single update.
+    Single(UpdateMessage),
+    /// It is an envelope: its entries, each decoded or with its error; at least one.
+    Entries(Vec<Result<Entry, UnreadableEntry>>),
+}
+
+/// The content of a message with updates.
 ///
 /// # Errors
-/// When the bytes are neither, or have a version that this program does not know.
-pub fn decode(bytes: &[u8]) -> Result<Option<Vec<Result<Entry, UnreadableEntry>>>, DecodeError> {
+/// When the bytes are neither of the two, or have a version that this program does not know.
+pub fn decode(bytes: &[u8]) -> Result<Content, DecodeError> {
     #[derive(Deserialize)]
     struct Envelope<'a> {
         #[serde(borrow)]
@@ -81,13 +90,13 @@ pub fn decode(bytes: &[u8]) -> Result<Option<Vec<Result<Entry, UnreadableEntry>>
     }
 
     if message::version(bytes)? != VERSION {
-        return Ok(None);
+        return UpdateMessage::decode_single(bytes).map(Content::Single);
     }
-    let Envelope { entries } = serde_json::from_slice(bytes).map_err(DecodeError::Malformed)?;
+    let Envelope { entries } = serde_json::from_slice(bytes)?;
     if entries.is_empty() {
         return Err(DecodeError::Empty);
     }
-    Ok(Some(entries.into_iter().map(read_entry).collect()))
+    Ok(Content::Entries(entries.into_iter().map(read_entry).collect()))
 }
 
 /// An entry that can't be read.
@@ -112,7 +121,7 @@ fn read_entry(raw: &RawValue) -> Result<Entry, UnreadableEntry> {
 
     let fields: Fields<'_> = serde_json::from_str(raw.get()).map_err(|error| UnreadableEntry {
         bytes: raw.get().as_bytes().to_vec(),
-        error: DecodeError::Malformed(error),
+        error: error.into(),
     })?;
     let Fields { reply: wants_reply, traceparent, tracestate, message } = fields;
     let trace = traceparent.map(|traceparent| TraceContext { traceparent, tracestate });

@@ -7,6 +7,8 @@
 //! so fields and words may be added within a version, but not renamed or removed. `shared/tests/wire`
 //! pins the bytes.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
@@ -108,11 +110,11 @@ struct Versioned<T> {
 }
 
 /// Why the bytes of a message are not a message.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum DecodeError {
     /// Not JSON, or not of the form.
     #[error("the message is not of the form of version {OLDEST} or {NEWEST}: {0}")]
-    Malformed(serde_json::Error),
+    Malformed(Arc<serde_json::Error>),
     /// A version that this program does not know.
     #[error("the message has version {0}, this program reads {OLDEST} to {NEWEST}")]
     Version(u16),
@@ -137,7 +139,7 @@ fn encode<T: Serialize>(body: T) -> Vec<u8> {
 /// # Errors
 /// When the bytes have none, or one that this program does not know.
 pub(super) fn version(bytes: &[u8]) -> Result<u16, DecodeError> {
-    let Version { v } = serde_json::from_slice(bytes).map_err(DecodeError::Malformed)?;
+    let Version { v } = serde_json::from_slice(bytes)?;
     if (OLDEST..=NEWEST).contains(&v) { Ok(v) } else { Err(DecodeError::Version(v)) }
 }
 
@@ -146,7 +148,13 @@ fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
         return Err(DecodeError::Envelope);
     }
     // Separate from the version: `flatten` would copy everything first.
-    serde_json::from_slice(bytes).map_err(DecodeError::Malformed)
+    Ok(serde_json::from_slice(bytes)?)
+}
+
+impl From<serde_json::Error> for DecodeError {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Malformed(Arc::new(error))
+    }
 }
 
 impl UpdateMessage {
@@ -161,11 +169,16 @@ impl UpdateMessage {
     /// # Errors
     /// When the bytes are not a status update of a known version.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let message: Self = decode(bytes)?;
-        if message.impact == Impact::Maintenance {
-            return Err(DecodeError::Maintenance);
-        }
-        Ok(message)
+        decode::<Self>(bytes)?.checked()
+    }
+
+    /// From bytes whose version is known to be that of a single update.
+    pub(super) fn decode_single(bytes: &[u8]) -> Result<Self, DecodeError> {
+        serde_json::from_slice::<Self>(bytes)?.checked()
+    }
+
+    fn checked(self) -> Result<Self, DecodeError> {
+        if self.impact == Impact::Maintenance { Err(DecodeError::Maintenance) } else { Ok(self) }
     }
 }
 

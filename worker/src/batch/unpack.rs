@@ -1,7 +1,7 @@
 //! The updates of a delivery: one, or those of an envelope, each treated as if it was sent alone. Pure.
 
 use shared::{
-    envelope::{self, Entry, TraceContext, UnreadableEntry},
+    envelope::{self, Content, Entry, TraceContext, UnreadableEntry},
     message::{DecodeError, UpdateMessage},
 };
 
@@ -41,17 +41,16 @@ impl Delivered<'_> {
     pub fn unpack(self) -> Vec<Part> {
         let ids: Vec<&str> = self.ids.map(|ids| ids.split(',').collect()).unwrap_or_default();
         match envelope::decode(&self.body) {
-            Ok(Some(entries)) => {
+            Ok(Content::Entries(entries)) => {
                 let ids = if ids.len() == entries.len() { ids } else { vec![""; entries.len()] };
                 entries.into_iter().zip(ids).map(|(entry, id)| self.entry(entry, id)).collect()
             }
+            Ok(Content::Single(update)) => vec![self.alone(Ok(update))],
             // Each of its updates has a client that may request its receipt.
-            Err(_) if ids.len() > 1 => ids.into_iter().map(|id| self.unreadable(id)).collect(),
-            Err(error) => vec![self.alone(Err(error))],
-            Ok(None) => {
-                let content = UpdateMessage::decode(&self.body);
-                vec![self.alone(content)]
+            Err(error) if ids.len() > 1 => {
+                ids.into_iter().map(|id| self.unreadable(id, error.clone())).collect()
             }
+            Err(error) => vec![self.alone(Err(error))],
         }
     }
 
@@ -82,15 +81,11 @@ impl Delivered<'_> {
     }
 
     /// One update of an unreadable envelope.
-    fn unreadable(&self, id: &str) -> Part {
-        let content = match envelope::decode(&self.body) {
-            Err(error) => Err(error),
-            Ok(_) => UpdateMessage::decode(&self.body),
-        };
+    fn unreadable(&self, id: &str, error: DecodeError) -> Part {
         Part {
             message_id: Some(id.to_owned()),
             payload: self.body.clone(),
-            content: self.content(content),
+            content: self.content(Err(error)),
             wants_reply: true,
             trace: None,
         }
