@@ -1,8 +1,13 @@
 //! Reads the body of a request with many updates. An invalid update is refused alone; only an invalid
 //! body or list refuses the whole request.
 
-use serde::de::{DeserializeOwned, IgnoredAny};
-use serde_json::{Deserializer, Map, Value, json};
+use std::{collections::HashMap, fmt};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{IgnoredAny, SeqAccess, Visitor},
+};
+use serde_json::{Map, Value, json, value::RawValue};
 use utoipa::{
     PartialSchema, ToSchema,
     openapi::{Object, RefOr, Schema, Type},
@@ -59,26 +64,21 @@ pub(crate) fn read(body: &[u8]) -> Result<Vec<Result<StatusUpdate, ApiError>>, A
     if body.is_empty() {
         return Err(ApiError::bad_request("The body is empty: a JSON object is needed"));
     }
-    // The body is valid JSON from here on, so that it can be split without further checks.
-    serde_json::from_slice::<IgnoredAny>(body).map_err(|error| no_json(&error))?;
-    let fields = object(body).ok_or_else(no_object)?;
-    let (mut updates, mut others) = (None, Map::new());
-    for (name, value) in fields {
-        // The last value of a repeated name counts.
-        if name == "updates" {
-            updates = Some(value);
-        } else {
-            others.insert(name, Value::Null);
-        }
-    }
+    let body: &RawValue = serde_json::from_slice(body).map_err(|error| no_json(&error))?;
+    let fields: HashMap<String, &RawValue> =
+        serde_json::from_str(body.get()).map_err(|_| no_object())?;
+    let others = fields.keys().filter(|name| *name != "updates");
+    let others: Map<String, Value> = others.map(|name| (name.clone(), Value::Null)).collect();
     let mut wrong: Map<String, Value> = unknown(&others).into_iter().collect();
-    let updates = match updates {
+    let updates = match fields.get("updates").map(|value| value.get()) {
         None => Err("Missing data for required field."),
-        Some(b"null") => Err("Field may not be null."),
-        Some(value) => match list(value) {
-            None => Err("Not a valid list."),
-            Some(updates) if updates.len() > MOST_UPDATES => Err("Longer than maximum length 500."),
-            Some(updates) => Ok(updates),
+        Some("null") => Err("Field may not be null."),
+        Some(value) => match serde_json::from_str(value) {
+            Err(_) => Err("Not a valid list."),
+            Ok(List(updates)) if updates.len() > MOST_UPDATES => {
+                Err("Longer than maximum length 500.")
+            }
+            Ok(List(updates)) => Ok(updates),
         },
     };
     match updates {
@@ -91,60 +91,42 @@ pub(crate) fn read(body: &[u8]) -> Result<Vec<Result<StatusUpdate, ApiError>>, A
     }
 }
 
-/// One update, under the size limit of a single update. Invalid UTF-8 refuses the whole body.
-fn one(update: &[u8]) -> Result<Result<StatusUpdate, ApiError>, ApiError> {
-    if update.len() > LARGEST_BODY {
+/// One update, under the size limit of a single update. Text that is no Unicode refuses the whole body.
+fn one(update: &RawValue) -> Result<Result<StatusUpdate, ApiError>, ApiError> {
+    if update.get().len() > LARGEST_BODY {
         return Ok(Err(too_large("update", "64 KiB")));
     }
-    let value = serde_json::from_slice(update).map_err(|error| no_json(&error))?;
+    let value = serde_json::from_str(update.get()).map_err(|error| no_json(&error))?;
     Ok(PostedUpdate::one_of_many(value))
 }
 
-/// The fields of a JSON object; none for any other value.
-fn object(json: &[u8]) -> Option<Vec<(String, &[u8])>> {
-    let mut pieces = Pieces(json);
-    let mut fields = Vec::new();
-    pieces.skip(b'{').then_some(())?;
-    while !pieces.skip(b'}') {
-        pieces.skip(b',');
-        let (name, _) = pieces.next::<String>()?;
-        pieces.skip(b':').then_some(())?;
-        fields.push((name, pieces.next::<IgnoredAny>()?.1));
-    }
-    Some(fields)
-}
+/// The elements of a JSON array, at most one more than allowed: 1 MiB has room for half a million.
+struct List<'a>(Vec<&'a RawValue>);
 
-/// The elements of a JSON array, at most one more than allowed; none for any other value.
-fn list(json: &[u8]) -> Option<Vec<&[u8]>> {
-    let mut pieces = Pieces(json);
-    let mut elements = Vec::new();
-    pieces.skip(b'[').then_some(())?;
-    while elements.len() <= MOST_UPDATES && !pieces.skip(b']') {
-        pieces.skip(b',');
-        elements.push(pieces.next::<IgnoredAny>()?.1);
-    }
-    Some(elements)
-}
+impl<'de: 'a, 'a> Deserialize<'de> for List<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Elements;
 
-/// Reads JSON value by value, and returns the bytes of each.
-struct Pieces<'a>(&'a [u8]);
+        impl<'de> Visitor<'de> for Elements {
+            type Value = Vec<&'de RawValue>;
 
-impl<'a> Pieces<'a> {
-    /// Skips white space, and this byte if it is next.
-    fn skip(&mut self, byte: u8) -> bool {
-        self.0 = self.0.trim_ascii_start();
-        let rest = self.0.strip_prefix(&[byte]);
-        self.0 = rest.unwrap_or(self.0);
-        rest.is_some()
-    }
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list")
+            }
 
-    fn next<T: DeserializeOwned>(&mut self) -> Option<(T, &'a [u8])> {
-        self.0 = self.0.trim_ascii_start();
-        let mut values = Deserializer::from_slice(self.0).into_iter();
-        let value = values.next()?.ok()?;
-        let (bytes, rest) = self.0.split_at_checked(values.byte_offset())?;
-        self.0 = rest;
-        Some((value, bytes))
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+                let mut elements = Vec::new();
+                while elements.len() <= MOST_UPDATES
+                    && let Some(element) = list.next_element()?
+                {
+                    elements.push(element);
+                }
+                while list.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(elements)
+            }
+        }
+
+        deserializer.deserialize_seq(Elements).map(List)
     }
 }
 
