@@ -2,10 +2,11 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use shared::{
     component::ComponentId,
     incident::IncidentId,
@@ -98,7 +99,7 @@ impl PendingRequests {
         always: bool,
     ) -> Registration<'_> {
         let now = Instant::now();
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if always || state.breaker.expects_outcome(partition, component, now) {
             let (sender, outcome) = oneshot::channel();
             let entry = AwaitedUpdate { partition, answered: false, sender: Some(sender) };
@@ -117,7 +118,7 @@ impl PendingRequests {
 
     /// The reply queue was replaced: updates sent before get no replies any more.
     pub(crate) fn reply_queue_replaced(&self) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         state.breaker = CircuitBreaker::default();
         state.by_id.retain(|_, entry| entry.sender.is_some());
     }
@@ -126,13 +127,13 @@ impl PendingRequests {
     /// Other results are dropped: their requests were answered 202, and the receipts have the outcomes.
     pub(crate) async fn deliver(&self, mut results: Vec<UpdateResult>) {
         {
-            let mut state = lock(&self.state);
+            let mut state = self.state.lock();
             results.retain(|result| state.is_waited_for(result.id));
         }
         let ids: BTreeSet<IncidentId> =
             results.iter().filter_map(|result| incident_id(&result.verdict)).collect();
         let incidents = self.shown(&ids).await;
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         for UpdateResult { id, verdict } in results {
             if let Some(AwaitedUpdate { sender: Some(sender), .. }) = state.by_id.remove(&id) {
                 let incident = incident_id(&verdict).and_then(|id| incidents.get(&id).cloned());
@@ -171,7 +172,7 @@ impl PendingRequests {
         let version = self.versions.now().await.map_err(unread)?.without_windows();
         let mut incidents = HashMap::new();
         {
-            let kept = lock(&self.incidents);
+            let kept = self.incidents.lock();
             for id in ids {
                 if let Some((_, shown)) = kept.get(id).filter(|(at, _)| at.reaches(version)) {
                     incidents.insert(*id, shown.clone());
@@ -184,7 +185,7 @@ impl PendingRequests {
             return Ok(incidents);
         }
         let read = incidents::read(&self.database, &missing).await?;
-        let mut kept = lock(&self.incidents);
+        let mut kept = self.incidents.lock();
         if kept.len() + read.len() > KEPT {
             kept.clear();
         }
@@ -223,11 +224,6 @@ impl PendingState {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A map is whole after any panic.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 fn incident_id(verdict: &Verdict) -> Option<IncidentId> {
     match verdict {
         Verdict::Decided { incident, .. } => Some(incident.id),
@@ -240,7 +236,7 @@ impl PendingRequest<'_> {
     /// RabbitMQ has confirmed the update: its outcome is awaited from now on.
     pub(crate) fn accepted(&mut self) {
         self.accepted = true;
-        let mut state = lock(&self.requests.state);
+        let mut state = self.requests.state.lock();
         // The reply may arrive before the confirmation.
         if state.by_id.get(&self.id).is_some_and(|entry| !entry.answered) {
             state.breaker.outcome_awaited(self.partition, self.component, Instant::now());
@@ -250,7 +246,7 @@ impl PendingRequest<'_> {
 
 impl Drop for PendingRequest<'_> {
     fn drop(&mut self) {
-        let mut state = lock(&self.requests.state);
+        let mut state = self.requests.state.lock();
         let entry = state.by_id.remove(&self.id);
         // Its outcome may still arrive, and show that others will.
         if self.accepted && entry.is_some_and(|entry| !entry.answered) {

@@ -37,7 +37,6 @@ use shared::{
     throttled,
     topology::{Phase, Recorded, TopologyError},
     traces::{self, Publishing},
-    update_id::UpdateId,
 };
 use sqlx::PgPool;
 use tokio::{
@@ -47,7 +46,10 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 pub(crate) use self::broker_state::{BrokerState, PublishError};
-use self::link::{Link, LinkError, fence};
+use self::{
+    lane::{Queued, Ticket},
+    link::{Link, LinkError, fence},
+};
 use super::pending::PendingRequests;
 
 /// How often the recorded topology is read.
@@ -63,14 +65,6 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Pause between two declarations of missing queues.
 const COMPLETE_EVERY: Duration = Duration::from_secs(1);
-
-/// A request's updates of one partition, in order.
-#[derive(Default)]
-struct OfPartition {
-    entries: Vec<(UpdateId, Entry)>,
-    /// The position of each in the request, and its span.
-    spans: Vec<(usize, Option<Publishing>)>,
-}
 
 /// The gateway's side of RabbitMQ.
 pub(crate) struct Publisher {
@@ -112,8 +106,9 @@ impl Publisher {
             Ok(link) => link,
             Err(error) => return vec![Err(error); updates.len()],
         };
-        let mut partitions: BTreeMap<u16, OfPartition> = BTreeMap::new();
-        for (place, (update, wants_reply)) in updates.iter().enumerate() {
+        let mut partitions: BTreeMap<u16, Vec<Queued>> = BTreeMap::new();
+        let mut tickets = Vec::with_capacity(updates.len());
+        for (update, wants_reply) in updates {
             let partition = update.component.id.partition(link.topology.partitions);
             let publishing = traces::get().map(|traces| {
                 let topology = &link.topology;
@@ -121,17 +116,14 @@ impl Publisher {
             });
             let trace = publishing.as_ref().and_then(Publishing::context);
             let entry = Entry { message: update.encode(), wants_reply: *wants_reply, trace };
-            let of_partition = partitions.entry(partition).or_default();
-            of_partition.entries.push((update.id, entry));
-            of_partition.spans.push((place, publishing));
+            let (queued, ticket) = lane::queued(update.id, entry, deadline);
+            partitions.entry(partition).or_default().push(queued);
+            tickets.push((ticket, publishing));
         }
-        let submitted: Vec<_> = partitions
-            .into_iter()
-            .flat_map(|(partition, OfPartition { entries, spans })| {
-                spans.into_iter().zip(link.submit(partition, entries, deadline))
-            })
-            .collect();
-        let confirming = submitted.into_iter().map(async |((place, publishing), ticket)| {
+        for (partition, queued) in partitions {
+            link.submit(partition, queued);
+        }
+        let confirmed = async |(ticket, publishing): (Ticket, Option<Publishing>)| {
             let sent = match ticket.confirmed().await {
                 Err(PublishError::Absent) if self.state() == BrokerState::Changing => {
                     Err(PublishError::Changing)
@@ -141,11 +133,9 @@ impl Publisher {
             if let Some(publishing) = publishing {
                 publishing.end(sent.err().map(|error| format!("{error:?}")));
             }
-            (place, sent)
-        });
-        let mut published: Vec<_> = join_all(confirming).await;
-        published.sort_unstable_by_key(|(place, _)| *place);
-        published.into_iter().map(|(_, sent)| sent).collect()
+            sent
+        };
+        join_all(tickets.into_iter().map(confirmed)).await
     }
 
     /// The link, if it accepts updates.

@@ -1,7 +1,6 @@
 //! The readiness of a worker: whether it consumes partitions or stands by.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use shared::{
     metrics::{COMMON, Server, WORKER},
@@ -49,7 +48,7 @@ impl Readiness {
     }
 
     fn leave(&self, next: WorkerState) {
-        *self.state() = next;
+        *self.state.lock() = next;
         WORKER.owned.set(0);
         WORKER.queue.clear();
     }
@@ -59,14 +58,14 @@ impl Readiness {
         WORKER.owned.set(share.partitions.len() as i64);
         WORKER.partitions.set(share.topology().partitions.into());
         let before =
-            std::mem::replace(&mut *self.state(), WorkerState::Consuming { member, share });
+            std::mem::replace(&mut *self.state.lock(), WorkerState::Consuming { member, share });
         if matches!(before, WorkerState::Unavailable(_)) {
             COMMON.reconnects.of(Server::Rabbitmq).inc();
         }
     }
 
     pub(crate) fn report(&self) -> Report {
-        let (is_consuming, mut reasons, share) = match &*self.state() {
+        let (is_consuming, mut reasons, share) = match &*self.state.lock() {
             WorkerState::WaitingFor(reason) => (false, vec![(*reason).to_owned()], Value::Null),
             WorkerState::Unavailable(reason) => (false, vec![reason.clone()], Value::Null),
             WorkerState::Consuming { member, share } => {
@@ -97,10 +96,5 @@ impl Readiness {
         };
         COMMON.ready.set(ready.into());
         Report { ready, body: json!({ "status": status, "reasons": reasons, "share": share }) }
-    }
-
-    fn state(&self) -> MutexGuard<'_, WorkerState> {
-        // The state is valid after any panic, because it is replaced as a whole.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

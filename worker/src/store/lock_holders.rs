@@ -22,7 +22,7 @@ const LIMIT: Duration = Duration::from_secs(2);
 /// that PostgreSQL's `pg_blocking_pids` can't be used.
 pub(crate) struct Blockers {
     database: Arc<Mutex<Database>>,
-    last: std::sync::Mutex<Option<Instant>>,
+    last: parking_lot::Mutex<Option<Instant>>,
 }
 
 /// The session whose transaction is in a row's `xmax`.
@@ -42,12 +42,12 @@ pub(crate) const SESSION: &str = "concat('pid ', pid, ', user ', usename, ', app
 impl Blockers {
     pub(crate) fn new(options: ConnectOptions) -> Self {
         let database = Arc::new(Mutex::new(Database::new(options)));
-        Self { database, last: std::sync::Mutex::new(None) }
+        Self { database, last: parking_lot::Mutex::new(None) }
     }
 
     /// Logs the sessions that have locked these incidents or their relations, at most once per interval.
     pub(crate) fn report(&self, updates: usize, incidents: Vec<IncidentId>) {
-        let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut last = self.last.lock();
         let now = Instant::now();
         if last.is_some_and(|last| now.duration_since(last) < EVERY) {
             return;

@@ -8,7 +8,7 @@
 use std::{
     collections::VecDeque,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -20,6 +20,7 @@ use lapin::{
     options::BasicPublishOptions,
     types::{AMQPValue, FieldTable, ShortString},
 };
+use parking_lot::Mutex;
 use shared::{
     envelope::{self, Entry},
     metrics::GATEWAY,
@@ -73,7 +74,7 @@ impl EnvelopeLimits {
 type Unsent = Arc<Mutex<Option<Entry>>>;
 
 /// An update that is handed to a lane.
-struct Queued {
+pub(super) struct Queued {
     id: UpdateId,
     bytes: usize,
     unsent: Unsent,
@@ -89,6 +90,15 @@ pub(super) struct Ticket {
     confirmed: oneshot::Receiver<Result<(), PublishError>>,
 }
 
+/// An update for a lane, and its ticket.
+pub(super) fn queued(id: UpdateId, entry: Entry, deadline: Instant) -> (Queued, Ticket) {
+    let bytes = entry.message.len();
+    let unsent = Arc::new(Mutex::new(Some(entry)));
+    let (sender, confirmed) = oneshot::channel();
+    let ticket = Ticket { unsent: unsent.clone(), deadline, confirmed };
+    (Queued { id, bytes, unsent, deadline, confirmed: sender }, ticket)
+}
+
 impl Ticket {
     /// Waits for RabbitMQ's confirmation until the deadline. An update that has not been sent by then
     /// never is. If this is dropped before, the update is still published.
@@ -100,13 +110,8 @@ impl Ticket {
             Ok(Err(_)) => PublishError::Absent,
             Err(_) => PublishError::Late,
         };
-        if take(&unsent).is_some() { Err(ended) } else { Err(PublishError::Unconfirmed) }
+        if unsent.lock().take().is_some() { Err(ended) } else { Err(PublishError::Unconfirmed) }
     }
-}
-
-fn take(unsent: &Unsent) -> Option<Entry> {
-    // An entry is whole after any panic.
-    unsent.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
 /// The handle of a lane. Its task ends with it.
@@ -130,11 +135,11 @@ pub(super) struct LinkShared {
 
 impl Lane {
     /// Starts the lane of the partition with this routing key.
-    pub(super) fn start(common: LinkShared, routing_key: String) -> Self {
+    pub(super) fn start(link: LinkShared, routing_key: String) -> Self {
         let (queue, arriving) = mpsc::unbounded_channel();
-        let limits = EnvelopeLimits::of(common.wire);
+        let limits = EnvelopeLimits::of(link.wire);
         let sending = Sending {
-            common,
+            link,
             limits,
             routing_key: routing_key.into(),
             channel: None,
@@ -146,24 +151,9 @@ impl Lane {
     }
 
     /// Submits updates to be sent in order, in one message where they fit.
-    pub(super) fn submit(
-        &self,
-        entries: impl IntoIterator<Item = (UpdateId, Entry)>,
-        deadline: Instant,
-    ) -> Vec<Ticket> {
-        let (queued, tickets): (Vec<Queued>, Vec<Ticket>) = entries
-            .into_iter()
-            .map(|(id, entry)| {
-                let bytes = entry.message.len();
-                let unsent = Arc::new(Mutex::new(Some(entry)));
-                let (sender, confirmed) = oneshot::channel();
-                let ticket = Ticket { unsent: unsent.clone(), deadline, confirmed };
-                (Queued { id, bytes, unsent, deadline, confirmed: sender }, ticket)
-            })
-            .unzip();
+    pub(super) fn submit(&self, updates: Vec<Queued>) {
         // A lane that has ended drops them, and their tickets report it.
-        drop(self.queue.send(queued));
-        tickets
+        drop(self.queue.send(updates));
     }
 }
 
@@ -211,7 +201,7 @@ impl Sent {
 
 /// A lane's task.
 struct Sending {
-    common: LinkShared,
+    link: LinkShared,
     limits: EnvelopeLimits,
     routing_key: ShortString,
     /// None until the first message.
@@ -230,7 +220,7 @@ impl Sending {
                 biased;
                 confirmed = self.unconfirmed.confirmed(), if !self.unconfirmed.is_empty() => {
                     for (sent, confirmed) in confirmed {
-                        sent.settle(self.common.result(confirmed));
+                        sent.settle(self.link.result(confirmed));
                     }
                 }
                 taken = arriving.recv_many(&mut arrived, TAKE) => {
@@ -241,7 +231,7 @@ impl Sending {
                 }
                 _ = looks.tick(), if !self.unconfirmed.is_empty() => self.look().await,
             }
-            if self.common.failed.load(Ordering::Relaxed) {
+            if self.link.failed.load(Ordering::Relaxed) {
                 break;
             }
             while self.unconfirmed.len() < self.limits.messages {
@@ -256,7 +246,7 @@ impl Sending {
         drop((arriving, self.waiting));
         while !self.unconfirmed.is_empty() {
             for (sent, confirmed) in self.unconfirmed.confirmed().await {
-                sent.settle(self.common.result(confirmed));
+                sent.settle(self.link.result(confirmed));
             }
         }
     }
@@ -276,7 +266,8 @@ impl Sending {
                 // Its client learns that it was not sent.
                 continue;
             }
-            if let Some(entry) = take(&next.unsent) {
+            let entry = next.unsent.lock().take();
+            if let Some(entry) = entry {
                 bytes += next.bytes;
                 message.push((next, entry));
             }
@@ -297,7 +288,7 @@ impl Sending {
             .with_delivery_mode(PERSISTENT)
             .with_message_id(id.to_string().into());
         if entries.iter().any(|entry| entry.wants_reply) {
-            properties = properties.with_reply_to(self.common.reply_queue.clone());
+            properties = properties.with_reply_to(self.link.reply_queue.clone());
         }
         let (properties, body) = match entries.as_mut_slice() {
             [alone] => {
@@ -318,18 +309,18 @@ impl Sending {
         };
         let publishing = async {
             if self.channel.is_none() {
-                self.channel = self.common.channels.get().await.ok();
+                self.channel = self.link.channels.get().await.ok();
             }
             let channel = self.channel.as_ref()?;
             // Unroutable messages are returned.
             let options = BasicPublishOptions { mandatory: true, ..Default::default() };
-            let (exchange, key) = (self.common.exchange.clone(), self.routing_key.clone());
+            let (exchange, key) = (self.link.exchange.clone(), self.routing_key.clone());
             channel.basic_publish(exchange, key, options, &body, properties).await.ok()
         };
         // RabbitMQ reads nothing while it is short of memory.
         match timeout_at(deadline + UNCONFIRMED_LIMIT, publishing).await {
             Ok(Some(confirm)) => self.unconfirmed.add(id, sent, confirm),
-            Ok(None) | Err(_) => sent.settle(self.common.result(Confirmed::Failed)),
+            Ok(None) | Err(_) => sent.settle(self.link.result(Confirmed::Failed)),
         }
     }
 
@@ -351,7 +342,7 @@ impl Sending {
             let channel = Object::take(channel);
             let closed = timeout(CLOSE_LIMIT, channel.close(200, "overdue".into())).await;
             if !matches!(closed, Ok(Ok(()))) {
-                self.common.failed.store(true, Ordering::Relaxed);
+                self.link.failed.store(true, Ordering::Relaxed);
             }
         }
         for sent in self.unconfirmed.abandon() {

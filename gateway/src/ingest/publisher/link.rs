@@ -21,21 +21,19 @@ use lapin::{
 };
 use shared::{
     broker::{Broker, ConnectError},
-    envelope::Entry,
     message::ReplyMessage,
     supervise,
     telemetry::chain,
     throttled,
     topology::{DeclareError, Topology},
-    update_id::UpdateId,
 };
 use sqlx::PgPool;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     channels::{ChannelPool, Channels},
-    lane::{Lane, LinkShared, Ticket},
+    lane::{Lane, LinkShared, Queued},
 };
 use crate::ingest::pending::PendingRequests;
 
@@ -133,16 +131,11 @@ impl Link {
         Ok(Arc::new(Self { topology, channels, lanes, exchange, failed, incomplete, _receiving }))
     }
 
-    /// Hands updates to the lane of a partition.
-    pub(super) fn submit(
-        &self,
-        partition: u16,
-        entries: impl IntoIterator<Item = (UpdateId, Entry)>,
-        deadline: Instant,
-    ) -> Vec<Ticket> {
-        match self.lanes.get(usize::from(partition)) {
-            Some(lane) => lane.submit(entries, deadline),
-            None => Vec::new(),
+    /// Submits updates to the lane of a partition, in order.
+    pub(super) fn submit(&self, partition: u16, updates: Vec<Queued>) {
+        // Without a lane they are dropped, and their tickets report it.
+        if let Some(lane) = self.lanes.get(usize::from(partition)) {
+            lane.submit(updates);
         }
     }
 
