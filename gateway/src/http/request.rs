@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::{
+    http::{HeaderMap, HeaderValue, header},
+    response::Response,
+};
 
 use super::{error::ApiError, prefer};
 
@@ -67,6 +70,14 @@ impl Preference {
                 applied: respond_async.then(|| HeaderValue::from_static("respond-async")),
             },
         }
+    }
+
+    /// The answer, with what of it was applied.
+    pub(crate) fn mark(self, mut answer: Response) -> Response {
+        if let Some(applied) = self.applied {
+            answer.headers_mut().insert("preference-applied", applied);
+        }
+        answer
     }
 }
 

@@ -2,9 +2,12 @@
 
 use axum::http::{HeaderMap, StatusCode, header};
 
-use crate::http::{
-    error::ApiError,
-    request::{is_json, is_uncoded},
+use crate::{
+    http::{
+        error::ApiError,
+        request::{is_json, is_uncoded},
+    },
+    stop::Stop,
 };
 
 /// A refusal that leaves the body unread closes the connection, and must announce that: otherwise the
@@ -33,7 +36,20 @@ pub(super) fn check_type(headers: &HeaderMap) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// The refusal of a request whose body is still being read when the gateway ends.
-pub(super) fn stopping() -> ApiError {
-    unread(ApiError::unavailable("The gateway is stopping; nothing was queued, try again"))
+/// What `reading` a body gives, unless the gateway ends before.
+///
+/// # Errors
+/// As `reading`; 503 when the gateway ends.
+pub(super) async fn read<T>(
+    stop: &Stop,
+    reading: impl Future<Output = Result<T, ApiError>>,
+) -> Result<T, ApiError> {
+    let read = tokio::select! {
+        biased;
+        read = reading => read,
+        () = stop.ends() => {
+            Err(ApiError::unavailable("The gateway is stopping; nothing was queued, try again"))
+        }
+    };
+    read.map_err(unread)
 }

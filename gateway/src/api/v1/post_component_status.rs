@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use utoipa::ToSchema;
 
 use super::{
-    admission::{check_type, stopping, unread},
+    admission::{check_type, read, unread},
     get_update::UpdateState,
     status_update::PostedUpdate,
     update_answer::{CONFLICT, UpdateAnswer, receipt_path},
@@ -98,23 +98,15 @@ pub(crate) async fn post(
     let key = idempotency_key(&headers).map_err(unread)?;
     let preference = Preference::read(&headers);
     let _place = intake.place().map_err(unread)?;
-    let bytes = tokio::select! {
-        biased;
-        bytes = body::read(body) => bytes.map_err(unread)?,
-        () = app.stop.ends() => return Err(stopping()),
-    };
+    let bytes = read(&app.stop, body::read(body)).await?;
     let update = PostedUpdate::read(&bytes)?.with_key(key);
     let submitted = intake.submit_one(update, &preference, arrived + preference.wait).await;
-    let mut response = match UpdateAnswer::new(submitted, app.conflict) {
+    Ok(preference.mark(match UpdateAnswer::new(submitted, app.conflict) {
         UpdateAnswer::Decided(status, decided) => decision(status, &decided),
         UpdateAnswer::Accepted(id, state) => accepted(id, state),
         UpdateAnswer::Refused(Some(id), error) => with_id(id, error),
         UpdateAnswer::Refused(None, error) => return Err(error),
-    };
-    if let Some(applied) = preference.applied {
-        response.headers_mut().insert("preference-applied", applied);
-    }
-    Ok(response)
+    }))
 }
 
 /// The incident of an update that was decided, as it stood right after.

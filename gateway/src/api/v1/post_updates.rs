@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use utoipa::ToSchema;
 
 use super::{
-    admission::{check_type, stopping, unread},
+    admission::{check_type, read, unread},
     get_update::UpdateState,
     many_updates::{self, PostedUpdates},
     update_answer::{CONFLICT, UpdateAnswer},
@@ -90,16 +90,12 @@ pub(crate) async fn post(
     check_type(&headers).map_err(unread)?;
     no_common_key(&headers).map_err(unread)?;
     let preference = Preference::read(&headers);
-    let (bytes, _memory) = tokio::select! {
-        biased;
-        read = body::read_many(body, &app.bodies) => read.map_err(unread)?,
-        () = app.stop.ends() => return Err(stopping()),
-    };
-    let read = many_updates::read(&bytes)?;
+    let (bytes, _memory) = read(&app.stop, body::read_many(body, &app.bodies)).await?;
+    let updates = many_updates::read(&bytes)?;
     drop(bytes);
-    let mut places = Vec::with_capacity(read.len());
+    let mut places = Vec::with_capacity(updates.len());
     // In the same order as for a single update: the body is checked last.
-    let admitted = read.into_iter().map(|update| {
+    let admitted = updates.into_iter().map(|update| {
         intake.count(token, arrived)?;
         let place = intake.place()?;
         let update = update?;
@@ -115,11 +111,7 @@ pub(crate) async fn post(
     let ids = incidents.keys().copied().collect();
     incidents.extend(timeout_at(deadline, app.pending.shown(&ids)).await.unwrap_or_default());
     let incidents = incidents.values().map(|shown| &shown.incident).collect();
-    let mut response = Json(Results { results, incidents }).into_response();
-    if let Some(applied) = preference.applied {
-        response.headers_mut().insert("preference-applied", applied);
-    }
-    Ok(response)
+    Ok(preference.mark(Json(Results { results, incidents }).into_response()))
 }
 
 /// # Errors
