@@ -33,14 +33,13 @@ use crate::{
 
 /// The delivery mode of a message that outlives RabbitMQ's restart.
 const PERSISTENT: u8 = 2;
-/// Channels, as many as a gateway has.
-const CHANNELS: usize = 4;
 /// Messages that are made before the clock starts: a bare publisher has its bodies.
 const PREPARED: u64 = 50_000;
 
 /// Publishes updates to the queues of a system.
 pub(crate) struct Publisher {
     connection: Connection,
+    /// One for each partition, as a gateway has.
     channels: Vec<Channel>,
     topology: Topology,
     sequence: Sequence,
@@ -64,13 +63,13 @@ impl Publisher {
     pub(crate) async fn connect(system: &System, sequence: Sequence) -> Result<Self> {
         let properties = ConnectionProperties::default();
         let connection = Connection::connect(&system.amqp_uri, properties).await?;
+        let topology = system.topology().await?;
         let mut channels = Vec::new();
-        for _ in 0..CHANNELS {
+        for _ in 0..topology.partitions {
             let channel = connection.create_channel().await?;
             channel.confirm_select(ConfirmSelectOptions::default()).await?;
             channels.push(channel);
         }
-        let topology = system.topology().await?;
         let mut database = system.database.acquire().await?;
         topology.declare(channels.first().context("no channel")?, &mut database).await?;
         let components = sequence.components(sequence::catalogue(system).await?);

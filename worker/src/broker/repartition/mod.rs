@@ -166,9 +166,8 @@ impl TopologyChange {
 fn changed(new: Topology) -> String {
     format!(
         "Updates take {} partitions of at most {} messages; a worker holds {} of each; gateways write \
-        version {} of messages. Where \
-        SDB_PARTITIONS, SDB_QUEUE_LIMIT or SDB_PREFETCH are set, set them to that before the next \
-        restart.",
+        version {} of messages. Where SDB_PARTITIONS, SDB_QUEUE_LIMIT or SDB_PREFETCH are set, set \
+        them to that before the next restart.",
         new.partitions, new.queue_limit, new.prefetch, new.wire
     )
 }
