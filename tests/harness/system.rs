@@ -7,6 +7,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use lapin::{Connection, ConnectionProperties};
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
+use shared::component::ComponentId;
 use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};
 use tokio::{
     runtime::Handle,
@@ -279,6 +280,20 @@ impl System {
             Ok(total.trim() == "0")
         })
         .await
+    }
+
+    /// Waits until one message is ready in the queue of a component.
+    pub async fn is_queued(&self, component: ComponentId) -> Result<()> {
+        let topology = self.topology().await?;
+        let queue = topology.queue(component.partition(topology.partitions));
+        eventually("the update is queued", async || Ok(self.waiting(&queue).await? == 1)).await
+    }
+
+    /// Waits until a session of the database waits for a lock.
+    pub async fn waits_for_a_lock(&self) -> Result<()> {
+        let waiting = "SELECT count(*) FROM pg_stat_activity
+            WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        eventually("a session waits for a lock", async || Ok(self.count(waiting).await? > 0)).await
     }
 
     /// How many messages are ready in a queue.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
+use shared::component::ComponentId;
 
 use super::{RECEIPT_KEYS, incident, is_error, is_precise, keys, post_bytes, texts};
 use harness::{Answer, Fixture, System, answer, eventually, same, status_update, tests};
@@ -294,13 +295,7 @@ async fn an_update_that_cannot_be_applied_is_answered_with_202_and_parked(
     system.components(&[("DNS", &[])]).await?;
     let request =
         tokio::spawn(answer(system.update(&status_update("DNS", 1)).header("Prefer", "wait=30")));
-    eventually("the update is queued", async || {
-        let topology = system.topology().await?;
-        let dns = shared::component::ComponentId(1);
-        let queue = topology.queue(dns.partition(topology.partitions));
-        Ok(system.waiting(&queue).await? == 1)
-    })
-    .await?;
+    system.is_queued(ComponentId(1)).await?;
     system.sql("DELETE FROM component").await?;
     system.start_worker(&[]).await?;
 

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
+use shared::component::ComponentId;
 use tokio::time::Instant;
 
 use harness::{Fixture, System, eventually, status_update, tests};
@@ -129,12 +130,7 @@ async fn a_gateway_that_stops_answers_waiting_requests(fixture: Arc<Fixture>) ->
     system.components(&[("DNS", &[])]).await?;
     let request = system.update(&status_update("DNS", 1)).header("Prefer", "wait=60");
     let waiting = tokio::spawn(harness::answer(request));
-    let queue = system.topology().await?;
-    let partition = shared::component::ComponentId(1).partition(queue.partitions);
-    eventually("the update is queued", async || {
-        Ok(system.waiting(&queue.queue(partition)).await? == 1)
-    })
-    .await?;
+    system.is_queued(ComponentId(1)).await?;
     let mut gateway = system.gateways.remove(0);
     gateway.signal(Signal::SIGTERM)?;
     let accepted = waiting.await??;
@@ -213,13 +209,7 @@ async fn a_gateway_that_is_asked_to_stop_answers_what_it_has(fixture: Arc<Fixtur
     // Without a worker the request waits for its outcome.
     let request =
         tokio::spawn(system.update(&status_update("DNS", 1)).header("Prefer", "wait=3").send());
-    eventually("the update is queued", async || {
-        let topology = system.topology().await?;
-        let dns = shared::component::ComponentId(1);
-        let queue = topology.queue(dns.partition(topology.partitions));
-        Ok(system.waiting(&queue).await? == 1)
-    })
-    .await?;
+    system.is_queued(ComponentId(1)).await?;
     let mut gateway = system.gateways.remove(0);
     gateway.signal(Signal::SIGTERM)?;
     system.start_worker(&[]).await?;

@@ -164,14 +164,20 @@ async fn one_batch_has_updates_of_two_weeks(fixture: Arc<Fixture>) -> Result<()>
     system.finish().await
 }
 
-async fn partitions_are_dropped_after_their_days_and_not_before(
-    fixture: Arc<Fixture>,
-) -> Result<()> {
-    let mut system = prepared(&fixture).await?;
+/// A worker and a gateway that keep ten days, on the third day of a week; DNS is component 1.
+async fn in_the_middle_of_a_week(fixture: &Arc<Fixture>) -> Result<System> {
+    let mut system = prepared(fixture).await?;
     set_clock(&system, "date_trunc('week', now) + interval '2 days'").await?;
     worker(&mut system, "10").await?;
     gateway(&mut system, "10").await?;
     system.components(&[("DNS", &[])]).await?;
+    Ok(system)
+}
+
+async fn partitions_are_dropped_after_their_days_and_not_before(
+    fixture: Arc<Fixture>,
+) -> Result<()> {
+    let mut system = in_the_middle_of_a_week(&fixture).await?;
     let first = system.post(&status_update("DNS", 1)).await?;
     ensure!(first.status == 201, "{first:?}");
     let first = first.header("update-id").to_owned();
@@ -218,11 +224,7 @@ fn message(id: UpdateId, impact: Impact) -> Result<UpdateMessage> {
 async fn an_update_whose_part_was_dropped_is_not_applied_again(
     fixture: Arc<Fixture>,
 ) -> Result<()> {
-    let mut system = prepared(&fixture).await?;
-    set_clock(&system, "date_trunc('week', now) + interval '2 days'").await?;
-    worker(&mut system, "10").await?;
-    gateway(&mut system, "10").await?;
-    system.components(&[("DNS", &[])]).await?;
+    let mut system = in_the_middle_of_a_week(&fixture).await?;
     let old = system.post(&status_update("DNS", 3)).await?;
     ensure!(old.status == 201, "{old:?}");
     let id = UpdateId(old.header("update-id").parse()?);

@@ -12,7 +12,7 @@ use worker::{
     store::workers::MemberId,
 };
 
-use harness::{Fixture, System, answer, eventually, replay, status_update, tests};
+use harness::{Fixture, System, eventually, replay, status_update, tests};
 
 tests!(
     partitions_are_spread_evenly_over_the_workers_that_live,
@@ -130,10 +130,7 @@ async fn a_worker_that_stalls_between_batches_is_replaced_and_does_no_harm(
     // They are delivered to the one that is stalled.
     let mut taken = 0;
     for _ in 0..20 {
-        let accepted =
-            answer(system.update(&status_update("DNS", 1)).header("Prefer", "respond-async"))
-                .await?;
-        ensure!(accepted.status == 202, "{accepted:?}");
+        system.post_async(0, &status_update("DNS", 1)).await?;
         taken += 1;
     }
     system.start_worker(&[]).await?;
@@ -151,19 +148,15 @@ async fn a_worker_that_stalls_in_its_transaction_is_replaced_and_does_no_harm(
     // Its transaction has the scope's lock when it waits for this one.
     let mut held = system.database.begin().await?;
     sqlx::query("LOCK TABLE incident IN EXCLUSIVE MODE").execute(&mut *held).await?;
-    let accepted =
-        answer(system.update(&status_update("DNS", 1)).header("Prefer", "respond-async")).await?;
-    ensure!(accepted.status == 202, "{accepted:?}");
-    let waiting = "SELECT count(*) FROM pg_stat_activity
-        WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    eventually("the worker waits", async || Ok(system.count(waiting).await? > 0)).await?;
+    let id = system.post_async(0, &status_update("DNS", 1)).await?;
+    system.waits_for_a_lock().await?;
     system.workers[0].signal(Signal::SIGSTOP)?;
     held.rollback().await?;
 
     system.start_worker(&[]).await?;
     is_decided(&system).await?;
-    let first = system.get(accepted.header("location")).await?;
-    ensure!(first.body["outcome"] == "opened", "{first:?}");
+    let first = system.receipt(&id).await?;
+    ensure!(first["outcome"] == "opened", "{first}");
     system.workers[0].signal(Signal::SIGCONT)?;
     no_harm_was_done(system, 2).await
 }
@@ -193,12 +186,8 @@ async fn a_second_signal_ends_a_worker_at_once_and_loses_nothing(
     system.components(&[("DNS", &[])]).await?;
     let mut held = system.database.begin().await?;
     sqlx::query("SELECT 1 FROM sdb_scope FOR UPDATE").execute(&mut *held).await?;
-    let accepted =
-        answer(system.update(&status_update("DNS", 1)).header("Prefer", "respond-async")).await?;
-    ensure!(accepted.status == 202, "{accepted:?}");
-    let waiting = "SELECT count(*) FROM pg_stat_activity
-        WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    eventually("the worker waits", async || Ok(system.count(waiting).await? > 0)).await?;
+    let id = system.post_async(0, &status_update("DNS", 1)).await?;
+    system.waits_for_a_lock().await?;
     let mut worker = system.workers.remove(0);
     worker.signal(Signal::SIGTERM)?;
     eventually("the worker heard", async || Ok(worker.log()?.contains("stopping"))).await?;
@@ -208,8 +197,8 @@ async fn a_second_signal_ends_a_worker_at_once_and_loses_nothing(
     held.rollback().await?;
     system.start_worker(&[]).await?;
     system.drained().await?;
-    let receipt = system.get(accepted.header("location")).await?;
-    ensure!(receipt.body["outcome"] == "opened", "{receipt:?}");
+    let receipt = system.receipt(&id).await?;
+    ensure!(receipt["outcome"] == "opened", "{receipt}");
     system.finish().await
 }
 

@@ -94,9 +94,7 @@ async fn a_worker_that_cannot_read_it_cannot_join(fixture: Arc<Fixture>) -> Resu
         let database = system.database.clone();
         async move { sqlx::query(join).execute(&database).await }
     });
-    let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'
-        AND query LIKE 'INSERT INTO sdb_worker%'";
-    eventually("it waits", async || Ok(system.count(waits).await? > 0)).await?;
+    system.waits_for_a_lock().await?;
     change.commit().await?;
     joining.await??;
     system.finish().await

@@ -11,7 +11,7 @@ use super::{
     components, has_updates, json_of, minutes_from_now, opened, post, shown, updates,
     with_components,
 };
-use harness::{Fixture, eventually, replay, tests};
+use harness::{Fixture, replay, tests};
 
 tests!(
     a_manual_incident_is_opened_changed_and_closed,
@@ -213,12 +213,7 @@ async fn what_another_writer_does_meanwhile_counts(fixture: Arc<Fixture>) -> Res
     let open = [&open[..], &["--component", "1", "--json"]].concat();
     let command = system.worker_command(&open);
     let commit = async {
-        eventually("the command waits", async || {
-            let waiting = "SELECT count(*) FROM pg_stat_activity
-                WHERE datname = current_database() AND wait_event_type = 'Lock'";
-            Ok(system.count(waiting).await? > 0)
-        })
-        .await?;
+        system.waits_for_a_lock().await?;
         foreign.commit().await?;
         anyhow::Ok(())
     };

@@ -198,9 +198,6 @@ fn address_of(uri: &str) -> Result<(String, String)> {
     Ok((host.to_owned(), port.to_owned()))
 }
 
-const WAITING_FOR_A_LOCK: &str = "SELECT count(*) FROM pg_stat_activity
-    WHERE datname = current_database() AND wait_event_type = 'Lock'";
-
 async fn a_batch_is_linked_to_the_messages_of_all_its_traces(fixture: Arc<Fixture>) -> Result<()> {
     let collector = Collector::start().await?;
     let mut system = System::prepared(&fixture).await?;
@@ -216,8 +213,7 @@ async fn a_batch_is_linked_to_the_messages_of_all_its_traces(fixture: Arc<Fixtur
         let request = within(system.update(&update), trace).header("Prefer", "respond-async");
         ensure!(answer(request).await?.status == 202);
         if number == 0 {
-            let waits = async || Ok(system.count(WAITING_FOR_A_LOCK).await? > 0);
-            eventually("the worker waits", waits).await?;
+            system.waits_for_a_lock().await?;
         }
     }
     scope.rollback().await?;
@@ -268,8 +264,7 @@ async fn a_redelivered_update_stays_in_its_trace(fixture: Arc<Fixture>) -> Resul
         within(system.update(&status_update("DNS", 1)), &trace).header("Prefer", "respond-async");
     let accepted = answer(request).await?;
     ensure!(accepted.status == 202, "{accepted:?}");
-    let waits = async || Ok(system.count(WAITING_FOR_A_LOCK).await? > 0);
-    eventually("the worker waits", waits).await?;
+    system.waits_for_a_lock().await?;
     // It commits, and is killed before RabbitMQ has its acknowledgement.
     proxy.silence();
     scope.rollback().await?;
