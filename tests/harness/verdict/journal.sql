@@ -20,7 +20,7 @@ CREATE TABLE verdict.journal (
     snapshot varchar
 );
 
--- What is seen by whoever begins after this.
+-- Seen by every transaction that begins after this.
 CREATE TABLE verdict.mark (
     at bigint NOT NULL DEFAULT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint,
     snapshot varchar NOT NULL DEFAULT pg_current_snapshot()::text

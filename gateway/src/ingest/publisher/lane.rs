@@ -337,7 +337,8 @@ impl Sending {
             partition,
             "RabbitMQ does not confirm what a partition takes: its channel is given up"
         );
-        // Once the channel is closed, RabbitMQ discards what it has not read.
+        // When the channel is closed, RabbitMQ has read everything that was sent on it: nothing of it is
+        // queued later than what the next channel sends.
         if let Some(channel) = self.channel.take() {
             let channel = Object::take(channel);
             let closed = timeout(CLOSE_LIMIT, channel.close(200, "overdue".into())).await;

@@ -123,7 +123,7 @@ fn maintenance() -> impl Strategy<Value = Incident> {
             impact: Impact::Maintenance,
             start,
             end,
-            // It is a maintenance, whoever created it.
+            // It is a maintenance, regardless of who created it.
             system,
             components,
             updates,
