@@ -60,6 +60,8 @@ pub(crate) struct Bench {
     pub(crate) token: String,
     pub(crate) report: Report,
     pub(crate) servers: Arc<Servers>,
+    /// Partitions of each system, if not the default number.
+    partitions: Option<u16>,
     binaries: Arc<Binaries>,
     /// Systems that were made.
     names: BTreeSet<String>,
@@ -72,6 +74,7 @@ impl Bench {
         token: String,
         servers: Servers,
         binaries: Binaries,
+        partitions: Option<u16>,
     ) -> Self {
         Self {
             scale,
@@ -79,6 +82,7 @@ impl Bench {
             token,
             report: Report::default(),
             servers: Arc::new(servers),
+            partitions,
             binaries: Arc::new(binaries),
             names: BTreeSet::new(),
         }
@@ -97,7 +101,9 @@ impl Bench {
             folder,
             has_journal: false,
         });
-        let system = System::prepared(&fixture).await?;
+        let partitions = self.partitions.map(|number| number.to_string());
+        let settings = partitions.as_deref().map(|number| ("SDB_PARTITIONS", number));
+        let system = System::prepared_with(&fixture, settings.as_slice()).await?;
         add_components(&system).await?;
         Ok(system)
     }

@@ -53,6 +53,9 @@ struct Arguments {
     /// Run each part for a moment, to see that it works. Figures and targets mean nothing then.
     #[arg(long)]
     smoke: bool,
+    /// Partitions of each system; if not given, the default number.
+    #[arg(long)]
+    partitions: Option<u16>,
     /// Print JSON instead of a table.
     #[arg(long)]
     json: bool,
@@ -119,7 +122,8 @@ fn run(arguments: &Arguments) -> Result<()> {
     fs::create_dir(&folder)?;
     let servers = Servers::start(&folder.join("servers"))?;
     let token = token(SECRET, &json!({ CLAIM: "benchmark" }));
-    let mut bench = Bench::new(scale(arguments), &folder, token, servers, binaries);
+    let mut bench =
+        Bench::new(scale(arguments), &folder, token, servers, binaries, arguments.partitions);
     let circumstances = runtime.block_on(circumstances(&bench))?;
     let measured = runtime.block_on(measure(&mut bench, arguments));
     // Whatever was measured before an error is shown.

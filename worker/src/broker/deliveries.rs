@@ -1,16 +1,14 @@
-//! Deliveries of RabbitMQ, and their acknowledgements.
+//! Deliveries of RabbitMQ.
 
 use std::{
-    collections::{HashMap, HashSet},
     pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
 };
 
-use futures_util::{Stream, StreamExt, future::try_join_all, stream};
+use futures_util::{Stream, StreamExt, stream};
 use lapin::{
     Acker, Connection,
     message::Delivery,
@@ -18,7 +16,6 @@ use lapin::{
     types::{AMQPValue, FieldTable, ShortString},
 };
 use shared::{envelope, traces};
-use tokio::time::timeout;
 
 use super::repartition::is_marker;
 use crate::{
@@ -27,8 +24,6 @@ use crate::{
     store::workers::MemberId,
 };
 
-/// Time limit for sending an acknowledgement.
-const ACK_LIMIT: Duration = Duration::from_secs(10);
 /// Why deliveries or acknowledgements ended.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DeliveryError {
@@ -62,9 +57,9 @@ pub(super) struct Unsettled {
 }
 
 impl Unsettled {
-    /// Records that one of its updates is finished; returns whether it was the last one.
-    fn settle_one(&self) -> bool {
-        self.updates.fetch_sub(1, Ordering::Relaxed) == 1
+    /// Records that one of its updates is finished; returns the delivery if it was the last one.
+    pub(super) fn settle_one(&self) -> Option<&Acker> {
+        (self.updates.fetch_sub(1, Ordering::Relaxed) == 1).then_some(&self.acker)
     }
 }
 
@@ -72,38 +67,6 @@ impl Deferrable for Received {
     fn incoming(&self) -> &Incoming {
         &self.incoming
     }
-}
-
-/// Acknowledges the deliveries whose updates are all finished: with one cumulative acknowledgement for
-/// each queue, unless updates of that queue are deferred, which it would include. An envelope with
-/// unfinished updates is acknowledged later.
-pub(super) async fn acknowledge(
-    settled: impl Iterator<Item = &Received>,
-    held: &HashSet<Arc<str>>,
-) -> Result<(), DeliveryError> {
-    let mut last: HashMap<&str, &Acker> = HashMap::new();
-    let mut single: Vec<&Acker> = Vec::new();
-    for received in settled.filter(|received| received.unsettled.settle_one()) {
-        let acker = &received.unsettled.acker;
-        if held.contains(&received.queue) {
-            single.push(acker);
-        } else {
-            last.insert(&received.queue, acker);
-        }
-    }
-    let all = last.into_values().map(|acker| (acker, true));
-    let all = all.chain(single.into_iter().map(|acker| (acker, false)));
-    try_join_all(all.map(|(acker, multiple)| async move {
-        let acknowledged = acker.ack(BasicAckOptions { multiple });
-        match timeout(ACK_LIMIT, acknowledged).await {
-            Ok(Ok(true)) => Ok(()),
-            Ok(Ok(false)) => Err(DeliveryError::Stale),
-            Ok(Err(error)) => Err(error.into()),
-            Err(_) => Err(DeliveryError::Silent),
-        }
-    }))
-    .await?;
-    Ok(())
 }
 
 /// Starts the deliveries of one queue, on a channel of its own. Their end is an error. The worker's

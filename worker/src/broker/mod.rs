@@ -1,6 +1,7 @@
 //! RabbitMQ: sessions that consume, acknowledge and reply; the queues, their number and their policies;
 //! the requeueing of parked updates.
 
+mod acknowledgements;
 mod deliveries;
 pub(crate) mod policies;
 mod redeclare;

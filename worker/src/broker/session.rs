@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeSet, HashSet},
+    future::pending,
     pin::pin,
     sync::Arc,
     time::Duration,
@@ -28,7 +29,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    deliveries::{Deliveries, DeliveryError, QueueKind, Received, acknowledge, consume},
+    acknowledgements::Acknowledgements,
+    deliveries::{Deliveries, DeliveryError, QueueKind, Received, consume},
     redeclare::redeclare,
     replies::{Reply, ReplySender},
 };
@@ -141,16 +143,21 @@ impl Consumer {
         // Messages that are ready form one batch, from all queues; order within each queue is kept.
         let mut batches = select_all(deliveries).ready_chunks(self.batch);
         WORKER.held.set(0);
+        let mut acknowledgements = Acknowledgements::new(share.topology().prefetch);
         let ended = match started {
             Some(Ok(Ok(()))) => {
                 self.readiness.consuming(member.id, share.clone());
-                let working = self.work_through(&mut batches, &share, member);
-                let ended = tokio::select! {
+                let working =
+                    self.work_through(&mut batches, &share, member, &mut acknowledgements);
+                let mut ended = tokio::select! {
                     ended = working => ended,
                     () = lost(&connection) => Err(DeliveryError::Ended.into()),
                     () = sampling::queues(&connection, &share), if self.is_measured => Ok(()),
                     () = redeclare(&connection, &share, declared_by) => Ok(()),
                 };
+                if ended.is_ok() {
+                    ended = acknowledgements.send().await.map_err(Into::into);
+                }
                 match &ended {
                     Ok(()) => self.readiness.waiting_for("the partitions are being shared anew"),
                     Err(error) => self.readiness.unavailable(chain(error)),
@@ -214,6 +221,7 @@ impl Consumer {
         batches: &mut (impl Stream<Item = Vec<Result<Received, DeliveryError>>> + Unpin),
         share: &Share,
         member: &Member,
+        acknowledgements: &mut Acknowledgements,
     ) -> Result<(), ConsumeError> {
         let mut another_share = pin!(member.share_other_than(share));
         // It belongs to the session: when that ends, deferred messages are redelivered.
@@ -224,12 +232,16 @@ impl Consumer {
                 () = self.stop.cancelled() => return Ok(()),
                 () = &mut another_share => return Ok(()),
                 () = sleep_until(held.due()), if !held.is_empty() => Vec::new(),
+                () = due(acknowledgements) => {
+                    acknowledgements.send().await?;
+                    continue;
+                }
                 // None when the share is empty.
                 Some(batch) = batches.next() => batch,
             };
             let batch: Vec<Received> = batch.into_iter().collect::<Result<_, _>>()?;
             tokio::select! {
-                done = self.work(member.id, batch, &mut held) => done?,
+                done = self.work(member.id, batch, &mut held, acknowledgements) => done?,
                 () = self.abandon.cancelled() => return Err(ConsumeError::Abandoned),
                 () = member.expired() => return Err(MembershipError::Expired.into()),
             }
@@ -243,16 +255,17 @@ impl Consumer {
         member: MemberId,
         batch: Vec<Received>,
         held: &mut DeferredQueue<Received>,
+        acknowledgements: &mut Acknowledgements,
     ) -> Result<(), ConsumeError> {
         if !held.is_empty() && held.due() <= Instant::now() {
             let again = held.take(self.batch);
             let tried = again.len();
-            let deferred = self.apply(member, again, held).await?;
+            let deferred = self.apply(member, again, held, acknowledgements).await?;
             held.defer_again(deferred, tried);
         }
         let batch = held.keep_blocked(batch);
         if !batch.is_empty() {
-            let deferred = self.apply(member, batch, held).await?;
+            let deferred = self.apply(member, batch, held, acknowledgements).await?;
             held.add(deferred);
         }
         WORKER.held.set(held.len() as i64);
@@ -262,12 +275,13 @@ impl Consumer {
     /// Applies a batch; returns the deferred messages, in order. `held` are those deferred before.
     ///
     /// The order is commit, reply, acknowledge. Replies precede acknowledgements because clients wait for
-    /// them: what is not acknowledged is redelivered, and the inbox recognizes it.
+    /// them.
     async fn apply(
         &self,
         member: MemberId,
         batch: Vec<Received>,
         held: &DeferredQueue<Received>,
+        acknowledgements: &mut Acknowledgements,
     ) -> Result<Vec<Received>, ConsumeError> {
         let CommittedBatch { settled, deferred, blocked_by } = self.commit(member, batch).await?;
         if !blocked_by.is_empty() {
@@ -276,18 +290,18 @@ impl Consumer {
         trace_decisions(&settled);
         let queues_held: HashSet<Arc<str>> =
             held.iter().chain(&deferred).map(|received| received.queue.clone()).collect();
-        let acknowledging = acknowledge(settled.iter().map(|(received, _)| received), &queues_held);
         let replies = settled.iter().filter_map(|(received, result)| -> Option<Reply> {
             let trace = received.incoming.trace.clone();
             Some((received.reply_to.clone()?, result.clone()?, trace))
         });
         self.replies.send(replies);
-        acknowledging.await?;
+        acknowledgements.add(settled.iter().map(|(received, _)| received), &queues_held);
         for (received, _) in &settled {
             if let Some(trace) = &received.incoming.trace {
-                trace.acknowledged();
+                trace.settled();
             }
         }
+        acknowledgements.send_due().await?;
         Ok(deferred)
     }
 
@@ -345,6 +359,14 @@ fn trace_decisions(settled: &[(Received, Option<UpdateResult>)]) {
             // A message without an id has no result, because it is parked.
             trace.decided(result.as_ref().map_or(&Verdict::Parked, |result| &result.verdict));
         }
+    }
+}
+
+/// Waits until acknowledgements must be sent.
+async fn due(acknowledgements: &Acknowledgements) {
+    match acknowledgements.due() {
+        Some(due) => sleep_until(due).await,
+        None => pending().await,
     }
 }
 

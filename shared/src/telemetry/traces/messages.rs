@@ -183,8 +183,8 @@ impl Processing {
         self.context.span().set_attributes(answer_attributes(verdict));
     }
 
-    /// RabbitMQ has its acknowledgement.
-    pub fn acknowledged(&self) {
+    /// It is committed, and its reply is on its way; its acknowledgement waits for others.
+    pub fn settled(&self) {
         self.context.span().end();
     }
 
