@@ -93,21 +93,8 @@ pub(crate) fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
     let system = System { programs, environment, stop };
     let has_samples = prepare(arguments, &backing, &system)?;
 
-    say(&format!("starting {} worker(s) and {} gateway(s)", arguments.workers, arguments.gateways));
     // Made after the servers, and so ended before them.
-    let mut children = Children::default();
-    let (gateways, workers) = (arguments.gateways.into(), arguments.workers);
-    let admin = |place: usize| admins.get(place).map(|a| (settings::ADMIN, a.to_string()));
-    for (number, place) in (1..=workers).zip(gateways..) {
-        let mut worker = system.worker(&["run"]);
-        worker.envs(admin(place));
-        children.start_worker(number, worker)?;
-    }
-    for ((address, number), place) in addresses.iter().zip(1..).zip(0..) {
-        let mut gateway = system.gateway(&["run"]);
-        gateway.env(settings::BIND, address.to_string()).envs(admin(place));
-        children.start_gateway(number, gateway)?;
-    }
+    let mut children = start(arguments.workers, &addresses, &admins, &system)?;
     let healthy = |children: &mut Children| {
         stop.check()?;
         match children.ended().or_else(|| backing.ended()) {
@@ -128,6 +115,30 @@ pub(crate) fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
     let outcome = healthy(&mut children);
     say("stopping: gateways, workers, then the servers");
     outcome
+}
+
+/// Starts the workers, and a gateway at each of the addresses; `admins` are for the gateways first.
+fn start(
+    workers: u16,
+    addresses: &[Address],
+    admins: &[Address],
+    system: &System,
+) -> Result<Children> {
+    let gateways = addresses.len();
+    say(&format!("starting {workers} worker(s) and {gateways} gateway(s)"));
+    let mut children = Children::default();
+    let admin = |place: usize| admins.get(place).map(|a| (settings::ADMIN, a.to_string()));
+    for (number, place) in (1..=workers).zip(gateways..) {
+        let mut worker = system.worker(&["run"]);
+        worker.envs(admin(place));
+        children.start_worker(number, worker)?;
+    }
+    for ((address, number), place) in addresses.iter().zip(1..).zip(0..) {
+        let mut gateway = system.gateway(&["run"]);
+        gateway.env(settings::BIND, address.to_string()).envs(admin(place));
+        children.start_gateway(number, gateway)?;
+    }
+    Ok(children)
 }
 
 /// Prepares the database if it is private or if that was requested; otherwise checks whether it is

@@ -60,7 +60,8 @@ async fn command(command: Command) -> Result<()> {
             telemetry::init(&settings)?;
             settings.not_ours().log();
             let config = Config::from_settings(&settings)?;
-            traces::start("status-dashboard-gateway", &settings)?;
+            let (broker, database) = (config.broker.address(), config.database.address());
+            traces::start("status-dashboard-gateway", broker, database)?;
             let server = server::build(config, shutdown::on_signal()?).await?;
             let served = server.run(&settings).await;
             traces::flush().await;

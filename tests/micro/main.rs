@@ -21,7 +21,7 @@ use shared::{
     update_id::UpdateId,
 };
 use uuid::Uuid;
-use worker::domain::ActiveState;
+use worker::domain::{ActiveState, Update, decide};
 
 /// Updates of a batch, as a busy worker takes them.
 const BATCH: u64 = 512;
@@ -45,26 +45,30 @@ fn main() -> Result<()> {
 fn decisions(criterion: &mut Criterion) -> Result<()> {
     let updates = (0..BATCH)
         .map(|index| {
+            let component = ComponentId((index % COMPONENTS) as i32);
             let impact = Impact::try_from((index / COMPONENTS % 3) as i16 + 1)?;
-            Ok((ComponentId((index % COMPONENTS) as i32), impact, at(index as i64)?))
+            Ok(Update { component, impact, text: "Incident", at: at(index as i64)? })
         })
         .collect::<Result<Vec<_>>>()?;
-    let decide = |mut state: ActiveState| {
-        for (component, impact, now) in &updates {
-            black_box(state.apply(*component, *impact, "Incident", *now));
+    let apply = |mut state: ActiveState| {
+        let mut timeline = Vec::new();
+        for update in &updates {
+            let decision = decide(&state, *update);
+            black_box(state.carry_out(decision, *update, &mut timeline));
         }
+        black_box(timeline);
         state
     };
     let empty = ActiveState::new(BTreeMap::new(), HashMap::new());
-    let full = decide(empty.clone());
+    let full = apply(empty.clone());
 
     let mut group = criterion.benchmark_group("decision");
     group.throughput(Throughput::Elements(BATCH));
     group.bench_function("batch that changes much", |bencher| {
-        bencher.iter_batched(|| empty.clone(), decide, BatchSize::SmallInput);
+        bencher.iter_batched(|| empty.clone(), apply, BatchSize::SmallInput);
     });
     group.bench_function("batch that changes nothing", |bencher| {
-        bencher.iter_batched(|| full.clone(), decide, BatchSize::SmallInput);
+        bencher.iter_batched(|| full.clone(), apply, BatchSize::SmallInput);
     });
     group.finish();
     Ok(())

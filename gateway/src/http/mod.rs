@@ -6,6 +6,7 @@ pub(crate) mod error;
 pub(crate) mod impact;
 pub(crate) mod prefer;
 pub(crate) mod query;
+pub(crate) mod receipt;
 pub(crate) mod request;
 pub(crate) mod schema;
 pub(crate) mod transfer;

@@ -31,10 +31,12 @@ const READ_LIMIT: Duration = Duration::from_secs(5);
 /// Maximum number of incidents cached for the next batch.
 const KEPT: usize = 64;
 
-/// The result of an update, with its incident as it is now.
-pub(crate) struct UpdateOutcome {
+/// A verdict that has arrived, with the incident that it names.
+///
+/// It is not the answer yet: that also needs what only the request knows ([`Submitted`](super::submit::Submitted)).
+pub(crate) struct ArrivedVerdict {
     pub(crate) verdict: Verdict,
-    /// None if the verdict names none, or it can't be read.
+    /// The incident as it is now. None if the verdict names none, or it can't be read.
     pub(crate) incident: Option<Arc<Shown>>,
 }
 
@@ -59,7 +61,7 @@ struct AwaitedUpdate {
     /// Whether its outcome has arrived; it is delivered once the incidents are read.
     answered: bool,
     /// The pending request; none for a probe.
-    sender: Option<oneshot::Sender<UpdateOutcome>>,
+    sender: Option<oneshot::Sender<ArrivedVerdict>>,
 }
 
 /// Whether a request waits for the outcome of its update.
@@ -81,7 +83,7 @@ pub(crate) struct PendingRequest<'a> {
     component: ComponentId,
     accepted: bool,
     /// Receives the outcome.
-    pub(crate) outcome: oneshot::Receiver<UpdateOutcome>,
+    pub(crate) outcome: oneshot::Receiver<ArrivedVerdict>,
 }
 
 impl PendingRequests {
@@ -131,14 +133,14 @@ impl PendingRequests {
             results.retain(|result| state.is_waited_for(result.id));
         }
         let ids: BTreeSet<IncidentId> =
-            results.iter().filter_map(|result| incident_id(&result.verdict)).collect();
+            results.iter().filter_map(|result| result.verdict.incident()).collect();
         let incidents = self.shown(&ids).await;
         let mut state = self.state.lock();
         for UpdateResult { id, verdict } in results {
             if let Some(AwaitedUpdate { sender: Some(sender), .. }) = state.by_id.remove(&id) {
-                let incident = incident_id(&verdict).and_then(|id| incidents.get(&id).cloned());
+                let incident = verdict.incident().and_then(|id| incidents.get(&id).cloned());
                 // A request that gave up this very moment finds its receipt.
-                drop(sender.send(UpdateOutcome { verdict, incident }));
+                drop(sender.send(ArrivedVerdict { verdict, incident }));
             }
         }
     }
@@ -221,14 +223,6 @@ impl PendingState {
             self.by_id.insert(id, AwaitedUpdate { partition, answered: false, sender: None });
         }
         probes
-    }
-}
-
-fn incident_id(verdict: &Verdict) -> Option<IncidentId> {
-    match verdict {
-        Verdict::Decided { incident, .. } => Some(incident.id),
-        Verdict::Repeated { incident, .. } => Some(*incident),
-        Verdict::Rejected | Verdict::Parked => None,
     }
 }
 

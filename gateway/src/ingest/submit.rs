@@ -6,13 +6,14 @@ mod resolve;
 
 use std::{sync::Arc, time::Duration};
 
+use axum::http::StatusCode;
 use futures_util::future::join_all;
 use shared::{
     component::{Attribute, Component},
     impact::Impact,
     incident::IncidentSnapshot,
     message::{UpdateMessage, Verdict},
-    metrics::{AnsweredLabel, GATEWAY, Refused, ResultLabel},
+    metrics::{AnsweredLabel, GATEWAY, Refused},
     outcome::Reason,
     throttled,
     traces::{self, Traces, Waiting},
@@ -25,14 +26,16 @@ use tokio::{
 };
 
 use super::{
-    pending::{PendingRequest, PendingRequests, Registration, UpdateOutcome},
+    pending::{ArrivedVerdict, PendingRequest, PendingRequests, Registration},
     publisher::{PublishError, Publisher},
 };
 use crate::{
     auth::rate_limit::RateLimit,
-    http::{error::ApiError, request::Preference},
+    http::{error::ApiError, receipt, request::Preference},
     stop::Stop,
-    store::{catalogue::CatalogueCopy, clock::DatabaseClock, incidents::Shown},
+    store::{
+        catalogue::CatalogueCopy, clock::DatabaseClock, incidents::Shown, receipts::UpdateState,
+    },
 };
 
 /// Time for queries needed by one of several updates: an unknown component, or a text that some encodings
@@ -51,24 +54,22 @@ pub(crate) struct StatusUpdate {
     pub(crate) idempotency_key: Option<String>,
 }
 
-/// The result of an update at the end of its request.
+/// What became of an update by the end of its request, as far as its answer goes: the same for every endpoint.
+///
+/// Unlike a [`Verdict`] it also says what came of an update that no worker has decided yet, or that was never
+/// queued.
 pub(crate) enum Submitted {
-    /// It is invalid, or can't be accepted now. Nothing was queued.
-    Refused(ApiError),
-    /// RabbitMQ did not accept it, or that is unknown.
-    Unpublished { id: UpdateId, error: PublishError },
-    /// It is safe. Its receipt will have the outcome.
-    Pending(UpdateId),
-    /// It can't be applied, and is parked.
-    Parked(UpdateId),
-    /// Its idempotency key was used for another update.
-    Rejected(UpdateId),
     /// It was decided, now or when its idempotency key was used first.
     Decided(Decided),
+    /// It is safe, and its receipt has the rest: it is pending or parked.
+    Accepted(UpdateId, UpdateState),
+    /// It changed nothing, or that is unknown, which the error says; with its id, if it was assigned one.
+    Refused(Option<UpdateId>, ApiError),
 }
 
-/// An update's outcome.
+/// The decision on an update, and its incident.
 pub(crate) struct Decided {
+    /// The update; the first one with its idempotency key, if that was used before.
     pub(crate) id: UpdateId,
     pub(crate) component: Component,
     pub(crate) reason: Reason,
@@ -151,7 +152,7 @@ impl<'a> Intake<'a> {
         }
         let mut taken = self.deliver(messages, preference, deadline).await.into_iter();
         let of_each = |refused: Option<ApiError>| match refused {
-            Some(error) => Some(Submitted::Refused(error)),
+            Some(error) => Some(Submitted::Refused(None, error)),
             None => taken.next(),
         };
         refused.into_iter().filter_map(of_each).collect()
@@ -255,7 +256,7 @@ impl<'a> Intake<'a> {
                 }
                 decided(message, outcome)
             }
-            None => Submitted::Pending(message.id),
+            None => Submitted::Accepted(message.id, UpdateState::Pending),
         }
     }
 }
@@ -286,34 +287,36 @@ impl<'a> Awaited<'a> {
     }
 }
 
-fn decided(message: UpdateMessage, outcome: UpdateOutcome) -> Submitted {
-    let UpdateOutcome { verdict, incident } = outcome;
+fn decided(message: UpdateMessage, arrived: ArrivedVerdict) -> Submitted {
+    let ArrivedVerdict { verdict, incident } = arrived;
     let (id, reason, snapshot) = match verdict {
         Verdict::Decided { reason, incident } => (message.id, reason, Some(incident)),
         Verdict::Repeated { original, reason, .. } => (original, reason, None),
-        Verdict::Parked => return Submitted::Parked(message.id),
-        Verdict::Rejected => return Submitted::Rejected(message.id),
+        Verdict::Parked => return Submitted::Accepted(message.id, UpdateState::Parked),
+        Verdict::Rejected => {
+            let text = "This Idempotency-Key was used for another update; nothing was changed";
+            let error = ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, text);
+            return Submitted::Refused(Some(message.id), error);
+        }
     };
     // Without its incident it can't be shown.
-    let Some(incident) = incident else { return Submitted::Pending(id) };
+    let Some(incident) = incident else { return Submitted::Accepted(id, UpdateState::Pending) };
     let component = message.component;
     Submitted::Decided(Decided { id, component, reason, incident, snapshot })
 }
 
 /// The label of the answer.
-fn answered_label(outcome: &UpdateOutcome) -> AnsweredLabel {
-    AnsweredLabel::Result(match (&outcome.verdict, &outcome.incident) {
-        (Verdict::Parked, _) => ResultLabel::Parked,
-        (Verdict::Rejected, _) => ResultLabel::Rejected,
-        // Without its incident it can't be shown.
-        (_, None) => return AnsweredLabel::Pending,
-        (Verdict::Decided { reason, .. }, Some(_)) => ResultLabel::Decided(reason.outcome()),
-        (Verdict::Repeated { .. }, Some(_)) => ResultLabel::Repeated,
-    })
+fn answered_label(arrived: &ArrivedVerdict) -> AnsweredLabel {
+    let ArrivedVerdict { verdict, incident } = arrived;
+    match (verdict.incident(), incident) {
+        (Some(_), None) => AnsweredLabel::Pending,
+        (Some(_), Some(_)) | (None, _) => AnsweredLabel::Result(verdict.into()),
+    }
 }
 
+/// 503: it was not accepted, or that is unknown.
 fn unpublished(id: UpdateId, error: PublishError) -> Submitted {
-    let refused = match error {
+    let label = match error {
         PublishError::Absent => Refused::Absent,
         PublishError::Blocked => Refused::Blocked,
         PublishError::Late => Refused::Late,
@@ -322,8 +325,21 @@ fn unpublished(id: UpdateId, error: PublishError) -> Submitted {
         PublishError::NoQueue => Refused::NoQueue,
         PublishError::Unconfirmed => Refused::Unconfirmed,
     };
-    GATEWAY.refused.of(refused).inc();
+    GATEWAY.refused.of(label).inc();
     let trace_id = traces::current_id().map(tracing::field::display);
     tracing::debug!(update = %id, trace_id, reason = %error, "update not taken");
-    Submitted::Unpublished { id, error }
+    let text = match error {
+        PublishError::Unconfirmed => format!(
+            "{error}: the update may have been queued or not. Send it again with the same \
+            Idempotency-Key, or look at {}",
+            receipt::path(id)
+        ),
+        PublishError::Absent
+        | PublishError::Blocked
+        | PublishError::Late
+        | PublishError::Full
+        | PublishError::Changing
+        | PublishError::NoQueue => format!("{error}; nothing was queued, try again"),
+    };
+    Submitted::Refused(Some(id), ApiError::unavailable(text))
 }

@@ -151,17 +151,7 @@ impl Server {
         let app = self.app.clone();
         let service = TowerToHyperService::new(router(self.app, watched));
         let connections = Arc::new(Semaphore::new(self.connections));
-        let graceful = GracefulShutdown::new();
-        let mut http = http1::Builder::new();
-        http.timer(TokioTimer::new())
-            // `Pace` has these limits, and distinguishes an idle connection from a slow head.
-            .header_read_timeout(None)
-            // A client may half-close the connection after its request, and wait for the answer.
-            .half_close(true)
-            .max_buf_size(LARGEST_HEAD)
-            // Without it a head that arrives in one piece may exceed the buffer size.
-            .max_header_size(LARGEST_HEAD)
-            .max_headers(MOST_HEADERS);
+        let (http, graceful) = (http(), GracefulShutdown::new());
         loop {
             let accepted = tokio::select! {
                 _ = app.stops() => break,
@@ -178,21 +168,7 @@ impl Server {
             let socket = limited(stream.clone(), transfer.clone(), pace.clone());
             let connection = graceful.watch(http.serve_connection(TokioIo::new(socket), service));
             tokio::spawn(async move {
-                tokio::select! {
-                    biased;
-                    ended = connection => if let Err(error) = ended {
-                        tracing::debug!(reason = chain(&error), "a connection ended early");
-                    },
-                    () = transfer.overdue() => tracing::debug!("an answer took too long"),
-                    phase = pace.overdue() => match phase {
-                        ConnectionPhase::Idle => {}
-                        ConnectionPhase::Head => tracing::debug!("a request's head took too long"),
-                        ConnectionPhase::Answer | ConnectionPhase::Send => {
-                            tracing::debug!("an answer took too long");
-                        }
-                    },
-                    () = reset(&stream) => tracing::debug!("a client reset its connection"),
-                }
+                within_limits(connection, &transfer, &pace, &stream).await;
                 drop(place);
             });
         }
@@ -200,6 +176,45 @@ impl Server {
         if timeout(DRAIN_LIMIT, graceful.shutdown()).await.is_err() {
             tracing::warn!("stopped with requests unfinished");
         }
+    }
+}
+
+/// HTTP/1.1 with limits for the heads of requests.
+fn http() -> http1::Builder {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        // `Pace` has these limits, and distinguishes an idle connection from a slow head.
+        .header_read_timeout(None)
+        // A client may half-close the connection after its request, and wait for the answer.
+        .half_close(true)
+        .max_buf_size(LARGEST_HEAD)
+        // Without it a head that arrives in one piece may exceed the buffer size.
+        .max_header_size(LARGEST_HEAD)
+        .max_headers(MOST_HEADERS);
+    http
+}
+
+/// Serves a connection until it ends, or exceeds a time limit, or its client resets it.
+async fn within_limits(
+    connection: impl Future<Output = hyper::Result<()>>,
+    transfer: &Transfer,
+    pace: &Pace,
+    stream: &TcpStream,
+) {
+    tokio::select! {
+        biased;
+        ended = connection => if let Err(error) = ended {
+            tracing::debug!(reason = chain(&error), "a connection ended early");
+        },
+        () = transfer.overdue() => tracing::debug!("an answer took too long"),
+        phase = pace.overdue() => match phase {
+            ConnectionPhase::Idle => {}
+            ConnectionPhase::Head => tracing::debug!("a request's head took too long"),
+            ConnectionPhase::Answer | ConnectionPhase::Send => {
+                tracing::debug!("an answer took too long");
+            }
+        },
+        () = reset(stream) => tracing::debug!("a client reset its connection"),
     }
 }
 

@@ -1,12 +1,29 @@
 //! Receipts: what the database has of single updates.
 
+use serde::Serialize;
 use serde_json::Value;
 use shared::{
     component::ComponentId, incident::IncidentId, timestamp::Timestamp, update_id::UpdateId,
 };
 use sqlx::{FromRow, PgPool};
+use utoipa::ToSchema;
 
 use super::clock;
+
+/// How far an update has come.
+// By the tables that have it. It is no outcome: that is what a rule decided, and only a `done` update has one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum UpdateState {
+    /// It is queued, or may still be.
+    Pending,
+    /// It was decided, and `outcome` says how.
+    Done,
+    /// Its idempotency key was used for another update: it changed nothing.
+    Rejected,
+    /// It can't be applied as it is: an operator has to look at it.
+    Parked,
+}
 
 /// An update in the inbox, with its component as it is now.
 #[derive(FromRow)]

@@ -53,7 +53,8 @@ impl Broker {
     }
 
     /// Its host and port, for traces.
-    pub(crate) fn address(&self) -> (String, u16) {
+    #[must_use]
+    pub fn address(&self) -> (String, u16) {
         (self.uri.authority.host.clone(), self.uri.authority.port)
     }
 

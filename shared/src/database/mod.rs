@@ -181,8 +181,9 @@ impl ConnectOptions {
         }
     }
 
-    /// The host, port and database, for traces.
-    pub(crate) fn address(&self) -> (String, u16, String) {
+    /// The host, or the folder of a Unix socket, the port and the name of the database, for traces.
+    #[must_use]
+    pub fn address(&self) -> (String, u16, String) {
         let connect = &self.connect;
         let folder = connect.get_socket().map(|folder| folder.display().to_string());
         let host = folder.unwrap_or_else(|| connect.get_host().to_owned());

@@ -1,12 +1,13 @@
-//! The outcome of a status update, and the rule that led to it. The decision, the inbox, the logs and the
-//! answers all use these types.
+//! The outcome of a status update that a rule decided, and that rule. The decision, the inbox, the logs, the
+//! metrics and the answers all use these types. What else may become of an update has types of its own:
+//! ARCHITECTURE.md lists them.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use strum::IntoStaticStr;
 
-/// What a status update did. The words are those of the receipt (`docs/api.md`).
+/// What a status update did, by the rules. The words are those of the receipt (`docs/api.md`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, IntoStaticStr)]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
@@ -46,7 +47,8 @@ impl Outcome {
     }
 }
 
-/// The rule of `docs/concepts.md` ("The five rules") that decided an update.
+/// The rule of `docs/concepts.md` ("The five rules") that decided an update. The [`Outcome`] follows from it,
+/// so it is what is passed on and recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, IntoStaticStr)]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]

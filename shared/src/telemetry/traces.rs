@@ -27,7 +27,6 @@ pub use self::{
     messages::{Processing, Publishing, Replying, Waiting},
     transaction::Transaction,
 };
-use crate::{broker::Broker, database, settings::Settings};
 
 /// Time limit for exporting the last spans at exit.
 const FLUSH_LIMIT: Duration = Duration::from_secs(2);
@@ -57,25 +56,28 @@ pub enum Client {
     Stranger,
 }
 
-/// Starts to create and export spans, if the `OTEL_` variables enable it.
+/// Starts to create and export spans, if the `OTEL_` variables enable it. The spans name RabbitMQ by its host and
+/// port, and the database by those of PostgreSQL and its name.
 ///
 /// # Errors
-/// When they have invalid values.
-pub fn start(service: &'static str, settings: &Settings) -> Result<(), ExportError> {
+/// When the variables have invalid values.
+pub fn start(
+    service: &'static str,
+    broker: (String, u16),
+    database: (String, u16, String),
+) -> Result<(), ExportError> {
     if !export::is_wanted()? {
         return Ok(());
     }
-    let (host, port) = Broker::from_settings(settings)?.address();
-    let database = database::connect_options(settings, service)?;
     let provider = export::start(service)?;
     let traces = Traces {
         tracer: provider.tracer("status-dashboard"),
         provider,
         propagator: TraceContextPropagator::new(),
         longest_text: export::longest_text()?,
-        broker: address(host, port),
+        broker: address(broker.0, broker.1),
         database: {
-            let (host, port, name) = database.address();
+            let (host, port, name) = database;
             let [host, port] = address(host, port);
             [KeyValue::new("db.namespace", name), host, port]
         },

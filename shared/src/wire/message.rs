@@ -71,7 +71,10 @@ pub struct UpdateResult {
     pub verdict: Verdict,
 }
 
-/// The verdict on a status update.
+/// What became of a status update, as a worker reports it to the gateway that waits.
+///
+/// An [`Outcome`](crate::outcome::Outcome) is only what a rule decided. A verdict also says that there is
+/// none, and has the incident for the answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum Verdict {
@@ -95,6 +98,18 @@ pub enum Verdict {
     Rejected,
     /// It could not be applied and is parked for an operator.
     Parked,
+}
+
+impl Verdict {
+    /// The incident that it names.
+    #[must_use]
+    pub const fn incident(&self) -> Option<IncidentId> {
+        match self {
+            Self::Decided { incident, .. } => Some(incident.id),
+            Self::Repeated { incident, .. } => Some(*incident),
+            Self::Rejected | Self::Parked => None,
+        }
+    }
 }
 
 #[derive(Deserialize)]

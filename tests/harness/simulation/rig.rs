@@ -265,10 +265,10 @@ impl Rig {
         ensure!(batch.len() == applied.len(), "{} of {}", applied.len(), batch.len());
         for (incoming, applied) in batch.iter().zip(applied) {
             match applied {
-                Applied::Settled(result) => {
-                    let result = result.clone().context("a result without an id")?;
-                    ensure!(incoming.update_id() == Some(result.id), "{result:?}: {incoming:?}");
-                    self.results.push(result);
+                Applied::Settled(verdict) => {
+                    let id = incoming.update_id().context("a message without an id")?;
+                    let verdict = verdict.clone().context("no verdict")?;
+                    self.results.push(UpdateResult { id, verdict });
                 }
                 Applied::Deferred(_) => self.played.deferred += 1,
             }

@@ -2,13 +2,15 @@
 
 mod deployment;
 mod documents;
+mod imports;
 mod layout;
 mod reference;
 mod runbook;
+mod sizes;
 mod sql;
 mod tour;
 mod worked_example;
 
 use harness::tests_of;
 
-tests_of!(deployment, documents, layout, reference, runbook, sql, tour, worked_example);
+tests_of!(deployment, documents, layout, reference, runbook, sizes, sql, tour, worked_example);

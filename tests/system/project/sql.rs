@@ -9,7 +9,7 @@ use syn::{
     visit::{self, Visit},
 };
 
-use super::layout::{Paths, attributes, is_test, room, sources};
+use super::imports::{Paths, attributes, is_test, room, sources};
 use harness::{Fixture, tests};
 
 tests!(sql_stands_in_the_store, sql_that_is_planted_is_found);

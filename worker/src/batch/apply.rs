@@ -87,7 +87,7 @@ pub(super) async fn apply_after(
         .await
         .map_err(ApplyError::in_transaction)?;
     scope.commit().await.map_err(ApplyError::in_transaction)?;
-    Ok(plan.results(batch, &new_ids))
+    Ok(plan.results(&new_ids))
 }
 
 /// Reads what the batch is decided from, after the lock is acquired: others may have committed while it

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 use shared::{
     incident::IncidentId,
-    message::{DecodeError, UpdateMessage, UpdateResult},
+    message::{DecodeError, UpdateMessage, Verdict},
     traces::Processing,
     update_id::UpdateId,
 };
@@ -75,12 +75,13 @@ impl Incoming {
     }
 }
 
-/// The result of one message of a batch.
+/// What became of one message of a batch, once its transaction is committed: the [`Verdict`] for its gateway, or
+/// that there is none yet, which no gateway is told.
 #[derive(Clone, Debug)]
 pub enum Applied {
-    /// The transaction applied, parked or ignored it. There is no result to send if it has no id, or was
-    /// decided by a version whose rules this one does not know.
-    Settled(Option<UpdateResult>),
+    /// It is applied, parked or ignored, now or before: it can be acknowledged. There is no verdict if a
+    /// version decided it whose rules this one does not know.
+    Settled(Option<Verdict>),
     /// Another session has locked rows of these incidents that it needs, or an earlier update of its
     /// component or idempotency key was deferred. Nothing was written: it must be retried before any
     /// later update of its component.

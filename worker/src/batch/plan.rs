@@ -1,12 +1,12 @@
 //! Plans a batch: decides message by message, in order, what to write and answer. Pure.
 
-use std::collections::{HashMap, HashSet, hash_map::Entry};
+use std::collections::{HashMap, HashSet};
 
 use shared::{
     component::ComponentId,
     impact::Impact,
     incident::{IncidentId, IncidentSnapshot},
-    message::{UpdateMessage, UpdateResult, Verdict},
+    message::{Idempotency, UpdateMessage, Verdict},
     outcome::Reason,
     timestamp::Timestamp,
     update_id::UpdateId,
@@ -17,10 +17,10 @@ use super::{
     message::{Applied, Incoming, Unusable},
 };
 use crate::{
-    domain::{ActiveState, Holder, IncidentRef, decide, timeline::TimelineEntry},
+    domain::{ActiveState, IncidentRef, Update, decide, timeline::TimelineEntry},
     store::{
         facts::Facts,
-        inbox::{Ending, PendingRow},
+        inbox::{PendingRow, RowResult},
         parked::MessageToPark,
         row_locks::{LockableRow, RowLocks},
     },
@@ -37,20 +37,50 @@ pub(super) struct Plan<'a> {
     pub(super) rests_on: HashSet<LockableRow>,
 }
 
-/// The planned result of one message.
+/// What becomes of one message: what [`Applied`] will say of it once the incidents that the batch opens have
+/// their ids.
+#[derive(Clone)]
 enum Planned {
-    /// A rule decided it.
+    /// A rule decides it.
     Decided { reason: Reason, shown: DecidedIncident },
+    /// It repeats an update that the batch decides.
+    Repeated { original: UpdateId, reason: Reason, incident: IncidentRef },
     /// It needs no decision: it was applied before, is rejected, or is parked. There is no verdict if a
     /// version with other rules applied it.
     Settled(Option<Verdict>),
-    /// The batch has another message with the same id or idempotency key, at this earlier place.
-    SameAs(usize),
     /// Another session has locked these incidents, or an earlier update of the component is deferred.
     Deferred(Vec<IncidentId>),
 }
 
+impl Planned {
+    /// What becomes of a repetition of this update.
+    fn repeated(&self, update: UpdateId) -> Self {
+        match self {
+            Self::Decided { reason, shown } => {
+                let (reason, incident) = (*reason, shown.incident);
+                Self::Repeated { original: update, reason, incident }
+            }
+            other @ (Self::Repeated { .. } | Self::Settled(_) | Self::Deferred(_)) => other.clone(),
+        }
+    }
+
+    /// The same, after the commit, with the ids of the incidents that were opened.
+    fn applied(self, new_ids: &[IncidentId]) -> Applied {
+        Applied::Settled(match self {
+            Self::Decided { reason, shown } => {
+                Some(Verdict::Decided { reason, incident: shown.snapshot(new_ids) })
+            }
+            Self::Repeated { original, reason, incident } => {
+                Some(Verdict::Repeated { original, reason, incident: incident.id(new_ids) })
+            }
+            Self::Settled(verdict) => verdict,
+            Self::Deferred(held) => return Applied::Deferred(held),
+        })
+    }
+}
+
 /// The incident of an answer, which may have no id yet.
+#[derive(Clone)]
 struct DecidedIncident {
     incident: IncidentRef,
     text: String,
@@ -76,7 +106,7 @@ pub(super) fn plan<'a>(
         active,
         locks,
         blocked: blocked.clone(),
-        places: HashMap::with_capacity(batch.len()),
+        repetitions: HashMap::with_capacity(batch.len()),
         keys: HashMap::new(),
         parked: HashSet::new(),
         plan: Plan {
@@ -87,10 +117,10 @@ pub(super) fn plan<'a>(
             rests_on: HashSet::new(),
         },
     };
-    for (place, incoming) in batch.iter().enumerate() {
+    for incoming in batch {
         let planned = match &incoming.content {
-            Ok(update) => planner.update(place, incoming, update),
-            Err(problem) => planner.unusable(place, incoming, problem),
+            Ok(update) => planner.update(incoming, update),
+            Err(problem) => planner.unusable(incoming, problem),
         };
         planner.plan.planned.push(planned);
     }
@@ -104,10 +134,11 @@ struct Planner<'a, 'b> {
     active: &'b mut ActiveState,
     locks: &'b RowLocks,
     blocked: Blocked,
-    /// The first position of each update.
-    places: HashMap<UpdateId, usize>,
-    /// The idempotency keys first used by this batch, each with its position, fingerprint and update.
-    keys: HashMap<&'a str, (usize, &'a str, UpdateId)>,
+    /// For each update that the batch has had so far, what becomes of a repetition.
+    repetitions: HashMap<UpdateId, Planned>,
+    /// The idempotency keys first used by this batch: the fingerprint, the update, and what becomes of its
+    /// repetition.
+    keys: HashMap<&'a str, (&'a str, UpdateId, Planned)>,
     /// The delivery keys of what is parked.
     parked: HashSet<String>,
     plan: Plan<'a>,
@@ -115,60 +146,51 @@ struct Planner<'a, 'b> {
 
 impl<'a> Planner<'a, '_> {
     /// A message that can't be applied: it is parked, unless it was applied before.
-    fn unusable(&mut self, place: usize, incoming: &'a Incoming, problem: &Unusable) -> Planned {
+    fn unusable(&mut self, incoming: &'a Incoming, problem: &Unusable) -> Planned {
         if self.blocked.blocks(incoming) {
             return Planned::Deferred(Vec::new());
         }
-        match (problem, incoming.update_id()) {
+        let id = match problem {
             // It may have been applied, and only its acknowledgement lost.
-            (Unusable::GivenUp(_) | Unusable::Refused(_), Some(id)) => {
-                if let Some(verdict) = self.facts.known.get(&id) {
-                    return Planned::Settled(verdict.clone());
-                }
-                if let Some(first) = self.earlier(id, place) {
-                    return Planned::SameAs(first);
-                }
-            }
-            // The publisher of an unreadable message may have used any id.
-            (Unusable::Unreadable(_), _) | (_, None) => {}
+            Unusable::GivenUp(_) | Unusable::Refused(_) => incoming.update_id(),
+            // Its publisher may have used any id.
+            Unusable::Unreadable(_) => None,
+        };
+        let repeated =
+            id.and_then(|id| self.before(id).or_else(|| self.repetitions.get(&id).cloned()));
+        if let Some(repeated) = repeated {
+            return repeated;
         }
-        self.park(incoming, &problem.to_string())
+        let planned = self.park(incoming, &problem.to_string());
+        self.repetitions.extend(id.map(|id| (id, planned.clone())));
+        planned
     }
 
-    fn update(
-        &mut self,
-        place: usize,
-        incoming: &'a Incoming,
-        update: &'a UpdateMessage,
-    ) -> Planned {
-        if let Some(verdict) = self.facts.known.get(&update.id) {
-            return Planned::Settled(verdict.clone());
+    fn update(&mut self, incoming: &'a Incoming, update: &'a UpdateMessage) -> Planned {
+        if let Some(before) = self.before(update.id) {
+            return before;
         }
         if self.blocked.blocks(incoming) {
             self.blocked.add(update);
             return Planned::Deferred(Vec::new());
         }
-        if let Some(first) = self.earlier(update.id, place) {
-            return Planned::SameAs(first);
+        if let Some(repetition) = self.repetitions.get(&update.id) {
+            return repetition.clone();
         }
-        if let Some(problem) = self.component_problem(update) {
-            return self.park(incoming, &problem);
-        }
-        match self.repetition(update) {
-            Some(planned) => planned,
-            None => self.decide(place, update),
-        }
+        let planned = if let Some(problem) = self.component_problem(update) {
+            self.park(incoming, &problem)
+        } else if let Some(planned) = self.key_in_use(update) {
+            planned
+        } else {
+            self.decide(update)
+        };
+        self.repetitions.insert(update.id, planned.repeated(update.id));
+        planned
     }
 
-    /// The earlier position of the update in the batch; none for the first occurrence, which is recorded.
-    fn earlier(&mut self, id: UpdateId, place: usize) -> Option<usize> {
-        match self.places.entry(id) {
-            Entry::Occupied(first) => Some(*first.get()),
-            Entry::Vacant(vacant) => {
-                vacant.insert(place);
-                None
-            }
-        }
+    /// What becomes of an update that an earlier batch applied or parked.
+    fn before(&self, id: UpdateId) -> Option<Planned> {
+        self.facts.known.get(&id).map(|verdict| Planned::Settled(verdict.clone()))
     }
 
     /// Why the update can't be applied to its component.
@@ -191,48 +213,51 @@ impl<'a> Planner<'a, '_> {
         Planned::Settled(Some(Verdict::Parked))
     }
 
-    /// The result of an update whose idempotency key is in use; none for the first use.
-    fn repetition(&mut self, update: &'a UpdateMessage) -> Option<Planned> {
+    /// What becomes of an update whose idempotency key is in use; none for the first use.
+    fn key_in_use(&mut self, update: &'a UpdateMessage) -> Option<Planned> {
         let key = update.idempotency.as_ref()?;
-        let (fingerprint, original, same) =
+        let (fingerprint, original, repeated) =
             match (self.facts.keys.get(&key.key), self.keys.get(key.key.as_str())) {
                 (Some(first), _) => {
-                    let verdict = first.verdict.clone();
-                    (first.fingerprint.as_str(), first.original, Planned::Settled(verdict))
+                    let repeated = Planned::Settled(first.verdict.clone());
+                    (first.fingerprint.as_str(), first.original, repeated)
                 }
-                (None, Some(&(place, fingerprint, original))) => {
-                    (fingerprint, original, Planned::SameAs(place))
+                (None, Some((fingerprint, original, repeated))) => {
+                    (*fingerprint, *original, repeated.clone())
                 }
                 (None, None) => return None,
             };
         if key.fingerprint == fingerprint {
-            self.record(update, Ending::Repeated { original });
-            Some(same)
+            self.record(update, RowResult::repeated(original));
+            Some(repeated)
         } else {
-            self.record(update, Ending::Rejected { original });
+            self.record(update, RowResult::rejected(original));
             Some(Planned::Settled(Some(Verdict::Rejected)))
         }
     }
 
     /// Decides an update by the rules, unless another session has locked rows that the change depends on.
-    fn decide(&mut self, place: usize, update: &'a UpdateMessage) -> Planned {
-        let (id, now) = (update.component.id, self.next_time());
-        let decision = decide(self.active, id, update.impact, now);
-        let rests_on = LockableRow::of(decision.rests_on(), id, self.read);
+    fn decide(&mut self, update: &'a UpdateMessage) -> Planned {
+        let UpdateMessage { id, component, impact, text, idempotency, .. } = update;
+        let (component, at) = (component.id, self.next_time());
+        let decided = Update { component, impact: *impact, text, at };
+        let decision = decide(self.active, decided);
+        let rests_on = LockableRow::of(decision.rests_on(), component, self.read);
         let held = self.locks.held_of(&rests_on);
         if !held.is_empty() {
             self.blocked.add(update);
             return Planned::Deferred(held);
         }
         self.plan.rests_on.extend(rests_on);
-        if let Some(key) = &update.idempotency {
-            self.keys.insert(&key.key, (place, &key.fingerprint, update.id));
+        let reason = decision.reason();
+        let incident = self.active.carry_out(decision, decided, &mut self.plan.timeline);
+        self.record(update, RowResult::decided(reason, incident));
+        let shown = DecidedIncident::new(self.active, component, incident);
+        let planned = Planned::Decided { reason, shown };
+        if let Some(Idempotency { key, fingerprint }) = idempotency {
+            self.keys.insert(key, (fingerprint, *id, planned.repeated(*id)));
         }
-        let effect = self.active.carry_out(decision, id, update.impact, &update.text, now);
-        let (reason, shown) = (effect.reason, DecidedIncident::new(self.active, id, effect.holder));
-        self.plan.timeline.extend(effect.timeline);
-        self.record(update, Ending::Decided { reason, holder: shown.incident });
-        Planned::Decided { reason, shown }
+        planned
     }
 
     /// When the next row of the inbox is decided.
@@ -241,44 +266,35 @@ impl<'a> Planner<'a, '_> {
     }
 
     /// Adds a row to the inbox.
-    fn record(&mut self, update: &'a UpdateMessage, ending: Ending) {
+    fn record(&mut self, update: &'a UpdateMessage, result: RowResult) {
         let position = self.facts.position + 1 + self.plan.rows.len() as i64;
         let decided_at = self.next_time();
-        self.plan.rows.push(PendingRow { update, position, decided_at, ending });
+        self.plan.rows.push(PendingRow { update, position, decided_at, result });
     }
 }
 
 impl DecidedIncident {
     /// The incident that holds or covers a component, in its current state.
-    fn new(active: &ActiveState, component: ComponentId, holder: Holder) -> Self {
-        #[expect(
-            clippy::expect_used,
-            reason = "an effect names incidents of the state it was taken into"
-        )]
-        match holder {
-            Holder::System(incident) => {
-                let shown = active.any_incident(incident).expect("the holder is in the state");
-                Self {
-                    incident,
-                    text: shown.text.clone(),
-                    impact: shown.impact,
-                    start_date: shown.start_date,
-                    end_date: shown.end_date,
-                    last_update_at: shown.last_update_at,
-                }
-            }
-            Holder::Manual(place) => {
-                let shown = active.manual.get(&component).and_then(|all| all.get(place));
-                let shown = shown.expect("the holder is in the state");
-                Self {
-                    incident: IncidentRef::Existing(shown.id),
-                    text: shown.text.clone(),
-                    impact: shown.impact,
-                    start_date: shown.start_date,
-                    end_date: shown.end_date,
-                    last_update_at: shown.last_update_at,
-                }
-            }
+    fn new(active: &ActiveState, component: ComponentId, incident: IncidentRef) -> Self {
+        if let Some(shown) = active.any_incident(incident) {
+            return Self {
+                incident,
+                text: shown.text.clone(),
+                impact: shown.impact,
+                start_date: shown.start_date,
+                end_date: shown.end_date,
+                last_update_at: shown.last_update_at,
+            };
+        }
+        #[expect(clippy::expect_used, reason = "a decision names incidents of the state")]
+        let shown = active.manual_incident(component, incident).expect("an incident of the state");
+        Self {
+            incident,
+            text: shown.text.clone(),
+            impact: shown.impact,
+            start_date: shown.start_date,
+            end_date: shown.end_date,
+            last_update_at: shown.last_update_at,
         }
     }
 
@@ -295,38 +311,8 @@ impl DecidedIncident {
 }
 
 impl Plan<'_> {
-    /// The result of each message, after the commit.
-    pub(super) fn results(self, batch: &[Incoming], new_ids: &[IncidentId]) -> Vec<Applied> {
-        let mut results: Vec<Applied> = Vec::with_capacity(batch.len());
-        for (incoming, planned) in batch.iter().zip(self.planned) {
-            let verdict = match planned {
-                Planned::Decided { reason, shown } => {
-                    Some(Verdict::Decided { reason, incident: shown.snapshot(new_ids) })
-                }
-                Planned::Settled(verdict) => verdict,
-                Planned::SameAs(place) => match results.get(place) {
-                    Some(Applied::Settled(first)) => first.clone().map(repeated),
-                    Some(Applied::Deferred(_)) | None => None,
-                },
-                Planned::Deferred(held) => {
-                    results.push(Applied::Deferred(held));
-                    continue;
-                }
-            };
-            let id = incoming.update_id();
-            let result = verdict.zip(id).map(|(verdict, id)| UpdateResult { id, verdict });
-            results.push(Applied::Settled(result));
-        }
-        results
-    }
-}
-
-/// The verdict for a repetition of an update applied by this batch.
-fn repeated(first: UpdateResult) -> Verdict {
-    match first.verdict {
-        Verdict::Decided { reason, incident } => {
-            Verdict::Repeated { original: first.id, reason, incident: incident.id }
-        }
-        other @ (Verdict::Repeated { .. } | Verdict::Rejected | Verdict::Parked) => other,
+    /// What became of each message, after the commit.
+    pub(super) fn results(self, new_ids: &[IncidentId]) -> Vec<Applied> {
+        self.planned.into_iter().map(|planned| planned.applied(new_ids)).collect()
     }
 }

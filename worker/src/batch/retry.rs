@@ -42,9 +42,14 @@ enum Remedy {
 /// ones included, are for the server or the operator to fix: parking for them would park all.
 const BLAMES_DATA: [&str; 5] = ["22", "23", "44", "54", "P0"];
 
-fn remedy(error: &sqlx::Error) -> Remedy {
+/// How to handle an error that the database returned for a batch.
+async fn remedy(database: &mut Database, error: &sqlx::Error, inbox_days: u32) -> Remedy {
     let code = error.as_database_error().and_then(|error| error.code());
     match code.as_deref() {
+        // Partitions may be missing for all updates, not only for one with an implausible id.
+        Some(_) if is_without_partition(error) => {
+            keep(database, inbox_days).await.map_or(Remedy::TryAgain, |()| Remedy::Park)
+        }
         Some(code) if BLAMES_DATA.iter().any(|class| code.starts_with(class)) => Remedy::Park,
         Some(_) | None => Remedy::TryAgain,
     }
@@ -84,26 +89,14 @@ async fn apply_with_retries_after(
             Ok(results) => return Ok(results),
             Err(ApplyError::Expired) => return Err(Expired),
             Err(ApplyError::TooLong(error)) => (Remedy::Halve, error),
-            Err(ApplyError::Database(error)) => (remedy(&error), error),
-        };
-        let remedy = match remedy {
-            // Partitions may be missing for all updates, not only for one with an implausible id.
-            Remedy::Park if is_without_partition(&error) => {
-                keep(database, inbox_days).await.map_or(Remedy::TryAgain, |()| Remedy::Park)
-            }
-            remedy @ (Remedy::Park | Remedy::Halve | Remedy::TryAgain) => remedy,
+            Err(ApplyError::Database(error)) => (remedy(database, &error, inbox_days).await, error),
         };
         match (remedy, batch) {
             // A concurrent write may be the reason, which is temporary.
             (Remedy::Park, [_]) if tries < TRIES_BEFORE_PARKING => {}
             (Remedy::Park, [one]) => {
-                let refused = [refused(one, &error)];
-                match attempt(database, member, &refused, blocked).await {
-                    Ok(results) => return Ok(results),
-                    Err(ApplyError::Expired) => return Err(Expired),
-                    Err(ApplyError::TooLong(error) | ApplyError::Database(error)) => {
-                        report(&error, &refused);
-                    }
+                if let Some(results) = park(database, member, one, &error, blocked).await? {
+                    return Ok(results);
                 }
             }
             (Remedy::Halve, [_]) => {
@@ -125,6 +118,25 @@ async fn apply_with_retries_after(
         }
         sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Parks a message that the database refuses with this error; none if that failed, too, which is reported.
+async fn park(
+    database: &mut Database,
+    member: MemberId,
+    incoming: &Incoming,
+    error: &sqlx::Error,
+    blocked: &Blocked,
+) -> Result<Option<Vec<Applied>>, Expired> {
+    let refused = [refused(incoming, error)];
+    match attempt(database, member, &refused, blocked).await {
+        Ok(results) => Ok(Some(results)),
+        Err(ApplyError::Expired) => Err(Expired),
+        Err(ApplyError::TooLong(error) | ApplyError::Database(error)) => {
+            report(&error, &refused);
+            Ok(None)
+        }
     }
 }
 

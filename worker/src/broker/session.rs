@@ -290,9 +290,10 @@ impl Consumer {
         trace_decisions(&settled);
         let queues_held: HashSet<Arc<str>> =
             held.iter().chain(&deferred).map(|received| received.queue.clone()).collect();
-        let replies = settled.iter().filter_map(|(received, result)| -> Option<Reply> {
+        let replies = settled.iter().filter_map(|(received, verdict)| -> Option<Reply> {
+            let (id, verdict) = (received.incoming.update_id()?, verdict.clone()?);
             let trace = received.incoming.trace.clone();
-            Some((received.reply_to.clone()?, result.clone()?, trace))
+            Some((received.reply_to.clone()?, UpdateResult { id, verdict }, trace))
         });
         self.replies.send(replies);
         acknowledgements.add(settled.iter().map(|(received, _)| received), &queues_held);
@@ -328,7 +329,7 @@ impl Consumer {
         {
             let received = Received { queue, unsettled, reply_to, incoming };
             match applied {
-                Applied::Settled(result) => committed.settled.push((received, result)),
+                Applied::Settled(verdict) => committed.settled.push((received, verdict)),
                 Applied::Deferred(incidents) => {
                     committed.blocked_by.extend(incidents);
                     committed.deferred.push(received);
@@ -342,22 +343,21 @@ impl Consumer {
 /// The messages of a committed batch, in order.
 #[derive(Default)]
 struct CommittedBatch {
-    /// Applied, parked or ignored as duplicates, each with the result for its gateway.
-    settled: Vec<(Received, Option<UpdateResult>)>,
+    /// Applied, parked or ignored as duplicates, each with its verdict ([`Applied::Settled`]).
+    settled: Vec<(Received, Option<Verdict>)>,
     deferred: Vec<Received>,
     /// The incidents whose rows another session has locked.
     blocked_by: BTreeSet<IncidentId>,
 }
 
 /// Adds the verdicts to the spans of the messages.
-fn trace_decisions(settled: &[(Received, Option<UpdateResult>)]) {
+fn trace_decisions(settled: &[(Received, Option<Verdict>)]) {
     if traces::get().is_none() {
         return;
     }
-    for (received, result) in settled {
-        if let Some(trace) = &received.incoming.trace {
-            // A message without an id has no result, because it is parked.
-            trace.decided(result.as_ref().map_or(&Verdict::Parked, |result| &result.verdict));
+    for (received, verdict) in settled {
+        if let (Some(trace), Some(verdict)) = (&received.incoming.trace, verdict) {
+            trace.decided(verdict);
         }
     }
 }

@@ -14,7 +14,7 @@ use std::collections::{HashMap, HashSet};
 use serde::Serialize;
 use shared::component::{Attribute, ByName, Component, ComponentId, NoComponent};
 
-use super::{CatalogueEntry, CatalogueError};
+use super::{CatalogueEntry, CatalogueError, file::Former};
 
 /// A component that changes.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -49,6 +49,15 @@ enum Meaning {
     Recategorized(usize),
     Renamed(usize),
     New,
+}
+
+impl Meaning {
+    const fn place(self) -> Option<usize> {
+        match self {
+            Self::Same(place) | Self::Recategorized(place) | Self::Renamed(place) => Some(place),
+            Self::New => None,
+        }
+    }
 }
 
 impl CataloguePlan {
@@ -160,39 +169,38 @@ fn find_renamed(
     let places: HashMap<ComponentId, usize> =
         existing.iter().enumerate().map(|(place, component)| (component.id, place)).collect();
     let components = ByName::new(existing.to_vec());
-    let mut taken: HashMap<usize, u64> = HashMap::new();
-    for (entry, meaning) in entries.iter().zip(&*meanings) {
-        match meaning {
-            Meaning::Same(place) | Meaning::Recategorized(place) => {
-                taken.insert(*place, entry.line);
-            }
-            Meaning::Renamed(_) | Meaning::New => {}
-        }
-    }
+    // The lines of the entries that refer to each component.
+    let mut taken: HashMap<usize, u64> = entries
+        .iter()
+        .zip(&*meanings)
+        .filter_map(|(entry, meaning)| Some((meaning.place()?, entry.line)))
+        .collect();
     for (entry, meaning) in entries.iter().zip(meanings) {
         let (Meaning::New, Some(former)) = (&meaning, &entry.renamed_from) else { continue };
-        let invalid = |reason| Err(CatalogueError::Invalid { line: entry.line, reason });
-        let component = match components.find(&former.name, &former.attributes) {
-            Ok(component) => component,
-            // On an empty database, for one.
-            Err(NoComponent::NotFound) => continue,
-            Err(NoComponent::Ambiguous(candidates)) => {
-                return invalid(format!(
-                    "renamed-from may mean several components, add attributes to name one of: {}",
-                    candidates.list(Component::short_label)
-                ));
-            }
-        };
+        let invalid = |reason| CatalogueError::Invalid { line: entry.line, reason };
+        let Some(component) = renamed(&components, former).map_err(invalid)? else { continue };
         let Some(place) = places.get(&component.id) else { continue };
         if let Some(line) = taken.insert(*place, entry.line) {
-            return invalid(format!(
+            return Err(invalid(format!(
                 "renamed-from means {}, but so does line {line}: only one of them can be it",
                 component.short_label()
-            ));
+            )));
         }
         *meaning = Meaning::Renamed(*place);
     }
     Ok(())
+}
+
+/// The component that a former name refers to; none if there is no such component, as in an empty database.
+fn renamed<'a>(components: &'a ByName, former: &Former) -> Result<Option<&'a Component>, String> {
+    match components.find(&former.name, &former.attributes) {
+        Ok(component) => Ok(Some(component)),
+        Err(NoComponent::NotFound) => Ok(None),
+        Err(NoComponent::Ambiguous(candidates)) => Err(format!(
+            "renamed-from may mean several components, add attributes to name one of: {}",
+            candidates.list(Component::short_label)
+        )),
+    }
 }
 
 #[cfg(test)]

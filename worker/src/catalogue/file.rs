@@ -140,22 +140,7 @@ fn entry(
     let written = document.entries(node)?.ok_or_else(|| {
         yaml::error(line, "a component is to be a mapping with `name` and `attributes`")
     })?;
-    let (mut name, mut attributes, mut renamed_from) = (None, None, None);
-    let mut unknown = Vec::new();
-    for (key, value) in &*written {
-        match key.text("a key")? {
-            NAME => name = Some(value.text("the name of a component")?.to_owned()),
-            ATTRIBUTES => attributes = Some(value.clone()),
-            RENAMED_FROM => renamed_from = Some(value.clone()),
-            other => unknown.push((key.line, other)),
-        }
-    }
-    for (at, other) in &unknown {
-        if let Some(meant) = meant(other) {
-            let reason = format!("`{other}` in line {at} is unknown: write `{meant}`");
-            return Err(yaml::error(line, reason));
-        }
-    }
+    let Fields { name, attributes, renamed_from, unknown } = fields(&written, line)?;
     let name = name.ok_or_else(|| yaml::error(line, "a component without a `name`"))?;
     // Later errors name this component.
     let about = |line: u64, reason: &str| {
@@ -176,13 +161,43 @@ fn entry(
         ),
         None => None,
     };
-    ignored.extend(unknown.iter().filter(|(_, other)| !other.starts_with("x-")).map(
-        |(line, other)| {
-            let (name, other) = (shorten(&name, QUOTED), shorten(other, QUOTED));
-            format!("line {line}: `{other}` of {name} is unknown and ignored")
-        },
-    ));
+    ignored.extend(unknown.iter().map(|(line, other)| {
+        let (name, other) = (shorten(&name, QUOTED), shorten(other, QUOTED));
+        format!("line {line}: `{other}` of {name} is unknown and ignored")
+    }));
     Ok(CatalogueEntry { line, name, attributes, renamed_from })
+}
+
+/// The fields of a component's mapping, as they are written.
+#[derive(Default)]
+struct Fields<'a> {
+    name: Option<String>,
+    attributes: Option<Node>,
+    renamed_from: Option<Node>,
+    /// The unknown ones, with their lines, without those that begin with `x-`.
+    unknown: Vec<(u64, &'a str)>,
+}
+
+/// # Errors
+/// When an unknown field is probably a known one misspelt; `line` is that of the component.
+fn fields(written: &[(Node, Node)], line: u64) -> Result<Fields<'_>, YamlError> {
+    let mut fields = Fields::default();
+    for (key, value) in written {
+        match key.text("a key")? {
+            NAME => fields.name = Some(value.text("the name of a component")?.to_owned()),
+            ATTRIBUTES => fields.attributes = Some(value.clone()),
+            RENAMED_FROM => fields.renamed_from = Some(value.clone()),
+            other => fields.unknown.push((key.line, other)),
+        }
+    }
+    for (at, other) in &fields.unknown {
+        if let Some(meant) = meant(other) {
+            let reason = format!("`{other}` in line {at} is unknown: write `{meant}`");
+            return Err(yaml::error(line, reason));
+        }
+    }
+    fields.unknown.retain(|(_, other)| !other.starts_with("x-"));
+    Ok(fields)
 }
 
 /// The key that an unknown key probably means: ignoring it would have another effect.

@@ -3,7 +3,7 @@
 //! Aliases share their node, so that any number of them costs nothing. The file is trusted, but obvious
 //! mistakes are refused: a duplicate key, a node that contains itself.
 
-use std::{collections::HashMap, rc::Rc};
+use std::{borrow::Cow, collections::HashMap, rc::Rc};
 
 use granit_parser::{Event, Parser, ScalarStyle, Span, Tag};
 
@@ -113,56 +113,36 @@ struct Open {
 impl Builder {
     /// Takes an event; returns the root when it is whole.
     fn take(&mut self, event: Event<'_>, line: u64) -> Result<Option<Node>, YamlError> {
-        let (anchor, content) = match event {
+        match event {
             Event::Scalar(text, style, anchor, tag) => {
-                let is_plain = style == ScalarStyle::Plain;
-                let scalar = match tag.as_deref().map(name).as_deref() {
-                    None => scalar::resolve(&text, is_plain),
-                    Some("str" | "!") => Scalar::Text(text.into_owned()),
-                    Some("bool" | "float" | "int" | "null" | "timestamp") => {
-                        scalar::resolve(&text, true)
-                    }
-                    Some(other) => return Err(foreign_tag(line, other)),
-                };
-                (anchor, Rc::new(Content::Scalar(scalar)))
+                let scalar = scalar(text, style, tag.as_deref())
+                    .map_err(|foreign| foreign_tag(line, &foreign))?;
+                Ok(self.finish(line, anchor, Content::Scalar(scalar)))
             }
             Event::Alias(anchor) => {
                 let content = self.anchors.get(&anchor).cloned();
                 let content = content.ok_or_else(|| {
                     error(line, "this alias is inside of what it names, which never ends")
                 })?;
-                return Ok(self.place(Node { line, content }));
+                Ok(self.place(Node { line, content }))
             }
             Event::SequenceStart(_, anchor, tag) => {
                 self.open(line, anchor, false, tag.as_deref())?;
-                return Ok(None);
+                Ok(None)
             }
             Event::MappingStart(_, anchor, tag) => {
                 self.open(line, anchor, true, tag.as_deref())?;
-                return Ok(None);
+                Ok(None)
             }
-            Event::SequenceEnd | Event::MappingEnd => {
-                let Some(Open { line, anchor, is_mapping, nodes }) = self.open.pop() else {
-                    return Ok(None);
-                };
-                let content = if is_mapping {
-                    let mut nodes = nodes.into_iter();
-                    let pairs = std::iter::from_fn(|| Some((nodes.next()?, nodes.next()?)));
-                    Content::Mapping(pairs.collect())
-                } else {
-                    Content::List(nodes)
-                };
-                return Ok(self.finish(line, anchor, Rc::new(content)));
-            }
+            Event::SequenceEnd | Event::MappingEnd => Ok(self.close()),
             Event::StreamStart
             | Event::StreamEnd
             | Event::DocumentStart(..)
             | Event::DocumentEnd
             | Event::Anchor(..)
             | Event::UnresolvedAlias(_)
-            | _ => return Ok(None),
-        };
-        Ok(self.finish(line, anchor, content))
+            | _ => Ok(None),
+        }
     }
 
     fn open(
@@ -183,7 +163,21 @@ impl Builder {
         Ok(())
     }
 
-    fn finish(&mut self, line: u64, anchor: usize, content: Rc<Content>) -> Option<Node> {
+    /// Ends the innermost list or mapping.
+    fn close(&mut self) -> Option<Node> {
+        let Open { line, anchor, is_mapping, nodes } = self.open.pop()?;
+        let content = if is_mapping {
+            let mut nodes = nodes.into_iter();
+            let pairs = std::iter::from_fn(|| Some((nodes.next()?, nodes.next()?)));
+            Content::Mapping(pairs.collect())
+        } else {
+            Content::List(nodes)
+        };
+        self.finish(line, anchor, content)
+    }
+
+    fn finish(&mut self, line: u64, anchor: usize, content: Content) -> Option<Node> {
+        let content = Rc::new(content);
         if anchor != 0 {
             self.anchors.insert(anchor, content.clone());
         }
@@ -199,6 +193,19 @@ impl Builder {
             }
             None => Some(node),
         }
+    }
+}
+
+/// The value of a scalar.
+///
+/// # Errors
+/// The name of its tag, if that is none of YAML's own.
+fn scalar(text: Cow<'_, str>, style: ScalarStyle, tag: Option<&Tag>) -> Result<Scalar, String> {
+    match tag.map(name).as_deref() {
+        None => Ok(scalar::resolve(&text, style == ScalarStyle::Plain)),
+        Some("str" | "!") => Ok(Scalar::Text(text.into_owned())),
+        Some("bool" | "float" | "int" | "null" | "timestamp") => Ok(scalar::resolve(&text, true)),
+        Some(other) => Err(other.to_owned()),
     }
 }
 

@@ -1,101 +1,66 @@
-//! Applies a decision to the state, and returns its effect.
+//! Carries out decisions: changes the state, and notes what happened in the timelines of its incidents.
 
-use shared::{component::ComponentId, impact::Impact, outcome::Reason, timestamp::Timestamp};
+use shared::timestamp::Timestamp;
 
 use super::{
     incident_ref::IncidentRef,
-    rules::{Decision, decide},
-    state::ActiveState,
+    rules::Decision,
+    state::{ActiveState, Update},
     timeline::{TimelineEntry, TimelineEvent},
 };
 
-/// The incident that has or covers the component after its update.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Holder {
-    /// A system incident.
-    System(IncidentRef),
-    /// One of the component's manual incidents, by its index.
-    Manual(usize),
-}
-
-/// The effect of an update.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Effect {
-    /// The rule that decided it.
-    pub reason: Reason,
-    /// The incident of the component now.
-    pub holder: Holder,
-    /// The new timeline entries, oldest first.
-    pub timeline: Vec<TimelineEntry>,
-}
-
 impl ActiveState {
-    /// Decides one update and applies the decision to the state.
-    ///
-    /// `text` is the title of an incident that the update opens.
-    pub fn apply(
-        &mut self,
-        component: ComponentId,
-        impact: Impact,
-        text: &str,
-        now: Timestamp,
-    ) -> Effect {
-        let decision = decide(self, component, impact, now);
-        self.carry_out(decision, component, impact, text, now)
-    }
-
-    /// Applies a decision that [`decide`] returned for this state and this update.
+    /// Applies a decision that [`decide`](super::decide) returned for this state and this update. Adds what
+    /// happened to `timeline`, oldest first; returns the incident that now holds or covers the component.
     pub fn carry_out(
         &mut self,
         decision: Decision,
-        component: ComponentId,
-        impact: Impact,
-        text: &str,
-        now: Timestamp,
-    ) -> Effect {
-        let mut timeline = Vec::new();
-        let holder = match decision {
-            Decision::Covered { by, .. } => Holder::Manual(by),
-            Decision::CoveredBySystem(id) => Holder::System(id),
-            Decision::Join(id) => {
-                self.incident(id).components.insert(component);
-                self.note(id, TimelineEvent::Added(component), now, &mut timeline);
-                Holder::System(id)
+        update: Update<'_>,
+        timeline: &mut Vec<TimelineEntry>,
+    ) -> IncidentRef {
+        let Update { component, impact, at, .. } = update;
+        match decision {
+            Decision::Covered { by, .. } => by,
+            Decision::Join(incident) => {
+                self.incident(incident).components.insert(component);
+                self.note(incident, TimelineEvent::Added(component), at, timeline);
+                incident
             }
-            Decision::Open => Holder::System(self.open(component, impact, text, now)),
+            Decision::Open => self.open(update),
             Decision::Move { from, to, closes } => {
                 self.incident(to).components.insert(component);
-                self.note(from, TimelineEvent::MovedTo(component, to), now, &mut timeline);
+                self.note(from, TimelineEvent::MovedTo(component, to), at, timeline);
                 if closes {
-                    // It keeps the component, to show later whom it affected.
-                    self.note(from, TimelineEvent::Closed, now, &mut timeline);
-                    // An incident that starts in the future, because the clock was wrong at that time,
-                    // ends at its start.
-                    let incident = self.incident(from);
-                    incident.end_date = Some(now.max(incident.start_date));
+                    self.close(from, at, timeline);
                 } else {
                     self.incident(from).components.remove(&component);
                 }
-                self.note(to, TimelineEvent::MovedFrom(component, from), now, &mut timeline);
-                if closes && let Some(closed) = self.system.remove(&from) {
-                    self.closed.insert(from, closed);
-                }
-                Holder::System(to)
+                self.note(to, TimelineEvent::MovedFrom(component, from), at, timeline);
+                to
             }
-            Decision::Raise(id) => {
-                let incident = self.incident(id);
-                let before = std::mem::replace(&mut incident.impact, impact);
-                self.note(id, TimelineEvent::Raised(before, impact), now, &mut timeline);
-                Holder::System(id)
+            Decision::Raise(incident) => {
+                let before = std::mem::replace(&mut self.incident(incident).impact, impact);
+                self.note(incident, TimelineEvent::Raised(before, impact), at, timeline);
+                incident
             }
             Decision::MoveToNew { from } => {
                 self.incident(from).components.remove(&component);
-                let to = self.open(component, impact, text, now);
-                self.note(from, TimelineEvent::MovedTo(component, to), now, &mut timeline);
-                self.note(to, TimelineEvent::MovedFrom(component, from), now, &mut timeline);
-                Holder::System(to)
+                let to = self.open(update);
+                self.note(from, TimelineEvent::MovedTo(component, to), at, timeline);
+                self.note(to, TimelineEvent::MovedFrom(component, from), at, timeline);
+                to
             }
-        };
-        Effect { reason: decision.reason(), holder, timeline }
+        }
+    }
+
+    /// Closes an incident. It keeps its components, to show later whom it affected.
+    fn close(&mut self, id: IncidentRef, at: Timestamp, timeline: &mut Vec<TimelineEntry>) {
+        self.note(id, TimelineEvent::Closed, at, timeline);
+        if let Some(mut incident) = self.system.remove(&id) {
+            // An incident that starts in the future, because the clock was wrong at that time, ends at its
+            // start.
+            incident.end_date = Some(at.max(incident.start_date));
+            self.closed.insert(id, incident);
+        }
     }
 }

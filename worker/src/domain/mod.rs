@@ -8,10 +8,9 @@ mod state;
 pub mod timeline;
 
 pub use self::{
-    effects::{Effect, Holder},
     incident_ref::IncidentRef,
     rules::{Decision, RestsOn, decide},
-    state::{ActiveState, ManualIncident, SystemIncident},
+    state::{ActiveState, ManualIncident, SystemIncident, Update},
 };
 
 #[cfg(test)]

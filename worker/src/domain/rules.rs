@@ -3,25 +3,26 @@
 //! A pure function of the active state and an update. The rules have the numbers of `docs/concepts.md`, and
 //! are implemented nowhere else.
 
-use shared::{component::ComponentId, impact::Impact, outcome::Reason, timestamp::Timestamp};
+use shared::outcome::Reason;
 
 use super::{
     incident_ref::IncidentRef,
-    state::{ActiveState, ManualIncident},
+    state::{ActiveState, ManualIncident, Update},
 };
 
-/// What an update does.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The change that an update makes, before [`ActiveState::carry_out`] makes it.
+///
+/// It names incidents, which a [`Reason`] does not. Once it is carried out, its reason and the incident that
+/// holds or covers the component are all that is recorded and answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Rules 1 and 2: a manual incident or a maintenance covers it.
+    /// Rules 1 to 3: an incident or a maintenance covers it.
     Covered {
-        /// The index of that incident among the component's manual incidents.
-        by: usize,
+        /// That incident.
+        by: IncidentRef,
         /// The rule.
         reason: Reason,
     },
-    /// Rule 3: a system incident covers it.
-    CoveredBySystem(IncidentRef),
     /// Rule 4: the component joins an incident.
     Join(IncidentRef),
     /// Rule 4: an incident is opened.
@@ -50,7 +51,6 @@ impl Decision {
     pub const fn reason(&self) -> Reason {
         match self {
             Self::Covered { reason, .. } => *reason,
-            Self::CoveredBySystem(_) => Reason::CoveredBySystemIncident,
             Self::Join(_) => Reason::JoinedIncidentOfImpact,
             Self::Open => Reason::NoIncidentOfImpact,
             Self::Move { closes: false, .. } => Reason::MovedToIncidentOfImpact,
@@ -65,7 +65,7 @@ impl Decision {
     #[must_use]
     pub const fn rests_on(&self) -> RestsOn {
         match *self {
-            Self::Covered { .. } | Self::CoveredBySystem(_) | Self::Open => RestsOn::NOTHING,
+            Self::Covered { .. } | Self::Open => RestsOn::NOTHING,
             Self::Join(to) => RestsOn { target: Some(to), ..RestsOn::NOTHING },
             Self::Move { from, to, closes } => {
                 RestsOn { target: Some(to), source: Some(from), others_stay: !closes }
@@ -93,21 +93,21 @@ impl RestsOn {
     const NOTHING: Self = Self { target: None, source: None, others_stay: false };
 }
 
-/// Decides one update: the component has the impact, at the given time.
+/// Decides one update.
 #[must_use]
-pub fn decide(
-    state: &ActiveState,
-    component: ComponentId,
-    impact: Impact,
-    now: Timestamp,
-) -> Decision {
+pub fn decide(state: &ActiveState, update: Update<'_>) -> Decision {
+    let Update { component, impact, at, .. } = update;
     let manual = state.manual.get(&component).map_or(&[][..], Vec::as_slice);
-    if let Some(by) = manual.iter().position(|m| m.is_running_maintenance(now)) {
-        return Decision::Covered { by, reason: Reason::InRunningMaintenance };
+    let covered = |by: &ManualIncident, reason| {
+        let by = IncidentRef::Existing(by.id);
+        Decision::Covered { by, reason }
+    };
+    if let Some(maintenance) = manual.iter().find(|m| m.is_running_maintenance(at)) {
+        return covered(maintenance, Reason::InRunningMaintenance);
     }
-    let covers = |m: &ManualIncident| m.is_active_incident(now) && m.impact >= impact;
-    if let Some(by) = manual.iter().position(covers) {
-        return Decision::Covered { by, reason: Reason::CoveredByManualIncident };
+    let covers = |m: &&ManualIncident| m.is_active_incident(at) && m.impact >= impact;
+    if let Some(incident) = manual.iter().find(covers) {
+        return covered(incident, Reason::CoveredByManualIncident);
     }
 
     // Others may have put the component into several: the worst counts, and of equally bad ones the
@@ -121,7 +121,9 @@ pub fn decide(
     let target = state.system.iter().find(|(_, i)| i.impact == impact).map(|(id, _)| *id);
 
     match (current, target) {
-        (Some((id, incident)), _) if incident.impact >= impact => Decision::CoveredBySystem(*id),
+        (Some((id, incident)), _) if incident.impact >= impact => {
+            Decision::Covered { by: *id, reason: Reason::CoveredBySystemIncident }
+        }
         (None, Some(target)) => Decision::Join(target),
         (None, None) => Decision::Open,
         (Some((from, incident)), target) => {

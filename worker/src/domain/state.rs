@@ -10,6 +10,19 @@ use super::{
     timeline::{TimelineEntry, TimelineEvent},
 };
 
+/// A status update, as the rules see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Update<'a> {
+    /// The component.
+    pub component: ComponentId,
+    /// Its reported impact, never `Maintenance`.
+    pub impact: Impact,
+    /// The title of an incident that the update opens.
+    pub text: &'a str,
+    /// When it is decided.
+    pub at: Timestamp,
+}
+
 /// An active system incident.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SystemIncident {
@@ -98,21 +111,27 @@ impl ActiveState {
         self.system.get(&id).or_else(|| self.closed.get(&id))
     }
 
-    pub(super) fn open(
-        &mut self,
+    /// A manual incident or a maintenance that can cover the component.
+    #[must_use]
+    pub fn manual_incident(
+        &self,
         component: ComponentId,
-        impact: Impact,
-        text: &str,
-        now: Timestamp,
-    ) -> IncidentRef {
+        id: IncidentRef,
+    ) -> Option<&ManualIncident> {
+        let manual = self.manual.get(&component)?;
+        manual.iter().find(|incident| IncidentRef::Existing(incident.id) == id)
+    }
+
+    /// Opens an incident for the update's component.
+    pub(super) fn open(&mut self, update: Update<'_>) -> IncidentRef {
         let id = IncidentRef::New(self.opened);
         self.opened += 1;
         let incident = SystemIncident {
-            text: text.to_owned(),
-            impact,
-            start_date: now,
+            text: update.text.to_owned(),
+            impact: update.impact,
+            start_date: update.at,
             end_date: None,
-            components: BTreeSet::from([component]),
+            components: BTreeSet::from([update.component]),
             has_others: false,
             last_update_at: None,
         };

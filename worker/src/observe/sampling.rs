@@ -5,7 +5,7 @@ use std::time::Duration;
 use lapin::{Connection, options::QueueDeclareOptions, types::FieldTable};
 use shared::{
     database::Database,
-    message::{UpdateResult, Verdict},
+    message::Verdict,
     metrics::{AppliedLabel, PartitionLabel, ResultLabel, WORKER},
     telemetry::chain,
 };
@@ -25,26 +25,19 @@ const LIMIT: Duration = Duration::from_secs(5);
 /// Counts the outcomes of a committed batch. A deferred update is counted when it is applied or parked.
 pub(crate) fn count_applied(batch: &[Incoming], results: &[batch::Applied]) {
     let settled = batch.iter().zip(results).filter_map(|(incoming, applied)| match applied {
-        batch::Applied::Settled(result) => Some((incoming, result.as_ref())),
+        batch::Applied::Settled(verdict) => Some((incoming, verdict.as_ref())),
         batch::Applied::Deferred(_) => None,
     });
     let mut count = 0;
-    for (incoming, result) in settled {
+    for (incoming, verdict) in settled {
         count += 1;
-        let applied = match result {
+        let applied = match verdict {
             // Another version applied it, by other rules.
-            None if incoming.update_id().is_some() => AppliedLabel::Redelivered,
-            // A message without an id.
-            None => AppliedLabel::Result(ResultLabel::Parked),
-            Some(UpdateResult { id, verdict }) => match verdict {
-                Verdict::Decided { reason, .. } => {
-                    AppliedLabel::Result(ResultLabel::Decided(reason.outcome()))
-                }
-                Verdict::Repeated { original, .. } if original == id => AppliedLabel::Redelivered,
-                Verdict::Repeated { .. } => AppliedLabel::Result(ResultLabel::Repeated),
-                Verdict::Rejected => AppliedLabel::Result(ResultLabel::Rejected),
-                Verdict::Parked => AppliedLabel::Result(ResultLabel::Parked),
-            },
+            None => AppliedLabel::Redelivered,
+            Some(Verdict::Repeated { original, .. }) if incoming.update_id() == Some(*original) => {
+                AppliedLabel::Redelivered
+            }
+            Some(verdict) => AppliedLabel::Result(verdict.into()),
         };
         WORKER.applied.of(applied).inc();
         match (applied, &incoming.content) {

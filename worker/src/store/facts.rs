@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use super::{
     active_state::{StateRow, state_ctes, state_tables},
+    inbox,
     scope_lock::ScopeGuard,
     workers::MemberId,
 };
@@ -87,10 +88,10 @@ struct FactsRow {
 #[derive(Clone, Deserialize)]
 struct InboxRecord {
     id: UpdateId,
+    outcome: String,
+    reason: String,
     /// For one whose idempotency key was used before.
     original: Option<UpdateId>,
-    repeated: bool,
-    reason: String,
     incident: Option<IncidentId>,
 }
 
@@ -110,9 +111,8 @@ struct KeyInUse {
 /// A row of the inbox `i` as JSON.
 macro_rules! recorded {
     () => {
-        "coalesce(json_agg(json_build_object('id', i.id, 'original', i.original,
-            'repeated', i.outcome = 'repeated', 'reason', i.reason,
-            'incident', i.incident_id)), '[]')"
+        "coalesce(json_agg(json_build_object('id', i.id, 'outcome', i.outcome,
+            'reason', i.reason, 'original', i.original, 'incident', i.incident_id)), '[]')"
     };
 }
 
@@ -197,8 +197,8 @@ impl FactsRow {
         };
         for recorded in self.recorded.0 {
             // A repetition refers to its original, which is kept as long as the key.
-            let original = recorded.original.filter(|_| recorded.repeated);
-            let stands_for = original.and_then(|id| originals.get(&id)).unwrap_or(&recorded);
+            let original = recorded.repeats().and_then(|id| originals.get(&id));
+            let stands_for = original.unwrap_or(&recorded);
             found.known.insert(recorded.id, stands_for.verdict());
         }
         for ParkedBefore { id, was_requeued } in self.parked.0 {
@@ -223,11 +223,8 @@ async fn originals(
     database: &mut PgConnection,
     row: &FactsRow,
 ) -> Result<HashMap<UpdateId, InboxRecord>, sqlx::Error> {
-    let repeated = row.recorded.iter().filter(|recorded| recorded.repeated);
-    let ids: Vec<UpdateId> = repeated
-        .filter_map(|recorded| recorded.original)
-        .chain(row.keys.iter().map(|key| key.original))
-        .collect();
+    let repeated = row.recorded.iter().filter_map(InboxRecord::repeats);
+    let ids: Vec<UpdateId> = repeated.chain(row.keys.iter().map(|key| key.original)).collect();
     if ids.is_empty() {
         return Ok(HashMap::new());
     }
@@ -238,11 +235,18 @@ async fn originals(
 }
 
 impl InboxRecord {
-    /// The verdict for a repetition.
+    /// The update that this one repeats, by its idempotency key.
+    fn repeats(&self) -> Option<UpdateId> {
+        self.original.filter(|_| self.outcome == inbox::REPEATED)
+    }
+
+    /// The verdict for a repetition; none if a version with other rules decided.
     fn verdict(&self) -> Option<Verdict> {
-        let Some(incident) = self.incident else { return Some(Verdict::Rejected) };
+        if self.outcome == inbox::REJECTED {
+            return Some(Verdict::Rejected);
+        }
         let reason = Reason::from_word(&self.reason).ok()?;
-        Some(Verdict::Repeated { original: self.id, reason, incident })
+        Some(Verdict::Repeated { original: self.id, reason, incident: self.incident? })
     }
 }
 

@@ -8,27 +8,50 @@ use shared::{
 use super::{incidents::column, scope_lock::ScopeGuard};
 use crate::domain::IncidentRef;
 
-/// The reasons of rows that no rule decided.
+/// The outcome and the reason of a row that no rule decided: the body is that of the key's first use.
+pub(super) const REPEATED: &str = "repeated";
 const KEY_REPEATED: &str = "idempotency_key_repeated";
-const KEY_OF_ANOTHER_BODY: &str = "idempotency_key_of_another_body";
 
-/// The outcomes of rows that no rule decided.
-const REPEATED: &str = "repeated";
-const REJECTED: &str = "rejected";
+/// The outcome and the reason of a row that no rule decided: the body is another one.
+pub(super) const REJECTED: &str = "rejected";
+const KEY_OF_ANOTHER_BODY: &str = "idempotency_key_of_another_body";
 
 /// A row of the inbox, before the incidents that its batch opens have ids.
 pub(crate) struct PendingRow<'a> {
     pub(crate) update: &'a UpdateMessage,
     pub(crate) position: i64,
     pub(crate) decided_at: Timestamp,
-    pub(crate) ending: Ending,
+    pub(crate) result: RowResult,
 }
 
-/// How an update ended.
-pub(crate) enum Ending {
-    Decided { reason: Reason, holder: IncidentRef },
-    Repeated { original: UpdateId },
-    Rejected { original: UpdateId },
+/// The columns of a row that say what became of its update. A type of its own, because the words of the inbox
+/// include two that are not those of a rule ([`Reason`]), and because the incident may have no id yet.
+pub(crate) struct RowResult {
+    outcome: &'static str,
+    reason: &'static str,
+    incident: Option<IncidentRef>,
+    /// The update that used the idempotency key first, where that is another one.
+    original: Option<UpdateId>,
+}
+
+impl RowResult {
+    /// A rule decided it.
+    pub(crate) fn decided(reason: Reason, incident: IncidentRef) -> Self {
+        let outcome = reason.outcome().word();
+        Self { outcome, reason: reason.word(), incident: Some(incident), original: None }
+    }
+
+    /// Its idempotency key was used before, for the same body.
+    pub(crate) const fn repeated(original: UpdateId) -> Self {
+        let original = Some(original);
+        Self { outcome: REPEATED, reason: KEY_REPEATED, incident: None, original }
+    }
+
+    /// Its idempotency key was used before, for another body.
+    pub(crate) const fn rejected(original: UpdateId) -> Self {
+        let original = Some(original);
+        Self { outcome: REJECTED, reason: KEY_OF_ANOTHER_BODY, incident: None, original }
+    }
 }
 
 /// Writes the batch's rows, the idempotency keys used for the first time, and the position and time of
@@ -39,19 +62,9 @@ pub(crate) async fn write(
     new_ids: &[IncidentId],
 ) -> Result<(), sqlx::Error> {
     let Some(last) = rows.last() else { return Ok(()) };
-    let endings: Vec<_> = rows
-        .iter()
-        .map(|row| match row.ending {
-            Ending::Decided { reason, holder } => {
-                (reason.outcome().word(), reason.word(), Some(holder.id(new_ids)), None)
-            }
-            Ending::Repeated { original } => (REPEATED, KEY_REPEATED, None, Some(original)),
-            Ending::Rejected { original } => (REJECTED, KEY_OF_ANOTHER_BODY, None, Some(original)),
-        })
-        .collect();
     let first_uses: Vec<_> = rows
         .iter()
-        .filter(|row| matches!(row.ending, Ending::Decided { .. }))
+        .filter(|row| row.result.original.is_none())
         .filter_map(|row| Some((row.update.idempotency.as_ref()?, row)))
         .collect();
     // An existing key is older than its 24 hours, or this would not be its first use.
@@ -75,10 +88,10 @@ pub(crate) async fn write(
     .bind(column(rows, |row| row.update.received_at))
     .bind(column(rows, |row| row.decided_at))
     .bind(column(rows, |row| row.position))
-    .bind(column(&endings, |ending| ending.0))
-    .bind(column(&endings, |ending| ending.1))
-    .bind(column(&endings, |ending| ending.2))
-    .bind(column(&endings, |ending| ending.3))
+    .bind(column(rows, |row| row.result.outcome))
+    .bind(column(rows, |row| row.result.reason))
+    .bind(column(rows, |row| row.result.incident.map(|incident| incident.id(new_ids))))
+    .bind(column(rows, |row| row.result.original))
     .bind(last.position)
     .bind(last.decided_at)
     .bind(column(&first_uses, |(key, _)| key.key.as_str()))

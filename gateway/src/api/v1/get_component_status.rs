@@ -158,37 +158,21 @@ async fn write_rows(
     let selection =
         ComponentSelection::of(database, which, active).await?.ok_or(ListError::Gone)?;
     let mut rows = selection.rows().fetch(database);
-    let mut current: Option<ComponentId> = None;
-    let mut has_incidents = false;
+    let mut written = Written::default();
     if !one {
         writer.buffer().push(b'[');
     }
     loop {
         let row = match rows.try_next().await {
             // It is answered before the first row.
-            Err(error) if current.is_none() && database::lacks_characters(&error) => None,
+            Err(error) if written.component.is_none() && database::lacks_characters(&error) => None,
             row => row?,
         };
         let Some(row) = row else { break };
-        let id: ComponentId = row.try_get("component_id")?;
-        if current != Some(id) {
-            if current.is_some() {
-                writer.buffer().extend_from_slice(b"]},");
-            }
-            current = Some(id);
-            has_incidents = false;
-            begin(&mut writer, id, &row)?;
-        }
-        let incident: Option<IncidentId> = row.try_get("id")?;
-        if incident.is_some() {
-            if std::mem::replace(&mut has_incidents, true) {
-                writer.buffer().push(b',');
-            }
-            serde_json::to_writer(writer.buffer(), &Incident::from_row(&row)?)?;
-        }
+        written.add(&mut writer, &row)?;
         writer.advance().await?;
     }
-    match current {
+    match written.component {
         Some(_) => writer.buffer().extend_from_slice(b"]}"),
         None if one => return Err(ListError::Gone),
         None => {}
@@ -197,6 +181,37 @@ async fn write_rows(
         writer.buffer().push(b']');
     }
     Ok(writer)
+}
+
+/// What is written so far.
+#[derive(Default)]
+struct Written {
+    /// The last component, which is not ended yet.
+    component: Option<ComponentId>,
+    /// Whether it has an incident already.
+    has_incidents: bool,
+}
+
+impl Written {
+    /// Writes a row: an incident of a component, or a component without incidents.
+    fn add(&mut self, writer: &mut ListWriter, row: &PgRow) -> Result<(), ListError> {
+        let id: ComponentId = row.try_get("component_id")?;
+        if self.component != Some(id) {
+            if self.component.is_some() {
+                writer.buffer().extend_from_slice(b"]},");
+            }
+            *self = Self { component: Some(id), has_incidents: false };
+            begin(writer, id, row)?;
+        }
+        let incident: Option<IncidentId> = row.try_get("id")?;
+        if incident.is_some() {
+            if std::mem::replace(&mut self.has_incidents, true) {
+                writer.buffer().push(b',');
+            }
+            serde_json::to_writer(writer.buffer(), &Incident::from_row(row)?)?;
+        }
+        Ok(())
+    }
 }
 
 /// Begins a component; its incidents and `]}` follow.

@@ -22,7 +22,7 @@ use crate::{
     },
     store::{
         incidents::{self, Incident, IncidentJson},
-        receipts::{self, Record},
+        receipts::{self, Record, UpdateState},
     },
 };
 
@@ -51,20 +51,6 @@ struct Receipt {
     /// The incident that holds or covers the component, as it is now.
     #[schema(value_type = Option<IncidentJson>)]
     incident: Option<Incident>,
-}
-
-/// The state of an update.
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum UpdateState {
-    /// It waits in its queue.
-    Pending,
-    /// It took effect.
-    Done,
-    /// Its idempotency key was used for another update.
-    Rejected,
-    /// It can't be applied; an operator has to look at it.
-    Parked,
 }
 
 #[derive(ToSchema)]

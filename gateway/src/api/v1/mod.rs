@@ -6,7 +6,7 @@ pub(crate) mod get_component_status;
 pub(crate) mod get_incidents;
 pub(crate) mod get_update;
 mod many_updates;
+mod outcome_status;
 pub(crate) mod post_component_status;
 pub(crate) mod post_updates;
 mod status_update;
-mod update_answer;

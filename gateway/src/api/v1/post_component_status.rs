@@ -6,8 +6,8 @@ use axum::{
     Json,
     body::Body,
     extract::State,
-    http::{HeaderName, HeaderValue, Request, StatusCode, header},
-    response::{IntoResponse, Response},
+    http::{Request, StatusCode, header},
+    response::Response,
 };
 use serde::Serialize;
 use shared::update_id::UpdateId;
@@ -16,20 +16,20 @@ use utoipa::ToSchema;
 
 use super::{
     admission::{check_type, read, unread},
-    get_update::UpdateState,
+    outcome_status::{CONFLICT, status},
     status_update::PostedUpdate,
-    update_answer::{CONFLICT, UpdateAnswer, receipt_path},
 };
 use crate::{
     gateway::App,
     http::{
         body,
         error::{ApiError, RETRY_AFTER},
+        receipt,
         request::{Preference, idempotency_key},
         schema,
     },
-    ingest::submit::Decided,
-    store::incidents::IncidentJson,
+    ingest::submit::{Decided, Submitted},
+    store::{incidents::IncidentJson, receipts::UpdateState},
 };
 
 /// A status update
@@ -101,11 +101,13 @@ pub(crate) async fn post(
     let bytes = read(&app.stop, body::read(body)).await?;
     let update = PostedUpdate::read(&bytes)?.with_key(key);
     let submitted = intake.submit_one(update, &preference, arrived + preference.wait).await;
-    Ok(preference.mark(match UpdateAnswer::new(submitted, app.conflict) {
-        UpdateAnswer::Decided(status, decided) => decision(status, &decided),
-        UpdateAnswer::Accepted(id, state) => accepted(id, state),
-        UpdateAnswer::Refused(Some(id), error) => with_id(id, error),
-        UpdateAnswer::Refused(None, error) => return Err(error),
+    Ok(preference.mark(match submitted {
+        Submitted::Decided(decided) => {
+            decision(status(decided.reason.outcome(), app.conflict), &decided)
+        }
+        Submitted::Accepted(id, state) => accepted(id, state),
+        Submitted::Refused(Some(id), error) => receipt::with_id(id, error),
+        Submitted::Refused(None, error) => return Err(error),
     }))
 }
 
@@ -121,11 +123,11 @@ fn decision(status: StatusCode, decided: &Decided) -> Response {
             existing_incident_title: text,
             details: "Check your request parameters",
         };
-        return with_id(*id, (status, Json(body)));
+        return receipt::with_id(*id, (status, Json(body)));
     }
     let json = snapshot.as_ref().map_or_else(|| shown.now(), |snapshot| shown.at(snapshot));
     let content_type = [(header::CONTENT_TYPE, "application/json")];
-    with_receipt(*id, header::LINK, (status, content_type, json))
+    receipt::with_link(*id, (status, content_type, json))
 }
 
 /// The Python dashboard's answer to an update that an incident covers already.
@@ -151,28 +153,7 @@ struct Accepted {
 
 /// 202: the update is safe, and its receipt will have the outcome.
 fn accepted(id: UpdateId, state: UpdateState) -> Response {
-    let receipt = (StatusCode::ACCEPTED, Json(Accepted { id, state }));
-    let mut response = with_receipt(id, header::LINK, receipt);
-    let headers = response.headers_mut();
-    headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
-    if let Ok(location) = HeaderValue::from_str(&receipt_path(id)) {
-        headers.insert(header::LOCATION, location);
-    }
-    response
-}
-
-fn with_id(id: UpdateId, response: impl IntoResponse) -> Response {
-    let mut response = response.into_response();
-    if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
-        response.headers_mut().insert(HeaderName::from_static("update-id"), value);
-    }
-    response
-}
-
-fn with_receipt(id: UpdateId, link: HeaderName, response: impl IntoResponse) -> Response {
-    let mut response = with_id(id, response);
-    if let Ok(value) = HeaderValue::from_str(&format!("<{}>; rel=\"monitor\"", receipt_path(id))) {
-        response.headers_mut().insert(link, value);
-    }
-    response
+    let retry_after = [(header::RETRY_AFTER, RETRY_AFTER)];
+    let body = Json(Accepted { id, state });
+    receipt::with_location(id, (StatusCode::ACCEPTED, retry_after, body))
 }

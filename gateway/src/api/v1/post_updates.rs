@@ -17,15 +17,17 @@ use utoipa::ToSchema;
 
 use super::{
     admission::{check_type, read, unread},
-    get_update::UpdateState,
     many_updates::{self, PostedUpdates},
-    update_answer::{CONFLICT, UpdateAnswer},
+    outcome_status::{CONFLICT, status},
 };
 use crate::{
     gateway::App,
     http::{body, error::ApiError, request::Preference, schema::EXAMPLE_ID},
     ingest::submit::Submitted,
-    store::incidents::{Incident, IncidentJson, Shown},
+    store::{
+        incidents::{Incident, IncidentJson, Shown},
+        receipts::UpdateState,
+    },
 };
 
 /// Many status updates
@@ -129,7 +131,7 @@ fn no_common_key(headers: &HeaderMap) -> Result<(), ApiError> {
 #[derive(Serialize, ToSchema)]
 struct Results<'a> {
     /// One for each update, in their order.
-    results: Vec<UpdateResult>,
+    results: Vec<ResultJson>,
     /// Those that results name, each once, as they are now.
     #[schema(value_type = Vec<IncidentJson>)]
     incidents: Vec<&'a Incident>,
@@ -137,7 +139,8 @@ struct Results<'a> {
 
 /// What became of one of them.
 #[derive(Serialize, ToSchema)]
-struct UpdateResult {
+#[schema(as = UpdateResult)]
+struct ResultJson {
     /// The status that it would have had alone.
     #[schema(minimum = 200, maximum = 599)]
     status: u16,
@@ -163,7 +166,7 @@ struct UpdateResult {
     errors: Option<Value>,
 }
 
-impl UpdateResult {
+impl ResultJson {
     fn new(status: StatusCode, id: Option<UpdateId>) -> Self {
         let status = status.as_u16();
         Self { status, id, state: None, incident: None, error: None, errors: None }
@@ -174,25 +177,22 @@ impl UpdateResult {
 fn results(
     submitted: Vec<Submitted>,
     as_python: bool,
-) -> (Vec<UpdateResult>, BTreeMap<IncidentId, Arc<Shown>>) {
+) -> (Vec<ResultJson>, BTreeMap<IncidentId, Arc<Shown>>) {
     let mut incidents = BTreeMap::new();
-    let result = |submitted| match UpdateAnswer::new(submitted, as_python) {
-        UpdateAnswer::Decided(status, decided) => {
+    let result = |submitted| match submitted {
+        Submitted::Decided(decided) => {
+            let status = status(decided.reason.outcome(), as_python);
             let id = decided.incident.incident.id;
             incidents.insert(id, decided.incident);
             let error = (status == StatusCode::CONFLICT).then(|| CONFLICT.to_owned());
-            UpdateResult {
-                incident: Some(id),
-                error,
-                ..UpdateResult::new(status, Some(decided.id))
-            }
+            ResultJson { incident: Some(id), error, ..ResultJson::new(status, Some(decided.id)) }
         }
-        UpdateAnswer::Accepted(id, state) => {
-            UpdateResult { state: Some(state), ..UpdateResult::new(StatusCode::ACCEPTED, Some(id)) }
+        Submitted::Accepted(id, state) => {
+            ResultJson { state: Some(state), ..ResultJson::new(StatusCode::ACCEPTED, Some(id)) }
         }
-        UpdateAnswer::Refused(id, error) => {
+        Submitted::Refused(id, error) => {
             let (status, message, errors) = error.into_parts();
-            UpdateResult { error: Some(message), errors, ..UpdateResult::new(status, id) }
+            ResultJson { error: Some(message), errors, ..ResultJson::new(status, id) }
         }
     };
     let results = submitted.into_iter().map(result).collect();

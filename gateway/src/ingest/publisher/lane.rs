@@ -299,12 +299,8 @@ impl Sending {
                 (properties.with_type("status-update".into()), body)
             }
             several => {
-                let ids: Vec<String> = ids.iter().map(UpdateId::to_string).collect();
-                let mut headers = FieldTable::default();
-                let ids = AMQPValue::LongString(ids.join(",").into());
-                headers.insert(envelope::IDS_HEADER.into(), ids);
                 let properties = properties.with_type("status-updates".into());
-                (properties.with_headers(headers), envelope::encode(several.iter()))
+                (properties.with_headers(ids_header(&ids)), envelope::encode(several.iter()))
             }
         };
         let publishing = async {
@@ -350,4 +346,12 @@ impl Sending {
             sent.settle(Err(PublishError::Unconfirmed));
         }
     }
+}
+
+/// The header with the ids of an envelope's updates.
+fn ids_header(ids: &[UpdateId]) -> FieldTable {
+    let ids: Vec<String> = ids.iter().map(UpdateId::to_string).collect();
+    let mut headers = FieldTable::default();
+    headers.insert(envelope::IDS_HEADER.into(), AMQPValue::LongString(ids.join(",").into()));
+    headers
 }

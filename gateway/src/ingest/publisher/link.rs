@@ -101,13 +101,7 @@ impl Link {
         declare_own_exchange(&channel, &exchange, &topology).await?;
         channel.close(200, "declared".into()).await?;
 
-        let pool = managed::Pool::builder(Channels(publishing));
-        let pool = pool.max_size(topology.partitions.into()).build();
-        #[expect(
-            clippy::expect_used,
-            reason = "building fails only for timeouts without a runtime"
-        )]
-        let channels = pool.expect("a pool without timeouts can be built");
+        let channels = channels(publishing, &topology);
         let failed = Arc::new(AtomicBool::new(false));
         let failing = failed.clone();
         let receiving = supervise::spawn("replies", async move {
@@ -182,6 +176,14 @@ impl Link {
             "a queue is missing and can't be declared again"
         );
     }
+}
+
+/// The channels of a link, one for each partition at most.
+fn channels(publishing: Connection, topology: &Topology) -> ChannelPool {
+    let pool = managed::Pool::builder(Channels(publishing));
+    let pool = pool.max_size(topology.partitions.into()).build();
+    #[expect(clippy::expect_used, reason = "building fails only for timeouts without a runtime")]
+    pool.expect("a pool without timeouts can be built")
 }
 
 /// Declares the queues, if the database says that they may be.

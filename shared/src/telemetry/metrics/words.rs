@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::outcome::Outcome;
+use crate::{message::Verdict, outcome::Outcome};
 
 /// A closed set of label values.
 pub trait Words: Copy + fmt::Debug + Send + Sync + 'static {
@@ -114,7 +114,9 @@ words! {
     }
 }
 
-/// The result of an update, for its client in a gateway and in the database in a worker.
+/// What became of an update, as metrics count it: a [`Verdict`] without its details. It is no set of label
+/// values itself, but a part of [`AnsweredLabel`] and [`AppliedLabel`]: gateways and workers count one case
+/// more each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResultLabel {
     /// It was decided.
@@ -125,6 +127,17 @@ pub enum ResultLabel {
     Rejected,
     /// It can't be applied because of its content.
     Parked,
+}
+
+impl From<&Verdict> for ResultLabel {
+    fn from(verdict: &Verdict) -> Self {
+        match verdict {
+            Verdict::Decided { reason, .. } => Self::Decided(reason.outcome()),
+            Verdict::Repeated { .. } => Self::Repeated,
+            Verdict::Rejected => Self::Rejected,
+            Verdict::Parked => Self::Parked,
+        }
+    }
 }
 
 impl ResultLabel {
@@ -143,7 +156,7 @@ impl ResultLabel {
     }
 }
 
-/// The answer for an accepted update.
+/// What became of an accepted update, as its gateway counts the answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AnsweredLabel {
     /// Its result.
@@ -167,10 +180,10 @@ impl Words for AnsweredLabel {
     }
 }
 
-/// What a worker did with a message.
+/// What became of the update of a message, as its worker counts them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AppliedLabel {
-    /// What became of its update.
+    /// Its result.
     Result(ResultLabel),
     /// A duplicate: its update was already applied.
     Redelivered,

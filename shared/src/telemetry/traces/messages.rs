@@ -224,16 +224,14 @@ impl Replying {
 
 /// The attributes of a verdict.
 fn answer_attributes(verdict: &Verdict) -> Vec<KeyValue> {
-    let (outcome, reason, incident) = match verdict {
-        Verdict::Decided { reason, incident } => {
-            (reason.outcome().word(), Some(*reason), Some(incident.id))
-        }
-        Verdict::Repeated { reason, incident, .. } => ("repeated", Some(*reason), Some(*incident)),
-        Verdict::Rejected => ("rejected", None, None),
-        Verdict::Parked => ("parked", None, None),
+    let (outcome, reason) = match verdict {
+        Verdict::Decided { reason, .. } => (reason.outcome().word(), Some(*reason)),
+        Verdict::Repeated { reason, .. } => ("repeated", Some(*reason)),
+        Verdict::Rejected => ("rejected", None),
+        Verdict::Parked => ("parked", None),
     };
     let reason = reason.map(|reason| KeyValue::new("sdb.reason", reason.word()));
-    let incident = incident.map(|id| KeyValue::new("sdb.incident.id", i64::from(id.0)));
+    let incident = verdict.incident().map(|id| KeyValue::new("sdb.incident.id", i64::from(id.0)));
     [Some(KeyValue::new("sdb.outcome", outcome)), reason, incident].into_iter().flatten().collect()
 }
 

@@ -63,9 +63,7 @@ pub(super) async fn apply_batch(
     let mut applied = apply(connection, member, &batch).await?;
     if broken == Some(Broken::AnswersOtherwise) {
         for applied in &mut applied {
-            if let Applied::Settled(Some(result)) = applied
-                && let Verdict::Decided { incident, .. } = &mut result.verdict
-            {
+            if let Applied::Settled(Some(Verdict::Decided { incident, .. })) = applied {
                 incident.id.0 += 1;
             }
         }

@@ -9,7 +9,7 @@ use shared::{
     timestamp::Timestamp,
 };
 use sqlx::AssertSqlSafe;
-use worker::domain::{ActiveState, Holder, IncidentRef, ManualIncident};
+use worker::domain::{ActiveState, IncidentRef, ManualIncident, Update, decide};
 
 use super::json_of;
 use harness::{
@@ -93,16 +93,18 @@ async fn replayed(system: &System, commands: Vec<Command>) -> Result<()> {
         while let Some(command) = commands.next_if(|command| command.at < decided_at) {
             took_place(&mut state, &ids, command)?;
         }
-        let effect = state.apply(component, Impact::try_from(impact)?, &text, decided_at);
-        ensure!(effect.reason == Reason::from_word(&reason)?, "{} was {reason}", effect.reason);
-        let holder = match effect.holder {
-            Holder::Manual(place) => {
-                covered += 1;
-                let manual = state.manual.get(&component).and_then(|all| all.get(place));
-                manual.context("no manual incident")?.id
-            }
-            Holder::System(IncidentRef::Existing(id)) => id,
-            Holder::System(IncidentRef::New(index)) => {
+        let impact = Impact::try_from(impact)?;
+        let update = Update { component, impact, text: &text, at: decided_at };
+        let decision = decide(&state, update);
+        let decided = decision.reason();
+        ensure!(decided == Reason::from_word(&reason)?, "{decided} was {reason}");
+        covered += usize::from(matches!(
+            decided,
+            Reason::InRunningMaintenance | Reason::CoveredByManualIncident
+        ));
+        let holder = match state.carry_out(decision, update, &mut Vec::new()) {
+            IncidentRef::Existing(id) => id,
+            IncidentRef::New(index) => {
                 if index == ids.len() {
                     ids.push(incident);
                 }

@@ -18,11 +18,9 @@ use shared::{
     timestamp::Timestamp,
 };
 
-use super::at;
+use super::{apply, at};
 use crate::domain::{
-    ActiveState,
-    Holder::{self, Manual},
-    IncidentRef, ManualIncident, SystemIncident, decide,
+    ActiveState, IncidentRef, ManualIncident, SystemIncident, Update,
     timeline::{TimelineEntry, TimelineEvent},
 };
 
@@ -40,16 +38,12 @@ fn now() -> Timestamp {
     at(0)
 }
 
-fn standing(id: i32) -> IncidentRef {
+fn held_by(id: i32) -> IncidentRef {
     IncidentRef::Existing(IncidentId(id))
 }
 
-fn held_by(id: i32) -> Holder {
-    Holder::System(standing(id))
-}
-
-fn held_by_new(place: usize) -> Holder {
-    Holder::System(IncidentRef::New(place))
+fn held_by_new(place: usize) -> IncidentRef {
+    IncidentRef::New(place)
 }
 
 /// The state before an update.
@@ -75,19 +69,19 @@ impl Given {
             has_others: false,
             last_update_at: None,
         };
-        self.system.insert(standing(id), incident);
+        self.system.insert(held_by(id), incident);
         self
     }
 
     /// The system incident has components of which the batch has no updates.
     fn with_others(mut self, id: i32) -> Self {
-        self.system.get_mut(&standing(id)).unwrap().has_others = true;
+        self.system.get_mut(&held_by(id)).unwrap().has_others = true;
         self
     }
 
     /// The time of the system incident's newest timeline entry, in microseconds from now.
     fn last_updated(mut self, id: i32, micros: i64) -> Self {
-        self.system.get_mut(&standing(id)).unwrap().last_update_at = Some(at(micros));
+        self.system.get_mut(&held_by(id)).unwrap().last_update_at = Some(at(micros));
         self
     }
 
@@ -123,7 +117,7 @@ impl Given {
         component: ComponentId,
         impact: Impact,
         reason: Reason,
-        holder: Holder,
+        holder: IncidentRef,
     ) -> Case {
         let Given { shows, system, manual } = self;
         let before = ActiveState::new(system, manual);
@@ -139,7 +133,7 @@ struct Case {
     component: ComponentId,
     impact: Impact,
     reason: Reason,
-    holder: Holder,
+    holder: IncidentRef,
     leaves: Vec<String>,
     writes: Vec<String>,
 }
@@ -159,23 +153,21 @@ impl Case {
 
     fn check(&self) {
         let Self { shows, before, component, impact, .. } = self;
-        let decision = decide(before, *component, *impact, now());
-        assert_eq!(decision.reason(), self.reason, "{shows}: the decision's reason");
-
-        let mut after = before.clone();
-        let effect = after.apply(*component, *impact, TEXT, now());
-        assert_eq!(effect.reason, self.reason, "{shows}: the reason");
-        assert_eq!(effect.holder, self.holder, "{shows}: the holder");
+        let (mut after, mut timeline) = (before.clone(), Vec::new());
+        let update = Update { component: *component, impact: *impact, text: TEXT, at: now() };
+        let (reason, holder) = apply(&mut after, update, &mut timeline);
+        assert_eq!(reason, self.reason, "{shows}: the reason");
+        assert_eq!(holder, self.holder, "{shows}: the holder");
         assert_eq!(drawn_state(&after), self.leaves, "{shows}: the incidents after it");
-        let written: Vec<String> = effect.timeline.iter().map(drawn_entry).collect();
+        let written: Vec<String> = timeline.iter().map(drawn_entry).collect();
         assert_eq!(written, self.writes, "{shows}: the entries");
 
         assert_eq!(after.manual, before.manual, "{shows}: manual incidents stay as they are");
-        if !effect.reason.outcome().is_change() {
+        if !reason.outcome().is_change() {
             assert_eq!(after.system, before.system, "{shows}: nothing changed");
-            assert_eq!(effect.timeline, [], "{shows}: nothing to tell");
+            assert_eq!(timeline, [], "{shows}: nothing to tell");
         }
-        check_the_rest(shows, before, &after, &effect.timeline);
+        check_the_rest(shows, before, &after, &timeline);
     }
 }
 

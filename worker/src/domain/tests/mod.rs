@@ -6,9 +6,21 @@ mod conformance;
 mod properties;
 mod world;
 
-use shared::timestamp::Timestamp;
+use shared::{outcome::Reason, timestamp::Timestamp};
+
+use super::{ActiveState, IncidentRef, Update, decide, timeline::TimelineEntry};
 
 /// A time relative to the base time of a test, in microseconds.
 fn at(micros: i64) -> Timestamp {
     Timestamp::from_micros(1_700_000_000_000_000).unwrap().plus_micros(micros)
+}
+
+/// Decides an update and carries the decision out, as a batch does.
+fn apply(
+    state: &mut ActiveState,
+    update: Update<'_>,
+    timeline: &mut Vec<TimelineEntry>,
+) -> (Reason, IncidentRef) {
+    let decision = decide(state, update);
+    (decision.reason(), state.carry_out(decision, update, timeline))
 }

@@ -8,8 +8,9 @@ use shared::{
     timestamp::Timestamp,
 };
 
+use super::apply;
 use crate::domain::{
-    ActiveState, Holder, IncidentRef, ManualIncident, SystemIncident,
+    ActiveState, IncidentRef, ManualIncident, SystemIncident, Update,
     timeline::{self, Names, TimelineEntry},
 };
 
@@ -62,9 +63,10 @@ pub(super) fn apply_batch(world: &mut World, posts: &[Post]) -> Vec<Answer> {
     let mut snapshots = Vec::new();
     let mut entries: Vec<TimelineEntry> = Vec::new();
     for post in posts {
-        let effect = after.apply(post.component, post.impact, &post.text, post.at);
-        snapshots.push(snapshot(world, &after, post.component, effect.reason, effect.holder));
-        entries.extend(effect.timeline);
+        let Post { component, impact, text, at, .. } = post;
+        let update = Update { component: *component, impact: *impact, text, at: *at };
+        let (reason, holder) = apply(&mut after, update, &mut entries);
+        snapshots.push(snapshot(world, &after, *component, reason, holder));
     }
     assert_eq!(after.manual, before.manual, "a batch never changes manual incidents");
     write(world, &before, &after, &entries);
@@ -84,16 +86,14 @@ fn snapshot(
     state: &ActiveState,
     component: ComponentId,
     reason: Reason,
-    holder: Holder,
+    holder: IncidentRef,
 ) -> (Answer, Option<Timestamp>) {
-    let (id, text, impact, start, end, last) = match holder {
-        Holder::System(id) => {
-            let i = state.any_incident(id).unwrap();
-            (id_of(world, id), &i.text, i.impact, i.start_date, i.end_date, i.last_update_at)
-        }
-        Holder::Manual(place) => {
-            let i = &state.manual[&component][place];
-            (i.id, &i.text, i.impact, i.start_date, i.end_date, i.last_update_at)
+    let id = id_of(world, holder);
+    let (text, impact, start, end, last) = match state.any_incident(holder) {
+        Some(i) => (&i.text, i.impact, i.start_date, i.end_date, i.last_update_at),
+        None => {
+            let i = state.manual_incident(component, holder).unwrap();
+            (&i.text, i.impact, i.start_date, i.end_date, i.last_update_at)
         }
     };
     let text = text.clone();

@@ -50,16 +50,15 @@ fn the_updates_of_an_incident_get_later_and_later_whatever_the_clock_says() {
 /// Applies updates to an empty state as one batch, all at [`now`]: the clock may not advance.
 fn one_batch(
     updates: &[(ComponentId, Impact)],
-) -> (ActiveState, Vec<(Reason, Holder)>, Vec<String>) {
+) -> (ActiveState, Vec<(Reason, IncidentRef)>, Vec<String>) {
     let mut state = ActiveState::default();
     let mut decided = Vec::new();
-    let mut history = Vec::new();
+    let mut timeline = Vec::new();
     for (component, impact) in updates {
-        let effect = state.apply(*component, *impact, TEXT, now());
-        decided.push((effect.reason, effect.holder));
-        history.extend(effect.timeline.iter().map(drawn_entry));
+        let update = Update { component: *component, impact: *impact, text: TEXT, at: now() };
+        decided.push(apply(&mut state, update, &mut timeline));
     }
-    (state, decided, history)
+    (state, decided, timeline.iter().map(drawn_entry).collect())
 }
 
 #[test]
@@ -118,16 +117,18 @@ fn a_closed_incident_is_neither_joined_nor_does_it_cover() {
     assert_eq!(drawn_state(&state), ["new1 major: DNS CDN", "closed new0 minor: DNS"]);
     let closed = state.closed.clone();
 
-    let effect = state.apply(VPN, Minor, TEXT, at(1));
-    assert_eq!((effect.reason, effect.holder), (NoIncidentOfImpact, held_by_new(2)));
-    let effect = state.apply(DNS, Minor, TEXT, at(2));
-    assert_eq!((effect.reason, effect.holder), (CoveredBySystemIncident, held_by_new(1)));
+    let mut apply = |component, at| {
+        let update = Update { component, impact: Minor, text: TEXT, at };
+        apply(&mut state, update, &mut Vec::new())
+    };
+    assert_eq!(apply(VPN, at(1)), (NoIncidentOfImpact, held_by_new(2)));
+    assert_eq!(apply(DNS, at(2)), (CoveredBySystemIncident, held_by_new(1)));
     assert_eq!(state.closed, closed);
 }
 
 #[test]
 fn an_active_incident_is_older_than_any_that_the_batch_opens() {
-    assert!(standing(i32::MAX) < IncidentRef::New(0));
-    assert!(standing(2) < standing(10));
+    assert!(held_by(i32::MAX) < IncidentRef::New(0));
+    assert!(held_by(2) < held_by(10));
     assert!(IncidentRef::New(2) < IncidentRef::New(10));
 }

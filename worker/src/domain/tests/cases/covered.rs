@@ -7,18 +7,18 @@ fn a_running_maintenance_suppresses_updates() {
     check_all([
         given("a maintenance that started and is to end covers whatever is reported")
             .maintenance(5, DNS, -HOUR, Some(HOUR))
-            .update(DNS, Outage, InRunningMaintenance, Manual(0)),
+            .update(DNS, Outage, InRunningMaintenance, held_by(5)),
         given("one without an end covers").maintenance(5, DNS, -HOUR, None).update(
             DNS,
             Minor,
             InRunningMaintenance,
-            Manual(0),
+            held_by(5),
         ),
         given("it runs from its very start").maintenance(5, DNS, 0, Some(HOUR)).update(
             DNS,
             Minor,
             InRunningMaintenance,
-            Manual(0),
+            held_by(5),
         ),
         given("it does not run a microsecond before its start")
             .maintenance(5, DNS, 1, Some(HOUR))
@@ -26,7 +26,7 @@ fn a_running_maintenance_suppresses_updates() {
             .leaves(&["new0 minor: DNS"]),
         given("it still runs a microsecond before its end")
             .maintenance(5, DNS, -HOUR, Some(1))
-            .update(DNS, Minor, InRunningMaintenance, Manual(0)),
+            .update(DNS, Minor, InRunningMaintenance, held_by(5)),
         given("it no longer runs at its very end")
             .maintenance(5, DNS, -HOUR, Some(0))
             .update(DNS, Minor, NoIncidentOfImpact, held_by_new(0))
@@ -50,11 +50,11 @@ fn a_running_maintenance_suppresses_updates() {
         given("any of several counts, not only the first")
             .maintenance(5, DNS, -2 * HOUR, Some(-HOUR))
             .maintenance(6, DNS, -HOUR, Some(HOUR))
-            .update(DNS, Outage, InRunningMaintenance, Manual(1)),
+            .update(DNS, Outage, InRunningMaintenance, held_by(6)),
         given("of two that run, the oldest is named")
             .maintenance(5, DNS, -HOUR, Some(HOUR))
             .maintenance(6, DNS, -HOUR, None)
-            .update(DNS, Outage, InRunningMaintenance, Manual(0)),
+            .update(DNS, Outage, InRunningMaintenance, held_by(5)),
         given("that of another component covers only that one")
             .maintenance(5, CDN, -HOUR, Some(HOUR))
             .update(DNS, Minor, NoIncidentOfImpact, held_by_new(0))
@@ -62,15 +62,15 @@ fn a_running_maintenance_suppresses_updates() {
         given("it comes before an older manual incident that covers the component, too")
             .manual(5, DNS, Outage, -HOUR, None)
             .maintenance(6, DNS, -HOUR, Some(HOUR))
-            .update(DNS, Minor, InRunningMaintenance, Manual(1)),
+            .update(DNS, Minor, InRunningMaintenance, held_by(6)),
         given("it comes before a system incident that covers the component, too")
             .system(1, Outage, &[DNS])
             .maintenance(5, DNS, -HOUR, Some(HOUR))
-            .update(DNS, Minor, InRunningMaintenance, Manual(0)),
+            .update(DNS, Minor, InRunningMaintenance, held_by(5)),
         given("it keeps a system incident of the component from being raised")
             .system(1, Minor, &[DNS])
             .maintenance(5, DNS, -HOUR, Some(HOUR))
-            .update(DNS, Outage, InRunningMaintenance, Manual(0)),
+            .update(DNS, Outage, InRunningMaintenance, held_by(5)),
     ]);
 }
 
@@ -81,19 +81,19 @@ fn a_manual_incident_covers_its_impact_and_those_below() {
             DNS,
             Minor,
             CoveredByManualIncident,
-            Manual(0),
+            held_by(5),
         ),
         given("one of the same impact covers").manual(5, DNS, Major, -HOUR, None).update(
             DNS,
             Major,
             CoveredByManualIncident,
-            Manual(0),
+            held_by(5),
         ),
         given("it counts from its very start").manual(5, DNS, Major, 0, None).update(
             DNS,
             Major,
             CoveredByManualIncident,
-            Manual(0),
+            held_by(5),
         ),
         given("it does not count a microsecond before its start")
             .manual(5, DNS, Major, 1, None)
@@ -114,23 +114,23 @@ fn a_manual_incident_covers_its_impact_and_those_below() {
         given("any of several counts, not only the first")
             .manual(5, DNS, Minor, -HOUR, None)
             .manual(6, DNS, Outage, -HOUR, None)
-            .update(DNS, Major, CoveredByManualIncident, Manual(1)),
+            .update(DNS, Major, CoveredByManualIncident, held_by(6)),
         given("of two that cover, the oldest is named, not the worst")
             .manual(5, DNS, Major, -HOUR, None)
             .manual(6, DNS, Outage, -HOUR, None)
-            .update(DNS, Minor, CoveredByManualIncident, Manual(0)),
-        given("a maintenance to come keeps its place in the count")
+            .update(DNS, Minor, CoveredByManualIncident, held_by(5)),
+        given("a maintenance to come beside it does not matter")
             .maintenance(5, DNS, HOUR, Some(2 * HOUR))
             .manual(6, DNS, Minor, -HOUR, None)
-            .update(DNS, Minor, CoveredByManualIncident, Manual(1)),
+            .update(DNS, Minor, CoveredByManualIncident, held_by(6)),
         given("it comes before a system incident that covers the component, too")
             .system(1, Outage, &[DNS])
             .manual(5, DNS, Minor, -HOUR, None)
-            .update(DNS, Minor, CoveredByManualIncident, Manual(0)),
+            .update(DNS, Minor, CoveredByManualIncident, held_by(5)),
         given("it keeps a system incident of the component from being raised")
             .system(1, Minor, &[DNS])
             .manual(5, DNS, Major, -HOUR, None)
-            .update(DNS, Major, CoveredByManualIncident, Manual(0)),
+            .update(DNS, Major, CoveredByManualIncident, held_by(5)),
     ]);
 }
 
