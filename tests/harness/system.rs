@@ -68,12 +68,14 @@ pub struct System {
 }
 
 impl System {
-    /// A prepared database and a virtual host, and no process yet.
+    /// A prepared database and a virtual host, and no process yet. It has more partitions than by
+    /// default, so that workers share and exchange several.
     pub async fn prepared(context: &Arc<Fixture>) -> Result<Self> {
-        Self::prepared_with(context, &[]).await
+        Self::prepared_with(context, &[("SDB_PARTITIONS", "8")]).await
     }
 
-    /// The same with these settings at `worker migrate`, which records the shape of the queues.
+    /// The same with these settings at `worker migrate`, which records the shape of the queues, and the
+    /// default number of partitions.
     pub async fn prepared_with(context: &Arc<Fixture>, settings: &[(&str, &str)]) -> Result<Self> {
         let system = Self::bare(context).await?;
         let mut variables = vec![("SDB_DATABASE_URI", system.database_uri.as_str())];

@@ -119,9 +119,9 @@ pub const SETTINGS: &[Setting] = &[
     setting("SDB_BATCH", Some("512"), "worker", "Maximum number of updates in one transaction"),
     setting(
         "SDB_PARTITIONS",
-        Some("8"),
+        Some("2"),
         "both",
-        "Number of queues over which the components are distributed. Recorded by `worker migrate`, changed by `worker topology change`; a process with another value does not start",
+        "Number of queues over which the components are distributed, and of workers that share them. Recorded by `worker migrate`, changed by `worker topology change`; a process with another value does not start",
     ),
     setting(
         "SDB_QUEUE_LIMIT",
