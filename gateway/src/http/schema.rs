@@ -23,10 +23,10 @@ pub(crate) fn one_of<V: Into<Value>>(values: impl IntoIterator<Item = V>) -> Obj
 #[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "describes a type of `shared`, which knows nothing of the web")]
 pub(crate) struct Attribute {
-    /// What is said, such as `region`.
+    /// The name of the attribute.
     #[schema(example = "region")]
     name: String,
-    /// What it is for this component.
+    /// The component's value of it.
     #[schema(example = "Region 1")]
     value: String,
 }
