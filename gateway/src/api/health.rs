@@ -18,6 +18,7 @@ use crate::{gateway::App, ingest::publisher::BrokerState, store::catalogue::Cata
 /// still alive.
 const DATABASE_LIMIT: Duration = Duration::from_millis(500);
 
+/// That the process is alive.
 #[derive(Serialize, ToSchema)]
 #[schema(example = json!({ "status": "ok" }))]
 struct Health {
@@ -41,14 +42,15 @@ pub(crate) async fn healthz() -> Response {
     "status": "ready", "reasons": [], "catalogue": { "version": 1, "components": 20 },
 }))]
 struct Ready {
-    /// `degraded` is ready, too.
+    /// Requests can be sent to a gateway that is `ready` or `degraded`.
     status: Status,
     /// What is missing, for people; empty if nothing is.
     reasons: Vec<String>,
-    /// The gateway's copy of the catalogue. Null until it is read for the first time.
+    /// The copy of the catalogue. Null until it is read for the first time.
     catalogue: Option<CatalogueState>,
 }
 
+/// `ready`; `degraded`, so ready although something is missing; or `not ready`.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 enum Status {
@@ -58,6 +60,7 @@ enum Status {
     NotReady,
 }
 
+/// The gateway's copy of the catalogue.
 #[derive(Serialize, ToSchema)]
 struct CatalogueState {
     /// Increases with every change of the catalogue.

@@ -18,7 +18,7 @@ pub(crate) fn one_of<V: Into<Value>>(values: impl IntoIterator<Item = V>) -> Obj
     ObjectBuilder::new().schema_type(SchemaType::AnyValue).enum_values(Some(values)).build()
 }
 
-/// An attribute of a component, as `shared::component` has it.
+/// An attribute of a component.
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "describes a type of `shared`, which knows nothing of the web")]

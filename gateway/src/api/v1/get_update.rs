@@ -55,6 +55,7 @@ struct Receipt {
     incident: Option<Incident>,
 }
 
+/// The component of an update.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "describes what the database writes")]
 struct ReceiptComponent {

@@ -148,7 +148,7 @@ struct Conflict<'a> {
     details: &'a str,
 }
 
-/// An update whose outcome is not known yet. Its receipt will have it.
+/// An update that is queued and whose outcome is not known yet, or that is parked. Its receipt shows the rest.
 #[derive(Serialize, ToSchema)]
 #[schema(example = json!(Accepted { id: schema::EXAMPLE_ID, state: UpdateState::Pending }))]
 struct Accepted {
