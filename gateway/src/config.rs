@@ -35,11 +35,11 @@ pub struct Config {
 /// What tokens are checked against.
 #[derive(Clone, Debug)]
 pub struct AuthConfig {
-    /// The keys that may have signed a token, the one that signs first.
+    /// The keys whose signature is accepted; the first one signs.
     pub keys: Vec<Secret>,
-    /// The claims of which a token must have one; a token that is made gets the first.
+    /// A token must have one of these claims; one that is issued gets the first.
     pub claims: Vec<String>,
-    /// Settings that can be read in two ways.
+    /// The names of settings that can be read in two ways, both of which are accepted.
     ambiguous: Vec<&'static str>,
 }
 
@@ -64,7 +64,7 @@ impl Config {
     /// From the settings.
     ///
     /// # Errors
-    /// When one is missing or can't be used; the text says what to write.
+    /// When one is missing or invalid; the message names the expected form.
     pub fn from_settings(settings: &Settings) -> Result<Self, SettingsError> {
         let count = |name, most| settings.number(name, 1..=most).map(|number| number as usize);
         Ok(Self {
@@ -93,7 +93,7 @@ impl Config {
     /// Address and port to serve.
     ///
     /// # Errors
-    /// When it can't be used; the text says what to write.
+    /// When it is invalid; the message names the expected form.
     pub fn bind(settings: &Settings) -> Result<SocketAddr, SettingsError> {
         settings.parsed("SDB_BIND", "an address and port such as `0.0.0.0:8080`")
     }
@@ -104,7 +104,7 @@ impl AuthConfig {
     /// dashboard are accepted in both forms, so that tokens stay valid.
     ///
     /// # Errors
-    /// When there is no key, or something can't be used.
+    /// When there is no key, or a setting is invalid.
     pub fn from_settings(settings: &Settings) -> Result<Self, SettingsError> {
         let mut ambiguous = Vec::new();
         let mut readings = |name| {

@@ -25,11 +25,11 @@ pub(crate) struct App {
     pub(crate) clock: Arc<DatabaseClock>,
     pub(crate) pending: Arc<PendingRequests>,
     pub(crate) publisher: Arc<Publisher>,
-    /// For what is small and quick: receipts, versions, the incidents of answers.
+    /// The pool for small and quick queries: receipts, the catalogue, the incidents of answers.
     pub(crate) answers: PgPool,
     /// One permit for each update between arrival and answer.
     pub(crate) in_flight: Semaphore,
-    /// How many there are.
+    /// The total number of these permits.
     pub(crate) most_in_flight: usize,
     /// The rate limit of tokens; none without a limit.
     pub(crate) rate_limit: Option<RateLimit>,
@@ -38,7 +38,9 @@ pub(crate) struct App {
     pub(crate) lists: Lists,
     /// Reads the version of the lists from the database.
     pub(crate) versions: Versions,
+    /// Whether an update that an incident already covers is answered 409.
     pub(crate) conflict: bool,
+    /// Days that the record of each update is kept.
     pub(crate) inbox_days: u32,
     pub(crate) stop: Stop,
 }
@@ -84,7 +86,7 @@ impl App {
         self.stop.stops().await
     }
 
-    /// What publishes updates to the queues.
+    /// The way of updates into the queues.
     pub(crate) fn intake(&self) -> Intake<'_> {
         Intake {
             rate_limit: self.rate_limit.as_ref(),

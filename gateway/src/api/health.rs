@@ -18,35 +18,39 @@ use crate::{gateway::App, ingest::publisher::BrokerState, store::catalogue::Cata
 /// still alive.
 const DATABASE_LIMIT: Duration = Duration::from_millis(500);
 
+/// That the process is alive.
 #[derive(Serialize, ToSchema)]
 #[schema(example = json!({ "status": "ok" }))]
 struct Health {
+    /// Always `ok`.
     status: &'static str,
 }
 
-/// The process lives
+/// Check liveness
 #[utoipa::path(
     get,
     path = "/healthz",
-    responses((status = 200, description = "It does", body = Health)),
+    responses((status = 200, description = "The process is alive", body = Health)),
 )]
 pub(crate) async fn healthz() -> Response {
     Json(Health { status: "ok" }).into_response()
 }
 
-/// What the gateway has and what it lacks.
+/// Whether the gateway is ready, and what is missing.
 #[derive(Serialize, ToSchema)]
 #[schema(example = json!({
     "status": "ready", "reasons": [], "catalogue": { "version": 1, "components": 20 },
 }))]
 struct Ready {
+    /// Requests can be sent to a gateway that is `ready` or `degraded`.
     status: Status,
-    /// What is missing.
+    /// What is missing, for people; empty if nothing is.
     reasons: Vec<String>,
-    /// The copy of the catalogue; null before it was read.
+    /// The copy of the catalogue. Null until it is read for the first time.
     catalogue: Option<CatalogueState>,
 }
 
+/// `ready`; `degraded`, so ready although something is missing; or `not ready`.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 enum Status {
@@ -56,24 +60,26 @@ enum Status {
     NotReady,
 }
 
+/// The gateway's copy of the catalogue.
 #[derive(Serialize, ToSchema)]
 struct CatalogueState {
-    /// Moves with every change of the catalogue.
+    /// Increases with every change of the catalogue.
     version: i64,
+    /// The number of components.
     components: usize,
 }
 
-/// Whether requests should come here
+/// Check readiness
 ///
-/// Without RabbitMQ lists are still shown, and without PostgreSQL updates are still taken, so that
-/// either alone keeps the gateway ready.
+/// Without RabbitMQ lists are still answered, and without PostgreSQL updates are still accepted, so that either
+/// of the two keeps the gateway ready.
 #[utoipa::path(
     get,
     path = "/readyz",
     responses(
-        (status = 200, description = "They should; `degraded` says that something is missing",
+        (status = 200, description = "Requests can be sent here; `degraded` says that something is missing",
             body = Ready),
-        (status = 503, description = "They should not, or no server answers", body = Ready,
+        (status = 503, description = "Requests should not be sent here", body = Ready,
             example = json!({
                 "status": "not ready",
                 "reasons": ["the catalogue was not read yet"],
@@ -110,9 +116,9 @@ impl Readiness {
         }
     }
 
-    /// Without RabbitMQ lists are still shown, and without PostgreSQL updates are still taken, so that
-    /// either alone keeps the gateway ready. So does a clock that is off, as updates are not stamped by
-    /// it: it may be PostgreSQL's that is wrong, and then all gateways would go at once.
+    /// Either server keeps the gateway ready: without RabbitMQ lists are still answered, and without PostgreSQL
+    /// updates are still accepted. A wrong clock does not matter here, since updates are not stamped by it: it
+    /// may be PostgreSQL's that is wrong, and then all gateways would become unready at once.
     pub(crate) fn status(&self) -> StatusCode {
         let serves =
             self.database || matches!(self.broker, BrokerState::Ready | BrokerState::Incomplete);

@@ -12,10 +12,10 @@ use shared::metrics::{COMMON, CONTENT_TYPE, GATEWAY, Server};
 use super::health::Readiness;
 use crate::{gateway::App, ingest::publisher::BrokerState};
 
-/// What the gateway counts and measures
+/// Get the metrics
 ///
-/// For Prometheus, in its text format, with what stands at this moment. Where `SDB_ADMIN_ADDRESS` is set,
-/// they are served only there.
+/// The current values, in the text format of Prometheus. If `SDB_ADMIN_ADDRESS` is set, they are served only at
+/// that address.
 #[utoipa::path(
     get,
     path = "/metrics",

@@ -31,13 +31,13 @@ pub(crate) struct ApiError {
     "errors": { "json": { "impact": ["Missing data for required field."] } },
 }))]
 pub(crate) struct Body<'a> {
-    /// The status of the answer.
+    /// The HTTP status of the answer.
     code: u16,
-    /// Its name.
+    /// The standard name of the status.
     status: &'a str,
-    /// What was wrong, for people.
+    /// What is wrong, for people.
     message: &'a str,
-    /// Only where fields are at fault: what is wrong with each, below `json` or `query`.
+    /// The errors of each invalid field or parameter, below `json` or `query`. Absent if none is invalid.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Object, required = false)]
     errors: Option<&'a Value>,

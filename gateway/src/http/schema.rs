@@ -18,15 +18,15 @@ pub(crate) fn one_of<V: Into<Value>>(values: impl IntoIterator<Item = V>) -> Obj
     ObjectBuilder::new().schema_type(SchemaType::AnyValue).enum_values(Some(values)).build()
 }
 
-/// An attribute of a component, as `shared::component` has it.
+/// An attribute of a component.
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "describes a type of `shared`, which knows nothing of the web")]
 pub(crate) struct Attribute {
-    /// What is said, such as `region`.
+    /// The name of the attribute.
     #[schema(example = "region")]
     name: String,
-    /// What it is for this component.
+    /// The component's value of it.
     #[schema(example = "Region 1")]
     value: String,
 }

@@ -66,7 +66,7 @@ struct AwaitedUpdate {
 
 /// Whether a request waits for the outcome of its update.
 pub(crate) enum Registration<'a> {
-    /// It is.
+    /// It does.
     Outcome(PendingRequest<'a>),
     /// It does not, because no outcomes arrive; but the outcome is requested, to notice when they arrive
     /// again.

@@ -79,7 +79,7 @@ pub(crate) struct Decided {
     pub(crate) snapshot: Option<IncidentSnapshot>,
 }
 
-/// Accepts updates.
+/// Accepts updates: what that needs of the gateway.
 #[derive(Clone, Copy)]
 pub(crate) struct Intake<'a> {
     pub(crate) rate_limit: Option<&'a RateLimit>,
@@ -87,7 +87,7 @@ pub(crate) struct Intake<'a> {
     pub(crate) places: &'a Semaphore,
     pub(crate) catalogue: &'a CatalogueCopy,
     pub(crate) clock: &'a DatabaseClock,
-    /// For texts that some encodings lack.
+    /// To check texts that the database's encoding may lack.
     pub(crate) database: &'a PgPool,
     pub(crate) pending: &'a PendingRequests,
     pub(crate) publisher: &'a Publisher,

@@ -26,7 +26,7 @@ pub(super) const SMALL_BYTES: usize = 16 * 1024;
 
 /// The result of writing a list.
 pub(super) enum Written {
-    /// It is in memory.
+    /// It was small enough for memory.
     Held(List),
     /// It was too large for memory.
     TooLarge(Version),

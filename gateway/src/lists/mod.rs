@@ -71,7 +71,7 @@ impl Lists {
 /// The part of an answer that depends on the content, besides the body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ListKind {
-    /// All that match: nothing, because such a list always exists.
+    /// All that match: no such part, because the list always exists.
     All,
     /// A page: the address of the next one.
     Page,
@@ -119,7 +119,7 @@ where
     };
     let known = Known::read(headers);
     let has_any = known == Known::Any;
-    // Most clients send no tag, so that none need be computed.
+    // Most clients send no tag: then none needs to be computed.
     let is_known = known.names_tags() && known.has(&tag(version, coding));
     if is_known || (has_any && kind != ListKind::One) {
         return Ok(unchanged());

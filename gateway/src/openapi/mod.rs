@@ -1,7 +1,7 @@
 //! The document of the API, OpenAPI 3.1, made from the handlers and the types that they answer with.
 //!
-//! What one endpoint alone does stands at its handler. What many have in common is filled in here:
-//! the error body, what each header means, and the scheme of the tokens.
+//! What is particular to an endpoint is documented at its handler. What many have in common is filled in here:
+//! the error body, the meaning of each header, and the scheme of the tokens.
 
 pub(crate) mod page;
 
@@ -27,27 +27,27 @@ use crate::{
     http::error,
 };
 
-/// What is true of every endpoint.
+/// What applies to every endpoint.
 const DESCRIPTION: &str = "\
 Monitors post the statuses of components; the service decides which incident each belongs to. Lists \
 are public; updates and receipts need a token.\n\n\
-HEAD is answered as GET is, without the body. Another method gets 405, a path that is not here 404, \
-both with the error body. In a path, runs of slashes count as one, and `%5F` as `_`; a slash at the \
-end makes another path. `/` leads to `/api-docs`. A request whose head is over 32 KiB or can't be read gets 400, 414 or 431 \
-without a body, and its connection ends.\n\n\
-An answer that leaves a body unread has `Connection: close`.";
+HEAD is answered like GET, without the body. Any other method is answered 405, an unknown path 404, \
+both with the error body. In a path, several slashes count as one, and `%5F` as `_`; a slash at the \
+end makes it another path. `/` redirects to `/api-docs`. A request whose head exceeds 32 KiB or is malformed \
+is answered 400, 414 or 431 without a body, and its connection is closed.\n\n\
+An answer that leaves the request's body unread has `Connection: close`.";
 
-/// What each header of an answer means.
+/// The meaning of each header of an answer.
 const HEADERS: [(&str, &str); 10] = [
     ("Update-Id", "The id of the update, a UUIDv7"),
-    ("Link", "Where to go on: `rel=\"monitor\"` is the receipt, `rel=\"next\"` the next page"),
+    ("Link", "`rel=\"monitor\"` is the receipt of the update, `rel=\"next\"` the next page"),
     ("Location", "The path of the receipt"),
-    ("Retry-After", "Seconds after which to try or to ask again"),
+    ("Retry-After", "Seconds after which to send the request again"),
     ("Preference-Applied", "The preference of `Prefer` that was honoured"),
-    ("ETag", "The state of the list in this coding, for `If-None-Match`; it is weak"),
+    ("ETag", "The version of the list in this coding, for `If-None-Match`; always weak"),
     ("Vary", "Always `Accept-Encoding`"),
     ("Content-Encoding", "`gzip` where the client accepts it"),
-    ("Accept-Encoding", "Always `identity`: where the body was compressed"),
+    ("Accept-Encoding", "Always `identity`: the body must not be compressed"),
     ("WWW-Authenticate", "Always `Bearer`"),
 ];
 
@@ -70,7 +70,7 @@ const HEADERS: [(&str, &str); 10] = [
 )]
 pub(crate) struct Document;
 
-/// What many answers have in common.
+/// Fills in what many answers have in common.
 struct Common;
 
 impl Modify for Common {
@@ -87,10 +87,12 @@ impl Modify for Common {
                 }
             }
         }
-        let bearer =
-            HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("JWT").description(
-                Some("A token that `gateway token` makes: HS256, with the claim of the deployment"),
-            );
+        let bearer = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .bearer_format("JWT")
+            .description(Some(
+                "A token as `gateway token` makes it: HS256, with the claim of the deployment",
+            ));
         let components = document.components.get_or_insert_default();
         components.add_security_scheme("token", SecurityScheme::Http(bearer.build()));
     }
@@ -100,7 +102,7 @@ fn operations(path: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
     [&mut path.get, &mut path.post].into_iter().flatten()
 }
 
-/// A parameter that may be absent can't be null.
+/// A parameter may be absent, but never null.
 fn never_null(schema: &mut Schema) {
     if let Schema::Object(object) = schema
         && let SchemaType::Array(types) = &object.schema_type
@@ -110,8 +112,8 @@ fn never_null(schema: &mut Schema) {
     }
 }
 
-/// Gives an error its body and the headers of its status, what names an update the way to its receipt,
-/// and every header its meaning.
+/// Adds the body and the headers of an error, the link from an update's answer to its receipt, and the meaning
+/// of every header.
 fn complete(status: &str, response: &mut Response) {
     if status.starts_with(['4', '5']) && response.content.is_empty() {
         let body = Content::new(Some(Ref::from_schema_name(error::Body::name())));

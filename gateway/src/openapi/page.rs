@@ -1,7 +1,6 @@
-//! `GET /api-spec.json`, the document of the API, and `GET /api-docs`, a page to read it, to which `/`
-//! leads.
+//! `GET /api-spec.json`, the OpenAPI document, and `GET /api-docs`, a page that shows it, to which `/` redirects.
 //!
-//! The page is ours, and takes nothing from anywhere else.
+//! The page loads nothing from other hosts.
 
 use std::sync::{Arc, LazyLock};
 
@@ -21,15 +20,14 @@ use crate::gateway::App;
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
     connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// The document, written when it is first asked for.
+/// The document, made for the first request for it.
 static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| {
     #[expect(clippy::expect_used, reason = "every request for it shows, and a test asks")]
     let json = serde_json::to_vec(&Document::openapi()).expect("the document is JSON");
     json.into()
 });
 
-/// The paths. The script and the style are files of their own, so that the page's policy can refuse
-/// all that stands in it.
+/// The paths. The script and the style are separate files, so that the page's policy can forbid inline ones.
 pub(crate) fn router() -> Router<Arc<App>> {
     let html = include_str!("page/page.html");
     let script = include_str!("page/page.js");

@@ -29,8 +29,8 @@ use crate::{
 pub(crate) enum Watched {
     /// At the address for clients.
     Here,
-    /// At their own address. Health is also served at the address for clients, because load balancers
-    /// check it there. The metrics are not for clients.
+    /// At the admin address. Health is also served at the address for clients, because load balancers check it
+    /// there; metrics are not.
     Apart,
 }
 

@@ -20,7 +20,7 @@ use super::clock::DatabaseClock;
 
 /// How often its version is compared with the database's.
 const REFRESH_EVERY: Duration = Duration::from_millis(500);
-/// The least time between two readings for requests that missed a component.
+/// Minimum time between two readings for requests whose component was not found.
 const MISS_PAUSE: Duration = Duration::from_millis(100);
 /// Time for one reading.
 const READ_LIMIT: Duration = Duration::from_secs(5);
@@ -49,7 +49,7 @@ impl Catalogue {
     }
 }
 
-/// The copy and its updating.
+/// The copy, and what keeps it up to date.
 pub(crate) struct CatalogueCopy {
     database: PgPool,
     current: ArcSwapOption<Catalogue>,
@@ -92,8 +92,8 @@ impl CatalogueCopy {
         }
     }
 
-    /// Brings the copy up to date for a request that missed a component. Requests that miss
-    /// together read once, and unknown names can't make the gateway read more often than that.
+    /// Brings the copy up to date for a request whose component was not found. Concurrent requests share one
+    /// reading, and unknown names can't make the gateway read more often than [`MISS_PAUSE`] permits.
     ///
     /// Returns whether the database could be asked.
     pub(crate) async fn refresh_for_miss(&self) -> bool {

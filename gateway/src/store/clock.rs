@@ -57,8 +57,7 @@ impl DatabaseClock {
         Timestamp::from_micros(self.micros()?).ok()
     }
 
-    /// Microseconds that the clock of this machine is ahead of the database's, below 0 where it is
-    /// behind.
+    /// Microseconds by which the clock of this machine is ahead of the database's; negative if it is behind.
     pub(crate) fn machine_is_ahead(&self) -> Option<i64> {
         Some(machine_micros().saturating_sub(self.micros()?))
     }
@@ -143,7 +142,7 @@ mod tests {
         // The same clock, read by a slower query: nothing new.
         clock.observe(at(500), at(900), micros(DAY + 800_000));
         assert_eq!(shown(&clock, at(900)), DAY + 860_000);
-        // By a quicker one: it is at least so late.
+        // By a quicker one, which shows that it is at least this late.
         clock.observe(at(1_000), at(1_010), micros(DAY + 1_000_000));
         assert_eq!(shown(&clock, at(1_010)), DAY + 1_000_000);
         // The database's clock was set back, and ahead.

@@ -19,7 +19,7 @@ pub(crate) enum ComponentFilter {
     One(String, Attribute),
 }
 
-/// A selection of components, one row for each incident of each.
+/// A query for components, with one row for each incident of each.
 pub(crate) struct ComponentSelection {
     statement: String,
     first: Option<String>,

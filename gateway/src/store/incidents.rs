@@ -27,7 +27,7 @@ pub(crate) struct Incident {
     pub(crate) update_times: Vec<Timestamp>,
 }
 
-/// Started, and with no end or an end to come, for `incident i`.
+/// The condition that `incident i` is active now: it has started, and has no end or one in the future.
 ///
 /// The statement's time stays the same throughout it, so that an index can be used.
 pub(crate) const ACTIVE_NOW: &str = "i.start_date <= statement_timestamp() AT TIME ZONE 'UTC'
@@ -159,18 +159,17 @@ fn json(value: &impl Serialize) -> Vec<u8> {
 #[derive(Serialize, ToSchema)]
 #[schema(as = Incident)]
 pub(crate) struct IncidentJson<'a> {
+    /// Its id.
     #[schema(value_type = i32)]
     id: IncidentId,
-    /// Its title, as it was sent: no HTML.
+    /// Its title, as plain text.
     #[schema(example = "High latency")]
     text: &'a str,
     /// 0 maintenance, 1 minor, 2 major, 3 outage.
     #[schema(minimum = 0, maximum = 3, example = 1)]
     impact: i16,
-    /// UTC.
     #[schema(schema_with = minute)]
     start_date: String,
-    /// UTC; null while it is active, to come for a maintenance.
     #[schema(schema_with = minute_or_null)]
     end_date: Option<String>,
     /// What happened to it, newest first.
@@ -178,16 +177,22 @@ pub(crate) struct IncidentJson<'a> {
     updates: Option<Updates<'a>>,
 }
 
-/// A time as answers show it.
+/// A time as answers show it. Its description is here, because the document has no other for such fields.
 fn minute() -> Object {
     let mut text = Object::with_type(Type::String);
+    text.description = Some("UTC, to the minute.".to_owned());
     text.pattern = Some(r"^-?\d{4,6}-\d\d-\d\d \d\d:\d\d$".to_owned());
     text.examples = vec!["2026-03-01 12:00".into()];
     text
 }
 
+/// The end of an incident.
 fn minute_or_null() -> Object {
     let mut text = minute();
+    text.description = Some(
+        "UTC, to the minute. Null while an incident is active; that of a maintenance may be in the future."
+            .to_owned(),
+    );
     text.schema_type = [Type::String, Type::Null].into_iter().collect();
     text
 }
@@ -234,13 +239,12 @@ struct Updates<'a>(&'a Incident);
 #[derive(Serialize, ToSchema)]
 #[schema(as = IncidentUpdate)]
 struct Update<'a> {
-    /// `SYSTEM` for what this service did, else an operator's status word.
+    /// `SYSTEM` for what this service did, otherwise an operator's status.
     #[schema(example = "SYSTEM")]
     status: &'a str,
-    /// HTML, with the names in it escaped, where this service wrote it.
+    /// HTML. In texts of this service, all names are escaped.
     #[schema(example = "impact changed from minor to major")]
     text: &'a str,
-    /// UTC.
     #[schema(schema_with = minute)]
     timestamp: String,
 }

@@ -11,21 +11,22 @@ use sqlx::{Connection, PgConnection, PgPool, postgres::PgPoolOptions};
 
 /// Time that a request waits for a database connection.
 const ACQUIRE_LIMIT: Duration = Duration::from_secs(2);
-/// Time for which a connection that was used is taken to be good: beyond it is asked first.
+/// A connection that was idle for longer is tested before it is used.
 const TRUSTED_FOR: Duration = Duration::from_secs(1);
-/// For the statements of lists. The first ends one whose gateway has given it up and that has not noticed
-/// yet; the gateway gives up sooner.
+/// Session options for lists.
 const LIST_LIMITS: [(&str, &str); 2] = [
+    // A backstop: a gateway gives up a list sooner.
     ("statement_timeout", "90s"),
-    // Longer than a list may wait for its reader: PostgreSQL would take its gateway for gone.
+    // Longer than a list may wait for its reader: otherwise PostgreSQL would consider its gateway gone.
     ("tcp_user_timeout", "15s"),
 ];
-/// For what is small and quick: receipts, the catalogue, the incidents of answers.
+
+/// The pool for small and quick queries: receipts, the catalogue, the incidents of answers.
 pub(crate) fn answers(database: &ConnectOptions, connections: u32) -> PgPool {
     pool(database.clone().with(BY_INDEX), connections)
 }
 
-/// For lists, so that they can hold up nothing else.
+/// The pool for lists, which are separate so that they can't block anything else.
 pub(crate) fn lists(database: &ConnectOptions, connections: u32) -> PgPool {
     pool(database.clone().with(LIST_LIMITS), connections)
 }
@@ -52,7 +53,7 @@ fn pool(database: ConnectOptions, connections: u32) -> PgPool {
         .connect_lazy_with(unchecked)
 }
 
-/// Checks a new session of a pool. The pool keeps the reason of a refusal to itself.
+/// Checks a new session of a pool. The reason of a refusal is logged here, because the pool does not report it.
 async fn checked(
     database: &ConnectOptions,
     connection: &mut PgConnection,

@@ -10,18 +10,16 @@ use utoipa::ToSchema;
 
 use super::clock;
 
-/// How far an update has come.
+/// How far an update has come: it is `pending`, so queued or possibly queued; `done`, so decided, and `outcome` says
+/// how; `rejected`, because its idempotency key was used for another update; or `parked`, because it can't be
+/// applied as it is and an operator has to look at it.
 // By the tables that have it. It is no outcome: that is what a rule decided, and only a `done` update has one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum UpdateState {
-    /// It is queued, or may still be.
     Pending,
-    /// It was decided, and `outcome` says how.
     Done,
-    /// Its idempotency key was used for another update: it changed nothing.
     Rejected,
-    /// It can't be applied as it is: an operator has to look at it.
     Parked,
 }
 

@@ -123,7 +123,7 @@ async fn a_long_function_is_found(_: Arc<Fixture>) -> Result<()> {
         body(3),
     );
     let found = functions(&planted);
-    let expected = [("one", 1), ("two", 3), ("long", FUNCTION + 1), ("empty", 1), ("generic", 6)];
+    let expected = [("one", 1), ("two", 3), ("long", FUNCTION + 1), ("empty", 1), ("generic", 7)];
     let expected: Vec<_> = expected.map(|(name, lines)| (name.to_owned(), lines)).into();
     ensure!(found == expected, "{found:?}");
     Ok(())

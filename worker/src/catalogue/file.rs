@@ -66,7 +66,7 @@ pub(crate) struct CatalogueFile {
     pub(crate) ignored: Vec<String>,
 }
 
-/// The mapping's entries that a component's entry may have.
+/// The keys of a component's mapping.
 const NAME: &str = "name";
 const ATTRIBUTES: &str = "attributes";
 const RENAMED_FROM: &str = "renamed-from";

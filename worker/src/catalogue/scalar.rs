@@ -52,7 +52,8 @@ const NULL: [&str; 5] = ["", "~", "null", "Null", "NULL"];
 const TRUE: [&str; 9] = ["yes", "Yes", "YES", "true", "True", "TRUE", "on", "On", "ON"];
 const FALSE: [&str; 9] = ["no", "No", "NO", "false", "False", "FALSE", "off", "Off", "OFF"];
 
-/// The forms of YAML 1.1 that are neither words nor texts, and what each is: the one that matches.
+/// The forms of YAML 1.1 that are neither words nor texts. The index of the one that matches says what a scalar
+/// is.
 static FORMS: LazyLock<RegexSet> = LazyLock::new(|| {
     let forms = [
         "0b[01_]+",

@@ -42,9 +42,9 @@ pub(crate) struct IncidentChange {
 
 /// How an incident or a maintenance ends.
 pub(crate) struct Closing {
-    /// When; now, unless it is given.
+    /// The time; now if none.
     pub(crate) at: Option<Timestamp>,
-    /// What its update says.
+    /// The text of the incident update.
     pub(crate) text: String,
 }
 

@@ -32,9 +32,9 @@ pub(crate) struct Incident {
     /// Its end; none while an incident is active.
     #[serde(serialize_with = "as_text")]
     pub(crate) end_date: Option<Timestamp>,
-    /// Whether it is a system incident, which status updates change; else a manual one.
+    /// Whether it is a system incident, which status updates change, or a manual one.
     pub(crate) system: bool,
-    /// What it affects, in order of their ids.
+    /// The affected components, in order of their ids.
     pub(crate) components: Vec<Component>,
     /// Its updates, newest first.
     pub(crate) updates: Vec<IncidentUpdate>,
@@ -91,9 +91,9 @@ impl IncidentKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum IncidentState {
-    /// Its start is to come.
+    /// It has not started yet.
     Scheduled,
-    /// It has begun, and its end is to come or open.
+    /// It has started, and has no end or one in the future.
     Active,
     /// It has ended.
     Closed,
@@ -123,12 +123,12 @@ impl IncidentState {
 /// An update of an incident.
 #[derive(Debug, Serialize)]
 pub(crate) struct IncidentUpdate {
-    /// When.
+    /// Its time.
     #[serde(serialize_with = "as_text")]
     pub(crate) timestamp: Timestamp,
-    /// Its status word; `SYSTEM` where this service wrote it.
+    /// Its status; `SYSTEM` if this service wrote it.
     pub(crate) status: String,
-    /// HTML.
+    /// Its text, as HTML.
     pub(crate) text: String,
 }
 

@@ -4,19 +4,19 @@
 /// origin) that are active at some time from `now` to `until` of the CTE `clock`, with those of the components
 /// `$1` that each has.
 ///
-/// The planner knows neither how few incidents are active nor how many a component once had, and would take
-/// the longer way when it guesses wrong. So the way is fixed: `MATERIALIZED` and `OFFSET 0` keep it from
-/// joining in another order, and a condition on `few` runs one branch of the union only.
+/// The planner knows neither how few incidents are active nor how many a component once had, and would choose
+/// a slow plan when its estimates are wrong. So the plan is fixed: `MATERIALIZED` and `OFFSET 0` prevent another
+/// order of the joins, and a condition on `few` runs only one branch of the union.
 ///
 /// 1. `active`: the incidents that cover something, those without an end by `sdb_incident_open`, those with
 ///    an end to come by `sdb_incident_end`.
 /// 2. `active_count`: whether they are few; it reads 101 of them at most.
-/// 3. Where they are few, as a rule, `covering` looks up the components of each.
-/// 4. Where they are many, it looks up the incidents of each component by `sdb_relation_component`, from
+/// 3. If they are few, which is the rule, `covering` looks up the components of each.
+/// 4. If they are many, it looks up the incidents of each component by `sdb_relation_component`, from
 ///    the `oldest` active one on.
 ///
-/// So a batch pays neither for closed incidents nor for the active ones of other components; except for
-/// those that a component had since an old one that is still active, where many are.
+/// So a batch's cost depends neither on closed incidents nor on the active ones of other components. The
+/// exception: if many are active, the closed incidents that a component had since the oldest active one count.
 macro_rules! covering_ctes {
     () => {
         "active AS MATERIALIZED (

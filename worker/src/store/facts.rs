@@ -23,17 +23,17 @@ use super::{
 };
 use crate::domain::ActiveState;
 
-/// The keys of the query.
+/// What the facts are read for.
 pub(crate) struct FactsQuery<'a> {
     pub(crate) member: MemberId,
     pub(crate) updates: Vec<UpdateId>,
     pub(crate) keys: Vec<&'a str>,
     pub(crate) components: &'a [ComponentId],
-    /// Messages of the batch.
+    /// The number of messages of the batch.
     pub(crate) batch: usize,
 }
 
-/// The facts.
+/// The facts that a batch is decided from.
 pub(crate) struct Facts {
     /// Whether the worker is still a member.
     pub(crate) is_member: bool,

@@ -36,20 +36,20 @@ use crate::{
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 struct Parameters {
-    /// Only components whose name begins so; with an attribute, the one with exactly this name.
+    /// Only components whose name begins with this text. With an attribute, only the one with exactly this name.
     name: Option<String>,
     /// Only components with this attribute.
     #[param(max_length = 255)]
     attribute_name: Option<String>,
-    /// Its value: the two go together.
+    /// The value of that attribute: required with `attribute_name`, and only allowed with it.
     #[param(max_length = 255)]
     attribute_value: Option<String>,
-    /// Only incidents that are active now: started, and with no end or an end to come.
+    /// Only incidents that are active now: they have started, and have no end or one in the future.
     #[param(required = false, value_type = Switch, inline)]
     active: bool,
 }
 
-/// All components that are asked for, or the one.
+/// A list of components, or one component if both a name and an attribute are given.
 #[derive(ToSchema)]
 #[schema(as = Components)]
 #[serde(untagged)]
@@ -63,34 +63,37 @@ enum Answer {
 #[derive(Serialize, ToSchema)]
 #[schema(as = ComponentStatus)]
 struct ComponentJson<'a> {
+    /// Its id.
     #[schema(value_type = i32)]
     id: ComponentId,
+    /// Its name.
     name: &'a str,
     /// In the order of the catalogue.
     #[schema(value_type = Vec<schema::Attribute>)]
     attributes: &'a serde_json::Value,
-    /// Written one by one, in the place of this.
+    /// Its incidents and maintenances, newest start first.
+    // They are written one by one, in the place of this.
     #[schema(value_type = Vec<incidents::IncidentJson>)]
     incidents: Option<()>,
 }
 
-/// The components with their incidents
+/// List the components with their incidents
 ///
-/// Ordered by id, and as the last change left them, also one by another program.
+/// Ordered by id. The answer has every change that was committed before the request, also by other programs.
 #[utoipa::path(
     get,
     path = "/api/v1/component_status",
     operation_id = "component_status",
     params(
         Parameters,
-        ("If-None-Match" = Option<String>, Header, description = "The `ETag` of the list that is there"),
+        ("If-None-Match" = Option<String>, Header, description = "The `ETag` of an earlier answer"),
     ),
     responses(
-        (status = 200, description = "The components; with a name and an attribute one object, that of \
-            the lowest id", body = Answer, headers(("ETag"), ("Vary"), ("Content-Encoding"))),
-        (status = 304, description = "Nothing changed", headers(("ETag"), ("Vary"))),
+        (status = 200, description = "The components; with a name and an attribute a single object, the \
+            component of the lowest id", body = Answer, headers(("ETag"), ("Vary"), ("Content-Encoding"))),
+        (status = 304, description = "Nothing has changed since that answer", headers(("ETag"), ("Vary"))),
         (status = 404, description = "No component has this name and this attribute"),
-        (status = 422, description = "A parameter can't be used, or one goes without the other"),
+        (status = 422, description = "A parameter is invalid, or `attribute_name` or `attribute_value` is missing"),
         (status = 503, description = "The database can't be read now, or too many large lists are being read"),
     ),
 )]

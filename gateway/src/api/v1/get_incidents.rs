@@ -27,16 +27,16 @@ use crate::{
 #[derive(Debug, IntoParams)]
 #[into_params(parameter_in = Query)]
 struct Filter {
-    /// Only incidents that are active now: started, and with no end or an end to come.
+    /// Only incidents that are active now: they have started, and have no end or one in the future.
     #[param(required = false, value_type = Switch, inline)]
     active: bool,
-    /// Only incidents of this impact.
+    /// Only incidents of this impact, as its number or its word.
     #[param(value_type = Option<AnyImpact>, inline)]
     impact: Option<Impact>,
-    /// Incidents on a page; without it all of them are on one.
+    /// The number of incidents on a page. Without it the answer has all of them.
     #[param(minimum = 1, maximum = 1_000)]
     limit: Option<u32>,
-    /// Where the page begins, from the `Link` header of the page before.
+    /// Where the page begins. It is in the `Link` header of the page before.
     #[param(rename = "cursor", value_type = Option<String>, pattern = r"^-?(\d{1,19}|infinity)\.-?\d{1,10}$")]
     after: Option<Cursor>,
 }
@@ -75,22 +75,22 @@ impl Filter {
     }
 }
 
-/// All incidents and maintenances
+/// List the incidents and maintenances
 ///
-/// Newest start first, and as the last change left them, also one by another program.
+/// Newest start first. The answer has every change that was committed before the request, also by other programs.
 #[utoipa::path(
     get,
     path = "/api/v1/incidents",
     operation_id = "incidents",
     params(
         Filter,
-        ("If-None-Match" = Option<String>, Header, description = "The `ETag` of the list that is there"),
+        ("If-None-Match" = Option<String>, Header, description = "The `ETag` of an earlier answer"),
     ),
     responses(
         (status = 200, description = "The incidents", body = [IncidentJson],
             headers(("ETag"), ("Vary"), ("Content-Encoding"), ("Link"))),
-        (status = 304, description = "Nothing changed", headers(("ETag"), ("Vary"))),
-        (status = 422, description = "A parameter can't be used"),
+        (status = 304, description = "Nothing has changed since that answer", headers(("ETag"), ("Vary"))),
+        (status = 422, description = "A parameter is invalid"),
         (status = 503, description = "The database can't be read now, or too many large lists are being read"),
     ),
 )]

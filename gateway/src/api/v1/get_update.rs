@@ -26,38 +26,44 @@ use crate::{
     },
 };
 
-/// What became of an update. What is not known is null.
+/// What became of an update. All fields are always there.
 #[derive(Serialize, ToSchema)]
 struct Receipt {
-    /// For an update that repeated another one's idempotency key, that one's.
+    /// The id of the update; for one that repeated an idempotency key, that of the first one with the key.
     #[schema(value_type = uuid::Uuid)]
     id: UpdateId,
     state: UpdateState,
     #[schema(schema_with = outcomes)]
     outcome: Option<String>,
-    /// The rule that decided, or why it is rejected or parked.
+    /// The rule that decided the update, or why it is rejected or parked. Null if it is pending.
     reason: Option<String>,
-    /// One that was removed since has its id alone.
+    /// The component as it is now. Null if the update is pending or parked.
     #[schema(value_type = Option<ReceiptComponent>)]
     component: Option<Value>,
+    /// The reported impact: 1 minor, 2 major, 3 outage. Null if the update is pending or parked.
     #[schema(minimum = 1, maximum = 3)]
     impact: Option<i16>,
-    /// By the clock of the database as its gateway knew it, in UTC.
+    /// When a gateway received the update, by PostgreSQL's clock, in UTC. Null if it is pending or parked.
     #[schema(format = DateTime)]
     received_at: Option<String>,
-    /// By the clock of the database, in UTC.
+    /// When the update was decided or parked, by PostgreSQL's clock, in UTC. Null if it is pending.
     #[schema(format = DateTime)]
     processed_at: Option<String>,
-    /// The incident that holds or covers the component, as it is now.
+    /// The incident that the update put the component in, or that covered it, as it is now. Null without an
+    /// outcome, and if the incident was deleted since.
     #[schema(value_type = Option<IncidentJson>)]
     incident: Option<Incident>,
 }
 
+/// The component of an update.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "describes what the database writes")]
 struct ReceiptComponent {
+    /// Its id.
     id: i32,
+    /// Its name; null if it was deleted since.
     name: Option<String>,
+    /// In the order of the catalogue; empty if it was deleted since.
     attributes: Vec<schema::Attribute>,
 }
 
@@ -66,17 +72,20 @@ fn outcomes() -> Object {
     let mut words: Vec<_> = Reason::ALL.map(|reason| reason.outcome().word()).into();
     words.sort_unstable();
     words.dedup();
-    schema::one_of(words.into_iter().map(Value::from).chain([Value::Null]))
+    let mut outcome = schema::one_of(words.into_iter().map(Value::from).chain([Value::Null]));
+    outcome.description = Some("What the update did. Null unless `state` is `done`.".to_owned());
+    outcome
 }
 
-/// The receipt of an update
+/// Get the receipt of an update
 ///
-/// An id that has no record is `pending` while it may still come, and unknown after that.
+/// An update that was neither decided nor parked yet is `pending`. So is an id that was never used, until it is
+/// too old to be decided; from then on the answer is 404.
 #[utoipa::path(
     get,
     path = "/api/v1/updates/{id}",
     operation_id = "receipt",
-    params(("id" = uuid::Uuid, Path, description = "The `Update-Id`")),
+    params(("id" = uuid::Uuid, Path, description = "The id of the update, from `Update-Id`")),
     responses(
         (status = 200, description = "The receipt", body = Receipt, headers(("Retry-After" = u32)),
             example = json!(blank(schema::EXAMPLE_ID, UpdateState::Pending, None, None))),

@@ -52,7 +52,7 @@ fn posted() -> utoipa::openapi::Array {
     let mut updates = utoipa::openapi::Array::new(update);
     updates.max_items = Some(MOST_UPDATES);
     updates.description =
-        Some("Up to 500. Those of one component take effect in their order.".to_owned());
+        Some("At most 500. Updates of one component are applied in their order.".to_owned());
     updates
 }
 

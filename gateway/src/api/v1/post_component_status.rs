@@ -32,11 +32,12 @@ use crate::{
     store::{incidents::IncidentJson, receipts::UpdateState},
 };
 
-/// A status update
+/// Post a status update
 ///
-/// Checks it, queues it, and waits for its outcome for 1.5 s, or as long as `Prefer` says. While no
-/// outcomes come, as without a worker, only `Prefer: wait=N` still waits. After a 2xx it takes effect once, whatever happens; after a 4xx nothing was queued, except where an
-/// `Idempotency-Key` was used for another update, which changed nothing.
+/// The update is checked and queued, and the answer waits for its outcome: for 1.5 s, or as long as `Prefer`
+/// says. While no outcomes arrive at all, as without a worker, only `Prefer: wait=N` waits. An update that is
+/// answered 2xx is applied exactly once, or parked, even if processes crash. One that is answered 4xx changes
+/// nothing.
 #[utoipa::path(
     post,
     path = "/api/v1/component_status",
@@ -58,28 +59,29 @@ use crate::{
         (status = 200, description = "It changed nothing: the incident or maintenance that covers the \
             component", body = IncidentJson,
             headers(("Update-Id"), ("Link"), ("Preference-Applied"))),
-        (status = 201, description = "It changed something: the incident that holds the component now, \
-            as it stood right after the update. With `SDB_V1_CONFLICT` also when it changed nothing, since \
-            a maintenance covers the component: that maintenance", body = IncidentJson,
+        (status = 201, description = "It changed something: the incident that the component is in now, \
+            as it was right after the update. With `SDB_V1_CONFLICT` also if it changed nothing because a \
+            maintenance covers the component: that maintenance", body = IncidentJson,
             headers(("Update-Id"), ("Link"), ("Preference-Applied"))),
-        (status = 202, description = "It is safe, and its outcome not known yet, or it is parked",
+        (status = 202, description = "It is queued and will be applied; its outcome did not arrive in \
+            time, or it is parked. The receipt shows which",
             body = Accepted,
             headers(("Update-Id"), ("Link"), ("Location"), ("Retry-After" = u32), ("Preference-Applied"))),
-        (status = 400, description = "No JSON, an impact that can't be reported, no such component or \
-            several, a body that was cut off, or an Idempotency-Key that can't be used"),
+        (status = 400, description = "The body is not JSON or was cut off, the impact can't be reported, no \
+            component or several have this name and these attributes, or the Idempotency-Key is invalid"),
         (status = 401, description = "No token, or none that is valid"),
         (status = 408, description = "The body did not arrive within 10 s"),
-        (status = 409, description = "Only with `SDB_V1_CONFLICT`: it changed nothing, since an incident \
+        (status = 409, description = "Only with `SDB_V1_CONFLICT`: it changed nothing, because an incident \
             covers the component", body = Conflict,
             headers(("Update-Id"), ("Preference-Applied"))),
         (status = 413, description = "The body is larger than 64 KiB"),
-        (status = 415, description = "The body is not said to be `application/json`, or it is compressed",
+        (status = 415, description = "The `Content-Type` is not `application/json`, or the body is compressed",
             headers(("Accept-Encoding"))),
-        (status = 422, description = "A field can't be used, or the Idempotency-Key was used for \
-            another update", headers(("Update-Id"), ("Preference-Applied"))),
+        (status = 422, description = "A field is invalid, or the Idempotency-Key was used for another \
+            update", headers(("Update-Id"), ("Preference-Applied"))),
         (status = 429, description = "This token sends more updates than `SDB_RATE_LIMIT` allows"),
-        (status = 503, description = "It can't be taken now. Safe to send again with the same \
-            Idempotency-Key; without one the text says whether it may have been queued",
+        (status = 503, description = "It can't be accepted now. It is safe to send it again with the same \
+            Idempotency-Key; `message` says whether it may have been queued",
             headers(("Update-Id"), ("Preference-Applied"))),
     ),
     security(("token" = [])),
@@ -130,28 +132,34 @@ fn decision(status: StatusCode, decided: &Decided) -> Response {
     receipt::with_link(*id, (status, content_type, json))
 }
 
-/// The Python dashboard's answer to an update that an incident covers already.
+/// The Python dashboard's answer to an update that an incident already covers.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Conflict<'a> {
+    /// Always the same text.
     message: &'a str,
+    /// The component's name with the values of its attributes.
     target_component: String,
+    /// The id of the incident that covers it.
     existing_incident_id: i32,
+    /// The title of that incident.
     existing_incident_title: &'a str,
+    /// Always the same text.
     details: &'a str,
 }
 
-/// An update that is safe. Its receipt will have the outcome.
+/// An update that is queued and whose outcome is not known yet, or that is parked. Its receipt shows the rest.
 #[derive(Serialize, ToSchema)]
 #[schema(example = json!(Accepted { id: schema::EXAMPLE_ID, state: UpdateState::Pending }))]
 struct Accepted {
+    /// The id of the update.
     #[schema(value_type = uuid::Uuid)]
     id: UpdateId,
     /// `pending` or `parked`.
     state: UpdateState,
 }
 
-/// 202: the update is safe, and its receipt will have the outcome.
+/// 202, with the way to the receipt.
 fn accepted(id: UpdateId, state: UpdateState) -> Response {
     let retry_after = [(header::RETRY_AFTER, RETRY_AFTER)];
     let body = Json(Accepted { id, state });

@@ -30,14 +30,14 @@ use crate::{
     },
 };
 
-/// Many status updates
+/// Post many status updates
 ///
-/// Takes up to 500 updates, each as `POST /api/v1/component_status` takes it, with its key as
-/// `idempotency_key`, and waits for their outcomes for 1.5 s, or as long as `Prefer` says. What can't be
-/// used as a whole is refused, and nothing was queued. Otherwise each update has a result, in order, with
-/// the status that it would have had alone: those of one component take effect in their order, and one
-/// that is refused does not keep the others out. `SDB_RATE_LIMIT` and `SDB_MAX_IN_FLIGHT` count updates;
-/// those beyond have the status 429 or 503.
+/// Takes up to 500 updates, each in the form of `POST /api/v1/component_status`, with its idempotency key in
+/// the field `idempotency_key`. The answer waits for their outcomes for 1.5 s, or as long as `Prefer` says. If
+/// the request as a whole is invalid, it is refused and nothing is queued. Otherwise every update has a result,
+/// in the order of the request, with the status that it would have had alone: an update that is refused does
+/// not affect the others. Updates of one component are applied in their order. `SDB_RATE_LIMIT` and
+/// `SDB_MAX_IN_FLIGHT` count updates; those beyond these limits have the status 429 or 503.
 #[utoipa::path(
     post,
     path = "/api/v1/updates",
@@ -67,16 +67,16 @@ use crate::{
                     "updates": [],
                 }],
             })),
-        (status = 400, description = "No JSON, a body that was cut off, or an Idempotency-Key, which is \
-            of one update: each has its own in the field `idempotency_key`"),
+        (status = 400, description = "The body is not JSON or was cut off, or there is a header \
+            `Idempotency-Key`: each update has its own in the field `idempotency_key`"),
         (status = 401, description = "No token, or none that is valid"),
         (status = 408, description = "The body did not arrive within 10 s"),
         (status = 413, description = "The body is larger than 1 MiB"),
-        (status = 415, description = "The body is not said to be `application/json`, or it is compressed",
+        (status = 415, description = "The `Content-Type` is not `application/json`, or the body is compressed",
             headers(("Accept-Encoding"))),
         (status = 422, description = "`updates` is not a list of at most 500, or not the only field"),
-        (status = 503, description = "The bodies that are being read take all the memory for them, or \
-            the gateway is stopping; nothing was queued"),
+        (status = 503, description = "There is no memory for another large body, or the gateway is \
+            stopping; nothing was queued"),
     ),
     security(("token" = [])),
 )]
@@ -130,37 +130,38 @@ fn no_common_key(headers: &HeaderMap) -> Result<(), ApiError> {
 /// What became of many updates.
 #[derive(Serialize, ToSchema)]
 struct Results<'a> {
-    /// One for each update, in their order.
+    /// One for each update, in the order of the request.
     results: Vec<ResultJson>,
-    /// Those that results name, each once, as they are now.
+    /// The incidents that the results name, each once, as they are now.
     #[schema(value_type = Vec<IncidentJson>)]
     incidents: Vec<&'a Incident>,
 }
 
-/// What became of one of them.
+/// What became of one of the updates.
 #[derive(Serialize, ToSchema)]
 #[schema(as = UpdateResult)]
 struct ResultJson {
-    /// The status that it would have had alone.
+    /// The HTTP status that the update would have been answered with alone.
     #[schema(minimum = 200, maximum = 599)]
     status: u16,
-    /// Its id, if it got one; that of the first update with its idempotency key.
+    /// The id of the update, or of the first one with the same idempotency key. Absent if it was refused before
+    /// it got one.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = uuid::Uuid, required = false)]
     id: Option<UpdateId>,
-    /// Where its outcome is not known: `pending` or `parked`.
+    /// With status 202 only: `pending` or `parked`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = UpdateState, required = false)]
     state: Option<UpdateState>,
-    /// The id of the incident that holds or covers the component.
+    /// The id of the incident that the component is in or that covers it. Absent without an outcome.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = i32, required = false)]
     incident: Option<IncidentId>,
-    /// Why it was refused.
+    /// Why the update was refused. Absent if it was not.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = String, required = false)]
     error: Option<String>,
-    /// What is wrong with each field, below `json`.
+    /// The errors of each invalid field, below `json`. Absent if no field is invalid.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Object, required = false)]
     errors: Option<Value>,

@@ -23,7 +23,7 @@ use crate::{
 const LONGEST_TEXT: usize = 255;
 const DEFAULT_TEXT: &str = "Incident";
 
-/// A component reports an impact.
+/// The reported impact of a component.
 #[derive(Debug, PartialEq, Eq, ToSchema)]
 #[schema(as = StatusUpdate)]
 #[serde(deny_unknown_fields)]
@@ -36,8 +36,9 @@ pub(crate) struct PostedUpdate {
     pub(crate) impact: Impact,
     #[schema(schema_with = titled, required = false)]
     pub(crate) text: String,
-    /// The component is the one with this name and exactly these attributes; failing that, the only one
-    /// with this name whose attributes contain these. The last value of a repeated name counts.
+    /// Attributes that identify the component: it is the one with this name and exactly these attributes, or
+    /// else the only one with this name and these attributes among others. If an attribute is repeated, its
+    /// last value counts.
     #[schema(value_type = Vec<PostedAttribute>, required = false, max_items = 32)]
     pub(crate) attributes: Vec<Attribute>,
 }
@@ -47,10 +48,10 @@ pub(crate) struct PostedUpdate {
 #[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "describes a type of `shared`, which knows nothing of the web")]
 struct PostedAttribute {
-    /// What is said, such as `region`.
+    /// The name of the attribute.
     #[schema(example = "region", max_length = 255)]
     name: String,
-    /// What it is for this component.
+    /// The component's value of it.
     #[schema(example = "Region 1", max_length = 255)]
     value: String,
 }

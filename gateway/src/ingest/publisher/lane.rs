@@ -166,6 +166,7 @@ impl LinkShared {
                 Ok(())
             }
             Confirmed::Refused => Err(PublishError::Full),
+            // The queue or its binding is missing: it is declared again.
             Confirmed::Returned => {
                 self.incomplete.store(true, Ordering::Relaxed);
                 Err(PublishError::NoQueue)
@@ -175,7 +176,6 @@ impl LinkShared {
                 Err(PublishError::Unconfirmed)
             }
             Confirmed::Failed => {
-                // The queue or its binding is missing: it is declared again.
                 self.failed.store(true, Ordering::Relaxed);
                 Err(PublishError::Unconfirmed)
             }

@@ -28,7 +28,7 @@ impl<W: Words, M: Clone> By<W, M> {
         Self { family, words: PhantomData }
     }
 
-    /// That of a word.
+    /// The metric of a word.
     #[must_use]
     pub fn of(&self, word: W) -> M {
         self.family.get_or_create_owned(&[(W::LABEL, word.word())])

@@ -14,7 +14,7 @@ use crate::envelope::TraceContext;
 const TRACEPARENT: &str = "traceparent";
 const TRACESTATE: &str = "tracestate";
 
-/// Bytes of a client's `tracestate` that are passed on: what W3C asks for.
+/// Maximum length in bytes of a client's `tracestate` that is passed on: W3C asks for at least this much.
 const LARGEST_STATE: usize = 512;
 
 impl Traces {
@@ -26,7 +26,7 @@ impl Traces {
         if context.trace_state().header().len() <= LARGEST_STATE {
             return named;
         }
-        // A longer one would be carried by every message.
+        // A longer one would go into every message.
         let context = SpanContext::new(
             context.trace_id(),
             context.span_id(),
@@ -38,7 +38,7 @@ impl Traces {
     }
 }
 
-/// This context, to go with a message.
+/// A context in the form in which messages have it.
 pub(super) fn written(context: &Context) -> Option<TraceContext> {
     let mut injected = Injected::default();
     TraceContextPropagator::new().inject_context(context, &mut injected);
@@ -87,7 +87,7 @@ impl Extractor for TraceContext {
     }
 }
 
-/// A context, as it is written.
+/// Receives the headers of a context.
 #[derive(Default)]
 struct Injected {
     traceparent: Option<String>,
@@ -98,7 +98,7 @@ impl Injector for Injected {
     fn set(&mut self, name: &str, value: String) {
         match name {
             TRACEPARENT => self.traceparent = Some(value),
-            // An empty state says nothing.
+            // An empty state is left out.
             TRACESTATE if !value.is_empty() => self.tracestate = Some(value),
             _ => {}
         }

@@ -15,9 +15,9 @@ use super::{
 };
 use crate::{envelope::TraceContext, message::Verdict, update_id::UpdateId};
 
-/// What updates are published to, whatever the number of the topology.
+/// The name for what updates are published to: without the version of the topology, which changes.
 const UPDATES: &str = "sdb.updates";
-/// The gateways' queues for replies, whatever RabbitMQ named them.
+/// The name for the reply queues of gateways, whose real names RabbitMQ makes up.
 const REPLIES: &str = "sdb.replies";
 
 impl Traces {
@@ -80,7 +80,8 @@ impl Traces {
         Arc::new(Processing { context: published.with_span(span), creation })
     }
 
-    /// A reply with so many results, in the trace of the first of them.
+    /// The sending of a reply with this many results, in the trace of the first of them; none if that is not
+    /// recorded.
     pub fn reply(&self, first: &Processing, queue: &str, results: usize) -> Option<Replying> {
         if !first.is_recorded() {
             return None;
@@ -116,8 +117,8 @@ impl Traces {
     }
 }
 
-/// Where a message was consumed from. The exchange is not that of the delivery, which is a gateway's
-/// link's, one of many, but the one after which the queue is named.
+/// The name of the source of a message. Its exchange is not that of the delivery, which belongs to one link of a
+/// gateway, but the one after which the queue is named.
 fn destination(queue: &str, key: &str) -> String {
     match queue.strip_suffix(key).and_then(|exchange| exchange.strip_suffix('.')) {
         Some(exchange) => format!("{exchange}:{key}:{queue}"),
@@ -141,7 +142,7 @@ impl Publishing {
         headers::written(&self.0)
     }
 
-    /// RabbitMQ confirmed it, or why not.
+    /// Ends the span: RabbitMQ has confirmed the update, or `error` says why not.
     pub fn end(self, error: Option<String>) {
         let span = self.0.span();
         if let Some(error) = error {
@@ -152,11 +153,11 @@ impl Publishing {
     }
 }
 
-/// An update whose outcome is waited for; without one, the wait was over before.
+/// The wait for an outcome. If it is dropped, none arrived in time.
 pub struct Waiting(Span);
 
 impl Waiting {
-    /// The outcome is there.
+    /// Ends the span: the outcome has arrived.
     pub fn end(mut self, verdict: &Verdict) {
         self.0.set_attributes(answer_attributes(verdict));
         self.0.end();
@@ -167,7 +168,7 @@ impl Waiting {
 #[derive(Debug)]
 pub struct Processing {
     pub(super) context: Context,
-    /// What the message's headers name; invalid when they name nothing.
+    /// The context that the message came with; invalid if there was none.
     creation: SpanContext,
 }
 
@@ -178,12 +179,12 @@ impl Processing {
         super::id(&self.context)
     }
 
-    /// Its result.
+    /// Adds what became of the update.
     pub fn decided(&self, verdict: &Verdict) {
         self.context.span().set_attributes(answer_attributes(verdict));
     }
 
-    /// It is committed, and its reply is on its way; its acknowledgement waits for others.
+    /// Ends the span: the update is committed, and its reply is on its way. The acknowledgement follows.
     pub fn settled(&self) {
         self.context.span().end();
     }
@@ -192,7 +193,7 @@ impl Processing {
         self.context.span().span_context().is_sampled()
     }
 
-    /// What a batch is linked to.
+    /// The context that the span of the transaction links to.
     pub(super) fn creation(&self) -> SpanContext {
         if self.creation.is_valid() {
             self.creation.clone()
@@ -215,7 +216,7 @@ impl Drop for Processing {
 pub struct Replying(Span);
 
 impl Replying {
-    /// RabbitMQ did not take it.
+    /// Ends the span: RabbitMQ did not accept the reply.
     pub fn failed(mut self) {
         self.0.set_attribute(KeyValue::new("error.type", "_OTHER"));
         self.0.set_status(Status::error("not sent"));

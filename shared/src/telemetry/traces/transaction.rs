@@ -16,8 +16,8 @@ use super::{
 const TRANSACTION: &str = "transaction";
 
 impl Traces {
-    /// A transaction that applies these messages, of so many; nothing when no trace of theirs is
-    /// recorded.
+    /// The transaction of a batch of this many messages, of which these are traced; none if none of their traces
+    /// is recorded.
     pub fn transaction<'a>(
         &self,
         messages: usize,
@@ -39,8 +39,8 @@ impl Traces {
     }
 }
 
-/// A transaction under way. It is a span of the first of its traces; each other one gets a span that
-/// stands for it when it is committed, since the database has seen it once.
+/// A transaction in progress. Its span is in the first of the traces. Each other trace gets a span that stands for
+/// it when it is committed, because the database ran it once.
 pub struct Transaction<'a> {
     traces: &'a Traces,
     began: std::time::SystemTime,
@@ -49,7 +49,7 @@ pub struct Transaction<'a> {
 }
 
 impl Transaction<'_> {
-    /// It is committed.
+    /// Ends the spans: it is committed.
     pub fn committed(mut self) {
         self.span.end();
         for other in self.others {
@@ -65,7 +65,7 @@ impl Transaction<'_> {
         }
     }
 
-    /// It failed: with this SQLSTATE, where the database has answered.
+    /// Ends the span: it failed, with this SQLSTATE if the database answered.
     pub fn failed(mut self, sqlstate: Option<String>) {
         let kind = sqlstate.clone().unwrap_or_else(|| "_OTHER".to_owned());
         self.span.set_attribute(KeyValue::new("error.type", kind));
