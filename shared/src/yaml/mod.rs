@@ -63,6 +63,15 @@ impl Node {
         matches!(&*self.content, Content::Scalar(Scalar::Null))
     }
 
+    /// Whether nothing is in it: it is null, or a list or a mapping without entries.
+    pub fn is_empty(&self) -> bool {
+        match &*self.content {
+            Content::Scalar(scalar) => *scalar == Scalar::Null,
+            Content::List(nodes) => nodes.is_empty(),
+            Content::Mapping(entries) => entries.is_empty(),
+        }
+    }
+
     /// The text. `what` says what it is to be, for the error message.
     ///
     /// # Errors
