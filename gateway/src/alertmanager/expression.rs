@@ -258,7 +258,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_text_is_compiled_or_refused(text in r"[\[\]\\:QEdwb^&~()a-]{0,12}|.{0,12}") {
-            let _: Result<Regex, String> = compile(&text);
+            compile(&text).ok();
         }
 
         /// Of a literal, each expression of it is that literal.

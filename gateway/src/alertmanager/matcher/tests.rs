@@ -132,6 +132,6 @@ proptest! {
 
     #[test]
     fn any_text_is_read_or_refused(text in "[a-b=~!\"\\\\,{} n']{0,16}|.{0,24}") {
-        let _: Result<Vec<Matcher>, String> = parse(&text);
+        parse(&text).ok();
     }
 }
