@@ -1,8 +1,10 @@
 //! The gateway: accepts status updates over HTTP and publishes them to RabbitMQ, and serves what is in
 //! the database. It never applies updates and never writes.
 
+mod alertmanager;
 mod api;
 pub mod auth;
+pub mod cli;
 pub mod config;
 mod gateway;
 mod http;

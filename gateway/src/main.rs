@@ -6,6 +6,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand, builder::NonEmptyStringValueParser};
 use gateway::{
     auth::issue,
+    cli::mapping::{self, MappingCommand},
     config::{AuthConfig, Config},
     server,
 };
@@ -40,6 +41,9 @@ enum Command {
         #[arg(long)]
         days: Option<u32>,
     },
+    /// How alerts are mapped to components.
+    #[command(subcommand)]
+    Mapping(MappingCommand),
 }
 
 #[tokio::main]
@@ -81,6 +85,7 @@ async fn command(command: Command) -> Result<()> {
             let config = AuthConfig::from_settings(&settings)?;
             output::line(issue::make(&config, &client, days.map(days_from_now).transpose()?)?)?;
         }
+        Command::Mapping(command) => output::line(mapping::run(command, &settings).await?)?,
     }
     Ok(())
 }

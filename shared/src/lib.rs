@@ -10,6 +10,7 @@ mod process;
 pub mod settings;
 pub mod telemetry;
 mod wire;
+pub mod yaml;
 
 pub use self::{
     amqp::{broker, topology},

@@ -1,6 +1,7 @@
 //! Tests of the whole system: real processes on a real PostgreSQL and a real RabbitMQ, which this
 //! program starts for itself. Each test has a database and a virtual host of its own.
 
+mod alerts;
 mod api;
 mod clients;
 mod failures;
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = arguments.test_threads.or(Some(THREADS));
     let tests = [
+        alerts::tests(),
         api::tests(),
         clients::tests(),
         failures::tests(),

@@ -10,7 +10,7 @@ use shared::{
     telemetry::chain,
     timestamp::Timestamp,
 };
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool};
 use tokio::{
     sync::Mutex,
     time::{Instant, sleep, sleep_until, timeout},
@@ -142,7 +142,7 @@ impl CatalogueCopy {
         if self.current.load().as_ref().is_some_and(|current| current.version == version) {
             return Ok(());
         }
-        let components = ByName::new(components::read_all(&mut connection).await?);
+        let components = read(&mut connection).await?;
         let encoding: String = sqlx::query_scalar("SELECT getdatabaseencoding()::text")
             .fetch_one(&mut *connection)
             .await?;
@@ -154,6 +154,20 @@ impl CatalogueCopy {
         self.current.store(Some(Arc::new(catalogue)));
         Ok(())
     }
+}
+
+/// SQLSTATE undefined_table, and undefined_function.
+const MISSING: [&str; 2] = ["42P01", "42883"];
+
+/// Reads the components once.
+pub(crate) async fn read(database: &mut PgConnection) -> Result<ByName, sqlx::Error> {
+    Ok(ByName::new(components::read_all(database).await?))
+}
+
+/// Whether it could not be read since the database is not prepared.
+pub(crate) fn is_unprepared(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| MISSING.contains(&&*code))
 }
 
 /// Sends a text to the database to check that it can be stored.

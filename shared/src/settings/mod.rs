@@ -111,6 +111,12 @@ pub const SETTINGS: &[Setting] = &[
         "Maximum number of lists over 4 MiB that are streamed at the same time; further ones get 503",
     ),
     setting(
+        "SDB_ALERT_MAPPING",
+        None,
+        "gateway",
+        "File (YAML) that maps alerts to components, for `gateway mapping`. If it is not set, the default rule applies: see [mapping of alerts](reference/alert-mapping.md)",
+    ),
+    setting(
         "SDB_ADMIN_ADDRESS",
         None,
         "both",

@@ -6,12 +6,10 @@ use serde::Serialize;
 use shared::{
     component::{self, Attribute, MAX_ATTRIBUTE_LENGTH, MAX_ATTRIBUTES},
     shorten::shorten,
-};
-
-use super::{
-    CatalogueError,
     yaml::{self, Document, Node, YamlError},
 };
+
+use super::CatalogueError;
 
 /// Maximum length of a text of the file in an error message.
 const QUOTED: usize = 60;

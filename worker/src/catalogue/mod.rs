@@ -1,14 +1,12 @@
 //! Applies a catalogue file: the components that updates may name.
 //!
-//! The file has the format of the Python dashboard, with the same meaning (`yaml`, `scalar`, `file`). For
+//! The file has the format of the Python dashboard, with the same meaning (`file`). For
 //! each entry, the component that it refers to is found (`difference`), and differences are written in a
 //! few statements (`apply`).
 
 mod apply;
 mod difference;
 mod file;
-mod scalar;
-mod yaml;
 
 pub(crate) use self::{
     apply::{How, apply},

@@ -98,6 +98,12 @@ impl ByName {
         self.components.is_empty()
     }
 
+    /// All of them, in order of their ids.
+    #[must_use]
+    pub fn all(&self) -> &[Component] {
+        &self.components
+    }
+
     /// The component with this id.
     #[must_use]
     pub fn get(&self, id: super::ComponentId) -> Option<&Component> {

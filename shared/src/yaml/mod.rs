@@ -1,32 +1,41 @@
-//! Reads YAML like the Python dashboard's parser (PyYAML, YAML 1.1), with the line of each node.
+//! Reads YAML files (catalogues, mappings of alerts) like the Python dashboard's parser (PyYAML, YAML 1.1),
+//! with the line of each node.
 //!
 //! Aliases share their node, so that any number of them costs nothing. The file is trusted, but obvious
 //! mistakes are refused: a duplicate key, a node that contains itself.
+
+mod scalar;
 
 use std::{borrow::Cow, collections::HashMap, rc::Rc};
 
 use granit_parser::{Event, Parser, ScalarStyle, Span, Tag};
 
-use super::scalar::{self, Scalar};
+use self::scalar::Scalar;
 
 /// Maximum nesting depth: a catalogue has five levels.
 const DEEPEST: usize = 100;
 
 /// An error, with its line.
-#[derive(Debug)]
-pub(super) struct YamlError {
-    pub(super) line: u64,
-    pub(super) reason: String,
+#[derive(Debug, thiserror::Error)]
+#[error("line {line}: {reason}")]
+pub struct YamlError {
+    /// The file's line, from 1.
+    pub line: u64,
+    /// What is wrong there.
+    pub reason: String,
 }
 
-pub(super) fn error(line: u64, reason: impl Into<String>) -> YamlError {
+/// An error in a line.
+#[must_use]
+pub fn error(line: u64, reason: impl Into<String>) -> YamlError {
     YamlError { line, reason: reason.into() }
 }
 
 /// A node and the line in which it is used: that of its alias, where there is one.
 #[derive(Clone, Debug)]
-pub(super) struct Node {
-    pub(super) line: u64,
+pub struct Node {
+    /// The file's line, from 1.
+    pub line: u64,
     content: Rc<Content>,
 }
 
@@ -38,11 +47,11 @@ enum Content {
 }
 
 /// The entries of a mapping, in the order of Python's dictionary.
-pub(super) type Entries = Vec<(Node, Node)>;
+pub type Entries = Vec<(Node, Node)>;
 
 impl Node {
     /// The list's nodes, if it is one.
-    pub(super) fn list(&self) -> Option<&[Self]> {
+    pub fn list(&self) -> Option<&[Self]> {
         match &*self.content {
             Content::List(nodes) => Some(nodes),
             Content::Scalar(_) | Content::Mapping(_) => None,
@@ -50,26 +59,56 @@ impl Node {
     }
 
     /// Whether it is nothing: `null`, `~`, or not written at all.
-    pub(super) fn is_null(&self) -> bool {
+    pub fn is_null(&self) -> bool {
         matches!(&*self.content, Content::Scalar(Scalar::Null))
     }
 
+    /// Whether nothing is in it: it is null, or a list or a mapping without entries.
+    pub fn is_empty(&self) -> bool {
+        match &*self.content {
+            Content::Scalar(scalar) => *scalar == Scalar::Null,
+            Content::List(nodes) => nodes.is_empty(),
+            Content::Mapping(entries) => entries.is_empty(),
+        }
+    }
+
     /// The text. `what` says what it is to be, for the error message.
-    pub(super) fn text(&self, what: &str) -> Result<&str, YamlError> {
+    ///
+    /// # Errors
+    /// When it is none, or when the Python dashboard would store it in another form.
+    pub fn text(&self, what: &str) -> Result<&str, YamlError> {
         match &*self.content {
             Content::Scalar(scalar) => {
                 scalar.text().map_err(|reason| error(self.line, format!("{what} {reason}")))
             }
-            Content::List(_) => Err(error(self.line, format!("{what} is a list, not a text"))),
-            Content::Mapping(_) => {
-                Err(error(self.line, format!("{what} is a mapping, not a text")))
-            }
+            Content::List(_) | Content::Mapping(_) => Err(self.not_text(what)),
         }
+    }
+
+    /// The text as it is written, also where YAML reads a boolean, a number or a time. `what` says what it
+    /// is to be, for the error message.
+    ///
+    /// # Errors
+    /// When it is empty, a list or a mapping.
+    pub fn written(&self, what: &str) -> Result<&str, YamlError> {
+        match &*self.content {
+            Content::Scalar(Scalar::Other { written, .. }) => Ok(written),
+            Content::Scalar(_) => self.text(what),
+            Content::List(_) | Content::Mapping(_) => Err(self.not_text(what)),
+        }
+    }
+
+    fn not_text(&self, what: &str) -> YamlError {
+        let kind = if self.list().is_some() { "a list" } else { "a mapping" };
+        error(self.line, format!("{what} is {kind}, not a text"))
     }
 }
 
 /// Reads a file.
-pub(super) fn read(yaml: &str) -> Result<Document, YamlError> {
+///
+/// # Errors
+/// When it is not YAML, or has more than one document.
+pub fn read(yaml: &str) -> Result<Document, YamlError> {
     let mut builder = Builder::default();
     let mut root = None;
     for event in Parser::new_from_str(yaml) {
@@ -221,8 +260,9 @@ fn foreign_tag(line: u64, tag: &str) -> YamlError {
 }
 
 /// A file that was read.
-pub(super) struct Document {
-    pub(super) root: Node,
+pub struct Document {
+    /// The file's outermost node.
+    pub root: Node,
     /// The entries of each mapping that was merged into another one.
     merged: HashMap<*const Content, Rc<Entries>>,
 }
@@ -233,7 +273,10 @@ impl Document {
     /// entry of the mapping's own that is merged, too, wins in the place of the merged one.
     ///
     /// None when it is no mapping.
-    pub(super) fn entries(&mut self, node: &Node) -> Result<Option<Rc<Entries>>, YamlError> {
+    ///
+    /// # Errors
+    /// When a key is no text or is written twice, or when `<<` merges something else than mappings.
+    pub fn entries(&mut self, node: &Node) -> Result<Option<Rc<Entries>>, YamlError> {
         let Content::Mapping(written) = &*node.content else { return Ok(None) };
         if let Some(merged) = self.merged.get(&Rc::as_ptr(&node.content)) {
             return Ok(Some(merged.clone()));

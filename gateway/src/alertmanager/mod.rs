@@ -1,0 +1,14 @@
+//! What alerting pipelines send, and the updates that the mapping file makes of it. Pure.
+//!
+//! A body is read alert by alert ([`body`], [`alert`]). The mapping file ([`file`]) has rules with
+//! Alertmanager's matchers ([`matcher`]) and with templates ([`template`]); the first rule that matches an
+//! alert decides what becomes of it ([`mapping`]). [`reach`] compares the rules with a catalogue.
+
+pub(crate) mod alert;
+pub(crate) mod body;
+mod expression;
+pub(crate) mod file;
+pub(crate) mod mapping;
+pub(crate) mod matcher;
+pub(crate) mod reach;
+mod template;
