@@ -56,6 +56,9 @@ pub(crate) struct DeferredQueue<T> {
 pub(crate) trait Deferrable {
     /// The message itself.
     fn incoming(&self) -> &Incoming;
+
+    /// Its place among all messages.
+    fn arrived(&self) -> u64;
 }
 
 impl<T: Deferrable> DeferredQueue<T> {
@@ -106,7 +109,8 @@ impl<T: Deferrable> DeferredQueue<T> {
         }
     }
 
-    /// Appends newly deferred messages.
+    /// Adds newly deferred messages. Those that had to wait for others may be here already, though they
+    /// arrived later.
     pub(crate) fn add(&mut self, deferred: Vec<T>) {
         if self.messages.is_empty() && !deferred.is_empty() {
             self.pause = FIRST_PAUSE;
@@ -118,6 +122,7 @@ impl<T: Deferrable> DeferredQueue<T> {
             }
             self.messages.push_back(message);
         }
+        self.messages.make_contiguous().sort_by_key(T::arrived);
     }
 
     /// Keeps the messages that must wait for deferred ones; returns the rest.

@@ -4,7 +4,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -17,7 +17,7 @@ use lapin::{
 };
 use shared::{envelope, traces};
 
-use super::repartition::is_marker;
+use super::{acknowledgements::Settled, repartition::is_marker};
 use crate::{
     batch::{Deferrable, Delivered, Incoming, Part},
     membership::Share,
@@ -42,6 +42,8 @@ pub(super) type Deliveries = Pin<Box<dyn Stream<Item = Result<Received, Delivery
 
 /// One update as it was received, and the delivery that it is part of.
 pub(super) struct Received {
+    /// Its place among the updates of the session.
+    pub(super) arrived: u64,
     pub(super) queue: Arc<str>,
     pub(super) unsettled: Arc<Unsettled>,
     /// The reply queue of its gateway, if that waits for the outcome.
@@ -49,17 +51,23 @@ pub(super) struct Received {
     pub(super) incoming: Incoming,
 }
 
-/// A delivery that must be acknowledged once all of its updates are finished: an envelope may have
+/// A delivery that must be acknowledged once all of its updates are settled: an envelope may have
 /// several.
 pub(super) struct Unsettled {
+    pub(super) tag: u64,
     acker: Acker,
     updates: AtomicUsize,
 }
 
-impl Unsettled {
-    /// Records that one of its updates is finished; returns the delivery if it was the last one.
-    pub(super) fn settle_one(&self) -> Option<&Acker> {
-        (self.updates.fetch_sub(1, Ordering::Relaxed) == 1).then_some(&self.acker)
+impl Received {
+    /// Records that the update is settled; returns the delivery if it was the last one of it.
+    pub(super) fn settle(&self) -> Option<Settled> {
+        let Unsettled { tag, acker, updates } = &*self.unsettled;
+        (updates.fetch_sub(1, Ordering::Relaxed) == 1).then(|| Settled {
+            queue: self.queue.clone(),
+            tag: *tag,
+            acker: acker.clone(),
+        })
     }
 }
 
@@ -67,16 +75,21 @@ impl Deferrable for Received {
     fn incoming(&self) -> &Incoming {
         &self.incoming
     }
+
+    fn arrived(&self) -> u64 {
+        self.arrived
+    }
 }
 
 /// Starts the deliveries of one queue, on a channel of its own. Their end is an error. The worker's
-/// number shows in RabbitMQ's list of consumers.
+/// number shows in RabbitMQ's list of consumers. `arrivals` counts the updates of all queues.
 pub(super) async fn consume(
     connection: &Connection,
     share: &Share,
     member: MemberId,
     queue: String,
     kind: QueueKind,
+    arrivals: Arc<AtomicU64>,
 ) -> Result<Deliveries, lapin::Error> {
     let channel = connection.create_channel().await?;
     channel.basic_qos(share.topology().prefetch, BasicQosOptions::default()).await?;
@@ -93,7 +106,9 @@ pub(super) async fn consume(
         .filter_map(not_a_marker)
         .flat_map(move |delivery| {
             let received = match delivery {
-                Ok(delivery) => read(&queue, delivery, kind).into_iter().map(Ok).collect(),
+                Ok(delivery) => {
+                    read(&queue, delivery, kind, &arrivals).into_iter().map(Ok).collect()
+                }
                 Err(error) => vec![Err(error.into())],
             };
             stream::iter(received)
@@ -123,7 +138,12 @@ pub(super) enum QueueKind {
 }
 
 /// The updates of a delivery, in order.
-fn read(queue: &Arc<str>, mut delivery: Delivery, kind: QueueKind) -> Vec<Received> {
+fn read(
+    queue: &Arc<str>,
+    mut delivery: Delivery,
+    kind: QueueKind,
+    arrivals: &AtomicU64,
+) -> Vec<Received> {
     let given_up = (kind == QueueKind::DeadLetters).then(|| why_dead(&delivery));
     let body = std::mem::take(&mut delivery.data);
     let headers = delivery.properties.headers().as_ref();
@@ -137,13 +157,15 @@ fn read(queue: &Arc<str>, mut delivery: Delivery, kind: QueueKind) -> Vec<Receiv
     };
     let parts = delivered.unpack();
     let updates = AtomicUsize::new(parts.len());
-    let unsettled = Arc::new(Unsettled { acker: delivery.acker.clone(), updates });
+    let (tag, acker) = (delivery.delivery_tag, delivery.acker.clone());
+    let unsettled = Arc::new(Unsettled { tag, acker, updates });
     let reply_to = delivery.properties.reply_to().as_ref().map(|name| Arc::from(name.as_str()));
     let received = |part: Part| {
         let Part { message_id, payload, content, wants_reply, trace } = part;
         let trace = traces::get()
             .map(|traces| traces.process(queue, &delivery, message_id.as_deref(), trace.as_ref()));
         Received {
+            arrived: arrivals.fetch_add(1, Ordering::Relaxed),
             queue: queue.clone(),
             unsettled: unsettled.clone(),
             reply_to: reply_to.clone().filter(|_| wants_reply),

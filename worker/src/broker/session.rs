@@ -2,10 +2,9 @@
 //! [`crate::batch`] applies the batches.
 
 use std::{
-    collections::{BTreeSet, HashSet},
-    future::pending,
+    collections::{BTreeSet, HashMap},
     pin::pin,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -155,8 +154,10 @@ impl Consumer {
                     () = sampling::queues(&connection, &share), if self.is_measured => Ok(()),
                     () = redeclare(&connection, &share, declared_by) => Ok(()),
                 };
-                if ended.is_ok() {
-                    ended = acknowledgements.send().await.map_err(Into::into);
+                if let Err(error) = self.acknowledge_rest(&mut acknowledgements, &connection).await
+                    && ended.is_ok()
+                {
+                    ended = Err(error);
                 }
                 match &ended {
                     Ok(()) => self.readiness.waiting_for("the partitions are being shared anew"),
@@ -180,6 +181,20 @@ impl Consumer {
         Ok(())
     }
 
+    /// Sends the acknowledgements that still wait at the end of a session: of committed updates, whatever
+    /// ended it.
+    async fn acknowledge_rest(
+        &self,
+        acknowledgements: &mut Acknowledgements,
+        connection: &Connection,
+    ) -> Result<(), ConsumeError> {
+        tokio::select! {
+            sent = acknowledgements.send_all() => Ok(sent?),
+            () = lost(connection) => Err(DeliveryError::Ended.into()),
+            () = sleep(CLOSE_LIMIT) => Err(ConsumeError::Silent),
+        }
+    }
+
     /// Declares the queues and starts consuming those of the share.
     async fn start(
         &self,
@@ -198,7 +213,9 @@ impl Consumer {
             database.with(declare).await?;
             channel.close(200, "declared".into()).await?;
         }
-        let consume = |queue, kind| consume(connection, share, member, queue, kind);
+        let arrivals = Arc::new(AtomicU64::new(0));
+        let consume =
+            |queue, kind| consume(connection, share, member, queue, kind, arrivals.clone());
         for partition in &share.partitions {
             let queue = share.topology().queue(*partition);
             deliveries.push(consume(queue, QueueKind::Partition).await?);
@@ -232,10 +249,7 @@ impl Consumer {
                 () = self.stop.cancelled() => return Ok(()),
                 () = &mut another_share => return Ok(()),
                 () = sleep_until(held.due()), if !held.is_empty() => Vec::new(),
-                () = due(acknowledgements) => {
-                    acknowledgements.send().await?;
-                    continue;
-                }
+                () = acknowledgements.are_due() => Vec::new(),
                 // None when the share is empty.
                 Some(batch) = batches.next() => batch,
             };
@@ -268,6 +282,7 @@ impl Consumer {
             let deferred = self.apply(member, batch, held, acknowledgements).await?;
             held.add(deferred);
         }
+        acknowledgements.send_due().await?;
         WORKER.held.set(held.len() as i64);
         Ok(())
     }
@@ -288,21 +303,26 @@ impl Consumer {
             self.blockers.report(held.len() + deferred.len(), blocked_by.into_iter().collect());
         }
         trace_decisions(&settled);
-        let queues_held: HashSet<Arc<str>> =
-            held.iter().chain(&deferred).map(|received| received.queue.clone()).collect();
+        let mut first_unsettled: HashMap<Arc<str>, u64> = HashMap::new();
+        for received in held.iter().chain(&deferred) {
+            let tag = received.unsettled.tag;
+            let first = first_unsettled.entry(received.queue.clone()).or_insert(tag);
+            *first = (*first).min(tag);
+        }
         let replies = settled.iter().filter_map(|(received, verdict)| -> Option<Reply> {
             let (id, verdict) = (received.incoming.update_id()?, verdict.clone()?);
             let trace = received.incoming.trace.clone();
             Some((received.reply_to.clone()?, UpdateResult { id, verdict }, trace))
         });
         self.replies.send(replies);
-        acknowledgements.add(settled.iter().map(|(received, _)| received), &queues_held);
         for (received, _) in &settled {
+            if let Some(delivery) = received.settle() {
+                acknowledgements.add(delivery, &first_unsettled);
+            }
             if let Some(trace) = &received.incoming.trace {
                 trace.settled();
             }
         }
-        acknowledgements.send_due().await?;
         Ok(deferred)
     }
 
@@ -312,8 +332,10 @@ impl Consumer {
         member: MemberId,
         batch: Vec<Received>,
     ) -> Result<CommittedBatch, ConsumeError> {
-        let (incoming, origins): (Vec<Incoming>, Vec<_>) =
-            batch.into_iter().map(|r| (r.incoming, (r.queue, r.unsettled, r.reply_to))).unzip();
+        let (incoming, origins): (Vec<Incoming>, Vec<_>) = batch
+            .into_iter()
+            .map(|r| (r.incoming, (r.arrived, r.queue, r.unsettled, r.reply_to)))
+            .unzip();
         let mut database = self.database.lock().await;
         let applying = apply_with_retries(&mut database, member, &incoming, self.inbox_days);
         let results = timeout(BATCH_LIMIT, applying)
@@ -324,10 +346,10 @@ impl Consumer {
         sampling::count_applied(&incoming, &results);
 
         let mut committed = CommittedBatch::default();
-        for ((incoming, (queue, unsettled, reply_to)), applied) in
+        for ((incoming, (arrived, queue, unsettled, reply_to)), applied) in
             incoming.into_iter().zip(origins).zip(results)
         {
-            let received = Received { queue, unsettled, reply_to, incoming };
+            let received = Received { arrived, queue, unsettled, reply_to, incoming };
             match applied {
                 Applied::Settled(verdict) => committed.settled.push((received, verdict)),
                 Applied::Deferred(incidents) => {
@@ -359,14 +381,6 @@ fn trace_decisions(settled: &[(Received, Option<Verdict>)]) {
         if let (Some(trace), Some(verdict)) = (&received.incoming.trace, verdict) {
             trace.decided(verdict);
         }
-    }
-}
-
-/// Waits until acknowledgements must be sent.
-async fn due(acknowledgements: &Acknowledgements) {
-    match acknowledgements.due() {
-        Some(due) => sleep_until(due).await,
-        None => pending().await,
     }
 }
 

@@ -106,9 +106,9 @@ impl Ticket {
         let Self { unsent, deadline, confirmed } = self;
         let ended = match timeout_at(deadline, confirmed).await {
             Ok(Ok(confirmed)) => return confirmed,
-            // The lane has ended.
-            Ok(Err(_)) => PublishError::Absent,
-            Err(_) => PublishError::Late,
+            // The lane has ended, unless it found the deadline passed.
+            Ok(Err(_)) if Instant::now() < deadline => PublishError::Absent,
+            Ok(Err(_)) | Err(_) => PublishError::Late,
         };
         if unsent.lock().take().is_some() { Err(ended) } else { Err(PublishError::Unconfirmed) }
     }
@@ -215,7 +215,7 @@ impl Sending {
         let mut looks = interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut arrived = Vec::new();
-        loop {
+        'link: loop {
             tokio::select! {
                 biased;
                 confirmed = self.unconfirmed.confirmed(), if !self.unconfirmed.is_empty() => {
@@ -231,11 +231,11 @@ impl Sending {
                 }
                 _ = looks.tick(), if !self.unconfirmed.is_empty() => self.look().await,
             }
-            if self.link.failed.load(Ordering::Relaxed) {
-                break;
-            }
-            while self.may_send() {
-                let message = self.gather();
+            loop {
+                if self.link.failed.load(Ordering::Relaxed) {
+                    break 'link;
+                }
+                let message = if self.may_send() { self.gather() } else { Vec::new() };
                 if message.is_empty() {
                     break;
                 }
@@ -338,7 +338,11 @@ impl Sending {
     /// Closes the channel when a confirmation is overdue. The other partitions are not affected.
     async fn look(&mut self) {
         let now = Instant::now();
-        if self.unconfirmed.iter().all(|sent| sent.deadline + UNCONFIRMED_LIMIT > now) {
+        let is_overdue = |deadline: Instant| deadline + UNCONFIRMED_LIMIT <= now;
+        // What waits behind a message may have an earlier deadline.
+        let mut deadlines = self.unconfirmed.iter().map(|sent| sent.deadline);
+        if !deadlines.any(is_overdue) && !self.waiting.iter().any(|next| is_overdue(next.deadline))
+        {
             return;
         }
         let partition = self.routing_key.as_str();
