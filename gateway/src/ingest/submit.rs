@@ -18,7 +18,6 @@ use shared::{
     traces::{self, Traces, Waiting},
     update_id::UpdateId,
 };
-use sqlx::PgPool;
 use tokio::{
     sync::{Semaphore, SemaphorePermit},
     time::{Instant, timeout_at},
@@ -32,7 +31,7 @@ use crate::{
     auth::rate_limit::RateLimit,
     http::{error::ApiError, request::Preference},
     stop::Stop,
-    store::{catalogue::CatalogueCopy, clock::DatabaseClock, incidents::Shown},
+    store::{catalogue::CatalogueCopy, clock::DatabaseClock, incidents::Shown, pools::Pool},
 };
 
 /// Time for queries needed by one of several updates: an unknown component, or a text that some encodings
@@ -87,7 +86,7 @@ pub(crate) struct Intake<'a> {
     pub(crate) catalogue: &'a CatalogueCopy,
     pub(crate) clock: &'a DatabaseClock,
     /// For texts that some encodings lack.
-    pub(crate) database: &'a PgPool,
+    pub(crate) database: &'a Pool,
     pub(crate) pending: &'a PendingRequests,
     pub(crate) publisher: &'a Publisher,
     pub(crate) stop: &'a Stop,

@@ -1,13 +1,19 @@
 //! The pools of connections to the database.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use shared::{
     database::{BY_INDEX, ConnectOptions},
     telemetry::chain,
     throttled,
 };
-use sqlx::{Connection, PgConnection, PgPool, postgres::PgPoolOptions};
+use sqlx::{
+    Connection, PgConnection, PgPool, Postgres,
+    pool::PoolConnection,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+use tokio::time::timeout;
 
 /// Time that a request waits for a database connection.
 const ACQUIRE_LIMIT: Duration = Duration::from_secs(2);
@@ -20,19 +26,68 @@ const LIST_LIMITS: [(&str, &str); 2] = [
     // Longer than a list may wait for its reader: PostgreSQL would take its gateway for gone.
     ("tcp_user_timeout", "15s"),
 ];
+/// Time for the connections to a former primary to end.
+const CLOSE_LIMIT: Duration = Duration::from_secs(5);
+
+/// Connections to the primary. When another server takes over, a new pool replaces the one before, whose
+/// connections may hang on a server that is stalled. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Pool(Arc<Shared>);
+
+struct Shared {
+    database: Arc<ConnectOptions>,
+    connections: u32,
+    /// With the epoch of its server.
+    current: Mutex<(u64, PgPool)>,
+}
+
 /// For what is small and quick: receipts, the catalogue, the incidents of answers.
-pub(crate) fn answers(database: &ConnectOptions, connections: u32) -> PgPool {
-    pool(database.clone().with(BY_INDEX), connections)
+pub(crate) fn answers(database: &ConnectOptions, connections: u32) -> Pool {
+    Pool::new(database.clone().with(BY_INDEX), connections)
 }
 
 /// For lists, so that they can hold up nothing else.
-pub(crate) fn lists(database: &ConnectOptions, connections: u32) -> PgPool {
-    pool(database.clone().with(LIST_LIMITS), connections)
+pub(crate) fn lists(database: &ConnectOptions, connections: u32) -> Pool {
+    Pool::new(database.clone().with(LIST_LIMITS), connections)
 }
 
-fn pool(database: ConnectOptions, connections: u32) -> PgPool {
-    let unchecked = database.unchecked();
-    let database = Arc::new(database);
+impl Pool {
+    fn new(database: ConnectOptions, connections: u32) -> Self {
+        let database = Arc::new(database);
+        let (server, epoch) = database.unchecked_with_epoch();
+        let current = Mutex::new((epoch, pool(&database, server, connections)));
+        Self(Arc::new(Shared { database, connections, current }))
+    }
+
+    /// The pool of the current primary, for one operation.
+    pub(crate) fn now(&self) -> PgPool {
+        let Shared { database, connections, current } = &*self.0;
+        let mut current = current.lock();
+        if current.0 != database.servers().epoch() {
+            let (server, epoch) = database.unchecked_with_epoch();
+            let before = std::mem::replace(&mut current.1, pool(database, server, *connections));
+            current.0 = epoch;
+            // What is in use ends by its own time limit.
+            tokio::spawn(async move { drop(timeout(CLOSE_LIMIT, before.close()).await) });
+        }
+        current.1.clone()
+    }
+
+    /// A connection to the current primary.
+    pub(crate) async fn acquire(&self) -> Result<PoolConnection<Postgres>, sqlx::Error> {
+        self.now().acquire().await
+    }
+
+    /// Waits until another server takes over from the one that is the primary now.
+    pub(crate) fn replaced(&self) -> impl Future<Output = ()> + use<> {
+        let servers = self.0.database.servers().clone();
+        let epoch = servers.epoch();
+        async move { servers.replaced(epoch).await }
+    }
+}
+
+fn pool(database: &Arc<ConnectOptions>, server: PgConnectOptions, connections: u32) -> PgPool {
+    let database = database.clone();
     PgPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(ACQUIRE_LIMIT)
@@ -49,7 +104,7 @@ fn pool(database: ConnectOptions, connections: u32) -> PgPool {
             let database = database.clone();
             Box::pin(async move { checked(&database, connection).await })
         })
-        .connect_lazy_with(unchecked)
+        .connect_lazy_with(server)
 }
 
 /// Checks a new session of a pool. The pool keeps the reason of a refusal to itself.

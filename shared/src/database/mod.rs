@@ -8,7 +8,7 @@ mod session;
 pub mod standbys;
 mod uri;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use sqlx::{ConnectOptions as _, Connection, PgConnection, postgres::PgConnectOptions};
 use tokio::time::timeout;
@@ -266,7 +266,7 @@ impl ConnectOptions {
 /// in the middle of an operation, so that nothing waits for a server that does not answer.
 #[derive(Debug)]
 pub struct Database {
-    options: ConnectOptions,
+    options: Arc<ConnectOptions>,
     /// With the epoch of its server.
     idle: Option<(PgConnection, u64)>,
     /// Whether it was connected before.
@@ -276,13 +276,13 @@ pub struct Database {
 impl Database {
     /// A connection with these options, not yet opened.
     #[must_use]
-    pub const fn new(options: ConnectOptions) -> Self {
-        Self { options, idle: None, connected: false }
+    pub fn new(options: ConnectOptions) -> Self {
+        Self { options: Arc::new(options), idle: None, connected: false }
     }
 
     /// Its options.
     #[must_use]
-    pub const fn options(&self) -> &ConnectOptions {
+    pub const fn options(&self) -> &Arc<ConnectOptions> {
         &self.options
     }
 
