@@ -169,6 +169,6 @@ impl CatalogueCopy {
 /// # Errors
 /// When its encoding lacks a character of it (`database::lacks_characters`), or it fails.
 pub(crate) async fn hold(database: &Pool, text: &str) -> Result<(), sqlx::Error> {
-    sqlx::query("SELECT $1::text").bind(text).execute(&database.now()).await?;
+    sqlx::query("SELECT $1::text").bind(text).execute(&database.now().await).await?;
     Ok(())
 }

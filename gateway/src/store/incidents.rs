@@ -259,7 +259,9 @@ pub(crate) async fn read(
     ids: &[IncidentId],
 ) -> Result<HashMap<IncidentId, Incident>, sqlx::Error> {
     let query = format!("SELECT {COLUMNS} FROM incident i {UPDATES} WHERE i.id = ANY($1)");
-    let incidents: Vec<Incident> =
-        sqlx::query_as(sqlx::AssertSqlSafe(query)).bind(ids).fetch_all(&database.now()).await?;
+    let incidents: Vec<Incident> = sqlx::query_as(sqlx::AssertSqlSafe(query))
+        .bind(ids)
+        .fetch_all(&database.now().await)
+        .await?;
     Ok(incidents.into_iter().map(|incident| (incident.id, incident)).collect())
 }

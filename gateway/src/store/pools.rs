@@ -60,8 +60,9 @@ impl Pool {
     }
 
     /// The pool of the current primary, for one operation.
-    pub(crate) fn now(&self) -> PgPool {
+    pub(crate) async fn now(&self) -> PgPool {
         let Shared { database, connections, current } = &*self.0;
+        database.servers().look_once().await;
         let mut current = current.lock();
         if current.0 != database.servers().epoch() {
             let (server, epoch) = database.unchecked_with_epoch();
@@ -75,7 +76,7 @@ impl Pool {
 
     /// A connection to the current primary.
     pub(crate) async fn acquire(&self) -> Result<PoolConnection<Postgres>, sqlx::Error> {
-        self.now().acquire().await
+        self.now().await.acquire().await
     }
 
     /// Waits until another server takes over from the one that is the primary now.

@@ -37,7 +37,7 @@ pub(crate) async fn record(database: &Pool, id: UpdateId) -> Result<Option<Recor
         WHERE asked.id = $1",
     )
     .bind(id)
-    .fetch_optional(&database.now())
+    .fetch_optional(&database.now().await)
     .await
 }
 
@@ -51,7 +51,7 @@ pub(crate) async fn parked(
         shared::is_parked!(),
     ))
     .bind(id)
-    .fetch_optional(&database.now())
+    .fetch_optional(&database.now().await)
     .await
 }
 
@@ -70,6 +70,6 @@ pub(crate) async fn may_come(
     .bind(made_at)
     .bind(inbox_days as i32)
     .bind((clock::TOLERATED / 1_000_000) as f64)
-    .fetch_one(&database.now())
+    .fetch_one(&database.now().await)
     .await
 }

@@ -126,6 +126,14 @@ impl Servers {
         drop(choice.wait_for(|choice| choice.epoch != epoch).await);
     }
 
+    /// Asks all servers which of them is the primary, if that was never done.
+    pub async fn look_once(&self) {
+        let was_done = self.0.choice.borrow().is_made;
+        if !was_done && !self.is_one_for_good() {
+            self.look().await;
+        }
+    }
+
     /// Asks all servers which of them is the primary, unless another task has begun to since this was called.
     pub(super) async fn look(&self) {
         let called = Instant::now();

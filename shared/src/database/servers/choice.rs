@@ -59,6 +59,8 @@ impl Unfit {
 /// The primary, and what is known of the others.
 #[derive(Clone, Debug)]
 pub(super) struct Choice {
+    /// Whether the servers were asked at all.
+    pub(super) is_made: bool,
     /// Whether there are several servers.
     pub(super) are_several: bool,
     /// Whether a standby is used if no server takes writes.
@@ -81,6 +83,7 @@ pub(super) struct Choice {
 impl Choice {
     pub(super) const fn new(are_several: bool, needs_writes: bool) -> Self {
         Self {
+            is_made: false,
             are_several,
             takes_standby: !needs_writes,
             primary: None,
@@ -101,9 +104,10 @@ impl Choice {
     /// There is one server only. Returns whether that is new.
     pub(super) fn is_single(&mut self) -> bool {
         let is_new = self.are_several;
+        self.is_made = true;
         if is_new {
             let epoch = self.epoch + 1;
-            *self = Self { epoch, ..Self::new(false, !self.takes_standby) };
+            *self = Self { is_made: true, epoch, ..Self::new(false, !self.takes_standby) };
         }
         is_new
     }
@@ -125,7 +129,7 @@ impl Choice {
 
     /// Chooses by what all servers answered, in the order in which they are named.
     pub(super) fn update(&mut self, answers: Vec<(Server, Result<Origin, Unfit>)>) {
-        self.are_several = true;
+        (self.is_made, self.are_several) = (true, true);
         let fit = || answers.iter().filter_map(|(_, answer)| answer.as_ref().ok());
         if self.cluster.is_none() {
             let primary = fit().find(|origin| origin.timeline.is_some());
