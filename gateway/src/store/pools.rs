@@ -5,6 +5,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 use parking_lot::Mutex;
 use shared::{
     database::{BY_INDEX, ConnectOptions},
+    supervise,
     telemetry::chain,
     throttled,
 };
@@ -56,7 +57,18 @@ impl Pool {
         let database = Arc::new(database);
         let (server, epoch) = database.unchecked_with_epoch();
         let current = Mutex::new((epoch, pool(&database, server, connections)));
-        Self(Arc::new(Shared { database, connections, current }))
+        let pool = Self(Arc::new(Shared { database, connections, current }));
+        supervise::spawn("database pool", pool.clone().follow());
+        pool
+    }
+
+    /// Closes the connections to a former primary, though nobody asks for a connection.
+    async fn follow(self) {
+        loop {
+            let epoch = self.0.current.lock().0;
+            self.0.database.servers().replaced(epoch).await;
+            self.now().await;
+        }
     }
 
     /// The pool of the current primary, for one operation.

@@ -13,7 +13,10 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use sqlx::{ConnectOptions as _, Connection, PgConnection, postgres::PgConnectOptions};
 use tokio::time::timeout;
 
-use self::uri::{Address, Target};
+use self::{
+    servers::IdleSession,
+    uri::{Address, Target},
+};
 pub use self::{
     servers::{Servers, ServersReport, Unfit},
     session::SessionError,
@@ -267,8 +270,7 @@ impl ConnectOptions {
 #[derive(Debug)]
 pub struct Database {
     options: Arc<ConnectOptions>,
-    /// With the epoch of its server.
-    idle: Option<(PgConnection, u64)>,
+    idle: Arc<IdleSession>,
     /// Whether it was connected before.
     connected: bool,
 }
@@ -277,7 +279,9 @@ impl Database {
     /// A connection with these options, not yet opened.
     #[must_use]
     pub fn new(options: ConnectOptions) -> Self {
-        Self { options: Arc::new(options), idle: None, connected: false }
+        let idle = Arc::default();
+        options.servers.close_when_replaced(&idle);
+        Self { options: Arc::new(options), idle, connected: false }
     }
 
     /// Its options.
@@ -297,7 +301,7 @@ impl Database {
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, E>,
     ) -> Result<T, E> {
         let servers = self.options.servers.clone();
-        let idle = self.idle.take().filter(|(_, epoch)| *epoch == servers.epoch());
+        let idle = self.idle.lock().take().filter(|(_, epoch)| *epoch == servers.epoch());
         let (mut connection, epoch) = match idle {
             Some(idle) => idle,
             None => {
@@ -312,7 +316,7 @@ impl Database {
             done = work(&mut connection) => done?,
             () = servers.replaced(epoch) => return Err(sqlx::Error::from(SessionError::Replaced).into()),
         };
-        self.idle = Some((connection, epoch));
+        *self.idle.lock() = Some((connection, epoch));
         Ok(done)
     }
 }

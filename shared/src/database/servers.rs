@@ -10,7 +10,11 @@ mod choice;
 mod origin;
 mod probe;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use futures_util::future::join_all;
 use sqlx::{PgConnection, postgres::PgConnectOptions};
@@ -48,7 +52,12 @@ struct Shared {
     named: Vec<PgConnectOptions>,
     choice: watch::Sender<Choice>,
     looking: Mutex<Looking>,
+    /// Sessions that are closed when another server takes over, though nobody uses them.
+    idle: parking_lot::Mutex<Vec<Weak<IdleSession>>>,
 }
+
+/// A session that is not in use, with the epoch of its server.
+pub(super) type IdleSession = parking_lot::Mutex<Option<(PgConnection, u64)>>;
 
 /// Held by the one that asks the servers.
 #[derive(Debug, Default)]
@@ -73,7 +82,28 @@ impl Servers {
     /// none of them takes writes, unless `needs_writes`.
     pub(super) fn new(named: Vec<PgConnectOptions>, needs_writes: bool) -> Self {
         let choice = watch::Sender::new(Choice::new(named.len() > 1, needs_writes));
-        Self(Arc::new(Shared { named, choice, looking: Mutex::default() }))
+        Self(Arc::new(Shared {
+            named,
+            choice,
+            looking: Mutex::default(),
+            idle: parking_lot::Mutex::default(),
+        }))
+    }
+
+    /// Has a session closed when another server takes over.
+    pub(super) fn close_when_replaced(&self, session: &Arc<IdleSession>) {
+        if !self.is_one_for_good() {
+            let mut idle = self.0.idle.lock();
+            idle.retain(|session| session.strong_count() > 0);
+            idle.push(Arc::downgrade(session));
+        }
+    }
+
+    fn close_replaced(&self) {
+        let current = self.epoch();
+        for session in self.0.idle.lock().iter().filter_map(Weak::upgrade) {
+            session.lock().take_if(|(_, epoch)| *epoch != current);
+        }
     }
 
     /// How to connect to the one that is named first, before there is a choice.
@@ -158,6 +188,7 @@ impl Servers {
         } else {
             self.0.choice.send_if_modified(Choice::is_single);
         }
+        self.close_replaced();
         looking.began = Some(began);
     }
 

@@ -56,15 +56,18 @@ async fn the_old_primary_is_not_used(pair: &Pair, system: &System, burst: &Burst
     old.wait_for_standbys("")?;
     let before = position(old, system)?;
     let sessions = format!(
-        "SELECT count(*) FROM pg_stat_activity
+        "SELECT application_name, state, wait_event, left(query, 60), now() - state_change
+        FROM pg_stat_activity
         WHERE datname = '{}' AND application_name IN ('gateway', 'worker')",
         system.vhost
     );
     let processes = system.gateways.len() + system.workers.len();
-    eventually("the sessions with the old primary are closed", async || {
-        Ok(old.psql(&system.vhost, &sessions)?.parse::<usize>()? <= processes)
-    })
-    .await?;
+    let mut left = String::new();
+    let closed = eventually("the sessions with the old primary are closed", async || {
+        left = old.psql(&system.vhost, &sessions)?;
+        Ok(left.lines().filter(|line| line.contains("idle")).count() <= processes)
+    });
+    closed.await.with_context(|| left.clone())?;
     burst.is_decided().await?;
     lists_go_on(system).await?;
     let after = position(old, system)?;
