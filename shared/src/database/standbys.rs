@@ -2,15 +2,16 @@
 
 use sqlx::PgConnection;
 
-/// Number of commits in this database that wait for a synchronous standby. Such a commit is durable on the
-/// primary, its locks are held, and nobody sees it before the standby has it.
+/// Number of commits in this database that have waited for a synchronous standby for more than a second. Such
+/// a commit is durable on the primary, its locks are held, and nobody sees it before the standby has it.
 ///
 /// # Errors
 /// If the database fails.
 pub async fn waiting_commits(database: &mut PgConnection) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar(
         "SELECT count(*) FROM pg_stat_activity
-        WHERE wait_event = 'SyncRep' AND datname = current_database()",
+        WHERE wait_event = 'SyncRep' AND datname = current_database()
+            AND state_change < clock_timestamp() - interval '1 second'",
     )
     .fetch_one(database)
     .await
