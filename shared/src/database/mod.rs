@@ -177,14 +177,21 @@ impl ConnectOptions {
         if self.servers.is_one_for_good() {
             return self.connect_to(self.servers.first()).await;
         }
-        if let Some(primary) = self.servers.primary() {
-            match self.connect_soon(primary).await {
-                Ok(connection) => return Ok(connection),
+        while let Some(primary) = self.servers.primary() {
+            let epoch = primary.1;
+            let connected = tokio::select! {
+                connected = self.connect_soon(primary) => connected,
+                // Meanwhile another server has taken over, which is tried next.
+                () = self.servers.replaced(epoch) => continue,
+            };
+            match connected {
+                Ok(connected) => return Ok(connected),
                 Err(error) if SessionError::of(&error).is_some_and(SessionError::is_lasting) => {
                     return Err(error);
                 }
                 Err(error) => {
                     tracing::debug!(reason = telemetry::chain(&error), "asking all servers");
+                    break;
                 }
             }
         }

@@ -164,11 +164,12 @@ impl Servers {
         }
     }
 
-    /// Asks all servers which of them is the primary, unless another task has begun to since this was called.
+    /// Asks all servers which of them is the primary, unless another task has begun to, or has found a new
+    /// one, since this was called.
     pub(super) async fn look(&self) {
-        let called = Instant::now();
+        let (called, epoch) = (Instant::now(), self.epoch());
         let mut looking = self.0.looking.lock().await;
-        if looking.began.is_some_and(|began| began > called) {
+        if looking.began.is_some_and(|began| began > called) || self.epoch() != epoch {
             return;
         }
         let began = Instant::now();

@@ -165,7 +165,7 @@ impl Choice {
         let current = self.primary.as_ref().map(|primary| primary.name.clone());
         let is_current = |(server, _): &(Server, _)| Some(&server.name) == current.as_ref();
         let place = candidates.iter().position(is_current).unwrap_or(0);
-        self.is_usable = !candidates.is_empty();
+        let was_usable = std::mem::replace(&mut self.is_usable, !candidates.is_empty());
         if !self.is_usable {
             return;
         }
@@ -173,8 +173,9 @@ impl Choice {
         for (other, _) in candidates {
             unfit.insert(other.name, Unfit::Second(server.name.clone()));
         }
-        if current.as_ref() != Some(&server.name) || self.timeline != timeline {
-            self.epoch += 1;
+        let is_new = current.as_ref() != Some(&server.name) || self.timeline != timeline;
+        self.epoch += u64::from(is_new);
+        if is_new || !was_usable {
             let (server, before) = (&server.name, current);
             tracing::info!(server, timeline, before, "this server of PostgreSQL is used");
         }

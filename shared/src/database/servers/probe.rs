@@ -89,7 +89,8 @@ async fn ask(
     {
         return Ok((session, answer));
     }
-    let mut session = server.connect.connect().await?;
+    // The time limit is the report about a slow answer.
+    let mut session = server.connect.clone().disable_statement_logging().connect().await?;
     let answer = question(&mut session).await?;
     Ok((session, answer))
 }
