@@ -60,7 +60,7 @@ async fn command(command: Command) -> Result<()> {
             telemetry::init(&settings)?;
             settings.not_ours().log();
             let config = Config::from_settings(&settings)?;
-            traces::start("status-dashboard-gateway", &settings)?;
+            traces::start("status-dashboard-gateway", &settings, config.database.address())?;
             let server = server::build(config, shutdown::on_signal()?).await?;
             let served = server.run(&settings).await;
             traces::flush().await;

@@ -32,7 +32,7 @@ async fn run(settings: &Settings) -> Result<()> {
     telemetry::init(settings)?;
     settings.not_ours().log();
     let config = Config::from_settings(settings)?;
-    traces::start("status-dashboard-worker", settings)?;
+    traces::start("status-dashboard-worker", settings, config.database.address())?;
     let ran = service::run(config, settings, shutdown::on_signal()?).await;
     traces::flush().await;
     ran?;

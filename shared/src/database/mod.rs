@@ -263,7 +263,8 @@ impl ConnectOptions {
     }
 
     /// The host, port and database, for traces; of several servers the one that is named first.
-    pub(crate) fn address(&self) -> (String, u16, String) {
+    #[must_use]
+    pub fn address(&self) -> (String, u16, String) {
         let connect = self.unchecked();
         let folder = connect.get_socket().map(|folder| folder.display().to_string());
         let host = folder.unwrap_or_else(|| connect.get_host().to_owned());

@@ -27,7 +27,7 @@ pub use self::{
     messages::{Processing, Publishing, Replying, Waiting},
     transaction::Transaction,
 };
-use crate::{broker::Broker, database, settings::Settings};
+use crate::{broker::Broker, settings::Settings};
 
 /// Time limit for exporting the last spans at exit.
 const FLUSH_LIMIT: Duration = Duration::from_secs(2);
@@ -57,16 +57,20 @@ pub enum Client {
     Stranger,
 }
 
-/// Starts to create and export spans, if the `OTEL_` variables enable it.
+/// Starts to create and export spans, if the `OTEL_` variables enable it. The database is named by its host,
+/// port and name.
 ///
 /// # Errors
 /// When they have invalid values.
-pub fn start(service: &'static str, settings: &Settings) -> Result<(), ExportError> {
+pub fn start(
+    service: &'static str,
+    settings: &Settings,
+    (database_host, database_port, database_name): (String, u16, String),
+) -> Result<(), ExportError> {
     if !export::is_wanted()? {
         return Ok(());
     }
     let (host, port) = Broker::from_settings(settings)?.address();
-    let database = database::connect_options(settings, service)?;
     let provider = export::start(service)?;
     let traces = Traces {
         tracer: provider.tracer("status-dashboard"),
@@ -75,9 +79,8 @@ pub fn start(service: &'static str, settings: &Settings) -> Result<(), ExportErr
         longest_text: export::longest_text()?,
         broker: address(host, port),
         database: {
-            let (host, port, name) = database.address();
-            let [host, port] = address(host, port);
-            [KeyValue::new("db.namespace", name), host, port]
+            let [host, port] = address(database_host, database_port);
+            [KeyValue::new("db.namespace", database_name), host, port]
         },
     };
     if TRACES.set(traces).is_ok() {
