@@ -100,7 +100,7 @@ impl Servers {
 pub struct PostgresAlone {
     postgres: Postgres,
     // Last, so that the folder's lock is given back after the server has stopped.
-    _folder: Folder,
+    folder: Folder,
 }
 
 impl PostgresAlone {
@@ -114,21 +114,24 @@ impl PostgresAlone {
         let password = folder.shared_secret("password")?;
         let [port] = ports::free()?;
         let postgres = Postgres::new(&packages, &folder, password, port)?;
-        let alone = Self { postgres, _folder: folder };
+        let alone = Self { postgres, folder };
         alone.postgres.start()?;
         Ok(alone)
+    }
+
+    /// Starts a standby of it beside it, with the name that `synchronous_standby_names` may have.
+    ///
+    /// # Errors
+    /// When the data can't be copied, or the standby does not come up, with the end of its log.
+    pub fn start_standby(&self, name: &str) -> Result<Postgres> {
+        let [port] = ports::free()?;
+        self.postgres.standby(&self.folder, name, port)
     }
 
     /// The server.
     #[must_use]
     pub fn postgres(&self) -> &Postgres {
         &self.postgres
-    }
-}
-
-impl Drop for PostgresAlone {
-    fn drop(&mut self) {
-        self.postgres.stop();
     }
 }
 

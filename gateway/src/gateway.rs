@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use shared::database::{BY_INDEX, ConnectOptions};
-use sqlx::PgPool;
+use shared::database::{BY_INDEX, ConnectOptions, Servers};
 use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -14,7 +13,12 @@ use crate::{
     ingest::{pending::PendingRequests, publisher::Publisher, submit::Intake},
     lists::Lists,
     stop::Stop,
-    store::{catalogue::CatalogueCopy, clock::DatabaseClock, pools, version::Versions},
+    store::{
+        catalogue::CatalogueCopy,
+        clock::DatabaseClock,
+        pools::{self, Pool},
+        version::Versions,
+    },
 };
 
 /// What the endpoints share.
@@ -26,7 +30,7 @@ pub(crate) struct App {
     pub(crate) pending: Arc<PendingRequests>,
     pub(crate) publisher: Arc<Publisher>,
     /// The pool for small and quick queries: receipts, the catalogue, the incidents of answers.
-    pub(crate) answers: PgPool,
+    pub(crate) answers: Pool,
     /// One permit for each update between arrival and answer.
     pub(crate) in_flight: Semaphore,
     /// The total number of these permits.
@@ -35,6 +39,8 @@ pub(crate) struct App {
     pub(crate) rate_limit: Option<RateLimit>,
     /// The memory for the bodies of requests with many updates.
     pub(crate) bodies: BodyMemory,
+    /// Those of PostgreSQL.
+    pub(crate) servers: Servers,
     pub(crate) lists: Lists,
     /// Reads the version of the lists from the database.
     pub(crate) versions: Versions,
@@ -69,6 +75,7 @@ impl App {
             most_in_flight: limits.in_flight,
             rate_limit: limits.updates_per_second.map(RateLimit::new),
             bodies: BodyMemory::new(),
+            servers: database.servers().clone(),
             lists: Lists::new(
                 pools::lists(database, limits.database_connections),
                 versions.clone(),

@@ -3,6 +3,7 @@
 pub mod burst;
 mod clock;
 pub mod http;
+mod pair;
 mod process;
 pub mod proxy;
 mod publish;
@@ -38,6 +39,7 @@ use tokio::{
 
 pub use self::{
     clock::Clock,
+    pair::{Pair, Replication},
     process::{ADMIN, Process, log_lines},
     publish::publish,
     requests::{Answer, COMPONENT_STATUS, INCIDENTS, answer, same, status_update},
@@ -220,6 +222,13 @@ impl Fixture {
     pub fn with_own_postgres(&self) -> Result<Arc<Self>> {
         let postgres = PostgresAlone::start(&self.folder.join("postgresql"))?;
         Ok(self.with(self.servers.clone(), Some(postgres)))
+    }
+
+    /// The same with a standby of it, which has this name.
+    fn with_own_standby(&self, name: &str) -> Result<(Arc<Self>, Postgres)> {
+        let postgres = PostgresAlone::start(&self.folder.join("postgresql"))?;
+        let standby = postgres.start_standby(name)?;
+        Ok((self.with(self.servers.clone(), Some(postgres)), standby))
     }
 
     fn with(&self, servers: Arc<Servers>, own_postgres: Option<PostgresAlone>) -> Arc<Self> {

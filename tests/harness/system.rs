@@ -1,6 +1,6 @@
 //! Gateways and workers on a database and a virtual host of their own.
 
-use std::{collections::BTreeMap, str::FromStr as _, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::{Context, Result, ensure};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
@@ -8,17 +8,14 @@ use lapin::{Connection, ConnectionProperties};
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
 use shared::component::ComponentId;
-use sqlx::{
-    AssertSqlSafe, PgPool,
-    postgres::{PgConnectOptions, PgPoolOptions},
-};
+use sqlx::{AssertSqlSafe, PgPool};
 use tokio::{
     runtime::Handle,
     task::{block_in_place, spawn_blocking},
 };
 
 use super::{
-    Fixture, Process, answer, eventually, log_lines,
+    Fixture, Process, answer, eventually, log_lines, pair,
     verdict::{self, Expected},
 };
 
@@ -99,10 +96,7 @@ impl System {
             Ok((database, servers.rabbitmq().create_vhost(&database_name)?))
         })
         .await??;
-        // Whatever defaults a test gives to its database, the checks at its end write.
-        let options = PgConnectOptions::from_str(&database_uri)?
-            .options([("default_transaction_read_only", "off")]);
-        let database = PgPoolOptions::new().max_connections(3).connect_with(options).await?;
+        let database = pair::connect(&database_uri).await?;
         Ok(Self {
             context: context.clone(),
             database,

@@ -56,7 +56,10 @@ pub async fn run(
     settings: &Settings,
     stop: CancellationToken,
 ) -> Result<(), RunError> {
-    let readiness = Arc::new(Readiness::new(stop.clone()));
+    let servers = config.database.servers().clone();
+    let readiness = Arc::new(Readiness::new(servers.clone(), stop.clone()));
+    let watching = supervise::keep("servers of PostgreSQL", servers.watch());
+    let _watching = AbortOnDropHandle::new(watching);
     // Served first, so that readiness shows what the worker waits for.
     let _admin = match config.admin {
         Some(address) => Some(serve_admin(address, readiness.clone()).await?),

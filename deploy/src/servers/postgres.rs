@@ -1,13 +1,14 @@
 //! The private PostgreSQL.
 
 use std::{
-    fs,
+    fs::{self, OpenOptions},
+    io::Write,
     net::{Ipv4Addr, TcpStream},
     path::{Path, PathBuf},
     process::Command,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 
 use super::{
@@ -38,18 +39,9 @@ impl Postgres {
         password: String,
         port: u16,
     ) -> Result<Self> {
-        // INT ends open connections; TERM would wait for them.
-        let server = Server::new("PostgreSQL", folder.log("postgresql"), Signal::SIGINT);
+        let programs = packages.postgresql.clone();
+        let postgres = Self::at(folder, "postgresql", programs, password, port)?;
         let parent = folder.subfolder("postgresql")?;
-        let postgres = Self {
-            programs: packages.postgresql.clone(),
-            account: folder.account(),
-            data: parent.join("data"),
-            socket: Some(folder.subfolder("postgresql/socket")?).filter(|path| fits(path, port)),
-            password,
-            port,
-            server,
-        };
         if !postgres.data.exists() {
             let unfinished = parent.join("data.new");
             if unfinished.exists() {
@@ -64,6 +56,78 @@ impl Postgres {
             fs::rename(&unfinished, &postgres.data)?;
         }
         Ok(postgres)
+    }
+
+    /// A server in a subfolder, without data yet.
+    fn at(
+        folder: &Folder,
+        name: &str,
+        programs: PathBuf,
+        password: String,
+        port: u16,
+    ) -> Result<Self> {
+        let socket = folder.subfolder(&format!("{name}/socket"))?;
+        Ok(Self {
+            programs,
+            account: folder.account(),
+            data: folder.subfolder(name)?.join("data"),
+            socket: Some(socket).filter(|path| fits(path, port)),
+            password,
+            port,
+            // INT ends open connections; TERM would wait for them.
+            server: Server::new("PostgreSQL", folder.log(name), Signal::SIGINT),
+        })
+    }
+
+    /// A standby of this server, started. It is called by its name where it is one that commits wait for.
+    pub(super) fn standby(&self, folder: &Folder, name: &str, port: u16) -> Result<Self> {
+        let (programs, password) = (self.programs.clone(), self.password.clone());
+        let standby = Self::at(folder, name, programs, password, port)?;
+        standby.follow(self, name)?;
+        Ok(standby)
+    }
+
+    /// Starts this server, which is stopped, as a standby of another one, with that one's data. It is
+    /// called by its name where it is one that commits wait for.
+    ///
+    /// # Errors
+    /// When the data can't be copied, or the server does not come up, with the end of its log.
+    pub fn follow(&self, primary: &Self, name: &str) -> Result<()> {
+        if self.data.exists() {
+            fs::remove_dir_all(&self.data)?;
+        }
+        let source =
+            format!("host=127.0.0.1 port={} user={USER} application_name={name}", primary.port);
+        let mut backup = self.account.command(self.programs.join("pg_basebackup"));
+        backup.arg("-D").arg(&self.data).args(["-R", "-X", "stream", "-c", "fast", "-d", &source]);
+        backup.env("PGPASSWORD", &self.password);
+        output(backup.current_dir(self.data.parent().unwrap_or(Path::new("/"))))?;
+        // The standbys that the primary waits for are not its own.
+        let mut settings =
+            OpenOptions::new().append(true).open(self.data.join("postgresql.auto.conf"))?;
+        settings.write_all(b"synchronous_standby_names = ''\n")?;
+        self.start()
+    }
+
+    /// Has commits wait for the standbys with these names, as `synchronous_standby_names` has them; for none
+    /// if it is empty. Commits that wait already are released then.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub fn wait_for_standbys(&self, names: &str) -> Result<()> {
+        self.psql("postgres", &format!("ALTER SYSTEM SET synchronous_standby_names = '{names}'"))?;
+        self.psql("postgres", "SELECT pg_reload_conf()")?;
+        Ok(())
+    }
+
+    /// Makes a standby a primary, and waits until it is.
+    ///
+    /// # Errors
+    /// When the server does not answer, or is none.
+    pub fn promote(&self) -> Result<()> {
+        let promoted = self.psql("postgres", "SELECT pg_promote()")?;
+        ensure!(promoted == "t", "the standby was not promoted in time");
+        Ok(())
     }
 
     /// Starts the server, on the same port each time, and waits until it answers.
@@ -213,6 +277,12 @@ impl Postgres {
 
     pub(super) fn ask_to_stop(&self) {
         self.server.ask_to_stop();
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 

@@ -9,6 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
+use shared::database::{Servers, ServersReport};
 use tokio::time::timeout;
 use utoipa::ToSchema;
 
@@ -40,6 +41,10 @@ pub(crate) async fn healthz() -> Response {
 #[derive(Serialize, ToSchema)]
 #[schema(example = json!({
     "status": "ready", "reasons": [], "catalogue": { "version": 1, "components": 20 },
+    "database": {
+        "server": "db-1.example:5432",
+        "not_used": [{ "server": "db-2.example:5432", "reason": "it is a standby" }],
+    },
 }))]
 struct Ready {
     /// Requests can be sent to a gateway that is `ready` or `degraded`.
@@ -48,6 +53,31 @@ struct Ready {
     reasons: Vec<String>,
     /// The copy of the catalogue. Null until it is read for the first time.
     catalogue: Option<CatalogueState>,
+    /// The servers of PostgreSQL.
+    database: DatabaseServers,
+}
+
+/// Which server of PostgreSQL is used, and why the others are not.
+#[derive(Serialize, ToSchema)]
+struct DatabaseServers {
+    /// Its host and port; null if none of several takes writes.
+    server: Option<String>,
+    /// The others that `SDB_DATABASE_URI` names.
+    not_used: Vec<ServerNotUsed>,
+}
+
+#[derive(Serialize, ToSchema)]
+struct ServerNotUsed {
+    server: String,
+    reason: String,
+}
+
+impl From<ServersReport> for DatabaseServers {
+    fn from(ServersReport { server, not_used }: ServersReport) -> Self {
+        let not_used =
+            not_used.into_iter().map(|(server, reason)| ServerNotUsed { server, reason });
+        Self { server, not_used: not_used.collect() }
+    }
 }
 
 /// `ready`; `degraded`, so ready although something is missing; or `not ready`.
@@ -84,6 +114,7 @@ struct CatalogueState {
                 "status": "not ready",
                 "reasons": ["the catalogue was not read yet"],
                 "catalogue": null,
+                "database": { "server": "db-1.example:5432", "not_used": [] },
             })),
     ),
 )]
@@ -101,6 +132,7 @@ pub(crate) struct Readiness {
     pub(crate) database: bool,
     /// What is wrong with the clock of this machine.
     clock: Option<String>,
+    servers: Servers,
 }
 
 impl Readiness {
@@ -113,6 +145,7 @@ impl Readiness {
             broker: app.publisher.state(),
             database,
             clock: app.clock.fault(),
+            servers: app.servers.clone(),
         }
     }
 
@@ -130,6 +163,13 @@ impl Readiness {
     }
 
     fn reasons(&self) -> Vec<String> {
+        let mut reasons = self.reasons_of_servers();
+        reasons.extend(self.servers.faults());
+        reasons.extend(self.clock.clone());
+        reasons
+    }
+
+    fn reasons_of_servers(&self) -> Vec<String> {
         let mut reasons = Vec::new();
         if self.stopping {
             reasons.push("the gateway is stopping");
@@ -150,10 +190,15 @@ impl Readiness {
             }
             BrokerState::Absent => reasons.push("RabbitMQ can't be reached: updates get 503"),
         }
+        let mut reasons: Vec<String> = reasons.into_iter().map(str::to_owned).collect();
         if !self.database {
-            reasons.push("PostgreSQL can't be reached: lists get 503, updates 202");
+            let servers = self.servers.report().not_used.into_iter();
+            let each: Vec<_> = servers.map(|(server, why)| format!("{server}: {why}")).collect();
+            let each =
+                if each.is_empty() { String::new() } else { format!(" ({})", each.join("; ")) };
+            reasons.push(format!("PostgreSQL can't be reached: lists get 503, updates 202{each}"));
         }
-        reasons.into_iter().map(str::to_owned).chain(self.clock.clone()).collect()
+        reasons
     }
 
     fn body(&self) -> Ready {
@@ -167,6 +212,6 @@ impl Readiness {
             version: catalogue.version,
             components: catalogue.len(),
         });
-        Ready { status, reasons, catalogue }
+        Ready { status, reasons, catalogue, database: self.servers.report().into() }
     }
 }

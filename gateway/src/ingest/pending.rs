@@ -14,7 +14,6 @@ use shared::{
     throttled,
     update_id::UpdateId,
 };
-use sqlx::PgPool;
 use tokio::{
     sync::oneshot,
     time::{Instant, timeout},
@@ -23,6 +22,7 @@ use tokio::{
 use super::circuit_breaker::CircuitBreaker;
 use crate::store::{
     incidents::{self, Shown},
+    pools::Pool,
     version::{Version, Versions},
 };
 
@@ -42,7 +42,7 @@ pub(crate) struct ArrivedVerdict {
 
 /// The requests waiting for an outcome, by the id of their update.
 pub(crate) struct PendingRequests {
-    database: PgPool,
+    database: Pool,
     versions: Versions,
     state: Mutex<PendingState>,
     /// The incidents read recently, with the version at which they were read.
@@ -87,7 +87,7 @@ pub(crate) struct PendingRequest<'a> {
 }
 
 impl PendingRequests {
-    pub(crate) fn new(database: PgPool, versions: Versions) -> Self {
+    pub(crate) fn new(database: Pool, versions: Versions) -> Self {
         Self { database, versions, state: Mutex::default(), incidents: Mutex::default() }
     }
 

@@ -38,7 +38,6 @@ use shared::{
     topology::{Phase, Recorded, TopologyError},
     traces::{self, Publishing},
 };
-use sqlx::PgPool;
 use tokio::{
     sync::watch,
     time::{Instant, sleep, timeout},
@@ -51,6 +50,7 @@ use self::{
     link::{Link, LinkError, fence},
 };
 use super::pending::PendingRequests;
+use crate::store::pools::Pool;
 
 /// How often the recorded topology is read.
 const FOLLOW_EVERY: Duration = Duration::from_millis(500);
@@ -154,7 +154,7 @@ impl Publisher {
     pub(crate) async fn keep_linked(
         self: Arc<Self>,
         broker: Broker,
-        database: PgPool,
+        database: Pool,
         recorded: Recorded,
     ) {
         let (sender, mut recorded) = watch::channel(recorded);
@@ -210,7 +210,7 @@ impl Publisher {
     async fn watch(
         &self,
         link: &Arc<Link>,
-        database: &PgPool,
+        database: &Pool,
         recorded: &mut watch::Receiver<Recorded>,
     ) {
         let expected = Recorded { topology: link.topology, phase: Phase::Open };
@@ -258,7 +258,7 @@ impl Publisher {
 }
 
 /// Follows the recorded topology. While the database is unavailable, the last one remains in use.
-async fn follow(database: PgPool, recorded: watch::Sender<Recorded>) {
+async fn follow(database: Pool, recorded: watch::Sender<Recorded>) {
     loop {
         sleep(FOLLOW_EVERY).await;
         let reading = async {

@@ -19,7 +19,6 @@ use shared::{
     traces::{self, Traces, Waiting},
     update_id::UpdateId,
 };
-use sqlx::PgPool;
 use tokio::{
     sync::{Semaphore, SemaphorePermit},
     time::{Instant, timeout_at},
@@ -34,7 +33,8 @@ use crate::{
     http::{error::ApiError, receipt, request::Preference},
     stop::Stop,
     store::{
-        catalogue::CatalogueCopy, clock::DatabaseClock, incidents::Shown, receipts::UpdateState,
+        catalogue::CatalogueCopy, clock::DatabaseClock, incidents::Shown, pools::Pool,
+        receipts::UpdateState,
     },
 };
 
@@ -88,7 +88,7 @@ pub(crate) struct Intake<'a> {
     pub(crate) catalogue: &'a CatalogueCopy,
     pub(crate) clock: &'a DatabaseClock,
     /// To check texts that the database's encoding may lack.
-    pub(crate) database: &'a PgPool,
+    pub(crate) database: &'a Pool,
     pub(crate) pending: &'a PendingRequests,
     pub(crate) publisher: &'a Publisher,
     pub(crate) stop: &'a Stop,

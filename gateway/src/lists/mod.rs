@@ -17,7 +17,6 @@ use axum::{
 use bytes::Bytes;
 use futures_util::stream;
 use shared::metrics::{GATEWAY, ListSource};
-use sqlx::PgPool;
 use tokio::sync::Semaphore;
 
 pub(crate) use self::writer::{ListError, ListWriter, give_back, lend};
@@ -32,7 +31,10 @@ use crate::{
         error::ApiError,
         transfer::Transfer,
     },
-    store::version::{Version, Versions},
+    store::{
+        pools::Pool,
+        version::{Version, Versions},
+    },
 };
 
 /// The memory budget in bytes of lists that are being written, read, or read ahead.
@@ -44,7 +46,7 @@ const MOST_HEADERS: usize = 12;
 /// The state of serving lists.
 pub(crate) struct Lists {
     /// A pool for lists alone, so that they can't block anything else.
-    pub(crate) database: PgPool,
+    pub(crate) database: Pool,
     /// Reads the version that shows whether cached lists are current.
     versions: Versions,
     /// The cache.
@@ -57,7 +59,7 @@ pub(crate) struct Lists {
 
 impl Lists {
     /// `streamed` is the maximum number of lists streamed at once.
-    pub(crate) fn new(database: PgPool, versions: Versions, streamed: usize) -> Self {
+    pub(crate) fn new(database: Pool, versions: Versions, streamed: usize) -> Self {
         Self {
             database,
             versions,

@@ -65,7 +65,7 @@ where
 {
     let (writer, chunks) = ListWriter::new(coding);
     let errors = writer.errors();
-    let produced = produce(writer);
+    let (produced, replaced) = (produce(writer), lists.database.replaced());
     tokio::spawn(async move {
         let ended = tokio::select! {
             produced = produced => match produced {
@@ -74,6 +74,7 @@ where
             },
             // It may wait for rows forever.
             () = errors.closed() => Err(ListError::Reader),
+            () = replaced => Err(ListError::Replaced),
         };
         if let Err(error) = ended {
             log(&error);
@@ -96,6 +97,7 @@ fn log(error: &ListError) {
         ListError::Database(_)
         | ListError::Json(_)
         | ListError::Compression(_)
+        | ListError::Replaced
         | ListError::Unfinished => {
             let reason = chain(error);
             throttled!(warn, &reason, reason, "a list ended early");

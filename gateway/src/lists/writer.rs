@@ -10,13 +10,13 @@ use std::{
 use axum::http::HeaderValue;
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
-use sqlx::{PgPool, Postgres, pool::PoolConnection};
+use sqlx::{Postgres, pool::PoolConnection};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     time::{Instant, timeout},
 };
 
-use crate::http::conditions::Coding;
+use crate::{http::conditions::Coding, store::pools::Pool};
 
 /// Size of a piece in bytes.
 const CHUNK_BYTES: usize = 64 * 1024;
@@ -61,6 +61,8 @@ pub(crate) enum ListError {
     Json(#[from] serde_json::Error),
     #[error("the list can't be compressed")]
     Compression(#[from] io::Error),
+    #[error("another server of PostgreSQL has taken over")]
+    Replaced,
     #[error("the reader is gone or too slow")]
     Reader,
     #[error("what was asked for is gone")]
@@ -71,7 +73,7 @@ pub(crate) enum ListError {
 
 /// A connection for writing a list. It is closed unless it is passed to [`give_back`]: back in the pool
 /// it would first read all remaining rows. So it is also closed when a list is abandoned.
-pub(crate) async fn lend(database: &PgPool) -> Result<PoolConnection<Postgres>, ListError> {
+pub(crate) async fn lend(database: &Pool) -> Result<PoolConnection<Postgres>, ListError> {
     let mut connection = database.acquire().await?;
     connection.close_on_drop();
     Ok(connection)

@@ -135,11 +135,13 @@ impl Server {
             Ok(())
         };
         let upkeep = app.catalogue.keep_fresh();
+        let watching = database.servers().clone().watch();
         let broker = self.broker.clone();
         tokio::select! {
             // The link stays up while requests finish; it ends only with an error.
             ended = linking => return ended,
             () = upkeep => {}
+            () = watching => {}
             () = self.serve(watched) => {}
         }
         app.publisher.close(&broker).await;

@@ -10,13 +10,13 @@ use shared::{
     telemetry::chain,
     timestamp::Timestamp,
 };
-use sqlx::{PgConnection, PgPool};
+use sqlx::PgConnection;
 use tokio::{
     sync::Mutex,
     time::{Instant, sleep, sleep_until, timeout},
 };
 
-use super::clock::DatabaseClock;
+use super::{clock::DatabaseClock, pools::Pool};
 
 /// How often its version is compared with the database's.
 const REFRESH_EVERY: Duration = Duration::from_millis(500);
@@ -28,6 +28,8 @@ const READ_LIMIT: Duration = Duration::from_secs(5);
 /// The components of one version of the catalogue.
 pub(crate) struct Catalogue {
     pub(crate) version: i64,
+    /// When its database server was started: another one may count the same versions again.
+    server: Timestamp,
     /// The encoding of the database, if it lacks characters that an update may have.
     pub(crate) narrow_encoding: Option<String>,
     components: ByName,
@@ -51,14 +53,14 @@ impl Catalogue {
 
 /// The copy, and what keeps it up to date.
 pub(crate) struct CatalogueCopy {
-    database: PgPool,
+    database: Pool,
     current: ArcSwapOption<Catalogue>,
     clock: Arc<DatabaseClock>,
     last_refresh: Mutex<Option<Instant>>,
 }
 
 impl CatalogueCopy {
-    pub(crate) fn new(database: PgPool, clock: Arc<DatabaseClock>) -> Self {
+    pub(crate) fn new(database: Pool, clock: Arc<DatabaseClock>) -> Self {
         let (current, last_refresh) = (ArcSwapOption::empty(), Mutex::new(None));
         Self { database, current, clock, last_refresh }
     }
@@ -132,14 +134,21 @@ impl CatalogueCopy {
         // sees it.
         let mut connection = self.database.acquire().await?;
         let sent = Instant::now();
-        let (version, now): (i64, Timestamp) = sqlx::query_as(
-            "SELECT catalogue, clock_timestamp() AT TIME ZONE 'UTC' FROM sdb_version",
+        let (version, now, server): (i64, Timestamp, Timestamp) = sqlx::query_as(
+            "SELECT catalogue, clock_timestamp() AT TIME ZONE 'UTC',
+                pg_postmaster_start_time() AT TIME ZONE 'UTC'
+            FROM sdb_version",
         )
         .fetch_one(&mut *connection)
         .await?;
         // Before the catalogue is there, so that every update which finds its component has a clock.
         self.clock.observe(sent, Instant::now(), now);
-        if self.current.load().as_ref().is_some_and(|current| current.version == version) {
+        if self
+            .current
+            .load()
+            .as_ref()
+            .is_some_and(|current| (current.version, current.server) == (version, server))
+        {
             return Ok(());
         }
         let components = read(&mut connection).await?;
@@ -149,7 +158,7 @@ impl CatalogueCopy {
         // In SQL_ASCII any bytes are a text.
         let is_wide = ["UTF8", "SQL_ASCII"].contains(&encoding.as_str());
         let narrow_encoding = (!is_wide).then_some(encoding);
-        let catalogue = Catalogue { version, narrow_encoding, components };
+        let catalogue = Catalogue { version, server, narrow_encoding, components };
         tracing::info!(components = catalogue.len(), version, "catalogue read");
         self.current.store(Some(Arc::new(catalogue)));
         Ok(())
@@ -174,7 +183,7 @@ pub(crate) fn is_unprepared(error: &sqlx::Error) -> bool {
 ///
 /// # Errors
 /// When its encoding lacks a character of it (`database::lacks_characters`), or it fails.
-pub(crate) async fn hold(database: &PgPool, text: &str) -> Result<(), sqlx::Error> {
-    sqlx::query("SELECT $1::text").bind(text).execute(database).await?;
+pub(crate) async fn hold(database: &Pool, text: &str) -> Result<(), sqlx::Error> {
+    sqlx::query("SELECT $1::text").bind(text).execute(&database.now().await).await?;
     Ok(())
 }

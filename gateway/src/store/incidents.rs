@@ -8,11 +8,13 @@ use shared::{
     incident::{IncidentId, IncidentSnapshot},
     timestamp::Timestamp,
 };
-use sqlx::{AssertSqlSafe, FromRow, PgPool};
+use sqlx::{AssertSqlSafe, FromRow};
 use utoipa::{
     ToSchema,
     openapi::{Object, Type},
 };
+
+use super::pools::Pool;
 
 /// An incident with its updates, newest first.
 #[derive(Clone, Debug, FromRow)]
@@ -257,11 +259,13 @@ impl Serialize for Updates<'_> {
 
 /// The incidents with these ids, as they are now; one that is gone is absent.
 pub(crate) async fn read(
-    database: &PgPool,
+    database: &Pool,
     ids: &[IncidentId],
 ) -> Result<HashMap<IncidentId, Incident>, sqlx::Error> {
     let query = format!("SELECT {COLUMNS} FROM incident i {UPDATES} WHERE i.id = ANY($1)");
-    let incidents: Vec<Incident> =
-        sqlx::query_as(sqlx::AssertSqlSafe(query)).bind(ids).fetch_all(database).await?;
+    let incidents: Vec<Incident> = sqlx::query_as(sqlx::AssertSqlSafe(query))
+        .bind(ids)
+        .fetch_all(&database.now().await)
+        .await?;
     Ok(incidents.into_iter().map(|incident| (incident.id, incident)).collect())
 }

@@ -5,10 +5,10 @@ use serde_json::Value;
 use shared::{
     component::ComponentId, incident::IncidentId, timestamp::Timestamp, update_id::UpdateId,
 };
-use sqlx::{FromRow, PgPool};
+use sqlx::FromRow;
 use utoipa::ToSchema;
 
-use super::clock;
+use super::{clock, pools::Pool};
 
 /// How far an update has come: it is `pending`, so queued or possibly queued; `done`, so decided, and `outcome` says
 /// how; `rejected`, because its idempotency key was used for another update; or `parked`, because it can't be
@@ -38,7 +38,7 @@ pub(crate) struct Record {
 }
 
 /// The inbox's record; for an update that repeated another one, that one's.
-pub(crate) async fn record(database: &PgPool, id: UpdateId) -> Result<Option<Record>, sqlx::Error> {
+pub(crate) async fn record(database: &Pool, id: UpdateId) -> Result<Option<Record>, sqlx::Error> {
     sqlx::query_as(
         "SELECT i.id, i.outcome, i.reason, i.component_id, i.impact, i.received_at, i.decided_at,
             i.incident_id,
@@ -52,13 +52,13 @@ pub(crate) async fn record(database: &PgPool, id: UpdateId) -> Result<Option<Rec
         WHERE asked.id = $1",
     )
     .bind(id)
-    .fetch_optional(database)
+    .fetch_optional(&database.now().await)
     .await
 }
 
 /// Why and when an update was parked, if it is parked.
 pub(crate) async fn parked(
-    database: &PgPool,
+    database: &Pool,
     id: UpdateId,
 ) -> Result<Option<(String, Timestamp)>, sqlx::Error> {
     sqlx::query_as(concat!(
@@ -66,14 +66,14 @@ pub(crate) async fn parked(
         shared::is_parked!(),
     ))
     .bind(id)
-    .fetch_optional(database)
+    .fetch_optional(&database.now().await)
     .await
 }
 
 /// Whether an update that was made then, and that is not known, may still come: it is neither older than the
 /// inbox keeps updates, nor further ahead than clocks may differ.
 pub(crate) async fn may_come(
-    database: &PgPool,
+    database: &Pool,
     made_at: Timestamp,
     inbox_days: u32,
 ) -> Result<bool, sqlx::Error> {
@@ -85,6 +85,6 @@ pub(crate) async fn may_come(
     .bind(made_at)
     .bind(inbox_days as i32)
     .bind((clock::TOLERATED / 1_000_000) as f64)
-    .fetch_one(database)
+    .fetch_one(&database.now().await)
     .await
 }

@@ -53,6 +53,20 @@ impl Version {
         self.server == other.server && (self.lists, self.windows) >= (other.lists, other.windows)
     }
 
+    /// Logs that the database has lost what it had at this version before: an asynchronous standby was
+    /// promoted, or a backup was restored.
+    fn report_loss_since(self, last: Self) {
+        if self.server != last.server && self.lists < last.lists {
+            let (was, is) = (last.lists, self.lists);
+            tracing::error!(
+                was,
+                is,
+                "PostgreSQL has lost changes: the version of the lists went back. A standby that lagged \
+                behind was promoted, or a backup was restored"
+            );
+        }
+    }
+
     /// Its form in an entity tag. Another release may use another form.
     pub(crate) fn text(self) -> String {
         let Self { server, lists, windows } = self;
@@ -96,6 +110,7 @@ async fn answer(
     mut asked: mpsc::UnboundedReceiver<oneshot::Sender<Version>>,
 ) {
     let mut waiting = Vec::new();
+    let mut last: Option<Version> = None;
     while asked.recv_many(&mut waiting, MOST_AT_ONCE).await > 0 {
         // Lets requests that have already arrived join: under load one reading serves more of them.
         yield_now().await;
@@ -122,6 +137,9 @@ async fn answer(
                 continue;
             }
         };
+        if let Some(last) = last.replace(version) {
+            version.report_loss_since(last);
+        }
         for sender in waiting.drain(..) {
             // A request that was dropped meanwhile needs no answer.
             sender.send(version).ok();

@@ -89,7 +89,8 @@ fn parse(text: &str) -> Result<AMQPUri, Problem> {
         "amqps" => AMQPScheme::AMQPS,
         _ => return Err(Problem::Scheme),
     };
-    let host = uri.host.ok_or(Problem::NoHost)?;
+    let [(host, port)] = <[_; 1]>::try_from(uri.hosts).map_err(|_| Problem::SeveralHosts)?;
+    let host = host.ok_or(Problem::NoHost)?;
     if host.starts_with('/') {
         return Err(Problem::Host);
     }
@@ -106,7 +107,7 @@ fn parse(text: &str) -> Result<AMQPUri, Problem> {
         username: uri.user.unwrap_or(username),
         password: uri.password.unwrap_or(password),
     };
-    let port = uri.port.unwrap_or_else(|| scheme.default_port());
+    let port = port.unwrap_or_else(|| scheme.default_port());
     let query = query(uri.query)?;
     Ok(AMQPUri { scheme, authority: AMQPAuthority { userinfo, host, port }, vhost, query })
 }

@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 
 pub use self::declare::DeclareError;
 use crate::{
-    database::{ConnectOptions, SessionError},
+    database::{ConnectOptions, SessionError, standbys},
     message,
     settings::{Settings, SettingsError},
     telemetry::chain,
@@ -169,6 +169,8 @@ impl Topology {
                 let mut connection = database.connect_directly().await?;
                 let recorded = Recorded::read(&mut connection).await?;
                 recorded.topology.check(settings)?;
+                let are_several = database.servers().are_several();
+                standbys::warn_if_asynchronous(&mut connection, are_several).await;
                 Ok(recorded)
             };
             let silent = || sqlx::Error::Io(std::io::ErrorKind::TimedOut.into());

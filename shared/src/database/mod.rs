@@ -1,19 +1,30 @@
 //! Connections of both programs to PostgreSQL: its address, the options of a session, their verification.
 
 pub mod components;
+mod hosts;
 pub mod parked;
+mod servers;
 mod session;
+pub mod standbys;
 mod uri;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use sqlx::{ConnectOptions as _, Connection, PgConnection, postgres::PgConnectOptions};
+use tokio::time::timeout;
 
-pub use self::session::SessionError;
-use self::uri::{Address, Target};
+use self::{
+    servers::IdleSession,
+    uri::{Address, Target},
+};
+pub use self::{
+    servers::{Servers, ServersReport, Unfit},
+    session::SessionError,
+};
 use crate::{
     metrics::{COMMON, Server},
     settings::{Settings, SettingsError, invalid},
+    telemetry,
 };
 
 const NAME: &str = "SDB_DATABASE_URI";
@@ -57,7 +68,7 @@ pub const BY_INDEX: [(&str, &str); 5] = [
 /// How to connect to PostgreSQL, and the required options of each session.
 #[derive(Clone, Debug)]
 pub struct ConnectOptions {
-    connect: PgConnectOptions,
+    servers: Servers,
     /// Options of the session, with their values in the form in which PostgreSQL shows them.
     session: BTreeMap<&'static str, &'static str>,
     /// Whether a commit waits until it is on disk, and on a synchronous standby.
@@ -101,13 +112,16 @@ pub fn connect_options(
     // The address has the password, so it is not printed.
     let Address { connect, target, ignored } = uri::parse(&uri)
         .map_err(|problem| invalid(name, "…", &format!("{EXPECTED}: {problem}")))?;
-    let connect = connect
-        .application_name(application)
-        .options(TCP)
-        .log_slow_statements(tracing::log::LevelFilter::Warn, Duration::from_secs(1));
+    let connect = connect.into_iter().map(|server| {
+        server
+            .application_name(application)
+            .options(TCP)
+            .log_slow_statements(tracing::log::LevelFilter::Warn, Duration::from_secs(1))
+    });
+    let servers = Servers::new(connect.collect(), target != Target::Any);
     let session = BTreeMap::from(SESSION);
     let contradiction = contradiction(settings);
-    Ok(ConnectOptions { connect, session, is_durable: true, target, ignored, contradiction })
+    Ok(ConnectOptions { servers, session, is_durable: true, target, ignored, contradiction })
 }
 
 impl ConnectOptions {
@@ -125,24 +139,89 @@ impl ConnectOptions {
         Self { is_durable: false, ..self }.with([("synchronous_commit", "off")])
     }
 
-    /// The options for sqlx. Pass each connection that is made with them to [`Self::check`].
+    /// The servers of the address.
     #[must_use]
-    pub fn unchecked(&self) -> PgConnectOptions {
-        self.connect.clone().options(&self.session)
+    pub const fn servers(&self) -> &Servers {
+        &self.servers
     }
 
-    /// Connects, and verifies the session.
+    /// The options for sqlx, for the current primary. Pass each connection that is made with them to
+    /// [`Self::check`].
+    #[must_use]
+    pub fn unchecked(&self) -> PgConnectOptions {
+        self.unchecked_with_epoch().0
+    }
+
+    /// The same, with the epoch of the primary.
+    #[must_use]
+    pub fn unchecked_with_epoch(&self) -> (PgConnectOptions, u64) {
+        let (server, epoch) = self.servers.primary().unwrap_or_else(|| self.servers.first());
+        (self.with_session(server), epoch)
+    }
+
+    fn with_session(&self, server: PgConnectOptions) -> PgConnectOptions {
+        server.options(&self.session)
+    }
+
+    /// Connects to the primary, and verifies the session. If the last known one can't be used, all servers
+    /// are asked which of them is it.
     ///
     /// # Errors
-    /// If the database can't be reached; a [`SessionError`] if the session lacks a required property.
+    /// If the database can't be reached; a [`SessionError`] if the session lacks a required property, or if
+    /// none of several servers can be used.
     pub async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
-        let connected = PgConnection::connect_with(&self.unchecked()).await;
+        Ok(self.connect_with_epoch().await?.0)
+    }
+
+    async fn connect_with_epoch(&self) -> Result<(PgConnection, u64), sqlx::Error> {
+        if self.servers.is_one_for_good() {
+            return self.connect_to(self.servers.first()).await;
+        }
+        while let Some(primary) = self.servers.primary() {
+            let epoch = primary.1;
+            let connected = tokio::select! {
+                connected = self.connect_soon(primary) => connected,
+                // Meanwhile another server has taken over, which is tried next.
+                () = self.servers.replaced(epoch) => continue,
+            };
+            match connected {
+                Ok(connected) => return Ok(connected),
+                Err(error) if SessionError::of(&error).is_some_and(SessionError::is_lasting) => {
+                    return Err(error);
+                }
+                Err(error) => {
+                    tracing::debug!(reason = telemetry::chain(&error), "asking all servers");
+                    break;
+                }
+            }
+        }
+        self.servers.look().await;
+        match self.servers.usable_primary().map_err(SessionError::NoPrimary)? {
+            Some(primary) => self.connect_soon(primary).await,
+            None => self.connect_to(self.servers.first()).await,
+        }
+    }
+
+    /// Connects to one of several servers, which must not hold up the others.
+    async fn connect_soon(
+        &self,
+        server: (PgConnectOptions, u64),
+    ) -> Result<(PgConnection, u64), sqlx::Error> {
+        let silent = |_| Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()));
+        timeout(servers::SERVER_LIMIT, self.connect_to(server)).await.unwrap_or_else(silent)
+    }
+
+    async fn connect_to(
+        &self,
+        (server, epoch): (PgConnectOptions, u64),
+    ) -> Result<(PgConnection, u64), sqlx::Error> {
+        let connected = PgConnection::connect_with(&self.with_session(server)).await;
         let mut connection = connected.map_err(|error| match SessionError::refusal(&error) {
             Some(refusal) => refusal.into(),
             None => error,
         })?;
         self.check(&mut connection).await?;
-        Ok(connection)
+        Ok((connection, epoch))
     }
 
     /// Verifies a new session, and sets its remaining options. One round trip.
@@ -152,9 +231,11 @@ impl ConnectOptions {
     pub async fn check(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
         let is_tcp = |name: &str| TCP.iter().any(|(of_tcp, _)| *of_tcp == name);
         let compared = || self.session.iter().filter(|(name, _)| !is_tcp(name));
-        let statements = session::statements(compared().map(|(name, _)| *name), self.is_durable);
+        let several = Some(&self.servers).filter(|servers| servers.are_several());
+        let names = compared().map(|(name, _)| *name);
+        let statements = session::statements(names, self.is_durable, several.is_some());
         let options = compared().map(|(name, wanted)| (*name, *wanted));
-        session::check(connection, statements, options, self.target).await
+        session::check(connection, statements, options, self.target, several).await
     }
 
     /// Connects like [`Self::connect`], and verifies with a second connection that sessions are not shared.
@@ -181,10 +262,11 @@ impl ConnectOptions {
         }
     }
 
-    /// The host, or the folder of a Unix socket, the port and the name of the database, for traces.
+    /// The host, or the folder of a Unix socket, the port and the name of the database, for traces; of
+    /// several servers those of the one that is named first.
     #[must_use]
     pub fn address(&self) -> (String, u16, String) {
-        let connect = &self.connect;
+        let connect = self.unchecked();
         let folder = connect.get_socket().map(|folder| folder.display().to_string());
         let host = folder.unwrap_or_else(|| connect.get_host().to_owned());
         let name = connect.get_database().unwrap_or(connect.get_username()).to_owned();
@@ -196,8 +278,8 @@ impl ConnectOptions {
 /// in the middle of an operation, so that nothing waits for a server that does not answer.
 #[derive(Debug)]
 pub struct Database {
-    options: ConnectOptions,
-    idle: Option<PgConnection>,
+    options: Arc<ConnectOptions>,
+    idle: Arc<IdleSession>,
     /// Whether it was connected before.
     connected: bool,
 }
@@ -205,37 +287,45 @@ pub struct Database {
 impl Database {
     /// A connection with these options, not yet opened.
     #[must_use]
-    pub const fn new(options: ConnectOptions) -> Self {
-        Self { options, idle: None, connected: false }
+    pub fn new(options: ConnectOptions) -> Self {
+        let idle = Arc::default();
+        options.servers.close_when_replaced(&idle);
+        Self { options: Arc::new(options), idle, connected: false }
     }
 
     /// Its options.
     #[must_use]
-    pub const fn options(&self) -> &ConnectOptions {
+    pub const fn options(&self) -> &Arc<ConnectOptions> {
         &self.options
     }
 
     /// Runs an operation on the connection. The connection is kept only if the operation succeeds. If it
-    /// fails or is dropped, the connection is closed, and its transaction is rolled back.
+    /// fails or is dropped, or another server takes over, the connection is closed, and its transaction is
+    /// rolled back.
     ///
     /// # Errors
-    /// Those of `work`, and those of connecting.
+    /// Those of `work`, those of connecting, and [`SessionError::Replaced`].
     pub async fn with<T, E: From<sqlx::Error>>(
         &mut self,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, E>,
     ) -> Result<T, E> {
-        let mut connection = match self.idle.take() {
-            Some(connection) => connection,
+        let servers = self.options.servers.clone();
+        let idle = self.idle.lock().take().filter(|(_, epoch)| *epoch == servers.epoch());
+        let (mut connection, epoch) = match idle {
+            Some(idle) => idle,
             None => {
-                let connection = self.options.connect().await?;
+                let connected = self.options.connect_with_epoch().await?;
                 if std::mem::replace(&mut self.connected, true) {
                     COMMON.reconnects.of(Server::Postgresql).inc();
                 }
-                connection
+                connected
             }
         };
-        let done = work(&mut connection).await?;
-        self.idle = Some(connection);
+        let done = tokio::select! {
+            done = work(&mut connection) => done?,
+            () = servers.replaced(epoch) => return Err(sqlx::Error::from(SessionError::Replaced).into()),
+        };
+        *self.idle.lock() = Some((connection, epoch));
         Ok(done)
     }
 }

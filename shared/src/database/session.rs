@@ -8,7 +8,10 @@ use std::fmt::Write as _;
 
 use sqlx::{AssertSqlSafe, PgConnection, Row, postgres::PgRow, raw_sql};
 
-use super::uri::Target;
+use super::{
+    servers::{ORIGIN, Origin, Servers, Unfit},
+    uri::Target,
+};
 
 /// Marks a session of the server as in use: a second client that finds the mark shares the session.
 const MARK: &str = "sdb.session";
@@ -50,6 +53,15 @@ pub enum SessionError {
     /// The address requires a server that accepts writes.
     #[error("the database takes no writes now, but `target_session_attrs` requires it")]
     ReadOnly,
+    /// One of several servers can't be used.
+    #[error(transparent)]
+    Unfit(#[from] Unfit),
+    /// None of several servers can be used now: each with its reason.
+    #[error("no server of the address takes writes: {0}")]
+    NoPrimary(String),
+    /// Another server has taken over while the session was in use.
+    #[error("another server of the address has taken over")]
+    Replaced,
 }
 
 impl From<SessionError> for sqlx::Error {
@@ -71,7 +83,7 @@ impl SessionError {
     pub const fn is_lasting(&self) -> bool {
         match self {
             Self::Option { .. } | Self::Shared | Self::Pooler(_) | Self::Triggers(_) => true,
-            Self::ReadOnly => false,
+            Self::ReadOnly | Self::Unfit(_) | Self::NoPrimary(_) | Self::Replaced => false,
         }
     }
 
@@ -88,6 +100,7 @@ impl SessionError {
 pub(super) fn statements<'a>(
     options: impl Iterator<Item = &'a str>,
     is_durable: bool,
+    is_one_of_several: bool,
 ) -> AssertSqlSafe<String> {
     let mut statement = format!(
         "SELECT coalesce(current_setting('{MARK}', true), ''),
@@ -97,6 +110,9 @@ pub(super) fn statements<'a>(
     for name in options {
         // The names are constants of this program. Writing to a string can't fail.
         write!(statement, ", coalesce(current_setting('{name}', true), 'nothing')").ok();
+    }
+    if is_one_of_several {
+        write!(statement, ", {ORIGIN}").ok();
     }
     write!(statement, "; SELECT set_config('{MARK}', 'taken', false)").ok();
     if is_durable {
@@ -115,12 +131,14 @@ pub(super) async fn check(
     statements: AssertSqlSafe<String>,
     options: impl Iterator<Item = (&'static str, &'static str)>,
     target: Target,
+    servers: Option<&Servers>,
 ) -> Result<(), sqlx::Error> {
     let rows = raw_sql(statements).fetch_all(database).await?;
     let first = rows.first().ok_or(sqlx::Error::RowNotFound)?;
     let text = |place: usize| first.try_get::<String, _>(place);
-    for (place, (name, wanted)) in options.enumerate() {
-        let found = text(4 + place)?;
+    let mut places = 4..;
+    for ((name, wanted), place) in options.zip(&mut places) {
+        let found = text(place)?;
         if found != wanted {
             return Err(SessionError::Option { name, wanted, found }.into());
         }
@@ -138,7 +156,14 @@ pub(super) async fn check(
         Target::ReadWrite => read_only,
         Target::Any => false,
     };
-    if unfit { Err(SessionError::ReadOnly.into()) } else { Ok(()) }
+    if unfit {
+        return Err(SessionError::ReadOnly.into());
+    }
+    if let Some(servers) = servers {
+        let origin = Origin::read(first, &mut places)?;
+        servers.verify(origin).map_err(SessionError::from)?;
+    }
+    Ok(())
 }
 
 /// Verifies that the first of two sessions keeps its server process: from one statement to the next, which

@@ -8,7 +8,14 @@ fn options(uri: &str) -> Result<ConnectOptions, SettingsError> {
 }
 
 fn connect(uri: &str) -> PgConnectOptions {
-    options(uri).expect(uri).connect
+    options(uri).expect(uri).unchecked()
+}
+
+/// The hosts and ports of an address.
+fn servers(uri: &str) -> Vec<(String, u16)> {
+    let address = uri::parse(uri).expect(uri);
+    let servers = address.connect.iter();
+    servers.map(|server| (server.get_host().to_owned(), server.get_port())).collect()
 }
 
 #[test]
@@ -35,7 +42,36 @@ fn the_python_dashboards_uris_are_read() {
     }
     let other = Settings::new([(OTHER_NAME.to_owned(), "postgresql://u@other/sd".to_owned())]);
     let other = connect_options(&other, "test").expect("other name");
-    assert_eq!(other.address(), ("other".to_owned(), other.connect.get_port(), "sd".to_owned()));
+    assert_eq!(
+        other.address(),
+        ("other".to_owned(), other.unchecked().get_port(), "sd".to_owned())
+    );
+}
+
+#[test]
+fn several_servers_are_named_as_for_libpq_or_sqlalchemy() {
+    let named = |host: &str, port| (host.to_owned(), port);
+    let (default, pair) =
+        (connect("postgresql://u@a/sd").get_port(), [named("a", 1), named("::1", 2)]);
+    for uri in [
+        "postgresql://u:p@a:1,[::1]:2/sd",
+        "postgresql://u:p@/sd?host=a,::1&port=1,2",
+        "postgresql://u:p@/sd?host=a:1,[::1]:2",
+        "postgresql+psycopg2://u:p@/sd?host=a:1&host=[::1]:2",
+        "postgresql://u:p@a,[::1]/sd?port=1,2&target_session_attrs=read-write",
+        "postgresql://u:p@a:1,[::1]:2/sd?host=a,::1&target_session_attrs=primary",
+    ] {
+        assert_eq!(servers(uri), pair, "{uri}");
+        let address = uri::parse(uri).expect(uri);
+        assert_eq!(address.target, Target::ReadWrite, "{uri}");
+        assert!(address.connect.iter().all(|server| server.get_database() == Some("sd")));
+    }
+    assert_eq!(servers("postgresql://a:1,b/sd"), [named("a", 1), named("b", default)]);
+    assert_eq!(servers("postgresql://a,b/sd?port=7"), [named("a", 7), named("b", 7)]);
+    assert_eq!(servers("postgresql:///sd?host=a,a&port=1,2"), [named("a", 1), named("a", 2)]);
+    let sockets = uri::parse("postgresql:///sd?host=/run/a,/run/b").expect("two folders").connect;
+    let folders: Vec<_> = sockets.iter().filter_map(PgConnectOptions::get_socket).collect();
+    assert_eq!(folders, [std::path::Path::new("/run/a"), std::path::Path::new("/run/b")]);
 }
 
 #[test]
@@ -112,11 +148,17 @@ fn other_uris_are_refused_without_showing_a_secret() {
         ("mysql://u:hush@db/sd", "must be `postgresql://"),
         ("nonsense", "must be `postgresql://"),
         ("postgresql://u:hush@db:x/sd", "the port is not a number"),
-        ("postgresql://u:hush@a,b/sd", "several hosts"),
-        ("postgresql://u:hush@a:5432,b:5432/sd", "several hosts"),
-        ("postgresql://u:hush@/sd?host=a,b", "several hosts"),
-        ("postgresql://u:hush@/sd?host=a&host=b", "`host` is named twice"),
-        ("postgresql://u:hush@/sd?host=a&port=1,2", "several hosts"),
+        ("postgresql://u:hush@a,,b/sd", "it names no host"),
+        ("postgresql://u:hush@a,:5432/sd", "it names no host"),
+        ("postgresql://u:hush@a,d b/sd", "the host is not a name"),
+        ("postgresql://u:hush@a,b/sd?host=a", "`host` is named twice"),
+        ("postgresql://u:hush@a,b/sd?host=b,a", "`host` is named twice"),
+        ("postgresql://u:hush@/sd?host=a&port=1,2", "nor one for each host"),
+        ("postgresql://u:hush@a,b,c/sd?port=1,2", "nor one for each host"),
+        ("postgresql://u:hush@a:1,b/sd?port=2,2", "`port` is named twice"),
+        ("postgresql://u:hush@a,b/sd?port=1,", "the port is not a number"),
+        ("postgresql://u:hush@a,b/sd?target_session_attrs=standby", "that takes writes"),
+        ("postgresql://u:hush@a,b/sd?target_session_attrs=prefer-standby", "that takes writes"),
         ("postgresql://u:hush@a/sd?host=b", "`host` is named twice"),
         ("postgresql://u:hush@a/sd?host=/run/pg", "`host` is named twice"),
         ("postgresql://u:hush@a/sd?hostaddr=10.0.0.1", "`host` is named twice"),

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use url::form_urlencoded::Serializer;
 
-use crate::settings::uri::{Problem, Uri, bare_ipv6, host_and_port, port};
+use super::hosts::Hosts;
+use crate::settings::uri::{HostAndPort, Problem, Uri};
 
 /// The required kind of server (`target_session_attrs`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,7 +21,8 @@ pub(super) enum Target {
 
 /// A parsed address.
 pub(super) struct Address {
-    pub(super) connect: PgConnectOptions,
+    /// One for each server that is named.
+    pub(super) connect: Vec<PgConnectOptions>,
     pub(super) target: Target,
     /// Ignored parameters.
     pub(super) ignored: Vec<&'static str>,
@@ -101,6 +103,7 @@ const SSL_MODES: [&str; 6] = ["disable", "allow", "prefer", "require", "verify-c
 #[derive(Default)]
 struct Fields {
     values: BTreeMap<&'static str, String>,
+    hosts: Hosts,
     /// Options of the server's command line, in order.
     options: Vec<(String, String)>,
     ignored: Vec<&'static str>,
@@ -114,12 +117,10 @@ pub(super) fn parse(text: &str) -> Result<Address, Problem> {
     if scheme != "postgresql" && scheme != "postgres" {
         return Err(Problem::Scheme);
     }
-    let mut fields = Fields::default();
+    let mut fields = Fields { hosts: Hosts::new(uri.hosts), ..Fields::default() };
     let written = [
         ("user", uri.user),
         ("password", uri.password),
-        ("host", uri.host),
-        ("port", uri.port.map(|port| port.to_string())),
         ("dbname", uri.path.filter(|path| !path.is_empty())),
     ];
     for (name, value) in written {
@@ -131,8 +132,9 @@ pub(super) fn parse(text: &str) -> Result<Address, Problem> {
         fields.parameter(place + 1, &name, value)?;
     }
     fields.check_tls()?;
-    let target = fields.target()?;
-    let connect = fields.connect()?;
+    let hosts = std::mem::take(&mut fields.hosts).merged()?;
+    let target = fields.target(hosts.len() > 1)?;
+    let connect = hosts.into_iter().map(|host| fields.connect(host)).collect::<Result<_, _>>()?;
     Ok(Address { connect, target, ignored: fields.ignored })
 }
 
@@ -160,14 +162,9 @@ impl Fields {
             return Err(Problem::Parameter(known, "is not supported"));
         }
         match name {
-            "host" => self.host(&value),
-            "hostaddr" => match bare_ipv6(&value) {
-                Some(address) => self.set("host", address),
-                None if value.parse::<std::net::Ipv4Addr>().is_ok() => self.set("host", value),
-                None => Err(Problem::Parameter("hostaddr", "is not an IP address")),
-            },
-            "port" if value.contains(',') => Err(Problem::SeveralHosts),
-            "port" => self.set("port", port(&value)?.to_string()),
+            "host" => self.hosts.host(&value),
+            "hostaddr" => self.hosts.address(&value),
+            "port" => self.hosts.port(&value),
             "options" => {
                 self.options.push((name.to_owned(), value));
                 Ok(())
@@ -185,25 +182,6 @@ impl Fields {
                 _ => Err(Problem::Parameter("gssencmode", "is supported as `disable` only")),
             },
             _ => Err(Problem::UnknownParameter { place, known: KNOWN }),
-        }
-    }
-
-    /// The folder of a socket, a host name, an IP address, or, as in SQLAlchemy, one of the latter with a port.
-    fn host(&mut self, value: &str) -> Result<(), Problem> {
-        if value.starts_with('/') {
-            return self.set("host", value.to_owned());
-        }
-        if let Some(address) = bare_ipv6(value) {
-            return self.set("host", address);
-        }
-        let (host, port) = host_and_port(value)?;
-        if let Some(host) = host {
-            // If the port is given twice, both must be equal.
-            self.set("host", host)?;
-        }
-        match port {
-            Some(port) => self.set("port", port.to_string()),
-            None => Ok(()),
         }
     }
 
@@ -233,26 +211,31 @@ impl Fields {
         Ok(())
     }
 
-    fn target(&mut self) -> Result<Target, Problem> {
+    fn target(&mut self, has_several: bool) -> Result<Target, Problem> {
         const NAME: &str = "target_session_attrs";
         match self.values.remove(NAME).as_deref() {
+            // Of several servers only one that takes writes is used.
+            None | Some("any" | "primary" | "read-write") if has_several => Ok(Target::ReadWrite),
             // With a single server there is nothing to prefer.
-            None | Some("any" | "prefer-standby") => Ok(Target::Any),
+            None | Some("any" | "prefer-standby") if !has_several => Ok(Target::Any),
             Some("primary") => Ok(Target::Primary),
             Some("read-write") => Ok(Target::ReadWrite),
-            Some("standby" | "read-only") => {
+            Some("standby" | "prefer-standby" | "read-only") => {
                 Err(Problem::Parameter(NAME, "must name a server that takes writes"))
             }
-            Some(_) => Err(Problem::Parameter(NAME, "is none of any, primary, read-write")),
+            None | Some(_) => Err(Problem::Parameter(NAME, "is none of any, primary, read-write")),
         }
     }
 
     /// Uses sqlx's own parser, because only that reads a `.pgpass`. Every part is passed as a parameter: in
     /// its usual position before the path, sqlx reads some of them differently.
-    fn connect(&self) -> Result<PgConnectOptions, Problem> {
+    fn connect(&self, server: HostAndPort) -> Result<PgConnectOptions, Problem> {
         const START: &str = "postgresql:///?";
+        let mut values = self.values.clone();
+        values.extend(server.0.map(|host| ("host", host)));
+        values.extend(server.1.map(|port| ("port", port.to_string())));
         let mut query = Serializer::for_suffix(START.to_owned(), START.len());
-        query.extend_pairs(&self.values).extend_pairs(self.options.iter().map(|(n, v)| (n, v)));
+        query.extend_pairs(&values).extend_pairs(self.options.iter().map(|(n, v)| (n, v)));
         let options: PgConnectOptions = query.finish().parse().map_err(|_| Problem::Misread)?;
         let folder = options.get_socket().map(|folder| folder.to_string_lossy());
         let host = folder.as_deref().unwrap_or(options.get_host());
@@ -263,7 +246,7 @@ impl Fields {
             ("user", options.get_username()),
             ("dbname", options.get_database().unwrap_or_default()),
         ] {
-            if self.get(field).is_some_and(|written| written != read) {
+            if values.get(field).is_some_and(|written| written != read) {
                 return Err(Problem::Misread);
             }
         }

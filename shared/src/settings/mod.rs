@@ -40,7 +40,7 @@ pub const SETTINGS: &[Setting] = &[
         "SDB_DATABASE_URI",
         None,
         "both",
-        "PostgreSQL itself, not a pooler: `postgresql://user:password@host:port/name?sslmode=…`, or `…@/name?host=/folder` for a socket; `postgresql+psycopg2://` is accepted. Either this setting or the next is required",
+        "PostgreSQL itself, not a pooler: `postgresql://user:password@host:port/name?sslmode=…`, or `…@/name?host=/folder` for a socket; several servers as `…@host1:port1,host2:port2/name`, of which the primary is used; `postgresql+psycopg2://` is accepted. Either this setting or the next is required",
     ),
     setting(
         "SDB_SQLALCHEMY_DATABASE_URI",

@@ -175,6 +175,8 @@ metrics! {
             "Parked updates; 10000 means as many or more";
         "sdb_held_updates" held: Gauge = Gauge::default(),
             "Updates that this worker holds because another session has locked rows that they need";
+        "sdb_commits_waiting_for_standby" waiting_commits: Gauge = Gauge::default(),
+            "Commits that have waited for a synchronous standby of PostgreSQL for more than a second";
         "sdb_inbox_rows" inbox_rows: Gauge = Gauge::default(),
             "Rows of the inbox, as estimated by PostgreSQL";
         "sdb_inbox_oldest_part_timestamp_seconds" oldest_part: Gauge = Gauge::default(),

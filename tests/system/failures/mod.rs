@@ -24,11 +24,11 @@ use serde_json::Value;
 
 tests_of!(burst, missing_queues, network, partition, postgres, rabbitmq, recovery, storms);
 
-const LISTS: [&str; 2] = ["/api/v1/incidents?active=true", "/api/v1/component_status"];
+pub(crate) const LISTS: [&str; 2] = ["/api/v1/incidents?active=true", "/api/v1/component_status"];
 
 /// Two gateways and two workers, and a burst that is under way. The first gateway and the first
 /// worker, which has the partitions at first, get variables of their own.
-async fn start(
+pub(crate) async fn start(
     mut system: System,
     first_gateway: &[(&str, &str)],
     first_worker: &[(&str, &str)],
@@ -47,12 +47,12 @@ async fn start_on(fixture: &Arc<Fixture>) -> Result<(System, Burst)> {
 }
 
 /// What a gateway reports about itself.
-async fn readiness(system: &System, gateway: usize) -> Result<Value> {
+pub(crate) async fn readiness(system: &System, gateway: usize) -> Result<Value> {
     Ok(answer(system.request_to(gateway, Method::GET, "/readyz")).await?.body)
 }
 
 /// Waits until a gateway says that it is degraded, with a reason that begins like this.
-async fn is_degraded(system: &System, gateway: usize, reason: &str) -> Result<()> {
+pub(crate) async fn is_degraded(system: &System, gateway: usize, reason: &str) -> Result<()> {
     eventually(&format!("gateway {gateway} is degraded: {reason}"), async || {
         let ready = readiness(system, gateway).await?;
         let mut reasons = ready["reasons"].as_array().into_iter().flatten();
@@ -63,7 +63,7 @@ async fn is_degraded(system: &System, gateway: usize, reason: &str) -> Result<()
 }
 
 /// Every gateway shows its lists.
-async fn lists_go_on(system: &System) -> Result<()> {
+pub(crate) async fn lists_go_on(system: &System) -> Result<()> {
     for gateway in 0..system.gateways.len() {
         for path in LISTS {
             let list = answer(system.request_to(gateway, Method::GET, path)).await?;
@@ -75,7 +75,7 @@ async fn lists_go_on(system: &System) -> Result<()> {
 
 /// The failure is over: everything comes back by itself, and nothing was lost, doubled or taken out
 /// of order.
-async fn survived(mut system: System, burst: Burst) -> Result<()> {
+pub(crate) async fn survived(mut system: System, burst: Burst) -> Result<()> {
     burst.is_decided().await?;
     for gateway in 0..system.gateways.len() {
         eventually(&format!("gateway {gateway} is ready"), async || {

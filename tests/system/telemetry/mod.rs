@@ -14,7 +14,7 @@ use harness::{ADMIN, Answer, Fixture, System, answer, tests_of};
 tests_of!(figures, health, logs, traces);
 
 /// What a program answers to `/metrics`.
-struct Scrape {
+pub(crate) struct Scrape {
     /// The kind of each metric.
     kinds: BTreeMap<String, String>,
     /// Name, labels as they stand, value.
@@ -22,7 +22,7 @@ struct Scrape {
 }
 
 impl Scrape {
-    async fn of(system: &System, address: &str) -> Result<Self> {
+    pub(crate) async fn of(system: &System, address: &str) -> Result<Self> {
         let response = system.client.get(format!("http://{address}/metrics")).send().await?;
         ensure!(response.status() == 200, "{response:?}");
         let content_type = response.headers()["content-type"].to_str()?.to_owned();
@@ -47,7 +47,7 @@ impl Scrape {
     }
 
     /// The sum of a metric over the series that have these labels.
-    fn sum(&self, name: &str, labels: &[&str]) -> f64 {
+    pub(crate) fn sum(&self, name: &str, labels: &[&str]) -> f64 {
         let all = self.samples.iter().filter(|(n, l, _)| n == name && has(l, labels));
         all.map(|(_, _, value)| value).sum()
     }
@@ -57,7 +57,7 @@ impl Scrape {
         self.samples.iter().filter(|(n, _, _)| n == name).count()
     }
 
-    fn is(&self, name: &str, labels: &[&str], expected: usize) -> Result<()> {
+    pub(crate) fn is(&self, name: &str, labels: &[&str], expected: usize) -> Result<()> {
         let value = self.sum(name, labels);
         ensure!(value == expected as f64, "{name} {labels:?} is {value}, not {expected}");
         Ok(())
@@ -80,6 +80,6 @@ async fn watched(fixture: &Arc<Fixture>, workers: usize) -> Result<(System, Vec<
     Ok((system, addresses))
 }
 
-async fn ready(system: &System, address: &str) -> Result<Answer> {
+pub(crate) async fn ready(system: &System, address: &str) -> Result<Answer> {
     answer(system.client.get(format!("http://{address}/readyz"))).await
 }

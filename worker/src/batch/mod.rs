@@ -6,6 +6,7 @@ mod deferred;
 mod message;
 mod plan;
 mod retry;
+mod standby;
 mod unpack;
 
 pub use self::{
@@ -16,4 +17,5 @@ pub use self::{
 pub(crate) use self::{
     deferred::{Deferrable, DeferredQueue},
     retry::{Expired, apply_with_retries},
+    standby::within,
 };

@@ -11,12 +11,13 @@ use shared::{
     update_id::UpdateId,
 };
 use sqlx::PgConnection;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use super::{
     apply::{ApplyError, apply_after},
     deferred::Blocked,
     message::{Applied, Incoming, Unusable},
+    standby::within,
 };
 use crate::store::{inbox_partitions, workers::MemberId};
 
@@ -189,14 +190,16 @@ async fn attempt(
     let transaction = traces::get().and_then(|traces| {
         traces.transaction(batch.len(), batch.iter().filter_map(|one| one.trace.as_ref()))
     });
+    let options = database.options().clone();
     let applying = database.with(async |connection: &mut PgConnection| {
         apply_after(connection, member, batch, blocked).await
     });
     // After a timeout the state of the connection is unknown: it is closed, and can't commit later.
-    let applied = timeout(ATTEMPT_LIMIT, applying).await.unwrap_or_else(|_| {
-        let silent = sqlx::Error::Protocol("the database did not answer in time".to_owned());
-        Err(ApplyError::TooLong(silent))
-    });
+    let applied =
+        within(ATTEMPT_LIMIT, Duration::MAX, applying, &options).await.unwrap_or_else(|| {
+            let silent = sqlx::Error::Protocol("the database did not answer in time".to_owned());
+            Err(ApplyError::TooLong(silent))
+        });
     let ended = if applied.is_ok() { Ended::Committed } else { Ended::Failed };
     WORKER.transaction_duration.of(ended).observe(began.elapsed().as_secs_f64());
     if let Some(transaction) = transaction {

@@ -12,7 +12,7 @@ use futures_util::{Stream, StreamExt, stream::select_all};
 use lapin::Connection;
 use shared::{
     broker::{Broker, ConnectError},
-    database::Database,
+    database::{ConnectOptions, Database},
     incident::IncidentId,
     message::{UpdateResult, Verdict},
     metrics::WORKER,
@@ -34,7 +34,7 @@ use super::{
     replies::{Reply, ReplySender},
 };
 use crate::{
-    batch::{Applied, DeferredQueue, Expired, Incoming, apply_with_retries},
+    batch::{Applied, DeferredQueue, Expired, Incoming, apply_with_retries, within},
     membership::{Member, MembershipError, Share},
     observe::{readiness::Readiness, sampling},
     store::{lock_holders::Blockers, workers::MemberId},
@@ -72,6 +72,8 @@ const STOPPED_LIMIT: Duration = Duration::from_secs(1);
 /// Time limit of a batch, including retries: RabbitMQ closes channels that hold messages for much longer,
 /// and versions 4.3.0 to 4.3.5 may never redeliver them then.
 const BATCH_LIMIT: Duration = Duration::from_secs(300);
+/// The same while commits wait for a synchronous standby.
+const LONGEST_BATCH: Duration = Duration::from_secs(20 * 60);
 
 /// Why a worker stopped consuming.
 #[derive(Debug, thiserror::Error)]
@@ -132,7 +134,7 @@ impl Consumer {
     async fn session(&self, connection: Connection, member: &Member) -> Result<(), ConsumeError> {
         let share = member.share()?;
         let mut deliveries = Vec::with_capacity(share.partitions.len() + 1);
-        let declared_by = self.database.lock().await.options().clone();
+        let declared_by = ConnectOptions::clone(self.database.lock().await.options());
         let starting = self.start(&connection, &share, member.id, &mut deliveries);
         let started = tokio::select! {
             started = timeout(SETUP_LIMIT, starting) => Some(started),
@@ -337,10 +339,11 @@ impl Consumer {
             .map(|r| (r.incoming, (r.arrived, r.queue, r.unsettled, r.reply_to)))
             .unzip();
         let mut database = self.database.lock().await;
+        let options = database.options().clone();
         let applying = apply_with_retries(&mut database, member, &incoming, self.inbox_days);
-        let results = timeout(BATCH_LIMIT, applying)
+        let results = within(BATCH_LIMIT, LONGEST_BATCH, applying, &options)
             .await
-            .map_err(|_| ConsumeError::Unsettled)?
+            .ok_or(ConsumeError::Unsettled)?
             .map_err(|Expired| MembershipError::Expired)?;
         drop(database);
         sampling::count_applied(&incoming, &results);

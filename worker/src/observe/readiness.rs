@@ -3,6 +3,7 @@
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use shared::{
+    database::{Servers, ServersReport},
     metrics::{COMMON, Server, WORKER},
     topology::Phase,
 };
@@ -23,6 +24,7 @@ enum WorkerState {
 /// The state of the worker, and whether it is shutting down.
 pub(crate) struct Readiness {
     state: Mutex<WorkerState>,
+    servers: Servers,
     stop: CancellationToken,
 }
 
@@ -33,8 +35,9 @@ pub(crate) struct Report {
 }
 
 impl Readiness {
-    pub(crate) fn new(stop: CancellationToken) -> Self {
-        Self { state: Mutex::new(WorkerState::WaitingFor("PostgreSQL has not answered yet")), stop }
+    pub(crate) fn new(servers: Servers, stop: CancellationToken) -> Self {
+        let state = Mutex::new(WorkerState::WaitingFor("PostgreSQL has not answered yet"));
+        Self { state, servers, stop }
     }
 
     /// Records that the worker waits for something, and consumes nothing meanwhile.
@@ -85,6 +88,12 @@ impl Readiness {
                 (true, reasons, share)
             }
         };
+        if WORKER.waiting_commits.get() > 0 {
+            reasons.push(
+                "commits wait for a synchronous standby of PostgreSQL: updates get 202".to_owned(),
+            );
+        }
+        reasons.extend(self.servers.faults());
         if self.stop.is_cancelled() {
             reasons.insert(0, "the worker is stopping".to_owned());
         }
@@ -95,6 +104,15 @@ impl Readiness {
             (false, _) => "not ready",
         };
         COMMON.ready.set(ready.into());
-        Report { ready, body: json!({ "status": status, "reasons": reasons, "share": share }) }
+        let ServersReport { server, not_used } = self.servers.report();
+        let not_used: Vec<Value> = not_used
+            .into_iter()
+            .map(|(server, reason)| json!({ "server": server, "reason": reason }))
+            .collect();
+        let database = json!({ "server": server, "not_used": not_used });
+        let body = json!({
+            "status": status, "reasons": reasons, "share": share, "database": database,
+        });
+        Report { ready, body }
     }
 }

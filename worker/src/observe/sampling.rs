@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lapin::{Connection, options::QueueDeclareOptions, types::FieldTable};
 use shared::{
-    database::Database,
+    database::{Database, standbys},
     message::Verdict,
     metrics::{AppliedLabel, PartitionLabel, ResultLabel, WORKER},
     telemetry::chain,
@@ -96,5 +96,6 @@ async fn read_database(database: &mut PgConnection) -> Result<(), sqlx::Error> {
     WORKER.parked.set(read.parked);
     WORKER.inbox_rows.set(read.inbox_rows);
     WORKER.oldest_part.set(read.oldest_partition);
+    WORKER.waiting_commits.set(standbys::waiting_commits(database).await?);
     Ok(())
 }

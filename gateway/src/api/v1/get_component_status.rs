@@ -15,7 +15,7 @@ use shared::{
     database,
     incident::IncidentId,
 };
-use sqlx::{FromRow, PgConnection, PgPool, Row, postgres::PgRow};
+use sqlx::{FromRow, PgConnection, Row, postgres::PgRow};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::{
@@ -30,6 +30,7 @@ use crate::{
     store::{
         components::{ComponentFilter, ComponentSelection},
         incidents::{self, Incident},
+        pools::Pool,
     },
 };
 
@@ -141,7 +142,7 @@ pub(crate) async fn get(
 
 /// Writes component by component, each with its incidents, newest start first.
 async fn write(
-    database: PgPool,
+    database: Pool,
     which: ComponentFilter,
     active: bool,
     writer: ListWriter,

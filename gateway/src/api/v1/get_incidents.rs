@@ -10,7 +10,7 @@ use axum::{
 };
 use futures_util::TryStreamExt;
 use shared::impact::Impact;
-use sqlx::{PgConnection, PgPool};
+use sqlx::PgConnection;
 use utoipa::IntoParams;
 
 use crate::{
@@ -21,7 +21,10 @@ use crate::{
         transfer::Transfer,
     },
     lists::{self, Asked, ListError, ListKind, ListWriter},
-    store::incidents::{Incident, IncidentJson, IncidentSelection},
+    store::{
+        incidents::{Incident, IncidentJson, IncidentSelection},
+        pools::Pool,
+    },
 };
 
 #[derive(Debug, IntoParams)]
@@ -111,7 +114,7 @@ pub(crate) async fn get(
 }
 
 async fn write(
-    database: PgPool,
+    database: Pool,
     filter: Filter,
     writer: ListWriter,
 ) -> Result<ListWriter, ListError> {
@@ -122,11 +125,7 @@ async fn write(
 }
 
 /// All of them.
-async fn all(
-    database: PgPool,
-    filter: Filter,
-    writer: ListWriter,
-) -> Result<ListWriter, ListError> {
+async fn all(database: Pool, filter: Filter, writer: ListWriter) -> Result<ListWriter, ListError> {
     let mut connection = lists::lend(&database).await?;
     let written = write_rows(&mut connection, &filter, writer).await;
     lists::give_back(connection, written).await
@@ -150,7 +149,7 @@ async fn write_rows(
 
 /// One page, and the address of the next.
 async fn page(
-    database: PgPool,
+    database: Pool,
     filter: Filter,
     limit: u32,
     writer: ListWriter,

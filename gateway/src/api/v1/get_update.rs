@@ -11,7 +11,6 @@ use axum::{
 use serde::Serialize;
 use serde_json::{Value, json};
 use shared::{outcome::Reason, timestamp::Timestamp, update_id::UpdateId};
-use sqlx::PgPool;
 use utoipa::{ToSchema, openapi::Object};
 
 use crate::{
@@ -22,6 +21,7 @@ use crate::{
     },
     store::{
         incidents::{self, Incident, IncidentJson},
+        pools::Pool,
         receipts::{self, Record, UpdateState},
     },
 };
@@ -122,7 +122,7 @@ pub(crate) async fn get(
     Ok(response)
 }
 
-async fn receipt(database: &PgPool, record: Record) -> Result<Receipt, ApiError> {
+async fn receipt(database: &Pool, record: Record) -> Result<Receipt, ApiError> {
     let incident = match record.incident_id {
         Some(id) => incidents::read(database, &[id]).await?.remove(&id),
         None => None,

@@ -340,9 +340,9 @@ impl Sending {
         let now = Instant::now();
         let is_overdue = |deadline: Instant| deadline + UNCONFIRMED_LIMIT <= now;
         // What waits behind a message may have an earlier deadline.
-        let mut deadlines = self.unconfirmed.iter().map(|sent| sent.deadline);
-        if !deadlines.any(is_overdue) && !self.waiting.iter().any(|next| is_overdue(next.deadline))
-        {
+        let waits_too_long = self.unconfirmed.iter().any(|sent| is_overdue(sent.deadline))
+            || self.waiting.iter().any(|next| is_overdue(next.deadline));
+        if !waits_too_long {
             return;
         }
         let partition = self.routing_key.as_str();

@@ -27,7 +27,6 @@ use shared::{
     throttled,
     topology::{DeclareError, Topology},
 };
-use sqlx::PgPool;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -35,7 +34,7 @@ use super::{
     channels::{ChannelPool, Channels},
     lane::{Lane, LinkShared, Queued},
 };
-use crate::ingest::pending::PendingRequests;
+use crate::{ingest::pending::PendingRequests, store::pools::Pool};
 
 /// Time for a connection to the database.
 const ACQUIRE_LIMIT: Duration = Duration::from_secs(2);
@@ -78,7 +77,7 @@ impl Link {
     /// Connects and declares all that is needed.
     pub(super) async fn open(
         broker: &Broker,
-        database: &PgPool,
+        database: &Pool,
         topology: Topology,
         pending: Arc<PendingRequests>,
     ) -> Result<Arc<Self>, LinkError> {
@@ -152,7 +151,7 @@ impl Link {
     }
 
     /// Declares missing queues again. The link stays in use meanwhile for the other partitions.
-    pub(super) async fn complete(self: Arc<Self>, database: PgPool) {
+    pub(super) async fn complete(self: Arc<Self>, database: Pool) {
         let declaring = async {
             let channel = self.connection().create_channel().await?;
             // Updates returned from now on may have been published after the declaration.
@@ -190,7 +189,7 @@ fn channels(publishing: Connection, topology: &Topology) -> ChannelPool {
 async fn declare(
     topology: &Topology,
     channel: &Channel,
-    database: &PgPool,
+    database: &Pool,
 ) -> Result<(), DeclareError> {
     match timeout(ACQUIRE_LIMIT, database.acquire()).await {
         Ok(Ok(mut connection)) => topology.declare(channel, &mut connection).await,

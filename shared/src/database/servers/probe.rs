@@ -1,0 +1,103 @@
+//! Asks a server whether it is a primary.
+
+use std::net::{IpAddr, SocketAddr};
+
+use sqlx::{
+    AssertSqlSafe, ConnectOptions as _, PgConnection, Row,
+    postgres::{PgConnectOptions, PgSslMode},
+    raw_sql,
+};
+use tokio::{net::lookup_host, time::timeout};
+
+use super::{ORIGIN, Origin, SERVER_LIMIT, Server, Unfit};
+use crate::telemetry::chain;
+
+/// Its host and port, for people; of a socket its folder.
+pub(super) fn name(connect: &PgConnectOptions) -> String {
+    let port = connect.get_port();
+    match connect.get_socket() {
+        Some(folder) => format!("{} (port {port})", folder.display()),
+        None if connect.get_host().contains(':') => format!("[{}]:{port}", connect.get_host()),
+        None => format!("{}:{port}", connect.get_host()),
+    }
+}
+
+/// Whether the host is a name that may have several addresses, each of a server. A certificate is verified
+/// for the name, which the client then resolves itself.
+pub(super) fn is_name(connect: &PgConnectOptions) -> bool {
+    let host = connect.get_host();
+    let is_address = host.contains(':') || host.parse::<IpAddr>().is_ok();
+    let is_socket = connect.get_socket().is_some() || host.starts_with('/');
+    !is_address && !is_socket && !matches!(connect.get_ssl_mode(), PgSslMode::VerifyFull)
+}
+
+/// The servers at the addresses of a host. The addresses of one machine, as `localhost` has them, are one.
+pub(super) async fn resolve(connect: &PgConnectOptions) -> Vec<Server> {
+    let one = || vec![Server { name: name(connect), connect: connect.clone() }];
+    if !is_name(connect) {
+        return one();
+    }
+    let (host, port) = (connect.get_host(), connect.get_port());
+    // If it can't be resolved, the attempt to connect says so.
+    let Ok(Ok(found)) = timeout(SERVER_LIMIT, lookup_host((host, port))).await else {
+        return one();
+    };
+    let mut addresses: Vec<SocketAddr> = found.collect();
+    // Resolvers return them in turns.
+    addresses.sort();
+    addresses.dedup();
+    if addresses.len() < 2 || addresses.iter().all(|address| address.ip().is_loopback()) {
+        return one();
+    }
+    let server = |address: SocketAddr| Server {
+        name: format!("{host} ({address})"),
+        connect: connect.clone().host(&address.ip().to_string()),
+    };
+    addresses.into_iter().map(server).collect()
+}
+
+/// Asks a server in the given session or in a new one; returns the session if it can be used again.
+pub(super) async fn probe(
+    server: Server,
+    session: Option<PgConnection>,
+) -> (Server, Option<PgConnection>, Result<Origin, Unfit>) {
+    match timeout(SERVER_LIMIT, ask(&server, session)).await {
+        Ok(Ok((session, Answer { is_read_only: false, origin }))) => {
+            (server, Some(session), Ok(origin))
+        }
+        Ok(Ok((session, Answer { is_read_only: true, origin }))) => match origin.timeline {
+            // Only of this session, perhaps.
+            Some(_) => (server, None, Err(Unfit::ReadOnly)),
+            None => (server, Some(session), Ok(origin)),
+        },
+        Ok(Err(error)) => (server, None, Err(Unfit::Failed(chain(&error)))),
+        Err(_) => (server, None, Err(Unfit::Silent)),
+    }
+}
+
+struct Answer {
+    is_read_only: bool,
+    origin: Origin,
+}
+
+async fn ask(
+    server: &Server,
+    session: Option<PgConnection>,
+) -> Result<(PgConnection, Answer), sqlx::Error> {
+    if let Some(mut session) = session
+        && let Ok(answer) = question(&mut session).await
+    {
+        return Ok((session, answer));
+    }
+    // The time limit is the report about a slow answer.
+    let mut session = server.connect.clone().disable_statement_logging().connect().await?;
+    let answer = question(&mut session).await?;
+    Ok((session, answer))
+}
+
+async fn question(session: &mut PgConnection) -> Result<Answer, sqlx::Error> {
+    let statement = format!("SELECT current_setting('transaction_read_only'), {ORIGIN}");
+    let row = raw_sql(AssertSqlSafe(statement)).fetch_one(session).await?;
+    let is_read_only = row.try_get::<String, _>(0)? == "on";
+    Ok(Answer { is_read_only, origin: Origin::read(&row, &mut (1..))? })
+}
