@@ -231,6 +231,13 @@ impl Topology {
         format!("p{partition}")
     }
 
+    /// The number of partitions and their limit, for messages to an operator.
+    #[must_use]
+    pub fn sizes(&self) -> String {
+        let plural = if self.partitions == 1 { "" } else { "s" };
+        format!("{} partition{plural} of at most {} messages", self.partitions, self.queue_limit)
+    }
+
     /// The queue of a partition.
     #[must_use]
     pub fn queue(&self, partition: u16) -> String {

@@ -125,7 +125,7 @@ pub const SETTINGS: &[Setting] = &[
     setting("SDB_BATCH", Some("512"), "worker", "Maximum number of updates in one transaction"),
     setting(
         "SDB_PARTITIONS",
-        Some("2"),
+        Some("1"),
         "both",
         "Number of queues over which the components are distributed, and of workers that share them. Recorded by `worker migrate`, changed by `worker topology change`; a process with another value does not start",
     ),

@@ -85,8 +85,5 @@ async fn record_topology(database: &mut PgConnection, settings: &Settings) -> Re
     .await?;
     let recorded = Recorded::read(database).await?.topology;
     recorded.check(settings)?;
-    Ok(format!(
-        "Updates take {} partitions of at most {} messages.",
-        recorded.partitions, recorded.queue_limit
-    ))
+    Ok(format!("Updates take {}.", recorded.sizes()))
 }

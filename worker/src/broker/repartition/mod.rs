@@ -165,10 +165,12 @@ impl TopologyChange {
 /// The message after a change.
 fn changed(new: Topology) -> String {
     format!(
-        "Updates take {} partitions of at most {} messages; a worker holds {} of each; gateways write \
+        "Updates take {}; a worker holds {} of each; gateways write \
         version {} of messages. Where SDB_PARTITIONS, SDB_QUEUE_LIMIT or SDB_PREFETCH are set, set \
         them to that before the next restart.",
-        new.partitions, new.queue_limit, new.prefetch, new.wire
+        new.sizes(),
+        new.prefetch,
+        new.wire
     )
 }
 
