@@ -13,6 +13,7 @@ mod broker_state;
 mod channels;
 mod confirms;
 mod lane;
+mod limits;
 mod link;
 
 use std::{

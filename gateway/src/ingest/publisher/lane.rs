@@ -38,6 +38,7 @@ use super::{
     PublishError,
     channels::{ChannelPool, Channels},
     confirms::{Confirmed, Unconfirmed},
+    limits::EnvelopeLimits,
 };
 
 /// Time between the 503 for the last update of an unconfirmed message and the closing of the lane's
@@ -50,29 +51,6 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 /// Maximum number of updates taken from the channel at once.
 const TAKE: usize = 256;
 const PERSISTENT: u8 = 2;
-
-/// The size of a message, and the number of unconfirmed messages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct EnvelopeLimits {
-    messages: usize,
-    /// Beyond so many unconfirmed messages, only a full one is sent.
-    messages_before_gathering: usize,
-    updates: usize,
-    bytes: usize,
-}
-
-impl EnvelopeLimits {
-    /// For the recorded version of messages.
-    const fn of(wire: u16) -> Self {
-        if wire < envelope::VERSION {
-            let messages = 64;
-            Self { messages, messages_before_gathering: messages, updates: 1, bytes: usize::MAX }
-        } else {
-            // Chosen by measurement: with one before gathering, an update waits for a whole confirmation.
-            Self { messages: 3, messages_before_gathering: 2, updates: 32, bytes: 32 * 1024 }
-        }
-    }
-}
 
 /// What a lane sends, unless it was withdrawn: either side takes it out at most once.
 type Unsent = Arc<Mutex<Option<Entry>>>;
@@ -239,7 +217,9 @@ impl Sending {
                 if self.link.failed.load(Ordering::Relaxed) {
                     break 'link;
                 }
-                let message = if self.may_send() { self.gather() } else { Vec::new() };
+                let sizes = self.waiting.iter().map(|next| next.bytes);
+                let may_send = self.limits.may_send(self.unconfirmed.len(), sizes);
+                let message = if may_send { self.gather() } else { Vec::new() };
                 if message.is_empty() {
                     break;
                 }
@@ -253,22 +233,6 @@ impl Sending {
                 sent.settle(self.link.result(confirmed));
             }
         }
-    }
-
-    /// Whether the updates that wait are sent now.
-    fn may_send(&self) -> bool {
-        let unconfirmed = self.unconfirmed.len();
-        unconfirmed < self.limits.messages_before_gathering
-            || (unconfirmed < self.limits.messages && self.fills_a_message())
-    }
-
-    fn fills_a_message(&self) -> bool {
-        let (mut updates, mut bytes) = (0, 0);
-        self.waiting.iter().any(|next| {
-            updates += 1;
-            bytes += next.bytes;
-            updates >= self.limits.updates || bytes >= self.limits.bytes
-        })
     }
 
     /// The updates of the next message, in order; empty if none waits.

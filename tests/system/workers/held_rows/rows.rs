@@ -12,6 +12,7 @@ use harness::{Fixture, NOW, System, answer, eventually, replay, tests};
 
 tests!(
     an_open_edit_holds_up_only_the_updates_that_need_its_incident,
+    what_is_settled_in_another_order_than_it_came_leaves_no_message_behind,
     more_repeats_than_a_worker_may_hold_go_on_beside_an_open_edit,
     what_is_held_takes_effect_in_order_when_its_worker_is_killed,
     an_open_separation_holds_up_only_what_rests_on_its_relation,
@@ -79,6 +80,35 @@ async fn an_open_edit_holds_up_only_the_updates_that_need_its_incident(
     let covered = system.applied(&repeats).await?;
     ensure!(covered["outcome"] == "unchanged" && covered["incident"]["id"] == major, "{covered}");
     replay::agrees(&system.database).await?;
+    system.finish().await
+}
+
+async fn what_is_settled_in_another_order_than_it_came_leaves_no_message_behind(
+    fixture: Arc<Fixture>,
+) -> Result<()> {
+    let system = with_components(&fixture).await?;
+    let minor = decided(&system, "DNS", 1, 201).await?;
+    decided(&system, "CDN", 2, 201).await?;
+    let lock = format!("SELECT FROM incident WHERE id = {minor} FOR UPDATE");
+    let (edit, pid) = open(&system, &lock).await?;
+    let held = accepted(&system, "DNS", 2).await?;
+    is_named(&system, 0, pid).await?;
+    // One batch has an update that must wait for that one, behind one that needs the same incident.
+    let (pause, _) = open(&system, "SELECT FROM sdb_scope FOR UPDATE").await?;
+    let repeats = accepted(&system, "CDN", 2).await?;
+    system.waits_for_a_lock().await?;
+    let joins = accepted(&system, "VPN", 1).await?;
+    let behind = accepted(&system, "DNS", 1).await?;
+    let queue = system.topology().await?.queue(0);
+    eventually("the worker has them", async || Ok(system.waiting(&queue).await? == 0)).await?;
+    pause.rollback().await?;
+    ensure!(system.applied(&repeats).await?["outcome"] == "unchanged");
+    is_pending(&system, &joins).await?;
+    edit.commit().await?;
+    for receipt in [&held, &joins, &behind] {
+        system.applied(receipt).await?;
+    }
+    // No later message of the queue acknowledges them: this waits until each is.
     system.finish().await
 }
 
