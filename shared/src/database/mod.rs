@@ -118,7 +118,7 @@ pub fn connect_options(
             .options(TCP)
             .log_slow_statements(tracing::log::LevelFilter::Warn, Duration::from_secs(1))
     });
-    let servers = Servers::new(connect.collect(), target != Target::Any);
+    let servers = Servers::new(connect);
     let session = BTreeMap::from(SESSION);
     let contradiction = contradiction(settings);
     Ok(ConnectOptions { servers, session, is_durable: true, target, ignored, contradiction })
@@ -174,7 +174,7 @@ impl ConnectOptions {
     }
 
     async fn connect_with_epoch(&self) -> Result<(PgConnection, u64), sqlx::Error> {
-        if self.servers.is_one_for_good() {
+        if !self.servers.are_several() {
             return self.connect_to(self.servers.first()).await;
         }
         while let Some(primary) = self.servers.primary() {
@@ -196,10 +196,8 @@ impl ConnectOptions {
             }
         }
         self.servers.look().await;
-        match self.servers.usable_primary().map_err(SessionError::NoPrimary)? {
-            Some(primary) => self.connect_soon(primary).await,
-            None => self.connect_to(self.servers.first()).await,
-        }
+        let primary = self.servers.usable_primary().map_err(SessionError::NoPrimary)?;
+        self.connect_soon(primary).await
     }
 
     /// Connects to one of several servers, which must not hold up the others.

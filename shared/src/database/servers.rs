@@ -31,8 +31,6 @@ use self::{choice::Choice, probe::probe};
 pub(super) const SERVER_LIMIT: Duration = Duration::from_secs(1);
 /// How often all servers are asked.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How often a single name is resolved, which may get more addresses.
-const RESOLVE_EVERY: Duration = Duration::from_secs(10);
 
 /// One server.
 #[derive(Clone, Debug)]
@@ -48,8 +46,8 @@ pub struct Servers(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    /// As they are named.
-    named: Vec<PgConnectOptions>,
+    /// In the order of the address.
+    named: Vec<Server>,
     choice: watch::Sender<Choice>,
     looking: Mutex<Looking>,
     /// Sessions that are closed when another server takes over, though nobody uses them.
@@ -78,10 +76,11 @@ pub struct ServersReport {
 }
 
 impl Servers {
-    /// Those that are named, at least one. A standby serves where a single name has several addresses and
-    /// none of them takes writes, unless `needs_writes`.
-    pub(super) fn new(named: Vec<PgConnectOptions>, needs_writes: bool) -> Self {
-        let choice = watch::Sender::new(Choice::new(named.len() > 1, needs_writes));
+    /// Those of an address, at least one. Several addresses of one name are one server, as its certificate
+    /// and a balancer have it.
+    pub(super) fn new(named: impl Iterator<Item = PgConnectOptions>) -> Self {
+        let named = named.map(|connect| Server { name: probe::name(&connect), connect }).collect();
+        let choice = watch::Sender::new(Choice::default());
         Self(Arc::new(Shared {
             named,
             choice,
@@ -92,7 +91,7 @@ impl Servers {
 
     /// Has a session closed when another server takes over.
     pub(super) fn close_when_replaced(&self, session: &Arc<IdleSession>) {
-        if !self.is_one_for_good() {
+        if self.are_several() {
             let mut idle = self.0.idle.lock();
             idle.retain(|session| session.strong_count() > 0);
             idle.push(Arc::downgrade(session));
@@ -108,18 +107,14 @@ impl Servers {
 
     /// How to connect to the one that is named first, before there is a choice.
     pub(super) fn first(&self) -> (PgConnectOptions, u64) {
-        (self.0.named.first().cloned().unwrap_or_else(PgConnectOptions::new), self.epoch())
+        let first = self.0.named.first().map(|server| server.connect.clone());
+        (first.unwrap_or_default(), self.epoch())
     }
 
-    /// Whether there are several now.
+    /// Whether there are several: of a single one nothing is asked.
     #[must_use]
     pub(crate) fn are_several(&self) -> bool {
-        self.0.choice.borrow().are_several
-    }
-
-    /// Whether there is one, and a name won't get more addresses.
-    pub(super) fn is_one_for_good(&self) -> bool {
-        matches!(&self.0.named[..], [only] if !probe::is_name(only))
+        self.0.named.len() > 1
     }
 
     /// How to connect to the server that was the primary when they were asked last, with its epoch; none of
@@ -128,18 +123,15 @@ impl Servers {
         self.0.choice.borrow().primary()
     }
 
-    /// The same, unless it could not be used any more: then why each server is not used.
-    pub(super) fn usable_primary(&self) -> Result<Option<(PgConnectOptions, u64)>, String> {
+    /// The same; if it could not be used any more, why each server is not used.
+    pub(super) fn usable_primary(&self) -> Result<(PgConnectOptions, u64), String> {
         let choice = self.0.choice.borrow();
-        if choice.are_several && !choice.is_usable {
-            return Err(choice.reasons());
-        }
-        Ok(choice.primary())
+        choice.primary().filter(|_| choice.is_usable).ok_or_else(|| choice.reasons())
     }
 
     /// Verifies that a new session is not of an old primary, or of another cluster.
     pub(super) fn verify(&self, origin: Origin) -> Result<(), Unfit> {
-        self.0.choice.borrow().verify(&origin)
+        self.0.choice.borrow().verify(&origin).map(drop)
     }
 
     /// Counts the primaries that this process has used: connections to an earlier one are not to be used
@@ -159,7 +151,7 @@ impl Servers {
     /// Asks all servers which of them is the primary, if that was never done.
     pub async fn look_once(&self) {
         let was_done = self.0.choice.borrow().is_made;
-        if !was_done && !self.is_one_for_good() {
+        if !was_done && self.are_several() {
             self.look().await;
         }
     }
@@ -173,34 +165,34 @@ impl Servers {
             return;
         }
         let began = Instant::now();
-        let servers = join_all(self.0.named.iter().map(probe::resolve)).await.concat();
-        if servers.len() > 1 {
-            let asked = servers.into_iter().map(|server| {
+        let asked: Vec<_> = self
+            .0
+            .named
+            .iter()
+            .cloned()
+            .map(|server| {
                 let session = looking.sessions.remove(&server.name);
-                async { probe(server, session).await }
-            });
-            let asked: Vec<_> = asked.collect();
-            let mut answers = Vec::with_capacity(asked.len());
-            for (server, session, answer) in join_all(asked).await {
-                looking.sessions.extend(session.map(|session| (server.name.clone(), session)));
-                answers.push((server, answer));
-            }
-            self.0.choice.send_modify(|choice| choice.update(answers));
-        } else {
-            self.0.choice.send_if_modified(Choice::is_single);
+                probe(server, session)
+            })
+            .collect();
+        let mut answers = Vec::with_capacity(asked.len());
+        for (server, session, answer) in join_all(asked).await {
+            looking.sessions.extend(session.map(|session| (server.name.clone(), session)));
+            answers.push((server, answer));
         }
+        self.0.choice.send_modify(|choice| choice.update(answers));
         self.close_replaced();
         looking.began = Some(began);
     }
 
     /// Asks them periodically, for as long as the program runs.
     pub async fn watch(self) {
-        if self.is_one_for_good() {
+        if !self.are_several() {
             return std::future::pending().await;
         }
         loop {
             self.look().await;
-            sleep(if self.are_several() { LOOK_EVERY } else { RESOLVE_EVERY }).await;
+            sleep(LOOK_EVERY).await;
         }
     }
 
@@ -208,11 +200,12 @@ impl Servers {
     #[must_use]
     pub fn report(&self) -> ServersReport {
         let choice = self.0.choice.borrow();
-        let server = if choice.are_several {
-            choice.primary.as_ref().filter(|_| choice.is_usable).map(|primary| primary.name.clone())
+        let server = if self.are_several() {
+            choice.primary.as_ref().filter(|_| choice.is_usable)
         } else {
-            self.0.named.first().map(probe::name)
+            self.0.named.first()
         };
+        let server = server.map(|server| server.name.clone());
         let not_used = choice.unfit.iter().map(|(name, why)| (name.clone(), why.to_string()));
         ServersReport { server, not_used: not_used.collect() }
     }

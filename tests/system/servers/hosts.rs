@@ -1,9 +1,8 @@
 //! An address that names several servers of PostgreSQL.
 
-use std::{net::TcpListener, path::Path, sync::Arc, time::Duration};
+use std::{net::TcpListener, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use nix::unistd::geteuid;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -13,7 +12,6 @@ use crate::{failures::readiness, telemetry::ready};
 
 tests!(
     a_server_that_does_not_answer_does_not_hold_up_the_others,
-    a_name_with_several_addresses_is_several_servers,
     a_server_of_another_cluster_is_refused,
     a_standby_alone_is_not_used_among_several,
 );
@@ -63,31 +61,6 @@ async fn a_server_that_does_not_answer_does_not_hold_up_the_others(
     })
     .await?;
     system.finish().await
-}
-
-async fn a_name_with_several_addresses_is_several_servers(fixture: Arc<Fixture>) -> Result<()> {
-    let unshare = Path::new("unshare");
-    let (may, _) = fixture.command(unshare, &["-m", "true"], &[]).await?;
-    if !geteuid().is_root() || !may {
-        eprintln!(
-            "NOT TESTED: only root can give a name two addresses, where `unshare -m` is permitted"
-        );
-        return Ok(());
-    }
-    let system = System::prepared(&fixture).await?;
-    // Nobody has the first address, which is for documentation.
-    let hosts = fixture.folder.join("hosts");
-    std::fs::write(&hosts, "203.0.113.7 status-db.test\n127.0.0.1 status-db.test\n")?;
-    let uri = system.database_uri.replace("127.0.0.1", "status-db.test");
-    let (hosts, worker) = (hosts.to_string_lossy(), fixture.binaries.worker.to_string_lossy());
-    let with_hosts = "mount --bind \"$1\" /etc/hosts; shift; exec \"$@\"";
-    let arguments = ["-m", "sh", "-euc", with_hosts, "sh", &hosts, &worker, "topology", "show"];
-    let began = Instant::now();
-    let (done, said) =
-        fixture.command(unshare, &arguments, &[("SDB_DATABASE_URI", uri.as_str())]).await?;
-    ensure!(done, "{said}");
-    ensure!(began.elapsed() < Duration::from_secs(5), "it took {:?}", began.elapsed());
-    system.finish_with_logs()
 }
 
 async fn a_server_of_another_cluster_is_refused(fixture: Arc<Fixture>) -> Result<()> {

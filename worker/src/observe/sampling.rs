@@ -79,12 +79,15 @@ async fn read_queues(connection: &Connection, share: &Share) -> Result<(), lapin
 pub(crate) async fn database(mut database: Database, inbox_days: u32) {
     WORKER.retention.set(i64::from(inbox_days) * 86_400);
     loop {
-        match timeout(LIMIT, database.with(read_database)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                tracing::debug!(reason = chain(&error), "the database can't be sampled");
-            }
-            Err(_) => tracing::debug!("sampling the database timed out"),
+        let failure = match timeout(LIMIT, database.with(read_database)).await {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(chain(&error)),
+            Err(_) => Some("it takes too long".to_owned()),
+        };
+        if let Some(reason) = failure {
+            tracing::debug!(reason, "the database can't be sampled");
+            // Readiness must not name a reason that is over.
+            WORKER.waiting_commits.set(0);
         }
         sleep(INTERVAL).await;
     }

@@ -57,14 +57,10 @@ impl Unfit {
 }
 
 /// The primary, and what is known of the others.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Choice {
     /// Whether the servers were asked at all.
     pub(super) is_made: bool,
-    /// Whether there are several servers.
-    pub(super) are_several: bool,
-    /// Whether a standby is used if no server takes writes.
-    takes_standby: bool,
     /// The last primary; it is kept while no other server takes over.
     pub(super) primary: Option<Server>,
     /// Its timeline.
@@ -81,39 +77,13 @@ pub(super) struct Choice {
 }
 
 impl Choice {
-    pub(super) const fn new(are_several: bool, needs_writes: bool) -> Self {
-        Self {
-            is_made: false,
-            are_several,
-            takes_standby: !needs_writes,
-            primary: None,
-            timeline: None,
-            is_usable: false,
-            epoch: 0,
-            cluster: None,
-            newest: 0,
-            unfit: BTreeMap::new(),
-        }
-    }
-
     /// How to connect to the primary, with its epoch.
     pub(super) fn primary(&self) -> Option<(PgConnectOptions, u64)> {
         self.primary.as_ref().map(|primary| (primary.connect.clone(), self.epoch))
     }
 
-    /// There is one server only. Returns whether that is new.
-    pub(super) fn is_single(&mut self) -> bool {
-        let is_new = self.are_several;
-        self.is_made = true;
-        if is_new {
-            let epoch = self.epoch + 1;
-            *self = Self { is_made: true, epoch, ..Self::new(false, !self.takes_standby) };
-        }
-        is_new
-    }
-
-    /// Whether a server with this origin may be used.
-    pub(super) fn verify(&self, origin: &Origin) -> Result<(), Unfit> {
+    /// The timeline of a server with this origin, if it may be used.
+    pub(super) fn verify(&self, origin: &Origin) -> Result<u32, Unfit> {
         if let Some(cluster) = self.cluster.as_ref().filter(|cluster| **cluster != origin.cluster) {
             let (found, expected) = (origin.cluster.clone(), cluster.clone());
             return Err(Unfit::Foreign { found, expected });
@@ -122,14 +92,14 @@ impl Choice {
             Some(timeline) if timeline < self.newest => {
                 Err(Unfit::Old { timeline, newest: self.newest })
             }
-            None if !self.takes_standby => Err(Unfit::Standby),
-            Some(_) | None => Ok(()),
+            Some(timeline) => Ok(timeline),
+            None => Err(Unfit::Standby),
         }
     }
 
     /// Chooses by what all servers answered, in the order in which they are named.
     pub(super) fn update(&mut self, answers: Vec<(Server, Result<Origin, Unfit>)>) {
-        (self.is_made, self.are_several) = (true, true);
+        self.is_made = true;
         let fit = || answers.iter().filter_map(|(_, answer)| answer.as_ref().ok());
         if self.cluster.is_none() {
             let primary = fit().find(|origin| origin.timeline.is_some());
@@ -140,16 +110,10 @@ impl Choice {
 
         let (mut candidates, mut unfit) = (Vec::new(), BTreeMap::new());
         for (server, answer) in answers {
-            let verified = answer.and_then(|origin| self.verify(&origin).map(|()| origin.timeline));
-            match verified {
+            match answer.and_then(|origin| self.verify(&origin)) {
                 Ok(timeline) => candidates.push((server, timeline)),
                 Err(reason) => drop(unfit.insert(server.name, reason)),
             }
-        }
-        // A standby only if there is nothing else.
-        if candidates.iter().any(|(_, timeline)| timeline.is_some()) {
-            let standbys = candidates.extract_if(.., |(_, timeline)| timeline.is_none());
-            unfit.extend(standbys.map(|(server, _)| (server.name, Unfit::Standby)));
         }
         self.take(candidates, &mut unfit);
         self.log(&unfit);
@@ -157,11 +121,7 @@ impl Choice {
     }
 
     /// Keeps the primary if it is among the candidates, or takes the first of them.
-    fn take(
-        &mut self,
-        mut candidates: Vec<(Server, Option<u32>)>,
-        unfit: &mut BTreeMap<String, Unfit>,
-    ) {
+    fn take(&mut self, mut candidates: Vec<(Server, u32)>, unfit: &mut BTreeMap<String, Unfit>) {
         let current = self.primary.as_ref().map(|primary| primary.name.clone());
         let is_current = |(server, _): &(Server, _)| Some(&server.name) == current.as_ref();
         let place = candidates.iter().position(is_current).unwrap_or(0);
@@ -173,13 +133,13 @@ impl Choice {
         for (other, _) in candidates {
             unfit.insert(other.name, Unfit::Second(server.name.clone()));
         }
-        let is_new = current.as_ref() != Some(&server.name) || self.timeline != timeline;
+        let is_new = current.as_ref() != Some(&server.name) || self.timeline != Some(timeline);
         self.epoch += u64::from(is_new);
         if is_new || !was_usable {
             let (server, before) = (&server.name, current);
             tracing::info!(server, timeline, before, "this server of PostgreSQL is used");
         }
-        self.timeline = timeline;
+        self.timeline = Some(timeline);
         self.primary = Some(server);
     }
 
@@ -216,10 +176,6 @@ impl Choice {
 mod tests {
     use super::*;
 
-    fn choice() -> Choice {
-        Choice::new(true, true)
-    }
-
     fn primary(timeline: u32) -> Result<Origin, Unfit> {
         Ok(Origin { cluster: "one".to_owned(), timeline: Some(timeline) })
     }
@@ -233,7 +189,7 @@ mod tests {
 
     #[test]
     fn the_one_that_takes_writes_is_used_and_kept() {
-        let mut choice = choice();
+        let mut choice = Choice::default();
         assert_eq!(ask(&mut choice, &[Err(Unfit::Standby), primary(1)]).as_deref(), Some("b"));
         assert_eq!(choice.epoch, 1);
         // Another one on the same timeline changes nothing, though it is named first.
@@ -248,7 +204,7 @@ mod tests {
 
     #[test]
     fn a_lower_timeline_is_never_used_again() {
-        let mut choice = choice();
+        let mut choice = Choice::default();
         assert_eq!(ask(&mut choice, &[primary(1), Err(Unfit::Standby)]).as_deref(), Some("a"));
         assert_eq!(ask(&mut choice, &[primary(1), primary(2)]).as_deref(), Some("b"));
         let old = Unfit::Old { timeline: 1, newest: 2 };
@@ -257,7 +213,7 @@ mod tests {
         assert_eq!(ask(&mut choice, &[primary(1), Err(Unfit::Silent)]), None);
         assert!(choice.unfit["a"].is_fault() && !choice.unfit["b"].is_fault());
         assert_eq!(choice.verify(&primary(1).expect("an origin")), Err(old));
-        assert_eq!(choice.verify(&primary(3).expect("an origin")), Ok(()));
+        assert_eq!(choice.verify(&primary(3).expect("an origin")), Ok(3));
         // It has followed, and was promoted in turn.
         assert_eq!(ask(&mut choice, &[primary(3), Err(Unfit::Standby)]).as_deref(), Some("a"));
         assert_eq!(choice.epoch, 3);
@@ -268,25 +224,11 @@ mod tests {
 
     #[test]
     fn another_cluster_is_refused_whatever_its_timeline() {
-        let mut choice = choice();
+        let mut choice = Choice::default();
         let foreign = || Ok(Origin { cluster: "two".to_owned(), timeline: Some(9) });
         assert_eq!(ask(&mut choice, &[primary(1), foreign()]).as_deref(), Some("a"));
         assert!(matches!(choice.unfit["b"], Unfit::Foreign { .. }));
         assert_eq!(ask(&mut choice, &[Err(Unfit::Silent), foreign()]), None);
         assert!(choice.reasons().contains("a: it did not answer within 1 s; b: it belongs to"));
-    }
-
-    #[test]
-    fn a_standby_is_used_only_where_that_is_permitted_and_nothing_else_is_there() {
-        let standby = || Ok(Origin { cluster: "one".to_owned(), timeline: None });
-        let mut choice = choice();
-        assert_eq!(ask(&mut choice, &[standby(), standby()]), None);
-        let mut choice = Choice::new(true, false);
-        assert_eq!(ask(&mut choice, &[standby(), standby()]).as_deref(), Some("a"));
-        assert_eq!(ask(&mut choice, &[standby(), primary(2)]).as_deref(), Some("b"));
-        assert_eq!((choice.epoch, &choice.unfit["a"]), (2, &Unfit::Standby));
-        // A single server has no primary to choose.
-        assert!(choice.is_single() && !choice.is_single() && choice.primary.is_none());
-        assert_eq!(choice.epoch, 3);
     }
 }

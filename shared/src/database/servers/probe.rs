@@ -1,13 +1,9 @@
 //! Asks a server whether it is a primary.
 
-use std::net::{IpAddr, SocketAddr};
-
 use sqlx::{
-    AssertSqlSafe, ConnectOptions as _, PgConnection, Row,
-    postgres::{PgConnectOptions, PgSslMode},
-    raw_sql,
+    AssertSqlSafe, ConnectOptions as _, PgConnection, Row, postgres::PgConnectOptions, raw_sql,
 };
-use tokio::{net::lookup_host, time::timeout};
+use tokio::time::timeout;
 
 use super::{ORIGIN, Origin, SERVER_LIMIT, Server, Unfit};
 use crate::telemetry::chain;
@@ -20,40 +16,6 @@ pub(super) fn name(connect: &PgConnectOptions) -> String {
         None if connect.get_host().contains(':') => format!("[{}]:{port}", connect.get_host()),
         None => format!("{}:{port}", connect.get_host()),
     }
-}
-
-/// Whether the host is a name that may have several addresses, each of a server. A certificate is verified
-/// for the name, which the client then resolves itself.
-pub(super) fn is_name(connect: &PgConnectOptions) -> bool {
-    let host = connect.get_host();
-    let is_address = host.contains(':') || host.parse::<IpAddr>().is_ok();
-    let is_socket = connect.get_socket().is_some() || host.starts_with('/');
-    !is_address && !is_socket && !matches!(connect.get_ssl_mode(), PgSslMode::VerifyFull)
-}
-
-/// The servers at the addresses of a host. The addresses of one machine, as `localhost` has them, are one.
-pub(super) async fn resolve(connect: &PgConnectOptions) -> Vec<Server> {
-    let one = || vec![Server { name: name(connect), connect: connect.clone() }];
-    if !is_name(connect) {
-        return one();
-    }
-    let (host, port) = (connect.get_host(), connect.get_port());
-    // If it can't be resolved, the attempt to connect says so.
-    let Ok(Ok(found)) = timeout(SERVER_LIMIT, lookup_host((host, port))).await else {
-        return one();
-    };
-    let mut addresses: Vec<SocketAddr> = found.collect();
-    // Resolvers return them in turns.
-    addresses.sort();
-    addresses.dedup();
-    if addresses.len() < 2 || addresses.iter().all(|address| address.ip().is_loopback()) {
-        return one();
-    }
-    let server = |address: SocketAddr| Server {
-        name: format!("{host} ({address})"),
-        connect: connect.clone().host(&address.ip().to_string()),
-    };
-    addresses.into_iter().map(server).collect()
 }
 
 /// Asks a server in the given session or in a new one; returns the session if it can be used again.
