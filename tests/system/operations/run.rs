@@ -129,6 +129,7 @@ async fn several_gateways_and_workers_run_and_share_the_work(fixture: Arc<Fixtur
     let admin = started::free_ports(5)?;
     let start = start_on(&system, &arguments).await?;
     let start = start.variable("SDB_ADMIN_ADDRESS", &format!("127.0.0.1:{admin}"));
+    let start = start.variable("SDB_PARTITIONS", "8");
     let mut run = start.spawn()?;
     run.runs().await?;
     for port in admin..admin + 5 {

@@ -28,8 +28,8 @@ async fn what_a_standby_records_is_not_declared(fixture: Arc<Fixture>) -> Result
     system.components(&[("DNS", &[])]).await?;
     ensure!(system.post(&dns()).await?.status == 201);
     let topology = system.topology().await?;
-    system.workers.clear();
     system.drained().await?;
+    system.workers.clear();
 
     own.postgres().stop();
     own.postgres().start_as_standby()?;

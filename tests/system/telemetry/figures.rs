@@ -173,7 +173,11 @@ async fn a_killed_worker_shows_in_metrics_readiness_and_logs(fixture: Arc<Fixtur
 
 async fn updates_that_wait_and_transactions_that_fail_show(fixture: Arc<Fixture>) -> Result<()> {
     let mut system = System::bare(&fixture).await?;
-    let variables = [("SDB_DATABASE_URI", system.database_uri.as_str()), ("SDB_PREFETCH", "1")];
+    let variables = [
+        ("SDB_DATABASE_URI", system.database_uri.as_str()),
+        ("SDB_PREFETCH", "1"),
+        ("SDB_PARTITIONS", "2"),
+    ];
     let (done, said) = fixture.command(&fixture.binaries.worker, &["migrate"], &variables).await?;
     ensure!(done, "{said}");
     system.start_worker(&[ADMIN]).await?;

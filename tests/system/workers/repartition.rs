@@ -122,7 +122,8 @@ async fn a_change_that_was_killed_is_taken_back_by_the_next(fixture: Arc<Fixture
     let mut system = System::start(&fixture).await?;
     system.components(&[("DNS", &[])]).await?;
     for phase in ["draining", "closed"] {
-        // No worker is there to take it back.
+        // No worker is there to take it back, nor to empty the queues.
+        system.drained().await?;
         drop(system.workers.remove(0));
         system.sql(&format!("UPDATE sdb_topology SET phase = '{phase}'")).await?;
         eventually("updates are refused", async || {
@@ -135,6 +136,7 @@ async fn a_change_that_was_killed_is_taken_back_by_the_next(fixture: Arc<Fixture
         is_decided(&system).await?;
     }
     // Or finished.
+    system.drained().await?;
     drop(system.workers.remove(0));
     system.sql("UPDATE sdb_topology SET phase = 'closed'").await?;
     let (done, said) = change(&system, "3").await?;

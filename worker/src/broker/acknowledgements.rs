@@ -13,21 +13,12 @@ use futures_util::future::try_join_all;
 use lapin::{Acker, options::BasicAckOptions};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::deliveries::DeliveryError;
+use super::deliveries::{DeliveryError, Settled};
 
 /// How long an acknowledgement waits for others.
 const DELAY: Duration = Duration::from_millis(50);
 /// Time limit for sending an acknowledgement.
 const SEND_LIMIT: Duration = Duration::from_secs(10);
-
-/// A delivery whose updates are all settled. Generic over what acknowledges it, for tests.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Settled<A = Acker> {
-    pub(super) queue: Arc<str>,
-    /// Its place among the deliveries of its queue.
-    pub(super) tag: u64,
-    pub(super) acker: A,
-}
 
 /// The acknowledgements of a session that have not been sent.
 pub(super) struct Acknowledgements<A = Acker> {

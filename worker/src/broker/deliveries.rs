@@ -17,7 +17,7 @@ use lapin::{
 };
 use shared::{envelope, traces};
 
-use super::{acknowledgements::Settled, repartition::is_marker};
+use super::repartition::is_marker;
 use crate::{
     batch::{Deferrable, Delivered, Incoming, Part},
     membership::Share,
@@ -57,6 +57,15 @@ pub(super) struct Unsettled {
     pub(super) tag: u64,
     acker: Acker,
     updates: AtomicUsize,
+}
+
+/// A delivery whose updates are all settled. Generic over what acknowledges it, for tests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Settled<A = Acker> {
+    pub(super) queue: Arc<str>,
+    /// Its place among the deliveries of its queue.
+    pub(super) tag: u64,
+    pub(super) acker: A,
 }
 
 impl Received {

@@ -150,17 +150,14 @@ impl Consumer {
                 self.readiness.consuming(member.id, share.clone());
                 let working =
                     self.work_through(&mut batches, &share, member, &mut acknowledgements);
-                let mut ended = tokio::select! {
+                let ended = tokio::select! {
                     ended = working => ended,
                     () = lost(&connection) => Err(DeliveryError::Ended.into()),
                     () = sampling::queues(&connection, &share), if self.is_measured => Ok(()),
                     () = redeclare(&connection, &share, declared_by) => Ok(()),
                 };
-                if let Err(error) = self.acknowledge_rest(&mut acknowledgements, &connection).await
-                    && ended.is_ok()
-                {
-                    ended = Err(error);
-                }
+                let rest = self.acknowledge_rest(&mut acknowledgements, &connection).await;
+                let ended = ended.and(rest);
                 match &ended {
                     Ok(()) => self.readiness.waiting_for("the partitions are being shared anew"),
                     Err(error) => self.readiness.unavailable(chain(error)),
