@@ -66,9 +66,9 @@ pub struct System {
 
 impl System {
     /// A prepared database and a virtual host, and no process yet. It has more partitions than by
-    /// default, so that workers share and exchange several.
+    /// default, so that workers share and exchange several, of which they hold fewer messages.
     pub async fn prepared(context: &Arc<Fixture>) -> Result<Self> {
-        Self::prepared_with(context, &[("SDB_PARTITIONS", "8")]).await
+        Self::prepared_with(context, &[("SDB_PARTITIONS", "8"), ("SDB_PREFETCH", "256")]).await
     }
 
     /// The same with these settings at `worker migrate`, which records the shape of the queues, and the

@@ -137,7 +137,7 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting(
         "SDB_PREFETCH",
-        Some("256"),
+        Some("1024"),
         "both",
         "Maximum number of unacknowledged messages of one queue that a worker holds. Recorded likewise",
     ),
