@@ -76,7 +76,7 @@ impl Incoming {
 }
 
 /// What became of one message of a batch, once its transaction is committed: the [`Verdict`] for its gateway, or
-/// that there is none yet, which no gateway is told.
+/// that there is none yet, which no reply says.
 #[derive(Clone, Debug)]
 pub enum Applied {
     /// It is applied, parked or ignored, now or before: it can be acknowledged. There is no verdict if a
