@@ -192,11 +192,9 @@ impl Readiness {
         }
         let mut reasons: Vec<String> = reasons.into_iter().map(str::to_owned).collect();
         if !self.database {
-            let servers = self.servers.report().not_used.into_iter();
-            let each: Vec<_> = servers.map(|(server, why)| format!("{server}: {why}")).collect();
-            let each =
-                if each.is_empty() { String::new() } else { format!(" ({})", each.join("; ")) };
-            reasons.push(format!("PostgreSQL can't be reached: lists get 503, updates 202{each}"));
+            let why = self.servers.reasons();
+            let why = if why.is_empty() { why } else { format!(" ({why})") };
+            reasons.push(format!("PostgreSQL can't be reached: lists get 503, updates 202{why}"));
         }
         reasons
     }

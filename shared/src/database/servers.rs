@@ -210,6 +210,12 @@ impl Servers {
         ServersReport { server, not_used: not_used.collect() }
     }
 
+    /// Why each of several servers is not used, for people; empty if there is none.
+    #[must_use]
+    pub fn reasons(&self) -> String {
+        self.0.choice.borrow().reasons()
+    }
+
     /// What an operator should know: another server that takes writes, and is not used.
     #[must_use]
     pub fn faults(&self) -> Vec<String> {

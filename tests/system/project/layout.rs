@@ -88,11 +88,17 @@ async fn pure_code_does_no_io(_: Arc<Fixture>) -> Result<()> {
     Ok(())
 }
 
+/// The folders of the programs' code and of the tests'.
+pub(super) fn roots() -> impl Iterator<Item = PathBuf> {
+    let sources = CRATES.map(|name| format!("{name}/src"));
+    let tests = TESTS.map(str::to_owned);
+    sources.into_iter().chain(tests).map(|root| deploy::checkout().join(root))
+}
+
 async fn every_folder_says_what_it_is_for(_: Arc<Fixture>) -> Result<()> {
     let mut checked = 0;
-    let sources = CRATES.map(|name| format!("{name}/src"));
-    for root in sources.iter().map(String::as_str).chain(TESTS) {
-        let (folders, unsigned) = unsigned(&deploy::checkout().join(root))?;
+    for root in roots() {
+        let (folders, unsigned) = unsigned(&root)?;
         ensure!(unsigned.is_empty(), "folders without a line on what they are for: {unsigned:?}");
         checked += folders;
     }

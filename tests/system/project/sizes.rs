@@ -10,7 +10,7 @@ use anyhow::{Result, ensure};
 
 use super::{
     documents::rust_files,
-    layout::{CRATES, TESTS},
+    layout::{CRATES, roots},
 };
 use harness::{Fixture, tests};
 
@@ -28,9 +28,8 @@ const FUNCTION: usize = 50;
 
 async fn no_file_is_long(_: Arc<Fixture>) -> Result<()> {
     let mut checked = 0;
-    let sources = CRATES.map(|name| format!("{name}/src"));
-    for root in sources.iter().map(String::as_str).chain(TESTS) {
-        let (files, long) = long_files(&deploy::checkout().join(root))?;
+    for root in roots() {
+        let (files, long) = long_files(&root)?;
         ensure!(long.is_empty(), "files of more than {FILE} lines: {long:?}");
         checked += files;
     }

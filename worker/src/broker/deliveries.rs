@@ -44,7 +44,6 @@ pub(super) type Deliveries = Pin<Box<dyn Stream<Item = Result<Received, Delivery
 pub(super) struct Received {
     /// Its place among the updates of the session.
     pub(super) arrived: u64,
-    pub(super) queue: Arc<str>,
     pub(super) unsettled: Arc<Unsettled>,
     /// The reply queue of its gateway, if that waits for the outcome.
     pub(super) reply_to: Option<Arc<str>>,
@@ -73,7 +72,7 @@ impl Received {
     pub(super) fn settle(&self) -> Option<Settled> {
         let Unsettled { tag, acker, updates } = &*self.unsettled;
         (updates.fetch_sub(1, Ordering::Relaxed) == 1).then(|| Settled {
-            queue: self.queue.clone(),
+            queue: self.incoming.queue.clone(),
             tag: *tag,
             acker: acker.clone(),
         })
@@ -175,7 +174,6 @@ fn read(
             .map(|traces| traces.process(queue, &delivery, message_id.as_deref(), trace.as_ref()));
         Received {
             arrived: arrivals.fetch_add(1, Ordering::Relaxed),
-            queue: queue.clone(),
             unsettled: unsettled.clone(),
             reply_to: reply_to.clone().filter(|_| wants_reply),
             incoming: Incoming { queue: queue.clone(), message_id, payload, content, trace },

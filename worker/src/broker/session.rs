@@ -305,7 +305,7 @@ impl Consumer {
         let mut first_unsettled: HashMap<Arc<str>, u64> = HashMap::new();
         for received in held.iter().chain(&deferred) {
             let tag = received.unsettled.tag;
-            let first = first_unsettled.entry(received.queue.clone()).or_insert(tag);
+            let first = first_unsettled.entry(received.incoming.queue.clone()).or_insert(tag);
             *first = (*first).min(tag);
         }
         let replies = settled.iter().filter_map(|(received, verdict)| -> Option<Reply> {
@@ -331,10 +331,8 @@ impl Consumer {
         member: MemberId,
         batch: Vec<Received>,
     ) -> Result<CommittedBatch, ConsumeError> {
-        let (incoming, origins): (Vec<Incoming>, Vec<_>) = batch
-            .into_iter()
-            .map(|r| (r.incoming, (r.arrived, r.queue, r.unsettled, r.reply_to)))
-            .unzip();
+        let (incoming, origins): (Vec<Incoming>, Vec<_>) =
+            batch.into_iter().map(|r| (r.incoming, (r.arrived, r.unsettled, r.reply_to))).unzip();
         let mut database = self.database.lock().await;
         let options = database.options().clone();
         let applying = apply_with_retries(&mut database, member, &incoming, self.inbox_days);
@@ -346,10 +344,10 @@ impl Consumer {
         sampling::count_applied(&incoming, &results);
 
         let mut committed = CommittedBatch::default();
-        for ((incoming, (arrived, queue, unsettled, reply_to)), applied) in
+        for ((incoming, (arrived, unsettled, reply_to)), applied) in
             incoming.into_iter().zip(origins).zip(results)
         {
-            let received = Received { arrived, queue, unsettled, reply_to, incoming };
+            let received = Received { arrived, unsettled, reply_to, incoming };
             match applied {
                 Applied::Settled(verdict) => committed.settled.push((received, verdict)),
                 Applied::Deferred(incidents) => {
