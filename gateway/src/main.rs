@@ -62,7 +62,7 @@ async fn command(command: Command) -> Result<()> {
     match command {
         Command::Run => {
             telemetry::init(&settings)?;
-            settings.not_ours().log();
+            settings.unused().log();
             let config = Config::from_settings(&settings)?;
             let (broker, database) = (config.broker.address(), config.database.address());
             traces::start("status-dashboard-gateway", broker, database)?;

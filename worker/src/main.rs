@@ -30,7 +30,7 @@ async fn main() -> ExitCode {
 
 async fn run(settings: &Settings) -> Result<()> {
     telemetry::init(settings)?;
-    settings.not_ours().log();
+    settings.unused().log();
     let config = Config::from_settings(settings)?;
     traces::start("status-dashboard-worker", config.broker.address(), config.database.address())?;
     let ran = service::run(config, settings, shutdown::on_signal()?).await;

@@ -10,5 +10,5 @@ mod expression;
 pub(crate) mod file;
 pub(crate) mod mapping;
 pub(crate) mod matcher;
-pub(crate) mod reach;
+pub(crate) mod reachability;
 mod template;

@@ -22,7 +22,7 @@ use crate::{
         file,
         mapping::{Mapped, Mapping, PassedOver, named},
         matcher,
-        reach::{self, Unreached, Useless},
+        reachability::{self, Unreached, Useless},
     },
     store::catalogue,
 };
@@ -226,7 +226,7 @@ fn outcome(mapped: &Mapped<'_>) -> String {
 }
 
 fn compared(mapping: &Mapping, catalogue: &ByName) -> String {
-    let Unreached { components, rules } = reach::unreached(mapping, catalogue);
+    let Unreached { components, rules } = reachability::unreached(mapping, catalogue);
     let mut lines = Vec::new();
     if !components.is_empty() {
         lines.push("No rule can reach these components:".to_owned());

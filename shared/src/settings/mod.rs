@@ -1,16 +1,16 @@
 //! Environment variables: the table of all settings ([`SETTINGS`]), and how one of them is parsed
 //! ([`Settings`]). Each program's `config.rs` makes its typed configuration of them.
 
-mod not_ours;
 mod reading;
 #[cfg(test)]
 mod tests;
+mod unused;
 pub(crate) mod uri;
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
-pub use self::not_ours::NotOurs;
 use self::reading::Reading;
+pub use self::unused::UnusedVariables;
 
 /// One setting: an environment variable.
 #[derive(Debug)]

@@ -45,8 +45,8 @@ fn foreign_names_are_told_apart() {
         ("PATH", "/bin"),
     ]);
     assert_eq!(
-        mixed.not_ours(),
-        NotOurs {
+        mixed.unused(),
+        UnusedVariables {
             python: vec!["SDB_GITHUB_CLIENT_ID".into(), "SDB_SQLALCHEMY_ECHO".into()],
             unknown: vec!["SDB_BACTH".into()],
         }

@@ -4,7 +4,7 @@
 //! The number of series does not depend on the catalogue or on clients: the values of all labels except
 //! the partition and the route, of which there are few, are the words of a type.
 
-mod by;
+mod per_word;
 mod words;
 
 use std::{
@@ -23,9 +23,9 @@ use prometheus_client::{
     registry::{Metric, Registry},
 };
 
-use self::by::Word;
+use self::per_word::Word;
 pub use self::{
-    by::By,
+    per_word::PerWord,
     words::{
         AnsweredLabel, AppliedLabel, Ended, ListSource, Refused, ResultLabel, Server, TokenRefusal,
         Words,
@@ -112,7 +112,7 @@ metrics! {
             "Always 1, with the version of the program";
         "sdb_ready" ready: Gauge = Gauge::default(),
             "1 if /readyz answers 200, otherwise 0";
-        "sdb_reconnects_total" reconnects: By<Server, Counter> = By::default(),
+        "sdb_reconnects_total" reconnects: PerWord<Server, Counter> = PerWord::default(),
             "Connections re-established after a loss";
     }
 }
@@ -130,21 +130,21 @@ metrics! {
             "Updates that RabbitMQ confirmed";
         "sdb_messages_published_total" messages: Counter = Counter::default(),
             "Messages that RabbitMQ confirmed, each with one update or several";
-        "sdb_updates_answered_total" answered: By<AnsweredLabel, Counter> = By::default(),
+        "sdb_updates_answered_total" answered: PerWord<AnsweredLabel, Counter> = PerWord::default(),
             "Accepted updates by answer";
         "sdb_updates_not_awaited_total" not_awaited: Counter = Counter::default(),
             "Accepted updates answered 202 at once because no outcomes arrived";
-        "sdb_updates_refused_total" refused: By<Refused, Counter> = By::default(),
+        "sdb_updates_refused_total" refused: PerWord<Refused, Counter> = PerWord::default(),
             "Valid updates answered 503, by reason";
         "sdb_updates_in_flight" in_flight: Gauge = Gauge::default(),
             "Updates currently between arrival and answer";
         "sdb_updates_in_flight_limit" in_flight_limit: Gauge = Gauge::default(),
             "Maximum number of updates in flight";
-        "sdb_tokens_refused_total" tokens_refused: By<TokenRefusal, Counter> = By::default(),
+        "sdb_tokens_refused_total" tokens_refused: PerWord<TokenRefusal, Counter> = PerWord::default(),
             "Refused tokens, by reason";
-        "sdb_lists_served_total" lists: By<ListSource, Counter> = By::default(),
+        "sdb_lists_served_total" lists: PerWord<ListSource, Counter> = PerWord::default(),
             "Lists by source";
-        "sdb_server_reachable" reachable: By<Server, Gauge> = By::default(),
+        "sdb_server_reachable" reachable: PerWord<Server, Gauge> = PerWord::default(),
             "1 if the server is usable, otherwise 0";
         "sdb_clock_ahead_seconds" clock_ahead: Gauge<f64, AtomicU64> = Gauge::default(),
             "Seconds by which the machine's clock is ahead of PostgreSQL's; negative if it is behind";
@@ -154,14 +154,14 @@ metrics! {
 metrics! {
     /// Metrics of a worker.
     WorkerMetrics {
-        "sdb_updates_applied_total" applied: By<AppliedLabel, Counter> = By::default(),
+        "sdb_updates_applied_total" applied: PerWord<AppliedLabel, Counter> = PerWord::default(),
             "Messages of committed batches by outcome";
         "sdb_update_apply_duration_seconds" apply_duration: Histogram = seconds(),
             "Time from an update's arrival at a gateway to the commit of its outcome";
         "sdb_batch_updates" batch: Histogram = Histogram::new(exponential_buckets(1.0, 2.0, 14)),
             "Messages in a batch";
-        "sdb_transaction_duration_seconds" transaction_duration: By<Ended, Histogram>
-            = By::new(seconds),
+        "sdb_transaction_duration_seconds" transaction_duration: PerWord<Ended, Histogram>
+            = PerWord::new(seconds),
             "Duration of a batch's transaction";
         "sdb_queue_messages" queue: Family<PartitionLabel, Gauge> = Family::default(),
             "Updates waiting in the queue of a partition, not including those that the worker holds";

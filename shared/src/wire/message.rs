@@ -7,17 +7,18 @@
 //! so fields and words may be added within a version, but not renamed or removed. `shared/tests/wire`
 //! pins the bytes.
 
+mod reply;
+#[cfg(test)]
+pub(super) mod tests;
+mod update;
+
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{
-    component::Component,
-    impact::Impact,
-    incident::{IncidentId, IncidentSnapshot},
-    outcome::Reason,
-    timestamp::Timestamp,
-    update_id::UpdateId,
+pub use self::{
+    reply::{ReplyMessage, UpdateResult, Verdict},
+    update::{Idempotency, UpdateMessage},
 };
 
 /// The version of a single update and of a reply.
@@ -27,90 +28,6 @@ pub const OLDEST: u16 = 1;
 /// The newest version that this program reads and writes: that of an envelope. The
 /// [topology](crate::topology::Topology) records which one gateways may write.
 pub const NEWEST: u16 = 2;
-
-/// One status update on its way from gateway to worker.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct UpdateMessage {
-    /// Its id.
-    pub id: UpdateId,
-    /// The component as the gateway's catalogue had it; the worker checks that the id still means it.
-    pub component: Component,
-    /// The reported impact, never `Maintenance`.
-    pub impact: Impact,
-    /// The title of an incident that this update opens.
-    pub text: String,
-    /// When the gateway received it, by the database's clock as the gateway knew it.
-    pub received_at: Timestamp,
-    /// The client's idempotency key, if it sent one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub idempotency: Option<Idempotency>,
-}
-
-/// An idempotency key and what it was used for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Idempotency {
-    /// As the client sent it.
-    pub key: String,
-    /// SHA-256, in hex, of the meaning of the body: component id, impact and text.
-    pub fingerprint: String,
-}
-
-/// The outcomes of one batch for one gateway.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ReplyMessage {
-    /// One for each of the gateway's updates in the batch.
-    pub results: Vec<UpdateResult>,
-}
-
-/// The result of one status update.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct UpdateResult {
-    /// Which update.
-    pub id: UpdateId,
-    /// Its result.
-    pub verdict: Verdict,
-}
-
-/// What became of a status update, as a worker reports it to the gateway that waits.
-///
-/// An [`Outcome`](crate::outcome::Outcome) is only what a rule decided. A verdict also says that there is
-/// none, and has the incident for the answer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "state", rename_all = "snake_case")]
-pub enum Verdict {
-    /// Decided in this batch.
-    Decided {
-        /// By which rule, and so with which outcome.
-        reason: Reason,
-        /// The incident that now holds or covers the component, as it stood right after.
-        incident: IncidentSnapshot,
-    },
-    /// Decided before: a redelivery, or another update with the same idempotency key.
-    Repeated {
-        /// The update that was decided then; this one itself for a redelivery.
-        original: UpdateId,
-        /// By which rule.
-        reason: Reason,
-        /// The incident that held or covered the component.
-        incident: IncidentId,
-    },
-    /// Its idempotency key was used for another body.
-    Rejected,
-    /// It could not be applied and is parked for an operator.
-    Parked,
-}
-
-impl Verdict {
-    /// The incident that it names.
-    #[must_use]
-    pub const fn incident(&self) -> Option<IncidentId> {
-        match self {
-            Self::Decided { incident, .. } => Some(incident.id),
-            Self::Repeated { incident, .. } => Some(*incident),
-            Self::Rejected | Self::Parked => None,
-        }
-    }
-}
 
 #[derive(Deserialize)]
 struct Version {
@@ -171,69 +88,3 @@ impl From<serde_json::Error> for DecodeError {
         Self::Malformed(Arc::new(error))
     }
 }
-
-impl UpdateMessage {
-    /// As bytes for the broker.
-    #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
-        encode(self)
-    }
-
-    /// From the broker's bytes.
-    ///
-    /// # Errors
-    /// When the bytes are not a status update of a known version.
-    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        decode::<Self>(bytes)?.checked()
-    }
-
-    /// From bytes whose version is known to be that of a single update.
-    pub(super) fn decode_single(bytes: &[u8]) -> Result<Self, DecodeError> {
-        serde_json::from_slice::<Self>(bytes)?.checked()
-    }
-
-    fn checked(self) -> Result<Self, DecodeError> {
-        if self.impact == Impact::Maintenance { Err(DecodeError::Maintenance) } else { Ok(self) }
-    }
-}
-
-impl ReplyMessage {
-    /// As bytes for the broker.
-    #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
-        encode(self)
-    }
-
-    /// From the broker's bytes, with the number of results that can't be read and are left out: a
-    /// newer worker may have words that this program does not know.
-    ///
-    /// # Errors
-    /// When the bytes are not a reply of a known version.
-    pub fn decode(bytes: &[u8]) -> Result<(Self, usize), DecodeError> {
-        #[derive(Deserialize)]
-        struct Results {
-            results: Vec<serde_json::Value>,
-        }
-
-        // All at once if all are readable: copying each result costs time.
-        match decode(bytes) {
-            Ok(reply) => return Ok((reply, 0)),
-            Err(DecodeError::Malformed(_)) => {}
-            Err(
-                other @ (DecodeError::Version(_)
-                | DecodeError::Envelope
-                | DecodeError::Empty
-                | DecodeError::Maintenance),
-            ) => return Err(other),
-        }
-        let Results { results: all } = decode(bytes)?;
-        let count = all.len();
-        let results: Vec<UpdateResult> =
-            all.into_iter().filter_map(|result| serde_json::from_value(result).ok()).collect();
-        let left_out = count - results.len();
-        Ok((Self { results }, left_out))
-    }
-}
-
-#[cfg(test)]
-pub(super) mod tests;

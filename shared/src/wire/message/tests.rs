@@ -2,9 +2,13 @@ use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use super::*;
 use crate::{
-    component::{Attribute, ComponentId},
-    outcome::Outcome,
+    component::{Attribute, Component, ComponentId},
+    impact::Impact,
+    incident::{IncidentId, IncidentSnapshot},
+    outcome::{Outcome, Reason},
+    timestamp::Timestamp,
     topology::Phase,
+    update_id::UpdateId,
 };
 
 fn id(number: u8) -> UpdateId {

@@ -14,12 +14,12 @@ pub(super) type Word = [(&'static str, &'static str); 1];
 
 /// A metric for each word of a set.
 #[derive(Clone, Debug)]
-pub struct By<W, M> {
+pub struct PerWord<W, M> {
     family: Family<Word, M, fn() -> M>,
     words: PhantomData<W>,
 }
 
-impl<W: Words, M: Clone> By<W, M> {
+impl<W: Words, M: Clone> PerWord<W, M> {
     pub(super) fn new(make: fn() -> M) -> Self {
         let family = Family::new_with_constructor(make);
         for word in W::all() {
@@ -35,13 +35,13 @@ impl<W: Words, M: Clone> By<W, M> {
     }
 }
 
-impl<W: Words, M: Default + Clone> Default for By<W, M> {
+impl<W: Words, M: Default + Clone> Default for PerWord<W, M> {
     fn default() -> Self {
         Self::new(M::default)
     }
 }
 
-impl<W: Words, M: EncodeMetric + TypedMetric + Clone> EncodeMetric for By<W, M> {
+impl<W: Words, M: EncodeMetric + TypedMetric + Clone> EncodeMetric for PerWord<W, M> {
     fn encode(&self, encoder: MetricEncoder<'_>) -> fmt::Result {
         self.family.encode(encoder)
     }

@@ -41,7 +41,7 @@ impl Settings {
     /// The `SDB_` variables that these programs do not read: those of the Python dashboard, and unknown
     /// ones.
     #[must_use]
-    pub fn not_ours(&self) -> NotOurs {
+    pub fn unused(&self) -> UnusedVariables {
         let (python, unknown) = self
             .variables
             .keys()
@@ -52,20 +52,20 @@ impl Settings {
                     .iter()
                     .any(|known| name == known || (known.ends_with('_') && name.starts_with(known)))
             });
-        NotOurs { python, unknown }
+        UnusedVariables { python, unknown }
     }
 }
 
-/// See [`Settings::not_ours`].
+/// See [`Settings::unused`].
 #[derive(Debug, PartialEq, Eq)]
-pub struct NotOurs {
+pub struct UnusedVariables {
     /// Names that only the Python dashboard uses.
     pub python: Vec<String>,
     /// Unknown names, possibly misspelt.
     pub unknown: Vec<String>,
 }
 
-impl NotOurs {
+impl UnusedVariables {
     /// Logs them.
     pub fn log(&self) {
         if !self.python.is_empty() {

@@ -1,0 +1,105 @@
+//! What became of the updates of one batch, from a worker to a gateway.
+
+use serde::{Deserialize, Serialize};
+
+use super::{DecodeError, decode, encode};
+use crate::{
+    incident::{IncidentId, IncidentSnapshot},
+    outcome::Reason,
+    update_id::UpdateId,
+};
+
+/// The outcomes of one batch for one gateway.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplyMessage {
+    /// One for each of the gateway's updates in the batch.
+    pub results: Vec<UpdateResult>,
+}
+
+/// The result of one status update.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpdateResult {
+    /// Which update.
+    pub id: UpdateId,
+    /// Its result.
+    pub verdict: Verdict,
+}
+
+/// What became of a status update, as a worker reports it to the gateway that waits.
+///
+/// An [`Outcome`](crate::outcome::Outcome) is only what a rule decided. A verdict also says that there is
+/// none, and has the incident for the answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum Verdict {
+    /// Decided in this batch.
+    Decided {
+        /// By which rule, and so with which outcome.
+        reason: Reason,
+        /// The incident that now holds or covers the component, as it stood right after.
+        incident: IncidentSnapshot,
+    },
+    /// Decided before: a redelivery, or another update with the same idempotency key.
+    Repeated {
+        /// The update that was decided then; this one itself for a redelivery.
+        original: UpdateId,
+        /// By which rule.
+        reason: Reason,
+        /// The incident that held or covered the component.
+        incident: IncidentId,
+    },
+    /// Its idempotency key was used for another body.
+    Rejected,
+    /// It could not be applied and is parked for an operator.
+    Parked,
+}
+
+impl Verdict {
+    /// The incident that it names.
+    #[must_use]
+    pub const fn incident(&self) -> Option<IncidentId> {
+        match self {
+            Self::Decided { incident, .. } => Some(incident.id),
+            Self::Repeated { incident, .. } => Some(*incident),
+            Self::Rejected | Self::Parked => None,
+        }
+    }
+}
+
+impl ReplyMessage {
+    /// As bytes for the broker.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        encode(self)
+    }
+
+    /// From the broker's bytes, with the number of results that can't be read and are left out: a
+    /// newer worker may have words that this program does not know.
+    ///
+    /// # Errors
+    /// When the bytes are not a reply of a known version.
+    pub fn decode(bytes: &[u8]) -> Result<(Self, usize), DecodeError> {
+        #[derive(Deserialize)]
+        struct Results {
+            results: Vec<serde_json::Value>,
+        }
+
+        // All at once if all are readable: copying each result costs time.
+        match decode(bytes) {
+            Ok(reply) => return Ok((reply, 0)),
+            Err(DecodeError::Malformed(_)) => {}
+            Err(
+                other @ (DecodeError::Version(_)
+                | DecodeError::Envelope
+                | DecodeError::Empty
+                | DecodeError::Maintenance),
+            ) => return Err(other),
+        }
+        let Results { results: all } = decode(bytes)?;
+        let count = all.len();
+        let results: Vec<UpdateResult> =
+            all.into_iter().filter_map(|result| serde_json::from_value(result).ok()).collect();
+        let left_out = count - results.len();
+        Ok((Self { results }, left_out))
+    }
+}
