@@ -1,6 +1,6 @@
 //! The gateway's settings.
 
-use std::{net::SocketAddr, num::NonZeroU32, time::Duration};
+use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration};
 
 use shared::{
     admin,
@@ -24,6 +24,8 @@ pub struct Config {
     pub broker: Broker,
     /// What tokens are checked against.
     pub auth: AuthConfig,
+    /// The file that maps alerts to components, if there is one.
+    pub alert_mapping: Option<PathBuf>,
     /// Whether an update that an incident already covers is answered 409.
     pub conflict: bool,
     /// Days that the record of each update is kept.
@@ -73,6 +75,7 @@ impl Config {
             database: database::connect_options(settings, "gateway")?,
             broker: Broker::from_settings(settings)?,
             auth: AuthConfig::from_settings(settings)?,
+            alert_mapping: Self::alert_mapping(settings),
             conflict: settings.switch("SDB_V1_CONFLICT")?,
             inbox_days: settings.number("SDB_INBOX_DAYS", 1..=3_650)?,
             limits: Limits {
@@ -88,6 +91,12 @@ impl Config {
                 streamed_lists: count("SDB_MAX_LISTS", 1_000)?,
             },
         })
+    }
+
+    /// The file that maps alerts to components, if there is one.
+    #[must_use]
+    pub fn alert_mapping(settings: &Settings) -> Option<PathBuf> {
+        settings.text("SDB_ALERT_MAPPING").map(PathBuf::from)
     }
 
     /// Address and port to serve.

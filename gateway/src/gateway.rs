@@ -7,6 +7,7 @@ use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    alert_mapping::LoadedMapping,
     auth::{Auth, rate_limit::RateLimit},
     config::{AuthConfig, Limits},
     http::body::BodyMemory,
@@ -37,7 +38,9 @@ pub(crate) struct App {
     pub(crate) most_in_flight: usize,
     /// The rate limit of tokens; none without a limit.
     pub(crate) rate_limit: Option<RateLimit>,
-    /// The memory for the bodies of requests with many updates.
+    /// The mapping of alerts to components.
+    pub(crate) mapping: LoadedMapping,
+    /// The memory for the bodies of requests with many updates or with alerts.
     pub(crate) bodies: BodyMemory,
     /// Those of PostgreSQL.
     pub(crate) servers: Servers,
@@ -56,6 +59,7 @@ impl App {
         auth: AuthConfig,
         database: &ConnectOptions,
         limits: Limits,
+        mapping: LoadedMapping,
         conflict: bool,
         inbox_days: u32,
         stop: CancellationToken,
@@ -74,6 +78,7 @@ impl App {
             in_flight: Semaphore::new(limits.in_flight),
             most_in_flight: limits.in_flight,
             rate_limit: limits.updates_per_second.map(RateLimit::new),
+            mapping,
             bodies: BodyMemory::new(),
             servers: database.servers().clone(),
             lists: Lists::new(

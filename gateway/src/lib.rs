@@ -1,6 +1,7 @@
 //! The gateway: accepts status updates over HTTP and publishes them to RabbitMQ, and serves what is in
 //! the database. It never applies updates and never writes.
 
+mod alert_mapping;
 mod alertmanager;
 mod api;
 pub mod auth;

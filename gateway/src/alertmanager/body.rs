@@ -5,7 +5,12 @@ use serde_json::value::RawValue;
 use shared::{shorten::shorten, timestamp::Timestamp};
 
 use super::alert::{Alert, BadAlert, JudgedBy};
+use crate::http::list::BoundedList;
 
+/// Maximum number of alerts in one body. 4 MiB have room for about 10,000 real ones.
+pub(crate) const MOST_ALERTS: usize = 20_000;
+// The OpenAPI document and the error message repeat the number literally.
+const _: () = assert!(MOST_ALERTS == 20_000);
 /// The version of the webhook's body that is read: there is no other since Alertmanager 0.4.
 const VERSION: &str = "4";
 /// Maximum length of a version in an error message.
@@ -28,6 +33,9 @@ pub(crate) enum NoAlerts {
     /// It is not JSON, or not of the form that it must have.
     #[error("the body is not that of Alertmanager's webhook: {0}")]
     Webhook(serde_json::Error),
+    /// There are more alerts than a body may have.
+    #[error("the body has more than 20000 alerts")]
+    TooMany,
     /// Its version is another one.
     #[error("the webhook's version is `{0}`, and only `4` is known")]
     Version(String),
@@ -40,7 +48,7 @@ pub(crate) enum NoAlerts {
 struct Webhook<'a> {
     version: String,
     #[serde(borrow)]
-    alerts: Vec<&'a RawValue>,
+    alerts: BoundedList<'a, MOST_ALERTS>,
     #[serde(default)]
     truncated_alerts: u64,
 }
@@ -52,7 +60,7 @@ impl<'a> Alerts<'a> {
     /// When it is none.
     pub(crate) fn of_list(body: &'a [u8]) -> Result<Self, NoAlerts> {
         let alerts = serde_json::from_slice(body).map_err(NoAlerts::List)?;
-        Ok(Self { alerts, judged_by: JudgedBy::End, truncated: 0 })
+        Self::of(alerts, JudgedBy::End, 0)
     }
 
     /// The body of Alertmanager's webhook, version 4.
@@ -65,7 +73,23 @@ impl<'a> Alerts<'a> {
         if version != VERSION {
             return Err(NoAlerts::Version(shorten(&version, QUOTED).into_owned()));
         }
-        Ok(Self { alerts, judged_by: JudgedBy::Status, truncated })
+        Self::of(alerts, JudgedBy::Status, truncated)
+    }
+
+    fn of(
+        BoundedList(alerts): BoundedList<'a, MOST_ALERTS>,
+        judged_by: JudgedBy,
+        truncated: u64,
+    ) -> Result<Self, NoAlerts> {
+        if alerts.len() > MOST_ALERTS {
+            return Err(NoAlerts::TooMany);
+        }
+        Ok(Self { alerts, judged_by, truncated })
+    }
+
+    /// How many there are.
+    pub(crate) const fn len(&self) -> usize {
+        self.alerts.len()
     }
 
     /// Reads each alert; `now` is the present.

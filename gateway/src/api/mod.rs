@@ -1,5 +1,7 @@
-//! The endpoints, one file each.
+//! The endpoints, one file each, and the checks before a body with updates is read.
 
+pub(crate) mod admission;
+pub(crate) mod alertmanager;
 pub(crate) mod health;
 pub(crate) mod metrics;
 pub(crate) mod v1;

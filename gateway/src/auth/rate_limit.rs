@@ -28,6 +28,12 @@ impl RateLimit {
     /// Counts one update of this token, unless the limit is reached; the token can send the next one
     /// within a second then.
     pub(crate) fn take(&self, token: &str, now: Instant) -> bool {
+        self.take_together(token, 1, now)
+    }
+
+    /// Counts updates that must be taken together, unless the limit is reached. If they are more than a second's
+    /// worth, the token can send the next one when their time has passed: otherwise they could never be taken.
+    pub(crate) fn take_together(&self, token: &str, count: u32, now: Instant) -> bool {
         let key = Sha256::digest(token.as_bytes()).into();
         let mut taken = self.taken.lock();
         if taken.len() >= KEPT && !taken.contains_key(&key) {
@@ -38,10 +44,10 @@ impl RateLimit {
             }
         }
         let until = taken.entry(key).or_insert(now);
-        let next = (*until).max(now) + self.interval;
-        let may = next <= now + BURST;
+        let begin = (*until).max(now);
+        let may = begin + self.interval <= now + BURST;
         if may {
-            *until = next;
+            *until = begin + self.interval * count;
         }
         may
     }
@@ -66,6 +72,20 @@ mod tests {
         }
         // However long it was idle, it may send the updates of one second at once.
         assert_eq!((0..10).filter(|_| limit.take("a", at(60_000))).count(), 4);
+    }
+
+    #[test]
+    fn what_is_more_than_a_seconds_worth_is_taken_together_and_paid_off() {
+        let (limit, begin) = (limit(10), Instant::now());
+        let at = |millis| begin + Duration::from_millis(millis);
+        assert!(limit.take_together("a", 25, begin));
+        for (millis, may) in [(0, false), (1_599, false), (1_600, true), (1_600, false)] {
+            assert_eq!(limit.take_together("a", 1, at(millis)), may, "{millis}");
+        }
+        // One that may still be sent is enough for the next ones.
+        assert!(limit.take_together("b", 9, begin) && limit.take_together("b", 9, begin));
+        assert!(!limit.take("b", begin));
+        assert!(limit.take_together("c", 0, begin));
     }
 
     #[test]

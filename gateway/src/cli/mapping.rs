@@ -16,19 +16,17 @@ use shared::{
 };
 
 use crate::{
+    alert_mapping,
     alertmanager::{
         alert::{Alert, AlertState, BadAlert, Labels},
         body::Alerts,
-        file,
         mapping::{Mapped, Mapping, PassedOver, named},
         matcher,
         reachability::{self, Unreached, Useless},
     },
+    config::Config,
     store::catalogue,
 };
-
-/// The setting that names the mapping file.
-const SETTING: &str = "SDB_ALERT_MAPPING";
 
 /// Commands on the mapping of alerts to components.
 #[derive(Subcommand)]
@@ -91,10 +89,8 @@ pub async fn run(command: MappingCommand, settings: &Settings) -> Result<String>
 
 /// The mapping of a file, or the default one where none is named.
 fn read(file: Option<PathBuf>, settings: &Settings) -> Result<Mapping> {
-    let Some(path) = file.or_else(|| settings.text(SETTING).map(PathBuf::from)) else {
-        return Ok(file::default_mapping());
-    };
-    file::parse(&content(&path)?).with_context(|| path.display().to_string())
+    let file = file.or_else(|| Config::alert_mapping(settings));
+    Ok(alert_mapping::read(file.as_deref())?)
 }
 
 fn content(path: &Path) -> Result<String> {

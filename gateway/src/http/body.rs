@@ -16,12 +16,14 @@ use super::error::ApiError;
 pub(crate) const LARGEST_BODY: usize = 64 * 1024;
 /// Maximum size of a body with many updates, in bytes.
 const LARGEST_OF_MANY: usize = 1024 * 1024;
+/// Maximum size of a body with alerts, in bytes.
+const LARGEST_OF_ALERTS: usize = 4 * 1024 * 1024;
 /// Time limit for a client to send its body.
 const BODY_LIMIT: Duration = Duration::from_secs(10);
-/// Memory for bodies with many updates, in KiB.
+/// Memory for bodies with many updates or with alerts, in KiB.
 const MEMORY: usize = 16 * 1024;
 
-/// The memory limit for all bodies with many updates: `SDB_MAX_IN_FLIGHT` can limit them only once it is
+/// The memory limit for all bodies with many updates or with alerts: `SDB_MAX_IN_FLIGHT` can limit them only once it is
 /// known how many updates they have. A single update counts as in flight before its body is read.
 pub(crate) struct BodyMemory(Semaphore);
 
@@ -74,8 +76,28 @@ pub(crate) async fn read_many(
     body: Body,
     memory: &BodyMemory,
 ) -> Result<(Vec<u8>, ReservedMemory<'_>), ApiError> {
+    read_reserved(body, LARGEST_OF_MANY, "1 MiB", memory).await
+}
+
+/// The whole body with alerts, and the memory reserved for it.
+///
+/// # Errors
+/// As [`read`]; 503 when there is no memory for it.
+pub(crate) async fn read_alerts(
+    body: Body,
+    memory: &BodyMemory,
+) -> Result<(Vec<u8>, ReservedMemory<'_>), ApiError> {
+    read_reserved(body, LARGEST_OF_ALERTS, "4 MiB", memory).await
+}
+
+async fn read_reserved<'a>(
+    body: Body,
+    largest: usize,
+    in_words: &str,
+    memory: &'a BodyMemory,
+) -> Result<(Vec<u8>, ReservedMemory<'a>), ApiError> {
     let mut share = ReservedMemory { memory, taken: None };
-    let bytes = collect(body, LARGEST_OF_MANY, "1 MiB", |bytes| share.grow(bytes)).await?;
+    let bytes = collect(body, largest, in_words, |bytes| share.grow(bytes)).await?;
     Ok((bytes, share))
 }
 

@@ -4,6 +4,7 @@ pub(crate) mod body;
 pub(crate) mod conditions;
 pub(crate) mod error;
 pub(crate) mod impact;
+pub(crate) mod list;
 pub(crate) mod prefer;
 pub(crate) mod query;
 pub(crate) mod receipt;

@@ -72,6 +72,11 @@ impl Preference {
         }
     }
 
+    /// Waits this long for RabbitMQ's confirmation, and not for the outcome.
+    pub(crate) const fn confirmation(wait: Duration) -> Self {
+        Self { wait, respond_async: true, wait_asked: false, applied: None }
+    }
+
     /// The answer, with what of it was applied.
     pub(crate) fn mark(self, mut answer: Response) -> Response {
         if let Some(applied) = self.applied {

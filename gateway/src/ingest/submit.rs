@@ -4,6 +4,8 @@
 
 mod resolve;
 
+pub(crate) use self::resolve::Unresolved;
+
 use std::{sync::Arc, time::Duration};
 
 use axum::http::StatusCode;
@@ -108,6 +110,26 @@ impl<'a> Intake<'a> {
         ))
     }
 
+    /// Counts updates of this token that must be taken together, however many they are.
+    ///
+    /// # Errors
+    /// 503 if the token has reached its rate limit.
+    pub(crate) fn count_together(
+        &self,
+        token: &str,
+        count: usize,
+        now: Instant,
+    ) -> Result<(), ApiError> {
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        if self.rate_limit.is_none_or(|limit| limit.take_together(token, count, now)) {
+            return Ok(());
+        }
+        GATEWAY.refused.of(Refused::RateLimit).inc_by(count.into());
+        Err(ApiError::unavailable(
+            "This token sends more updates than it may; nothing was queued, try again",
+        ))
+    }
+
     /// A place for one update among those in flight.
     ///
     /// # Errors
@@ -117,6 +139,17 @@ impl<'a> Intake<'a> {
             GATEWAY.refused.of(Refused::InFlight).inc();
             ApiError::unavailable("Too many updates are in flight; nothing was queued, try again")
         })
+    }
+
+    /// Places for some of this many updates, for at least one of them.
+    ///
+    /// # Errors
+    /// 503 when none is free.
+    pub(crate) fn some_places(&self, count: usize) -> Result<SemaphorePermit<'a>, ApiError> {
+        let free = self.places.available_permits().min(count);
+        let places = u32::try_from(free).ok().filter(|free| *free > 0);
+        let places = places.and_then(|free| self.places.try_acquire_many(free).ok());
+        places.map_or_else(|| self.place(), Ok)
     }
 
     /// Takes one update, and waits for its outcome.
@@ -144,26 +177,26 @@ impl<'a> Intake<'a> {
         for resolved in self.resolve(updates, deadline).await {
             refused.push(match resolved {
                 Ok(message) => {
-                    messages.push((message, false));
+                    messages.push(message);
                     None
                 }
-                Err(error) => Some(error),
+                Err(reason) => Some(reason),
             });
         }
         let mut taken = self.deliver(messages, preference, deadline).await.into_iter();
-        let of_each = |refused: Option<ApiError>| match refused {
-            Some(error) => Some(Submitted::Refused(None, error)),
+        let of_each = |refused: Option<Unresolved>| match refused {
+            Some(reason) => Some(Submitted::Refused(None, reason.into())),
             None => taken.next(),
         };
         refused.into_iter().filter_map(of_each).collect()
     }
 
     /// The message of each update, or why there is none.
-    async fn resolve(
+    pub(crate) async fn resolve(
         &self,
         updates: Vec<Result<StatusUpdate, ApiError>>,
         deadline: Instant,
-    ) -> Vec<Result<UpdateMessage, ApiError>> {
+    ) -> Vec<Result<UpdateMessage, Unresolved>> {
         let count = updates.len();
         // Updates of one component keep their order, so all wait until the last one is resolved. The
         // limit leaves time to publish them.
@@ -171,7 +204,7 @@ impl<'a> Intake<'a> {
         // Concurrently: updates with unknown components share one reading of the catalogue.
         let message = async |update| match update {
             Ok(update) => self.message(update, by).await,
-            Err(error) => Err(error),
+            Err(error) => Err(Unresolved::Refused(error)),
         };
         let resolving = join_all(updates.into_iter().map(message));
         tokio::select! {
@@ -179,24 +212,26 @@ impl<'a> Intake<'a> {
             resolved = resolving => resolved,
             () = self.stop.ends() => {
                 let message = "The gateway is stopping; nothing was queued, try again";
-                (0..count).map(|_| Err(ApiError::unavailable(message))).collect()
+                (0..count).map(|_| Err(ApiError::unavailable(message).into())).collect()
             }
         }
     }
 
     /// Publishes messages, waits for their outcomes, and returns the result of each.
-    async fn deliver(
+    pub(crate) async fn deliver(
         &self,
-        mut messages: Vec<(UpdateMessage, bool)>,
+        messages: Vec<UpdateMessage>,
         preference: &Preference,
         deadline: Instant,
     ) -> Vec<Submitted> {
         let mut registrations = Vec::with_capacity(messages.len());
-        for (message, wants_reply) in &mut messages {
-            let registration = self.register(message, preference);
-            *wants_reply = !matches!(registration, Registration::None);
+        let with_registration = |message: UpdateMessage| {
+            let registration = self.register(&message, preference);
+            let wants_reply = !matches!(registration, Registration::None);
             registrations.push(registration);
-        }
+            (message, wants_reply)
+        };
+        let messages: Vec<_> = messages.into_iter().map(with_registration).collect();
         let published = tokio::select! {
             biased;
             published = self.publisher.publish(&messages, deadline) => published,

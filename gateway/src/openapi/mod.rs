@@ -19,6 +19,7 @@ use utoipa::{
 
 use crate::{
     api::{
+        alertmanager::{post_alerts, post_webhook},
         health, metrics,
         v1::{
             get_component_status, get_incidents, get_update, post_component_status, post_updates,
@@ -61,6 +62,8 @@ const HEADERS: [(&str, &str); 10] = [
         get_component_status::get,
         get_incidents::get,
         get_update::get,
+        post_alerts::post,
+        post_webhook::post,
         health::healthz,
         health::readyz,
         metrics::get,

@@ -34,6 +34,7 @@ use shared::{
 };
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
+    signal::unix::{SignalKind, signal},
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{sleep, timeout},
 };
@@ -46,7 +47,12 @@ use self::{
     router::{Watched, admin_router, router},
     socket::{Socket, reset},
 };
-use crate::{config::Config, gateway::App, http::transfer::Transfer};
+use crate::{
+    alert_mapping::{LoadedMapping, MappingError},
+    config::Config,
+    gateway::App,
+    http::transfer::Transfer,
+};
 
 /// Size limit of a request's head, and of the read buffer.
 const LARGEST_HEAD: usize = 32 * 1024;
@@ -69,6 +75,8 @@ pub struct Server {
     broker: Broker,
     connections: usize,
     keep_alive: Duration,
+    /// Reads the mapping of alerts again on SIGHUP.
+    _reloading: AbortOnDropHandle<()>,
 }
 
 /// Why a gateway does not serve.
@@ -89,6 +97,12 @@ pub enum BuildError {
     /// There is no room for connections.
     #[error(transparent)]
     Files(#[from] FilesError),
+    /// The mapping of alerts can't be used.
+    #[error("SDB_ALERT_MAPPING")]
+    Mapping(#[from] MappingError),
+    /// The system does not let SIGHUP be handled.
+    #[error("SIGHUP can't be handled")]
+    Hangup(#[source] std::io::Error),
 }
 
 /// Binds the addresses; [`Server::run`] serves them.
@@ -97,6 +111,8 @@ pub enum BuildError {
 /// When an address can't be bound, or the limit of open files is too low.
 pub async fn build(config: Config, stop: CancellationToken) -> Result<Server, BuildError> {
     config.auth.warn();
+    let hangup = signal(SignalKind::hangup()).map_err(BuildError::Hangup)?;
+    let mapping = LoadedMapping::new(config.alert_mapping)?;
     let connections = files::connections(config.limits)?;
     let address = config.bind;
     let refused = |error| BuildError::Address { address, error };
@@ -107,9 +123,12 @@ pub async fn build(config: Config, stop: CancellationToken) -> Result<Server, Bu
         None => None,
     };
     let Config { database, broker, auth, conflict, inbox_days, limits, .. } = config;
-    let app = Arc::new(App::new(auth, &database, limits, conflict, inbox_days, stop));
+    let app = Arc::new(App::new(auth, &database, limits, mapping, conflict, inbox_days, stop));
     let keep_alive = limits.keep_alive;
-    Ok(Server { listener, admin, app, database, broker, connections, keep_alive })
+    let reloaded = app.clone();
+    let reloading = async move { reloaded.mapping.reload_on(hangup).await };
+    let _reloading = AbortOnDropHandle::new(supervise::keep("alert mapping", reloading));
+    Ok(Server { listener, admin, app, database, broker, connections, keep_alive, _reloading })
 }
 
 impl Server {

@@ -13,6 +13,7 @@ use shared::traces;
 
 use crate::{
     api::{
+        alertmanager::{post_alerts, post_webhook},
         health, metrics,
         v1::{
             get_component_status, get_incidents, get_update, post_component_status, post_updates,
@@ -57,6 +58,8 @@ pub(crate) fn router(app: Arc<App>, watched: Watched) -> Router {
         .route("/api/v1/incidents", get(get_incidents::get))
         .route("/api/v1/updates", post(post_updates::post))
         .route("/api/v1/updates/{id}", get(get_update::get))
+        .route("/alertmanager/api/v2/alerts", post(post_alerts::post))
+        .route("/alertmanager/webhook", post(post_webhook::post))
         .merge(page::router())
         .method_not_allowed_fallback(async || {
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "This path does not take that method")

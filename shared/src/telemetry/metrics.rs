@@ -27,8 +27,8 @@ use self::per_word::Word;
 pub use self::{
     per_word::PerWord,
     words::{
-        AnsweredLabel, AppliedLabel, Ended, ListSource, Refused, ResultLabel, Server, TokenRefusal,
-        Words,
+        AlertResult, AnsweredLabel, AppliedLabel, Ended, ListSource, Refused, ResultLabel, Server,
+        TokenRefusal, UnmappedAlert, Words,
     },
 };
 use crate::timestamp::Timestamp;
@@ -142,6 +142,14 @@ metrics! {
             "Maximum number of updates in flight";
         "sdb_tokens_refused_total" tokens_refused: PerWord<TokenRefusal, Counter> = PerWord::default(),
             "Refused tokens, by reason";
+        "sdb_alerts_total" alerts: PerWord<AlertResult, Counter> = PerWord::default(),
+            "Mapped alerts by result";
+        "sdb_alerts_unmapped_total" alerts_unmapped: PerWord<UnmappedAlert, Counter> = PerWord::default(),
+            "Alerts without a component, by reason";
+        "sdb_alerts_truncated_total" alerts_truncated: Counter = Counter::default(),
+            "Alerts that Alertmanager left out of its webhook's requests (max_alerts)";
+        "sdb_alert_mapping_loaded" alert_mapping_loaded: Gauge = Gauge::default(),
+            "1 if the alert mapping is as its file was at the last SIGHUP, otherwise 0";
         "sdb_lists_served_total" lists: PerWord<ListSource, Counter> = PerWord::default(),
             "Lists by source";
         "sdb_server_reachable" reachable: PerWord<Server, Gauge> = PerWord::default(),

@@ -1,12 +1,8 @@
 //! Reads the body of a request with many updates. An invalid update is refused alone; only an invalid
 //! body or list refuses the whole request.
 
-use std::{collections::HashMap, fmt};
+use std::collections::HashMap;
 
-use serde::{
-    Deserialize, Deserializer,
-    de::{IgnoredAny, SeqAccess, Visitor},
-};
 use serde_json::{Map, Value, json, value::RawValue};
 use utoipa::{
     PartialSchema, ToSchema,
@@ -18,6 +14,7 @@ use crate::{
     http::{
         body::{LARGEST_BODY, too_large},
         error::ApiError,
+        list::BoundedList,
         request::LONGEST_KEY,
     },
     ingest::submit::StatusUpdate,
@@ -75,10 +72,10 @@ pub(crate) fn read(body: &[u8]) -> Result<Vec<Result<StatusUpdate, ApiError>>, A
         Some("null") => Err("Field may not be null."),
         Some(value) => match serde_json::from_str(value) {
             Err(_) => Err("Not a valid list."),
-            Ok(List(updates)) if updates.len() > MOST_UPDATES => {
+            Ok(BoundedList::<MOST_UPDATES>(updates)) if updates.len() > MOST_UPDATES => {
                 Err("Longer than maximum length 500.")
             }
-            Ok(List(updates)) => Ok(updates),
+            Ok(BoundedList(updates)) => Ok(updates),
         },
     };
     match updates {
@@ -98,36 +95,6 @@ fn one(update: &RawValue) -> Result<Result<StatusUpdate, ApiError>, ApiError> {
     }
     let value = serde_json::from_str(update.get()).map_err(|error| no_json(&error))?;
     Ok(PostedUpdate::one_of_many(value))
-}
-
-/// The elements of a JSON array, at most one more than allowed: 1 MiB has room for half a million.
-struct List<'a>(Vec<&'a RawValue>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for List<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Elements;
-
-        impl<'de> Visitor<'de> for Elements {
-            type Value = Vec<&'de RawValue>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a list")
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
-                let mut elements = Vec::new();
-                while elements.len() <= MOST_UPDATES
-                    && let Some(element) = list.next_element()?
-                {
-                    elements.push(element);
-                }
-                while list.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(elements)
-            }
-        }
-
-        deserializer.deserialize_seq(Elements).map(List)
-    }
 }
 
 #[cfg(test)]

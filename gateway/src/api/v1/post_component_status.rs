@@ -15,11 +15,11 @@ use tokio::time::Instant;
 use utoipa::ToSchema;
 
 use super::{
-    admission::{check_type, read, unread},
     outcome_status::{CONFLICT, status},
     status_update::PostedUpdate,
 };
 use crate::{
+    api::admission::{check_type, read, unread},
     gateway::App,
     http::{
         body,

@@ -67,6 +67,36 @@ words! {
         NoQueue = "no_queue",
         /// No confirmation: it may have been queued or not.
         Unconfirmed = "unconfirmed",
+        /// The token of alerts has reached its rate limit. Other updates get 429.
+        RateLimit = "rate_limit",
+    }
+}
+
+words! {
+    /// What became of an alert that is mapped.
+    AlertResult, "result" {
+        /// RabbitMQ confirmed its update.
+        Accepted = "accepted",
+        /// The mapping passes it over.
+        PassedOver = "passed_over",
+    }
+}
+
+words! {
+    /// Why an alert is not mapped to a component.
+    UnmappedAlert, "reason" {
+        /// It is malformed.
+        Malformed = "malformed",
+        /// No rule of the mapping matches it.
+        NoRule = "no_rule",
+        /// It lacks the label that names the component.
+        NoName = "no_name",
+        /// What names the component is longer than any component's.
+        TooLong = "too_long",
+        /// The catalogue does not have the component.
+        NotFound = "component_not_found",
+        /// Several components have this name and these attributes.
+        Ambiguous = "component_ambiguous",
     }
 }
 

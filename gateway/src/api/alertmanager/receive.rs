@@ -1,0 +1,313 @@
+//! What both endpoints do with a request: its alerts become updates, which are queued.
+
+use axum::{
+    body::Body,
+    http::{Request, StatusCode},
+};
+use shared::{
+    message::UpdateMessage,
+    metrics::{AlertResult, GATEWAY, UnmappedAlert, Words},
+    throttled,
+};
+use tokio::{
+    sync::SemaphorePermit,
+    task::yield_now,
+    time::{Duration, Instant},
+};
+
+use super::answer::{DryRun, PassedOverJson, PlannedJson, Taken, UnmappedJson};
+use crate::{
+    alertmanager::{
+        alert::{Alert, BadAlert, Fingerprint},
+        body::{Alerts, NoAlerts},
+        mapping::{Mapped, MappedUpdate, Mapping, PassedOver, Reported, Rule, Unmapped, named},
+    },
+    api::admission::{check_type, read, unread},
+    gateway::App,
+    http::{body, error::ApiError, query::Query, request::Preference},
+    ingest::submit::{Intake, StatusUpdate, Submitted, Unresolved},
+};
+
+/// Time from a request's arrival to its answer: Prometheus gives up after 10 s.
+const WAIT: Duration = Duration::from_secs(8);
+/// Maximum number of alerts whose updates are in memory and in flight at once.
+const PORTION: usize = 500;
+
+/// What became of a request that was not refused.
+pub(super) enum Received {
+    /// All mapped alerts are queued.
+    Taken(Taken),
+    /// Nothing was queued, as the client asked.
+    DryRun(DryRun),
+}
+
+/// Takes the alerts of a request, which `cut` finds in its body.
+///
+/// # Errors
+/// When the request is refused, and 503 when not all mapped alerts could be queued: then the sender sends all
+/// of them again, which is harmless.
+pub(super) async fn receive(
+    app: &App,
+    request: Request<Body>,
+    cut: for<'a> fn(&'a [u8]) -> Result<Alerts<'a>, NoAlerts>,
+) -> Result<Received, ApiError> {
+    let deadline = Instant::now() + WAIT;
+    let (parts, body) = request.into_parts();
+    let token = app.auth.check(&parts.headers).map_err(unread)?;
+    check_type(&parts.headers).map_err(unread)?;
+    let is_dry_run = is_dry_run(&parts.uri).map_err(unread)?;
+    let (bytes, _memory) = read(&app.stop, body::read_alerts(body, &app.bodies)).await?;
+    let alerts = cut(&bytes).map_err(refused)?;
+    let intake = app.intake();
+    intake.count_together(token, alerts.len(), Instant::now())?;
+    let now = intake.now()?;
+    let mapping = app.mapping.get();
+    let mut receiver =
+        Receiver { intake, mapping: &mapping, deadline, is_dry_run, found: Found::default() };
+    let mut alerts_left = alerts.read(now);
+    while receiver.take_portion(&mut alerts_left).await {
+        // Reading and mapping a portion takes some milliseconds, in which no other request gets on.
+        yield_now().await;
+    }
+    receiver.finish(alerts.truncated)
+}
+
+fn is_dry_run(uri: &axum::http::Uri) -> Result<bool, ApiError> {
+    let mut query = Query::new(uri);
+    let is_dry_run = query.switch("dry_run");
+    query.finish()?;
+    Ok(is_dry_run)
+}
+
+/// The answer to a body that brings no alerts.
+fn refused(error: NoAlerts) -> ApiError {
+    match error {
+        NoAlerts::TooMany => ApiError::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("{error}; nothing was queued. Alertmanager's `max_alerts` limits them"),
+        ),
+        NoAlerts::List(_) | NoAlerts::Webhook(_) | NoAlerts::Version(_) => {
+            ApiError::bad_request(format!("{error}; nothing was queued"))
+        }
+    }
+}
+
+/// Makes updates of alerts, portion by portion.
+struct Receiver<'a> {
+    intake: Intake<'a>,
+    mapping: &'a Mapping,
+    deadline: Instant,
+    is_dry_run: bool,
+    found: Found,
+}
+
+/// What became of the alerts so far.
+#[derive(Default)]
+struct Found {
+    accepted: usize,
+    planned: Vec<PlannedJson>,
+    passed_over: Vec<PassedOverJson>,
+    unmapped: Vec<UnmappedJson>,
+    /// How many mapped alerts could not be queued, and why the first of them was not.
+    refused: Option<(usize, ApiError)>,
+}
+
+/// An alert that a rule makes an update of.
+struct Planned<'a> {
+    fingerprint: Fingerprint,
+    rule: &'a Rule,
+    update: StatusUpdate,
+}
+
+impl<'a> Receiver<'a> {
+    /// Takes the next alerts; returns whether there may be more.
+    async fn take_portion(
+        &mut self,
+        alerts: &mut impl Iterator<Item = Result<Alert, BadAlert>>,
+    ) -> bool {
+        let mut planned = Vec::new();
+        let mut read = 0;
+        for alert in alerts.take(PORTION) {
+            read += 1;
+            planned.extend(self.plan(alert));
+        }
+        while !planned.is_empty() {
+            // A request may have more alerts than there are places.
+            let places = match self.places(planned.len()) {
+                Ok(places) => places,
+                Err(error) => {
+                    self.found.refuse(planned.len(), error);
+                    break;
+                }
+            };
+            let count = places.as_ref().map_or(planned.len(), SemaphorePermit::num_permits);
+            let later = planned.split_off(count);
+            self.take(planned).await;
+            planned = later;
+        }
+        read == PORTION
+    }
+
+    /// Some of these places for updates in flight; none for a dry run, which needs none.
+    fn places(&self, count: usize) -> Result<Option<SemaphorePermit<'a>>, ApiError> {
+        if self.is_dry_run { Ok(None) } else { self.intake.some_places(count).map(Some) }
+    }
+
+    /// What the mapping makes of an alert.
+    fn plan(&mut self, read: Result<Alert, BadAlert>) -> Option<Planned<'a>> {
+        let alert = match read {
+            Ok(alert) => alert,
+            Err(reason) => {
+                self.unmapped(UnmappedAlert::Malformed, None, reason.to_string());
+                return None;
+            }
+        };
+        let fingerprint = alert.fingerprint;
+        match self.mapping.map(&alert) {
+            Mapped::Update(rule, update) => {
+                let update = status_update(update)?;
+                Some(Planned { fingerprint, rule, update })
+            }
+            Mapped::PassedOver(rule, why) => {
+                self.passed_over(fingerprint, rule, why);
+                None
+            }
+            Mapped::Unmapped(rule, reason) => {
+                let word = match reason {
+                    Unmapped::NoRule => UnmappedAlert::NoRule,
+                    Unmapped::NoName(_) => UnmappedAlert::NoName,
+                    Unmapped::TooLong { .. } => UnmappedAlert::TooLong,
+                };
+                let reason = match rule {
+                    Some(rule) => format!("{rule}: {reason}"),
+                    None => reason.to_string(),
+                };
+                self.unmapped(word, Some(fingerprint), reason);
+                None
+            }
+        }
+    }
+
+    /// Resolves updates and queues them.
+    async fn take(&mut self, planned: Vec<Planned<'a>>) {
+        let updates = planned.iter().map(|planned| Ok(planned.update.clone())).collect();
+        let resolved = self.intake.resolve(updates, self.deadline).await;
+        let mut messages = Vec::with_capacity(planned.len());
+        for (planned, resolved) in planned.into_iter().zip(resolved) {
+            match self.with_plain_text(&planned, resolved).await {
+                Ok(message) => messages.push((planned, message)),
+                Err(reason) => self.unresolved(&planned, reason),
+            }
+        }
+        if self.is_dry_run {
+            let shown = messages.into_iter().map(|(planned, message)| {
+                PlannedJson::new(planned.fingerprint, planned.rule, message)
+            });
+            self.found.planned.extend(shown);
+            return;
+        }
+        let messages = messages.into_iter().map(|(_, message)| message).collect();
+        // The time to wait is that of the deadline; what counts is that no outcome is awaited.
+        let preference = Preference::confirmation(WAIT);
+        for submitted in self.intake.deliver(messages, &preference, self.deadline).await {
+            match submitted {
+                Submitted::Decided(_) | Submitted::Accepted(..) => {
+                    self.found.accepted += 1;
+                    GATEWAY.alerts.of(AlertResult::Accepted).inc();
+                }
+                Submitted::Refused(_, error) => self.found.refuse(1, error),
+            }
+        }
+    }
+
+    /// The message of an alert whose text the database can't store has what is left of it in ASCII: a title with
+    /// a part missing is better than no incident.
+    async fn with_plain_text(
+        &self,
+        planned: &Planned<'_>,
+        resolved: Result<UpdateMessage, Unresolved>,
+    ) -> Result<UpdateMessage, Unresolved> {
+        let Err(Unresolved::Text(_)) = resolved else { return resolved };
+        let mut update = planned.update.clone();
+        update.text = update.text.replace(|c: char| !c.is_ascii(), "?");
+        let mut resolved = self.intake.resolve(vec![Ok(update)], self.deadline).await;
+        #[expect(clippy::expect_used, reason = "each update has its result")]
+        resolved.pop().expect("the message of the one update")
+    }
+
+    fn unresolved(&mut self, planned: &Planned<'_>, reason: Unresolved) {
+        let Planned { fingerprint, rule, update } = planned;
+        let component = named(&update.name, &update.attributes);
+        let (word, reason) = match reason {
+            Unresolved::NotFound => {
+                (UnmappedAlert::NotFound, format!("{rule}: there is no component {component}"))
+            }
+            Unresolved::Ambiguous(candidates) => (
+                UnmappedAlert::Ambiguous,
+                format!("{rule}: several components are {component}: {candidates}"),
+            ),
+            other @ (Unresolved::Text(_) | Unresolved::Refused(_)) => {
+                self.found.refuse(1, other.into());
+                return;
+            }
+        };
+        self.unmapped(word, Some(*fingerprint), reason);
+    }
+
+    fn unmapped(&mut self, word: UnmappedAlert, fingerprint: Option<Fingerprint>, reason: String) {
+        let fingerprint = fingerprint.map(|fingerprint| fingerprint.to_string());
+        if !self.is_dry_run {
+            GATEWAY.alerts_unmapped.of(word).inc();
+            throttled!(warn, word.word(), alert = fingerprint, reason, "an alert is not mapped");
+        }
+        self.found.unmapped.push(UnmappedJson { fingerprint, reason });
+    }
+
+    fn passed_over(&mut self, fingerprint: Fingerprint, rule: &Rule, why: PassedOver) {
+        if !self.is_dry_run {
+            GATEWAY.alerts.of(AlertResult::PassedOver).inc();
+            return;
+        }
+        let reason = match why {
+            PassedOver::Ignored => format!("{rule} ignores it"),
+            PassedOver::NoImpact => format!("{rule}: its impact is none"),
+        };
+        self.found
+            .passed_over
+            .push(PassedOverJson { fingerprint: fingerprint.to_string(), reason });
+    }
+
+    /// The answer.
+    fn finish(self, truncated: u64) -> Result<Received, ApiError> {
+        let Found { accepted, planned, passed_over, unmapped, refused } = self.found;
+        if let Some((count, first)) = refused {
+            let (_, message, _) = first.into_parts();
+            return Err(ApiError::unavailable(format!(
+                "{count} of {} alerts were not queued, or that is unknown; send all of them again. The \
+                first: {message}",
+                count + accepted
+            )));
+        }
+        if self.is_dry_run {
+            return Ok(Received::DryRun(DryRun { updates: planned, passed_over, unmapped }));
+        }
+        GATEWAY.alerts_truncated.inc_by(truncated);
+        Ok(Received::Taken(Taken { accepted, unmapped }))
+    }
+}
+
+impl Found {
+    fn refuse(&mut self, count: usize, error: ApiError) {
+        match &mut self.refused {
+            Some((refused, _)) => *refused += count,
+            None => self.refused = Some((count, error)),
+        }
+    }
+}
+
+/// The update to submit; none of an alert that is resolved, since no update ends an incident yet.
+fn status_update(mapped: MappedUpdate) -> Option<StatusUpdate> {
+    let MappedUpdate { name, attributes, impact, text } = mapped;
+    let Reported::Impact(impact) = impact else { return None };
+    Some(StatusUpdate { name, impact, text, attributes, idempotency_key: None })
+}
