@@ -96,7 +96,7 @@ pub const SETTINGS: &[Setting] = &[
         "SDB_RATE_LIMIT",
         Some("0"),
         "gateway",
-        "Maximum number of updates per second that each gateway accepts from one token, and the size of a burst; further ones get 429. `0`: no limit",
+        "Maximum number of updates per second that each gateway accepts from one token, and the size of a burst; further ones get 429. A request with alerts is taken as a whole, and counts against the seconds that follow; further ones get 503. `0`: no limit",
     ),
     setting(
         "SDB_DATABASE_CONNECTIONS",
@@ -114,7 +114,7 @@ pub const SETTINGS: &[Setting] = &[
         "SDB_ALERT_MAPPING",
         None,
         "gateway",
-        "File (YAML) that maps alerts to components, for `gateway mapping`. If it is not set, the default rule applies: see [mapping of alerts](reference/alert-mapping.md)",
+        "File (YAML) that maps alerts to components; SIGHUP has a gateway read it again. If it is not set, the default rule applies: see [mapping of alerts](reference/alert-mapping.md)",
     ),
     setting(
         "SDB_ADMIN_ADDRESS",

@@ -10,7 +10,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{Document, many_updates::many_updates};
+use super::{Document, alerts::alerts_and_webhook, many_updates::many_updates};
 use harness::{Answer, COMPONENT_STATUS, Fixture, INCIDENTS, System, answer, eventually, tests};
 
 tests!(every_answer_is_in_the_document,);
@@ -83,6 +83,7 @@ async fn every_answer_is_in_the_document(fixture: Arc<Fixture>) -> Result<()> {
 
     updates(&mut system, &mut document).await?;
     many_updates(&system, &mut document).await?;
+    alerts_and_webhook(&system, &mut document).await?;
     lists(&system, &mut document).await?;
     without_servers(&mut system, &mut document).await?;
 

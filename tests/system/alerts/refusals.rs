@@ -1,0 +1,120 @@
+//! Requests with alerts that are refused as a whole.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result, ensure};
+use reqwest::Method;
+use serde_json::json;
+
+use super::{ALERTS, BOTH, WEBHOOK, metrics, of, send, send_to};
+use harness::{Fixture, System, answer, tests};
+
+tests!(
+    a_body_of_another_form_is_refused,
+    without_a_token_nothing_is_read,
+    a_body_that_is_too_large_is_refused,
+    what_can_not_be_queued_is_answered_503,
+);
+
+const MIB: usize = 1024 * 1024;
+
+async fn a_body_of_another_form_is_refused(fixture: Arc<Fixture>) -> Result<()> {
+    let system = System::start(&fixture).await?;
+    let post = |path: &str| system.request_to(0, Method::POST, path).bearer_auth(&system.token);
+    let typed = |path: &str| post(path).header("Content-Type", "application/json");
+    let list = json!([of("DNS", "Slow")]).to_string();
+    let webhook = json!({ "version": "4", "alerts": [of("DNS", "Slow")] }).to_string();
+    for (path, good, other) in [(ALERTS, &list, &webhook), (WEBHOOK, &webhook, &list)] {
+        for body in ["", "{", "5", "null", other, &good[..good.len() - 1], "\"\\ud800\""] {
+            let refused = answer(typed(path).body(body.to_owned())).await?;
+            ensure!(refused.status == 400, "{body}: {refused:?}");
+            let message = refused.body["message"].as_str().context("no message")?;
+            ensure!(message.contains("nothing was queued"), "{message}");
+        }
+        ensure!(answer(post(path).body(good.clone())).await?.status == 415);
+        let compressed = typed(path).header("Content-Encoding", "gzip").body(good.clone());
+        ensure!(answer(compressed).await?.status == 415);
+        let unclear = typed(&format!("{path}?dry_run=perhaps")).body(good.clone());
+        let unclear = answer(unclear).await?;
+        ensure!(unclear.body["errors"]["query"]["dry_run"].is_array(), "{unclear:?}");
+        ensure!(unclear.status == 422, "{unclear:?}");
+        let read = answer(system.request_to(0, Method::GET, path)).await?;
+        ensure!(read.status == 405, "{read:?}");
+    }
+    let newer = json!({ "version": "5", "alerts": [] }).to_string();
+    let newer = answer(typed(WEBHOOK).body(newer)).await?;
+    let message = "the webhook's version is `5`, and only `4` is known; nothing was queued";
+    ensure!(newer.status == 400 && newer.body["message"] == message, "{newer:?}");
+    system.drained().await?;
+    ensure!(system.count("SELECT count(*) FROM sdb_inbox").await? == 0);
+    system.finish().await
+}
+
+async fn without_a_token_nothing_is_read(fixture: Arc<Fixture>) -> Result<()> {
+    let system = System::start(&fixture).await?;
+    for path in BOTH {
+        for request in [
+            system.request_to(0, Method::POST, path),
+            system.request_to(0, Method::POST, path).bearer_auth("x"),
+            system.request_to(0, Method::POST, path).basic_auth("prometheus", Some(&system.token)),
+        ] {
+            let refused =
+                answer(request.header("Content-Type", "application/json").body("{")).await?;
+            ensure!(refused.status == 401, "{refused:?}");
+            ensure!(refused.header("www-authenticate") == "Bearer", "{refused:?}");
+        }
+    }
+    system.finish().await
+}
+
+async fn a_body_that_is_too_large_is_refused(fixture: Arc<Fixture>) -> Result<()> {
+    let system = System::start_with(&fixture, &[("DNS", &[])]).await?;
+    let mut alert = of("DNS", "Slow");
+    alert["annotations"] = json!({ "description": "x".repeat(4 * MIB - 1024) });
+    for path in BOTH {
+        // One alert may take all the room.
+        ensure!(answer(send(&system, path, &[alert.clone()])).await?.status == 200);
+        let mut large = alert.clone();
+        large["annotations"]["more"] = json!("x".repeat(2048));
+        let refused = answer(send(&system, path, &[large])).await?;
+        ensure!(refused.status == 413, "{refused:?}");
+        let refused = answer(send(&system, path, &vec![json!({}); 20_001])).await?;
+        let message = refused.body["message"].as_str().context("no message")?;
+        ensure!(refused.status == 413 && message.contains("max_alerts"), "{refused:?}");
+        let most = answer(send(&system, path, &vec![json!({}); 20_000])).await?;
+        ensure!(most.status == 200, "{most:?}");
+    }
+    system.drained().await?;
+    ensure!(system.count("SELECT count(*) FROM sdb_inbox").await? == 2);
+    metrics(&system, 0).await?.is("sdb_alerts_unmapped_total", &[], 40_000)?;
+    system.finish().await
+}
+
+async fn what_can_not_be_queued_is_answered_503(fixture: Arc<Fixture>) -> Result<()> {
+    let mut system = System::prepared(&fixture).await?;
+    system.start_gateway(&[]).await?;
+    system.components(&[("DNS", &[])]).await?;
+    let no_broker = ("SDB_AMQP_URI", "amqp://127.0.0.1:1");
+    system.start_gateway_unready(&[no_broker]).await?;
+    system.catalogue_seen().await?;
+    system
+        .start_gateway_unready(&[no_broker, ("SDB_DATABASE_URI", "postgresql://x:y@127.0.0.1:1/z")])
+        .await?;
+    for path in BOTH {
+        for (gateway, says) in [
+            (1, "2 of 2 alerts were not queued, or that is unknown; send all of them again"),
+            (2, "PostgreSQL's clock was not read yet; nothing was queued"),
+        ] {
+            let alerts = [of("DNS", "Slow"), json!({}), of("DNS", "Down")];
+            let refused = answer(send_to(&system, gateway, path, &alerts)).await?;
+            ensure!(refused.status == 503, "{refused:?}");
+            ensure!(refused.header("retry-after") == "1", "{refused:?}");
+            let message = refused.body["message"].as_str().context("no message")?;
+            ensure!(message.starts_with(says), "{message}");
+        }
+    }
+    let refused = metrics(&system, 1).await?;
+    refused.is("sdb_updates_refused_total", &["reason=\"rabbitmq_absent\""], 4)?;
+    refused.is("sdb_alerts_total", &[], 0)?;
+    system.finish().await
+}
