@@ -43,11 +43,15 @@ pub enum Tool {
     PgBouncer,
     /// The client of README's tour.
     Curl,
+    /// What watches components and sends alerts.
+    Prometheus,
+    /// What groups alerts and passes them on.
+    Alertmanager,
 }
 
 impl Tool {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::PgBouncer, Self::Curl];
+    pub const ALL: [Self; 4] = [Self::PgBouncer, Self::Curl, Self::Prometheus, Self::Alertmanager];
 
     /// Where it is, once installed.
     #[must_use]
@@ -55,6 +59,8 @@ impl Tool {
         Path::new(match self {
             Self::PgBouncer => "/usr/sbin/pgbouncer",
             Self::Curl => "/usr/bin/curl",
+            Self::Prometheus => "/usr/bin/prometheus",
+            Self::Alertmanager => "/usr/bin/prometheus-alertmanager",
         })
     }
 
@@ -62,6 +68,8 @@ impl Tool {
         match self {
             Self::PgBouncer => "pgbouncer",
             Self::Curl => "curl",
+            Self::Prometheus => "prometheus",
+            Self::Alertmanager => "prometheus-alertmanager",
         }
     }
 }

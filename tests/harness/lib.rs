@@ -4,6 +4,7 @@ pub mod burst;
 mod clock;
 pub mod http;
 mod pair;
+pub mod pipeline;
 mod process;
 pub mod proxy;
 mod publish;
