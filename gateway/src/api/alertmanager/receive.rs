@@ -24,7 +24,7 @@ use crate::{
     },
     api::admission::{check_type, read, unread},
     gateway::App,
-    http::{body, error::ApiError, query::Query, request::Preference},
+    http::{body, error::ApiError, prefer::Preference, query::Query},
     ingest::submit::{Intake, StatusUpdate, Submitted, Unresolved},
 };
 
