@@ -74,7 +74,7 @@ async fn alerts_of_one_component_are_one_incident(fixture: Arc<Fixture>) -> Resu
 /// Alerts that are not mapped, each with its reason and the word of the metric.
 fn unmapped() -> [(Value, &'static str, &'static str); 6] {
     [
-        (json!({ "labels": {} }), "it has no labels", "malformed"),
+        (json!({ "status": "firing" }), "it has no labels", "malformed"),
         (json!(5), "it is not an alert: invalid type: integer `5`", "malformed"),
         (
             firing(&[("alertname", "Slow")]),

@@ -15,7 +15,7 @@ use crate::{
 pub(super) struct Taken {
     /// How many alerts are queued as updates. Alerts that the mapping passes over are in neither field.
     pub(super) accepted: usize,
-    /// Those that are about no component, in the order of the request.
+    /// Those that are about no component.
     pub(super) unmapped: Vec<UnmappedJson>,
 }
 
