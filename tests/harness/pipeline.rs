@@ -108,20 +108,21 @@ impl Program {
         &self.address
     }
 
-    /// Kills it and starts it again at the same address, with what it has stored.
-    pub async fn restart(&mut self) -> Result<()> {
+    /// Kills it, and waits until it is gone.
+    pub async fn kill(&mut self) -> Result<()> {
         self.process.signal(Signal::SIGKILL)?;
         self.process.ended().await?;
+        Ok(())
+    }
+
+    /// Kills it and starts it again at the same address, with what it has stored.
+    pub async fn restart(&mut self) -> Result<()> {
+        self.kill().await?;
         self.starts += 1;
         self.process =
             launch(self.tool, &self.arguments, &self.folder, &self.address, self.starts)?;
         listening(&self.process).await?;
         Ok(())
-    }
-
-    /// What it has logged since its last start.
-    pub fn log(&self) -> Result<String> {
-        self.process.log()
     }
 }
 

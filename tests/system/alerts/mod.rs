@@ -3,6 +3,7 @@
 mod check;
 mod dry_run;
 mod limits;
+mod pipeline;
 mod receive;
 mod reference;
 mod refusals;
@@ -18,7 +19,7 @@ use serde_json::{Value, json};
 use super::telemetry::Scrape;
 use harness::{Fixture, System, tests_of};
 
-tests_of!(check, dry_run, limits, receive, reference, refusals, reload, try_out);
+tests_of!(check, dry_run, limits, pipeline, receive, reference, refusals, reload, try_out);
 
 /// Where alerts are posted as to an Alertmanager.
 const ALERTS: &str = "/alertmanager/api/v2/alerts";
