@@ -7,6 +7,8 @@ use axum::{
     response::Response,
 };
 
+use shared::message::MAX_REPORT_NAME;
+
 use super::{error::ApiError, prefer};
 
 /// Time from a request's arrival to its answer, unless the client says otherwise: the reporter
@@ -116,6 +118,11 @@ pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Api
 pub(crate) fn is_idempotency_key(text: &str) -> bool {
     let is_printable = |byte: u8| byte == b' ' || byte.is_ascii_graphic();
     (1..=LONGEST_KEY).contains(&text.len()) && text.bytes().all(is_printable)
+}
+
+/// Whether a text can be the source of a report: 1 to 255 characters, none a control character.
+pub(crate) fn is_source(text: &str) -> bool {
+    (1..=MAX_REPORT_NAME).contains(&text.chars().count()) && !text.chars().any(char::is_control)
 }
 
 /// Whether the headers declare the body as JSON.
