@@ -169,16 +169,16 @@ async fn a_gateway_sends_reports_only_where_workers_read_them(fixture: Arc<Fixtu
 
     let (done, said) = system.worker_command(&["topology", "change", "--wire", "3"]).await?;
     ensure!(done, "{said}");
+    // Then the new exchange is there.
+    let taken = async || Ok(system.post(&plain).await?.status == 200);
+    eventually("the gateway publishes in the new version", taken).await?;
     let mut party = Party::join(&system).await?;
     for (body, case) in [
         (&plain, include_str!("../../../shared/tests/wire/v3/update-of-nobody.json")),
         (&named, include_str!("../../../shared/tests/wire/v3/update-of-source.json")),
     ] {
-        let taken = eventually("the gateway publishes in the new version", async || {
-            let accepted = answer(system.update(body).header("Prefer", "respond-async")).await?;
-            Ok(accepted.status == 202)
-        });
-        taken.await?;
+        let accepted = answer(system.update(body).header("Prefer", "respond-async")).await?;
+        ensure!(accepted.status == 202, "{accepted:?}");
         let message = party.next().await?;
         let update = UpdateMessage::decode(&message.data)?;
         let text = String::from_utf8(message.data.to_vec())?;
