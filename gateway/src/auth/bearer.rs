@@ -4,14 +4,12 @@ use axum::http::{HeaderMap, StatusCode, header};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, errors::ErrorKind, get_current_timestamp};
 use serde_json::{Map, Value};
 use shared::{
+    message::is_source,
     metrics::{GATEWAY, TokenRefusal, Words},
     throttled,
 };
 
-use crate::{
-    config::AuthConfig,
-    http::{error::ApiError, request::is_source},
-};
+use crate::{config::AuthConfig, http::error::ApiError};
 
 /// Tolerated difference between clocks, in seconds.
 const LEEWAY: f64 = 5.0;

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 pub use self::{
     reply::{ReplyMessage, UpdateResult, Verdict},
-    report::{MAX_REPORT_NAME, Report},
+    report::{MAX_REPORT_NAME, Report, is_source},
     update::{Idempotency, UpdateMessage},
 };
 

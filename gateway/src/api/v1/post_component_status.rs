@@ -25,9 +25,9 @@ use crate::{
     http::{
         body,
         error::{ApiError, RETRY_AFTER},
-        receipt,
-        request::{Preference, idempotency_key},
-        schema,
+        idempotency_key,
+        prefer::Preference,
+        receipt, schema,
     },
     ingest::submit::{Decided, Submitted},
     store::{
@@ -101,7 +101,7 @@ pub(crate) async fn post(
     let caller = app.auth.check(&headers).map_err(unread)?;
     intake.count(caller.token, arrived).map_err(unread)?;
     check_type(&headers).map_err(unread)?;
-    let key = idempotency_key(&headers).map_err(unread)?;
+    let key = idempotency_key::read(&headers).map_err(unread)?;
     let preference = Preference::read(&headers);
     let _place = intake.place().map_err(unread)?;
     let bytes = read(&app.stop, body::read(body)).await?;

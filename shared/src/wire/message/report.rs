@@ -27,3 +27,9 @@ pub struct Report {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ends_at: Option<Timestamp>,
 }
+
+/// Whether a text can be a source: 1 to 255 characters, none a control character.
+#[must_use]
+pub fn is_source(text: &str) -> bool {
+    (1..=MAX_REPORT_NAME).contains(&text.chars().count()) && !text.chars().any(char::is_control)
+}
