@@ -73,7 +73,7 @@ fn push_text(bytes: &mut Vec<u8>, name: &str, text: &str) {
 #[derive(Debug)]
 pub enum Content {
     /// It is a single update.
-    Single(UpdateMessage),
+    Single(Box<UpdateMessage>),
     /// It is an envelope: its entries, each decoded or with its error; at least one.
     Entries(Vec<Result<Entry, UnreadableEntry>>),
 }
@@ -91,7 +91,8 @@ pub fn decode(bytes: &[u8]) -> Result<Content, DecodeError> {
 
     let version = message::version(bytes)?;
     if version != VERSION {
-        return UpdateMessage::decode_version(version, bytes).map(Content::Single);
+        let update = UpdateMessage::decode_version(version, bytes)?;
+        return Ok(Content::Single(Box::new(update)));
     }
     let Envelope { entries } = serde_json::from_slice(bytes)?;
     if entries.is_empty() {
