@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, fmt};
 
 use shared::{
     component::{Attribute, MAX_ATTRIBUTE_LENGTH},
+    condition::Condition,
     impact::Impact,
     shorten::shorten,
 };
@@ -95,19 +96,10 @@ pub(crate) struct MappedUpdate {
     pub(crate) name: String,
     /// Its attributes, as an update names it, in the rule's order.
     pub(crate) attributes: Vec<Attribute>,
-    /// What the alert reports of it.
-    pub(crate) impact: Reported,
+    /// What the alert says of it: `Ok` if it is resolved.
+    pub(crate) condition: Condition,
     /// The title of an incident that it opens.
     pub(crate) text: String,
-}
-
-/// What an alert reports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Reported {
-    /// It fires.
-    Impact(Impact),
-    /// It is resolved.
-    Ok,
 }
 
 /// Why a rule passes an alert over.
@@ -159,11 +151,11 @@ impl Mapping {
         let Some(impact) = impact else {
             return Mapped::PassedOver(rule, PassedOver::NoImpact);
         };
-        let impact = match alert.state {
-            AlertState::Firing { .. } => Reported::Impact(impact),
-            AlertState::Resolved { .. } => Reported::Ok,
+        let condition = match alert.state {
+            AlertState::Firing { .. } => Condition::Impact(impact),
+            AlertState::Resolved { .. } => Condition::Ok,
         };
-        match to_update.update(alert, groups, impact) {
+        match to_update.update(alert, groups, condition) {
             Ok(update) => Mapped::Update(rule, update),
             Err(reason) => Mapped::Unmapped(Some(rule), reason),
         }
@@ -182,7 +174,7 @@ impl ToUpdate {
         &self,
         alert: &Alert,
         groups: &Groups<'_>,
-        impact: Reported,
+        condition: Condition,
     ) -> Result<MappedUpdate, Unmapped> {
         let name = self.name.fill(alert, groups).map_err(Unmapped::NoName)?;
         check_length("the name of the component", &name)?;
@@ -194,7 +186,7 @@ impl ToUpdate {
             attributes.push(Attribute { name: name.clone(), value });
         }
         let text = self.text.as_ref().map(|text| text.fill_what_is_there(alert, groups));
-        Ok(MappedUpdate { name, attributes, impact, text: title(text, alert) })
+        Ok(MappedUpdate { name, attributes, condition, text: title(text, alert) })
     }
 }
 
@@ -247,16 +239,7 @@ impl fmt::Display for Rule {
 impl fmt::Display for MappedUpdate {
     /// `Object Storage (region=eu)=major`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}={}", named(&self.name, &self.attributes), self.impact)
-    }
-}
-
-impl fmt::Display for Reported {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Impact(impact) => impact.fmt(f),
-            Self::Ok => f.write_str("ok"),
-        }
+        write!(f, "{}={}", named(&self.name, &self.attributes), self.condition)
     }
 }
 

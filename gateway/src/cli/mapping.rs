@@ -197,7 +197,7 @@ fn described(mapped: &Mapped<'_>) -> String {
         Mapped::Update(rule, update) => format!(
             "matched    by {rule}\ncomponent  {}\nimpact     {}\ntext       {}",
             named(&update.name, &update.attributes),
-            update.impact,
+            update.condition,
             update.text
         ),
         Mapped::PassedOver(rule, PassedOver::Ignored) => format!("ignored    by {rule}"),

@@ -2,6 +2,7 @@
 //! outcome is awaited, all by one deadline. A request has one or many updates, and each gets the result
 //! that it would get alone.
 
+mod limits;
 mod resolve;
 
 pub(crate) use self::resolve::Unresolved;
@@ -12,17 +13,17 @@ use axum::http::StatusCode;
 use futures_util::future::join_all;
 use shared::{
     component::{Attribute, Component},
-    impact::Impact,
+    condition::Condition,
     incident::IncidentSnapshot,
-    message::{UpdateMessage, Verdict},
+    message::{Report, UpdateMessage, Verdict},
     metrics::{AnsweredLabel, GATEWAY, Refused},
-    outcome::Reason,
+    outcome::{Reason, Rejection},
     throttled,
     traces::{self, Traces, Waiting},
     update_id::UpdateId,
 };
 use tokio::{
-    sync::{Semaphore, SemaphorePermit},
+    sync::Semaphore,
     time::{Instant, timeout_at},
 };
 
@@ -48,12 +49,21 @@ const RESOLVE_LIMIT: Duration = Duration::from_millis(400);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct StatusUpdate {
     pub(crate) name: String,
-    /// Never `Maintenance`.
-    pub(crate) impact: Impact,
+    /// Never the impact `Maintenance`.
+    pub(crate) condition: Condition,
     /// The title of an incident that it opens.
     pub(crate) text: String,
     pub(crate) attributes: Vec<Attribute>,
     pub(crate) idempotency_key: Option<String>,
+    /// What the client says of its report. Without a source, the subject of its token is the source.
+    pub(crate) report: Report,
+}
+
+impl StatusUpdate {
+    /// Whether only a message with a report can say it.
+    fn needs_report(&self) -> bool {
+        self.condition == Condition::Ok || self.report != Report::default()
+    }
 }
 
 /// What became of an update by the end of its request, as far as its answer goes: the same for every endpoint.
@@ -74,9 +84,10 @@ pub(crate) struct Decided {
     /// The update; the first one with its idempotency key, if that was used before.
     pub(crate) id: UpdateId,
     pub(crate) component: Component,
+    pub(crate) condition: Condition,
     pub(crate) reason: Reason,
-    /// The incident that holds or covers the component, as it was read after the update.
-    pub(crate) incident: Arc<Shown>,
+    /// The incident that holds or covers the component, or that it left, as it was read after the update.
+    pub(crate) incident: Option<Arc<Shown>>,
     /// As it stood right after the update; none when the update was decided before.
     pub(crate) snapshot: Option<IncidentSnapshot>,
 }
@@ -97,84 +108,31 @@ pub(crate) struct Intake<'a> {
 }
 
 impl<'a> Intake<'a> {
-    /// Counts one update of this token.
-    ///
-    /// # Errors
-    /// 429 if the token has reached its rate limit.
-    pub(crate) fn count(&self, token: &str, now: Instant) -> Result<(), ApiError> {
-        if self.rate_limit.is_none_or(|limit| limit.take(token, now)) {
-            return Ok(());
-        }
-        Err(ApiError::too_many(
-            "This token sends more updates than it may; nothing was queued, try again",
-        ))
-    }
-
-    /// Counts updates of this token that must be taken together, however many they are.
-    ///
-    /// # Errors
-    /// 503 if the token has reached its rate limit.
-    pub(crate) fn count_together(
-        &self,
-        token: &str,
-        count: usize,
-        now: Instant,
-    ) -> Result<(), ApiError> {
-        let count = u32::try_from(count).unwrap_or(u32::MAX);
-        if self.rate_limit.is_none_or(|limit| limit.take_together(token, count, now)) {
-            return Ok(());
-        }
-        GATEWAY.refused.of(Refused::RateLimit).inc_by(count.into());
-        Err(ApiError::unavailable(
-            "This token sends more updates than it may; nothing was queued, try again",
-        ))
-    }
-
-    /// A place for one update among those in flight.
-    ///
-    /// # Errors
-    /// 503 when none is free.
-    pub(crate) fn place(&self) -> Result<SemaphorePermit<'a>, ApiError> {
-        self.places.try_acquire().map_err(|_| {
-            GATEWAY.refused.of(Refused::InFlight).inc();
-            ApiError::unavailable("Too many updates are in flight; nothing was queued, try again")
-        })
-    }
-
-    /// Places for some of this many updates, for at least one of them.
-    ///
-    /// # Errors
-    /// 503 when none is free.
-    pub(crate) fn some_places(&self, count: usize) -> Result<SemaphorePermit<'a>, ApiError> {
-        let free = self.places.available_permits().min(count);
-        let places = u32::try_from(free).ok().filter(|free| *free > 0);
-        let places = places.and_then(|free| self.places.try_acquire_many(free).ok());
-        places.map_or_else(|| self.place(), Ok)
-    }
-
-    /// Takes one update, and waits for its outcome.
+    /// Takes one update, and waits for its outcome. As [`Self::submit`].
     pub(crate) async fn submit_one(
         &self,
         update: StatusUpdate,
+        subject: &str,
         preference: &Preference,
         deadline: Instant,
     ) -> Submitted {
-        let submitted = self.submit(vec![Ok(update)], preference, deadline).await.pop();
+        let submitted = self.submit(vec![Ok(update)], subject, preference, deadline).await.pop();
         #[expect(clippy::expect_used, reason = "each update has its result")]
         submitted.expect("the result of the one update")
     }
 
     /// Takes updates, in order, and waits for their outcomes. Those of one component take effect in their
     /// order. Returns the result of each, in the same order; an error among `updates` is returned as it
-    /// is.
+    /// is. `subject` is that of the token, or empty.
     pub(crate) async fn submit(
         &self,
         updates: Vec<Result<StatusUpdate, ApiError>>,
+        subject: &str,
         preference: &Preference,
         deadline: Instant,
     ) -> Vec<Submitted> {
         let (mut messages, mut refused) = (Vec::new(), Vec::new());
-        for resolved in self.resolve(updates, deadline).await {
+        for resolved in self.resolve(updates, subject, deadline).await {
             refused.push(match resolved {
                 Ok(message) => {
                     messages.push(message);
@@ -195,15 +153,18 @@ impl<'a> Intake<'a> {
     pub(crate) async fn resolve(
         &self,
         updates: Vec<Result<StatusUpdate, ApiError>>,
+        subject: &str,
         deadline: Instant,
     ) -> Vec<Result<UpdateMessage, Unresolved>> {
         let count = updates.len();
+        // Once for all: the publisher takes none of them if it is lowered meanwhile.
+        let wire = self.publisher.wire();
         // Updates of one component keep their order, so all wait until the last one is resolved. The
         // limit leaves time to publish them.
         let by = if count > 1 { deadline.min(Instant::now() + RESOLVE_LIMIT) } else { deadline };
         // Concurrently: updates with unknown components share one reading of the catalogue.
         let message = async |update| match update {
-            Ok(update) => self.message(update, by).await,
+            Ok(update) => self.message(update, subject, wire, by).await,
             Err(error) => Err(Unresolved::Refused(error)),
         };
         let resolving = join_all(updates.into_iter().map(message));
@@ -324,20 +285,30 @@ impl<'a> Awaited<'a> {
 
 fn decided(message: UpdateMessage, arrived: ArrivedVerdict) -> Submitted {
     let ArrivedVerdict { verdict, incident } = arrived;
+    let is_unread = verdict.incident().is_some() && incident.is_none();
     let (id, reason, snapshot) = match verdict {
-        Verdict::Decided { reason, incident } => (message.id, reason, Some(incident)),
+        Verdict::Decided { reason, incident } => (message.id, reason, incident),
         Verdict::Repeated { original, reason, .. } => (original, reason, None),
         Verdict::Parked => return Submitted::Accepted(message.id, UpdateState::Parked),
-        Verdict::Rejected => {
-            let text = "This Idempotency-Key was used for another update; nothing was changed";
+        Verdict::Rejected { reason } => {
+            let text = match reason {
+                Rejection::KeyOfAnotherBody => {
+                    "This Idempotency-Key was used for another update; nothing was changed"
+                }
+                Rejection::TooManyReports => {
+                    "The component has 1,000 reports, which is the maximum; nothing was changed"
+                }
+            };
             let error = ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, text);
             return Submitted::Refused(Some(message.id), error);
         }
     };
     // Without its incident it can't be shown.
-    let Some(incident) = incident else { return Submitted::Accepted(id, UpdateState::Pending) };
-    let component = message.component;
-    Submitted::Decided(Decided { id, component, reason, incident, snapshot })
+    if is_unread {
+        return Submitted::Accepted(id, UpdateState::Pending);
+    }
+    let UpdateMessage { component, condition, .. } = message;
+    Submitted::Decided(Decided { id, component, condition, reason, incident, snapshot })
 }
 
 /// The label of the answer.

@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-use super::{BOTH, firing, metrics, send, written};
-use harness::{Fixture, System, answer, same, tests};
+use super::{ALERTS, BOTH, firing, metrics, of, send, written};
+use harness::{Clock, Fixture, System, answer, same, tests};
 
-tests!(a_dry_run_shows_what_would_become_of_alerts_and_sends_nothing,);
+tests!(
+    a_dry_run_shows_what_would_become_of_alerts_and_sends_nothing,
+    alerts_are_judged_by_the_databases_clock,
+);
 
 const MAPPING: &str = r#"rules:
   - match: {alertname: Watchdog}
@@ -80,5 +83,41 @@ async fn a_dry_run_shows_what_would_become_of_alerts_and_sends_nothing(
     // The same without it.
     let taken = answer(send(&system, &format!("{}?dry_run=false", BOTH[1]), &alerts)).await?;
     ensure!(taken.body["accepted"] == 1, "{taken:?}");
+    system.finish().await
+}
+
+/// The clock of the gateway's machine is off by more than an alert lasts.
+async fn alerts_are_judged_by_the_databases_clock(fixture: Arc<Fixture>) -> Result<()> {
+    const DAY: i64 = 86_400;
+    let mut system = System::prepared(&fixture).await?;
+    let clock = Clock::ahead(&fixture.folder, DAY).await?;
+    system.start_gateway_unready(&clock.variables()?).await?;
+    system.components(&[("DNS", &[])]).await?;
+    let end = async |minutes: i32| -> Result<String> {
+        let end = format!(
+            "SELECT to_char((clock_timestamp() + interval '{minutes} minutes') AT TIME ZONE 'UTC',
+                'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"')"
+        );
+        system.texts(&end).await?.pop().context("no time")
+    };
+    for (offset, minutes, impact) in
+        [(DAY, 4, "minor"), (DAY, -1, "ok"), (-DAY, 4, "minor"), (-DAY, -1, "ok")]
+    {
+        clock.set(offset)?;
+        let mut alert = of("DNS", "Slow");
+        alert["endsAt"] = json!(end(minutes).await?);
+        let planned = answer(send(&system, &format!("{ALERTS}?dry_run=true"), &[alert])).await?;
+        ensure!(planned.status == 200, "{planned:?}");
+        ensure!(planned.body["updates"][0]["impact"] == impact, "{offset}: {planned:?}");
+    }
+    // Alertmanager's webhook says itself what is resolved.
+    let mut alert = of("DNS", "Slow");
+    alert["endsAt"] = json!(end(-1).await?);
+    for (status, impact) in [("firing", "minor"), ("resolved", "ok")] {
+        alert["status"] = json!(status);
+        let path = format!("{}?dry_run=true", BOTH[1]);
+        let planned = answer(send(&system, &path, &[alert.clone()])).await?;
+        ensure!(planned.body["updates"][0]["impact"] == impact, "{planned:?}");
+    }
     system.finish().await
 }

@@ -139,7 +139,7 @@ proptest! {
         let alert = Alert::firing(given.clone(), given);
         let mapping = file::default_mapping();
         if let Mapped::Update(_, update) = mapping.map(&alert) {
-            let MappedUpdate { name, attributes, impact: _, text } = update;
+            let MappedUpdate { name, attributes, condition: _, text } = update;
             prop_assert!((1..=255).contains(&name.chars().count()));
             prop_assert!((1..=255).contains(&text.chars().count()) && !text.contains(char::is_control));
             prop_assert!(attributes.iter().all(|a| (1..=255).contains(&a.value.chars().count())));

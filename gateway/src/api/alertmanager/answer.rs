@@ -43,7 +43,7 @@ pub(super) struct PlannedJson {
     /// The component of the update.
     #[schema(value_type = PlannedComponent)]
     component: Component,
-    /// What it reports.
+    /// What it reports: `minor`, `major` or `outage`, or `ok` of an alert that is resolved.
     impact: String,
     /// The title of an incident that it opens.
     text: String,
@@ -51,12 +51,12 @@ pub(super) struct PlannedJson {
 
 impl PlannedJson {
     pub(super) fn new(fingerprint: Fingerprint, rule: &Rule, message: UpdateMessage) -> Self {
-        let UpdateMessage { component, impact, text, .. } = message;
+        let UpdateMessage { component, condition, text, .. } = message;
         Self {
             fingerprint: fingerprint.to_string(),
             rule: rule.to_string(),
             component,
-            impact: impact.to_string(),
+            impact: condition.to_string(),
             text,
         }
     }

@@ -5,7 +5,7 @@ use axum::{
     http::{Request, StatusCode},
 };
 use shared::{
-    message::UpdateMessage,
+    message::{Report, UpdateMessage},
     metrics::{AlertResult, GATEWAY, UnmappedAlert, Words},
     throttled,
 };
@@ -18,9 +18,9 @@ use tokio::{
 use super::answer::{DryRun, PassedOverJson, PlannedJson, Taken, UnmappedJson};
 use crate::{
     alertmanager::{
-        alert::{Alert, BadAlert, Fingerprint},
+        alert::{Alert, AlertState, BadAlert, Fingerprint},
         body::{Alerts, NoAlerts},
-        mapping::{Mapped, MappedUpdate, Mapping, PassedOver, Reported, Rule, Unmapped, named},
+        mapping::{Mapped, MappedUpdate, Mapping, PassedOver, Rule, Unmapped, named},
     },
     api::admission::{check_type, read, unread},
     gateway::App,
@@ -53,17 +53,23 @@ pub(super) async fn receive(
 ) -> Result<Received, ApiError> {
     let deadline = Instant::now() + WAIT;
     let (parts, body) = request.into_parts();
-    let token = app.auth.check(&parts.headers).map_err(unread)?;
+    let caller = app.auth.check(&parts.headers).map_err(unread)?;
     check_type(&parts.headers).map_err(unread)?;
     let is_dry_run = is_dry_run(&parts.uri).map_err(unread)?;
     let (bytes, _memory) = read(&app.stop, body::read_alerts(body, &app.bodies)).await?;
     let alerts = cut(&bytes).map_err(refused)?;
     let intake = app.intake();
-    intake.count_together(token, alerts.len(), Instant::now())?;
+    intake.count_together(caller.token, alerts.len(), Instant::now())?;
     let now = intake.now()?;
     let mapping = app.mapping.get();
-    let mut receiver =
-        Receiver { intake, mapping: &mapping, deadline, is_dry_run, found: Found::default() };
+    let mut receiver = Receiver {
+        intake,
+        subject: &caller.subject,
+        mapping: &mapping,
+        deadline,
+        is_dry_run,
+        found: Found::default(),
+    };
     let mut alerts_left = alerts.read(now);
     while receiver.take_portion(&mut alerts_left).await {
         // Reading and mapping a portion takes some milliseconds, in which no other request gets on.
@@ -95,6 +101,8 @@ fn refused(error: NoAlerts) -> ApiError {
 /// Makes updates of alerts, portion by portion.
 struct Receiver<'a> {
     intake: Intake<'a>,
+    /// That of the token, or empty.
+    subject: &'a str,
     mapping: &'a Mapping,
     deadline: Instant,
     is_dry_run: bool,
@@ -165,8 +173,7 @@ impl<'a> Receiver<'a> {
         let fingerprint = alert.fingerprint;
         match self.mapping.map(&alert) {
             Mapped::Update(rule, update) => {
-                let update = status_update(update)?;
-                Some(Planned { fingerprint, rule, update })
+                Some(Planned { fingerprint, rule, update: status_update(&alert, update) })
             }
             Mapped::PassedOver(rule, why) => {
                 self.passed_over(fingerprint, rule, why);
@@ -191,7 +198,7 @@ impl<'a> Receiver<'a> {
     /// Resolves updates and queues them.
     async fn take(&mut self, planned: Vec<Planned<'a>>) {
         let updates = planned.iter().map(|planned| Ok(planned.update.clone())).collect();
-        let resolved = self.intake.resolve(updates, self.deadline).await;
+        let resolved = self.intake.resolve(updates, self.subject, self.deadline).await;
         let mut messages = Vec::with_capacity(planned.len());
         for (planned, resolved) in planned.into_iter().zip(resolved) {
             match self.with_plain_text(&planned, resolved).await {
@@ -227,10 +234,10 @@ impl<'a> Receiver<'a> {
         planned: &Planned<'_>,
         resolved: Result<UpdateMessage, Unresolved>,
     ) -> Result<UpdateMessage, Unresolved> {
-        let Err(Unresolved::Text(_)) = resolved else { return resolved };
+        let Err(Unresolved::Text { field: "text", .. }) = resolved else { return resolved };
         let mut update = planned.update.clone();
         update.text = update.text.replace(|c: char| !c.is_ascii(), "?");
-        let mut resolved = self.intake.resolve(vec![Ok(update)], self.deadline).await;
+        let mut resolved = self.intake.resolve(vec![Ok(update)], self.subject, self.deadline).await;
         #[expect(clippy::expect_used, reason = "each update has its result")]
         resolved.pop().expect("the message of the one update")
     }
@@ -246,7 +253,7 @@ impl<'a> Receiver<'a> {
                 UnmappedAlert::Ambiguous,
                 format!("{rule}: several components are {component}: {candidates}"),
             ),
-            other @ (Unresolved::Text(_) | Unresolved::Refused(_)) => {
+            other @ (Unresolved::Text { .. } | Unresolved::Refused(_)) => {
                 self.found.refuse(1, other.into());
                 return;
             }
@@ -305,9 +312,61 @@ impl Found {
     }
 }
 
-/// The update to submit; none of an alert that is resolved, since no update ends an incident yet.
-fn status_update(mapped: MappedUpdate) -> Option<StatusUpdate> {
-    let MappedUpdate { name, attributes, impact, text } = mapped;
-    let Reported::Impact(impact) = impact else { return None };
-    Some(StatusUpdate { name, impact, text, attributes, idempotency_key: None })
+fn status_update(alert: &Alert, mapped: MappedUpdate) -> StatusUpdate {
+    let MappedUpdate { name, attributes, condition, text } = mapped;
+    let (ttl, ends_at) = match alert.state {
+        AlertState::Firing { ttl } => (ttl.map(whole_seconds), None),
+        AlertState::Resolved { ended_at } => (None, ended_at),
+    };
+    let (source, key) = (String::new(), alert.fingerprint.to_string());
+    let report = Report { source, key, ttl, starts_at: alert.starts_at, ends_at };
+    StatusUpdate { name, condition, text, attributes, idempotency_key: None, report }
+}
+
+/// Rounded up, so that none is 0.
+fn whole_seconds(ttl: Duration) -> u32 {
+    u32::try_from(ttl.as_micros().div_ceil(1_000_000)).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::{condition::Condition, impact::Impact};
+
+    use super::*;
+
+    #[test]
+    fn an_alert_is_a_report_with_its_fingerprint_and_its_times() {
+        let read = |ends_at: &str, now: &str| {
+            let body = format!(
+                r#"[{{"labels": {{"component": "DNS"}}, "fingerprint": "00000000000000ff",
+                "startsAt": "2026-03-01T12:00:00.5Z", "endsAt": "{ends_at}"}}]"#
+            );
+            let alerts = Alerts::of_list(body.as_bytes()).expect("a list");
+            let alert = alerts.read(now.parse().expect("a time")).next();
+            let alert = alert.expect("an alert").expect("a good one");
+            let mapping = crate::alertmanager::file::default_mapping();
+            let Mapped::Update(_, update) = mapping.map(&alert) else { panic!("not mapped") };
+            status_update(&alert, update)
+        };
+        let end = "2026-03-01T12:04:00Z";
+        let time = |time: &str| Some(time.parse().expect("a time"));
+        for (ends_at, now, condition, ttl, ended_at) in [
+            (end, "2026-03-01T12:00:00Z", Impact::Minor.into(), Some(240), None),
+            (end, "2026-03-01T12:03:59.999Z", Impact::Minor.into(), Some(1), None),
+            (end, "2026-03-01T12:04:00Z", Condition::Ok, None, time(end)),
+            ("0001-01-01T00:00:00Z", end, Impact::Minor.into(), None, None),
+            ("2999-01-01T00:00:00Z", end, Impact::Minor.into(), Some(u32::MAX), None),
+        ] {
+            let update = read(ends_at, now);
+            let report = Report {
+                source: String::new(),
+                key: "00000000000000ff".to_owned(),
+                ttl,
+                starts_at: time("2026-03-01T12:00:00.5Z"),
+                ends_at: ended_at,
+            };
+            assert_eq!((update.condition, update.report), (condition, report), "{ends_at} {now}");
+            assert_eq!(update.idempotency_key, None);
+        }
+    }
 }
