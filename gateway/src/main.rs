@@ -10,7 +10,9 @@ use gateway::{
     config::{AuthConfig, Config},
     server,
 };
-use shared::{admin, health, output, settings::Settings, shutdown, supervise, telemetry, traces};
+use shared::{
+    admin, health, message::is_source, output, settings::Settings, shutdown, supervise, telemetry, traces,
+};
 
 /// Takes status updates over HTTP and shows incidents. Settings are environment variables;
 /// docs/reference.md lists them.
@@ -37,6 +39,10 @@ enum Command {
         /// Who it is for: the value of the claim.
         #[arg(long, default_value = "monitor", value_parser = NonEmptyStringValueParser::new())]
         client: String,
+        /// The source of updates and alerts that are sent with it and name no source: its claim `sub`. Without
+        /// this they have none.
+        #[arg(long, value_parser = source)]
+        source: Option<String>,
         /// Days after which it expires; without this it never does.
         #[arg(long)]
         days: Option<u32>,
@@ -81,13 +87,23 @@ async fn command(command: Command) -> Result<()> {
             };
             output::line(health::ask(address, path).await?)?;
         }
-        Command::Token { client, days } => {
+        Command::Token { client, source, days } => {
             let config = AuthConfig::from_settings(&settings)?;
-            output::line(issue::make(&config, &client, days.map(days_from_now).transpose()?)?)?;
+            let expires = days.map(days_from_now).transpose()?;
+            output::line(issue::make(&config, &client, source.as_deref(), expires)?)?;
         }
         Command::Mapping(command) => output::line(mapping::run(command, &settings).await?)?,
     }
     Ok(())
+}
+
+/// A text that can be a source.
+fn source(text: &str) -> Result<String, &'static str> {
+    if is_source(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("a source has 1 to 255 characters, none a control character")
+    }
 }
 
 /// That many days from now, since 1970.

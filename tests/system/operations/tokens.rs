@@ -23,6 +23,7 @@ async fn a_token_of_the_gateway_is_accepted(fixture: Arc<Fixture>) -> Result<()>
     for (arguments, variables, accepted) in [
         (&["token"][..], &[("SDB_SECRET_KEY", SECRET)][..], [true, false]),
         (&["token", "--client", "a monitor"], &[("SDB_SECRET_KEY", SECRET)], [true, false]),
+        (&["token", "--source", "probe-1"], &[("SDB_SECRET_KEY", SECRET)], [true, false]),
         (&["token", "--days", "1"], &[("SDB_SECRET_KEY", SECRET), mine], [false, true]),
         (&["token", "--days", "0"], &[("SDB_SECRET_KEY", SECRET)], [true, false]),
         (&["token"], &[("SDB_SECRET_KEY", previous), mine], [false, true]),
@@ -39,6 +40,13 @@ async fn a_token_of_the_gateway_is_accepted(fixture: Arc<Fixture>) -> Result<()>
             let answer = answer(request).await?;
             ensure!((answer.status != 401) == accepted, "{arguments:?} at {number}: {answer:?}");
         }
+    }
+    let too_long = "x".repeat(256);
+    for source in ["", "a\nb", &too_long] {
+        let arguments = ["token", "--source", source];
+        let (done, said) =
+            fixture.command(gateway, &arguments, &[("SDB_SECRET_KEY", SECRET)]).await?;
+        ensure!(!done && said.contains("a source has 1 to 255 characters"), "{said}");
     }
     let (done, said) = fixture.command(gateway, &["token"], &[]).await?;
     ensure!(!done && said.contains("SDB_SECRET_KEY is not set"), "{said}");

@@ -65,6 +65,7 @@ pub(crate) async fn post(
 /// What became of the alerts, or what would become of them.
 #[derive(ToSchema)]
 #[schema(as = WebhookAnswer)]
+#[serde(untagged)]
 #[expect(dead_code, reason = "describes what is answered")]
 enum WebhookAnswer {
     #[schema(title = "Taken")]
