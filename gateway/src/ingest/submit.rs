@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     auth::rate_limit::RateLimit,
-    http::{error::ApiError, receipt, request::Preference},
+    http::{error::ApiError, prefer::Preference, receipt},
     stop::Stop,
     store::{
         catalogue::CatalogueCopy, clock::DatabaseClock, incidents::Shown, pools::Pool,

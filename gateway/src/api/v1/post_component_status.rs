@@ -24,9 +24,9 @@ use crate::{
     http::{
         body,
         error::{ApiError, RETRY_AFTER},
-        receipt,
-        request::{Preference, idempotency_key},
-        schema,
+        idempotency_key,
+        prefer::Preference,
+        receipt, schema,
     },
     ingest::submit::{Decided, Submitted},
     store::{incidents::IncidentJson, receipts::UpdateState},
@@ -97,7 +97,7 @@ pub(crate) async fn post(
     let token = app.auth.check(&headers).map_err(unread)?;
     intake.count(token, arrived).map_err(unread)?;
     check_type(&headers).map_err(unread)?;
-    let key = idempotency_key(&headers).map_err(unread)?;
+    let key = idempotency_key::read(&headers).map_err(unread)?;
     let preference = Preference::read(&headers);
     let _place = intake.place().map_err(unread)?;
     let bytes = read(&app.stop, body::read(body)).await?;

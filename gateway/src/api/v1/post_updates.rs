@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     gateway::App,
-    http::{body, error::ApiError, request::Preference, schema::EXAMPLE_ID},
+    http::{body, error::ApiError, prefer::Preference, schema::EXAMPLE_ID},
     ingest::submit::Submitted,
     store::{
         incidents::{Incident, IncidentJson, Shown},

@@ -9,8 +9,8 @@ use shared::{
 
 use super::LONGEST_TEXT;
 use crate::http::{
+    idempotency_key,
     impact::{ImpactInput, impact_from_number, impact_from_text},
-    request::{LONGEST_KEY, is_idempotency_key},
 };
 
 /// Maximum number of unknown fields that an error names, and of characters of each name.
@@ -21,7 +21,7 @@ const _: () = assert!(
     MAX_ATTRIBUTES == 32
         && MAX_ATTRIBUTE_LENGTH == 255
         && LONGEST_TEXT == 255
-        && LONGEST_KEY == 255
+        && idempotency_key::MAX_LENGTH == 255
 );
 
 pub(super) type Field<T> = Result<T, &'static str>;
@@ -69,7 +69,7 @@ pub(super) fn title(text: String) -> Field<String> {
 pub(super) fn idempotency_key(text: String) -> Field<String> {
     // A header value has no spaces at either end, and a key must be the same in the header and in the
     // body.
-    if text.trim() == text && is_idempotency_key(&text) {
+    if text.trim() == text && idempotency_key::is_valid(&text) {
         Ok(text)
     } else {
         Err("Must be 1 to 255 printable ASCII characters, none at either end a space.")
