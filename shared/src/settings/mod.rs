@@ -2,6 +2,7 @@
 //! ([`Settings`]). Each program's `config.rs` makes its typed configuration of them.
 
 mod reading;
+mod secret_file;
 #[cfg(test)]
 mod tests;
 mod unused;
@@ -10,7 +11,10 @@ pub(crate) mod uri;
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use self::reading::Reading;
-pub use self::unused::UnusedVariables;
+pub use self::{
+    secret_file::{FileProblem, variable as file_variable},
+    unused::UnusedVariables,
+};
 
 /// One setting: an environment variable.
 #[derive(Debug)]
@@ -23,6 +27,8 @@ pub struct Setting {
     pub reader: &'static str,
     /// Its meaning, with the unit.
     pub meaning: &'static str,
+    /// Whether a file may have its value ([`file_variable`]).
+    pub is_secret: bool,
 }
 
 const fn setting(
@@ -31,38 +37,38 @@ const fn setting(
     reader: &'static str,
     meaning: &'static str,
 ) -> Setting {
-    Setting { name, default, reader, meaning }
+    Setting { name, default, reader, meaning, is_secret: false }
+}
+
+/// A password, a key, or an address that has one.
+const fn secret(name: &'static str, reader: &'static str, meaning: &'static str) -> Setting {
+    Setting { name, default: None, reader, meaning, is_secret: true }
 }
 
 /// All settings of gateways and workers. `docs/reference.md` has the same table; a test compares them.
 pub const SETTINGS: &[Setting] = &[
-    setting(
+    secret(
         "SDB_DATABASE_URI",
-        None,
         "both",
         "PostgreSQL itself, not a pooler: `postgresql://user:password@host:port/name?sslmode=…`, or `…@/name?host=/folder` for a socket; several servers as `…@host1:port1,host2:port2/name`, of which the primary is used; `postgresql+psycopg2://` is accepted. Either this setting or the next is required",
     ),
-    setting(
+    secret(
         "SDB_SQLALCHEMY_DATABASE_URI",
-        None,
         "both",
         "The Python dashboard's other name for the same setting; `SDB_DATABASE_URI` takes precedence",
     ),
-    setting(
+    secret(
         "SDB_AMQP_URI",
-        None,
         "both",
         "RabbitMQ: `amqp://user:password@host:port/vhost`, or `amqps://`. Required",
     ),
-    setting(
+    secret(
         "SDB_SECRET_KEY",
-        None,
         "gateway",
         "The key that signs clients' tokens (HS256), at least 32 bytes. Required",
     ),
-    setting(
+    secret(
         "SDB_SECRET_KEY_PREVIOUS",
-        None,
         "gateway",
         "A second key that is accepted while clients change to a new one",
     ),
@@ -201,6 +207,29 @@ pub enum SettingsError {
         /// The expected form.
         expected: String,
     },
+    /// A secret has a value and a file.
+    #[error("{name} and {} are both set: set one of them", file_variable(name))]
+    Twice {
+        /// The setting.
+        name: &'static str,
+    },
+    /// The file of a secret is not named by a path; what is written may be the secret itself.
+    #[error("{} must be the absolute path of a file that has {name}", file_variable(name))]
+    NotAPath {
+        /// The setting.
+        name: &'static str,
+    },
+    /// The file of a secret does not have one.
+    #[error("{}: {path} can't be used", file_variable(name))]
+    File {
+        /// The setting.
+        name: &'static str,
+        /// The file.
+        path: String,
+        /// Why.
+        #[source]
+        problem: FileProblem,
+    },
 }
 
 /// The `SDB_` variables of an environment.
@@ -225,13 +254,21 @@ impl Settings {
         Self { variables }
     }
 
-    /// The text of a setting, or its default if it is empty or not set. A value in double quotes is decoded
-    /// as a JSON string, as the Python dashboard does.
+    /// The text of a setting that is no secret, or its default if it is empty or not set. A value in double
+    /// quotes is decoded as a JSON string, as the Python dashboard does.
     #[must_use]
     pub fn text(&self, name: &'static str) -> Option<String> {
-        let set = self.variables.get(name).map(|raw| reading::unquoted(raw).trim().to_owned());
-        let set = set.filter(|text| !text.is_empty());
+        let set = self.variables.get(name).and_then(|raw| text_of(raw));
         set.or_else(|| described(name).default.map(str::to_owned))
+    }
+
+    /// The text of any setting, also of a secret, which may be in a file.
+    ///
+    /// # Errors
+    /// If a secret has a value and a file, or if its file does not have one.
+    pub fn text_or_file(&self, name: &'static str) -> Result<Option<String>, SettingsError> {
+        let set = self.raw(name)?.and_then(|raw| text_of(&raw));
+        Ok(set.or_else(|| described(name).default.map(str::to_owned)))
     }
 
     /// All readings of a setting that the Python dashboard compares byte by byte: a key or the name of a
@@ -240,9 +277,10 @@ impl Settings {
     /// not set and has no default.
     ///
     /// # Errors
-    /// If the Python dashboard would not read a text, and so would refuse every token.
+    /// If the Python dashboard would not read a text, and so would refuse every token; or as for
+    /// [`text_or_file`](Self::text_or_file).
     pub fn readings(&self, name: &'static str) -> Result<Vec<String>, SettingsError> {
-        let Some(raw) = self.variables.get(name).filter(|raw| !raw.trim().is_empty()) else {
+        let Some(raw) = self.raw(name)? else {
             return Ok(described(name).default.map(str::to_owned).into_iter().collect());
         };
         // It may be a secret, so it is not printed.
@@ -250,7 +288,7 @@ impl Settings {
         if raw.contains(char::REPLACEMENT_CHARACTER) {
             return refused("UTF-8");
         }
-        let first = match reading::as_python(raw) {
+        let first = match reading::as_python(&raw) {
             Reading::Text(text) if text.trim().is_empty() => return refused("a text"),
             Reading::Text(text) => text,
             Reading::NotText(what) => {
@@ -264,18 +302,19 @@ impl Settings {
         Ok(if trimmed == first { vec![first] } else { vec![first, trimmed] })
     }
 
-    /// Whether a setting is set and not empty.
+    /// Whether a setting is set and not empty, or the file of a secret is named.
     #[must_use]
     pub fn is_set(&self, name: &'static str) -> bool {
-        self.variables.get(name).is_some_and(|raw| !reading::unquoted(raw).trim().is_empty())
+        let value = self.variables.get(name).and_then(|raw| text_of(raw));
+        value.is_some() || self.file_of(name).is_some()
     }
 
     /// The text of a required setting.
     ///
     /// # Errors
-    /// If it is not set and has no default.
+    /// If it is not set and has no default, or as for [`text_or_file`](Self::text_or_file).
     pub fn required(&self, name: &'static str) -> Result<String, SettingsError> {
-        self.text(name)
+        self.text_or_file(name)?
             .ok_or_else(|| SettingsError::Missing { name, meaning: described(name).meaning })
     }
 
@@ -322,6 +361,12 @@ impl Settings {
             _ => Err(invalid(name, &text, "`true` or `false`")),
         }
     }
+}
+
+/// The text of a value, if it has one.
+fn text_of(raw: &str) -> Option<String> {
+    let text = reading::unquoted(raw).trim().to_owned();
+    (!text.is_empty()).then_some(text)
 }
 
 /// The error for an invalid value.
