@@ -25,7 +25,7 @@ use shared::{
     admin::{self, AdminError},
     broker::Broker,
     database::ConnectOptions,
-    paths,
+    paths, service_manager,
     settings::Settings,
     supervise,
     telemetry::chain,
@@ -46,7 +46,7 @@ use self::{
     router::{Watched, admin_router, router},
     socket::{Socket, reset},
 };
-use crate::{config::Config, gateway::App, http::transfer::Transfer};
+use crate::{api::health::Readiness, config::Config, gateway::App, http::transfer::Transfer};
 
 /// Size limit of a request's head, and of the read buffer.
 const LARGEST_HEAD: usize = 32 * 1024;
@@ -127,6 +127,11 @@ impl Server {
             Some(_) => Watched::Apart,
             None => Watched::Here,
         };
+        let starting = app.clone();
+        service_manager::report(move || {
+            let app = starting.clone();
+            async move { Readiness::of(&app).await.ready() }
+        });
         let (broker, database) = (self.broker.clone(), self.database.clone());
         let linking = async {
             let recorded = Topology::read_once_up(&database, settings).await?;
