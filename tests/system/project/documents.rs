@@ -43,7 +43,8 @@ const DOCUMENTS: [&str; 17] = [
     "docs/tour.md",
 ];
 /// Documents of single folders, whose links are checked, too.
-const FOLDER_DOCUMENTS: [&str; 4] = [
+const FOLDER_DOCUMENTS: [&str; 5] = [
+    "deploy/container/README.md",
     "deploy/kubernetes/README.md",
     "deploy/monitoring/README.md",
     "deploy/systemd/README.md",
