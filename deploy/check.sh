@@ -190,12 +190,12 @@ for file in each(compose.get("configs"), "file"):
         problems.append(f"compose.yaml: there is no {file}")
 
 # Settings: one that nobody reads is no more than a warning in a log.
-declared = pathlib.Path("shared/src/settings/mod.rs").read_text()
+declared = pathlib.Path("shared/src/settings/table.rs").read_text()
 settings = set(re.findall(r'"(SDB_[A-Z_]+)"', declared))
 settings |= {f"{name}_FILE" for name in re.findall(r'^    secret\(\s*"(SDB_[A-Z_]+)"', declared, re.M)}
 for path in sorted(p for p in deploy.rglob("*") if p.is_file() and p.parent.name in ("container", "kubernetes", "systemd")):
     for name in sorted(set(re.findall(r"\bSDB_[A-Z_]*[A-Z]\b", path.read_text())) - settings):
-        problems.append(f"{path}: no setting {name} in shared/src/settings/mod.rs")
+        problems.append(f"{path}: no setting {name} in shared/src/settings/table.rs")
 
 # Programs of one machine can't share an address.
 served = {}

@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use super::{SETTINGS, Settings, SettingsError, described};
+use super::{SETTINGS, Settings, SettingsError, table::described};
 
 /// What is added to the name of a secret setting.
 const SUFFIX: &str = "_FILE";
