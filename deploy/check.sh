@@ -296,7 +296,7 @@ check_custom_resources() {
         crate=${type%/*}
         pattern="${CARGO_HOME:-$HOME/.cargo}/registry/src/*/${crate/@/-}/src/v1/${type#*/}.rs"
         compgen -G "$pattern" >/dev/null || cargo info --quiet "$crate"
-        found+=("$(compgen -G "$pattern")")
+        found+=("$(compgen -G "$pattern" | tail -1)")
     done
     "$tools/bin/python" deploy/kubernetes/custom_resources.py "${found[@]}" -- "$@"
 }
