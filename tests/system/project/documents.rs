@@ -1,13 +1,14 @@
 //! The documents say what is true: paths, commands, settings and tests that they name exist.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use anyhow::{Context, Result, ensure};
-use shared::settings::SETTINGS;
+use shared::settings::{SETTINGS, file_variable};
 
 use harness::{Fixture, tests};
 
@@ -16,6 +17,7 @@ tests!(
     every_command_in_the_documents_exists,
     every_test_in_the_architecture_exists,
     the_reference_lists_every_setting_with_its_default,
+    the_reference_names_the_secrets_that_may_be_in_files,
     every_source_file_is_compiled,
     every_link_in_the_documents_leads_somewhere,
     the_runbook_begins_with_every_alert,
@@ -41,7 +43,8 @@ const DOCUMENTS: [&str; 17] = [
     "docs/tour.md",
 ];
 /// Documents of single folders, whose links are checked, too.
-const FOLDER_DOCUMENTS: [&str; 4] = [
+const FOLDER_DOCUMENTS: [&str; 5] = [
+    "deploy/container/README.md",
     "deploy/kubernetes/README.md",
     "deploy/monitoring/README.md",
     "deploy/systemd/README.md",
@@ -140,6 +143,21 @@ async fn the_reference_lists_every_setting_with_its_default(_: Arc<Fixture>) -> 
         .collect();
     let listed: Vec<&str> = reference.lines().filter(|line| line.starts_with("| `SDB_")).collect();
     ensure!(listed == expected, "the table of settings must be:\n{}", expected.join("\n"));
+    Ok(())
+}
+
+async fn the_reference_names_the_secrets_that_may_be_in_files(_: Arc<Fixture>) -> Result<()> {
+    let reference = read("docs/reference.md")?;
+    let named: BTreeSet<&str> = code_spans(&reference)
+        .filter(|span| span.starts_with("SDB_") && span.ends_with("_FILE"))
+        .collect();
+    let secrets: Vec<String> = SETTINGS
+        .iter()
+        .filter(|setting| setting.is_secret)
+        .map(|setting| file_variable(setting.name))
+        .collect();
+    let secrets: BTreeSet<&str> = secrets.iter().map(String::as_str).collect();
+    ensure!(!secrets.is_empty() && named == secrets, "{named:?} are named, not {secrets:?}");
     Ok(())
 }
 

@@ -67,6 +67,15 @@ impl Readiness {
         }
     }
 
+    /// Whether the worker consumes or stands by, or else what it waits for.
+    pub(crate) fn ready(&self) -> Result<(), String> {
+        match &*self.state.lock() {
+            WorkerState::WaitingFor(reason) => Err((*reason).to_owned()),
+            WorkerState::Unavailable(reason) => Err(reason.clone()),
+            WorkerState::Consuming { .. } => Ok(()),
+        }
+    }
+
     pub(crate) fn report(&self) -> Report {
         let (is_consuming, mut reasons, share) = match &*self.state.lock() {
             WorkerState::WaitingFor(reason) => (false, vec![(*reason).to_owned()], Value::Null),
