@@ -19,7 +19,7 @@ use super::{
     message::{Applied, Incoming, Unusable},
     standby::within,
 };
-use crate::store::{inbox_partitions, workers::MemberId};
+use crate::{maintenance::maintain_inbox, store::workers::MemberId};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
@@ -174,9 +174,7 @@ fn is_without_partition(error: &sqlx::Error) -> bool {
 
 async fn keep(database: &mut Database, inbox_days: u32) -> Result<(), sqlx::Error> {
     database
-        .with(async |connection: &mut PgConnection| {
-            inbox_partitions::keep(connection, inbox_days).await
-        })
+        .with(async |connection: &mut PgConnection| maintain_inbox(connection, inbox_days).await)
         .await
 }
 

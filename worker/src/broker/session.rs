@@ -36,8 +36,8 @@ use super::{
 use crate::{
     batch::{Applied, DeferredQueue, Expired, Incoming, apply_with_retries, within},
     membership::{Member, MembershipError, Share},
-    observe::{readiness::Readiness, sampling},
-    store::{lock_holders::Blockers, workers::MemberId},
+    observe::{blockers::Blockers, readiness::Readiness, sampling},
+    store::workers::MemberId,
 };
 
 /// Consumes this worker's share of the partitions.

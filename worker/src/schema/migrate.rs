@@ -9,7 +9,7 @@ use shared::{
 use sqlx::PgConnection;
 
 use super::adopt;
-use crate::store::{command_lock::alone, inbox_partitions};
+use crate::{maintenance::maintain_inbox, store::command_lock::alone};
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
 
@@ -37,7 +37,7 @@ async fn migrate_alone(database: &mut PgConnection, settings: &Settings) -> Resu
     said.extend(about_encoding(database).await?);
     said.extend(adopt::constrain(database).await?);
     said.push(record_topology(database, settings).await?);
-    inbox_partitions::keep(database, settings.number("SDB_INBOX_DAYS", 1..=3_650)?)
+    maintain_inbox(database, settings.number("SDB_INBOX_DAYS", 1..=3_650)?)
         .await
         .context("the inbox's partitions can't be made")?;
     Ok(said)
