@@ -21,10 +21,13 @@ use super::{
 };
 use crate::{maintenance::maintain_inbox, store::workers::MemberId};
 
+/// The pause after the first failure of a batch; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// The maximum of these pauses.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// Time limit of one transaction: longer than the server's limits for its statements.
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(60);
+/// Attempts of an update that is alone in its batch, after which it is parked.
 const TRIES_BEFORE_PARKING: u32 = 3;
 
 /// How to handle an error of the database.
@@ -221,11 +224,11 @@ fn refused(incoming: &Incoming, error: &sqlx::Error) -> Incoming {
     let reason = if is_without_partition(error) {
         match incoming.update_id().and_then(UpdateId::made_at) {
             Some(made_at) => format!(
-                "the inbox has no part for {:.10}, the day of its id: it is older than SDB_INBOX_DAYS, or \
+                "the inbox has no partition for {:.10}, the day of its id: it is older than SDB_INBOX_DAYS, or \
                  weeks ahead of PostgreSQL's clock",
                 made_at.to_the_microsecond()
             ),
-            None => "the inbox has no part for its id, which is no UUIDv7: no gateway made it"
+            None => "the inbox has no partition for its id, which is no UUIDv7: no gateway made it"
                 .to_owned(),
         }
     } else {

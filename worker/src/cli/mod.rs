@@ -51,10 +51,9 @@ pub enum Command {
 /// A command that an operator runs, and that ends by itself.
 #[derive(Subcommand)]
 pub enum OperatorCommand {
-    /// Check whether the worker of this machine is alive, at SDB_ADMIN_ADDRESS; exit with 1 when it
-    /// is not.
+    /// Check local liveness, at SDB_ADMIN_ADDRESS; exits 0 or 1.
     Health {
-        /// Check whether it takes part in the work or stands by instead.
+        /// Check readiness instead: whether it consumes partitions or stands by.
         #[arg(long)]
         ready: bool,
     },

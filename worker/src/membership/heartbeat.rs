@@ -43,7 +43,7 @@ pub(crate) enum MembershipError {
     Database(#[from] sqlx::Error),
     #[error(transparent)]
     Topology(#[from] TopologyError),
-    #[error("this worker was away for more than {} s: the others have its partitions", EXPIRY.as_secs())]
+    #[error("membership expired; its partitions were reassigned")]
     Expired,
 }
 

@@ -60,13 +60,14 @@ async fn about_encoding(database: &mut PgConnection) -> Result<Option<String>> {
     let meaning = match encoding.as_str() {
         "UTF8" => return Ok(None),
         "SQL_ASCII" => {
-            "PostgreSQL checks no text then, and of one that is not UTF-8 all but ASCII is shown as `?`"
+            "PostgreSQL does not validate text; in a text that is not UTF-8, each non-ASCII byte is shown as \
+            `?`"
         }
         _ => "updates with characters that it lacks are refused",
     };
     Ok(Some(format!(
-        "The encoding of the database is {encoding}: {meaning}. The runbook, \"A database that is not \
-        UTF-8\", says how to convert it."
+        "The encoding of the database is {encoding}: {meaning}. docs/operations/procedures.md, \"A \
+        database that is not UTF-8\", says how to convert it."
     )))
 }
 
