@@ -13,7 +13,7 @@ use crate::{
     member::Member,
     operator::Edits,
     published::Published,
-    record::{Attempt, Told},
+    record::{Attempt, AttemptResult},
     storm::Tally,
 };
 
@@ -40,13 +40,13 @@ impl Report<'_> {
 
     /// The table, as Markdown.
     pub(crate) fn table(&self) -> String {
-        let count = |such: fn(&Told) -> bool| {
-            self.attempts.iter().filter(|attempt| such(&attempt.told)).count()
+        let count = |such: fn(&AttemptResult) -> bool| {
+            self.attempts.iter().filter(|attempt| such(&attempt.result)).count()
         };
         let again = |attempt: &&Attempt| attempt.again;
         let retries = self.attempts.iter().filter(again).count();
         let failed =
-            self.attempts.iter().filter(again).filter(|a| a.told.taken().is_none()).count();
+            self.attempts.iter().filter(again).filter(|a| a.result.taken().is_none()).count();
         let mut updates: Vec<&str> = self.attempts.iter().map(|a| a.update.as_str()).collect();
         updates.sort_unstable();
         updates.dedup();
@@ -69,11 +69,17 @@ impl Report<'_> {
         row("of these together with others", &{
             self.attempts.iter().filter(|attempt| attempt.together.is_some()).count()
         });
-        row("200 and 201, with the outcome", &count(|t| matches!(t, Told::Outcome { .. })));
-        row("202", &count(|t| matches!(t, Told::Accepted(_))));
-        row("503, nothing was queued", &count(|t| matches!(t, Told::Refused(..))));
-        row("503, may have been queued or not", &count(|t| matches!(t, Told::Unknown(..))));
-        row("no answer", &count(|t| matches!(t, Told::Nothing(_))));
+        row(
+            "200 and 201, with the outcome",
+            &count(|t| matches!(t, AttemptResult::Outcome { .. })),
+        );
+        row("202", &count(|t| matches!(t, AttemptResult::Accepted(_))));
+        row("503, nothing was queued", &count(|t| matches!(t, AttemptResult::Refused(..))));
+        row(
+            "503, may have been queued or not",
+            &count(|t| matches!(t, AttemptResult::Unknown(..))),
+        );
+        row("no answer", &count(|t| matches!(t, AttemptResult::Nothing(_))));
         row("sent again to the other gateway", &retries);
         row("of these no 2xx either", &failed);
         row("lists read and compared", &self.reads);
@@ -110,7 +116,7 @@ impl Report<'_> {
         row("servers stalled (SIGSTOP, 1 to 12 s)", &tally.server_stalls);
         row("networks cut, silenced or delayed", &tally.cuts);
         row("RabbitMQ short of memory", &tally.alarms);
-        row("changes of the number of partitions", &tally.reshapes);
+        row("changes of the number of partitions", &tally.repartitions);
         row("changes of the version of messages", &tally.rewires);
         row("changes of either given up; killed", &{
             format!("{}; {}", tally.changes_given_up, tally.changes_killed)

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use shared::{
     component::{MAX_ATTRIBUTE_LENGTH, MAX_ATTRIBUTES},
     impact::Impact,
-    shorten::shorten,
+    shorten::{MAX_QUOTED_CHARS, shorten},
     yaml::{self, Document, Node, YamlError, error},
 };
 
@@ -16,8 +16,6 @@ use super::{
 };
 use crate::http::impact::{ImpactInput, impact_from_text};
 
-/// Maximum length of a text of the file in an error message.
-const QUOTED: usize = 60;
 /// What applies without a file. `docs/reference/alert-mapping.md` shows it.
 const DEFAULT: &str = "
 rules:
@@ -69,7 +67,7 @@ fn fields<const N: usize>(
     for (key, value) in &*entries {
         let text = key.written("a key")?;
         let Some(place) = known.iter().position(|known| *known == text) else {
-            let text = shorten(text, QUOTED);
+            let text = shorten(text, MAX_QUOTED_CHARS);
             let reason = format!("`{text}` is unknown: {what} has {}", listed());
             return Err(error(key.line, reason));
         };
@@ -140,7 +138,7 @@ fn read_impact(node: &Node) -> Result<Option<Impact>, YamlError> {
             let reason = format!(
                 "`{}` is no impact: write `minor`, `major` or `outage`, or `none` for alerts that are \
                 passed over",
-                shorten(written, QUOTED)
+                shorten(written, MAX_QUOTED_CHARS)
             );
             Err(error(node.line, reason))
         }
@@ -228,7 +226,7 @@ fn read_component(
     }
     let attribute = |(name, value): &(Node, Node)| {
         let name = name.written("the name of an attribute")?;
-        let what = format!("the attribute `{}`", shorten(name, QUOTED));
+        let what = format!("the attribute `{}`", shorten(name, MAX_QUOTED_CHARS));
         Ok((name.to_owned(), template_of_component(value, &what, groups)?))
     };
     Ok((name, entries.iter().map(attribute).collect::<Result<_, _>>()?))

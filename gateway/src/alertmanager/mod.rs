@@ -2,7 +2,7 @@
 //!
 //! A body is read alert by alert ([`body`], [`alert`]). The mapping file ([`file`]) has rules with
 //! Alertmanager's matchers ([`matcher`]) and with templates ([`template`]); the first rule that matches an
-//! alert decides what becomes of it ([`mapping`]). [`reach`] compares the rules with a catalogue.
+//! alert decides what becomes of it ([`mapping`]). [`reachability`] compares the rules with a catalogue.
 
 pub(crate) mod alert;
 pub(crate) mod body;

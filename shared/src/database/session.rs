@@ -96,6 +96,26 @@ impl SessionError {
     }
 }
 
+/// Why an operator's command can't connect.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The session can't be used.
+    #[error(transparent)]
+    Session(SessionError),
+    /// The database does not answer, or refuses the connection.
+    #[error("the database can't be reached")]
+    Unreachable(#[source] sqlx::Error),
+}
+
+impl From<sqlx::Error> for ConnectError {
+    fn from(error: sqlx::Error) -> Self {
+        match SessionError::of(&error) {
+            Some(refusal) => Self::Session(refusal.clone()),
+            None => Self::Unreachable(error),
+        }
+    }
+}
+
 /// The statements that verify a new session and set its remaining options: one round trip, unprepared.
 pub(super) fn statements<'a>(
     options: impl Iterator<Item = &'a str>,

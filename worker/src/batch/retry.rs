@@ -24,7 +24,7 @@ use crate::{maintenance::maintain_inbox, store::workers::MemberId};
 /// The pause after the first failure of a batch; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// The maximum of these pauses.
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+const MAX_PAUSE: Duration = Duration::from_secs(2);
 /// Time limit of one transaction: longer than the server's limits for its statements.
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(60);
 /// Attempts of an update that is alone in its batch, after which it is parked.
@@ -121,7 +121,7 @@ async fn apply_with_retries_after(
             (Remedy::TryAgain, several) => report(&error, several),
         }
         sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        pause = (pause * 2).min(MAX_PAUSE);
     }
 }
 

@@ -5,14 +5,11 @@ use std::collections::HashMap;
 use serde::Serialize;
 use shared::{
     component::{self, Attribute, MAX_ATTRIBUTE_LENGTH, MAX_ATTRIBUTES},
-    shorten::shorten,
+    shorten::{MAX_QUOTED_CHARS, shorten},
     yaml::{self, Document, Node, YamlError},
 };
 
 use super::CatalogueError;
-
-/// Maximum length of a text of the file in an error message.
-const QUOTED: usize = 60;
 
 /// An entry of the file: a component.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -142,7 +139,7 @@ fn entry(
     let name = name.ok_or_else(|| yaml::error(line, "a component without a `name`"))?;
     // Later errors name this component.
     let about = |line: u64, reason: &str| {
-        yaml::error(line, format!("{}: {reason}", shorten(&name, QUOTED)))
+        yaml::error(line, format!("{}: {reason}", shorten(&name, MAX_QUOTED_CHARS)))
     };
     let for_it = |error: YamlError| about(error.line, &error.reason);
     let attributes = match attributes {
@@ -160,7 +157,7 @@ fn entry(
         None => None,
     };
     ignored.extend(unknown.iter().map(|(line, other)| {
-        let (name, other) = (shorten(&name, QUOTED), shorten(other, QUOTED));
+        let (name, other) = (shorten(&name, MAX_QUOTED_CHARS), shorten(other, MAX_QUOTED_CHARS));
         format!("line {line}: `{other}` of {name} is unknown and ignored")
     }));
     Ok(CatalogueEntry { line, name, attributes, renamed_from })
@@ -220,7 +217,7 @@ fn read_attributes(document: &mut Document, node: &Node) -> Result<Vec<Attribute
     })?;
     let attribute = |(name, value): &(Node, Node)| {
         let name = name.text("the name of an attribute")?;
-        let of_value = format!("the value of {}", shorten(name, QUOTED));
+        let of_value = format!("the value of {}", shorten(name, MAX_QUOTED_CHARS));
         Ok(Attribute { name: name.to_owned(), value: value.text(&of_value)?.to_owned() })
     };
     entries.iter().map(attribute).collect()
@@ -290,13 +287,13 @@ fn check_attributes(attributes: &[Attribute]) -> Result<(), String> {
     }
     for Attribute { name, value } in attributes {
         check_text("the name of an attribute", name)?;
-        let of_value = format!("the value of {}", shorten(name, QUOTED));
+        let of_value = format!("the value of {}", shorten(name, MAX_QUOTED_CHARS));
         check_text(&of_value, value)?;
         for (what, text) in [("the name of an attribute", name), (&of_value, value)] {
             if text.chars().count() > MAX_ATTRIBUTE_LENGTH {
                 return Err(format!(
                     "{what}, `{}`, has more than {MAX_ATTRIBUTE_LENGTH} characters",
-                    shorten(text, QUOTED)
+                    shorten(text, MAX_QUOTED_CHARS)
                 ));
             }
         }

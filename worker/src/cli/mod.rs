@@ -13,7 +13,7 @@ use clap::{Parser, Subcommand};
 use serde::Serialize;
 use shared::{
     admin,
-    database::{self, SessionError},
+    database::{self, ConnectError},
     health,
     settings::Settings,
 };
@@ -125,8 +125,5 @@ async fn connect(settings: &Settings) -> Result<PgConnection> {
         ("lock_timeout", "1min"),
         ("idle_in_transaction_session_timeout", "0"),
     ]);
-    options.connect_directly().await.map_err(|error| match SessionError::of(&error) {
-        Some(refusal) => refusal.clone().into(),
-        None => anyhow::Error::new(error).context("the database can't be reached"),
-    })
+    Ok(options.connect_directly().await.map_err(ConnectError::from)?)
 }
