@@ -87,26 +87,24 @@ impl Report<'_> {
         row("of these beside a batch", &compared.beside);
         row("edits held open for up to 4 s", &self.edits.held);
         row("edits that failed, or whose end nobody knows", &self.edits.unknown);
-        row("messages to RabbitMQ that were counted; updates in one, on average", &{
-            let Published { messages, .. } = self.published;
-            format!("{messages}; {:.2}", self.published.updates_per_message())
+        row("messages to RabbitMQ that were counted", &self.published.messages);
+        row("updates in one of them, on average", &{
+            format!("{:.2}", self.published.updates_per_message())
         });
         row("updates in the inbox", &self.rows);
-        row("decided by the model, too; changes; entries of timelines", &{
-            format!("{}; {}; {}", compared.updates(), compared.changes, compared.entries)
-        });
+        row("decided by the model, too", &compared.updates());
+        row("changes", &compared.changes);
+        row("entries of timelines", &compared.entries);
         row("**lost**", &found(Kind::Lost));
         row("**doubled**", &found(Kind::Doubled));
         row("**out of order**", &found(Kind::OutOfOrder));
         row("answered otherwise than decided", &found(Kind::AnsweredOtherwise));
         row("decided otherwise than by the model", &found(Kind::DecidedOtherwise));
-        row("another state; another timeline", &{
-            format!("{}; {}", found(Kind::State), found(Kind::Timeline))
-        });
+        row("another state than the model's", &found(Kind::State));
+        row("another timeline than the model's", &found(Kind::Timeline));
         row("**edits by others undone**", &found(Kind::ForeignEditUndone));
-        row("parked unasked; not parked", &{
-            format!("{}; {}", found(Kind::ParkedUnasked), found(Kind::NotParked))
-        });
+        row("parked without a reason of the model's", &found(Kind::ParkedUnasked));
+        row("not parked although the model has a reason", &found(Kind::NotParked));
         row("other violations", &self.wrong.len());
         row("processes killed (SIGKILL)", &tally.kills);
         row("processes stalled (SIGSTOP, 1 to 20 s)", &tally.stalls);
@@ -118,9 +116,8 @@ impl Report<'_> {
         row("RabbitMQ short of memory", &tally.alarms);
         row("changes of the number of partitions", &tally.repartitions);
         row("changes of the version of messages", &tally.rewires);
-        row("changes of either given up; killed", &{
-            format!("{}; {}", tally.changes_given_up, tally.changes_killed)
-        });
+        row("changes of either that were given up", &tally.changes_given_up);
+        row("changes of either that were killed", &tally.changes_killed);
         row("times of trouble, of up to five faults that overlap", &tally.episodes);
         row(
             "after such a time: longest until every gateway gave outcomes and the backlog was settled",
@@ -130,9 +127,8 @@ impl Report<'_> {
             "after such a time: longest until the last answer without an outcome",
             &seconds(tally.longest_unease),
         );
-        row("most memory of a gateway; of a worker", &{
-            format!("{} MiB; {} MiB", peak("gateway"), peak("worker"))
-        });
+        row("maximum memory of a gateway", &format!("{} MiB", peak("gateway")));
+        row("maximum memory of a worker", &format!("{} MiB", peak("worker")));
         table
     }
 

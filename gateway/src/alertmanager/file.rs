@@ -61,7 +61,7 @@ fn fields<const N: usize>(
 ) -> Result<[Option<Node>; N], YamlError> {
     let listed = || known.map(|key| format!("`{key}`")).join(", ");
     let entries = document.entries(node)?.ok_or_else(|| {
-        error(node.line, format!("{what} is to be a mapping with some of {}", listed()))
+        error(node.line, format!("{what} must be a mapping with some of {}", listed()))
     })?;
     let mut values = [const { None }; N];
     for (key, value) in &*entries {
@@ -119,7 +119,7 @@ fn severities(
     let entries = document.entries(node)?.ok_or_else(|| {
         error(
             node.line,
-            "`map` is to be a mapping of severities to impacts, such as `critical: outage`",
+            "`map` must be a mapping of severities to impacts, such as `critical: outage`",
         )
     })?;
     let severity = |(key, value): &(Node, Node)| {
@@ -136,8 +136,8 @@ fn read_impact(node: &Node) -> Result<Option<Impact>, YamlError> {
         _ if written == "none" => Ok(None),
         ImpactInput::Impact(_) | ImpactInput::OutOfRange | ImpactInput::Unreadable => {
             let reason = format!(
-                "`{}` is no impact: write `minor`, `major` or `outage`, or `none` for alerts that are \
-                passed over",
+                "`{}` is no impact: write `minor`, `major` or `outage`, or `none` for alerts to be \
+                ignored",
                 shorten(written, MAX_QUOTED_CHARS)
             );
             Err(error(node.line, reason))
@@ -219,7 +219,7 @@ fn read_component(
     let Some(node) = attributes else { return Ok((name, Vec::new())) };
     let entries = document
         .entries(&node)?
-        .ok_or_else(|| error(node.line, "`attributes` is to be a mapping of names to values"))?;
+        .ok_or_else(|| error(node.line, "`attributes` must be a mapping of names to values"))?;
     if entries.len() > MAX_ATTRIBUTES {
         let reason = format!("an update can name {MAX_ATTRIBUTES} attributes at most");
         return Err(error(node.line, reason));

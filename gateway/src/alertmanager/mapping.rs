@@ -26,7 +26,7 @@ pub(crate) struct Mapping {
     pub(crate) rules: Vec<Rule>,
 }
 
-/// The impact that alerts have by one of their labels. None: they are passed over.
+/// The impact that alerts have by one of their labels. None: they are ignored.
 #[derive(Debug)]
 pub(super) struct Severity {
     pub(super) label: String,
@@ -50,7 +50,7 @@ pub(crate) struct Rule {
 /// What becomes of an alert.
 #[derive(Debug)]
 pub(super) enum Action {
-    /// It is passed over.
+    /// It is ignored.
     Ignore,
     /// It is a status update.
     Update(ToUpdate),
@@ -70,7 +70,7 @@ pub(super) struct ToUpdate {
 pub(super) enum ImpactOf {
     /// The alert's severity.
     Severity,
-    /// The rule. None: its alerts are passed over.
+    /// The rule. None: its alerts are ignored.
     Rule(Option<Impact>),
 }
 
@@ -116,7 +116,7 @@ pub(crate) enum PassedOver {
     NoImpact,
 }
 
-/// Why nothing becomes of an alert that was not to be passed over.
+/// Why nothing becomes of an alert that was not to be ignored.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unmapped {
     /// There is no rule for it.

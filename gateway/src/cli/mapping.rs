@@ -202,7 +202,7 @@ fn described(mapped: &Mapped<'_>) -> String {
         ),
         Mapped::PassedOver(rule, PassedOver::Ignored) => format!("ignored    by {rule}"),
         Mapped::PassedOver(rule, PassedOver::NoImpact) => {
-            format!("matched    by {rule}\nimpact     none, so that it is passed over")
+            format!("matched    by {rule}\nimpact     none, the alert is ignored")
         }
         Mapped::Unmapped(Some(rule), reason) => {
             format!("matched    by {rule}\nunmapped   {reason}")

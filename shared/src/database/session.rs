@@ -51,7 +51,7 @@ pub enum SessionError {
     )]
     Triggers(String),
     /// The address requires a server that accepts writes.
-    #[error("the database takes no writes now, but `target_session_attrs` requires it")]
+    #[error("the database accepts no writes, but `target_session_attrs` requires it")]
     ReadOnly,
     /// One of several servers can't be used.
     #[error(transparent)]

@@ -78,7 +78,7 @@ pub(crate) fn parse(yaml: &str) -> Result<CatalogueFile, CatalogueError> {
     let mut document = yaml::read(yaml).map_err(malformed)?;
     let components = components(&mut document).map_err(malformed)?;
     let components = components.list().ok_or_else(|| {
-        malformed(yaml::error(components.line, "`components` is to be a list of components"))
+        malformed(yaml::error(components.line, "`components` must be a list of components"))
     })?;
     let mut ignored = Vec::new();
     let mut entries: Vec<CatalogueEntry> = Vec::with_capacity(components.len());
@@ -133,7 +133,7 @@ fn entry(
 ) -> Result<CatalogueEntry, YamlError> {
     let line = node.line;
     let written = document.entries(node)?.ok_or_else(|| {
-        yaml::error(line, "a component is to be a mapping with `name` and `attributes`")
+        yaml::error(line, "a component must be a mapping with `name` and `attributes`")
     })?;
     let Fields { name, attributes, renamed_from, unknown } = fields(&written, line)?;
     let name = name.ok_or_else(|| yaml::error(line, "a component without a `name`"))?;
@@ -213,7 +213,7 @@ fn read_attributes(document: &mut Document, node: &Node) -> Result<Vec<Attribute
         return Ok(Vec::new());
     }
     let entries = document.entries(node)?.ok_or_else(|| {
-        yaml::error(node.line, "`attributes` is to be a mapping of names to values")
+        yaml::error(node.line, "`attributes` must be a mapping of names to values")
     })?;
     let attribute = |(name, value): &(Node, Node)| {
         let name = name.text("the name of an attribute")?;
@@ -260,9 +260,7 @@ fn former(
     fields: FormerFields,
 ) -> Result<FormerIdentity, String> {
     if fields.name.is_none() && fields.attributes.is_none() {
-        return Err(
-            "renamed-from says neither the name before nor the attributes before".to_owned()
-        );
+        return Err("renamed-from has neither a former name nor former attributes".to_owned());
     }
     let former = FormerIdentity {
         name: fields.name.unwrap_or_else(|| name.to_owned()),
