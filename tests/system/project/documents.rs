@@ -108,7 +108,7 @@ async fn every_test_in_the_architecture_exists(_: Arc<Fixture>) -> Result<()> {
     let sources = files.iter().map(fs::read_to_string).collect::<Result<String, _>>()?;
     let mut checked = 0;
     // Tests are named by sentences: words of snake case, more than three of them.
-    for span in code_spans(&read("ARCHITECTURE.md")?) {
+    for span in code_spans(&read("docs/architecture.md")?) {
         let is_sentence = span.matches('_').count() > 2
             && span.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
             // A constraint of ours and a setting of PostgreSQL's are none.
