@@ -39,7 +39,7 @@ pub(crate) struct App {
     pub(crate) rate_limit: Option<RateLimit>,
     /// The memory for the bodies of requests with many updates.
     pub(crate) bodies: BodyMemory,
-    /// Those of PostgreSQL.
+    /// The PostgreSQL servers that `SDB_DATABASE_URI` names.
     pub(crate) servers: Servers,
     pub(crate) lists: Lists,
     /// Reads the version of the lists from the database.
