@@ -42,7 +42,7 @@ pub(crate) struct App {
     pub(crate) mapping: LoadedMapping,
     /// The memory for the bodies of requests with many updates or with alerts.
     pub(crate) bodies: BodyMemory,
-    /// Those of PostgreSQL.
+    /// The PostgreSQL servers that `SDB_DATABASE_URI` names.
     pub(crate) servers: Servers,
     pub(crate) lists: Lists,
     /// Reads the version of the lists from the database.

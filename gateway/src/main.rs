@@ -11,7 +11,8 @@ use gateway::{
     server,
 };
 use shared::{
-    admin, health, message::is_source, output, settings::Settings, shutdown, supervise, telemetry, traces,
+    admin, health, message::is_source, output, settings::Settings, shutdown, supervise, telemetry,
+    traces,
 };
 
 /// Takes status updates over HTTP and shows incidents. Settings are environment variables;
@@ -27,10 +28,9 @@ struct Arguments {
 enum Command {
     /// Serve until SIGTERM or SIGINT; a second one ends at once.
     Run,
-    /// Ask the gateway of this machine, at SDB_ADMIN_ADDRESS or else at SDB_BIND, whether it is alive;
-    /// exit with 1 when it is not.
+    /// Check local liveness, at SDB_ADMIN_ADDRESS or else at SDB_BIND; exits 0 or 1.
     Health {
-        /// Whether it is ready for requests instead.
+        /// Check readiness instead: whether it should receive requests.
         #[arg(long)]
         ready: bool,
     },

@@ -23,7 +23,7 @@ use crate::{
     diary::Diary,
     operator::TITLE,
     random::Random,
-    record::{Attempt, RESPOND_ASYNC, Record, Told},
+    record::{Attempt, AttemptResult, RESPOND_ASYNC, Record},
 };
 
 const READERS: usize = 4;
@@ -106,7 +106,7 @@ impl Update {
         gateway: usize,
         again: bool,
         (sent, answered): (Instant, Instant),
-        told: Told,
+        result: AttemptResult,
     ) -> Attempt {
         Attempt {
             update: self.text.clone(),
@@ -119,7 +119,7 @@ impl Update {
             together: None,
             sent,
             answered,
-            told,
+            result,
         }
     }
 }
@@ -198,17 +198,17 @@ impl Load {
         let sent = Instant::now();
         let answer = harness::answer(request).await;
         let answered = Instant::now();
-        let told = match &answer {
-            Err(error) => Told::Nothing(format!("{error:#}: {}", error.root_cause())),
+        let result = match &answer {
+            Err(error) => AttemptResult::Nothing(format!("{error:#}: {}", error.root_cause())),
             Ok(answer) => read(answer, update.impact)
-                .unwrap_or_else(|error| Told::Wrong(format!("{error:#}: {answer:?}"))),
+                .unwrap_or_else(|error| AttemptResult::Wrong(format!("{error:#}: {answer:?}"))),
         };
-        if let Told::Wrong(what) = &told {
+        if let AttemptResult::Wrong(what) = &result {
             self.see_wrong(format!("the answer to update {}: {what}", update.text));
         }
-        let decided = matches!(told, Told::Outcome { .. });
-        let taken = told.taken().is_some();
-        self.record.add(update.attempt(gateway, again, (sent, answered), told));
+        let decided = matches!(result, AttemptResult::Outcome { .. });
+        let taken = result.taken().is_some();
+        self.record.add(update.attempt(gateway, again, (sent, answered), result));
         if let (true, true, Ok(answer)) = (compared, decided, answer) {
             self.compare(&update.text, &answer.body, self.other(gateway)).await;
         }
@@ -284,7 +284,7 @@ impl Load {
     }
 }
 
-pub(crate) fn read(answer: &Answer, impact: i64) -> Result<Told> {
+pub(crate) fn read(answer: &Answer, impact: i64) -> Result<AttemptResult> {
     let id = answer.header("update-id").parse::<Uuid>();
     let message = answer.body["message"].as_str().unwrap_or_default().to_owned();
     Ok(match answer.status {
@@ -297,10 +297,10 @@ pub(crate) fn read(answer: &Answer, impact: i64) -> Result<Told> {
                 answer.body["impact"].as_i64().is_some_and(covers),
                 "the incident has a lower impact than the update"
             );
-            Told::Outcome { changed: status == 201, id: id?, incident }
+            AttemptResult::Outcome { changed: status == 201, id: id?, incident }
         }
-        202 => Told::Accepted(id?),
-        503 => Told::of_503(id.ok(), message)?,
+        202 => AttemptResult::Accepted(id?),
+        503 => AttemptResult::of_503(id.ok(), message)?,
         _ => anyhow::bail!("an answer that is not expected"),
     })
 }

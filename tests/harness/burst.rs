@@ -18,7 +18,6 @@ use tokio::{
     task::JoinHandle,
     time::{Instant, sleep},
 };
-use uuid::Uuid;
 
 use super::{
     Answer, System, answer, eventually, replay,
@@ -74,19 +73,6 @@ const fn mixed(number: usize) -> usize {
     number.wrapping_mul(2_654_435_761) >> 7
 }
 
-/// The answer that a client got for an update.
-#[derive(Clone, Debug)]
-pub enum Told {
-    /// 200 or 201: its outcome.
-    Decided(Uuid),
-    /// 202: it is safe.
-    Accepted(Uuid),
-    /// 503: it may have been queued or not.
-    Unknown(Uuid, String),
-    /// 503: nothing was queued.
-    Refused(Option<Uuid>, String),
-}
-
 /// An update as it was sent once, and its answer.
 #[derive(Clone, Debug)]
 pub struct Sent {
@@ -101,16 +87,19 @@ pub struct Sent {
     /// When its answer was there.
     pub answered: Instant,
     /// The answer.
-    pub told: Told,
-    /// Whether it was a 201, and the incident that it showed.
-    pub outcome: Option<(bool, i64)>,
+    pub answer: Answered,
 }
 
-/// Whether an answer with an outcome is a 201, and which incident it shows.
-#[must_use]
-pub fn outcome(answer: &Answer) -> Option<(bool, i64)> {
-    let is_outcome = matches!(answer.status, 200 | 201);
-    Some((answer.status == 201, answer.body["id"].as_i64().filter(|_| is_outcome)?))
+/// The outcome of a 200 or 201.
+///
+/// # Errors
+/// When the answer does not name the update.
+pub fn outcome(answer: &Answer) -> Result<Answered> {
+    Ok(Answered::Outcome {
+        id: UpdateId(answer.header("update-id").parse()?),
+        changed: Some(answer.status == 201),
+        incident: answer.body["id"].as_i64(),
+    })
 }
 
 /// Clients that send updates until they are stopped. Some wait for outcomes and some don't; some
@@ -197,7 +186,7 @@ impl Burst {
     }
 
     async fn decide(&self, gateways: impl IntoIterator<Item = usize>) -> Result<()> {
-        let such = |sent: &Sent| matches!(sent.told, Told::Decided(_));
+        let such = |sent: &Sent| matches!(sent.answer, Answered::Outcome { .. });
         self.hears(gateways, "with an outcome", such).await
     }
 
@@ -212,19 +201,20 @@ impl Burst {
     }
 
     async fn accept(&self, gateways: impl IntoIterator<Item = usize>) -> Result<()> {
-        let such = |sent: &Sent| sent.waited && matches!(sent.told, Told::Accepted(_));
+        let such = |sent: &Sent| sent.waited && matches!(sent.answer, Answered::Accepted(_));
         self.hears(gateways, "202 to one that waits", such).await
     }
 
     /// Waits until this gateway does not know whether an update was queued.
     pub async fn is_unknown_to(&self, gateway: usize) -> Result<()> {
-        let such = |sent: &Sent| matches!(sent.told, Told::Unknown(..));
+        let such = |sent: &Sent| matches!(sent.answer, Answered::Unknown(_));
         self.hears([gateway], "that it does not know", such).await
     }
 
     /// Waits until this gateway refuses updates with an error message that contains these words.
     pub async fn is_refused_by(&self, gateway: usize, words: &str) -> Result<()> {
-        let such = |sent: &Sent| matches!(&sent.told, Told::Refused(_, why) if why.contains(words));
+        let such =
+            |sent: &Sent| matches!(&sent.answer, Answered::Refused(_, why) if why.contains(words));
         self.hears([gateway], &format!("503, `{words}`"), such).await
     }
 
@@ -264,8 +254,8 @@ impl Shared {
                 gateway = (gateway + 1) % self.addresses.len();
                 match self.send(number, gateway, waits, has_key).await {
                     Ok(sent) => {
-                        let again =
-                            has_key && matches!(sent.told, Told::Unknown(..) | Told::Refused(..));
+                        let again = has_key
+                            && matches!(sent.answer, Answered::Unknown(_) | Answered::Refused(..));
                         self.seen().sent.push(sent);
                         sleep(PACE).await;
                         if !again {
@@ -302,24 +292,21 @@ impl Shared {
             request = request.header("Idempotency-Key", format!("update {number}"));
         }
         let at = Instant::now();
-        let answer = answer(request).await?;
+        let response = answer(request).await?;
         let answered = Instant::now();
-        let id = answer.header("update-id").parse::<Uuid>();
-        let sentence = answer.body["message"].as_str().unwrap_or_default();
-        let told = match answer.status {
-            200 | 201 => Told::Decided(id?),
-            202 => Told::Accepted(id?),
-            503 if sentence.contains("may have been queued or not") => {
-                Told::Unknown(id?, sentence.to_owned())
+        let id = response.header("update-id").parse().map(UpdateId);
+        let message = response.body["message"].as_str().unwrap_or_default();
+        let answer = match response.status {
+            200 | 201 => outcome(&response)?,
+            202 => Answered::Accepted(id?),
+            503 if message.contains("may have been queued or not") => Answered::Unknown(Some(id?)),
+            503 if message.contains("nothing was queued") => {
+                ensure!(response.header("retry-after") == "1", "{response:?}");
+                Answered::Refused(id.ok(), message.to_owned())
             }
-            503 if sentence.contains("nothing was queued") => {
-                ensure!(answer.header("retry-after") == "1", "{answer:?}");
-                Told::Refused(id.ok(), sentence.to_owned())
-            }
-            _ => bail!("{answer:?}"),
+            _ => bail!("{response:?}"),
         };
-        let outcome = outcome(&answer);
-        Ok(Sent { number, gateway, waited: waits, at, answered, told, outcome })
+        Ok(Sent { number, gateway, waited: waits, at, answered, answer })
     }
 }
 
@@ -348,23 +335,13 @@ async fn judged(system: &System, all: &[Sent], operators: Vec<String>) -> Result
 impl Sent {
     fn attempt(&self, begin: Instant) -> Result<Attempt> {
         let micros = |at: Instant| u64::try_from(at.duration_since(begin).as_micros());
-        let answer = match &self.told {
-            Told::Decided(id) => Answered::Outcome {
-                id: UpdateId(*id),
-                changed: self.outcome.map(|(changed, _)| changed),
-                incident: self.outcome.map(|(_, incident)| incident),
-            },
-            Told::Accepted(id) => Answered::Accepted(UpdateId(*id)),
-            Told::Unknown(id, _) => Answered::Unknown(Some(UpdateId(*id))),
-            Told::Refused(id, message) => Answered::Refused(id.map(UpdateId), message.clone()),
-        };
         Ok(Attempt {
             update: format!("update {}", self.number),
             component: ComponentId(component(self.number)),
             impact: i16::try_from(update(self.number)["impact"].as_i64().unwrap_or_default()).ok(),
             sent: micros(self.at)?,
             answered: micros(self.answered)?,
-            answer,
+            answer: self.answer.clone(),
         })
     }
 }

@@ -8,9 +8,9 @@ use super::alert::{Alert, BadAlert, JudgedBy};
 use crate::http::list::BoundedList;
 
 /// Maximum number of alerts in one body. 4 MiB have room for about 10,000 real ones.
-pub(crate) const MOST_ALERTS: usize = 20_000;
+pub(crate) const MAX_ALERTS: usize = 20_000;
 // The OpenAPI document and the error message repeat the number literally.
-const _: () = assert!(MOST_ALERTS == 20_000);
+const _: () = assert!(MAX_ALERTS == 20_000);
 /// The version of the webhook's body that is read: there is no other since Alertmanager 0.4.
 const VERSION: &str = "4";
 /// Maximum length of a version in an error message.
@@ -48,7 +48,7 @@ pub(crate) enum NoAlerts {
 struct Webhook<'a> {
     version: String,
     #[serde(borrow)]
-    alerts: BoundedList<'a, MOST_ALERTS>,
+    alerts: BoundedList<'a, MAX_ALERTS>,
     #[serde(default)]
     truncated_alerts: u64,
 }
@@ -77,11 +77,11 @@ impl<'a> Alerts<'a> {
     }
 
     fn of(
-        BoundedList(alerts): BoundedList<'a, MOST_ALERTS>,
+        BoundedList(alerts): BoundedList<'a, MAX_ALERTS>,
         judged_by: JudgedBy,
         truncated: u64,
     ) -> Result<Self, NoAlerts> {
-        if alerts.len() > MOST_ALERTS {
+        if alerts.len() > MAX_ALERTS {
             return Err(NoAlerts::TooMany);
         }
         Ok(Self { alerts, judged_by, truncated })

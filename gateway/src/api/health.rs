@@ -9,11 +9,16 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
-use shared::database::{Servers, ServersReport};
+use shared::{
+    database::{Servers, ServersReport},
+    health::ReadyStatus,
+};
 use tokio::time::timeout;
-use utoipa::ToSchema;
+use utoipa::{ToSchema, openapi::Object};
 
-use crate::{gateway::App, ingest::publisher::BrokerState, store::catalogue::Catalogue};
+use crate::{
+    gateway::App, http::schema, ingest::publisher::BrokerState, store::catalogue::Catalogue,
+};
 
 /// Well below one second, the shortest timeout of probes and scrapers: without PostgreSQL the gateway is
 /// still alive.
@@ -47,14 +52,19 @@ pub(crate) async fn healthz() -> Response {
     },
 }))]
 struct Ready {
-    /// Requests can be sent to a gateway that is `ready` or `degraded`.
-    status: Status,
+    /// Requests can be sent to a gateway that is `ready`, or `degraded`: ready although something is missing.
+    #[schema(schema_with = ready_status)]
+    status: ReadyStatus,
     /// What is missing, for people; empty if nothing is.
     reasons: Vec<String>,
     /// The copy of the catalogue. Null until it is read for the first time.
     catalogue: Option<CatalogueState>,
     /// The servers of PostgreSQL.
     database: DatabaseServers,
+}
+
+fn ready_status() -> Object {
+    schema::one_of(["ready", "degraded", "not ready"])
 }
 
 /// Which server of PostgreSQL is used, and why the others are not.
@@ -78,16 +88,6 @@ impl From<ServersReport> for DatabaseServers {
             not_used.into_iter().map(|(server, reason)| ServerNotUsed { server, reason });
         Self { server, not_used: not_used.collect() }
     }
-}
-
-/// `ready`; `degraded`, so ready although something is missing; or `not ready`.
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-enum Status {
-    Ready,
-    Degraded,
-    #[serde(rename = "not ready")]
-    NotReady,
 }
 
 /// The gateway's copy of the catalogue.
@@ -162,6 +162,14 @@ impl Readiness {
         }
     }
 
+    /// Whether requests can be sent here, or else what is missing.
+    pub(crate) fn ready(&self) -> Result<(), String> {
+        match self.status() {
+            StatusCode::OK => Ok(()),
+            _ => Err(self.reasons().join("; ")),
+        }
+    }
+
     fn reasons(&self) -> Vec<String> {
         let mut reasons = self.reasons_of_servers();
         reasons.extend(self.servers.faults());
@@ -201,11 +209,7 @@ impl Readiness {
 
     fn body(&self) -> Ready {
         let reasons = self.reasons();
-        let status = match (self.status() == StatusCode::OK, reasons.is_empty()) {
-            (true, true) => Status::Ready,
-            (true, false) => Status::Degraded,
-            (false, _) => Status::NotReady,
-        };
+        let status = ReadyStatus::of(self.status() == StatusCode::OK, !reasons.is_empty());
         let catalogue = self.catalogue.as_ref().map(|catalogue| CatalogueState {
             version: catalogue.version,
             components: catalogue.len(),

@@ -13,18 +13,18 @@ use tokio::{
 use super::error::ApiError;
 
 /// Maximum size of the body of one update, in bytes.
-pub(crate) const LARGEST_BODY: usize = 64 * 1024;
+pub(crate) const MAX_BODY_BYTES: usize = 64 * 1024;
 /// Maximum size of a body with many updates, in bytes.
-const LARGEST_OF_MANY: usize = 1024 * 1024;
+const MAX_MANY_BYTES: usize = 1024 * 1024;
 /// Maximum size of a body with alerts, in bytes.
-const LARGEST_OF_ALERTS: usize = 4 * 1024 * 1024;
+const MAX_ALERTS_BYTES: usize = 4 * 1024 * 1024;
 /// Time limit for a client to send its body.
 const BODY_LIMIT: Duration = Duration::from_secs(10);
 /// Memory for bodies with many updates or with alerts, in KiB.
 const MEMORY: usize = 16 * 1024;
 
-/// The memory limit for all bodies with many updates or with alerts: `SDB_MAX_IN_FLIGHT` can limit them only once it is
-/// known how many updates they have. A single update counts as in flight before its body is read.
+/// The memory limit for all bodies with many updates or with alerts: `SDB_MAX_IN_FLIGHT` can limit them only
+/// once it is known how many updates they have. A single update counts as in flight before its body is read.
 pub(crate) struct BodyMemory(Semaphore);
 
 /// Memory reserved for a body; released when dropped.
@@ -65,7 +65,7 @@ impl ReservedMemory<'_> {
 /// # Errors
 /// 413 when it is too large, 408 when it takes too long, 400 when it is cut off.
 pub(crate) async fn read(body: Body) -> Result<Vec<u8>, ApiError> {
-    collect(body, LARGEST_BODY, "64 KiB", |_| Ok(())).await
+    collect(body, MAX_BODY_BYTES, "64 KiB", |_| Ok(())).await
 }
 
 /// The whole body with many updates, and the memory reserved for it.
@@ -76,7 +76,7 @@ pub(crate) async fn read_many(
     body: Body,
     memory: &BodyMemory,
 ) -> Result<(Vec<u8>, ReservedMemory<'_>), ApiError> {
-    read_reserved(body, LARGEST_OF_MANY, "1 MiB", memory).await
+    read_reserved(body, MAX_MANY_BYTES, "1 MiB", memory).await
 }
 
 /// The whole body with alerts, and the memory reserved for it.
@@ -87,7 +87,7 @@ pub(crate) async fn read_alerts(
     body: Body,
     memory: &BodyMemory,
 ) -> Result<(Vec<u8>, ReservedMemory<'_>), ApiError> {
-    read_reserved(body, LARGEST_OF_ALERTS, "4 MiB", memory).await
+    read_reserved(body, MAX_ALERTS_BYTES, "4 MiB", memory).await
 }
 
 async fn read_reserved<'a>(

@@ -197,7 +197,7 @@ impl Publisher {
                 Err(error) => {
                     let reason = chain(&error);
                     if reason != said {
-                        tracing::warn!(reason, "no updates are taken: trying again");
+                        tracing::warn!(reason, "can't publish, trying again");
                         said = reason;
                     }
                 }

@@ -6,6 +6,7 @@ use shared::{
     admin::{self, AdminError},
     broker::Broker,
     database::ConnectOptions,
+    service_manager,
     settings::Settings,
     supervise,
     topology::{Topology, TopologyError},
@@ -23,6 +24,7 @@ use super::{
 };
 use crate::{
     alert_mapping::{LoadedMapping, MappingError},
+    api::health::Readiness,
     config::Config,
     gateway::App,
 };
@@ -106,6 +108,11 @@ impl Server {
             None => AdminPlacement::Shared,
         };
         let router = router(app.clone(), placement);
+        let starting = app.clone();
+        service_manager::report(move || {
+            let app = starting.clone();
+            async move { Readiness::of(&app).await.ready() }
+        });
         let (broker, database) = (self.broker.clone(), self.database.clone());
         let linking = async {
             let recorded = Topology::read_once_up(&database, settings).await?;

@@ -15,6 +15,6 @@ pub use self::{
     connect::{BY_INDEX, ConnectOptions, connect_options, contradiction},
     connection::Database,
     servers::{Servers, ServersReport, Unfit},
-    session::SessionError,
+    session::{ConnectError, SessionError},
     sqlstate::lacks_characters,
 };

@@ -175,7 +175,7 @@ fn consequence(kind: PolicyTarget, key: &str, value: &Value) -> Option<&'static 
         }
         // It is declared without reject-publish, so RabbitMQ drops the oldest.
         (PolicyTarget::DeadLetters, "max-length" | "max-length-bytes") => {
-            Some("drops what RabbitMQ gave up, before it is parked, when there is more than that")
+            Some("drops dead-lettered messages beyond that number before they are parked")
         }
         (PolicyTarget::Exchange, "alternate-exchange") => {
             Some("takes updates that have no queue where no worker finds them")

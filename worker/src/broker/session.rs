@@ -36,8 +36,8 @@ use super::{
 use crate::{
     batch::{Applied, DeferredQueue, Expired, Incoming, apply_with_retries, within},
     membership::{Member, MembershipError, Share},
-    observe::{readiness::Readiness, sampling},
-    store::{lock_holders::Blockers, workers::MemberId},
+    observe::{blockers::Blockers, readiness::Readiness, sampling},
+    store::workers::MemberId,
 };
 
 /// Consumes this worker's share of the partitions.
@@ -73,7 +73,7 @@ const STOPPED_LIMIT: Duration = Duration::from_secs(1);
 /// and versions 4.3.0 to 4.3.5 may never redeliver them then.
 const BATCH_LIMIT: Duration = Duration::from_secs(300);
 /// The same while commits wait for a synchronous standby.
-const LONGEST_BATCH: Duration = Duration::from_secs(20 * 60);
+const MAX_BATCH_TIME: Duration = Duration::from_secs(20 * 60);
 
 /// Why a worker stopped consuming.
 #[derive(Debug, thiserror::Error)]
@@ -336,7 +336,7 @@ impl Consumer {
         let mut database = self.database.lock().await;
         let options = database.options().clone();
         let applying = apply_with_retries(&mut database, member, &incoming, self.inbox_days);
-        let results = within(BATCH_LIMIT, LONGEST_BATCH, applying, &options)
+        let results = within(BATCH_LIMIT, MAX_BATCH_TIME, applying, &options)
             .await
             .ok_or(ConsumeError::Unsettled)?
             .map_err(|Expired| MembershipError::Expired)?;

@@ -4,6 +4,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use shared::{
     database::{Servers, ServersReport},
+    health::ReadyStatus,
     metrics::{COMMON, Server, WORKER},
     topology::Phase,
 };
@@ -67,6 +68,25 @@ impl Readiness {
         }
     }
 
+    /// Whether the worker consumes or stands by, or else what it waits for.
+    pub(crate) fn ready(&self) -> Result<(), String> {
+        match &*self.state.lock() {
+            WorkerState::WaitingFor(reason) => Err((*reason).to_owned()),
+            WorkerState::Unavailable(reason) => Err(reason.clone()),
+            WorkerState::Consuming { .. } => Ok(()),
+        }
+    }
+
+    fn is_running(&self) -> bool {
+        !self.stop.is_cancelled()
+    }
+
+    /// Whether the worker consumes partitions or stands by.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.is_running() && matches!(*self.state.lock(), WorkerState::Consuming { .. })
+    }
+
+    /// The answer of `/readyz`.
     pub(crate) fn report(&self) -> Report {
         let (is_consuming, mut reasons, share) = match &*self.state.lock() {
             WorkerState::WaitingFor(reason) => (false, vec![(*reason).to_owned()], Value::Null),
@@ -94,16 +114,11 @@ impl Readiness {
             );
         }
         reasons.extend(self.servers.faults());
-        if self.stop.is_cancelled() {
+        if !self.is_running() {
             reasons.insert(0, "the worker is stopping".to_owned());
         }
-        let ready = is_consuming && !self.stop.is_cancelled();
-        let status = match (ready, reasons.is_empty()) {
-            (true, true) => "ready",
-            (true, false) => "degraded",
-            (false, _) => "not ready",
-        };
-        COMMON.ready.set(ready.into());
+        let ready = is_consuming && self.is_running();
+        let status = ReadyStatus::of(ready, !reasons.is_empty());
         let ServersReport { server, not_used } = self.servers.report();
         let not_used: Vec<Value> = not_used
             .into_iter()

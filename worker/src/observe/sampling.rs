@@ -50,7 +50,7 @@ pub(crate) fn count_applied(batch: &[Incoming], results: &[batch::Applied]) {
     WORKER.batch.observe(f64::from(count));
 }
 
-/// Samples the number of updates in the queues of a share, until it is dropped.
+/// Samples the number of messages in the queues of a share, until it is dropped.
 pub(crate) async fn queues(connection: &Connection, share: &Share) {
     loop {
         match timeout(LIMIT, read_queues(connection, share)).await {

@@ -63,7 +63,10 @@ pub(crate) async fn record(
     .bind(old.version)
     .execute(&mut *transaction)
     .await?;
-    ensure!(recorded.rows_affected() == 1, "somebody else changed the recorded topology meanwhile");
+    ensure!(
+        recorded.rows_affected() == 1,
+        "another command changed the recorded topology meanwhile"
+    );
     if new.wire > old.wire {
         // Workers that join now wait for this transaction, because of the trigger `sdb_check_wire`.
         expect_all_read(&mut transaction, new.wire).await?;

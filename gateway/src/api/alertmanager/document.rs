@@ -7,7 +7,7 @@ use utoipa::{
     openapi::{Array, Object, ObjectBuilder, RefOr, Schema, schema::SchemaType},
 };
 
-use crate::alertmanager::body::MOST_ALERTS;
+use crate::alertmanager::body::MAX_ALERTS;
 
 /// A list of alerts.
 pub(super) struct PostedAlerts;
@@ -37,7 +37,7 @@ pub(super) struct PostedWebhook {
 
 fn alerts() -> Array {
     let mut alerts = Array::new(alert());
-    alerts.max_items = Some(MOST_ALERTS);
+    alerts.max_items = Some(MAX_ALERTS);
     alerts.description = Some("At most 20000.".to_owned());
     alerts
 }

@@ -144,7 +144,7 @@ async fn change_alone(
         Ok(()) => said,
         Err(error) => {
             let reason = chain(error.as_ref());
-            format!("{said} Old queues stay behind, and nobody uses them: {reason}")
+            format!("{said} Old queues remain, unused: {reason}")
         }
     })
 }
