@@ -1,10 +1,11 @@
 //! Starts the tasks of a worker, and stops them in two stages.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{future::ready, net::SocketAddr, sync::Arc, time::Duration};
 
 use shared::{
     admin::{self, AdminError},
     database::Database,
+    service_manager,
     settings::Settings,
     supervise,
     telemetry::chain,
@@ -54,6 +55,8 @@ pub async fn run(
 ) -> Result<(), RunError> {
     let servers = config.database.servers().clone();
     let readiness = Arc::new(Readiness::new(servers.clone(), stop.clone()));
+    let starting = readiness.clone();
+    service_manager::report(move || ready(starting.ready()));
     let watching = supervise::keep("servers of PostgreSQL", servers.watch());
     let _watching = AbortOnDropHandle::new(watching);
     // Served first, so that readiness shows what the worker waits for.

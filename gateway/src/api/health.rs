@@ -162,6 +162,14 @@ impl Readiness {
         }
     }
 
+    /// Whether requests can be sent here, or else what is missing.
+    pub(crate) fn ready(&self) -> Result<(), String> {
+        match self.status() {
+            StatusCode::OK => Ok(()),
+            _ => Err(self.reasons().join("; ")),
+        }
+    }
+
     fn reasons(&self) -> Vec<String> {
         let mut reasons = self.reasons_of_servers();
         reasons.extend(self.servers.faults());

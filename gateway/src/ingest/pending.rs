@@ -171,7 +171,7 @@ impl PendingRequests {
         // Read before the incidents: a cached incident may be newer than its version, and is then read
         // again.
         let unread = |_| sqlx::Error::Protocol("the version of the lists can't be read".to_owned());
-        let version = self.versions.now().await.map_err(unread)?.without_windows();
+        let version = self.versions.without_windows().await.map_err(unread)?;
         let mut incidents = HashMap::new();
         {
             let kept = self.incidents.lock();

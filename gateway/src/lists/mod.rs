@@ -241,8 +241,7 @@ where
 }
 
 async fn now(lists: &Lists, active: bool) -> Result<Version, ApiError> {
-    let version = lists.versions.now().await?;
-    Ok(if active { version } else { version.without_windows() })
+    if active { lists.versions.now().await } else { lists.versions.without_windows().await }
 }
 
 /// Answers with a list that is not cached.

@@ -6,6 +6,7 @@ use shared::{
     admin::{self, AdminError},
     broker::Broker,
     database::ConnectOptions,
+    service_manager,
     settings::Settings,
     supervise,
     topology::{Topology, TopologyError},
@@ -18,7 +19,7 @@ use super::{
     open_files::{self, FilesError},
     router::{AdminPlacement, admin_router, router},
 };
-use crate::{config::Config, gateway::App};
+use crate::{api::health::Readiness, config::Config, gateway::App};
 
 /// A gateway with bound addresses.
 pub struct Server {
@@ -89,6 +90,11 @@ impl Server {
             None => AdminPlacement::Shared,
         };
         let router = router(app.clone(), placement);
+        let starting = app.clone();
+        service_manager::report(move || {
+            let app = starting.clone();
+            async move { Readiness::of(&app).await.ready() }
+        });
         let (broker, database) = (self.broker.clone(), self.database.clone());
         let linking = async {
             let recorded = Topology::read_once_up(&database, settings).await?;

@@ -1,12 +1,14 @@
 //! The documents say what is true: paths, commands, settings and tests that they name exist.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use anyhow::{Context, Result, ensure};
+use shared::settings::{SETTINGS, file_variable};
 
 use harness::{Fixture, tests};
 
@@ -16,6 +18,7 @@ tests!(
     every_test_in_the_architecture_exists,
     every_log_line_in_the_documents_exists,
     the_sample_of_migrations_is_up_to_date,
+    the_reference_names_the_secrets_that_may_be_in_files,
     every_source_file_is_compiled,
     every_link_in_the_documents_leads_somewhere,
     the_alerts_page_begins_with_every_alert,
@@ -168,6 +171,21 @@ async fn the_sample_of_migrations_is_up_to_date(_: Arc<Fixture>) -> Result<()> {
     let count = names.iter().filter(|name| name.starts_with(|c: char| c.is_ascii_digit())).count();
     let line = format!("\nApplied {count} of {count} migrations.\n");
     ensure!(read("docs/setup.md")?.contains(&line), "docs/setup.md must show{line}");
+    Ok(())
+}
+
+async fn the_reference_names_the_secrets_that_may_be_in_files(_: Arc<Fixture>) -> Result<()> {
+    let reference = read("docs/reference.md")?;
+    let named: BTreeSet<&str> = code_spans(&reference)
+        .filter(|span| span.starts_with("SDB_") && span.ends_with("_FILE"))
+        .collect();
+    let secrets: Vec<String> = SETTINGS
+        .iter()
+        .filter(|setting| setting.is_secret)
+        .map(|setting| file_variable(setting.name))
+        .collect();
+    let secrets: BTreeSet<&str> = secrets.iter().map(String::as_str).collect();
+    ensure!(!secrets.is_empty() && named == secrets, "{named:?} are named, not {secrets:?}");
     Ok(())
 }
 

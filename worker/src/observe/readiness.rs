@@ -72,9 +72,18 @@ impl Readiness {
         !self.stop.is_cancelled()
     }
 
-    /// Whether the worker consumes partitions or stands by.
+    /// Whether the worker consumes or stands by, or else what it waits for.
+    pub(crate) fn ready(&self) -> Result<(), String> {
+        match &*self.state.lock() {
+            WorkerState::WaitingFor(reason) => Err((*reason).to_owned()),
+            WorkerState::Unavailable(reason) => Err(reason.clone()),
+            WorkerState::Consuming { .. } => Ok(()),
+        }
+    }
+
+    /// Whether the worker consumes partitions or stands by, and is not stopping.
     pub(crate) fn is_ready(&self) -> bool {
-        self.is_running() && matches!(*self.state.lock(), WorkerState::Consuming { .. })
+        self.is_running() && self.ready().is_ok()
     }
 
     /// The answer of `/readyz`.

@@ -23,7 +23,7 @@ pub async fn migrate(database: &mut PgConnection, settings: &Settings) -> Result
 
 async fn migrate_alone(database: &mut PgConnection, settings: &Settings) -> Result<Vec<String>> {
     let mut said: Vec<String> =
-        database::contradiction(settings).map(str::to_owned).into_iter().collect();
+        database::contradiction(settings)?.map(str::to_owned).into_iter().collect();
     adopt::check(database).await?;
     let before = applied(database).await?;
     MIGRATIONS.run(&mut *database).await.context("a migration failed")?;
