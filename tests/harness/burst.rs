@@ -31,6 +31,9 @@ pub const COMPONENTS: usize = 100;
 const CLIENTS: usize = 8;
 /// What a client waits for after each answer, as monitors do.
 const PACE: Duration = Duration::from_millis(10);
+/// The same for a burst of at most 150 updates a second: more clients, so that those that wait for a
+/// partition leave others.
+const LIGHT: (usize, Duration) = (24, Duration::from_millis(160));
 
 /// Adds the components that updates are about to an empty catalogue.
 pub async fn add_components(system: &System) -> Result<()> {
@@ -124,6 +127,7 @@ struct Shared {
     client: Client,
     addresses: Vec<String>,
     token: String,
+    pace: Duration,
     stopped: AtomicBool,
     next: AtomicUsize,
     seen: Mutex<Seen>,
@@ -140,16 +144,27 @@ impl Burst {
     /// Starts a burst on all gateways of the system, and returns when it is under way: each has
     /// answered with outcomes.
     pub async fn start(system: &System) -> Result<Self> {
+        Self::start_with(system, CLIENTS, PACE).await
+    }
+
+    /// The same with a light load, for tests whose time limits are not to measure the CPU.
+    pub async fn start_light(system: &System) -> Result<Self> {
+        let (clients, pace) = LIGHT;
+        Self::start_with(system, clients, pace).await
+    }
+
+    async fn start_with(system: &System, clients: usize, pace: Duration) -> Result<Self> {
         add_components(system).await?;
         let shared = Arc::new(Shared {
             client: system.client.clone(),
             addresses: system.addresses.clone(),
             token: system.token.clone(),
+            pace,
             stopped: AtomicBool::new(false),
             next: AtomicUsize::new(0),
             seen: Mutex::default(),
         });
-        let clients = (0..CLIENTS).map(|client| tokio::spawn(shared.clone().post(client)));
+        let clients = (0..clients).map(|client| tokio::spawn(shared.clone().post(client)));
         let burst = Self { clients: clients.collect(), shared };
         burst.is_decided().await?;
         Ok(burst)
@@ -267,7 +282,7 @@ impl Shared {
                         let again =
                             has_key && matches!(sent.told, Told::Unknown(..) | Told::Refused(..));
                         self.seen().sent.push(sent);
-                        sleep(PACE).await;
+                        sleep(self.pace).await;
                         if !again {
                             break;
                         }
@@ -346,6 +361,18 @@ async fn judged(system: &System, all: &[Sent], operators: Vec<String>) -> Result
 }
 
 impl Sent {
+    /// Whether it was taken: its answer is 2xx.
+    #[must_use]
+    pub fn is_taken(&self) -> bool {
+        matches!(self.told, Told::Decided(_) | Told::Accepted(_))
+    }
+
+    /// The component that it is about.
+    #[must_use]
+    pub fn component(&self) -> ComponentId {
+        ComponentId(component(self.number))
+    }
+
     fn attempt(&self, begin: Instant) -> Result<Attempt> {
         let micros = |at: Instant| u64::try_from(at.duration_since(begin).as_micros());
         let answer = match &self.told {
@@ -360,7 +387,7 @@ impl Sent {
         };
         Ok(Attempt {
             update: format!("update {}", self.number),
-            component: ComponentId(component(self.number)),
+            component: self.component(),
             impact: i16::try_from(update(self.number)["impact"].as_i64().unwrap_or_default()).ok(),
             sent: micros(self.at)?,
             answered: micros(self.answered)?,

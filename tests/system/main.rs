@@ -3,6 +3,7 @@
 
 mod api;
 mod clients;
+mod cluster;
 mod failures;
 mod lists;
 mod operations;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
     let tests = [
         api::tests(),
         clients::tests(),
+        cluster::tests(),
         failures::tests(),
         lists::tests(),
         operations::tests(),

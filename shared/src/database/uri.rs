@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use url::form_urlencoded::Serializer;
 
-use crate::settings::uri::{Problem, Uri, bare_ipv6, host_and_port, port};
+use crate::settings::uri::{HostAndPort, Problem, Uri, bare_ipv6, host_and_port, port};
 
 /// The required kind of server (`target_session_attrs`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -114,12 +114,15 @@ pub(super) fn parse(text: &str) -> Result<Address, Problem> {
     if scheme != "postgresql" && scheme != "postgres" {
         return Err(Problem::Scheme);
     }
+    let Ok([(host, port)]) = <[HostAndPort; 1]>::try_from(uri.hosts) else {
+        return Err(Problem::SeveralHosts);
+    };
     let mut fields = Fields::default();
     let written = [
         ("user", uri.user),
         ("password", uri.password),
-        ("host", uri.host),
-        ("port", uri.port.map(|port| port.to_string())),
+        ("host", host),
+        ("port", port.map(|port| port.to_string())),
         ("dbname", uri.path.filter(|path| !path.is_empty())),
     ];
     for (name, value) in written {
@@ -195,6 +198,9 @@ impl Fields {
         }
         if let Some(address) = bare_ipv6(value) {
             return self.set("host", address);
+        }
+        if value.contains(',') {
+            return Err(Problem::SeveralHosts);
         }
         let (host, port) = host_and_port(value)?;
         if let Some(host) = host {

@@ -19,14 +19,17 @@ pub(crate) struct Uri {
     pub(crate) scheme: String,
     pub(crate) user: Option<String>,
     pub(crate) password: Option<String>,
-    /// In the form for resolvers, without the brackets of an IPv6 address. None if it is absent.
-    pub(crate) host: Option<String>,
-    pub(crate) port: Option<u16>,
+    /// The hosts with their ports, separated by commas; one without either if none is written.
+    pub(crate) hosts: Vec<HostAndPort>,
     /// The text after the first slash; none without a slash.
     pub(crate) path: Option<String>,
     /// The parameters after the question mark, in order.
     pub(crate) query: Vec<(String, String)>,
 }
+
+/// A host in the form for resolvers, without the brackets of an IPv6 address, and its port. None if it is
+/// absent.
+pub(crate) type HostAndPort = (Option<String>, Option<u16>);
 
 /// Why an address is refused. No message shows any part of the value, which may be a secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -97,13 +100,11 @@ impl Uri {
             Some(Err(user)) => (Some(user), None),
             None => (None, None),
         };
-        let (host, port) = host_and_port(host)?;
         Ok(Self {
             scheme: scheme.to_ascii_lowercase(),
             user: user.filter(|user| !user.is_empty()).map(decoded).transpose()?,
             password: password.map(decoded).transpose()?,
-            host,
-            port,
+            hosts: host.split(',').map(host_and_port).collect::<Result<_, _>>()?,
             path: path.strip_prefix('/').map(decoded).transpose()?,
             query: form_urlencoded::parse(query.as_bytes()).into_owned().collect(),
         })
@@ -112,10 +113,7 @@ impl Uri {
 
 /// Parses `host` or `host:port`. The host may be percent-encoded, and may be a folder, which begins with a
 /// slash.
-pub(crate) fn host_and_port(text: &str) -> Result<(Option<String>, Option<u16>), Problem> {
-    if text.contains(',') {
-        return Err(Problem::SeveralHosts);
-    }
+pub(crate) fn host_and_port(text: &str) -> Result<HostAndPort, Problem> {
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => {
             let (address, port) = rest.split_once(']').ok_or(Problem::Ipv6)?;
@@ -200,8 +198,12 @@ fn decoded(text: &str) -> Result<String, Problem> {
 mod tests {
     use super::*;
 
-    fn host(text: &str) -> Result<(Option<String>, Option<u16>), Problem> {
-        Uri::parse(&format!("x://user:hush@{text}/path")).map(|uri| (uri.host, uri.port))
+    fn hosts(text: &str) -> Result<Vec<HostAndPort>, Problem> {
+        Uri::parse(&format!("x://user:hush@{text}/path")).map(|uri| uri.hosts)
+    }
+
+    fn host(text: &str) -> Result<HostAndPort, Problem> {
+        hosts(text).map(|mut hosts| hosts.remove(0))
     }
 
     #[test]
@@ -230,11 +232,19 @@ mod tests {
     }
 
     #[test]
+    fn several_hosts_are_separated_by_commas() {
+        let read = hosts("[::1]:1,b,10.0.0.1:3").expect("three hosts");
+        let named = |host: &str, port| (Some(host.to_owned()), port);
+        assert_eq!(read, [named("::1", Some(1)), named("b", None), named("10.0.0.1", Some(3))]);
+        assert_eq!(hosts("a,,b").expect("an empty one")[1], (None, None));
+    }
+
+    #[test]
     fn a_host_that_can_be_read_in_two_ways_is_refused() {
         for (written, problem) in [
-            ("a,b", Problem::SeveralHosts),
-            ("a:5672,b:5672", Problem::SeveralHosts),
-            ("[::1],[::2]", Problem::SeveralHosts),
+            ("a,d b", Problem::Host),
+            ("a,[::1", Problem::Ipv6),
+            ("a%2Cb", Problem::Host),
             ("::1", Problem::Ipv6),
             ("2001:db8::1:5432", Problem::Ipv6),
             ("[::1", Problem::Ipv6),
@@ -273,7 +283,7 @@ mod tests {
 
     #[test]
     fn credentials_are_read_whole_or_refused() {
-        let read = |text: &str| Uri::parse(text).map(|uri| (uri.user, uri.password, uri.host));
+        let read = |text: &str| Uri::parse(text).map(|mut uri| (uri.user, uri.password, uri.hosts.remove(0).0));
         let some = |text: &str| Some(text.to_owned());
         for (written, user, password) in [
             ("x://host", None, None),

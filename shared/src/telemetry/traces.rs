@@ -40,7 +40,8 @@ pub struct Traces {
     tracer: SdkTracer,
     propagator: TraceContextPropagator,
     /// The address of RabbitMQ.
-    broker: [KeyValue; 2],
+    /// Empty if RabbitMQ has several hosts, of which any may be in use.
+    broker: Vec<KeyValue>,
     /// The name and address of the database.
     database: [KeyValue; 3],
     /// Maximum length of the text of an attribute.
@@ -65,7 +66,7 @@ pub fn start(service: &'static str, settings: &Settings) -> Result<(), ExportErr
     if !export::is_wanted()? {
         return Ok(());
     }
-    let (host, port) = Broker::from_settings(settings)?.address();
+    let broker = Broker::from_settings(settings)?.address();
     let database = database::connect_options(settings, service)?;
     let provider = export::start(service)?;
     let traces = Traces {
@@ -73,7 +74,7 @@ pub fn start(service: &'static str, settings: &Settings) -> Result<(), ExportErr
         provider,
         propagator: TraceContextPropagator::new(),
         longest_text: export::longest_text()?,
-        broker: address(host, port),
+        broker: broker.into_iter().flat_map(|(host, port)| address(host, port)).collect(),
         database: {
             let (host, port, name) = database.address();
             let [host, port] = address(host, port);
@@ -178,7 +179,7 @@ fn nowhere() -> Traces {
         provider,
         propagator: TraceContextPropagator::new(),
         longest_text: 5,
-        broker: address("rabbitmq".to_owned(), 5672),
+        broker: address("rabbitmq".to_owned(), 5672).into(),
         database: ["db.namespace", "server.address", "server.port"]
             .map(|name| KeyValue::new(name, "")),
     }
