@@ -9,6 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
+use shared::broker::HostsReport;
 use tokio::time::timeout;
 use utoipa::ToSchema;
 
@@ -38,6 +39,7 @@ pub(crate) async fn healthz() -> Response {
 #[derive(Serialize, ToSchema)]
 #[schema(example = json!({
     "status": "ready", "reasons": [], "catalogue": { "version": 1, "components": 20 },
+    "rabbitmq": { "host": "rabbitmq:5672", "unavailable": [] },
 }))]
 struct Ready {
     status: Status,
@@ -45,6 +47,7 @@ struct Ready {
     reasons: Vec<String>,
     /// The copy of the catalogue; null before it was read.
     catalogue: Option<CatalogueState>,
+    rabbitmq: RabbitMqState,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -63,6 +66,14 @@ struct CatalogueState {
     components: usize,
 }
 
+#[derive(Serialize, ToSchema)]
+struct RabbitMqState {
+    /// The node that is in use, with its port; null without a connection.
+    host: Option<String>,
+    /// The nodes that could not be used when they were last tried, each with the reason.
+    unavailable: Vec<String>,
+}
+
 /// Whether requests should come here
 ///
 /// Without RabbitMQ lists are still shown, and without PostgreSQL updates are still taken, so that
@@ -78,6 +89,7 @@ struct CatalogueState {
                 "status": "not ready",
                 "reasons": ["the catalogue was not read yet"],
                 "catalogue": null,
+                "rabbitmq": { "host": null, "unavailable": [] },
             })),
     ),
 )]
@@ -91,6 +103,7 @@ pub(crate) struct Readiness {
     stopping: bool,
     catalogue: Option<Arc<Catalogue>>,
     pub(crate) broker: BrokerState,
+    hosts: HostsReport,
     /// Whether PostgreSQL answers.
     pub(crate) database: bool,
     /// What is wrong with the clock of this machine.
@@ -105,6 +118,7 @@ impl Readiness {
             stopping: app.stop.is_cancelled(),
             catalogue: app.catalogue.get(),
             broker: app.publisher.state(),
+            hosts: app.publisher.hosts(),
             database,
             clock: app.clock.fault(),
         }
@@ -161,6 +175,8 @@ impl Readiness {
             version: catalogue.version,
             components: catalogue.len(),
         });
-        Ready { status, reasons, catalogue }
+        let HostsReport { used, unavailable } = self.hosts.clone();
+        let rabbitmq = RabbitMqState { host: used, unavailable };
+        Ready { status, reasons, catalogue, rabbitmq }
     }
 }

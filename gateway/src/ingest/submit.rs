@@ -318,6 +318,7 @@ fn unpublished(id: UpdateId, error: PublishError) -> Submitted {
         PublishError::Blocked => Refused::Blocked,
         PublishError::Late => Refused::Late,
         PublishError::Full => Refused::Full,
+        PublishError::Unavailable => Refused::Unavailable,
         PublishError::Changing => Refused::Changing,
         PublishError::NoQueue => Refused::NoQueue,
         PublishError::Unconfirmed => Refused::Unconfirmed,

@@ -78,6 +78,12 @@ impl Broker {
         }
     }
 
+    /// Whether these are several nodes of a cluster.
+    #[must_use]
+    pub fn has_several_hosts(&self) -> bool {
+        self.uris.len() > 1
+    }
+
     /// The host that connections for this purpose use, and why others are not used.
     #[must_use]
     pub fn report(&self, purpose: &str) -> HostsReport {

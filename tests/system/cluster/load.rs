@@ -1,6 +1,6 @@
 //! A burst, and what its answers say about the time of trouble.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Result, ensure};
 use harness::{
@@ -45,6 +45,11 @@ impl Load {
         self.began = Instant::now();
     }
 
+    /// The time since the trouble began.
+    pub(super) fn elapsed(&self) -> Duration {
+        self.began.elapsed()
+    }
+
     /// Goes on until this time after the beginning of the trouble.
     pub(super) async fn until(&self, time: Duration) {
         sleep_until(self.began + time).await;
@@ -74,6 +79,30 @@ impl Answers {
             .collect();
         ensure!(refused.is_empty(), "gateway {gateway} does not take updates again: {refused:#?}");
         Ok(())
+    }
+
+    /// No gateway and partition takes no updates for longer than this.
+    pub(super) fn are_interrupted_at_most(&self, limit: Duration) -> Result<()> {
+        let mut since: BTreeMap<(usize, u16), Instant> = BTreeMap::new();
+        for sent in &self.sent {
+            let way = (sent.gateway, sent.component().partition(PARTITIONS));
+            if sent.is_taken() {
+                since.remove(&way);
+                continue;
+            }
+            let began = *since.entry(way).or_insert(sent.at);
+            let interrupted = sent.answered - began;
+            ensure!(interrupted < limit, "{way:?} took nothing for {interrupted:?}: {:?}", sent.told);
+        }
+        Ok(())
+    }
+
+    pub(super) fn print(&self) {
+        for sent in &self.sent {
+            if !sent.is_taken() {
+                eprintln!("{} p{} {:?} {:?} {:?}", sent.gateway, sent.component().partition(PARTITIONS), sent.at - self.began, sent.answered - sent.at, sent.told);
+            }
+        }
     }
 
     /// The updates of these partitions were taken by a gateway all the time, as if nothing was wrong.

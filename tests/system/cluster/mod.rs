@@ -3,16 +3,18 @@
 
 mod load;
 mod nodes;
+mod own_node;
+mod several;
 
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use deploy::servers::Cluster;
-use harness::{Fixture, System, tests_of};
+use harness::{ADMIN, Fixture, System, tests_of};
 
 use self::load::Load;
 
-tests_of!(nodes);
+tests_of!(nodes, own_node, several);
 
 /// One for each node to lead.
 const PARTITIONS: u16 = 3;
@@ -40,7 +42,7 @@ impl OnCluster {
             System::prepared_with(&fixture, &[("SDB_PARTITIONS", &partitions)]).await?;
         for nodes in workers {
             let uri = cluster.vhost_uri(&system.vhost, nodes)?;
-            system.start_worker(&[("SDB_AMQP_URI", &uri)]).await?;
+            system.start_worker(&[("SDB_AMQP_URI", &uri), ADMIN]).await?;
         }
         let topology = system.topology().await?;
         for partition in 0..PARTITIONS {

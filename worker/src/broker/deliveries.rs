@@ -12,7 +12,7 @@ use std::{
 
 use futures_util::{Stream, StreamExt, future::try_join_all, stream};
 use lapin::{
-    Acker, Connection,
+    Acker, Channel,
     message::Delivery,
     options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions},
     types::{AMQPValue, FieldTable, ShortString},
@@ -23,7 +23,6 @@ use tokio::time::timeout;
 use super::repartition::is_marker;
 use crate::{
     batch::{Deferrable, Delivered, Incoming, Part},
-    membership::Share,
     store::workers::MemberId,
 };
 
@@ -109,14 +108,13 @@ pub(super) async fn acknowledge(
 /// Starts the deliveries of one queue, on a channel of its own. Their end is an error. The worker's
 /// number shows in RabbitMQ's list of consumers.
 pub(super) async fn consume(
-    connection: &Connection,
-    share: &Share,
+    channel: Channel,
+    prefetch: u16,
     member: MemberId,
     queue: String,
     kind: QueueKind,
 ) -> Result<Deliveries, lapin::Error> {
-    let channel = connection.create_channel().await?;
-    channel.basic_qos(share.topology().prefetch, BasicQosOptions::default()).await?;
+    channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
     let queue: Arc<str> = queue.into();
     let consumer = channel
         .basic_consume(

@@ -28,14 +28,19 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    deliveries::{Deliveries, DeliveryError, QueueKind, Received, acknowledge, consume},
+    deliveries::{Deliveries, DeliveryError, QueueKind, Received, acknowledge},
     redeclare::redeclare,
     replies::{Reply, ReplySender},
+    starting::consume_all,
+    trial,
 };
 use crate::{
     batch::{Applied, DeferredQueue, Expired, Incoming, apply_with_retries},
     membership::{Member, MembershipError, Share},
-    observe::{readiness::Readiness, sampling},
+    observe::{
+        readiness::{PURPOSE, Readiness},
+        sampling,
+    },
     store::{lock_holders::Blockers, workers::MemberId},
 };
 
@@ -97,11 +102,20 @@ impl Consumer {
     /// Joins the live workers and consumes this worker's share, session by session, until it must stop or
     /// something fails.
     pub(crate) async fn take_part(&self) -> Result<(), ConsumeError> {
-        // Connects before it joins: a worker without RabbitMQ would block its share.
+        // Joins only once it could consume: a worker without RabbitMQ, or on a node that has lost the others
+        // of its cluster, would block its share.
         let Some(mut connection) = self.connect().await? else { return Ok(()) };
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => return Ok(()),
+            tried = trial::consume(&connection, &self.database) => {
+                tried.inspect_err(|error| self.blame_the_node(error))?;
+            }
+        }
         let member = Member::join(self.database.lock().await.options()).await?;
         let ended = loop {
             if let Err(error) = self.session(connection, &member).await {
+                self.blame_the_node(&error);
                 break Err(error);
             }
             connection = match self.connect().await {
@@ -114,12 +128,27 @@ impl Consumer {
         ended
     }
 
+    /// Avoids the node of the last connection for a while, if the error came from there.
+    fn blame_the_node(&self, error: &ConsumeError) {
+        match error {
+            ConsumeError::Broker(_)
+            | ConsumeError::Silent
+            | ConsumeError::Declare(DeclareError::Broker(_))
+            | ConsumeError::Delivery(_) => self.broker.lost(PURPOSE, &chain(error)),
+            ConsumeError::Connect(_)
+            | ConsumeError::Declare(_)
+            | ConsumeError::Unsettled
+            | ConsumeError::Abandoned
+            | ConsumeError::Membership(_) => {}
+        }
+    }
+
     /// None when the worker must stop.
     async fn connect(&self) -> Result<Option<Connection>, ConnectError> {
         tokio::select! {
             biased;
             () = self.stop.cancelled() => Ok(None),
-            connected = self.broker.connect("worker: updates") => connected.map(Some),
+            connected = self.broker.connect(PURPOSE) => connected.map(Some),
         }
     }
 
@@ -191,16 +220,14 @@ impl Consumer {
             database.with(declare).await?;
             channel.close(200, "declared".into()).await?;
         }
-        let consume = |queue, kind| consume(connection, share, member, queue, kind);
-        for partition in &share.partitions {
-            let queue = share.topology().queue(*partition);
-            deliveries.push(consume(queue, QueueKind::Partition).await?);
-        }
+        let partitions = share.partitions.iter().map(|partition| share.topology().queue(*partition));
+        let mut queues: Vec<_> = partitions.map(|queue| (queue, QueueKind::Partition)).collect();
         if share.dead_letters {
-            let queue = share.topology().dead_letter_queue();
-            deliveries.push(consume(queue, QueueKind::DeadLetters).await?);
+            queues.push((share.topology().dead_letter_queue(), QueueKind::DeadLetters));
         }
+        *deliveries = consume_all(connection, share, member, queues).await?;
         tracing::info!(
+            host = self.broker.report(PURPOSE).used,
             partitions = ?share.partitions,
             of = share.topology().partitions,
             topology = share.topology().version,

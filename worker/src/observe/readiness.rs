@@ -3,6 +3,7 @@
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use shared::{
+    broker::{Broker, HostsReport},
     metrics::{COMMON, Server, WORKER},
     topology::Phase,
 };
@@ -20,8 +21,12 @@ enum WorkerState {
     Consuming { member: MemberId, share: Share },
 }
 
+/// What connections for updates are for, in RabbitMQ's lists and in reports.
+pub(crate) const PURPOSE: &str = "worker: updates";
+
 /// The state of the worker, and whether it is shutting down.
 pub(crate) struct Readiness {
+    broker: Broker,
     state: Mutex<WorkerState>,
     stop: CancellationToken,
 }
@@ -33,8 +38,9 @@ pub(crate) struct Report {
 }
 
 impl Readiness {
-    pub(crate) fn new(stop: CancellationToken) -> Self {
-        Self { state: Mutex::new(WorkerState::WaitingFor("PostgreSQL has not answered yet")), stop }
+    pub(crate) fn new(broker: Broker, stop: CancellationToken) -> Self {
+        let state = WorkerState::WaitingFor("PostgreSQL has not answered yet");
+        Self { broker, state: Mutex::new(state), stop }
     }
 
     /// Records that the worker waits for something, and consumes nothing meanwhile.
@@ -95,6 +101,13 @@ impl Readiness {
             (false, _) => "not ready",
         };
         COMMON.ready.set(ready.into());
-        Report { ready, body: json!({ "status": status, "reasons": reasons, "share": share }) }
+        let HostsReport { used, unavailable } = self.broker.report(PURPOSE);
+        let body = json!({
+            "status": status,
+            "reasons": reasons,
+            "share": share,
+            "rabbitmq": { "host": used, "unavailable": unavailable },
+        });
+        Report { ready, body }
     }
 }

@@ -70,6 +70,7 @@ fn unpublished(id: UpdateId, error: &PublishError) -> ApiError {
         | PublishError::Blocked
         | PublishError::Late
         | PublishError::Full
+        | PublishError::Unavailable
         | PublishError::Changing
         | PublishError::NoQueue => format!("{error}; nothing was queued, try again"),
     })

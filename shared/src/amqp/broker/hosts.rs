@@ -33,6 +33,7 @@ struct Failure {
 }
 
 /// The hosts as a program reports them.
+#[derive(Clone, Debug)]
 pub struct HostsReport {
     /// The host that is in use; none before the first connection.
     pub used: Option<String>,
