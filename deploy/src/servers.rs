@@ -14,7 +14,8 @@ use std::path::Path;
 use anyhow::Result;
 
 pub use self::{
-    cluster::Cluster, folder::Folder, pgbouncer::PgBouncer, ports::has_ipv6, postgres::Postgres, rabbitmq::RabbitMq,
+    cluster::Cluster, folder::Folder, pgbouncer::PgBouncer, ports::has_ipv6, postgres::Postgres,
+    rabbitmq::RabbitMq,
 };
 use crate::packages::{self, Consent};
 

@@ -96,8 +96,8 @@ fn run(arguments: &Arguments) -> Result<bool> {
     let fixture = Arc::new(Fixture {
         servers,
         own_postgres: None,
-            cluster: None,
-            shared_cluster: SharedCluster::new(folder.join("cluster")),
+        cluster: None,
+        shared_cluster: SharedCluster::new(folder.join("cluster")),
         binaries,
         name: "chaos".to_owned(),
         folder: logs,

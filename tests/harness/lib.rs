@@ -137,9 +137,7 @@ impl Harness {
     /// Runs one test; when it fails, its processes' logs are shown.
     pub fn run(&self, test: &Test) -> Result<(), Failed> {
         // Waiting for the turn does not count.
-        let _turn = test.name.starts_with(ON_THE_CLUSTER).then(|| {
-            self.cluster.turn()
-        });
+        let _turn = test.name.starts_with(ON_THE_CLUSTER).then(|| self.cluster.turn());
         let name = test.name.trim_start_matches("system::").replace("::", "_");
         let folder = self.folder.join("logs").join(&name);
         fs::create_dir_all(&folder)?;

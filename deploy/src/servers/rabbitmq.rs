@@ -18,11 +18,11 @@ use std::{
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
 
+pub(super) use self::{configuration::NodeSetup, epmd::Epmd};
 use self::{
     configuration::{config, environment},
     erlang::{binaries, binary, percent_encode},
 };
-pub(super) use self::{configuration::NodeSetup, epmd::Epmd};
 use super::{
     DEFAULT_NAME, USER,
     folder::{Account, Folder},
@@ -69,8 +69,7 @@ impl RabbitMq {
         ports: Ports,
     ) -> Result<Self> {
         let home = folder.subfolder("rabbitmq")?;
-        let node =
-            NodeSetup { files: "rabbitmq", name: "sd", home, advanced: None, arguments: "" };
+        let node = NodeSetup { files: "rabbitmq", name: "sd", home, advanced: None, arguments: "" };
         let epmd = Arc::new(Epmd::new(packages, folder, "epmd", ports.epmd));
         Self::node(packages, folder, password, ports, node, epmd)
     }
@@ -298,4 +297,3 @@ impl RabbitMq {
         self.epmd.stop();
     }
 }
-

@@ -163,11 +163,7 @@ impl Publisher {
     }
 
     /// Keeps a link open while the gateway runs, with the topology recorded in the database.
-    pub(crate) async fn keep_linked(
-        self: Arc<Self>,
-        database: PgPool,
-        recorded: Recorded,
-    ) {
+    pub(crate) async fn keep_linked(self: Arc<Self>, database: PgPool, recorded: Recorded) {
         let (sender, mut recorded) = watch::channel(recorded);
         let _following =
             AbortOnDropHandle::new(supervise::keep("topology", follow(database.clone(), sender)));

@@ -283,7 +283,9 @@ mod tests {
 
     #[test]
     fn credentials_are_read_whole_or_refused() {
-        let read = |text: &str| Uri::parse(text).map(|mut uri| (uri.user, uri.password, uri.hosts.remove(0).0));
+        let read = |text: &str| {
+            Uri::parse(text).map(|mut uri| (uri.user, uri.password, uri.hosts.remove(0).0))
+        };
         let some = |text: &str| Some(text.to_owned());
         for (written, user, password) in [
             ("x://host", None, None),

@@ -69,7 +69,21 @@ impl Load {
 impl Answers {
     /// Whatever was sent to a gateway from so long after the beginning of the trouble on was taken.
     pub(super) fn are_taken_after(&self, gateway: usize, time: Duration) -> Result<()> {
-        let late = self.sent.iter().filter(|sent| sent.gateway == gateway);
+        let all: Vec<u16> = (0..PARTITIONS).collect();
+        self.of_partitions_are_taken_after(gateway, &all, time)
+    }
+
+    /// The same for some of the partitions.
+    pub(super) fn of_partitions_are_taken_after(
+        &self,
+        gateway: usize,
+        partitions: &[u16],
+        time: Duration,
+    ) -> Result<()> {
+        let of_these = |sent: &&Sent| {
+            sent.gateway == gateway && partitions.contains(&sent.component().partition(PARTITIONS))
+        };
+        let late = self.sent.iter().filter(of_these);
         let late: Vec<&Sent> = late.filter(|sent| sent.at >= self.began + time).collect();
         ensure!(late.len() > 20, "only {} updates were sent later", late.len());
         let refused: Vec<String> = late
@@ -92,24 +106,21 @@ impl Answers {
             }
             let began = *since.entry(way).or_insert(sent.at);
             let interrupted = sent.answered - began;
-            ensure!(interrupted < limit, "{way:?} took nothing for {interrupted:?}: {:?}", sent.told);
+            ensure!(
+                interrupted < limit,
+                "{way:?} took nothing for {interrupted:?}: {:?}",
+                sent.told
+            );
         }
         Ok(())
-    }
-
-    pub(super) fn print(&self) {
-        for sent in &self.sent {
-            if !sent.is_taken() {
-                eprintln!("{} p{} {:?} {:?} {:?}", sent.gateway, sent.component().partition(PARTITIONS), sent.at - self.began, sent.answered - sent.at, sent.told);
-            }
-        }
     }
 
     /// The updates of these partitions were taken by a gateway all the time, as if nothing was wrong.
     pub(super) fn go_on(&self, gateway: usize, partitions: &[u16]) -> Result<()> {
         let (mut count, mut slowest) = (0, Duration::ZERO);
         for sent in self.sent.iter().filter(|sent| sent.gateway == gateway) {
-            if sent.at < self.began || !partitions.contains(&sent.component().partition(PARTITIONS)) {
+            if sent.at < self.began || !partitions.contains(&sent.component().partition(PARTITIONS))
+            {
                 continue;
             }
             ensure!(

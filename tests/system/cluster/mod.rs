@@ -22,6 +22,14 @@ const PARTITIONS: u16 = 3;
 /// The time within which every request is answered 2xx again, after whatever becomes of one node.
 const ANSWERS_AGAIN: Duration = Duration::from_secs(10);
 
+/// The time within which RabbitMQ gives a stalled node up, twice its `net_ticktime` at most, and something is
+/// done about that.
+const GIVEN_UP: Duration = Duration::from_secs(17);
+/// How long a node stalls: longer than that.
+const STALL: Duration = Duration::from_secs(20);
+/// The time in which a node that stalled is a part of the cluster again.
+const HEALS: Duration = Duration::from_secs(6);
+
 /// A system on the cluster, with a burst that is under way. Node `n` leads partition `n`.
 struct OnCluster {
     cluster: Arc<Cluster>,
@@ -34,7 +42,11 @@ type Nodes<'a> = &'a [usize];
 
 impl OnCluster {
     /// Starts a gateway and a worker for each of these sets of nodes.
-    async fn start(fixture: &Arc<Fixture>, gateways: &[Nodes<'_>], workers: &[Nodes<'_>]) -> Result<Self> {
+    async fn start(
+        fixture: &Arc<Fixture>,
+        gateways: &[Nodes<'_>],
+        workers: &[Nodes<'_>],
+    ) -> Result<Self> {
         let fixture = fixture.with_cluster()?;
         let cluster = fixture.cluster.clone().context("the cluster")?;
         let partitions = PARTITIONS.to_string();

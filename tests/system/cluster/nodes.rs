@@ -5,17 +5,14 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Result;
 use harness::{Fixture, tests};
 
-use super::{ANSWERS_AGAIN, OnCluster};
+use super::{ANSWERS_AGAIN, HEALS, Nodes, OnCluster, STALL};
 
-tests!(
-    the_node_of_a_leader_is_killed,
-    the_node_of_a_leader_stalls,
-);
+tests!(the_node_of_a_leader_is_killed, the_node_of_a_leader_stalls,);
 
-/// The first gateway and the first worker have nodes 0 and 2 only, the others all.
+/// The gateways and the first worker are connected to other nodes than the one that fails.
 async fn start(fixture: &Arc<Fixture>) -> Result<OnCluster> {
-    let (apart, all): (&[usize], &[usize]) = (&[0, 2], &[0, 1, 2]);
-    OnCluster::start(fixture, &[apart, all], &[apart, all]).await
+    let (apart, all): (Nodes<'_>, Nodes<'_>) = (&[0, 2], &[0, 1, 2]);
+    OnCluster::start(fixture, &[apart, apart], &[apart, all]).await
 }
 
 async fn the_node_of_a_leader_is_killed(fixture: Arc<Fixture>) -> Result<()> {
@@ -25,8 +22,8 @@ async fn the_node_of_a_leader_is_killed(fixture: Arc<Fixture>) -> Result<()> {
     load.until(Duration::from_secs(6)).await;
     cluster.heal(1)?;
     let answers = load.finish(&system, ANSWERS_AGAIN).await?;
-    answers.go_on(0, &[0, 2])?;
     for gateway in 0..2 {
+        answers.go_on(gateway, &[0, 2])?;
         answers.are_taken_after(gateway, ANSWERS_AGAIN)?;
     }
     system.finish().await
@@ -36,11 +33,11 @@ async fn the_node_of_a_leader_stalls(fixture: Arc<Fixture>) -> Result<()> {
     let OnCluster { cluster, system, mut load } = start(&fixture).await?;
     load.trouble();
     cluster.node(1)?.pause();
-    load.until(Duration::from_secs(20)).await;
+    load.until(STALL).await;
     cluster.heal(1)?;
-    let answers = load.finish(&system, Duration::from_secs(26)).await?;
-    answers.go_on(0, &[0, 2])?;
+    let answers = load.finish(&system, STALL + HEALS).await?;
     for gateway in 0..2 {
+        answers.go_on(gateway, &[0, 2])?;
         answers.are_taken_after(gateway, ANSWERS_AGAIN)?;
     }
     system.finish().await

@@ -1,6 +1,6 @@
 //! The node that a gateway or a worker is connected to fails.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use harness::{Fixture, System, answer, eventually, tests};
@@ -8,7 +8,7 @@ use reqwest::Method;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::{ANSWERS_AGAIN, OnCluster, Nodes};
+use super::{ANSWERS_AGAIN, GIVEN_UP, HEALS, Nodes, OnCluster, PARTITIONS, STALL};
 
 tests!(
     the_nodes_of_a_gateway_and_of_a_worker_are_killed,
@@ -32,10 +32,7 @@ async fn seen_by_worker(system: &System, worker: usize) -> Result<Value> {
 }
 
 /// Waits until a program reports that it uses another node, and why not this one.
-async fn uses_another(
-    lost: &str,
-    report: impl AsyncFn() -> Result<Value>,
-) -> Result<()> {
+async fn uses_another(lost: &str, report: impl AsyncFn() -> Result<Value>) -> Result<()> {
     eventually("another node is used", async || {
         let seen = report().await?;
         let mut unavailable = seen["unavailable"].as_array().into_iter().flatten();
@@ -93,28 +90,31 @@ async fn the_node_of_a_gateway_stalls(fixture: Arc<Fixture>) -> Result<()> {
     uses_another(&used, async || seen_by_gateway(&on.system, 0).await).await?;
     let linked = on.load.elapsed();
     ensure!(linked < ANSWERS_AGAIN, "another node was used after {linked:?}");
-    on.load.until(Duration::from_secs(20)).await;
+    on.load.until(STALL).await;
     on.cluster.heal(node)?;
     let OnCluster { system, load, .. } = on;
-    let answers = load.finish(&system, Duration::from_secs(28)).await?;
-    answers.print();
+    let answers = load.finish(&system, STALL + HEALS).await?;
+    let others: Vec<u16> =
+        (0..PARTITIONS).filter(|partition| usize::from(*partition) != node).collect();
+    answers.of_partitions_are_taken_after(0, &others, ANSWERS_AGAIN)?;
+    answers.are_taken_after(0, GIVEN_UP)?;
     system.finish().await
 }
 
 async fn the_node_of_a_worker_stalls(fixture: Arc<Fixture>) -> Result<()> {
-    let mut on = OnCluster::start(&fixture, &[&[0, 2]], &[ALL]).await?;
+    let mut on = OnCluster::start(&fixture, &[ALL], &[ALL]).await?;
     on.load.trouble();
     let used = host(&seen_by_worker(&on.system, 0).await?)?;
     let node = index(&on, &used)?;
     on.cluster.node(node)?.pause();
     uses_another(&used, async || seen_by_worker(&on.system, 0).await).await?;
     on.load.burst().is_decided().await?;
+    // RabbitMQ has given the other consumer up.
     let decided = on.load.elapsed();
-    on.load.until(Duration::from_secs(20)).await;
+    ensure!(decided < GIVEN_UP, "updates were decided after {decided:?}");
+    on.load.until(STALL).await;
     on.cluster.heal(node)?;
     let OnCluster { system, load, .. } = on;
-    let answers = load.finish(&system, Duration::from_secs(28)).await?;
-    eprintln!("decided after {decided:?}");
-    answers.print();
+    load.finish(&system, STALL + HEALS).await?;
     system.finish().await
 }

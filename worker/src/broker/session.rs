@@ -220,7 +220,8 @@ impl Consumer {
             database.with(declare).await?;
             channel.close(200, "declared".into()).await?;
         }
-        let partitions = share.partitions.iter().map(|partition| share.topology().queue(*partition));
+        let partitions =
+            share.partitions.iter().map(|partition| share.topology().queue(*partition));
         let mut queues: Vec<_> = partitions.map(|queue| (queue, QueueKind::Partition)).collect();
         if share.dead_letters {
             queues.push((share.topology().dead_letter_queue(), QueueKind::DeadLetters));

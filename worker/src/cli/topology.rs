@@ -3,7 +3,10 @@
 use anyhow::{Result, bail};
 use clap::{Subcommand, value_parser};
 use shared::{
-    broker::Broker, envelope, message, output, settings::Settings, shutdown,
+    broker::Broker,
+    envelope, message, output,
+    settings::Settings,
+    shutdown,
     topology::{ARGUMENTS, Recorded},
 };
 

@@ -79,4 +79,3 @@ pub(super) fn environment(
         ("RABBITMQ_CTL_ERL_ARGS", loopback.to_owned()),
     ])
 }
-

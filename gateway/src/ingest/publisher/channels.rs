@@ -33,8 +33,9 @@ impl managed::Manager for Channels {
         let channel = self.connection.create_channel().await?;
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
         let options = BasicConsumeOptions { no_ack: true, ..Default::default() };
-        let replies =
-            channel.basic_consume(REPLY_TO.into(), "".into(), options, FieldTable::default()).await?;
+        let replies = channel
+            .basic_consume(REPLY_TO.into(), "".into(), options, FieldTable::default())
+            .await?;
         // It ends with the channel.
         supervise::spawn("replies", receive(replies, self.pending.clone()));
         Ok(channel)

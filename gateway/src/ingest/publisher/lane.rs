@@ -40,6 +40,9 @@ use super::{
 /// channel. When the leader of a queue stalls, its successor confirms what was sent on this channel, within
 /// 10 s by RabbitMQ's defaults; a new channel may get no confirmations for a minute.
 const UNCONFIRMED_LIMIT: Duration = Duration::from_secs(12);
+/// The same for a channel that had no confirmation yet. One that was opened before RabbitMQ knew the successor
+/// never gets any.
+const NEVER_CONFIRMED_LIMIT: Duration = Duration::from_secs(1);
 /// The same while RabbitMQ is short of memory or disk, and for one that it does not even read.
 const UNREAD_LIMIT: Duration = Duration::from_secs(5);
 /// Time between a refusal and the next channel. A channel that publishes to a queue for the first time
@@ -136,6 +139,7 @@ impl Lane {
             limits,
             routing_key,
             channel: None,
+            has_confirmed: false,
             renewal: None,
             waiting: VecDeque::new(),
             unconfirmed: Unconfirmed::default(),
@@ -175,6 +179,8 @@ struct Sending {
     routing_key: ShortString,
     /// None until the first message.
     channel: Option<Object<Channels>>,
+    /// Whether a message was confirmed on the channel.
+    has_confirmed: bool,
     /// When the channel is to be replaced, once nothing is unconfirmed; nothing is sent until then.
     renewal: Option<Instant>,
     waiting: VecDeque<Queued>,
@@ -299,6 +305,7 @@ impl Sending {
     async fn settle(&mut self, confirmed: Vec<(Sent, Confirmed)>) {
         let mut refused = Vec::new();
         for (sent, confirmed) in confirmed {
+            self.has_confirmed |= confirmed == Confirmed::Queued;
             match confirmed {
                 Confirmed::Refused => refused.push(sent),
                 Confirmed::Queued
@@ -335,7 +342,11 @@ impl Sending {
         if self.unconfirmed.is_empty() && self.renewal.is_some_and(|renewal| renewal <= now) {
             self.close_channel("it refuses all").await;
         }
-        let limit = if self.link.is_blocked() { UNREAD_LIMIT } else { UNCONFIRMED_LIMIT };
+        let limit = match (self.link.is_blocked(), self.has_confirmed) {
+            (true, _) => UNREAD_LIMIT,
+            (false, true) => UNCONFIRMED_LIMIT,
+            (false, false) => NEVER_CONFIRMED_LIMIT,
+        };
         if self.unconfirmed.iter().all(|sent| sent.deadline + limit > now) {
             return;
         }
@@ -355,7 +366,7 @@ impl Sending {
     /// Closes the channel; the next message gets another one. When the channel is closed, RabbitMQ has read
     /// everything that was sent on it: nothing of it is queued later than what the next channel sends.
     async fn close_channel(&mut self, why: &str) {
-        self.renewal = None;
+        (self.renewal, self.has_confirmed) = (None, false);
         let Some(channel) = self.channel.take() else { return };
         let channel = Object::take(channel);
         if !matches!(timeout(CLOSE_LIMIT, channel.close(200, why.into())).await, Ok(Ok(()))) {

@@ -56,7 +56,8 @@ impl Hosts {
         let mut order: Vec<usize> = (0..self.names.len()).collect();
         order.sort_by_key(|host| {
             let failure = state.failures.get(host);
-            let is_avoided = failure.is_some_and(|failure| now.duration_since(failure.at) < AVOIDED);
+            let is_avoided =
+                failure.is_some_and(|failure| now.duration_since(failure.at) < AVOIDED);
             (is_avoided, random.hash_one(host))
         });
         order
