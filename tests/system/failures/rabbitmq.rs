@@ -170,9 +170,9 @@ async fn rabbitmq_takes_no_more_connections(fixture: Arc<Fixture>) -> Result<()>
         Ok(rabbitmq.ctl(&["eval", &query])?.trim().parse()?)
     };
     let all = connections()?;
-    ensure!(all == 8, "two for each process, but there are {all}");
-    // Those that stay have four; one more than that may come, and no process can do with one.
-    rabbitmq.ctl(&["set_vhost_limits", "-p", &vhost, "{\"max-connections\": 5}"])?;
+    ensure!(all == 6, "one for each gateway, two for each worker, but there are {all}");
+    // Those that stay have three, and no other may come.
+    rabbitmq.ctl(&["set_vhost_limits", "-p", &vhost, "{\"max-connections\": 3}"])?;
     proxy.reset();
     burst.is_refused_by(0, ABSENT).await?;
     is_degraded(&system, 0, ABSENT).await?;

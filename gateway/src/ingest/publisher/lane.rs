@@ -40,9 +40,6 @@ use super::{
 /// channel. When the leader of a queue stalls, its successor confirms what was sent on this channel, within
 /// 10 s by RabbitMQ's defaults; a new channel may get no confirmations for a minute.
 const UNCONFIRMED_LIMIT: Duration = Duration::from_secs(12);
-/// The same for a channel that had no confirmation yet. One that was opened before RabbitMQ knew the successor
-/// never gets any.
-const NEVER_CONFIRMED_LIMIT: Duration = Duration::from_secs(1);
 /// The same while RabbitMQ is short of memory or disk, and for one that it does not even read.
 const UNREAD_LIMIT: Duration = Duration::from_secs(5);
 /// Time between a refusal and the next channel. A channel that publishes to a queue for the first time
@@ -51,8 +48,8 @@ const UNREAD_LIMIT: Duration = Duration::from_secs(5);
 const RENEWAL_PAUSE: Duration = Duration::from_millis(600);
 /// How often a busy lane checks for overdue confirmations.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
-/// Time for RabbitMQ to close a channel.
-const CLOSE_LIMIT: Duration = Duration::from_secs(5);
+/// Time for RabbitMQ to close a channel. It may first have to refuse a message.
+const CLOSE_LIMIT: Duration = Duration::from_secs(8);
 /// Maximum number of updates taken from the channel at once.
 const TAKE: usize = 256;
 const PERSISTENT: u8 = 2;
@@ -211,7 +208,7 @@ impl Sending {
             if self.link.failed.load(Ordering::Relaxed) {
                 break;
             }
-            while self.renewal.is_none() && self.unconfirmed.len() < self.limits.messages {
+            while self.renewal.is_none() && self.unconfirmed.len() < self.window() {
                 let message = self.gather();
                 if message.is_empty() {
                     break;
@@ -226,6 +223,12 @@ impl Sending {
                 sent.settle(self.link.result(confirmed));
             }
         }
+    }
+
+    /// How many messages may be unconfirmed. A new channel is tried with one: while RabbitMQ knows no leader of the
+    /// queue, it takes 6 s to refuse each message of such a channel, and as long to close it.
+    const fn window(&self) -> usize {
+        if self.has_confirmed { self.limits.messages } else { 1 }
     }
 
     /// The updates of the next message, in order; empty if none waits.
@@ -342,11 +345,7 @@ impl Sending {
         if self.unconfirmed.is_empty() && self.renewal.is_some_and(|renewal| renewal <= now) {
             self.close_channel("it refuses all").await;
         }
-        let limit = match (self.link.is_blocked(), self.has_confirmed) {
-            (true, _) => UNREAD_LIMIT,
-            (false, true) => UNCONFIRMED_LIMIT,
-            (false, false) => NEVER_CONFIRMED_LIMIT,
-        };
+        let limit = if self.link.is_blocked() { UNREAD_LIMIT } else { UNCONFIRMED_LIMIT };
         if self.unconfirmed.iter().all(|sent| sent.deadline + limit > now) {
             return;
         }
