@@ -18,7 +18,10 @@ use std::{
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
 
-pub(super) use self::{configuration::NodeSetup, epmd::Epmd};
+pub(super) use self::{
+    configuration::{NodeSetup, Ports},
+    epmd::Epmd,
+};
 use self::{
     configuration::{config, environment},
     erlang::{binaries, binary, percent_encode},
@@ -46,18 +49,6 @@ pub struct RabbitMq {
     server: Server,
     /// `rabbitmqctl` is an Erlang node of its own, on one port and with one name: one at a time.
     control: Mutex<()>,
-}
-
-/// The ports that RabbitMQ and its tools need.
-#[derive(Clone, Copy)]
-pub(super) struct Ports {
-    pub(super) amqp: u16,
-    /// Where its tools connect to.
-    pub(super) distribution: u16,
-    /// Where its tools ask for the former.
-    pub(super) epmd: u16,
-    /// Where the tools listen themselves.
-    pub(super) control: u16,
 }
 
 impl RabbitMq {

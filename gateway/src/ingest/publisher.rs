@@ -51,7 +51,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 pub(crate) use self::broker_state::{BrokerState, PublishError};
 use self::{
-    exchange::LinkExchange,
+    exchange::{FenceError, LinkExchange},
     lane::{Queued, Ticket},
     link::{Link, LinkError, PURPOSE},
 };
@@ -174,9 +174,9 @@ impl Publisher {
             let linked = match now.phase {
                 Phase::Open => {
                     let pending = self.pending.clone();
-                    let prepared = prepared.take();
+                    let ahead = prepared.clone();
                     let (broker, topology) = (&self.broker, now.topology);
-                    let linking = Link::open(broker, &database, topology, pending, prepared);
+                    let linking = Link::open(broker, &database, topology, pending, ahead);
                     timeout(CONNECT_LIMIT, linking).await.unwrap_or(Err(LinkError::Silent))
                 }
                 Phase::Draining | Phase::Closed => Err(LinkError::Changing),
@@ -268,7 +268,7 @@ impl Publisher {
         loop {
             match link.exchange.delete(&self.broker).await {
                 Ok(()) => break,
-                Err(LinkError::Silent) if self.broker.has_several_hosts() => {
+                Err(FenceError::Silent) if self.broker.has_several_hosts() => {
                     tracing::warn!("RabbitMQ does not delete an exchange: a node may be stalled");
                     tokio::spawn(delete_later(self.broker.clone(), link.exchange.clone()));
                     break;

@@ -71,7 +71,7 @@ async fn a_partition_that_does_not_confirm_does_not_stop_the_others(
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     let log = system.gateways[0].log()?;
-    ensure!(log.contains("its channel is replaced"), "{log}");
+    ensure!(log.contains("its channel is given up"), "{log}");
     ensure!(!log.contains("the connection to RabbitMQ is given up"), "{log}");
     resume(&system, &queue).await?;
     eventually("the partition takes updates again", async || {

@@ -32,7 +32,7 @@ use super::{
     redeclare::redeclare,
     replies::{Reply, ReplySender},
     starting::consume_all,
-    trial,
+    trial::{self, TrialError},
 };
 use crate::{
     batch::{Applied, DeferredQueue, Expired, Incoming, apply_with_retries},
@@ -88,6 +88,8 @@ pub(crate) enum ConsumeError {
     Declare(#[from] DeclareError),
     #[error("RabbitMQ did not answer in time")]
     Silent,
+    #[error("this node of RabbitMQ can't be used")]
+    Trial(#[from] TrialError),
     #[error(transparent)]
     Delivery(#[from] DeliveryError),
     #[error("a batch could not be applied within {} s", BATCH_LIMIT.as_secs())]
@@ -109,7 +111,7 @@ impl Consumer {
             biased;
             () = self.stop.cancelled() => return Ok(()),
             tried = trial::consume(&connection, &self.database) => {
-                tried.inspect_err(|error| self.blame_the_node(error))?;
+                tried.map_err(ConsumeError::from).inspect_err(|error| self.blame_the_node(error))?;
             }
         }
         let member = Member::join(self.database.lock().await.options()).await?;
@@ -134,9 +136,15 @@ impl Consumer {
             ConsumeError::Broker(_)
             | ConsumeError::Silent
             | ConsumeError::Declare(DeclareError::Broker(_))
+            | ConsumeError::Trial(
+                TrialError::Broker(_)
+                | TrialError::Silent
+                | TrialError::Declare(DeclareError::Broker(_)),
+            )
             | ConsumeError::Delivery(_) => self.broker.lost(PURPOSE, &chain(error)),
             ConsumeError::Connect(_)
             | ConsumeError::Declare(_)
+            | ConsumeError::Trial(TrialError::Declare(_))
             | ConsumeError::Unsettled
             | ConsumeError::Abandoned
             | ConsumeError::Membership(_) => {}

@@ -17,10 +17,19 @@ use shared::{
 use sqlx::PgConnection;
 use tokio::{sync::Mutex, time::timeout};
 
-use super::session::ConsumeError;
-
 /// Time for the whole trial.
 const LIMIT: Duration = Duration::from_secs(5);
+
+/// Why a node can't serve a worker.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TrialError {
+    #[error("the queues can't be declared")]
+    Declare(#[from] DeclareError),
+    #[error("RabbitMQ refused")]
+    Broker(#[from] lapin::Error),
+    #[error("RabbitMQ did not declare and deliver within {} s", LIMIT.as_secs())]
+    Silent,
+}
 
 /// Declares the queues, if they may be declared, and consumes the dead-letter queue for a moment, which
 /// needs a majority of its members. That queue is normally empty, and any number of consumers may share it.
@@ -30,7 +39,7 @@ const LIMIT: Duration = Duration::from_secs(5);
 pub(super) async fn consume(
     connection: &Connection,
     database: &Mutex<Database>,
-) -> Result<(), ConsumeError> {
+) -> Result<(), TrialError> {
     let trying = async {
         let mut database = database.lock().await;
         let channel = connection.create_channel().await?;
@@ -55,5 +64,5 @@ pub(super) async fn consume(
         }
         Ok(())
     };
-    timeout(LIMIT, trying).await.map_err(|_| ConsumeError::Silent)?
+    timeout(LIMIT, trying).await.map_err(|_| TrialError::Silent)?
 }

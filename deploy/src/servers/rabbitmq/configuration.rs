@@ -4,8 +4,19 @@ use std::{fmt::Write as _, path::PathBuf};
 
 use anyhow::Result;
 
-use super::Ports;
 use crate::servers::{DEFAULT_NAME, USER, folder::Folder, ports::has_ipv6};
+
+/// The ports that RabbitMQ and its tools need.
+#[derive(Clone, Copy)]
+pub(in crate::servers) struct Ports {
+    pub(in crate::servers) amqp: u16,
+    /// Where its tools connect to.
+    pub(in crate::servers) distribution: u16,
+    /// Where its tools ask for the former.
+    pub(in crate::servers) epmd: u16,
+    /// Where the tools listen themselves.
+    pub(in crate::servers) control: u16,
+}
 
 /// What distinguishes a node from others in the same folder.
 pub(in crate::servers) struct NodeSetup<'a> {

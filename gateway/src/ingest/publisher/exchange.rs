@@ -7,14 +7,27 @@ use lapin::{
     options::{ExchangeBindOptions, ExchangeDeclareOptions, ExchangeDeleteOptions},
     types::FieldTable,
 };
-use shared::{broker::Broker, topology::Topology};
+use shared::{
+    broker::{Broker, ConnectError},
+    topology::Topology,
+};
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::link::LinkError;
-
 /// Time for deleting an exchange. RabbitMQ takes milliseconds, unless a node of a cluster stalls.
 const FENCE_LIMIT: Duration = Duration::from_secs(2);
+
+/// Why an exchange was not deleted.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FenceError {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error("RabbitMQ refused")]
+    Broker(#[from] lapin::Error),
+    /// RabbitMQ is connected, and does not do it: a node of a cluster stalls.
+    #[error("RabbitMQ did not answer in time")]
+    Silent,
+}
 
 /// An exchange that only one link publishes to. It is bound to the exchange of updates, and deleted
 /// automatically with that.
@@ -61,8 +74,8 @@ impl LinkExchange {
     /// Deletes it: what its link has sent and RabbitMQ has not read yet is refused.
     ///
     /// # Errors
-    /// `Silent` when RabbitMQ is connected and does not answer: a node of a cluster stalls.
-    pub(super) async fn delete(&self, broker: &Broker) -> Result<(), LinkError> {
+    /// When RabbitMQ can't be reached, refuses, or does not answer.
+    pub(super) async fn delete(&self, broker: &Broker) -> Result<(), FenceError> {
         let connection = broker.connect("gateway: fence").await?;
         let fencing = async {
             let channel = connection.create_channel().await?;
@@ -70,6 +83,6 @@ impl LinkExchange {
             channel.exchange_delete(self.name.as_str().into(), options).await?;
             connection.close(200, "done".into()).await
         };
-        Ok(timeout(FENCE_LIMIT, fencing).await.map_err(|_| LinkError::Silent)??)
+        Ok(timeout(FENCE_LIMIT, fencing).await.map_err(|_| FenceError::Silent)??)
     }
 }
