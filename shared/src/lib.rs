@@ -16,7 +16,7 @@ pub use self::{
     amqp::{broker, topology},
     database::parked,
     domain::{component, impact, incident, outcome, shorten, timestamp, update_id},
-    http::{admin, health, paths},
+    http::{admin, health, paths, servers_report},
     process::{output, shutdown, supervise},
     telemetry::{metrics, throttle, traces},
     wire::{envelope, message},

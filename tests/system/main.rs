@@ -4,6 +4,7 @@
 mod alerts;
 mod api;
 mod clients;
+mod cluster;
 mod failures;
 mod lists;
 mod operations;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         alerts::tests(),
         api::tests(),
         clients::tests(),
+        cluster::tests(),
         failures::tests(),
         lists::tests(),
         operations::tests(),

@@ -14,7 +14,7 @@ use shared::{
 use sqlx::PgConnection;
 use tokio::{
     sync::Mutex,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
@@ -36,7 +36,11 @@ pub enum RunError {
     Topology(#[from] TopologyError),
 }
 
+/// Pause before another attempt to take part. It doubles while attempts fail soon.
 const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(4);
+/// After a part that lasted longer, the first attempt follows soon.
+const LONG_PART: Duration = Duration::from_secs(10);
 const UPKEEP_EVERY: Duration = Duration::from_secs(3600);
 const UPKEEP_PAUSE: Duration = Duration::from_secs(5);
 /// Time limit of one maintenance run of the inbox: a silent connection must not stop it forever.
@@ -57,7 +61,8 @@ pub async fn run(
     stop: CancellationToken,
 ) -> Result<(), RunError> {
     let servers = config.database.servers().clone();
-    let readiness = Arc::new(Readiness::new(servers.clone(), stop.clone()));
+    let readiness = Readiness::new(config.broker.clone(), servers.clone(), stop.clone());
+    let readiness = Arc::new(readiness);
     let watching = supervise::keep("servers of PostgreSQL", servers.watch());
     let _watching = AbortOnDropHandle::new(watching);
     // Served first, so that readiness shows what the worker waits for.
@@ -118,13 +123,19 @@ async fn consume(config: Config, readiness: Arc<Readiness>, stop: &CancellationT
         stop: stop.clone(),
         abandon,
     };
+    let mut waits = RECONNECT_PAUSE;
     while !stop.is_cancelled() {
+        let began = Instant::now();
         if let Err(error) = consumer.take_part().await {
             let reason = chain(&error);
             let line = "this worker's part ended: what it held is delivered again";
             throttled!(warn, &reason, reason, "{line}");
             consumer.readiness.unavailable(reason);
-            pause(RECONNECT_PAUSE, stop).await;
+            if began.elapsed() > LONG_PART {
+                waits = RECONNECT_PAUSE;
+            }
+            pause(waits, stop).await;
+            waits = (waits * 2).min(LONGEST_PAUSE);
         }
     }
     limit.abort();

@@ -23,7 +23,6 @@ use hyper_util::{
 };
 use shared::{
     admin::{self, AdminError},
-    broker::Broker,
     database::ConnectOptions,
     paths,
     settings::Settings,
@@ -66,7 +65,6 @@ pub struct Server {
     admin: Option<TcpListener>,
     app: Arc<App>,
     database: ConnectOptions,
-    broker: Broker,
     connections: usize,
     keep_alive: Duration,
 }
@@ -107,9 +105,9 @@ pub async fn build(config: Config, stop: CancellationToken) -> Result<Server, Bu
         None => None,
     };
     let Config { database, broker, auth, conflict, inbox_days, limits, .. } = config;
-    let app = Arc::new(App::new(auth, &database, limits, conflict, inbox_days, stop));
+    let app = Arc::new(App::new(auth, &database, broker, limits, conflict, inbox_days, stop));
     let keep_alive = limits.keep_alive;
-    Ok(Server { listener, admin, app, database, broker, connections, keep_alive })
+    Ok(Server { listener, admin, app, database, connections, keep_alive })
 }
 
 impl Server {
@@ -127,16 +125,15 @@ impl Server {
             Some(_) => Watched::Apart,
             None => Watched::Here,
         };
-        let (broker, database) = (self.broker.clone(), self.database.clone());
+        let database = self.database.clone();
         let linking = async {
             let recorded = Topology::read_once_up(&database, settings).await?;
             let publisher = app.publisher.clone();
-            publisher.keep_linked(broker, app.answers.clone(), recorded).await;
+            publisher.keep_linked(app.answers.clone(), recorded).await;
             Ok(())
         };
         let upkeep = app.catalogue.keep_fresh();
         let watching = database.servers().clone().watch();
-        let broker = self.broker.clone();
         tokio::select! {
             // The link stays up while requests finish; it ends only with an error.
             ended = linking => return ended,
@@ -144,7 +141,7 @@ impl Server {
             () = watching => {}
             () = self.serve(watched) => {}
         }
-        app.publisher.close(&broker).await;
+        app.publisher.close().await;
         drop(admin);
         Ok(())
     }

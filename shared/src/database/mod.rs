@@ -18,7 +18,7 @@ use self::{
     uri::{Address, Target},
 };
 pub use self::{
-    servers::{Servers, ServersReport, Unfit},
+    servers::{Servers, Unfit},
     session::SessionError,
 };
 use crate::{

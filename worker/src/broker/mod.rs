@@ -9,5 +9,7 @@ pub(crate) mod repartition;
 mod replies;
 pub(crate) mod requeue;
 mod session;
+mod starting;
+mod trial;
 
 pub(crate) use self::{replies::ReplySender, session::Consumer};

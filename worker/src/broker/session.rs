@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     pin::pin,
-    sync::{Arc, atomic::AtomicU64},
+    sync::Arc,
     time::Duration,
 };
 
@@ -29,14 +29,19 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     acknowledgements::Acknowledgements,
-    deliveries::{Deliveries, DeliveryError, QueueKind, Received, consume},
+    deliveries::{Deliveries, DeliveryError, QueueKind, Received},
     redeclare::redeclare,
     replies::{Reply, ReplySender},
+    starting::consume_all,
+    trial::{self, TrialError},
 };
 use crate::{
     batch::{Applied, DeferredQueue, Expired, Incoming, apply_with_retries, within},
     membership::{Member, MembershipError, Share},
-    observe::{readiness::Readiness, sampling},
+    observe::{
+        readiness::{PURPOSE, Readiness},
+        sampling,
+    },
     store::{lock_holders::Blockers, workers::MemberId},
 };
 
@@ -86,6 +91,8 @@ pub(crate) enum ConsumeError {
     Declare(#[from] DeclareError),
     #[error("RabbitMQ did not answer in time")]
     Silent,
+    #[error("this node of RabbitMQ can't be used")]
+    Trial(#[from] TrialError),
     #[error(transparent)]
     Delivery(#[from] DeliveryError),
     #[error("a batch could not be applied within {} s", BATCH_LIMIT.as_secs())]
@@ -100,11 +107,20 @@ impl Consumer {
     /// Joins the live workers and consumes this worker's share, session by session, until it must stop or
     /// something fails.
     pub(crate) async fn take_part(&self) -> Result<(), ConsumeError> {
-        // Connects before it joins: a worker without RabbitMQ would block its share.
+        // Joins only once it could consume: a worker without RabbitMQ, or on a node that has lost the others
+        // of its cluster, would block its share.
         let Some(mut connection) = self.connect().await? else { return Ok(()) };
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => return Ok(()),
+            tried = trial::consume(&connection, &self.database) => {
+                tried.map_err(ConsumeError::from).inspect_err(|error| self.blame_the_node(error))?;
+            }
+        }
         let member = Member::join(self.database.lock().await.options()).await?;
         let ended = loop {
             if let Err(error) = self.session(connection, &member).await {
+                self.blame_the_node(&error);
                 break Err(error);
             }
             connection = match self.connect().await {
@@ -117,12 +133,33 @@ impl Consumer {
         ended
     }
 
+    /// Avoids the node of the last connection for a while, if the error came from there.
+    fn blame_the_node(&self, error: &ConsumeError) {
+        match error {
+            ConsumeError::Broker(_)
+            | ConsumeError::Silent
+            | ConsumeError::Declare(DeclareError::Broker(_))
+            | ConsumeError::Trial(
+                TrialError::Broker(_)
+                | TrialError::Silent
+                | TrialError::Declare(DeclareError::Broker(_)),
+            )
+            | ConsumeError::Delivery(_) => self.broker.lost(PURPOSE, &chain(error)),
+            ConsumeError::Connect(_)
+            | ConsumeError::Declare(_)
+            | ConsumeError::Trial(TrialError::Declare(_))
+            | ConsumeError::Unsettled
+            | ConsumeError::Abandoned
+            | ConsumeError::Membership(_) => {}
+        }
+    }
+
     /// None when the worker must stop.
     async fn connect(&self) -> Result<Option<Connection>, ConnectError> {
         tokio::select! {
             biased;
             () = self.stop.cancelled() => Ok(None),
-            connected = self.broker.connect("worker: updates") => connected.map(Some),
+            connected = self.broker.connect(PURPOSE) => connected.map(Some),
         }
     }
 
@@ -212,18 +249,15 @@ impl Consumer {
             database.with(declare).await?;
             channel.close(200, "declared".into()).await?;
         }
-        let arrivals = Arc::new(AtomicU64::new(0));
-        let consume =
-            |queue, kind| consume(connection, share, member, queue, kind, arrivals.clone());
-        for partition in &share.partitions {
-            let queue = share.topology().queue(*partition);
-            deliveries.push(consume(queue, QueueKind::Partition).await?);
-        }
+        let partitions =
+            share.partitions.iter().map(|partition| share.topology().queue(*partition));
+        let mut queues: Vec<_> = partitions.map(|queue| (queue, QueueKind::Partition)).collect();
         if share.dead_letters {
-            let queue = share.topology().dead_letter_queue();
-            deliveries.push(consume(queue, QueueKind::DeadLetters).await?);
+            queues.push((share.topology().dead_letter_queue(), QueueKind::DeadLetters));
         }
+        consume_all(connection, share, member, queues, deliveries).await?;
         tracing::info!(
+            host = self.broker.report(PURPOSE).server,
             partitions = ?share.partitions,
             of = share.topology().partitions,
             topology = share.topology().version,
