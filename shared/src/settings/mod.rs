@@ -52,7 +52,7 @@ pub const SETTINGS: &[Setting] = &[
         "SDB_AMQP_URI",
         None,
         "both",
-        "RabbitMQ: `amqp://user:password@host:port/vhost`, or `amqps://`. Required",
+        "RabbitMQ: `amqp://user:password@host:port/vhost`, or `amqps://`; the nodes of a cluster separated by commas, `…@host1:port1,host2:port2/vhost`. Required",
     ),
     setting(
         "SDB_SECRET_KEY",

@@ -2,6 +2,7 @@
 //! the requeueing of parked updates.
 
 mod acknowledgements;
+mod consume_error;
 mod deliveries;
 pub(crate) mod policies;
 mod redeclare;

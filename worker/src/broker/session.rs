@@ -17,7 +17,7 @@ use shared::{
     message::{UpdateResult, Verdict},
     metrics::WORKER,
     telemetry::chain,
-    topology::{DeclareError, Phase},
+    topology::Phase,
     traces,
 };
 use sqlx::PgConnection;
@@ -29,11 +29,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     acknowledgements::Acknowledgements,
+    consume_error::ConsumeError,
     deliveries::{Deliveries, DeliveryError, QueueKind, Received},
     redeclare::redeclare,
     replies::{Reply, ReplySender},
     starting::consume_all,
-    trial::{self, TrialError},
+    trial,
 };
 use crate::{
     batch::{Applied, DeferredQueue, Expired, Incoming, apply_with_retries, within},
@@ -80,29 +81,6 @@ const BATCH_LIMIT: Duration = Duration::from_secs(300);
 /// The same while commits wait for a synchronous standby.
 const LONGEST_BATCH: Duration = Duration::from_secs(20 * 60);
 
-/// Why a worker stopped consuming.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ConsumeError {
-    #[error(transparent)]
-    Connect(#[from] ConnectError),
-    #[error("RabbitMQ refused")]
-    Broker(#[from] lapin::Error),
-    #[error("the queues can't be declared")]
-    Declare(#[from] DeclareError),
-    #[error("RabbitMQ did not answer in time")]
-    Silent,
-    #[error("this node of RabbitMQ can't be used")]
-    Trial(#[from] TrialError),
-    #[error(transparent)]
-    Delivery(#[from] DeliveryError),
-    #[error("a batch could not be applied within {} s", BATCH_LIMIT.as_secs())]
-    Unsettled,
-    #[error("stopped in the middle of a batch")]
-    Abandoned,
-    #[error(transparent)]
-    Membership(#[from] MembershipError),
-}
-
 impl Consumer {
     /// Joins the live workers and consumes this worker's share, session by session, until it must stop or
     /// something fails.
@@ -135,22 +113,8 @@ impl Consumer {
 
     /// Avoids the node of the last connection for a while, if the error came from there.
     fn blame_the_node(&self, error: &ConsumeError) {
-        match error {
-            ConsumeError::Broker(_)
-            | ConsumeError::Silent
-            | ConsumeError::Declare(DeclareError::Broker(_))
-            | ConsumeError::Trial(
-                TrialError::Broker(_)
-                | TrialError::Silent
-                | TrialError::Declare(DeclareError::Broker(_)),
-            )
-            | ConsumeError::Delivery(_) => self.broker.lost(PURPOSE, &chain(error)),
-            ConsumeError::Connect(_)
-            | ConsumeError::Declare(_)
-            | ConsumeError::Trial(TrialError::Declare(_))
-            | ConsumeError::Unsettled
-            | ConsumeError::Abandoned
-            | ConsumeError::Membership(_) => {}
+        if error.is_of_the_node() {
+            self.broker.lost(PURPOSE, &chain(error));
         }
     }
 
