@@ -23,10 +23,10 @@ use crate::{
     throttled,
 };
 
-/// Time limit for connecting to one server, including the handshake: a stalled server accepts connections,
+/// Time limit for connecting to one address, including the handshake: a stalled server accepts connections,
 /// and sends nothing.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
-/// The same while there is another server to try.
+/// The same for the first attempt, so that a stalled server does not hold up another one.
 const FIRST_LIMIT: Duration = Duration::from_secs(1);
 
 /// The address of RabbitMQ: that of one node, or of several nodes of a cluster.
@@ -105,35 +105,27 @@ impl Broker {
     /// # Errors
     /// When RabbitMQ can't be reached in time.
     pub async fn connect(&self, purpose: &str) -> Result<Connection, ConnectError> {
-        let mut servers = Vec::new();
+        let mut hosts = self.hosts.order(Instant::now());
         let mut errors: Vec<Option<ConnectError>> = Vec::new();
         errors.resize_with(self.uris.len(), || None);
-        for host in self.hosts.order(Instant::now()) {
-            match self.look_up(host).await {
-                Ok(addresses) => servers.extend(addresses.into_iter().map(|at| (host, at))),
-                Err(error) => self.record(&mut errors, host, error),
-            }
-        }
         // Those that are only slow, because they are far away, are tried again with more time.
-        let limits: &[Duration] =
-            if servers.len() > 1 { &[FIRST_LIMIT, CONNECT_LIMIT] } else { &[CONNECT_LIMIT] };
-        for limit in limits {
+        for limit in [FIRST_LIMIT, CONNECT_LIMIT] {
             let mut silent = Vec::new();
-            for (host, at) in servers {
-                match self.connect_to(host, at, purpose, *limit).await {
+            for host in hosts {
+                match self.connect_to(host, purpose, limit).await {
                     Ok(connection) => {
                         self.hosts.connected(purpose, host);
                         return Ok(connection);
                     }
                     Err(error) => {
                         if matches!(error, ConnectError::Silent(_)) {
-                            silent.push((host, at));
+                            silent.push(host);
                         }
                         self.record(&mut errors, host, error);
                     }
                 }
             }
-            servers = silent;
+            hosts = silent;
         }
         Err(self.failure(errors))
     }
@@ -161,47 +153,55 @@ impl Broker {
         ConnectError::NoHost(each.collect::<Vec<_>>().join("; "))
     }
 
-    /// The addresses of a host. The client would try all of them within one time limit.
-    async fn look_up(&self, host: usize) -> Result<Vec<SocketAddr>, ConnectError> {
-        let Some(uri) = self.uris.get(host) else { return Ok(Vec::new()) };
-        let asking = lookup_host((uri.authority.host.as_str(), uri.authority.port));
-        let addresses = timeout(CONNECT_LIMIT, asking).await;
-        let addresses = addresses.map_err(|_| ConnectError::Silent(CONNECT_LIMIT))?;
-        Ok(addresses.map_err(ConnectError::Unresolved)?.collect())
-    }
-
+    /// Connects to a host: to each of its addresses, with this time limit for each. The client would try all of
+    /// them within one.
     async fn connect_to(
         &self,
         host: usize,
-        at: SocketAddr,
         purpose: &str,
         limit: Duration,
     ) -> Result<Connection, ConnectError> {
-        let Some(uri) = self.uris.get(host).cloned() else {
+        let Some(uri) = self.uris.get(host) else {
             return Err(ConnectError::NoHost(String::new()));
         };
         let asked = uri.query.connection_timeout.map(Duration::from_millis);
         let limit = asked.map_or(limit, |asked| asked.min(CONNECT_LIMIT));
-        let properties = ConnectionProperties::default().with_connection_name(purpose.into());
-        let connecting = async {
-            let runtime = lapin::runtime::default_runtime()?;
-            let stream = async move |uri: AMQPUri, runtime: _| {
-                let stream = AsyncTcpStream::connect(&runtime, at).await?;
-                Ok(match uri.scheme {
-                    AMQPScheme::AMQP => stream,
-                    AMQPScheme::AMQPS => {
-                        let tls = OwnedTLSConfig::default();
-                        stream.into_tls(&uri.authority.host, tls.as_ref()).await?
-                    }
-                })
-            };
-            Connection::connector(uri, runtime, stream, properties).await
-        };
-        timeout(limit, connecting)
-            .await
-            .map_err(|_| ConnectError::Silent(limit))?
-            .map_err(ConnectError::Refused)
+        let asking = lookup_host((uri.authority.host.as_str(), uri.authority.port));
+        let addresses = timeout(limit, asking).await.map_err(|_| ConnectError::Silent(limit))?;
+        let mut failure = None;
+        for at in addresses.map_err(ConnectError::Unresolved)? {
+            match timeout(limit, connect_at(uri.clone(), at, purpose)).await {
+                Ok(Ok(connection)) => return Ok(connection),
+                Ok(Err(error)) => {
+                    failure.get_or_insert(ConnectError::Refused(error));
+                }
+                // Said rather than a refusal, because it is tried again.
+                Err(_) => failure = Some(ConnectError::Silent(limit)),
+            }
+        }
+        Err(failure.unwrap_or_else(|| ConnectError::NoHost("it has no address".to_owned())))
     }
+}
+
+/// Connects to one address of a host.
+async fn connect_at(
+    uri: AMQPUri,
+    at: SocketAddr,
+    purpose: &str,
+) -> Result<Connection, lapin::Error> {
+    let properties = ConnectionProperties::default().with_connection_name(purpose.into());
+    let runtime = lapin::runtime::default_runtime()?;
+    let stream = async move |uri: AMQPUri, runtime: _| {
+        let stream = AsyncTcpStream::connect(&runtime, at).await?;
+        Ok(match uri.scheme {
+            AMQPScheme::AMQP => stream,
+            AMQPScheme::AMQPS => {
+                let tls = OwnedTLSConfig::default();
+                stream.into_tls(&uri.authority.host, tls.as_ref()).await?
+            }
+        })
+    };
+    Connection::connector(uri, runtime, stream, properties).await
 }
 
 /// A host with its port, as in an address.
