@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use shared::{
     admin::{self, AdminError},
-    database::Database,
+    database::{Database, sqlstate},
     settings::Settings,
     supervise,
     telemetry::chain,
@@ -181,7 +181,7 @@ impl Upkeep {
             let kept = self.database.with(async |connection: &mut PgConnection| {
                 inbox_partitions::keep(connection, days).await
             });
-            let silent = |_| Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()));
+            let silent = |_| Err(sqlstate::timed_out());
             match timeout(UPKEEP_LIMIT, kept).await.unwrap_or_else(silent) {
                 Ok(()) => return,
                 Err(error) => {

@@ -160,7 +160,7 @@ impl PendingRequests {
         if ids.is_empty() {
             return HashMap::new();
         }
-        let silent = |_| Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()));
+        let silent = |_| Err(shared::database::sqlstate::timed_out());
         let read = timeout(READ_LIMIT, self.incidents(ids)).await;
         read.unwrap_or_else(silent).unwrap_or_else(|error| {
             let reason = shared::telemetry::chain(&error);

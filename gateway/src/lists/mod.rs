@@ -27,8 +27,9 @@ use self::{
 };
 use crate::{
     http::{
-        conditions::{Coding, Known, coding},
+        content_coding::{Coding, coding},
         error::ApiError,
+        if_none_match::IfNoneMatch,
         transfer::Transfer,
     },
     store::{
@@ -119,8 +120,8 @@ where
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         with_headers(response, etag(version, coding), coding)
     };
-    let known = Known::read(headers);
-    let has_any = known == Known::Any;
+    let known = IfNoneMatch::read(headers);
+    let has_any = known == IfNoneMatch::Any;
     // Most clients send no tag: then none needs to be computed.
     let is_known = known.names_tags() && known.has(&tag(version, coding));
     if is_known || (has_any && kind != ListKind::One) {

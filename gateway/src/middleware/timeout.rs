@@ -23,7 +23,11 @@ const LAST_ANSWER: Duration = Duration::from_secs(9);
 
 /// Ends a request that waits too long, for example for a silent server, or past shutdown, or whose
 /// endpoint panics.
-pub(crate) async fn limited(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+pub(crate) async fn limit_request(
+    State(app): State<Arc<App>>,
+    request: Request,
+    next: Next,
+) -> Response {
     // Shared state is behind locks that remain valid after a panic.
     let answering = AssertUnwindSafe(next.run(request)).catch_unwind();
     let mut response = tokio::select! {
@@ -84,7 +88,7 @@ mod tests {
         let router = Router::new()
             .route("/breaks", get(breaks))
             .route("/works", get(async || "well"))
-            .layer(middleware::from_fn_with_state(app(), limited));
+            .layer(middleware::from_fn_with_state(app(), limit_request));
         let service = TowerToHyperService::new(router);
         let asked = async |path: &str| {
             let request = Request::builder().uri(path).body(Body::empty()).unwrap();

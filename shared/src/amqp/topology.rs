@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 
 pub use self::declare::{ARGUMENTS, DeclareError};
 use crate::{
-    database::{ConnectOptions, SessionError, standbys},
+    database::{ConnectOptions, SessionError, sqlstate, standbys},
     message,
     settings::{Settings, SettingsError},
     telemetry::chain,
@@ -184,7 +184,7 @@ impl Topology {
                 standbys::warn_if_asynchronous(&mut connection, are_several).await;
                 Ok(recorded)
             };
-            let silent = || sqlx::Error::Io(std::io::ErrorKind::TimedOut.into());
+            let silent = sqlstate::timed_out;
             match timeout(READ_LIMIT, read).await.unwrap_or_else(|_| Err(silent().into())) {
                 Err(error @ (TopologyError::Database(_) | TopologyError::Standby)) => {
                     if let TopologyError::Database(error) = &error
@@ -321,8 +321,8 @@ type Row = (i32, i32, i32, i32, i16, i16, String, bool, bool);
 
 /// Whether a table or column does not exist.
 fn is_missing(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
-    matches!(code.as_deref(), Some(UNDEFINED_TABLE | UNDEFINED_COLUMN))
+    let missing = [sqlstate::UNDEFINED_TABLE, sqlstate::UNDEFINED_COLUMN];
+    missing.into_iter().any(|code| sqlstate::is(error, code))
 }
 
 /// Why there is no record. A standby may not have it yet.
@@ -331,8 +331,3 @@ async fn unprepared(database: &mut PgConnection) -> TopologyError {
     // Not possible inside a transaction, which the missing table has aborted.
     if standby.unwrap_or(false) { TopologyError::Standby } else { TopologyError::Unprepared }
 }
-
-/// SQLSTATE undefined_column: a migration is missing.
-const UNDEFINED_COLUMN: &str = "42703";
-/// SQLSTATE undefined_table.
-const UNDEFINED_TABLE: &str = "42P01";

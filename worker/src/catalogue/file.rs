@@ -26,13 +26,13 @@ pub(crate) struct CatalogueEntry {
     pub(crate) attributes: Vec<Attribute>,
     /// Its former name, if the file has one.
     #[serde(skip)]
-    pub(crate) renamed_from: Option<Former>,
+    pub(crate) renamed_from: Option<FormerIdentity>,
 }
 
 /// The former name of a component: it refers to the one with this name and exactly these attributes;
 /// otherwise to the only one whose attributes include these, as for an update.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Former {
+pub(crate) struct FormerIdentity {
     /// Its name then.
     pub(crate) name: String,
     /// Its attributes then, or some of them.
@@ -47,7 +47,7 @@ impl CatalogueEntry {
     }
 }
 
-impl Former {
+impl FormerIdentity {
     /// As a component's label.
     #[must_use]
     pub(crate) fn label(&self) -> String {
@@ -257,13 +257,17 @@ fn former_fields(document: &mut Document, node: &Node) -> Result<FormerFields, Y
 }
 
 /// Anything omitted is unchanged.
-fn former(name: &str, attributes: &[Attribute], fields: FormerFields) -> Result<Former, String> {
+fn former(
+    name: &str,
+    attributes: &[Attribute],
+    fields: FormerFields,
+) -> Result<FormerIdentity, String> {
     if fields.name.is_none() && fields.attributes.is_none() {
         return Err(
             "renamed-from says neither the name before nor the attributes before".to_owned()
         );
     }
-    let former = Former {
+    let former = FormerIdentity {
         name: fields.name.unwrap_or_else(|| name.to_owned()),
         attributes: match fields.attributes {
             Some(attributes) => attributes,

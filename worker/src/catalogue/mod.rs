@@ -9,7 +9,7 @@ mod difference;
 mod file;
 
 pub(crate) use self::{
-    apply::{How, apply},
+    apply::{ApplyOptions, apply},
     difference::{CataloguePlan, Changed},
     file::{CatalogueEntry, CatalogueFile, parse},
 };

@@ -7,7 +7,7 @@ use clap::Subcommand;
 use shared::{output, settings::Settings};
 
 use super::{connect, printed};
-use crate::catalogue::{self, CatalogueFile, CataloguePlan, Changed, How};
+use crate::catalogue::{self, ApplyOptions, CatalogueFile, CataloguePlan, Changed};
 
 /// Commands on the catalogue.
 #[derive(Subcommand)]
@@ -56,9 +56,10 @@ pub(super) async fn run(command: CatalogueCommand, settings: &Settings) -> Resul
     for line in ignored {
         output::error(format_args!("worker: {}: {line}", file.display()));
     }
-    let how = How { dry_run, prune };
-    let plan =
-        catalogue::apply(&mut connect(settings).await?, entries, how).await.with_context(named)?;
+    let options = ApplyOptions { dry_run, prune };
+    let plan = catalogue::apply(&mut connect(settings).await?, entries, options)
+        .await
+        .with_context(named)?;
     let end = if dry_run { "\nA dry run: nothing was changed." } else { "" };
     printed(&plan, || format!("{}{end}", text(&plan)), json)
 }

@@ -40,7 +40,8 @@ pub enum TopologyCommand {
         #[arg(long, value_parser = value_parser!(u16).range(1..=10_000))]
         prefetch: Option<u16>,
         /// Newest version of messages that gateways write: 1, each update in a message of its own, which
-        /// workers of the earlier release read; 2, several updates in one message.
+        /// workers of the earlier release read; 2, several updates in one message; 3, also whose report
+        /// an update is, and `ok`.
         #[arg(long, value_parser = value_parser!(u16).range(1..=i64::from(message::NEWEST)))]
         wire: Option<u16>,
         /// Arguments of the queues: 1, those of earlier releases, which can't use others; 2, leaders are
@@ -94,10 +95,10 @@ pub(super) async fn check(command: BrokerCommand, settings: &Settings) -> Result
 fn text(layout: &QueueLayout) -> String {
     let workers: Vec<String> = layout.workers.iter().map(i64::to_string).collect();
     let workers = if workers.is_empty() { "none".to_owned() } else { workers.join(", ") };
-    let wire = if layout.wire < envelope::VERSION {
-        "each update in a message of its own"
-    } else {
-        "several updates in one message"
+    let wire = match layout.wire {
+        message::REPORTS.. => "several updates in one message, with reports and `ok`",
+        envelope::VERSION.. => "several updates in one message",
+        _ => "each update in a message of its own",
     };
     let arguments = if layout.arguments < ARGUMENTS {
         "leaders are where the queues were declared"

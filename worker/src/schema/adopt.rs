@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use anyhow::{Context, Result, bail};
+use shared::database::sqlstate;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
 const ATTACH: &str = include_str!("../../../migrations/attach.sql");
@@ -221,20 +222,14 @@ pub(super) async fn constrain(database: &mut PgConnection) -> Result<Option<Stri
             WHERE (system AND end_date IS NULL AND impact <> 0) DEFERRABLE INITIALLY DEFERRED",
         )
         .await;
-    const EXCLUSION_VIOLATION: &str = "23P01";
     match added {
         Ok(_) => Ok(None),
-        Err(error)
-            if error.as_database_error().and_then(|e| e.code()).as_deref()
-                == Some(EXCLUSION_VIOLATION) =>
-        {
-            Ok(Some(
-                "Several active incidents of the system have the same impact: the constraint \
+        Err(error) if sqlstate::is(&error, sqlstate::EXCLUSION_VIOLATION) => Ok(Some(
+            "Several active incidents of the system have the same impact: the constraint \
                 against that is left off, and the oldest of them is used. Close the others and \
                 run this again."
-                    .to_owned(),
-            ))
-        }
+                .to_owned(),
+        )),
         Err(error) => Err(error).context("the constraint on active incidents can't be added"),
     }
 }

@@ -5,7 +5,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use crate::{
     http::{
         error::ApiError,
-        request::{is_json, is_uncoded},
+        json_body::{is_json, is_uncoded},
     },
     stop::Stop,
 };

@@ -18,7 +18,7 @@ use crate::{
     http::{
         body::{LARGEST_BODY, too_large},
         error::ApiError,
-        request::LONGEST_KEY,
+        idempotency_key,
     },
     ingest::submit::StatusUpdate,
 };
@@ -43,7 +43,7 @@ fn posted() -> utoipa::openapi::Array {
     let mut key = Object::with_type(Type::String);
     key.description =
         Some("Makes it safe to send the update again, to any gateway, for 24 hours.".to_owned());
-    (key.min_length, key.max_length) = (Some(1), Some(LONGEST_KEY));
+    (key.min_length, key.max_length) = (Some(1), Some(idempotency_key::MAX_LENGTH));
     key.pattern = Some("^[!-~]([ -~]*[!-~])?$".to_owned());
     let mut update = PostedUpdate::schema();
     if let RefOr::T(Schema::Object(update)) = &mut update {

@@ -63,6 +63,8 @@ words! {
         Full = "queue_full",
         /// The queue has no leader, or RabbitMQ does not know it yet.
         Unavailable = "queue_unavailable",
+        /// It needs a newer version of messages than the recorded one.
+        Wire = "wire_version",
         /// The number of partitions is being changed.
         Changing = "partitions_changing",
         /// Its queue or the queue's binding is missing.
@@ -125,7 +127,7 @@ pub enum ResultLabel {
     Decided(Outcome),
     /// Another update with its idempotency key was decided before.
     Repeated,
-    /// Its idempotency key was used for another body.
+    /// It was rejected.
     Rejected,
     /// It can't be applied because of its content.
     Parked,
@@ -136,7 +138,7 @@ impl From<&Verdict> for ResultLabel {
         match verdict {
             Verdict::Decided { reason, .. } => Self::Decided(reason.outcome()),
             Verdict::Repeated { .. } => Self::Repeated,
-            Verdict::Rejected => Self::Rejected,
+            Verdict::Rejected { .. } => Self::Rejected,
             Verdict::Parked => Self::Parked,
         }
     }

@@ -32,7 +32,7 @@ fn what_a_component_was_before_is_read() {
                 renamed-from: {renamed_from}\n"
         );
         let parsed = parse(&yaml).expect(renamed_from).entries;
-        let former = parsed[0].renamed_from.as_ref().map(Former::label);
+        let former = parsed[0].renamed_from.as_ref().map(FormerIdentity::label);
         assert_eq!(former.as_deref(), Some(expected), "{renamed_from}");
     }
 }
