@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use shared::database::{BY_INDEX, ConnectOptions, Servers};
+use shared::{
+    broker::Broker,
+    database::{BY_INDEX, ConnectOptions, Servers},
+};
 use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -55,6 +58,7 @@ impl App {
     pub(crate) fn new(
         auth: AuthConfig,
         database: &ConnectOptions,
+        broker: Broker,
         limits: Limits,
         conflict: bool,
         inbox_days: u32,
@@ -68,7 +72,7 @@ impl App {
             auth: Auth::new(auth),
             catalogue: CatalogueCopy::new(answers.clone(), clock.clone()),
             clock,
-            publisher: Arc::new(Publisher::new(pending.clone())),
+            publisher: Arc::new(Publisher::new(broker, pending.clone())),
             pending,
             answers,
             in_flight: Semaphore::new(limits.in_flight),

@@ -29,7 +29,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use deploy::{binaries, servers::Servers};
 use harness::{
-    Fixture, System,
+    Fixture, SharedCluster, System,
     burst::add_components,
     replay,
     verdict::{self, Expected},
@@ -96,6 +96,8 @@ fn run(arguments: &Arguments) -> Result<bool> {
     let fixture = Arc::new(Fixture {
         servers,
         own_postgres: None,
+        cluster: None,
+        shared_cluster: SharedCluster::new(folder.join("cluster")),
         binaries,
         name: "chaos".to_owned(),
         folder: logs,

@@ -74,14 +74,15 @@ async fn about_encoding(database: &mut PgConnection) -> Result<Option<String>> {
 async fn record_topology(database: &mut PgConnection, settings: &Settings) -> Result<String> {
     let first = Topology::from_settings(settings)?;
     sqlx::query(
-        "INSERT INTO sdb_topology (version, partitions, queue_limit, prefetch, wire)
-        VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
+        "INSERT INTO sdb_topology (version, partitions, queue_limit, prefetch, wire, arguments)
+        VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
     )
     .bind(first.version)
     .bind(i32::from(first.partitions))
     .bind(i32::try_from(first.queue_limit)?)
     .bind(i32::from(first.prefetch))
     .bind(i32::from(first.wire))
+    .bind(i32::from(first.arguments))
     .execute(&mut *database)
     .await?;
     let recorded = Recorded::read(database).await?.topology;
