@@ -28,7 +28,7 @@ use crate::{
 pub(crate) struct App {
     pub(crate) auth: Auth,
     pub(crate) catalogue: CatalogueCopy,
-    /// The clock that stamps updates.
+    /// The clock that stamps updates, and by which tokens expire.
     pub(crate) clock: Arc<DatabaseClock>,
     pub(crate) pending: Arc<PendingRequests>,
     pub(crate) publisher: Arc<Publisher>,
@@ -69,7 +69,7 @@ impl App {
         let pending = Arc::new(PendingRequests::new(answers.clone(), versions.clone()));
         let clock = Arc::new(DatabaseClock::new());
         Self {
-            auth: Auth::new(auth),
+            auth: Auth::new(auth).by(clock.clone()),
             catalogue: CatalogueCopy::new(answers.clone(), clock.clone()),
             clock,
             publisher: Arc::new(Publisher::new(broker, pending.clone())),

@@ -45,7 +45,7 @@ pub use self::{
     process::{ADMIN, Process, log_lines},
     publish::publish,
     requests::{Answer, COMPONENT_STATUS, INCIDENTS, answer, same, status_update},
-    system::{CLAIM, Component, NOW, SECRET, System, token},
+    system::{CLAIM, Component, NOW, SECRET, SEVERAL_PARTITIONS, System, token},
 };
 
 /// The longest that a test may take.

@@ -1,6 +1,6 @@
 //! Gateways and workers on a database and a virtual host of their own.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use anyhow::{Context, Result, ensure};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
@@ -32,6 +32,10 @@ pub fn token(secret: &str, claims: &Value) -> String {
     let key = EncodingKey::from_secret(secret.as_bytes());
     jsonwebtoken::encode(&header, claims, &key).expect("claims can be signed")
 }
+
+/// Settings at `worker migrate` for more partitions than by default, so that workers share and exchange
+/// several, of which they hold fewer messages.
+pub const SEVERAL_PARTITIONS: &[(&str, &str)] = &[("SDB_PARTITIONS", "8"), ("SDB_PREFETCH", "256")];
 
 /// A component: its name and its attributes, each a name with its value.
 pub type Component<'a> = (&'a str, &'a [(&'a str, &'a str)]);
@@ -65,20 +69,27 @@ pub struct System {
 }
 
 impl System {
-    /// A prepared database and a virtual host, and no process yet. It has more partitions than by
-    /// default, so that workers share and exchange several, of which they hold fewer messages.
+    /// A prepared database and a virtual host, and no process yet. It has [`SEVERAL_PARTITIONS`].
     pub async fn prepared(context: &Arc<Fixture>) -> Result<Self> {
-        Self::prepared_with(context, &[("SDB_PARTITIONS", "8"), ("SDB_PREFETCH", "256")]).await
+        Self::prepared_with(context, SEVERAL_PARTITIONS).await
     }
 
     /// The same with these settings at `worker migrate`, which records the shape of the queues, and the
     /// default number of partitions.
     pub async fn prepared_with(context: &Arc<Fixture>, settings: &[(&str, &str)]) -> Result<Self> {
+        Self::prepared_by(context, &context.binaries.worker, settings).await
+    }
+
+    /// The same by this `worker`, which may be that of an earlier release.
+    pub async fn prepared_by(
+        context: &Arc<Fixture>,
+        worker: &Path,
+        settings: &[(&str, &str)],
+    ) -> Result<Self> {
         let system = Self::bare(context).await?;
         let mut variables = vec![("SDB_DATABASE_URI", system.database_uri.as_str())];
         variables.extend(settings);
-        let (done, said) =
-            context.command(&context.binaries.worker, &["migrate"], &variables).await?;
+        let (done, said) = context.command(worker, &["migrate"], &variables).await?;
         ensure!(done, "worker migrate: {said}");
         if context.has_journal {
             let mut connection = system.database.acquire().await?;
