@@ -1,5 +1,5 @@
 //! A storm over the whole system: real gateways and workers on real servers, under load, while processes
-//! and servers are killed, stalled and restarted, connections cut and queues reshaped. At the end, the
+//! and servers are killed, stalled and restarted, connections cut and partitions changed. At the end, the
 //! clients' answers are compared with the database.
 
 mod diary;
@@ -33,7 +33,7 @@ use deploy::{
     servers::Servers,
 };
 use harness::{
-    Fixture, SEVERAL_PARTITIONS, System,
+    Fixture, SEVERAL_PARTITIONS, SharedCluster, System,
     burst::add_components,
     replay,
     verdict::{self, Expected},
@@ -48,7 +48,7 @@ use crate::{
     operator::Edits,
     published::Published,
     random::Random,
-    record::{Attempt, Record, Told},
+    record::{Attempt, AttemptResult, Record},
     report::Report,
     storm::{Storm, Tally},
 };
@@ -105,6 +105,8 @@ fn run(arguments: &Arguments) -> Result<bool> {
     let fixture = Arc::new(Fixture {
         servers,
         own_postgres: None,
+        cluster: None,
+        shared_cluster: SharedCluster::new(folder.join("cluster")),
         binaries,
         name: "chaos".to_owned(),
         folder: logs,
@@ -275,13 +277,13 @@ async fn check(storm: &Storm, edits: Edits, published: &Published, folder: &Path
 async fn receipts(load: &Load, attempts: &[Attempt]) -> Result<()> {
     let answered: Vec<(bool, Uuid, i64)> = attempts
         .iter()
-        .filter_map(|attempt| match attempt.told {
-            Told::Outcome { changed, id, incident } => Some((changed, id, incident)),
-            Told::Accepted(_)
-            | Told::Refused(..)
-            | Told::Unknown(..)
-            | Told::Nothing(_)
-            | Told::Wrong(_) => None,
+        .filter_map(|attempt| match attempt.result {
+            AttemptResult::Outcome { changed, id, incident } => Some((changed, id, incident)),
+            AttemptResult::Accepted(_)
+            | AttemptResult::Refused(..)
+            | AttemptResult::Unknown(..)
+            | AttemptResult::Nothing(_)
+            | AttemptResult::Wrong(_) => None,
         })
         .collect();
     let address = load.addresses.first().context("there is no gateway")?;

@@ -4,10 +4,10 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use anyhow::{Context, Result, ensure};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
-use lapin::{Connection, ConnectionProperties};
+use lapin::Connection;
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
-use shared::component::ComponentId;
+use shared::{broker::Broker, component::ComponentId, settings::Settings};
 use sqlx::{AssertSqlSafe, PgPool};
 use tokio::{
     runtime::Handle,
@@ -104,7 +104,7 @@ impl System {
         let (servers, database_name) = (context.clone(), name.clone());
         let (database_uri, amqp_uri) = spawn_blocking(move || -> Result<_> {
             let database = servers.postgres().create_database(&database_name)?;
-            Ok((database, servers.rabbitmq().create_vhost(&database_name)?))
+            Ok((database, servers.create_vhost(&database_name)?))
         })
         .await??;
         let database = pair::connect(&database_uri).await?;
@@ -309,10 +309,15 @@ impl System {
         eventually("a session waits for a lock", async || Ok(self.count(waiting).await? > 0)).await
     }
 
+    /// A connection to RabbitMQ of the test's own.
+    pub async fn connect_to_rabbitmq(&self) -> Result<Connection> {
+        let settings = Settings::new([("SDB_AMQP_URI".to_owned(), self.amqp_uri.clone())]);
+        Ok(Broker::from_settings(&settings)?.connect("test").await?)
+    }
+
     /// How many messages are ready in a queue.
     pub async fn waiting(&self, queue: &str) -> Result<u32> {
-        let connection =
-            Connection::connect(&self.amqp_uri, ConnectionProperties::default()).await?;
+        let connection = self.connect_to_rabbitmq().await?;
         let channel = connection.create_channel().await?;
         let options = lapin::options::QueueDeclareOptions { passive: true, ..Default::default() };
         let arguments = lapin::types::FieldTable::default();

@@ -27,9 +27,9 @@ impl Transfer {
     }
 
     /// Starts a response that must be sent within that time.
-    pub(crate) fn begin(self: &Arc<Self>, limit: Duration) -> Underway {
+    pub(crate) fn begin(self: &Arc<Self>, limit: Duration) -> ActiveTransfer {
         self.deadline.send_replace(Some(Instant::now() + limit));
-        Underway { transfer: self.clone(), finished: false }
+        ActiveTransfer { transfer: self.clone(), finished: false }
     }
 
     fn cut(&self) {
@@ -66,19 +66,19 @@ async fn until(deadline: Option<Instant>) {
 }
 
 /// A response that is being sent. If it is dropped before it is finished, its connection is cut.
-pub(crate) struct Underway {
+pub(crate) struct ActiveTransfer {
     transfer: Arc<Transfer>,
     finished: bool,
 }
 
-impl Underway {
+impl ActiveTransfer {
     /// The response is complete.
     pub(crate) fn finish(mut self) {
         self.finished = true;
     }
 }
 
-impl Drop for Underway {
+impl Drop for ActiveTransfer {
     fn drop(&mut self) {
         if !self.finished {
             self.transfer.cut();
@@ -99,7 +99,7 @@ mod tests {
     #[tokio::test]
     async fn an_answer_that_takes_too_long_is_overdue() {
         let transfer = Transfer::new();
-        let _underway = transfer.begin(SOON);
+        let _active = transfer.begin(SOON);
         timeout(LONG, transfer.overdue()).await.unwrap();
         assert!(transfer.is_cut());
     }

@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use crate::{
-    http::{conditions::Coding, error::ApiError},
+    http::{content_coding::Coding, error::ApiError},
     store::version::Version,
 };
 

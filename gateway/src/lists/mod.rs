@@ -27,8 +27,9 @@ use self::{
 };
 use crate::{
     http::{
-        conditions::{Coding, Known, coding},
+        content_coding::{Coding, coding},
         error::ApiError,
+        if_none_match::IfNoneMatch,
         transfer::Transfer,
     },
     store::{
@@ -41,7 +42,7 @@ use crate::{
 const LIST_BYTES: usize = 256 * 1024 * 1024;
 
 /// Maximum number of headers of an answer: those of a list, those of every answer, and its length.
-const MOST_HEADERS: usize = 12;
+const MAX_HEADERS: usize = 12;
 
 /// The state of serving lists.
 pub(crate) struct Lists {
@@ -119,8 +120,8 @@ where
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         with_headers(response, etag(version, coding), coding)
     };
-    let known = Known::read(headers);
-    let has_any = known == Known::Any;
+    let known = IfNoneMatch::read(headers);
+    let has_any = known == IfNoneMatch::Any;
     // Most clients send no tag: then none needs to be computed.
     let is_known = known.names_tags() && known.has(&tag(version, coding));
     if is_known || (has_any && kind != ListKind::One) {
@@ -240,8 +241,7 @@ where
 }
 
 async fn now(lists: &Lists, active: bool) -> Result<Version, ApiError> {
-    let version = lists.versions.now().await?;
-    Ok(if active { version } else { version.without_windows() })
+    if active { lists.versions.now().await } else { lists.versions.without_windows().await }
 }
 
 /// Answers with a list that is not cached.
@@ -314,7 +314,7 @@ fn with_headers(mut response: Response, etag: HeaderValue, coding: Coding) -> Re
     let is_unchanged = response.status() == StatusCode::NOT_MODIFIED;
     let headers = response.headers_mut();
     // Reserves space for all following headers at once.
-    headers.reserve(MOST_HEADERS);
+    headers.reserve(MAX_HEADERS);
     headers.insert(header::ETAG, etag);
     headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));

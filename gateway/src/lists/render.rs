@@ -13,7 +13,7 @@ use super::{
     cache::{Cache, SMALL_BYTES},
     writer::{Chunk, Chunks, ListError, ListWriter},
 };
-use crate::http::{conditions::Coding, error::ApiError};
+use crate::http::{content_coding::Coding, error::ApiError};
 
 /// Maximum size of a list in memory; larger ones are streamed.
 pub(super) const HELD_BYTES: usize = 4 * 1024 * 1024;

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::http::{
     error::ApiError,
-    transfer::{Transfer, Underway},
+    transfer::{ActiveTransfer, Transfer},
 };
 
 /// Time from the first byte to the last. A client that needs longer can read page by page.
@@ -41,7 +41,7 @@ struct Streamed {
     /// The memory of the read-ahead.
     _ahead: Reservation,
     _place: OwnedSemaphorePermit,
-    underway: Underway,
+    active: ActiveTransfer,
 }
 
 impl Streamed {
@@ -70,15 +70,15 @@ pub(super) async fn respond(
     let ahead = lists.memory.ahead();
     let _ahead = lists.memory.reserve(ahead, &lists.written).await?;
     rest.read_ahead(ahead);
-    let underway = transfer.begin(LIMIT);
+    let active = transfer.begin(LIMIT);
     let begin = begin.into_iter();
-    let streamed = Streamed { begin, share, rest, _ahead, _place: place, underway };
+    let streamed = Streamed { begin, share, rest, _ahead, _place: place, active };
     let body = Body::from_stream(stream::unfold(Some(streamed), |streamed| async {
         let mut streamed = streamed?;
         match streamed.next().await {
             Ok(Some(piece)) => Some((Ok(piece), Some(streamed))),
             Ok(None) => {
-                streamed.underway.finish();
+                streamed.active.finish();
                 None
             }
             // Dropped unfinished, it cuts the connection.

@@ -16,7 +16,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::{http::conditions::Coding, store::pools::Pool};
+use crate::{http::content_coding::Coding, store::pools::Pool};
 
 /// Size of a piece in bytes.
 const CHUNK_BYTES: usize = 64 * 1024;

@@ -10,7 +10,7 @@ use shared::metrics::GATEWAY;
 use tokio::time::Instant;
 
 /// Counts and measures answered requests.
-pub(crate) async fn measured(request: Request, next: Next) -> Response {
+pub(crate) async fn measure_request(request: Request, next: Next) -> Response {
     let began = Instant::now();
     let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str);
     let (route, method) = (route.to_owned(), word(request.method()));

@@ -23,7 +23,11 @@ const LAST_ANSWER: Duration = Duration::from_secs(9);
 
 /// Ends a request that waits too long, for example for a silent server, or past shutdown, or whose
 /// endpoint panics.
-pub(crate) async fn limited(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+pub(crate) async fn limit_request(
+    State(app): State<Arc<App>>,
+    request: Request,
+    next: Next,
+) -> Response {
     // Shared state is behind locks that remain valid after a panic.
     let answering = AssertUnwindSafe(next.run(request)).catch_unwind();
     let mut response = tokio::select! {
@@ -71,8 +75,8 @@ mod tests {
         ];
         let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned()));
         let config = Config::from_settings(&Settings::new(settings)).unwrap();
-        let Config { auth, database, limits, .. } = config;
-        Arc::new(App::new(auth, &database, limits, false, 30, CancellationToken::new()))
+        let Config { auth, database, broker, limits, .. } = config;
+        Arc::new(App::new(auth, &database, broker, limits, false, 30, CancellationToken::new()))
     }
 
     async fn breaks() -> Response {
@@ -84,7 +88,7 @@ mod tests {
         let router = Router::new()
             .route("/breaks", get(breaks))
             .route("/works", get(async || "well"))
-            .layer(middleware::from_fn_with_state(app(), limited));
+            .layer(middleware::from_fn_with_state(app(), limit_request));
         let service = TowerToHyperService::new(router);
         let asked = async |path: &str| {
             let request = Request::builder().uri(path).body(Body::empty()).unwrap();

@@ -17,7 +17,12 @@ use shared::traces::{Client, Traces};
 use crate::auth::Auth;
 
 /// Serves a request within a span.
-pub(crate) async fn traced(traces: &Traces, auth: &Auth, request: Request, next: Next) -> Response {
+pub(crate) async fn trace_request(
+    traces: &Traces,
+    auth: &Auth,
+    request: Request,
+    next: Next,
+) -> Response {
     // The other paths are polled by monitoring, and are of no interest.
     if !request.uri().path().starts_with("/api/") {
         return next.run(request).await;

@@ -20,18 +20,18 @@ use crate::{
     },
     gateway::App,
     http::error::ApiError,
-    middleware::{metrics::measured, timeout::limited, tracing::traced},
+    middleware::{metrics::measure_request, timeout::limit_request, tracing::trace_request},
     openapi::page,
 };
 
 /// Where health and metrics are served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Watched {
+pub(crate) enum AdminPlacement {
     /// At the address for clients.
-    Here,
+    Shared,
     /// At the admin address. Health is also served at the address for clients, because load balancers check it
     /// there; metrics are not.
-    Apart,
+    Separate,
 }
 
 /// The routes of the admin address.
@@ -44,10 +44,10 @@ fn health_router() -> Router<Arc<App>> {
 }
 
 /// The routes for clients.
-pub(crate) fn router(app: Arc<App>, watched: Watched) -> Router {
-    let router = match watched {
-        Watched::Here => health_router().route("/metrics", get(metrics::get)),
-        Watched::Apart => health_router(),
+pub(crate) fn router(app: Arc<App>, admin: AdminPlacement) -> Router {
+    let router = match admin {
+        AdminPlacement::Shared => health_router().route("/metrics", get(metrics::get)),
+        AdminPlacement::Separate => health_router(),
     };
     let router = router
         .route(
@@ -62,14 +62,14 @@ pub(crate) fn router(app: Arc<App>, watched: Watched) -> Router {
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "This path does not take that method")
         })
         .fallback(async || ApiError::new(StatusCode::NOT_FOUND, "There is nothing at this path"))
-        .layer(middleware::from_fn_with_state(app.clone(), limited))
-        .layer(middleware::from_fn(measured));
+        .layer(middleware::from_fn_with_state(app.clone(), limit_request))
+        .layer(middleware::from_fn(measure_request));
     let router = match traces::get() {
         Some(traces) => {
-            let traced = move |State(app): State<Arc<App>>, request: Request, next: Next| async move {
-                traced(traces, &app.auth, request, next).await
+            let trace = move |State(app): State<Arc<App>>, request: Request, next: Next| async move {
+                trace_request(traces, &app.auth, request, next).await
             };
-            router.layer(middleware::from_fn_with_state(app.clone(), traced))
+            router.layer(middleware::from_fn_with_state(app.clone(), trace))
         }
         None => router,
     };

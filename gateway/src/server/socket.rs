@@ -18,7 +18,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::pace::Pace;
+use super::connection_timeouts::ConnectionTimeouts;
 use crate::http::transfer::Transfer;
 
 /// A client's connection. If it ends before its response is complete, it is reset instead of closed: an
@@ -27,16 +27,16 @@ use crate::http::transfer::Transfer;
 pub(crate) struct Socket {
     stream: Arc<TcpStream>,
     transfer: Arc<Transfer>,
-    pace: Arc<Pace>,
+    timeouts: Arc<ConnectionTimeouts>,
 }
 
 impl Socket {
     pub(crate) const fn new(
         stream: Arc<TcpStream>,
         transfer: Arc<Transfer>,
-        pace: Arc<Pace>,
+        timeouts: Arc<ConnectionTimeouts>,
     ) -> Self {
-        Self { stream, transfer, pace }
+        Self { stream, transfer, timeouts }
     }
 }
 
@@ -53,7 +53,7 @@ pub(crate) async fn reset(stream: &TcpStream) {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        if (self.transfer.is_cut() || self.pace.is_answering())
+        if (self.transfer.is_cut() || self.timeouts.is_answering())
             && let Err(error) = self.stream.set_zero_linger()
         {
             tracing::debug!(%error, "a connection can't be reset");
@@ -85,7 +85,7 @@ impl AsyncRead for Socket {
         let read =
             ready!(attempt(|| stream.poll_read_ready(context), || stream.try_read_buf(buffer)))?;
         if read > 0 {
-            self.pace.received();
+            self.timeouts.received();
         }
         Poll::Ready(Ok(()))
     }
@@ -103,7 +103,7 @@ impl AsyncWrite for Socket {
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         // Nothing is buffered here; it is called after everything is written.
-        self.pace.flushed();
+        self.timeouts.flushed();
         Poll::Ready(Ok(()))
     }
 

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use arc_swap::ArcSwapOption;
 use shared::{
     component::{Attribute, ByName, Component, NoComponent},
-    database::components,
+    database::{components, sqlstate},
     metrics::{COMMON, Server},
     telemetry::chain,
     timestamp::Timestamp,
@@ -123,8 +123,7 @@ impl CatalogueCopy {
 
     async fn read_if_changed(&self, last_refresh: &mut Option<Instant>) -> Result<(), sqlx::Error> {
         let begin = Instant::now();
-        let silent = || sqlx::Error::Io(std::io::ErrorKind::TimedOut.into());
-        timeout(READ_LIMIT, self.compare_and_read()).await.map_err(|_| silent())??;
+        timeout(READ_LIMIT, self.compare_and_read()).await.map_err(|_| sqlstate::timed_out())??;
         *last_refresh = Some(begin);
         Ok(())
     }
@@ -165,9 +164,6 @@ impl CatalogueCopy {
     }
 }
 
-/// SQLSTATE undefined_table, and undefined_function.
-const MISSING: [&str; 2] = ["42P01", "42883"];
-
 /// Reads the components once.
 pub(crate) async fn read(database: &mut PgConnection) -> Result<ByName, sqlx::Error> {
     Ok(ByName::new(components::read_all(database).await?))
@@ -175,8 +171,8 @@ pub(crate) async fn read(database: &mut PgConnection) -> Result<ByName, sqlx::Er
 
 /// Whether it could not be read since the database is not prepared.
 pub(crate) fn is_unprepared(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(|error| error.code());
-    code.is_some_and(|code| MISSING.contains(&&*code))
+    let missing = [sqlstate::UNDEFINED_TABLE, sqlstate::UNDEFINED_FUNCTION];
+    missing.into_iter().any(|code| sqlstate::is(error, code))
 }
 
 /// Sends a text to the database to check that it can be stored.

@@ -12,13 +12,13 @@ const CHANGE_LIMIT: Duration = Duration::from_secs(90);
 
 impl Storm {
     /// Changes the number of partitions.
-    pub(super) async fn reshape(
+    pub(super) async fn repartition(
         &self,
         partitions: u16,
         killed_after: Option<Duration>,
     ) -> Result<()> {
         let change = ["--partitions", &partitions.to_string()];
-        self.change(change, killed_after, |tally| &mut tally.reshapes).await
+        self.change(change, killed_after, |tally| &mut tally.repartitions).await
     }
 
     /// Changes the newest version of messages that gateways write.

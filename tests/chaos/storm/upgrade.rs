@@ -149,9 +149,9 @@ impl Storm {
     /// first one is killed: workers of either release take back what it left.
     async fn change_partitions(&self) -> Result<()> {
         let partitions = if self.recorded("partitions").await? == 8 { 6 } else { 8 };
-        self.reshape(partitions.try_into()?, Some(KILLED_AFTER)).await?;
+        self.repartition(partitions.try_into()?, Some(KILLED_AFTER)).await?;
         self.recover(Instant::now()).await?;
-        self.reshape(partitions.try_into()?, None).await?;
+        self.repartition(partitions.try_into()?, None).await?;
         let recorded = self.recorded("partitions").await?;
         ensure!(recorded == partitions, "{recorded} partitions instead of {partitions}");
         self.recover(Instant::now()).await

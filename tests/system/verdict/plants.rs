@@ -91,7 +91,7 @@ fn one_is_doubled(run: &mut Run) -> Option<()> {
 
 fn one_is_parked_and_applied(run: &mut Run) -> Option<()> {
     let id = run.inbox.first()?.id;
-    park(run, id, "RabbitMQ gave it up: for no reason")
+    park(run, id, "dead-lettered by RabbitMQ: for no reason")
 }
 
 /// Parks an update in the last batch.
@@ -272,7 +272,7 @@ fn one_is_parked_unasked(run: &mut Run) -> Option<()> {
     };
     let id = run.inbox.iter().find(is_plain)?.id;
     forget(run, id);
-    park(run, id, "RabbitMQ gave it up: for no reason")
+    park(run, id, "dead-lettered by RabbitMQ: for no reason")
 }
 
 /// A parked row that a batch wrote, wherever it stands.
@@ -330,11 +330,14 @@ fn one_is_not_parked_any_more(run: &mut Run) -> Option<()> {
 
 fn a_report_is_another_one(run: &mut Run) -> Option<()> {
     run.results.iter_mut().find_map(|result| match &mut result.verdict {
-        Verdict::Decided { incident, .. } => {
+        Verdict::Decided { incident: Some(incident), .. } => {
             incident.last_update_at = Some(incident.start_date.plus_micros(-1));
             Some(())
         }
-        Verdict::Repeated { .. } | Verdict::Rejected | Verdict::Parked => None,
+        Verdict::Decided { incident: None, .. }
+        | Verdict::Repeated { .. }
+        | Verdict::Rejected { .. }
+        | Verdict::Parked => None,
     })
 }
 

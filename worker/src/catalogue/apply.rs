@@ -8,8 +8,8 @@ use std::collections::HashMap;
 
 use shared::{
     component::{Attribute, Component, ComponentId},
-    database::components,
-    shorten::shorten,
+    database::{components, sqlstate},
+    shorten::{MAX_QUOTED_CHARS, shorten},
 };
 use sqlx::{Connection, PgConnection};
 
@@ -24,14 +24,10 @@ const NAMED_COMPONENTS: usize = 20;
 const NAMED_INCIDENTS: usize = 5;
 /// Attempts while other transactions change components.
 const ATTEMPTS: usize = 5;
-/// Maximum length of a text of the file in an error message.
-const QUOTED: usize = 60;
-/// SQLSTATE undefined_table.
-const UNDEFINED_TABLE: &str = "42P01";
 
 /// How a catalogue is applied.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct How {
+pub(crate) struct ApplyOptions {
     /// Only the plan is made, and nothing changed.
     pub(crate) dry_run: bool,
     /// Components that are not in the file are removed.
@@ -47,10 +43,10 @@ pub(crate) struct How {
 pub(crate) async fn apply(
     database: &mut PgConnection,
     entries: Vec<CatalogueEntry>,
-    how: How,
+    options: ApplyOptions,
 ) -> Result<CataloguePlan, CatalogueError> {
     for _ in 0..ATTEMPTS {
-        if let Some(plan) = attempt(database, &entries, how).await? {
+        if let Some(plan) = attempt(database, &entries, options).await? {
             return Ok(plan);
         }
     }
@@ -61,7 +57,7 @@ pub(crate) async fn apply(
 async fn attempt(
     database: &mut PgConnection,
     entries: &[CatalogueEntry],
-    how: How,
+    options: ApplyOptions,
 ) -> Result<Option<CataloguePlan>, CatalogueError> {
     let mut transaction = database.begin().await?;
     store::lock(&mut transaction).await?;
@@ -70,10 +66,10 @@ async fn attempt(
     let version = version(&mut transaction).await?;
     let mut plan =
         CataloguePlan::new(components::read_all(&mut transaction).await?, entries.to_vec())?;
-    if how.prune {
+    if options.prune {
         plan.remove = std::mem::take(&mut plan.stay);
     }
-    if how.dry_run {
+    if options.dry_run {
         check(&mut transaction, &plan).await?;
         transaction.rollback().await?;
         return Ok(Some(plan));
@@ -97,8 +93,7 @@ async fn attempt(
 /// The version of the catalogue, where the database is prepared.
 async fn version(database: &mut PgConnection) -> Result<i64, CatalogueError> {
     store::version(database).await.map_err(|error| {
-        let code = error.as_database_error().and_then(|error| error.code());
-        if code.as_deref() == Some(UNDEFINED_TABLE) {
+        if sqlstate::is(&error, sqlstate::UNDEFINED_TABLE) {
             CatalogueError::Unprepared
         } else {
             CatalogueError::Database(error)
@@ -221,7 +216,7 @@ async fn check_lengths(
                         line: *line,
                         reason: format!(
                             "`{}` is longer than the {} characters that the database takes",
-                            shorten(text, QUOTED),
+                            shorten(text, MAX_QUOTED_CHARS),
                             limit.unwrap_or_default()
                         ),
                     });

@@ -9,12 +9,12 @@
 //! So the file of one region never changes the components of another, and a file that was applied before
 //! changes nothing: renamed components are found by 1.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::Serialize;
 use shared::component::{Attribute, ByName, Component, ComponentId, NoComponent};
 
-use super::{CatalogueEntry, CatalogueError, file::Former};
+use super::{CatalogueEntry, CatalogueError, file::FormerIdentity};
 
 /// A component that changes.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -42,27 +42,26 @@ pub(crate) struct CataloguePlan {
     pub(crate) same: usize,
 }
 
-/// The component that an entry refers to, as a position in the list of components of the database.
+/// The component that an entry of the file refers to, and in what the two differ.
 #[derive(Clone, Copy)]
-enum Meaning {
-    Same(usize),
-    Recategorized(usize),
-    Renamed(usize),
+enum EntryMatch {
+    Same(ComponentId),
+    Recategorized(ComponentId),
+    Renamed(ComponentId),
     New,
 }
 
-impl Meaning {
-    const fn place(self) -> Option<usize> {
+impl EntryMatch {
+    const fn component(self) -> Option<ComponentId> {
         match self {
-            Self::Same(place) | Self::Recategorized(place) | Self::Renamed(place) => Some(place),
+            Self::Same(id) | Self::Recategorized(id) | Self::Renamed(id) => Some(id),
             Self::New => None,
         }
     }
 }
 
 impl CataloguePlan {
-    /// Finds the component of the database that each entry of the file refers to. The components are in
-    /// order of their ids.
+    /// Finds the component of the database that each entry of the file refers to.
     ///
     /// # Errors
     /// When a `renamed-from` could refer to several components, or to that of another entry.
@@ -70,26 +69,27 @@ impl CataloguePlan {
         existing: Vec<Component>,
         entries: Vec<CatalogueEntry>,
     ) -> Result<Self, CatalogueError> {
-        let meanings = meanings(&existing, &entries)?;
+        let matches = find_matches(&existing, &entries)?;
         let mut plan = Self::default();
-        let mut left: Vec<Option<Component>> = existing.into_iter().map(Some).collect();
-        for (after, meaning) in entries.into_iter().zip(meanings) {
-            let (list, place) = match meaning {
-                Meaning::Same(place) => {
-                    left[place] = None;
+        let mut left: BTreeMap<ComponentId, Component> =
+            existing.into_iter().map(|component| (component.id, component)).collect();
+        for (after, found) in entries.into_iter().zip(matches) {
+            let (list, id) = match found {
+                EntryMatch::Same(id) => {
+                    left.remove(&id);
                     plan.same += 1;
                     continue;
                 }
-                Meaning::New => {
+                EntryMatch::New => {
                     plan.add.push(after);
                     continue;
                 }
-                Meaning::Recategorized(place) => (&mut plan.change, place),
-                Meaning::Renamed(place) => (&mut plan.rename, place),
+                EntryMatch::Recategorized(id) => (&mut plan.change, id),
+                EntryMatch::Renamed(id) => (&mut plan.rename, id),
             };
-            list.extend(left[place].take().map(|before| Changed { before, after }));
+            list.extend(left.remove(&id).map(|before| Changed { before, after }));
         }
-        plan.stay = left.into_iter().flatten().collect();
+        plan.stay = left.into_values().collect();
         Ok(plan)
     }
 
@@ -115,89 +115,82 @@ fn identity<'a>(name: &'a str, attributes: &'a [Attribute]) -> Key<'a> {
     key(name, attributes.iter().filter(|attribute| attribute.tells_apart()))
 }
 
-fn meanings(
+fn find_matches(
     existing: &[Component],
     entries: &[CatalogueEntry],
-) -> Result<Vec<Meaning>, CatalogueError> {
-    let mut exact: HashMap<Key<'_>, usize> = HashMap::with_capacity(existing.len());
-    // The position of a component whose identity is unique; otherwise none.
-    let mut alone: HashMap<Key<'_>, Option<usize>> = HashMap::with_capacity(existing.len());
-    for (place, Component { name, attributes, .. }) in existing.iter().enumerate() {
-        exact.entry(key(name, attributes)).or_insert(place);
-        alone
-            .entry(identity(name, attributes))
-            .and_modify(|one| *one = None)
-            .or_insert(Some(place));
+) -> Result<Vec<EntryMatch>, CatalogueError> {
+    let mut exact: HashMap<Key<'_>, ComponentId> = HashMap::with_capacity(existing.len());
+    // Where several components have the identity, none.
+    let mut unique: HashMap<Key<'_>, Option<ComponentId>> = HashMap::with_capacity(existing.len());
+    for Component { id, name, attributes } in existing {
+        exact.entry(key(name, attributes)).or_insert(*id);
+        unique.entry(identity(name, attributes)).and_modify(|one| *one = None).or_insert(Some(*id));
     }
     let mut wanted: HashMap<Key<'_>, usize> = HashMap::with_capacity(entries.len());
     for CatalogueEntry { name, attributes, .. } in entries {
         *wanted.entry(identity(name, attributes)).or_default() += 1;
     }
-    let mut meanings: Vec<Meaning> = entries
+    let mut matches: Vec<EntryMatch> = entries
         .iter()
         .map(|CatalogueEntry { name, attributes, .. }| {
-            if let Some(place) = exact.get(&key(name, attributes)) {
-                return Meaning::Same(*place);
+            if let Some(id) = exact.get(&key(name, attributes)) {
+                return EntryMatch::Same(*id);
             }
             let identity = identity(name, attributes);
-            match alone.get(&identity) {
-                Some(Some(place)) if wanted.get(&identity) == Some(&1) => {
-                    Meaning::Recategorized(*place)
+            match unique.get(&identity) {
+                Some(Some(id)) if wanted.get(&identity) == Some(&1) => {
+                    EntryMatch::Recategorized(*id)
                 }
-                _ => Meaning::New,
+                _ => EntryMatch::New,
             }
         })
         .collect();
-    find_renamed(existing, entries, &mut meanings)?;
-    Ok(meanings)
+    find_renamed(existing, entries, &mut matches)?;
+    Ok(matches)
 }
 
 /// Finds the components that entries name by a former name.
 fn find_renamed(
     existing: &[Component],
     entries: &[CatalogueEntry],
-    meanings: &mut [Meaning],
+    matches: &mut [EntryMatch],
 ) -> Result<(), CatalogueError> {
-    let is_new = |meaning: &Meaning| matches!(meaning, Meaning::New);
-    if !entries
-        .iter()
-        .zip(&*meanings)
-        .any(|(e, meaning)| is_new(meaning) && e.renamed_from.is_some())
-    {
+    let is_new = |found: &EntryMatch| matches!(found, EntryMatch::New);
+    if !entries.iter().zip(&*matches).any(|(e, found)| is_new(found) && e.renamed_from.is_some()) {
         return Ok(());
     }
-    let places: HashMap<ComponentId, usize> =
-        existing.iter().enumerate().map(|(place, component)| (component.id, place)).collect();
     let components = ByName::new(existing.to_vec());
     // The lines of the entries that refer to each component.
-    let mut taken: HashMap<usize, u64> = entries
+    let mut taken: HashMap<ComponentId, u64> = entries
         .iter()
-        .zip(&*meanings)
-        .filter_map(|(entry, meaning)| Some((meaning.place()?, entry.line)))
+        .zip(&*matches)
+        .filter_map(|(entry, found)| Some((found.component()?, entry.line)))
         .collect();
-    for (entry, meaning) in entries.iter().zip(meanings) {
-        let (Meaning::New, Some(former)) = (&meaning, &entry.renamed_from) else { continue };
+    for (entry, found) in entries.iter().zip(matches) {
+        let (EntryMatch::New, Some(former)) = (&found, &entry.renamed_from) else { continue };
         let invalid = |reason| CatalogueError::Invalid { line: entry.line, reason };
         let Some(component) = renamed(&components, former).map_err(invalid)? else { continue };
-        let Some(place) = places.get(&component.id) else { continue };
-        if let Some(line) = taken.insert(*place, entry.line) {
+        if let Some(line) = taken.insert(component.id, entry.line) {
             return Err(invalid(format!(
-                "renamed-from means {}, but so does line {line}: only one of them can be it",
+                "renamed-from means {}, and so does line {line}: only one entry can",
                 component.short_label()
             )));
         }
-        *meaning = Meaning::Renamed(*place);
+        *found = EntryMatch::Renamed(component.id);
     }
     Ok(())
 }
 
 /// The component that a former name refers to; none if there is no such component, as in an empty database.
-fn renamed<'a>(components: &'a ByName, former: &Former) -> Result<Option<&'a Component>, String> {
+fn renamed<'a>(
+    components: &'a ByName,
+    former: &FormerIdentity,
+) -> Result<Option<&'a Component>, String> {
     match components.find(&former.name, &former.attributes) {
         Ok(component) => Ok(Some(component)),
         Err(NoComponent::NotFound) => Ok(None),
         Err(NoComponent::Ambiguous(candidates)) => Err(format!(
-            "renamed-from may mean several components, add attributes to name one of: {}",
+            "renamed-from matches several components, add attributes to identify one of: {}",
             candidates.list(Component::short_label)
         )),
     }

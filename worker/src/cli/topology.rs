@@ -3,7 +3,11 @@
 use anyhow::{Result, bail};
 use clap::{Subcommand, value_parser};
 use shared::{
-    broker::Broker, envelope, message, output, settings::Settings, shutdown, topology::Recorded,
+    broker::Broker,
+    envelope, message, output,
+    settings::Settings,
+    shutdown,
+    topology::{ARGUMENTS, Recorded},
 };
 
 use super::{connect, printed};
@@ -36,9 +40,14 @@ pub enum TopologyCommand {
         #[arg(long, value_parser = value_parser!(u16).range(1..=10_000))]
         prefetch: Option<u16>,
         /// Newest version of messages that gateways write: 1, each update in a message of its own, which
-        /// workers of the earlier release read; 2, several updates in one message.
+        /// workers of the earlier release read; 2, several updates in one message; 3, also whose report
+        /// an update is, and `ok`.
         #[arg(long, value_parser = value_parser!(u16).range(1..=i64::from(message::NEWEST)))]
         wire: Option<u16>,
+        /// Arguments of the queues: 1, those of earlier releases, which can't use others; 2, leaders are
+        /// spread over the nodes of a cluster.
+        #[arg(long, value_parser = value_parser!(u16).range(1..=i64::from(ARGUMENTS)))]
+        arguments: Option<u16>,
     },
 }
 
@@ -58,8 +67,8 @@ pub(super) async fn run(command: TopologyCommand, settings: &Settings) -> Result
             let layout = repartition::show(&mut connect(settings).await?).await?;
             printed(&layout, || text(&layout), json)
         }
-        TopologyCommand::Change { partitions, queue_limit, prefetch, wire } => {
-            let wanted = TopologyChange { partitions, queue_limit, prefetch, wire };
+        TopologyCommand::Change { partitions, queue_limit, prefetch, wire, arguments } => {
+            let wanted = TopologyChange { partitions, queue_limit, prefetch, wire, arguments };
             let broker = Broker::from_settings(settings)?;
             let stop = shutdown::on_signal()?;
             let database = &mut connect(settings).await?;
@@ -86,16 +95,22 @@ pub(super) async fn check(command: BrokerCommand, settings: &Settings) -> Result
 fn text(layout: &QueueLayout) -> String {
     let workers: Vec<String> = layout.workers.iter().map(i64::to_string).collect();
     let workers = if workers.is_empty() { "none".to_owned() } else { workers.join(", ") };
-    let wire = if layout.wire < envelope::VERSION {
-        "each update in a message of its own"
+    let wire = match layout.wire {
+        message::REPORTS.. => "several updates in one message, with reports and `ok`",
+        envelope::VERSION.. => "several updates in one message",
+        _ => "each update in a message of its own",
+    };
+    let arguments = if layout.arguments < ARGUMENTS {
+        "leaders are where the queues were declared"
     } else {
-        "several updates in one message"
+        "leaders are spread over the nodes of a cluster"
     };
     [
         format!("partitions:  {}", layout.partitions),
         format!("queue limit: {} messages", layout.queue_limit),
         format!("prefetch:    {} messages", layout.prefetch),
         format!("wire:        {}, {wire}", layout.wire),
+        format!("arguments:   {}, {arguments}", layout.arguments),
         format!("version:     {}, {}", layout.version, layout.phase),
         format!("workers:     {workers}"),
     ]

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use anyhow::{Context, Result, bail};
+use shared::database::sqlstate;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
 const ATTACH: &str = include_str!("../../../migrations/attach.sql");
@@ -91,6 +92,9 @@ const INDEXES: [(&str, &str); 7] = [
 ];
 
 /// Refuses a database with unknown tables.
+///
+/// # Errors
+/// When a table or a column of the Python dashboard is missing or of another type. Nothing was written.
 pub(super) async fn check(database: &mut PgConnection) -> Result<()> {
     check_revision(database).await?;
     for (table, columns) in SHARED_TABLES {
@@ -166,6 +170,9 @@ async fn problem(
 }
 
 /// Adds our indexes and triggers. Safe to run again.
+///
+/// # Errors
+/// When the database fails; what was added before remains, and the next run adds the rest.
 pub(super) async fn attach(database: &mut PgConnection) -> Result<()> {
     make_indexes(database).await.context("our indexes can't be added to the dashboard's tables")?;
     let mut transaction = database.begin().await?;
@@ -202,6 +209,9 @@ async fn make_indexes(database: &mut PgConnection) -> Result<(), sqlx::Error> {
 
 /// Adds a constraint as a safeguard, if the data allow it: at most one active system incident of each
 /// impact.
+///
+/// # Errors
+/// When the database fails for another reason than its data.
 pub(super) async fn constrain(database: &mut PgConnection) -> Result<Option<String>> {
     let there: bool = sqlx::query_scalar(
         "SELECT EXISTS (SELECT FROM pg_constraint
@@ -221,20 +231,14 @@ pub(super) async fn constrain(database: &mut PgConnection) -> Result<Option<Stri
             WHERE (system AND end_date IS NULL AND impact <> 0) DEFERRABLE INITIALLY DEFERRED",
         )
         .await;
-    const EXCLUSION_VIOLATION: &str = "23P01";
     match added {
         Ok(_) => Ok(None),
-        Err(error)
-            if error.as_database_error().and_then(|e| e.code()).as_deref()
-                == Some(EXCLUSION_VIOLATION) =>
-        {
-            Ok(Some(
-                "Several active incidents of the system have the same impact: the constraint \
+        Err(error) if sqlstate::is(&error, sqlstate::EXCLUSION_VIOLATION) => Ok(Some(
+            "Several active incidents of the system have the same impact: the constraint \
                 against that is left off, and the oldest of them is used. Close the others and \
                 run this again."
-                    .to_owned(),
-            ))
-        }
+                .to_owned(),
+        )),
         Err(error) => Err(error).context("the constraint on active incidents can't be added"),
     }
 }

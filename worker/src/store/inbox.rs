@@ -1,7 +1,10 @@
 //! The inbox: the record of every update, with the idempotency keys.
 
 use shared::{
-    incident::IncidentId, message::UpdateMessage, outcome::Reason, timestamp::Timestamp,
+    incident::IncidentId,
+    message::UpdateMessage,
+    outcome::{Reason, Rejection},
+    timestamp::Timestamp,
     update_id::UpdateId,
 };
 
@@ -12,9 +15,8 @@ use crate::domain::IncidentRef;
 pub(super) const REPEATED: &str = "repeated";
 const KEY_REPEATED: &str = "idempotency_key_repeated";
 
-/// The outcome and the reason of a row that no rule decided: the body is another one.
+/// The outcome of a row with a [`Rejection`].
 pub(super) const REJECTED: &str = "rejected";
-const KEY_OF_ANOTHER_BODY: &str = "idempotency_key_of_another_body";
 
 /// A row of the inbox, before the incidents that its batch opens have ids.
 pub(crate) struct PendingRow<'a> {
@@ -36,9 +38,9 @@ pub(crate) struct RowResult {
 
 impl RowResult {
     /// A rule decided it.
-    pub(crate) fn decided(reason: Reason, incident: IncidentRef) -> Self {
+    pub(crate) fn decided(reason: Reason, incident: Option<IncidentRef>) -> Self {
         let outcome = reason.outcome().word();
-        Self { outcome, reason: reason.word(), incident: Some(incident), original: None }
+        Self { outcome, reason: reason.word(), incident, original: None }
     }
 
     /// Its idempotency key was used before, for the same body.
@@ -48,10 +50,27 @@ impl RowResult {
     }
 
     /// Its idempotency key was used before, for another body.
-    pub(crate) const fn rejected(original: UpdateId) -> Self {
-        let original = Some(original);
-        Self { outcome: REJECTED, reason: KEY_OF_ANOTHER_BODY, incident: None, original }
+    pub(crate) fn rejected(original: UpdateId) -> Self {
+        let (reason, original) = (Rejection::KeyOfAnotherBody.word(), Some(original));
+        Self { outcome: REJECTED, reason, incident: None, original }
     }
+}
+
+/// The statement that writes the rows, with a CTE for the keys if there are any. Functions that return sets stand
+/// in the SELECT list: in FROM, PostgreSQL would store each one's set first.
+macro_rules! write_statement {
+    ($keys:literal) => {
+        concat!(
+            "WITH scope AS (UPDATE sdb_scope SET position = $12, decided_at = $13)",
+            $keys,
+            " INSERT INTO sdb_inbox (id, component_id, impact, text, received_at, decided_at, position,
+                outcome, reason, incident_id, original)
+            SELECT unnest($1::uuid[]), unnest($2::integer[]), unnest($3::smallint[]),
+                unnest($4::varchar[]), unnest($5::timestamp[]), unnest($6::timestamp[]),
+                unnest($7::bigint[]), unnest($8::varchar[]), unnest($9::varchar[]),
+                unnest($10::integer[]), unnest($11::uuid[])"
+        )
+    };
 }
 
 /// Writes the batch's rows, the idempotency keys used for the first time, and the position and time of
@@ -67,39 +86,39 @@ pub(crate) async fn write(
         .filter(|row| row.result.original.is_none())
         .filter_map(|row| Some((row.update.idempotency.as_ref()?, row)))
         .collect();
-    // An existing key is older than its 24 hours, or this would not be its first use.
-    sqlx::query(
-        "WITH scope AS (UPDATE sdb_scope SET position = $12, decided_at = $13),
-        keys AS (
-            INSERT INTO sdb_idempotency_key (key, fingerprint, update_id, used_at)
-            SELECT * FROM unnest($14::varchar[], $15::varchar[], $16::uuid[], $17::timestamp[])
-            ON CONFLICT (key) DO UPDATE SET fingerprint = excluded.fingerprint,
-                update_id = excluded.update_id, used_at = excluded.used_at)
-        INSERT INTO sdb_inbox (id, component_id, impact, text, received_at, decided_at, position,
-            outcome, reason, incident_id, original)
-        SELECT * FROM unnest($1::uuid[], $2::integer[], $3::smallint[], $4::varchar[],
-            $5::timestamp[], $6::timestamp[], $7::bigint[], $8::varchar[], $9::varchar[],
-            $10::integer[], $11::uuid[])",
-    )
-    .bind(column(rows, |row| row.update.id))
-    .bind(column(rows, |row| row.update.component.id))
-    .bind(column(rows, |row| i16::from(row.update.impact)))
-    .bind(column(rows, |row| row.update.text.as_str()))
-    .bind(column(rows, |row| row.update.received_at))
-    .bind(column(rows, |row| row.decided_at))
-    .bind(column(rows, |row| row.position))
-    .bind(column(rows, |row| row.result.outcome))
-    .bind(column(rows, |row| row.result.reason))
-    .bind(column(rows, |row| row.result.incident.map(|incident| incident.id(new_ids))))
-    .bind(column(rows, |row| row.result.original))
-    .bind(last.position)
-    .bind(last.decided_at)
-    .bind(column(&first_uses, |(key, _)| key.key.as_str()))
-    .bind(column(&first_uses, |(key, _)| key.fingerprint.as_str()))
-    .bind(column(&first_uses, |(_, row)| row.update.id))
-    .bind(column(&first_uses, |(_, row)| row.decided_at))
-    .execute(scope.session())
-    .await?;
+    let statement = if first_uses.is_empty() {
+        write_statement!("")
+    } else {
+        // An existing key is older than its 24 hours, or this would not be its first use.
+        write_statement!(
+            ", keys AS (
+                INSERT INTO sdb_idempotency_key (key, fingerprint, update_id, used_at)
+                SELECT unnest($14::varchar[]), unnest($15::varchar[]), unnest($16::uuid[]),
+                    unnest($17::timestamp[])
+                ON CONFLICT (key) DO UPDATE SET fingerprint = excluded.fingerprint,
+                    update_id = excluded.update_id, used_at = excluded.used_at)"
+        )
+    };
+    sqlx::query(statement)
+        .bind(column(rows, |row| row.update.id))
+        .bind(column(rows, |row| row.update.component.id))
+        .bind(column(rows, |row| row.update.condition.impact().map(i16::from)))
+        .bind(column(rows, |row| row.update.text.as_str()))
+        .bind(column(rows, |row| row.update.received_at))
+        .bind(column(rows, |row| row.decided_at))
+        .bind(column(rows, |row| row.position))
+        .bind(column(rows, |row| row.result.outcome))
+        .bind(column(rows, |row| row.result.reason))
+        .bind(column(rows, |row| row.result.incident.map(|incident| incident.id(new_ids))))
+        .bind(column(rows, |row| row.result.original))
+        .bind(last.position)
+        .bind(last.decided_at)
+        .bind(column(&first_uses, |(key, _)| key.key.as_str()))
+        .bind(column(&first_uses, |(key, _)| key.fingerprint.as_str()))
+        .bind(column(&first_uses, |(_, row)| row.update.id))
+        .bind(column(&first_uses, |(_, row)| row.decided_at))
+        .execute(scope.session())
+        .await?;
     Ok(())
 }
 
@@ -111,11 +130,12 @@ mod tests {
     fn the_words_of_rows_that_no_rule_decided_are_those_that_are_recorded() {
         let words = include_str!("../../../shared/tests/wire/words.json");
         let words: serde_json::Value = serde_json::from_str(words).expect("JSON");
-        let last = |kind: &str| -> Vec<&str> {
+        let last = |kind: &str, count: usize| -> Vec<&str> {
             let all = words[kind].as_array().expect("a list");
-            all[all.len() - 2..].iter().filter_map(|word| word.as_str()).collect()
+            all[all.len() - count..].iter().filter_map(|word| word.as_str()).collect()
         };
-        assert_eq!(last("outcome"), [REPEATED, REJECTED]);
-        assert_eq!(last("reason"), [KEY_REPEATED, KEY_OF_ANOTHER_BODY]);
+        assert_eq!(last("outcome", 2), [REPEATED, REJECTED]);
+        let [of_another_body, too_many] = Rejection::ALL.map(Rejection::word);
+        assert_eq!(last("reason", 3), [KEY_REPEATED, of_another_body, too_many]);
     }
 }

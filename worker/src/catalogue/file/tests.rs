@@ -32,7 +32,7 @@ fn what_a_component_was_before_is_read() {
                 renamed-from: {renamed_from}\n"
         );
         let parsed = parse(&yaml).expect(renamed_from).entries;
-        let former = parsed[0].renamed_from.as_ref().map(Former::label);
+        let former = parsed[0].renamed_from.as_ref().map(FormerIdentity::label);
         assert_eq!(former.as_deref(), Some(expected), "{renamed_from}");
     }
 }
@@ -50,16 +50,16 @@ fn invalid_entries_are_refused_with_their_line() {
         ("# nothing\n", "line 1: the file is not a mapping"),
         ("- name: DNS\n", "line 1: the file is not a mapping"),
         ("x-defaults: {}\n", "line 1: the file has no list `components`"),
-        ("components: 5", "line 1: `components` is to be a list"),
-        ("components:\n", "line 1: `components` is to be a list"),
-        ("components: {DNS: {}}", "line 1: `components` is to be a list"),
+        ("components: 5", "line 1: `components` must be a list"),
+        ("components:\n", "line 1: `components` must be a list"),
+        ("components: {DNS: {}}", "line 1: `components` must be a list"),
         ("components: []\n---\ncomponents: []\n", "line 2: a second document begins here"),
         ("components:\n- name: DNS\ncomponents: []\n", "line 3: `components` is written twice"),
         ("components:\n  - name: [DNS\n", "this is not YAML: "),
         ("components:\n  - name: 'DNS\n", "this is not YAML: "),
         ("components: *nowhere\n", "line 1: this is not YAML: "),
         ("components: &all [{name: DNS}, *all]\n", "line 1: this alias is inside of what it names"),
-        ("components:\n  - DNS\n", "line 2: a component is to be a mapping"),
+        ("components:\n  - DNS\n", "line 2: a component must be a mapping"),
         ("components:\n  - title: DNS\n", "line 2: a component without a `name`"),
         ("components:\n  - name:\n", "line 2: the name of a component is empty"),
         ("components:\n  - name: {a: b}\n", "line 2: the name of a component is a mapping"),
@@ -67,7 +67,7 @@ fn invalid_entries_are_refused_with_their_line() {
         ("components:\n  - name: !it DNS\n", "line 2: the tag !it can't be used here"),
         (
             "components:\n  - name: DNS\n    attributes: [a]\n",
-            "line 3: DNS: `attributes` is to be a mapping",
+            "line 3: DNS: `attributes` must be a mapping",
         ),
         (
             "components:\n  - name: DNS\n    attributes: {a: [b]}\n",
@@ -127,10 +127,7 @@ fn invalid_entries_are_refused_with_their_line() {
         (&many, "line 2: DNS: it has 33 attributes, and an update can name 32 at most"),
         (&long, "line 2: DNS: the value of a, `xxx"),
         (&long_name, "line 2: DNS: the name of an attribute, `xxx"),
-        (
-            "components:\n- name: DNS\n  renamed-from: {}\n",
-            "line 2: DNS: renamed-from says neither",
-        ),
+        ("components:\n- name: DNS\n  renamed-from: {}\n", "line 2: DNS: renamed-from has neither"),
         (
             "components:\n- name: DNS\n  renamed-from:\n",
             "line 3: DNS: renamed-from is to be the name",

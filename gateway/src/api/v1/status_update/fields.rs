@@ -3,14 +3,15 @@
 use serde_json::{Map, Value, json};
 use shared::{
     component::{Attribute, MAX_ATTRIBUTE_LENGTH, MAX_ATTRIBUTES},
-    impact::Impact,
+    condition::Condition,
+    incident::MAX_TITLE_CHARS,
+    message::{MAX_REPORT_NAME, is_source},
     shorten::shorten,
 };
 
-use super::LONGEST_TEXT;
 use crate::http::{
+    idempotency_key,
     impact::{ImpactInput, impact_from_number, impact_from_text},
-    request::{LONGEST_KEY, is_idempotency_key},
 };
 
 /// Maximum number of unknown fields that an error names, and of characters of each name.
@@ -20,8 +21,9 @@ const FIELD_NAME: usize = 60;
 const _: () = assert!(
     MAX_ATTRIBUTES == 32
         && MAX_ATTRIBUTE_LENGTH == 255
-        && LONGEST_TEXT == 255
-        && LONGEST_KEY == 255
+        && MAX_TITLE_CHARS == 255
+        && idempotency_key::MAX_LENGTH == 255
+        && MAX_REPORT_NAME == 255
 );
 
 pub(super) type Field<T> = Result<T, &'static str>;
@@ -57,7 +59,7 @@ pub(super) fn string(value: Value) -> Field<String> {
 }
 
 pub(super) fn title(text: String) -> Field<String> {
-    if text.chars().count() > LONGEST_TEXT {
+    if text.chars().count() > MAX_TITLE_CHARS {
         return Err("Longer than maximum length 255.");
     }
     if text.chars().any(char::is_control) {
@@ -69,10 +71,18 @@ pub(super) fn title(text: String) -> Field<String> {
 pub(super) fn idempotency_key(text: String) -> Field<String> {
     // A header value has no spaces at either end, and a key must be the same in the header and in the
     // body.
-    if text.trim() == text && is_idempotency_key(&text) {
+    if text.trim() == text && idempotency_key::is_valid(&text) {
         Ok(text)
     } else {
         Err("Must be 1 to 255 printable ASCII characters, none at either end a space.")
+    }
+}
+
+pub(super) fn source(text: String) -> Field<String> {
+    if is_source(&text) {
+        Ok(text)
+    } else {
+        Err("Must be 1 to 255 characters, none a control character.")
     }
 }
 
@@ -84,9 +94,10 @@ fn attribute_text(text: String) -> Field<String> {
     Ok(text)
 }
 
-/// The impact; none for a number that is no impact.
-pub(super) fn impact(value: Value) -> Field<Option<Impact>> {
+/// The impact or `ok`; none for a number that is no impact.
+pub(super) fn condition(value: Value) -> Field<Option<Condition>> {
     let input = match value {
+        Value::String(word) if word == Condition::OK => return Ok(Some(Condition::Ok)),
         Value::Number(number) => impact_from_number(&number),
         Value::String(text) => impact_from_text(&text),
         Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => {
@@ -94,10 +105,10 @@ pub(super) fn impact(value: Value) -> Field<Option<Impact>> {
         }
     };
     match input {
-        ImpactInput::Impact(impact) => Ok(Some(impact)),
+        ImpactInput::Impact(impact) => Ok(Some(impact.into())),
         ImpactInput::OutOfRange => Ok(None),
         ImpactInput::Unreadable => {
-            Err("Not a valid impact: 1, 2, 3, \"minor\", \"major\" or \"outage\".")
+            Err("Not a valid impact: 1, 2, 3, \"minor\", \"major\", \"outage\" or \"ok\".")
         }
     }
 }

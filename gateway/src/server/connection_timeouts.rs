@@ -43,14 +43,14 @@ const PHASES: [ConnectionPhase; 4] =
     [ConnectionPhase::Idle, ConnectionPhase::Head, ConnectionPhase::Answer, ConnectionPhase::Send];
 
 /// The phase of one connection, and since when.
-pub(crate) struct Pace {
+pub(crate) struct ConnectionTimeouts {
     limits: [Duration; 4],
     began: Instant,
     /// Milliseconds since the start, times four, plus the index of the phase in [`PHASES`].
     phase: AtomicU64,
 }
 
-impl Pace {
+impl ConnectionTimeouts {
     /// For a new connection. `idle` is the limit for idle connections.
     pub(crate) fn new(keep_alive: Duration) -> Arc<Self> {
         Self::with_limits([keep_alive, HEAD_LIMIT, ANSWER_LIMIT, SEND_LIMIT])
@@ -110,19 +110,19 @@ impl Pace {
     }
 }
 
-/// The body of a response, which reports to the `Pace` of its connection when it is complete.
-pub(crate) struct Paced {
+/// The body of a response, which reports to the `ConnectionTimeouts` of its connection when it is complete.
+pub(crate) struct TimedBody {
     body: Body,
-    pace: Arc<Pace>,
+    timeouts: Arc<ConnectionTimeouts>,
 }
 
-impl Paced {
-    pub(crate) const fn new(body: Body, pace: Arc<Pace>) -> Self {
-        Self { body, pace }
+impl TimedBody {
+    pub(crate) const fn new(body: Body, timeouts: Arc<ConnectionTimeouts>) -> Self {
+        Self { body, timeouts }
     }
 }
 
-impl HttpBody for Paced {
+impl HttpBody for TimedBody {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -142,9 +142,9 @@ impl HttpBody for Paced {
     }
 }
 
-impl Drop for Paced {
+impl Drop for TimedBody {
     fn drop(&mut self) {
-        self.pace.enter(ConnectionPhase::Send);
+        self.timeouts.enter(ConnectionPhase::Send);
     }
 }
 
@@ -157,64 +157,64 @@ mod tests {
     const SOON: Duration = Duration::from_millis(40);
     const LONG: Duration = Duration::from_secs(60);
 
-    async fn overdue(pace: &Pace) -> ConnectionPhase {
-        timeout(LONG, pace.overdue()).await.unwrap()
+    async fn overdue(timeouts: &ConnectionTimeouts) -> ConnectionPhase {
+        timeout(LONG, timeouts.overdue()).await.unwrap()
     }
 
     #[tokio::test]
     async fn each_phase_has_its_limit() {
-        let pace = Pace::with_limits([SOON, LONG, LONG, LONG]);
-        assert_eq!(overdue(&pace).await, ConnectionPhase::Idle);
-        let pace = Pace::with_limits([LONG, SOON, LONG, LONG]);
-        pace.received();
-        assert_eq!(overdue(&pace).await, ConnectionPhase::Head);
-        let pace = Pace::with_limits([LONG, LONG, SOON, LONG]);
-        pace.received();
-        pace.asked();
-        assert_eq!(overdue(&pace).await, ConnectionPhase::Answer);
-        let pace = Pace::with_limits([LONG, LONG, LONG, SOON]);
-        pace.received();
-        pace.asked();
-        drop(Paced::new(Body::empty(), pace.clone()));
-        assert_eq!(overdue(&pace).await, ConnectionPhase::Send);
+        let timeouts = ConnectionTimeouts::with_limits([SOON, LONG, LONG, LONG]);
+        assert_eq!(overdue(&timeouts).await, ConnectionPhase::Idle);
+        let timeouts = ConnectionTimeouts::with_limits([LONG, SOON, LONG, LONG]);
+        timeouts.received();
+        assert_eq!(overdue(&timeouts).await, ConnectionPhase::Head);
+        let timeouts = ConnectionTimeouts::with_limits([LONG, LONG, SOON, LONG]);
+        timeouts.received();
+        timeouts.asked();
+        assert_eq!(overdue(&timeouts).await, ConnectionPhase::Answer);
+        let timeouts = ConnectionTimeouts::with_limits([LONG, LONG, LONG, SOON]);
+        timeouts.received();
+        timeouts.asked();
+        drop(TimedBody::new(Body::empty(), timeouts.clone()));
+        assert_eq!(overdue(&timeouts).await, ConnectionPhase::Send);
     }
 
     #[tokio::test]
     async fn a_connection_that_is_used_is_kept() {
-        let pace = Pace::with_limits([SOON * 2, SOON * 2, SOON * 2, SOON * 2]);
+        let timeouts = ConnectionTimeouts::with_limits([SOON * 2, SOON * 2, SOON * 2, SOON * 2]);
         let using = async {
             for _ in 0..4 {
                 tokio::time::sleep(SOON).await;
-                pace.received();
-                pace.asked();
+                timeouts.received();
+                timeouts.asked();
                 // While a response is written, a flush covers only a part of it.
-                pace.flushed();
-                assert_eq!(pace.now().0, ConnectionPhase::Answer);
-                drop(Paced::new(Body::empty(), pace.clone()));
-                pace.flushed();
-                assert_eq!(pace.now().0, ConnectionPhase::Idle);
+                timeouts.flushed();
+                assert_eq!(timeouts.now().0, ConnectionPhase::Answer);
+                drop(TimedBody::new(Body::empty(), timeouts.clone()));
+                timeouts.flushed();
+                assert_eq!(timeouts.now().0, ConnectionPhase::Idle);
             }
         };
         tokio::select! {
             biased;
             () = using => {}
-            phase = pace.overdue() => panic!("{phase:?} is overdue"),
+            phase = timeouts.overdue() => panic!("{phase:?} is overdue"),
         }
-        assert_eq!(overdue(&pace).await, ConnectionPhase::Idle);
+        assert_eq!(overdue(&timeouts).await, ConnectionPhase::Idle);
     }
 
     #[tokio::test]
     async fn a_head_that_comes_slowly_is_not_renewed() {
-        let pace = Pace::with_limits([LONG, SOON * 2, LONG, LONG]);
+        let timeouts = ConnectionTimeouts::with_limits([LONG, SOON * 2, LONG, LONG]);
         let slowly = async {
             loop {
-                pace.received();
+                timeouts.received();
                 tokio::time::sleep(SOON / 4).await;
             }
         };
         tokio::select! {
             () = slowly => {}
-            phase = overdue(&pace) => assert_eq!(phase, ConnectionPhase::Head),
+            phase = overdue(&timeouts) => assert_eq!(phase, ConnectionPhase::Head),
         }
     }
 }
