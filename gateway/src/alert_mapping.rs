@@ -53,6 +53,13 @@ pub(crate) struct LoadedMapping {
     current: ArcSwap<Mapping>,
 }
 
+impl Default for LoadedMapping {
+    /// The default mapping, without a file.
+    fn default() -> Self {
+        Self { path: None, current: ArcSwap::from_pointee(file::default_mapping()) }
+    }
+}
+
 impl LoadedMapping {
     /// Reads the mapping for the first time.
     ///

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use shared::database::{BY_INDEX, ConnectOptions, Servers};
+use shared::{
+    broker::Broker,
+    database::{BY_INDEX, ConnectOptions, Servers},
+};
 use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -26,7 +29,7 @@ use crate::{
 pub(crate) struct App {
     pub(crate) auth: Auth,
     pub(crate) catalogue: CatalogueCopy,
-    /// The clock that stamps updates.
+    /// The clock that stamps updates, and by which tokens expire.
     pub(crate) clock: Arc<DatabaseClock>,
     pub(crate) pending: Arc<PendingRequests>,
     pub(crate) publisher: Arc<Publisher>,
@@ -58,8 +61,8 @@ impl App {
     pub(crate) fn new(
         auth: AuthConfig,
         database: &ConnectOptions,
+        broker: Broker,
         limits: Limits,
-        mapping: LoadedMapping,
         conflict: bool,
         inbox_days: u32,
         stop: CancellationToken,
@@ -69,16 +72,16 @@ impl App {
         let pending = Arc::new(PendingRequests::new(answers.clone(), versions.clone()));
         let clock = Arc::new(DatabaseClock::new());
         Self {
-            auth: Auth::new(auth),
+            auth: Auth::new(auth).by(clock.clone()),
             catalogue: CatalogueCopy::new(answers.clone(), clock.clone()),
             clock,
-            publisher: Arc::new(Publisher::new(pending.clone())),
+            publisher: Arc::new(Publisher::new(broker, pending.clone())),
             pending,
             answers,
             in_flight: Semaphore::new(limits.in_flight),
             most_in_flight: limits.in_flight,
             rate_limit: limits.updates_per_second.map(RateLimit::new),
-            mapping,
+            mapping: LoadedMapping::default(),
             bodies: BodyMemory::new(),
             servers: database.servers().clone(),
             lists: Lists::new(
@@ -91,6 +94,11 @@ impl App {
             inbox_days,
             stop: Stop::new(stop),
         }
+    }
+
+    /// With this mapping of alerts instead of the default one.
+    pub(crate) fn mapping_by(self, mapping: LoadedMapping) -> Self {
+        Self { mapping, ..self }
     }
 
     /// Waits until the gateway is stopping.

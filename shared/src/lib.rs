@@ -15,7 +15,7 @@ pub use self::{
     amqp::{broker, topology},
     database::parked,
     domain::{component, condition, impact, incident, outcome, shorten, timestamp, update_id},
-    http::{admin, health, paths},
+    http::{admin, health, paths, servers_report},
     process::{output, service_manager, shutdown, supervise},
     telemetry::{metrics, throttle, traces},
     wire::{envelope, message},

@@ -44,6 +44,8 @@ pub(crate) struct Load {
     pub(crate) record: Record,
     pub(crate) diary: Arc<Diary>,
     pub(crate) stopped: AtomicBool,
+    /// Whether gateways may be of an earlier release, without the endpoint for many updates.
+    pub(crate) has_earlier_gateways: bool,
 }
 
 /// An update that a client is to send.
@@ -182,7 +184,13 @@ impl Load {
     }
 
     /// Sends an update once; returns whether it was taken.
-    async fn post(&self, update: &Update, gateway: usize, again: bool, compared: bool) -> bool {
+    pub(crate) async fn post(
+        &self,
+        update: &Update,
+        gateway: usize,
+        again: bool,
+        compared: bool,
+    ) -> bool {
         let mut request = self
             .client
             .post(self.url(gateway, "/api/v1/component_status"))
@@ -206,13 +214,34 @@ impl Load {
         if let AttemptResult::Wrong(what) = &result {
             self.see_wrong(format!("the answer to update {}: {what}", update.text));
         }
-        let decided = matches!(result, AttemptResult::Outcome { .. });
-        let taken = result.taken().is_some();
-        self.record.add(update.attempt(gateway, again, (sent, answered), result));
-        if let (true, true, Ok(answer)) = (compared, decided, answer) {
-            self.compare(&update.text, &answer.body, self.other(gateway)).await;
+        self.record.add(update.attempt(gateway, again, (sent, answered), result.clone()));
+        if let (true, Ok(answer)) = (compared, answer) {
+            if matches!(result, AttemptResult::Outcome { .. }) {
+                self.compare(&update.text, &answer.body, self.other(gateway)).await;
+            }
+            self.compare_receipt(&result, self.other(gateway)).await;
         }
-        taken
+        result.taken().is_some()
+    }
+
+    /// Any gateway has the receipt of an update that was taken, and it says what the answer said.
+    async fn compare_receipt(&self, result: &AttemptResult, gateway: usize) {
+        let Some(id) = result.taken() else { return };
+        let url = self.url(gateway, &format!("/api/v1/updates/{id}"));
+        let request = self.client.get(url).bearer_auth(&self.token).timeout(PATIENCE);
+        // One that is away, or has no database now, is not asked again.
+        let Ok(receipt) = harness::answer(request).await else { return };
+        let is_right = match (receipt.status, result) {
+            (503, _) => true,
+            (200, AttemptResult::Outcome { changed, incident, .. }) => {
+                agrees(&receipt, *changed, *incident)
+            }
+            (status, _) => status == 200,
+        };
+        if !is_right {
+            let what = format!("gateway {} has, after {result:?}: {receipt:?}", gateway + 1);
+            self.see_wrong(what);
+        }
     }
 
     /// What was answered must be in the list that any gateway shows afterwards, or more.
@@ -282,6 +311,14 @@ impl Load {
         let address = self.addresses.get(gateway).map(String::as_str).unwrap_or_default();
         format!("http://{address}{path}")
     }
+}
+
+/// Whether a receipt says what the answer said.
+pub(crate) fn agrees(receipt: &Answer, changed: bool, incident: i64) -> bool {
+    let changes = |outcome: &str| !matches!(outcome, "unchanged" | "suppressed");
+    receipt.body["state"] == "done"
+        && receipt.body["incident"]["id"] == incident
+        && receipt.body["outcome"].as_str().is_some_and(|outcome| changes(outcome) == changed)
 }
 
 pub(crate) fn read(answer: &Answer, impact: i64) -> Result<AttemptResult> {

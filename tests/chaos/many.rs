@@ -73,6 +73,10 @@ impl Load {
         let sent = Instant::now();
         let answer = harness::answer(request).await;
         let answered = Instant::now();
+        if self.has_earlier_gateways && matches!(&answer, Ok(answer) if answer.status == 404) {
+            self.post_each(updates, gateway, again).await;
+            return;
+        }
         let result: Vec<AttemptResult> = match &answer {
             Err(error) => {
                 let what = format!("{error:#}: {}", error.root_cause());
@@ -96,6 +100,18 @@ impl Load {
             });
         }
         updates.retain(|_| !taken.next().unwrap_or_default());
+    }
+
+    /// Sends updates one after the other, to a gateway without the endpoint for many; leaves those that
+    /// were not taken.
+    async fn post_each(&self, updates: &mut Vec<Update>, gateway: usize, again: bool) {
+        let mut refused = Vec::new();
+        for update in updates.drain(..) {
+            if !self.post(&update, gateway, again, false).await {
+                refused.push(update);
+            }
+        }
+        *updates = refused;
     }
 }
 

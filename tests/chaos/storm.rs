@@ -1,6 +1,7 @@
 //! Injects faults, removes them, and measures how long the system takes to recover.
 
 mod topology;
+mod upgrade;
 
 use std::{
     sync::{

@@ -1,5 +1,7 @@
 //! A burst of updates that goes on while a test breaks things, and the check of what became of it.
 
+mod sent;
+
 use std::{
     collections::BTreeSet,
     ops::Range,
@@ -13,15 +15,16 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use reqwest::Client;
 use serde_json::{Value, json};
-use shared::{component::ComponentId, update_id::UpdateId};
+use shared::update_id::UpdateId;
 use tokio::{
     task::JoinHandle,
     time::{Instant, sleep},
 };
 
+pub use self::sent::{Sent, outcome};
 use super::{
-    Answer, System, answer, eventually, replay,
-    verdict::{self, Answered, Attempt, Expected},
+    System, answer, eventually, replay,
+    verdict::{self, Answered, Expected},
 };
 
 /// Components that updates are about: 50 names in two regions.
@@ -30,6 +33,9 @@ pub const COMPONENTS: usize = 100;
 const CLIENTS: usize = 8;
 /// What a client waits for after each answer, as monitors do.
 const PACE: Duration = Duration::from_millis(10);
+/// The same for a burst of at most 150 updates a second: more clients, so that those that wait for a
+/// partition leave others.
+const LIGHT: (usize, Duration) = (24, Duration::from_millis(160));
 
 /// Adds the components that updates are about to an empty catalogue.
 pub async fn add_components(system: &System) -> Result<()> {
@@ -73,35 +79,6 @@ const fn mixed(number: usize) -> usize {
     number.wrapping_mul(2_654_435_761) >> 7
 }
 
-/// An update as it was sent once, and its answer.
-#[derive(Clone, Debug)]
-pub struct Sent {
-    /// Its place in the burst. An update with an idempotency key is sent until it is taken.
-    pub number: usize,
-    /// The gateway that answered.
-    pub gateway: usize,
-    /// Whether the client waited for the outcome.
-    pub waited: bool,
-    /// When it was sent.
-    pub at: Instant,
-    /// When its answer was there.
-    pub answered: Instant,
-    /// The answer.
-    pub answer: Answered,
-}
-
-/// The outcome of a 200 or 201.
-///
-/// # Errors
-/// When the answer does not name the update.
-pub fn outcome(answer: &Answer) -> Result<Answered> {
-    Ok(Answered::Outcome {
-        id: UpdateId(answer.header("update-id").parse()?),
-        changed: Some(answer.status == 201),
-        incident: answer.body["id"].as_i64(),
-    })
-}
-
 /// Clients that send updates until they are stopped. Some wait for outcomes and some don't; some
 /// send again what was not taken, with an idempotency key, and some go on to the next update.
 pub struct Burst {
@@ -113,6 +90,7 @@ struct Shared {
     client: Client,
     addresses: Vec<String>,
     token: String,
+    pace: Duration,
     stopped: AtomicBool,
     next: AtomicUsize,
     seen: Mutex<Seen>,
@@ -129,16 +107,27 @@ impl Burst {
     /// Starts a burst on all gateways of the system, and returns when it is under way: each has
     /// answered with outcomes.
     pub async fn start(system: &System) -> Result<Self> {
+        Self::start_with(system, CLIENTS, PACE).await
+    }
+
+    /// The same with a light load, for tests whose time limits are not to measure the CPU.
+    pub async fn start_light(system: &System) -> Result<Self> {
+        let (clients, pace) = LIGHT;
+        Self::start_with(system, clients, pace).await
+    }
+
+    async fn start_with(system: &System, clients: usize, pace: Duration) -> Result<Self> {
         add_components(system).await?;
         let shared = Arc::new(Shared {
             client: system.client.clone(),
             addresses: system.addresses.clone(),
             token: system.token.clone(),
+            pace,
             stopped: AtomicBool::new(false),
             next: AtomicUsize::new(0),
             seen: Mutex::default(),
         });
-        let clients = (0..CLIENTS).map(|client| tokio::spawn(shared.clone().post(client)));
+        let clients = (0..clients).map(|client| tokio::spawn(shared.clone().post(client)));
         let burst = Self { clients: clients.collect(), shared };
         burst.is_decided().await?;
         Ok(burst)
@@ -211,6 +200,12 @@ impl Burst {
         self.hears([gateway], "that it does not know", such).await
     }
 
+    /// Waits until this gateway answers an update with 503, whatever it knows.
+    pub async fn is_not_taken_by(&self, gateway: usize) -> Result<()> {
+        let such = |sent: &Sent| !sent.is_taken();
+        self.hears([gateway], "503", such).await
+    }
+
     /// Waits until this gateway refuses updates with an error message that contains these words.
     pub async fn is_refused_by(&self, gateway: usize, words: &str) -> Result<()> {
         let such =
@@ -257,7 +252,7 @@ impl Shared {
                         let again = has_key
                             && matches!(sent.answer, Answered::Unknown(_) | Answered::Refused(..));
                         self.seen().sent.push(sent);
-                        sleep(PACE).await;
+                        sleep(self.pace).await;
                         if !again {
                             break;
                         }
@@ -330,18 +325,4 @@ async fn judged(system: &System, all: &[Sent], operators: Vec<String>) -> Result
     run.expected = Expected { compares: true, operators, ..Expected::default() };
     verdict::judge(&run).into_result()?;
     replay::holds_one_active_incident(&system.database).await
-}
-
-impl Sent {
-    fn attempt(&self, begin: Instant) -> Result<Attempt> {
-        let micros = |at: Instant| u64::try_from(at.duration_since(begin).as_micros());
-        Ok(Attempt {
-            update: format!("update {}", self.number),
-            component: ComponentId(component(self.number)),
-            impact: i16::try_from(update(self.number)["impact"].as_i64().unwrap_or_default()).ok(),
-            sent: micros(self.at)?,
-            answered: micros(self.answered)?,
-            answer: self.answer.clone(),
-        })
-    }
 }

@@ -43,7 +43,7 @@ fn with_settings(page: &str) -> Result<String> {
 }
 
 fn row(setting: &Setting) -> String {
-    let Setting { name, default, reader, meaning, is_secret: _ } = setting;
+    let Setting { name, default, reader, meaning, .. } = setting;
     let default = default.map_or("–".to_owned(), |default| format!("`{default}`"));
     format!("| `{name}` | {default} | {reader} | {meaning} |")
 }

@@ -14,7 +14,7 @@ use shared::{
 };
 use tokio::{
     sync::Mutex,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
@@ -36,8 +36,11 @@ pub enum RunError {
     Topology(#[from] TopologyError),
 }
 
-/// Time between the end of a session with RabbitMQ and the next attempt.
+/// Pause before another attempt to take part. It doubles while attempts fail soon.
 const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
+const MAX_RECONNECT_PAUSE: Duration = Duration::from_secs(4);
+/// After a part that lasted longer, the first attempt follows soon.
+const LONG_PART: Duration = Duration::from_secs(10);
 /// Time for the replies to the last batch.
 const REPLY_LIMIT: Duration = Duration::from_secs(1);
 /// Time for the last batch after `stop`.
@@ -54,7 +57,8 @@ pub async fn run(
     stop: CancellationToken,
 ) -> Result<(), RunError> {
     let servers = config.database.servers().clone();
-    let readiness = Arc::new(Readiness::new(servers.clone(), stop.clone()));
+    let readiness = Readiness::new(config.broker.clone(), servers.clone(), stop.clone());
+    let readiness = Arc::new(readiness);
     let starting = readiness.clone();
     service_manager::report(move || ready(starting.ready()));
     let watching = supervise::keep("servers of PostgreSQL", servers.watch());
@@ -117,13 +121,19 @@ async fn consume(config: Config, readiness: Arc<Readiness>, stop: &CancellationT
         stop: stop.clone(),
         abandon,
     };
+    let mut waits = RECONNECT_PAUSE;
     while !stop.is_cancelled() {
+        let began = Instant::now();
         if let Err(error) = consumer.take_part().await {
             let reason = chain(&error);
             let line = "consuming stopped; unacknowledged messages will be redelivered";
             throttled!(warn, &reason, reason, "{line}");
             consumer.readiness.unavailable(reason);
-            pause(RECONNECT_PAUSE, stop).await;
+            if began.elapsed() > LONG_PART {
+                waits = RECONNECT_PAUSE;
+            }
+            pause(waits, stop).await;
+            waits = (waits * 2).min(MAX_RECONNECT_PAUSE);
         }
     }
     limit.abort();

@@ -327,6 +327,7 @@ fn unpublished(id: UpdateId, error: PublishError) -> Submitted {
         PublishError::Blocked => Refused::Blocked,
         PublishError::Late => Refused::Late,
         PublishError::Full => Refused::Full,
+        PublishError::Unavailable => Refused::Unavailable,
         PublishError::Changing => Refused::Changing,
         PublishError::NoQueue => Refused::NoQueue,
         PublishError::Unconfirmed => Refused::Unconfirmed,
@@ -344,6 +345,7 @@ fn unpublished(id: UpdateId, error: PublishError) -> Submitted {
         | PublishError::Blocked
         | PublishError::Late
         | PublishError::Full
+        | PublishError::Unavailable
         | PublishError::Changing
         | PublishError::NoQueue => format!("{error}; nothing was queued, try again"),
     };

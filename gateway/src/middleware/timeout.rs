@@ -64,7 +64,7 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
-    use crate::{alert_mapping::LoadedMapping, config::Config};
+    use crate::config::Config;
 
     /// With unreachable servers.
     fn app() -> Arc<App> {
@@ -75,9 +75,8 @@ mod tests {
         ];
         let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned()));
         let config = Config::from_settings(&Settings::new(settings)).unwrap();
-        let Config { auth, database, limits, .. } = config;
-        let mapping = LoadedMapping::new(None).unwrap();
-        Arc::new(App::new(auth, &database, limits, mapping, false, 30, CancellationToken::new()))
+        let Config { auth, database, broker, limits, .. } = config;
+        Arc::new(App::new(auth, &database, broker, limits, false, 30, CancellationToken::new()))
     }
 
     async fn breaks() -> Response {

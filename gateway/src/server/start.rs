@@ -4,7 +4,6 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use shared::{
     admin::{self, AdminError},
-    broker::Broker,
     database::ConnectOptions,
     service_manager,
     settings::Settings,
@@ -38,7 +37,6 @@ pub struct Server {
     admin: Option<TcpListener>,
     app: Arc<App>,
     database: ConnectOptions,
-    broker: Broker,
     /// SIGHUP, on which the mapping of alerts is read again.
     hangup: Signal,
 }
@@ -87,9 +85,10 @@ pub async fn build(config: Config, stop: CancellationToken) -> Result<Server, Bu
         None => None,
     };
     let Config { database, broker, auth, conflict, inbox_days, limits, .. } = config;
-    let app = Arc::new(App::new(auth, &database, limits, mapping, conflict, inbox_days, stop));
+    let app = App::new(auth, &database, broker, limits, conflict, inbox_days, stop);
+    let app = Arc::new(app.mapping_by(mapping));
     let keep_alive = limits.keep_alive;
-    Ok(Server { listener, keep_alive, admin, app, database, broker, hangup })
+    Ok(Server { listener, keep_alive, admin, app, database, hangup })
 }
 
 impl Server {
@@ -113,17 +112,16 @@ impl Server {
             let app = starting.clone();
             async move { Readiness::of(&app).await.ready() }
         });
-        let (broker, database) = (self.broker.clone(), self.database.clone());
+        let database = self.database.clone();
         let linking = async {
             let recorded = Topology::read_once_up(&database, settings).await?;
             let publisher = app.publisher.clone();
-            publisher.keep_linked(broker, app.answers.clone(), recorded).await;
+            publisher.keep_linked(app.answers.clone(), recorded).await;
             Ok(())
         };
         let upkeep = app.catalogue.keep_fresh();
         let reloading = app.mapping.reload_on(self.hangup);
         let watching = database.servers().clone().watch();
-        let broker = self.broker.clone();
         tokio::select! {
             // The link stays up while requests finish; it ends only with an error.
             ended = linking => return ended,
@@ -132,7 +130,7 @@ impl Server {
             () = watching => {}
             () = self.listener.serve(router, self.keep_alive, app.stops()) => {}
         }
-        app.publisher.close(&broker).await;
+        app.publisher.close().await;
         drop(admin);
         Ok(())
     }

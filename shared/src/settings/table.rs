@@ -44,7 +44,7 @@ pub const SETTINGS: &[Setting] = &[
     secret(
         "SDB_AMQP_URI",
         "both",
-        "RabbitMQ: `amqp://user:password@host:port/vhost`, or `amqps://`. Required",
+        "RabbitMQ: `amqp://user:password@host:port/vhost`, or `amqps://`; the nodes of a cluster separated by commas, `…@host1:port1,host2:port2/vhost`. Required",
     ),
     secret(
         "SDB_SECRET_KEY",

@@ -44,7 +44,7 @@ impl Storm {
         match (self.change_topology(change, limit).await?, killed_after) {
             (None, Some(_)) => self.tally().changes_killed += 1,
             (None, None) => self.see_wrong("`worker topology change` hangs".to_owned()),
-            (Some((true, said)), _) if said.contains("That is the shape already") => {
+            (Some((true, said)), _) if said.contains("That is the topology already") => {
                 self.diary.note(format!("topology: {named} already"));
             }
             (Some((true, _)), _) => {

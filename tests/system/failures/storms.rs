@@ -109,7 +109,7 @@ async fn a_storm_fills_the_queue_and_drains(fixture: Arc<Fixture>) -> Result<()>
                 503 => {
                     let sentence = answer.body["message"].as_str().unwrap_or_default();
                     ensure!(
-                        sentence.contains("the queue is full or not available; nothing was queued"),
+                        sentence.contains("the queue is full; nothing was queued"),
                         "{answer:?}"
                     );
                     ensure!(answer.header("retry-after") == "1", "{answer:?}");

@@ -153,7 +153,7 @@ fn names(topology: Topology) -> Vec<(PolicyTarget, String)> {
         names.push((PolicyTarget::DeadLetters, topology.dead_letter_queue()));
         names.push((PolicyTarget::Exchange, topology.publish_exchange()));
     }
-    names.push((PolicyTarget::Exchange, "sdb.gateway.amq.gen-example".to_owned()));
+    names.push((PolicyTarget::Exchange, "sdb.gateway.example".to_owned()));
     names
 }
 
@@ -189,7 +189,7 @@ mod tests {
     use super::*;
 
     const TOPOLOGY: Topology =
-        Topology { version: 3, partitions: 2, queue_limit: 9, prefetch: 1, wire: 1 };
+        Topology { version: 3, partitions: 2, queue_limit: 9, prefetch: 1, wire: 1, arguments: 1 };
 
     fn policy(pattern: &str, apply_to: &str, priority: i64, definition: &Value) -> Value {
         serde_json::json!({

@@ -69,6 +69,10 @@ async fn read_queues(connection: &Connection, share: &Share) -> Result<(), lapin
     for partition in &share.partitions {
         let queue = share.topology().queue(*partition);
         let declared = channel.queue_declare(queue.into(), passive, FieldTable::default()).await?;
+        // A queue without a leader reports zeros. This worker consumes it, so it has a consumer.
+        if declared.consumer_count() == 0 {
+            continue;
+        }
         let label = PartitionLabel { partition: *partition };
         WORKER.queue.get_or_create(&label).set(declared.message_count().into());
     }
