@@ -22,7 +22,7 @@ use crate::{
     broker::{Consumer, ReplySender},
     config::Config,
     observe::{http, readiness::Readiness, sampling},
-    store::{inbox_partitions, lock_holders::Blockers},
+    store::{inbox_partitions, lock_holders::Blockers, reports},
 };
 
 /// Why a worker does not run.
@@ -148,7 +148,7 @@ async fn pause(time: Duration, stop: &CancellationToken) {
     timeout(time, stop.cancelled()).await.unwrap_or_default();
 }
 
-/// Creates and drops partitions of the inbox, and deletes old idempotency keys.
+/// Creates and drops partitions of the inbox, and deletes old idempotency keys and reports.
 struct Upkeep {
     database: Database,
     days: u32,
@@ -168,14 +168,15 @@ impl Upkeep {
         let days = self.days;
         loop {
             let kept = self.database.with(async |connection: &mut PgConnection| {
-                inbox_partitions::keep(connection, days).await
+                inbox_partitions::keep(connection, days).await?;
+                reports::forget(connection).await
             });
             let silent = |_| Err(sqlstate::timed_out());
             match timeout(UPKEEP_LIMIT, kept).await.unwrap_or_else(silent) {
                 Ok(()) => return,
                 Err(error) => {
                     let reason = chain(&error);
-                    tracing::warn!(reason, "the inbox's upkeep failed: trying again");
+                    tracing::warn!(reason, "the upkeep of the inbox and the reports failed: trying again");
                     sleep(UPKEEP_PAUSE).await;
                 }
             }

@@ -18,14 +18,14 @@ use super::{
     plan::{Plan, plan},
 };
 use crate::{
-    domain::ActiveState,
+    domain::{ActiveState, ReportId},
     store::{
         active_state,
         facts::{self, Facts, FactsQuery},
         inbox,
         incidents::{self, Changes},
         parked,
-        reports::{ReportsQuery, report_id},
+        reports::ReportsQuery,
         row_locks::RowLocks,
         scope_lock::ScopeGuard,
         workers::MemberId,
@@ -221,7 +221,7 @@ fn reports(batch: &[Incoming], counts_all: bool) -> Option<ReportsQuery<'_>> {
     if !counts_all && !updates(batch).any(depends) {
         return None;
     }
-    let named: BTreeSet<_> = updates(batch).filter_map(report_id).collect();
+    let named: BTreeSet<_> = updates(batch).filter_map(ReportId::of).collect();
     let counted = components(batch, |update| counts_all || update.condition == Condition::Ok);
     Some(ReportsQuery { named: named.into_iter().collect(), counted })
 }

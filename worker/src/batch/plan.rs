@@ -4,7 +4,6 @@ use std::collections::{HashMap, HashSet};
 
 use shared::{
     component::ComponentId,
-    condition::Condition,
     impact::Impact,
     incident::{IncidentId, IncidentSnapshot},
     message::{Idempotency, UpdateMessage, Verdict},
@@ -19,14 +18,13 @@ use super::{
 };
 use crate::{
     domain::{
-        ActiveState, IncidentRef, ReportChange, Reports, Update, decide, recover,
-        timeline::TimelineEntry, unchanged,
+        ActiveState, IncidentRef, Reports, Ruling, Update, rule, timeline::TimelineEntry,
     },
     store::{
         facts::Facts,
         inbox::{PendingRow, RowResult},
         parked::MessageToPark,
-        reports::{ReportsRead, ReportsToWrite, report_id},
+        reports::{ReportsRead, ReportsToWrite},
         row_locks::{LockableRow, RowLocks},
     },
 };
@@ -262,19 +260,11 @@ impl<'a> Planner<'a, '_> {
 
     /// Decides an update by the rules, unless another session has locked rows that the change depends on.
     fn decide(&mut self, update: &'a UpdateMessage) -> Planned {
-        let UpdateMessage { id, component, condition, text, idempotency, .. } = update;
+        let UpdateMessage { id, component, text, idempotency, .. } = update;
         let (component, at) = (component.id, self.next_time());
-        let decided = Update { component, text, at };
-        let report = report_id(update);
-        let change = report.map(|report| self.reports.change(report, update, at));
-        let decision = match (change, condition) {
-            (Some(ReportChange::Rejected(reason)), _) => return self.reject(update, reason, None),
-            (Some(ReportChange::Late(reason)), _) => unchanged(self.active, decided, reason),
-            (_, Condition::Impact(impact)) => decide(self.active, decided, *impact),
-            (_, Condition::Ok) => {
-                let another = report.is_some_and(|report| self.reports.has_another(report));
-                recover(self.active, decided, another)
-            }
+        let (decision, report) = match rule(self.active, &self.reports, update, at) {
+            Ruling::Decided { decision, report } => (decision, report),
+            Ruling::Rejected(reason) => return self.reject(update, reason, None),
         };
         let rests_on = LockableRow::of(&decision.rests_on(), component, self.read);
         let held = self.locks.held_of(&rests_on);
@@ -283,10 +273,11 @@ impl<'a> Planner<'a, '_> {
             return Planned::Deferred(held);
         }
         self.plan.rests_on.extend(rests_on);
-        if let (Some(report), Some(ReportChange::Written(Some(state)))) = (report, change) {
+        if let Some((report, state)) = report {
             self.reports.carry_out(report, state);
         }
         let reason = decision.reason();
+        let decided = Update { component, text, at };
         let incident = self.active.carry_out(&decision, decided, &mut self.plan.timeline);
         self.record(update, RowResult::decided(reason, incident));
         let shown =

@@ -5,13 +5,15 @@ mod effects;
 mod incident_ref;
 mod reports;
 mod rules;
+mod ruling;
 mod state;
 pub mod timeline;
 
 pub use self::{
     incident_ref::IncidentRef,
-    reports::{MAX_LIVE_REPORTS, ReportChange, ReportId, ReportState, Reports},
-    rules::{Decision, RestsOn, Source, decide, recover, unchanged},
+    reports::{MAX_LIVE_REPORTS, ReportId, ReportState, Reports},
+    rules::{Decision, RestsOn, decide},
+    ruling::{Ruling, rule},
     state::{ActiveState, ManualIncident, SystemIncident, Update},
 };
 

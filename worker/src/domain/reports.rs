@@ -29,6 +29,15 @@ pub struct ReportId<'a> {
     pub key: &'a str,
 }
 
+impl<'a> ReportId<'a> {
+    /// The report of an update.
+    #[must_use]
+    pub fn of(update: &'a UpdateMessage) -> Option<Self> {
+        let report = update.report.as_ref()?;
+        Some(Self { component: update.component.id, source: &report.source, key: &report.key })
+    }
+}
+
 /// What is kept of a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReportState {
@@ -164,6 +173,7 @@ impl Said {
     /// The report after an update that begins or renews it.
     fn renewed(&self, before: Option<&ReportState>, starts_at: Option<Timestamp>) -> ReportState {
         let live = before.filter(|report| report.is_live);
+        let ended = before.filter(|report| report.has_recent_end(self.at));
         ReportState {
             is_live: true,
             first_at: live.map_or(self.at, |report| report.first_at),
@@ -171,8 +181,8 @@ impl Said {
             ttl: self.ttl,
             update: self.update,
             starts_at: before.and_then(|report| report.starts_at).max(starts_at),
-            ended_at: before.and_then(|report| report.ended_at),
-            ends_at: before.and_then(|report| report.ends_at),
+            ended_at: ended.and_then(|report| report.ended_at),
+            ends_at: ended.and_then(|report| report.ends_at),
         }
     }
 

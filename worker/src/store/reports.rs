@@ -3,9 +3,7 @@
 use std::collections::HashMap;
 
 use serde::Serialize;
-use shared::{
-    component::ComponentId, message::UpdateMessage, timestamp::Timestamp, update_id::UpdateId,
-};
+use shared::{component::ComponentId, timestamp::Timestamp, update_id::UpdateId};
 use sqlx::{
     FromRow, PgConnection, Postgres,
     postgres::{PgArguments, PgRow},
@@ -22,13 +20,6 @@ pub(crate) struct ReportsQuery<'a> {
     pub(crate) named: Vec<ReportId<'a>>,
     /// The components whose live reports are counted.
     pub(crate) counted: Vec<ComponentId>,
-}
-
-/// The report of an update.
-pub(crate) fn report_id(update: &UpdateMessage) -> Option<ReportId<'_>> {
-    let report = update.report.as_ref()?;
-    let component = update.component.id;
-    Some(ReportId { component, source: &report.source, key: &report.key })
 }
 
 /// Tables in a FROM, one row each, with the columns of a [`ReportsRow`]: the reports `$6` to `$8`, as far as they
@@ -203,7 +194,11 @@ const RENEW: &str = "is_live = true,
     last_at = excluded.last_at, ttl = excluded.ttl, update_id = excluded.update_id,
     starts_at = CASE WHEN sdb_report.is_live
             OR sdb_report.ended_at + interval '24 hours' > excluded.first_at
-        THEN sdb_report.starts_at END";
+        THEN sdb_report.starts_at END,
+    ended_at = CASE WHEN sdb_report.ended_at + interval '24 hours' > excluded.last_at
+        THEN sdb_report.ended_at END,
+    ends_at = CASE WHEN sdb_report.ended_at + interval '24 hours' > excluded.last_at
+        THEN sdb_report.ends_at END";
 
 /// What the statement of [`ReportsToWrite`] found.
 #[derive(FromRow)]
