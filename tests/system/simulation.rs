@@ -32,8 +32,14 @@ async fn what_is_simulated_agrees_with_the_model(fixture: Arc<Fixture>) -> Resul
 async fn histories_that_once_failed_or_are_rarely_drawn_agree_too(
     fixture: Arc<Fixture>,
 ) -> Result<()> {
-    let update =
-        |component, impact, flaw| Update { component, impact, title: "Incident", key: None, flaw };
+    let update = |component, impact: Impact, flaw| Update {
+        component,
+        condition: impact.into(),
+        report: None,
+        title: "Incident",
+        key: None,
+        flaw,
+    };
     let post = |flaw| Step::Post(update(1, Impact::Minor, flaw));
     let work = || Step::Work(Pick(0), 9, End::Done);
     let toggle = || Step::Edit(Edit::Toggle(1));

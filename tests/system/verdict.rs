@@ -38,8 +38,14 @@ async fn simulated(fixture: &Arc<Fixture>) -> Result<System> {
 
 /// A history that has all that faults need: every kind of update, edits, parked updates.
 fn full_history() -> History {
-    let update =
-        |component, impact, key| Update { component, impact, title: "Incident", key, flaw: None };
+    let update = |component, impact: Impact, key| Update {
+        component,
+        condition: impact.into(),
+        report: None,
+        title: "Incident",
+        key,
+        flaw: None,
+    };
     let post = |component, impact, key| Step::Post(update(component, impact, key));
     let unreadable =
         Step::Post(Update { flaw: Some(Flaw::Unreadable), ..update(1, Impact::Minor, None) });

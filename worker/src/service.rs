@@ -176,7 +176,10 @@ impl Upkeep {
                 Ok(()) => return,
                 Err(error) => {
                     let reason = chain(&error);
-                    tracing::warn!(reason, "the upkeep of the inbox and the reports failed: trying again");
+                    tracing::warn!(
+                        reason,
+                        "the upkeep of the inbox and the reports failed: trying again"
+                    );
                     sleep(UPKEEP_PAUSE).await;
                 }
             }

@@ -170,9 +170,8 @@ fn recover(world: &mut World, post: &Post) -> (Reason, Option<IncidentId>) {
 /// What covers a component, whatever was reported: a maintenance, then a manual incident, then a system one.
 fn covering(world: &World, post: &Post) -> Option<IncidentId> {
     let (component, now) = (post.component, post.at);
-    let has = |incident: &Incident| {
-        incident.components.contains(&component) && incident.start <= now
-    };
+    let has =
+        |incident: &Incident| incident.components.contains(&component) && incident.start <= now;
     let maintenance = world.incidents.iter().find(|(_, incident)| {
         incident.impact == Impact::Maintenance
             && has(incident)

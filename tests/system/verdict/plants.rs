@@ -302,7 +302,12 @@ fn one_that_must_be_parked_is_applied(run: &mut Run) -> Option<()> {
     let row = InboxRow {
         id,
         component_id: component.component,
-        impact: i16::from(Impact::Minor),
+        impact: Some(i16::from(Impact::Minor)),
+        source: None,
+        key: None,
+        ttl: None,
+        starts_at: None,
+        ends_at: None,
         outcome: "suppressed".to_owned(),
         reason: "in_running_maintenance".to_owned(),
         original: None,

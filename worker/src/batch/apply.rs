@@ -25,7 +25,7 @@ use crate::{
         inbox,
         incidents::{self, Changes},
         parked,
-        reports::ReportsQuery,
+        reports::{ReportsQuery, ReportsWritten},
         row_locks::RowLocks,
         scope_lock::ScopeGuard,
         workers::MemberId,
@@ -96,7 +96,8 @@ pub(super) async fn apply_after(
     }
 }
 
-/// One transaction. None if a component that was not counted may have too many reports: it was rolled back then.
+/// One transaction. None if it was rolled back, because a component that was not counted may have too many reports,
+/// or because a component was deleted meanwhile.
 async fn attempt(
     database: &mut PgConnection,
     member: MemberId,
@@ -110,10 +111,10 @@ async fn attempt(
     let reports = reports(batch, counts_all);
     let facts = read(&mut scope, member, batch, &components, reports).await?;
     let (plan, before, after) = decide(&mut scope, batch, &components, &facts, blocked).await?;
-    let (new_ids, crowded) = write(&mut scope, &facts, &plan, &before, &after)
+    let (new_ids, reports) = write(&mut scope, &facts, &plan, &before, &after)
         .await
         .map_err(ApplyError::in_transaction)?;
-    if !crowded.is_empty() && !counts_all {
+    if reports.is_outdated(counts_all) {
         scope.rollback().await.map_err(ApplyError::in_transaction)?;
         return Ok(None);
     }
@@ -182,22 +183,21 @@ async fn decide<'a>(
     }
 }
 
-/// Writes the decisions; returns the ids of the opened incidents, and the components that may have too many
-/// reports now.
+/// Writes the decisions; returns the ids of the opened incidents.
 async fn write(
     scope: &mut ScopeGuard<'_>,
     facts: &Facts,
     plan: &Plan<'_>,
     before: &ActiveState,
     after: &ActiveState,
-) -> Result<(Vec<IncidentId>, Vec<ComponentId>), sqlx::Error> {
+) -> Result<(Vec<IncidentId>, ReportsWritten), sqlx::Error> {
     let changes =
         Changes { before, after, timeline: &plan.timeline, components: &facts.components };
     let new_ids = incidents::write(scope, changes).await?;
-    let crowded = inbox::write(scope, &plan.rows, &new_ids, &plan.reports).await?;
+    let reports = inbox::write(scope, &plan.rows, &new_ids, &plan.reports).await?;
     parked::unpark(scope, &plan.rows, &facts.requeued).await?;
     parked::park(scope, &plan.parked, facts.now).await?;
-    Ok((new_ids, crowded))
+    Ok((new_ids, reports))
 }
 
 fn updates(batch: &[Incoming]) -> impl Iterator<Item = &UpdateMessage> + Clone {

@@ -17,9 +17,7 @@ use super::{
     message::{Applied, Incoming, Unusable},
 };
 use crate::{
-    domain::{
-        ActiveState, IncidentRef, Reports, Ruling, Update, rule, timeline::TimelineEntry,
-    },
+    domain::{ActiveState, IncidentRef, Reports, Ruling, Update, rule, timeline::TimelineEntry},
     store::{
         facts::Facts,
         inbox::{PendingRow, RowResult},
@@ -280,8 +278,7 @@ impl<'a> Planner<'a, '_> {
         let decided = Update { component, text, at };
         let incident = self.active.carry_out(&decision, decided, &mut self.plan.timeline);
         self.record(update, RowResult::decided(reason, incident));
-        let shown =
-            incident.map(|incident| DecidedIncident::new(self.active, component, incident));
+        let shown = incident.map(|incident| DecidedIncident::new(self.active, component, incident));
         let planned = Planned::Decided { reason, shown };
         if let Some(Idempotency { key, fingerprint }) = idempotency {
             self.keys.insert(key, (fingerprint, *id, planned.repeated(*id)));

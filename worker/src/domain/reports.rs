@@ -95,9 +95,10 @@ impl<'a> Reports<'a> {
     /// What an update at this time makes of its report.
     #[must_use]
     pub fn change(&self, id: ReportId<'a>, update: &UpdateMessage, at: Timestamp) -> ReportChange {
-        let (ttl, starts_at, ends_at) = update.report.as_ref().map_or_else(Default::default, |r| {
-            (r.ttl.map(i64::from), r.starts_at, r.ends_at)
-        });
+        let (ttl, starts_at, ends_at) = update
+            .report
+            .as_ref()
+            .map_or_else(Default::default, |r| (r.ttl.map(i64::from), r.starts_at, r.ends_at));
         let before = self.known.get(&id).filter(|report| report.counts(at));
         let said = Said { update: update.id, ttl, at };
         match update.condition {

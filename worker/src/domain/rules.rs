@@ -172,7 +172,7 @@ pub fn decide(state: &ActiveState, update: Update<'_>, impact: Impact) -> Decisi
 
 /// Decides an `ok`, given whether another report of the component stands.
 #[must_use]
-pub fn recover(state: &ActiveState, update: Update<'_>, another_stands: bool) -> Decision {
+pub(super) fn recover(state: &ActiveState, update: Update<'_>, another_stands: bool) -> Decision {
     if another_stands {
         return unchanged(state, update, Reason::AnotherReportStands);
     }
@@ -190,7 +190,7 @@ pub fn recover(state: &ActiveState, update: Update<'_>, another_stands: bool) ->
 /// The decision for an update that changes nothing for this reason: with what covers the component, in the order
 /// of the rules and of any impact.
 #[must_use]
-pub fn unchanged(state: &ActiveState, update: Update<'_>, reason: Reason) -> Decision {
+pub(super) fn unchanged(state: &ActiveState, update: Update<'_>, reason: Reason) -> Decision {
     let Update { component, at, .. } = update;
     let manual = state.manual_of(component);
     let covering = manual

@@ -1,7 +1,6 @@
 //! The inbox: the record of every update, with the idempotency keys.
 
 use shared::{
-    component::ComponentId,
     incident::IncidentId,
     message::UpdateMessage,
     outcome::{Reason, Rejection},
@@ -68,14 +67,14 @@ impl RowResult {
 }
 
 /// Writes the batch's rows, the idempotency keys used for the first time, the reports, and the position and time
-/// of the newest row. Returns the components that may have too many live reports now.
+/// of the newest row.
 pub(crate) async fn write(
     scope: &mut ScopeGuard<'_>,
     rows: &[PendingRow<'_>],
     new_ids: &[IncidentId],
     reports: &ReportsToWrite<'_>,
-) -> Result<Vec<ComponentId>, sqlx::Error> {
-    let Some(last) = rows.last() else { return Ok(Vec::new()) };
+) -> Result<ReportsWritten, sqlx::Error> {
+    let Some(last) = rows.last() else { return Ok(ReportsWritten::default()) };
     let first_uses: Vec<_> = rows
         .iter()
         .filter(|row| row.result.is_decided())
@@ -114,16 +113,9 @@ pub(crate) async fn write(
     };
     if reports.is_empty() {
         query.execute(scope.session()).await?;
-        return Ok(Vec::new());
+        return Ok(ReportsWritten::default());
     }
-    let written = reports.bind(query).fetch_one(scope.session()).await?;
-    let ReportsWritten { gone, crowded } = ReportsWritten::from_row(&written)?;
-    if gone > 0 {
-        // Tried again, the batch sees that.
-        let text = format!("{gone} components were deleted after the batch had read them");
-        return Err(sqlx::Error::Protocol(text));
-    }
-    Ok(crowded)
+    ReportsWritten::from_row(&reports.bind(query).fetch_one(scope.session()).await?)
 }
 
 /// The statement that writes them, with a CTE for the keys and one for the reports if there are any. Functions that

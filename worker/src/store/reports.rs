@@ -85,20 +85,22 @@ impl ReportsRead {
         let named = ids
             .zip(states)
             .zip(said.zip(times))
-            .map(|((((component, source), key), ((is_live, first_at), last_at)), said_and_times)| {
-                let ((ttl, update), ((starts_at, ended_at), ends_at)) = said_and_times;
-                let state = ReportState {
-                    is_live,
-                    first_at,
-                    last_at,
-                    ttl,
-                    update,
-                    starts_at,
-                    ended_at,
-                    ends_at,
-                };
-                (component, source, key, state)
-            })
+            .map(
+                |((((component, source), key), ((is_live, first_at), last_at)), said_and_times)| {
+                    let ((ttl, update), ((starts_at, ended_at), ends_at)) = said_and_times;
+                    let state = ReportState {
+                        is_live,
+                        first_at,
+                        last_at,
+                        ttl,
+                        update,
+                        starts_at,
+                        ended_at,
+                        ends_at,
+                    };
+                    (component, source, key, state)
+                },
+            )
             .collect();
         let counts = row.counts.into_iter().map(|count| usize::try_from(count).unwrap_or_default());
         Ok(Self { named, live: row.counted_components.into_iter().zip(counts).collect() })
@@ -131,10 +133,10 @@ impl<'a> ReportsToWrite<'a> {
         self.rows.is_empty()
     }
 
-    /// Ends a `WITH` that has the CTE `inbox`: writes the reports. Those that begin prevent that their components
-    /// are deleted until the transaction ends: a deletion that is not committed has not seen them. Selects how many
-    /// of these components are gone, and which ones may have too many reports: they are counted in the snapshot
-    /// before the statement, and those that begin are added.
+    /// Ends a `WITH` that has the CTE `inbox`: writes the reports. Those that begin, or whose row has no older version,
+    /// prevent that their components are deleted until the transaction ends: a deletion that is not committed has
+    /// not seen them. Selects how many of these components are gone, and which ones may have too many reports: they
+    /// are counted in the snapshot before the statement, and those that begin are added.
     pub(super) fn statement(&self) -> String {
         let written = if self.were_read { OVERWRITE } else { RENEW };
         format!(
@@ -146,10 +148,10 @@ impl<'a> ReportsToWrite<'a> {
                     unnest($29::bigint[]), unnest($30::uuid[]), unnest($31::timestamp[]),
                     unnest($32::timestamp[]), unnest($33::timestamp[])
                 ON CONFLICT (component_id, source, key) DO UPDATE SET {written}
-                RETURNING component_id, first_at, is_live
+                RETURNING component_id, is_live, xmax = 0 OR first_at >= $34 AS has_begun
             ), begun AS MATERIALIZED (
                 SELECT component_id, count(*) FILTER (WHERE is_live) AS live
-                FROM reports WHERE first_at >= $34 GROUP BY component_id
+                FROM reports WHERE has_begun GROUP BY component_id
             )
             SELECT CASE WHEN EXISTS (SELECT FROM begun) THEN
                     (SELECT count(*) FROM begun) - (SELECT count(*)
@@ -201,12 +203,19 @@ const RENEW: &str = "is_live = true,
         THEN sdb_report.ends_at END";
 
 /// What the statement of [`ReportsToWrite`] found.
-#[derive(FromRow)]
-pub(super) struct ReportsWritten {
+#[derive(Debug, Default, FromRow)]
+pub(crate) struct ReportsWritten {
     /// The number of components that were deleted since the batch was read.
-    pub(super) gone: i64,
+    gone: i64,
     /// Components that may have too many live reports.
-    pub(super) crowded: Vec<ComponentId>,
+    crowded: Vec<ComponentId>,
+}
+
+impl ReportsWritten {
+    /// Whether the batch must be read and decided again.
+    pub(crate) fn is_outdated(&self, were_counted: bool) -> bool {
+        self.gone > 0 || (!were_counted && !self.crowded.is_empty())
+    }
 }
 
 /// Deletes reports whose end no longer counts, an hour later, in small steps.

@@ -109,11 +109,7 @@ pub(super) fn apply_batch(world: &mut World, posts: &[Post]) -> Vec<Answer> {
 fn message(post: &Post) -> UpdateMessage {
     UpdateMessage {
         id: UpdateId(Uuid::nil()),
-        component: Component {
-            id: post.component,
-            name: String::new(),
-            attributes: Vec::new(),
-        },
+        component: Component { id: post.component, name: String::new(), attributes: Vec::new() },
         condition: post.condition,
         text: post.text.clone(),
         received_at: post.at,

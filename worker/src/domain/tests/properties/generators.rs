@@ -55,8 +55,7 @@ fn update() -> impl Strategy<Value = Step> {
 /// An impact without a report, as in messages of older versions; or an impact or `ok` with one.
 fn said() -> impl Strategy<Value = (Condition, Option<Report>)> {
     let ok = report().prop_map(|report| {
-        // An alert has both times; others have none.
-        let ends_at = report.starts_at.and(report.ends_at);
+        let ends_at = report.ends_at.or(report.starts_at);
         (Condition::Ok, Some(Report { starts_at: None, ends_at, ..report }))
     });
     let impact = (reportable(), option::weighted(0.8, report())).prop_map(|(impact, report)| {
@@ -66,8 +65,14 @@ fn said() -> impl Strategy<Value = (Condition, Option<Report>)> {
 }
 
 fn report() -> impl Strategy<Value = Report> {
-    let time = || option::of((-5..60_i64).prop_map(at));
-    (select(&["", "prometheus"][..]), select(&["", "disk"][..]), option::of(60..63_u32), time(), time())
+    let time = || option::weighted(0.7, (-5..40_i64).prop_map(at));
+    (
+        select(&["", "prometheus"][..]),
+        select(&["", "disk"][..]),
+        option::of(60..63_u32),
+        time(),
+        time(),
+    )
         .prop_map(|(source, key, ttl, starts_at, ends_at)| Report {
             source: source.to_owned(),
             key: key.to_owned(),
