@@ -19,7 +19,7 @@ use tokio::{
 use crate::http::error::ApiError;
 
 /// Maximum number of requests that share one reading.
-const MOST_AT_ONCE: usize = 1_024;
+const MAX_AT_ONCE: usize = 1_024;
 /// Time for one reading.
 const READ_LIMIT: Duration = Duration::from_secs(2);
 
@@ -127,10 +127,10 @@ impl Versions {
 async fn answer(mut database: Database, mut asked: mpsc::UnboundedReceiver<Question>) {
     let mut waiting = Vec::new();
     let mut last: Option<Version> = None;
-    while asked.recv_many(&mut waiting, MOST_AT_ONCE).await > 0 {
+    while asked.recv_many(&mut waiting, MAX_AT_ONCE).await > 0 {
         // Lets requests that have already arrived join: under load one reading serves more of them.
         yield_now().await;
-        while waiting.len() < MOST_AT_ONCE
+        while waiting.len() < MAX_AT_ONCE
             && let Ok(question) = asked.try_recv()
         {
             waiting.push(question);

@@ -219,7 +219,7 @@ impl ReportsWritten {
 }
 
 /// Deletes reports whose end no longer counts, an hour later, in small steps.
-pub(crate) async fn forget(database: &mut PgConnection) -> Result<(), sqlx::Error> {
+pub(crate) async fn delete_expired(database: &mut PgConnection) -> Result<(), sqlx::Error> {
     loop {
         let forgotten = sqlx::query(
             "DELETE FROM sdb_report WHERE (component_id, source, key) IN (
