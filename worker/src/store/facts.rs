@@ -230,13 +230,7 @@ fn statement(updates: &[UpdateId], parts: Parts) -> String {
                     'id', update_id, 'was_requeued', put_back_at IS NOT NULL)), '[]')
                 FROM sdb_parked WHERE update_id = ANY($3)) AS parked,
             {keys} AS keys,
-            (SELECT coalesce(json_agg(json_build_object('id', c.id, 'name', sdb_readable(c.name),
-                    'attributes', coalesce(
-                        (SELECT json_agg(json_build_object(
-                                'name', sdb_readable(a.name), 'value', sdb_readable(a.value))
-                            ORDER BY a.id)
-                        FROM component_attribute a WHERE a.component_id = c.id), '[]'))), '[]')
-                FROM component c WHERE c.id = ANY($1)) AS components,
+            {COMPONENTS} AS components,
             {states}{report_columns}
         FROM clock, {system_tables}{manual_table}{report_tables}",
         system_ctes = system_ctes!(),
@@ -250,6 +244,16 @@ const KEYS: &str = "(SELECT coalesce(json_agg(json_build_object(
                     'key', key, 'fingerprint', fingerprint, 'original', update_id)), '[]')
                 FROM sdb_idempotency_key
                 WHERE key = ANY($4) AND used_at > clock.now - interval '24 hours')";
+
+/// The components as they are now.
+const COMPONENTS: &str =
+    "(SELECT coalesce(json_agg(json_build_object('id', c.id, 'name', sdb_readable(c.name),
+                    'attributes', coalesce(
+                        (SELECT json_agg(json_build_object(
+                                'name', sdb_readable(a.name), 'value', sdb_readable(a.value))
+                            ORDER BY a.id)
+                        FROM component_attribute a WHERE a.component_id = c.id), '[]'))), '[]')
+                FROM component c WHERE c.id = ANY($1))";
 
 impl FactsRow {
     fn into_facts(self, active: ActiveState, originals: &HashMap<UpdateId, InboxRecord>) -> Facts {

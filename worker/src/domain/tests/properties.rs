@@ -2,16 +2,10 @@
 //! are generated; proptest keeps a failing one in `proptest-regressions/`.
 
 mod generators;
-
-use std::collections::BTreeMap;
+mod recovery;
 
 use model::{Answer, Incident, Post, World};
-use proptest::{
-    prelude::*,
-    sample::Index,
-    strategy::ValueTree,
-    test_runner::{TestCaseResult, TestRunner},
-};
+use proptest::{prelude::*, sample::Index, test_runner::TestCaseResult};
 use shared::{
     component::ComponentId,
     condition::Condition,
@@ -200,12 +194,6 @@ fn active_system_incidents(world: &World) -> impl Iterator<Item = (&IncidentId, 
     world.incidents.iter().filter(|(_, incident)| incident.is_active_system_incident())
 }
 
-type ReportKey = (ComponentId, String, String);
-
-fn standing(world: &World) -> impl Iterator<Item = &ReportKey> {
-    world.reports.iter().filter(|(_, report)| report.stands).map(|(id, _)| id)
-}
-
 /// Applies the updates one by one with the naive implementation of the rules.
 fn naively(world: &mut World, posts: &[Post]) -> Vec<Answer> {
     posts.iter().map(|post| model::apply(world, post)).collect()
@@ -377,69 +365,6 @@ proptest! {
     }
 
     #[test]
-    fn a_component_with_a_report_that_stands_never_recovers(history in histories(Origin::Anyone)) {
-        history.decided(&Batches::OneEach, |before, after, _| {
-            let stands = |report: &&ReportKey| standing(after).any(|other| other == *report);
-            for (component, ..) in standing(before).filter(stands) {
-                for (id, incident) in active_system_incidents(before) {
-                    if incident.components.contains(component) {
-                        let worst = active_system_incidents(after)
-                            .filter(|(_, i)| i.components.contains(component))
-                            .map(|(_, i)| i.impact)
-                            .max();
-                        prop_assert!(worst >= Some(incident.impact), "{component} left {id}");
-                    }
-                }
-            }
-            Ok(())
-        })?;
-    }
-
-    #[test]
-    fn recovery_of_the_last_component_closes_and_of_another_leaves(
-        history in histories(Origin::Rules),
-    ) {
-        history.decided(&Batches::OneEach, |before, after, answers| {
-            for answer in answers {
-                let Some(shown) = &answer.incident else { continue };
-                let (was, is) = (before.incidents.get(&shown.id), &after.incidents[&shown.id]);
-                match answer.reason.outcome() {
-                    Outcome::Closed => {
-                        let was = was.unwrap();
-                        prop_assert_eq!((was.components.len(), is.end.is_some()), (1, true));
-                        prop_assert_eq!(&was.components, &is.components);
-                    }
-                    Outcome::Left => {
-                        prop_assert_eq!(is.components.len() + 1, was.unwrap().components.len());
-                        prop_assert!(is.end.is_none() && !is.components.is_empty());
-                    }
-                    _ => {}
-                }
-            }
-            Ok(())
-        })?;
-    }
-
-    #[test]
-    fn an_update_concerns_no_report_but_its_own(history in histories(Origin::Anyone)) {
-        let apply = |world: &mut World, posts: &[Post]| {
-            let mut answers = Vec::new();
-            for post in posts {
-                let before = world.reports.clone();
-                answers.extend(apply_batch(world, std::slice::from_ref(post)));
-                for (id, report) in &world.reports {
-                    let said = post.report.as_ref().is_some_and(|said| {
-                        *id == (post.component, said.source.clone(), said.key.clone())
-                    });
-                    assert!(said || before.get(id) == Some(report), "{id:?} changed");
-                }
-            }
-            answers
-        };
-        history.play(&Batches::OneEach, apply, unwatched)?;
-    }
-
-    #[test]
     fn an_update_that_is_repeated_at_once_changes_nothing(history in histories(Origin::Rules)) {
         check_repetition(&history)?;
     }
@@ -449,24 +374,5 @@ proptest! {
         history in histories(Origin::Anyone),
     ) {
         check_repetition(&history)?;
-    }
-}
-
-/// Properties are only as good as the generated histories: this fails if a change of the generators omits a
-/// rule.
-#[test]
-fn generated_histories_meet_every_rule_often() {
-    let mut runner = TestRunner::deterministic();
-    let histories = histories(Origin::Rules);
-    let mut met = BTreeMap::new();
-    for _ in 0..100 {
-        let history = histories.new_tree(&mut runner).unwrap().current();
-        let (_, answers) = history.decided(&Batches::AsLargeAsCanBe, unwatched).unwrap();
-        for answer in answers {
-            *met.entry(answer.reason.word()).or_insert(0) += 1;
-        }
-    }
-    for reason in Reason::ALL {
-        assert!(met.get(reason.word()) >= Some(&10), "{met:?}");
     }
 }

@@ -9,16 +9,21 @@ use proptest::{
     option,
     prelude::*,
     sample::{Index, select},
+    strategy::ValueTree,
+    test_runner::TestRunner,
 };
 use shared::{
     component::{Attribute, Component, ComponentId},
     condition::Condition,
     impact::Impact,
     message::Report,
+    outcome::Reason,
     timestamp::Timestamp,
 };
 
-use super::{A_DAY, COMPONENTS, Edit, History, STEPS, Step, TITLES, UPDATED, at};
+use super::{
+    A_DAY, Batches, COMPONENTS, Edit, History, STEPS, Step, TITLES, UPDATED, at, unwatched,
+};
 
 /// The initial state.
 #[derive(Clone, Copy, Debug)]
@@ -218,4 +223,23 @@ fn valid_system_incidents() -> impl Strategy<Value = Vec<Incident>> {
         };
         incidents.into_iter().zip(Impact::REPORTABLE).filter_map(of_impact).collect()
     })
+}
+
+/// Properties are only as good as the generated histories: this fails if a change of the generators omits a
+/// rule.
+#[test]
+fn generated_histories_meet_every_rule_often() {
+    let mut runner = TestRunner::deterministic();
+    let histories = histories(Origin::Rules);
+    let mut met = BTreeMap::new();
+    for _ in 0..100 {
+        let history = histories.new_tree(&mut runner).unwrap().current();
+        let (_, answers) = history.decided(&Batches::AsLargeAsCanBe, unwatched).unwrap();
+        for answer in answers {
+            *met.entry(answer.reason.word()).or_insert(0) += 1;
+        }
+    }
+    for reason in Reason::ALL {
+        assert!(met.get(reason.word()) >= Some(&10), "{met:?}");
+    }
 }
