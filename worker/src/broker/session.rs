@@ -89,12 +89,10 @@ impl Consumer {
         // Joins only once it could consume: a worker without RabbitMQ, or on a node that has lost the others
         // of its cluster, would block its share.
         let Some(mut connection) = self.connect().await? else { return Ok(()) };
-        tokio::select! {
-            biased;
-            () = self.stop.cancelled() => return Ok(()),
-            tried = trial::consume(&connection, &self.database) => {
-                tried.map_err(ConsumeError::from).inspect_err(|error| self.blame_the_node(error))?;
-            }
+        let tried = trial::consume(&connection, &self.database, &self.stop).await;
+        tried.map_err(ConsumeError::from).inspect_err(|error| self.blame_the_node(error))?;
+        if self.stop.is_cancelled() {
+            return Ok(());
         }
         let member = Member::join(self.database.lock().await.options()).await?;
         let ended = loop {
