@@ -82,6 +82,7 @@ impl LinkShared {
             }
             Confirmed::Refused => Err(PublishError::Unavailable),
             Confirmed::Returned => {
+                // The queue or its binding is missing: it is declared again.
                 self.incomplete.store(true, Ordering::Relaxed);
                 Err(PublishError::NoQueue)
             }
@@ -90,7 +91,6 @@ impl LinkShared {
                 Err(PublishError::Unconfirmed)
             }
             Confirmed::Failed => {
-                // The queue or its binding is missing: it is declared again.
                 self.failed.store(true, Ordering::Relaxed);
                 Err(PublishError::Unconfirmed)
             }
