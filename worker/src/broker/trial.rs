@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use futures_util::{
     StreamExt,
-    future::join_all,
-    stream::{self, FuturesUnordered},
+    future::{join_all, try_join_all},
+    stream::FuturesUnordered,
 };
 use lapin::{
     Channel, Connection, Consumer,
@@ -108,14 +108,7 @@ async fn consume_one(
     let some = (0..topology.partitions.min(PARTITIONS)).map(|one| (topology.queue(one), ALONE));
     let mut queues = vec![(topology.dead_letter_queue(), Duration::ZERO)];
     queues.extend(some);
-    let opening = async {
-        stream::iter(0..queues.len())
-            .then(|_| connection.create_channel())
-            .collect::<Vec<_>>()
-            .await
-            .into_iter()
-            .collect::<Result<Vec<Channel>, lapin::Error>>()
-    };
+    let opening = try_join_all(queues.iter().map(|_| connection.create_channel()));
     let channels = timeout(LIMIT, opening).await.map_err(|_| TrialError::Silent)??;
     let consuming = channels.iter().zip(queues);
     let mut consuming: FuturesUnordered<_> = consuming
