@@ -233,10 +233,12 @@ fn check_repetition(history: &History) -> TestCaseResult {
 
             let (expected, incident) = match first[0].reason.outcome() {
                 Outcome::Left | Outcome::Closed => (Reason::InNoSystemIncident, None),
-                outcome if outcome.is_change() => {
+                Outcome::Opened | Outcome::Joined | Outcome::Raised | Outcome::Moved => {
                     (Reason::CoveredBySystemIncident, first[0].incident.clone())
                 }
-                _ => (first[0].reason, first[0].incident.clone()),
+                Outcome::Unchanged | Outcome::Suppressed => {
+                    (first[0].reason, first[0].incident.clone())
+                }
             };
             assert_eq!(again[0].reason, expected);
             // What a component recovered from no longer covers it; something else may.

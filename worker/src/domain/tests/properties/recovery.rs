@@ -55,7 +55,12 @@ proptest! {
                         prop_assert_eq!(is.components.len() + 1, was.unwrap().components.len());
                         prop_assert!(is.end.is_none() && !is.components.is_empty());
                     }
-                    _ => {}
+                    Outcome::Opened
+                    | Outcome::Joined
+                    | Outcome::Raised
+                    | Outcome::Moved
+                    | Outcome::Unchanged
+                    | Outcome::Suppressed => {}
                 }
             }
             Ok(())
