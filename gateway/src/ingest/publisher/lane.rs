@@ -46,10 +46,8 @@ const ELECTION_LIMIT: Duration = Duration::from_secs(12);
 const RENEWAL_PAUSE: Duration = Duration::from_millis(600);
 /// How often a busy lane checks for overdue confirmations.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
-/// Time for RabbitMQ to close a channel.
-const CLOSE_LIMIT: Duration = Duration::from_secs(5);
-/// The same on a cluster, where it may first have to refuse a message.
-const CLUSTER_CLOSE_LIMIT: Duration = Duration::from_secs(8);
+/// Time for RabbitMQ to close a channel. It may first have to refuse a message, which takes it 6 s.
+const CLOSE_LIMIT: Duration = Duration::from_secs(8);
 /// How long the length of a queue counts as known.
 const MEASURED: Duration = Duration::from_secs(1);
 /// Maximum number of updates taken from the channel at once.
@@ -351,7 +349,7 @@ impl Sending {
     async fn close_channel(&mut self) {
         let Some(channel) = self.take_channel() else { return };
         self.link.channel_was_fruitless();
-        let closing = timeout(self.close_limit(), channel.close(200, "overdue".into()));
+        let closing = timeout(CLOSE_LIMIT, channel.close(200, "overdue".into()));
         if !matches!(closing.await, Ok(Ok(()))) {
             self.link.failed.store(true, Ordering::Relaxed);
         }
@@ -367,20 +365,15 @@ impl Sending {
             self.link.channel_was_fruitless();
         }
         self.link.pending.channel_replaced(self.partition);
-        let limit = self.close_limit();
         supervise::spawn("closing", async move {
             // If it fails, the connection does, or RabbitMQ closes the channel later.
-            drop(timeout(limit, channel.close(200, "it refuses all".into())).await);
+            drop(timeout(CLOSE_LIMIT, channel.close(200, "it refuses all".into())).await);
         });
     }
 
     fn take_channel(&mut self) -> Option<Channel> {
         (self.renewal, self.has_confirmed, self.dropped) = (None, false, None);
         self.channel.take().map(Object::take)
-    }
-
-    fn close_limit(&self) -> Duration {
-        if self.link.is_cluster { CLUSTER_CLOSE_LIMIT } else { CLOSE_LIMIT }
     }
 }
 
