@@ -35,11 +35,11 @@ use super::{
 };
 
 /// Time between the 503 for the last update of an unconfirmed message and the closing of the lane's
-/// channel.
-const UNCONFIRMED_LIMIT: Duration = Duration::from_secs(5);
-/// The same on a cluster. When the leader of a queue stalls, its successor confirms what was sent on this
-/// channel, within 10 s by RabbitMQ's defaults; a new channel may get no confirmations for a minute.
-const ELECTION_LIMIT: Duration = Duration::from_secs(12);
+/// channel. When the leader of a queue stalls, its successor confirms what was sent on this channel, within
+/// 10 s by RabbitMQ's defaults; a new channel may get no confirmations for a minute.
+const UNCONFIRMED_LIMIT: Duration = Duration::from_secs(12);
+/// The same while RabbitMQ is short of memory or disk, and for one that it does not even read.
+const UNREAD_LIMIT: Duration = Duration::from_secs(5);
 /// Time between a refusal and the next channel. A channel that publishes to a queue for the first time
 /// between the loss of the leader and the election of another one is refused everything from then on; elections
 /// take less than this.
@@ -240,7 +240,7 @@ impl Sending {
             channel.basic_publish(exchange, key, options, &body, properties).await.ok()
         };
         // RabbitMQ reads nothing while it is short of memory.
-        match timeout_at(deadline + UNCONFIRMED_LIMIT, publishing).await {
+        match timeout_at(deadline + UNREAD_LIMIT, publishing).await {
             Ok(Some(confirm)) => self.unconfirmed.add(id, sent, confirm),
             Ok(None) | Err(_) => sent.settle(self.link.result(Confirmed::Failed)),
         }
@@ -319,11 +319,7 @@ impl Sending {
             }
             return;
         }
-        let limit = if self.link.is_cluster && !self.link.is_blocked() {
-            ELECTION_LIMIT
-        } else {
-            UNCONFIRMED_LIMIT
-        };
+        let limit = if self.link.is_blocked() { UNREAD_LIMIT } else { UNCONFIRMED_LIMIT };
         // What waits behind a message may have an earlier deadline.
         let deadlines = self.unconfirmed.iter().map(|sent| sent.deadline).chain(self.dropped);
         let first = deadlines.min();
