@@ -42,8 +42,7 @@ async fn gateway(system: &mut System, days: &str) -> Result<()> {
     system.start_gateway_unready(&[("SDB_INBOX_DAYS", days)]).await?;
     // With a clock that is off it is never quite ready.
     eventually("the gateway serves", async || {
-        let ready = system.get("/readyz").await?;
-        Ok(ready.status == 200 && !ready.body["reasons"].to_string().contains("RabbitMQ"))
+        Ok(!system.get("/readyz").await?.body["reasons"].to_string().contains("RabbitMQ"))
     })
     .await
 }
