@@ -39,8 +39,7 @@ enum Command {
         /// Who it is for: the value of the claim.
         #[arg(long, default_value = "monitor", value_parser = NonEmptyStringValueParser::new())]
         client: String,
-        /// The source of updates and alerts that are sent with it and name no source: its claim `sub`. Without
-        /// this they have none.
+        /// The source of its updates that name none, and of its alerts: the claim `sub`; without this, the client.
         #[arg(long, value_parser = source)]
         source: Option<String>,
         /// Days after which it expires; without this it never does.
@@ -90,7 +89,12 @@ async fn command(command: Command) -> Result<()> {
         Command::Token { client, source, days } => {
             let config = AuthConfig::from_settings(&settings)?;
             let expires = days.map(days_from_now).transpose()?;
-            output::line(issue::make(&config, &client, source.as_deref(), expires)?)?;
+            output::line(issue::make(
+                &config,
+                &client,
+                source.as_ref().unwrap_or(&client),
+                expires,
+            )?)?;
         }
         Command::Mapping(command) => output::line(mapping::run(command, &settings).await?)?,
     }

@@ -7,15 +7,15 @@ use serde_json::{Map, Value};
 
 use crate::config::AuthConfig;
 
-/// A token for a client, signed with the current key. `source` is the source of its updates that name none. It
-/// never expires when `expires` (the time since 1970 at which it does) is none.
+/// A token for a client, signed with the current key. `source` is that of the updates that name none. It never
+/// expires when `expires` (the time since 1970 at which it does) is none.
 ///
 /// # Errors
 /// When there is no key, or signing fails.
 pub fn make(
     config: &AuthConfig,
     client: &str,
-    source: Option<&str>,
+    source: &str,
     expires: Option<Duration>,
 ) -> Result<String, jsonwebtoken::errors::Error> {
     let mut claims = Map::new();
@@ -23,9 +23,7 @@ pub fn make(
         return Err(jsonwebtoken::errors::ErrorKind::MissingRequiredClaim("payload".into()).into());
     };
     claims.insert(claim.clone(), Value::from(client));
-    if let Some(source) = source {
-        claims.insert("sub".to_owned(), Value::from(source));
-    }
+    claims.insert("sub".to_owned(), Value::from(source));
     if let Some(expires) = expires {
         claims.insert("exp".to_owned(), Value::from(expires.as_secs()));
     }

@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 
 use anyhow::{Context, Result, bail};
+use model::Standing;
 use serde_json::Value;
-use shared::update_id::UpdateId;
+use shared::{component::ComponentId, update_id::UpdateId};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use super::{
-    run::{InboxRow, Mark, ParkedChange, ParkedRow, Run, Snapshot, Transaction},
-    tables::{Change, Row},
+    run::{InboxRow, Mark, ParkedChange, ParkedRow, Reports, Run, Snapshot, Transaction},
+    tables::{Change, Row, time},
 };
 
 /// Begins a journal in a prepared database.
@@ -53,6 +54,8 @@ async fn read_in(database: &mut PgConnection) -> Result<Run> {
     for (table, row) in start {
         if table == "sdb_scope" {
             run.start_position = row["position"].as_i64().context("no position")?;
+        } else if table == "sdb_report" {
+            insert_report(&mut run.start_reports, &row)?;
         } else {
             run.start.insert(Row::read(&table, &row)?);
         }
@@ -67,8 +70,8 @@ async fn read_in(database: &mut PgConnection) -> Result<Run> {
         run.marks.push(Mark { at, snapshot });
     }
     run.inbox = sqlx::query_as::<_, InboxRow>(
-        "SELECT id, component_id, impact, text, position, decided_at, outcome, reason,
-            incident_id, original
+        "SELECT id, component_id, impact, source, key, ttl, starts_at, ends_at, text, position,
+            decided_at, outcome, reason, incident_id, original
         FROM sdb_inbox ORDER BY position",
     )
     .fetch_all(&mut *database)
@@ -77,6 +80,12 @@ async fn read_in(database: &mut PgConnection) -> Result<Run> {
         .fetch_all(&mut *database)
         .await?;
     run.parked = parked.iter().map(ParkedRow::read).collect::<Result<_>>()?;
+    let reports: Vec<Value> = sqlx::query_scalar("SELECT to_jsonb(r) FROM sdb_report r")
+        .fetch_all(&mut *database)
+        .await?;
+    for row in &reports {
+        insert_report(&mut run.end_reports, row)?;
+    }
     for table in [
         "component",
         "component_attribute",
@@ -92,6 +101,25 @@ async fn read_in(database: &mut PgConnection) -> Result<Run> {
         }
     }
     Ok(run)
+}
+
+/// Adds a report as `to_jsonb` writes it.
+fn insert_report(reports: &mut Reports, row: &Value) -> Result<()> {
+    let component = row["component_id"].as_i64().context("no component")?;
+    let text = |name: &str| row[name].as_str().map(str::to_owned).with_context(|| name.to_owned());
+    let at = |name: &str| row[name].as_str().map(time).transpose();
+    let standing = Standing {
+        stands: row["is_live"].as_bool().context("is_live")?,
+        first: at("first_at")?.context("first_at")?,
+        last: at("last_at")?.context("last_at")?,
+        ttl: row["ttl"].as_i64(),
+        start: at("starts_at")?,
+        ended: at("ended_at")?,
+        end: at("ends_at")?,
+    };
+    let id = (ComponentId(i32::try_from(component)?), text("source")?, text("key")?);
+    reports.insert(id, standing);
+    Ok(())
 }
 
 #[derive(sqlx::FromRow)]

@@ -6,14 +6,15 @@ use anyhow::{Context, Result, ensure};
 use reqwest::Method;
 use serde_json::json;
 
-use super::{ALERTS, BOTH, WEBHOOK, metrics, of, send, send_to};
-use harness::{Fixture, System, answer, tests};
+use super::{ALERTS, BOTH, WEBHOOK, incidents, metrics, of, send, send_to};
+use harness::{Fixture, System, answer, eventually, tests};
 
 tests!(
     a_body_of_another_form_is_refused,
     without_a_token_nothing_is_read,
     a_body_that_is_too_large_is_refused,
     what_can_not_be_queued_is_answered_503,
+    alerts_are_refused_until_workers_read_reports,
 );
 
 const MIB: usize = 1024 * 1024;
@@ -116,5 +117,36 @@ async fn what_can_not_be_queued_is_answered_503(fixture: Arc<Fixture>) -> Result
     let refused = metrics(&system, 1).await?;
     refused.is("sdb_updates_refused_total", &["reason=\"rabbitmq_absent\""], 4)?;
     refused.is("sdb_alerts_total", &[], 0)?;
+    system.finish().await
+}
+
+/// An older version of messages is recorded, as after an upgrade.
+async fn alerts_are_refused_until_workers_read_reports(fixture: Arc<Fixture>) -> Result<()> {
+    let mut system = System::prepared(&fixture).await?;
+    system.components(&[("DNS", &[])]).await?;
+    system.sql("UPDATE sdb_topology SET wire = 2").await?;
+    system.start_worker(&[]).await?;
+    system.start_gateway(&[]).await?;
+    let alerts = [of("DNS", "Slow"), of("DNS", "Down")];
+    for path in BOTH {
+        let refused = answer(send(&system, path, &alerts)).await?;
+        ensure!(refused.status == 503, "{refused:?}");
+        let message = refused.body["message"].as_str().context("no message")?;
+        ensure!(message.starts_with("2 of 2 alerts were not queued"), "{message}");
+        ensure!(message.contains("alerts need version 3 of messages"), "{message}");
+        ensure!(message.contains("run `worker topology change --wire 3`"), "{message}");
+    }
+    system.worker_succeeds(&["topology", "change", "--wire", "3"]).await?;
+    for path in BOTH {
+        eventually("the gateway takes alerts", async || {
+            let taken = answer(send(&system, path, &alerts)).await?;
+            ensure!([200, 503].contains(&taken.status), "{taken:?}");
+            Ok(taken.status == 200)
+        })
+        .await?;
+    }
+    system.drained().await?;
+    ensure!(incidents(&system).await? == ["Slow: DNS"]);
+    ensure!(system.count("SELECT count(*) FROM sdb_inbox").await? == 4);
     system.finish().await
 }

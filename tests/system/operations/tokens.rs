@@ -41,6 +41,9 @@ async fn a_token_of_the_gateway_is_accepted(fixture: Arc<Fixture>) -> Result<()>
             ensure!((answer.status != 401) == accepted, "{arguments:?} at {number}: {answer:?}");
         }
     }
+    // The source of an update that names none: the client's name where it was not given.
+    let sources = system.texts("SELECT DISTINCT source FROM sdb_report ORDER BY source").await?;
+    ensure!(sources == ["a monitor", "monitor", "probe-1"], "{sources:?}");
     let too_long = "x".repeat(256);
     for source in ["", "a\nb", &too_long] {
         let arguments = ["token", "--source", source];

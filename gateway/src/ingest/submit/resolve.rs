@@ -179,8 +179,8 @@ impl Intake<'_> {
 fn needs_reports(wire: u16) -> ApiError {
     GATEWAY.refused.of(Refused::Wire).inc();
     ApiError::unavailable(format!(
-        "`ok` and `source` need version {needed} of messages, and the database records version {wire}: \
-        once all workers are of this release, run `worker topology change --wire {needed}`; nothing was \
+        "`ok`, `source` and alerts need version {needed} of messages, and the database records version \
+        {wire}: once all workers are of this release, run `worker topology change --wire {needed}`; nothing was \
         queued",
         needed = message::REPORTS
     ))
