@@ -2,9 +2,11 @@
 
 mod check;
 mod dry_run;
+mod ends;
 mod limits;
 mod pipeline;
 mod receive;
+mod recipes;
 mod reference;
 mod refusals;
 mod reload;
@@ -19,7 +21,9 @@ use serde_json::{Value, json};
 use super::telemetry::Scrape;
 use harness::{Fixture, System, tests_of};
 
-tests_of!(check, dry_run, limits, pipeline, receive, reference, refusals, reload, try_out);
+tests_of!(
+    check, dry_run, ends, limits, pipeline, receive, recipes, reference, refusals, reload, try_out
+);
 
 /// Where alerts are posted as to an Alertmanager.
 const ALERTS: &str = "/alertmanager/api/v2/alerts";
@@ -57,6 +61,15 @@ fn send_to(system: &System, gateway: usize, path: &str, alerts: &[Value]) -> Req
 
 fn send(system: &System, path: &str, alerts: &[Value]) -> RequestBuilder {
     send_to(system, 0, path, alerts)
+}
+
+/// A time so many seconds from now, by the database's clock, as alerts have it.
+async fn from_now(system: &System, seconds: i64) -> Result<String> {
+    let time = format!(
+        "SELECT to_char((clock_timestamp() + interval '{seconds} seconds') AT TIME ZONE 'UTC',
+            'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"')"
+    );
+    system.texts(&time).await?.pop().context("no time")
 }
 
 /// The titles of the active incidents, with the names of their components.

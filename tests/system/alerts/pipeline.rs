@@ -1,4 +1,4 @@
-//! Debian's Prometheus and Alertmanager, from a metric to the incident.
+//! Debian's Prometheus and Alertmanager, from a metric to the incident and to its end.
 
 use std::sync::Arc;
 
@@ -12,11 +12,12 @@ use harness::{
 };
 
 tests!(
-    what_prometheus_reports_opens_an_incident,
-    what_alertmanager_reports_opens_an_incident,
+    what_prometheus_reports_opens_an_incident_and_ends_it,
+    what_alertmanager_reports_opens_an_incident_and_ends_it,
     two_alertmanagers_make_no_difference,
-    a_storm_of_alerts_from_prometheus_is_one_incident,
-    a_storm_of_alerts_from_alertmanager_is_one_incident,
+    an_alertmanager_that_is_restarted_goes_on,
+    a_storm_of_alerts_from_prometheus_is_one_incident_that_ends,
+    a_storm_of_alerts_from_alertmanager_is_one_incident_that_ends,
 );
 
 const RULES: &str = "groups:
@@ -114,9 +115,13 @@ alerting:
     }
 }
 
-/// One component fails, by one check and by another, and then a second component.
-async fn failures_are_one_incident(fixture: Arc<Fixture>, alertmanagers: usize) -> Result<()> {
-    let pipeline = Pipeline::start(&fixture, alertmanagers, 2).await?;
+/// One component fails, by one check and by another, and then a second component; they recover in that order.
+async fn failures_are_one_incident(
+    fixture: Arc<Fixture>,
+    alertmanagers: usize,
+    restarted: bool,
+) -> Result<()> {
+    let mut pipeline = Pipeline::start(&fixture, alertmanagers, 2).await?;
     let system = &pipeline.system;
     pipeline.fail(&[(0, 0)]);
     eventually("an incident is opened", async || {
@@ -128,19 +133,55 @@ async fn failures_are_one_incident(fixture: Arc<Fixture>, alertmanagers: usize) 
         Ok(incidents(system).await? == ["Service 0 is down: Service 0 Service 1"])
     })
     .await?;
+    eventually("all three alerts are reported", async || Ok(standing(system).await? == 3)).await?;
+    if restarted {
+        for alertmanager in &mut pipeline.alertmanagers {
+            alertmanager.restart().await?;
+        }
+    }
+    let system = &pipeline.system;
+    // One check of a component is well again, and the other is not.
+    pipeline.fail(&[(0, 1), (1, 0)]);
+    eventually("the end of one alert is applied, and changed nothing", async || {
+        let ended = "SELECT count(*) FROM sdb_inbox WHERE reason = 'another_report_stands'";
+        Ok(system.count(ended).await? > 0)
+    })
+    .await?;
+    ensure!(incidents(system).await? == ["Service 0 is down: Service 0 Service 1"]);
+    pipeline.fail(&[(1, 0)]);
+    eventually("the component has recovered", async || {
+        Ok(incidents(system).await? == ["Service 0 is down: Service 1"])
+    })
+    .await?;
+    pipeline.fail(&[]);
+    eventually("the incident is closed", async || Ok(incidents(system).await?.is_empty())).await?;
+    ensure!(system.count("SELECT count(*) FROM incident").await? == 1);
     pipeline.finish().await
 }
 
-async fn what_prometheus_reports_opens_an_incident(fixture: Arc<Fixture>) -> Result<()> {
-    failures_are_one_incident(fixture, 0).await
+async fn an_alertmanager_that_is_restarted_goes_on(fixture: Arc<Fixture>) -> Result<()> {
+    failures_are_one_incident(fixture, 1, true).await
 }
 
-async fn what_alertmanager_reports_opens_an_incident(fixture: Arc<Fixture>) -> Result<()> {
-    failures_are_one_incident(fixture, 1).await
+async fn what_prometheus_reports_opens_an_incident_and_ends_it(
+    fixture: Arc<Fixture>,
+) -> Result<()> {
+    failures_are_one_incident(fixture, 0, false).await
+}
+
+async fn what_alertmanager_reports_opens_an_incident_and_ends_it(
+    fixture: Arc<Fixture>,
+) -> Result<()> {
+    failures_are_one_incident(fixture, 1, false).await
 }
 
 async fn two_alertmanagers_make_no_difference(fixture: Arc<Fixture>) -> Result<()> {
-    failures_are_one_incident(fixture, 2).await
+    failures_are_one_incident(fixture, 2, false).await
+}
+
+/// How many alerts fire, for all that is known.
+async fn standing(system: &System) -> Result<i64> {
+    system.count("SELECT count(*) FROM sdb_report WHERE is_live").await
 }
 
 /// 2,000 alerts of 200 components at once.
@@ -150,27 +191,28 @@ async fn a_storm_is_one_incident(fixture: Arc<Fixture>, alertmanagers: usize) ->
         (0..2_000).map(|number| (number / 10, number % 10)).collect();
     pipeline.fail(&failing);
     let system = &pipeline.system;
-    eventually("all components are in incidents", async || {
-        let affected = "SELECT count(DISTINCT component_id) FROM incident_component_relation";
-        Ok(system.count(affected).await? == 200)
-    })
-    .await?;
-    eventually("all alerts are queued", async || {
-        Ok(metrics(system, 0).await?.sum("sdb_alerts_total", &[]) >= 2_000.0)
-    })
-    .await?;
+    eventually("all alerts are reported", async || Ok(standing(system).await? == 2_000)).await?;
+    let affected = "SELECT count(*) FROM incident_component_relation";
+    ensure!(system.count(affected).await? == 200);
+    pipeline.fail(&[]);
+    eventually("all of them have ended", async || Ok(standing(system).await? == 0)).await?;
+    ensure!(incidents(system).await?.is_empty());
+    ensure!(system.count("SELECT count(*) FROM incident").await? == 1);
     let metrics = metrics(system, 0).await?;
     metrics.is("sdb_alerts_unmapped_total", &[], 0)?;
     metrics.is("sdb_updates_refused_total", &[], 0)?;
-    ensure!(system.count("SELECT count(*) FROM incident").await? == 1);
     pipeline.finish().await
 }
 
-async fn a_storm_of_alerts_from_prometheus_is_one_incident(fixture: Arc<Fixture>) -> Result<()> {
+async fn a_storm_of_alerts_from_prometheus_is_one_incident_that_ends(
+    fixture: Arc<Fixture>,
+) -> Result<()> {
     a_storm_is_one_incident(fixture, 0).await
 }
 
-async fn a_storm_of_alerts_from_alertmanager_is_one_incident(fixture: Arc<Fixture>) -> Result<()> {
+async fn a_storm_of_alerts_from_alertmanager_is_one_incident_that_ends(
+    fixture: Arc<Fixture>,
+) -> Result<()> {
     a_storm_is_one_incident(fixture, 1).await
 }
 
