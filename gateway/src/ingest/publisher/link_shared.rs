@@ -72,6 +72,16 @@ impl LinkShared {
         }
     }
 
+    /// A channel with unconfirmed messages is not closed in time. While RabbitMQ is short of memory or disk, the link
+    /// is given up: nothing that it has not read is queued once it reads again. Otherwise only the channel counts.
+    pub(super) fn channel_closes_late(&self) {
+        if self.is_blocked() {
+            self.failed.store(true, Ordering::Relaxed);
+        } else {
+            self.channel_was_fruitless();
+        }
+    }
+
     /// The result for the clients of a confirmation; its consequence for the link is recorded.
     pub(super) fn result(&self, confirmed: Confirmed) -> Result<(), PublishError> {
         match confirmed {
