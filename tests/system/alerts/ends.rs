@@ -1,4 +1,4 @@
-//! Alerts that end: in their order and not, at either endpoint.
+//! Alerts that end, in their order and out of it, at either endpoint.
 
 use std::{fs, sync::Arc};
 
