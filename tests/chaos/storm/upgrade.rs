@@ -106,12 +106,12 @@ impl Storm {
         self.diary.note(format!("{}: {end:?}, the {release} release follows", member.name));
         match end {
             End::Stopped => {
-                self.tally().rolls += 1;
+                self.tally().breaks("process restarted");
                 let stopping = member.clone();
                 spawn_blocking(move || stopping.stop()).await??;
             }
             End::Killed => {
-                self.tally().kills += 1;
+                self.tally().breaks("process killed");
                 member.kill()?;
             }
         }
@@ -138,7 +138,7 @@ impl Storm {
         for member in [self.members.first(), self.members.last()] {
             let member = member.context("there is no process")?;
             self.diary.note(format!("{}: killed", member.name));
-            self.tally().kills += 1;
+            self.tally().breaks("process killed");
             member.kill()?;
             self.start(member).await?;
         }
