@@ -9,10 +9,10 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use harness::{Answer, burst::COMPONENTS};
 use reqwest::Client;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::{
     task::JoinHandle,
     time::{Instant, sleep},
@@ -23,7 +23,8 @@ use crate::{
     diary::Diary,
     operator::TITLE,
     random::Random,
-    record::{Attempt, AttemptResult, RESPOND_ASYNC, Record},
+    record::{AttemptResult, Record},
+    update::{Update, agrees, covering, prefer},
 };
 
 const READERS: usize = 4;
@@ -35,7 +36,6 @@ const COMPARED: usize = 5;
 const MANY: usize = 4;
 /// Updates with a key that are sent to both gateways at once, of a hundred.
 const TWICE: usize = 5;
-
 /// What the clients share.
 pub(crate) struct Load {
     pub(crate) client: Client,
@@ -46,84 +46,6 @@ pub(crate) struct Load {
     pub(crate) stopped: AtomicBool,
     /// Whether gateways may be of an earlier release, without the endpoint for many updates.
     pub(crate) has_earlier_gateways: bool,
-}
-
-/// An update that a client is to send.
-pub(crate) struct Update {
-    pub(crate) text: String,
-    pub(crate) component: usize,
-    pub(crate) impact: i64,
-    pub(crate) has_key: bool,
-    pub(crate) prefer: Option<&'static str>,
-}
-
-/// How long a client is willing to wait.
-pub(crate) fn prefer(random: &mut Random) -> Option<&'static str> {
-    match random.below(100) {
-        0..25 => Some(RESPOND_ASYNC),
-        25..35 => Some("wait=5"),
-        _ => None,
-    }
-}
-
-impl Update {
-    /// One of a monitor's own components, without its text and without a preference.
-    pub(crate) fn draw(own: &[usize], random: &mut Random) -> Self {
-        Self {
-            text: String::new(),
-            component: own.get(random.below(own.len())).copied().unwrap_or_default(),
-            impact: match random.below(100) {
-                0..10 => 3,
-                10..35 => 2,
-                _ => 1,
-            },
-            has_key: random.percent(50),
-            prefer: None,
-        }
-    }
-
-    fn body(&self) -> Value {
-        json!({
-            "name": format!("Service {}", self.component / 2),
-            "impact": self.impact,
-            "text": self.text,
-            "attributes": [{
-                "name": "region",
-                "value": if self.component.is_multiple_of(2) { "R1" } else { "R2" },
-            }],
-        })
-    }
-
-    /// As one of many.
-    pub(crate) fn body_of_many(&self) -> Value {
-        let mut body = self.body();
-        if self.has_key {
-            body["idempotency_key"] = json!(self.text);
-        }
-        body
-    }
-
-    pub(crate) fn attempt(
-        &self,
-        gateway: usize,
-        again: bool,
-        (sent, answered): (Instant, Instant),
-        result: AttemptResult,
-    ) -> Attempt {
-        Attempt {
-            update: self.text.clone(),
-            component: self.component as i32 + 1,
-            impact: self.impact,
-            has_key: self.has_key,
-            prefer: self.prefer,
-            gateway,
-            again,
-            together: None,
-            sent,
-            answered,
-            result,
-        }
-    }
 }
 
 impl Load {
@@ -183,7 +105,7 @@ impl Load {
         (gateway + 1) % self.addresses.len()
     }
 
-    /// Sends an update once; returns whether it was taken.
+    /// Sends an update once; returns whether it needs not be sent again.
     pub(crate) async fn post(
         &self,
         update: &Update,
@@ -208,7 +130,8 @@ impl Load {
         let answered = Instant::now();
         let result = match &answer {
             Err(error) => AttemptResult::Nothing(format!("{error:#}: {}", error.root_cause())),
-            Ok(answer) => read(answer, update.impact)
+            Ok(answer) => self
+                .read(answer, update)
                 .unwrap_or_else(|error| AttemptResult::Wrong(format!("{error:#}: {answer:?}"))),
         };
         if let AttemptResult::Wrong(what) = &result {
@@ -216,12 +139,34 @@ impl Load {
         }
         self.record.add(update.attempt(gateway, again, (sent, answered), result.clone()));
         if let (true, Ok(answer)) = (compared, answer) {
-            if matches!(result, AttemptResult::Outcome { .. }) {
+            if matches!(result, AttemptResult::Outcome { incident: Some(_), .. }) {
                 self.compare(&update.text, &answer.body, self.other(gateway)).await;
             }
             self.compare_receipt(&result, self.other(gateway)).await;
         }
-        result.taken().is_some()
+        result.is_final()
+    }
+
+    /// What an answer says.
+    pub(crate) fn read(&self, answer: &Answer, update: &Update) -> Result<AttemptResult> {
+        let id = answer.header("update-id").parse::<Uuid>();
+        let message = answer.body["message"].as_str().unwrap_or_default().to_owned();
+        Ok(match answer.status {
+            status @ (200 | 201) => {
+                let (changed, id) = (status == 201, id?);
+                let incident = covering(answer, update.condition)?;
+                AttemptResult::Outcome { changed, id, incident }
+            }
+            202 => AttemptResult::Accepted(id?),
+            503 => AttemptResult::of_503(id.ok(), message)?,
+            status if self.is_unknown(status, update) => AttemptResult::NoReports,
+            _ => anyhow::bail!("an answer that is not expected"),
+        })
+    }
+
+    /// Whether a gateway of an earlier release refuses what it does not know.
+    pub(crate) fn is_unknown(&self, status: u16, update: &Update) -> bool {
+        self.has_earlier_gateways && matches!(status, 400 | 422) && update.needs_reports()
     }
 
     /// Any gateway has the receipt of an update that was taken, and it says what the answer said.
@@ -311,35 +256,6 @@ impl Load {
         let address = self.addresses.get(gateway).map(String::as_str).unwrap_or_default();
         format!("http://{address}{path}")
     }
-}
-
-/// Whether a receipt says what the answer said.
-pub(crate) fn agrees(receipt: &Answer, changed: bool, incident: i64) -> bool {
-    let changes = |outcome: &str| !matches!(outcome, "unchanged" | "suppressed");
-    receipt.body["state"] == "done"
-        && receipt.body["incident"]["id"] == incident
-        && receipt.body["outcome"].as_str().is_some_and(|outcome| changes(outcome) == changed)
-}
-
-pub(crate) fn read(answer: &Answer, impact: i64) -> Result<AttemptResult> {
-    let id = answer.header("update-id").parse::<Uuid>();
-    let message = answer.body["message"].as_str().unwrap_or_default().to_owned();
-    Ok(match answer.status {
-        status @ (200 | 201) => {
-            let incident = answer.body["id"].as_i64().context("an incident without an id")?;
-            // A running maintenance covers whatever is reported.
-            let is_maintenance = |held| held == 0 && status == 200;
-            let covers = |held: i64| held >= impact || is_maintenance(held);
-            anyhow::ensure!(
-                answer.body["impact"].as_i64().is_some_and(covers),
-                "the incident has a lower impact than the update"
-            );
-            AttemptResult::Outcome { changed: status == 201, id: id?, incident }
-        }
-        202 => AttemptResult::Accepted(id?),
-        503 => AttemptResult::of_503(id.ok(), message)?,
-        _ => anyhow::bail!("an answer that is not expected"),
-    })
 }
 
 /// Whether an incident in a list is active and the system's: an operator's are named so.

@@ -2,9 +2,12 @@
 //! and servers are killed, stalled and restarted, connections cut and partitions changed. At the end, the
 //! clients' answers are compared with the database.
 
+mod check;
 mod diary;
 mod earlier;
+mod interruption;
 mod load;
+mod machines;
 mod many;
 mod member;
 mod operator;
@@ -14,6 +17,7 @@ mod random;
 mod record;
 mod report;
 mod storm;
+mod update;
 
 use std::{
     fs,
@@ -26,37 +30,21 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use clap::Parser;
 use deploy::{
     binaries::{self, Binaries},
     servers::Servers,
 };
-use harness::{
-    Fixture, SEVERAL_PARTITIONS, SharedCluster, System,
-    burst::add_components,
-    replay,
-    verdict::{self, Expected},
-};
-use tokio::time::timeout;
-use uuid::Uuid;
+use harness::{Fixture, SEVERAL_PARTITIONS, SharedCluster, System, burst::add_components, verdict};
 
 use crate::{
-    diary::Diary,
-    load::Load,
-    member::Member,
-    operator::Edits,
-    published::Published,
-    random::Random,
-    record::{Attempt, AttemptResult, Record},
-    report::Report,
-    storm::{Storm, Tally},
+    diary::Diary, load::Load, machines::Machines, member::Member, published::Published,
+    random::Random, record::Record, storm::Storm,
 };
 
 const GATEWAYS: usize = 2;
 const WORKERS: usize = 3;
-/// Receipts that are compared with the answers.
-const RECEIPTS: usize = 300;
 
 /// Breaks a whole system under load, at random, and checks that nothing is lost, doubled or taken out
 /// of order. Ctrl-C ends the storm early and goes on to the check.
@@ -68,9 +56,13 @@ struct Arguments {
     /// What is broken when: the same seed draws the same plan.
     #[arg(long)]
     seed: Option<u64>,
-    /// Clients that post updates.
-    #[arg(long, default_value_t = 48, value_parser = clap::value_parser!(u16).range(1..=100))]
-    clients: u16,
+    /// Clients that post updates; 48, and on several machines 16.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=100))]
+    clients: Option<u16>,
+    /// Has three nodes of RabbitMQ, and a primary of PostgreSQL with a synchronous standby. Nodes are lost,
+    /// and the standby is promoted.
+    #[arg(long, conflicts_with = "upgrade_from")]
+    machines: bool,
     /// Instead of breaking things at random, upgrade from the programs of an earlier commit, go back, and
     /// upgrade again, one process after the other.
     #[arg(long, value_name = "COMMIT", num_args = 0..=1, default_missing_value = earlier::DEFAULT)]
@@ -78,6 +70,12 @@ struct Arguments {
     /// Keep the folder with logs, answers and data, also when all is well.
     #[arg(long)]
     keep: bool,
+}
+
+impl Arguments {
+    fn clients(&self) -> usize {
+        self.clients.unwrap_or(if self.machines { 16 } else { 48 }).into()
+    }
 }
 
 fn main() -> ExitCode {
@@ -134,50 +132,10 @@ async fn storm_and_check(
     fixture: &Arc<Fixture>,
     earlier: Option<&Binaries>,
 ) -> Result<bool> {
-    let diary = Arc::new(Diary::begin(&folder.join("diary.log"))?);
-    let first = earlier.unwrap_or(&fixture.binaries);
-    let system = System::prepared_by(fixture, &first.worker, SEVERAL_PARTITIONS).await?;
-    add_components(&system).await?;
-    verdict::begin(&mut *system.database.acquire().await?).await?;
-    let mut members = Vec::new();
-    for number in 0..GATEWAYS {
-        members.push(Arc::new(Member::new(&system, first, "gateway", number + 1).await?));
-    }
-    for number in 0..WORKERS {
-        members.push(Arc::new(Member::new(&system, first, "worker", number + 1).await?));
-    }
-    for member in &members {
-        member.start()?;
-    }
-    let now: String = sqlx::query_scalar("SELECT (now() AT TIME ZONE 'UTC')::text")
-        .fetch_one(&system.database)
-        .await?;
-    diary.note(format!(
-        "{now} UTC, seed {seed}: {GATEWAYS} gateways, {WORKERS} workers, {} clients, folder {}",
-        arguments.clients,
-        folder.display()
-    ));
-    let load = Arc::new(Load {
-        client: system.client.clone(),
-        token: system.token.clone(),
-        addresses: members.iter().take(GATEWAYS).map(|member| member.address.clone()).collect(),
-        record: Record::new(GATEWAYS),
-        diary: diary.clone(),
-        stopped: AtomicBool::new(false),
-        has_earlier_gateways: earlier.is_some(),
-    });
-    let ended = Arc::new(AtomicBool::new(false));
-    let asked = ended.clone();
-    tokio::spawn(async move {
-        if tokio::signal::ctrl_c().await.is_ok() {
-            asked.store(true, Ordering::Relaxed);
-        }
-    });
-
+    let storm = prepare(arguments, seed, folder, fixture, earlier).await?;
+    let clients = storm.load.start(seed, arguments.clients());
     let edits = Mutex::default();
-    let operators = operator::connections(&system.database_uri)?;
-    let storm = Storm { system, members, load, diary, ended, tally: Mutex::default() };
-    let clients = storm.load.start(seed, usize::from(arguments.clients));
+    let operators = operator::connections(storm.database_uri())?;
     let time = Duration::from_secs_f64(arguments.minutes * 60.0);
     let write = |number| {
         operator::write_now_and_then(&operators, &storm.load, Random::new(seed, number), &edits)
@@ -209,7 +167,62 @@ async fn storm_and_check(
     operators.close().await;
     let edits = edits.into_inner().unwrap_or_else(PoisonError::into_inner);
     published.count_now(&storm.load).await;
-    check(&storm, edits, &published, folder).await
+    check::check(&storm, edits, &published, folder).await
+}
+
+/// A system whose processes are started, and the clients that are to use it.
+async fn prepare(
+    arguments: &Arguments,
+    seed: u64,
+    folder: &Path,
+    fixture: &Arc<Fixture>,
+    earlier: Option<&Binaries>,
+) -> Result<Storm> {
+    let diary = Arc::new(Diary::begin(&folder.join("diary.log"))?);
+    let programs = earlier.unwrap_or(&fixture.binaries);
+    let (system, machines) = if arguments.machines {
+        let (system, machines) = Machines::start(fixture).await?;
+        (system, Some(Arc::new(machines)))
+    } else {
+        (System::prepared_by(fixture, &programs.worker, SEVERAL_PARTITIONS).await?, None)
+    };
+    add_components(&system).await?;
+    verdict::begin(&mut *system.database.acquire().await?).await?;
+    let roles = [("gateway", GATEWAYS), ("worker", WORKERS)];
+    let mut members = Vec::new();
+    for (role, number) in
+        roles.iter().flat_map(|(role, count)| (1..=*count).map(move |n| (role, n)))
+    {
+        members.push(Arc::new(Member::new(&system, programs, role, number).await?));
+    }
+    for member in &members {
+        member.start()?;
+    }
+    let now: String = sqlx::query_scalar("SELECT (now() AT TIME ZONE 'UTC')::text")
+        .fetch_one(&system.database)
+        .await?;
+    diary.note(format!(
+        "{now} UTC, seed {seed}: {GATEWAYS} gateways, {WORKERS} workers, {} clients, folder {}",
+        arguments.clients(),
+        folder.display()
+    ));
+    let load = Arc::new(Load {
+        client: system.client.clone(),
+        token: system.token.clone(),
+        addresses: members.iter().take(GATEWAYS).map(|member| member.address.clone()).collect(),
+        record: Record::new(GATEWAYS),
+        diary: diary.clone(),
+        stopped: AtomicBool::new(false),
+        has_earlier_gateways: earlier.is_some(),
+    });
+    let ended = Arc::new(AtomicBool::new(false));
+    let asked = ended.clone();
+    tokio::spawn(async move {
+        if tokio::signal::ctrl_c().await.is_ok() {
+            asked.store(true, Ordering::Relaxed);
+        }
+    });
+    Ok(Storm { system, members, load, diary, ended, tally: Mutex::default(), machines })
 }
 
 /// Twice the harness's limit.
@@ -218,96 +231,4 @@ async fn drained(system: &System) -> Result<()> {
         system.drained().await?;
     }
     Ok(())
-}
-
-/// Compares all there is, prints the table, and returns whether all was as promised.
-async fn check(storm: &Storm, edits: Edits, published: &Published, folder: &Path) -> Result<bool> {
-    let database = &storm.system.database;
-    let (attempts, mut wrong, reads) = storm.load.record.all();
-    record::write(&attempts, &storm.diary, &folder.join("answers.jsonl"))?;
-    let mut run = verdict::read(&mut *database.acquire().await?).await?;
-    record::write_inbox(&run.inbox, &folder.join("inbox.jsonl"))?;
-    run.attempts = record::as_sent(&attempts)?;
-    run.confirmed = edits.confirmed.clone();
-    run.expected = Expected {
-        compares: true,
-        broke: Some(storm.tally().faults()),
-        operators: vec![operator::NAME.to_owned()],
-        unknown_may_be_given_up: false,
-    };
-    let verdict = verdict::judge(&run);
-    wrong.extend(many::out_of_order(&attempts, &run.inbox));
-    // Nothing that is sent here has a reason to be parked.
-    wrong.extend(run.parked.iter().map(|row| format!("parked: {row:?}")));
-    if verdict.compared.changes == 0 || edits.confirmed.is_empty() || edits.held == 0 {
-        wrong.push(format!("the run says little: {:?}, {edits:?}", verdict.compared));
-    }
-    if let Err(error) = replay::holds_one_active_incident(database).await {
-        wrong.push(format!("{error:#}"));
-    }
-    if let Err(error) = receipts(&storm.load, &attempts).await {
-        wrong.push(format!("receipts: {error:#}"));
-    }
-    for member in &storm.members {
-        // Its memory is looked at a last time.
-        wrong.extend(member.look());
-        member.kill()?;
-    }
-    wrong.extend(panics(&folder.join("logs"))?);
-    let tally: Tally = storm.tally().clone();
-    wrong.extend(tally.wrong.iter().cloned());
-    let report = Report {
-        attempts: &attempts,
-        reads,
-        tally: &tally,
-        verdict: &verdict,
-        rows: run.inbox.len(),
-        edits: &edits,
-        published,
-        members: &storm.members,
-        wrong: &wrong,
-    };
-    let (table, findings) = (report.table(), report.findings());
-    println!("\n{table}\n{findings}");
-    fs::write(folder.join("report.md"), format!("{table}\n{findings}"))?;
-    Ok(report.is_good())
-}
-
-/// The receipts of some updates say what their answers said.
-async fn receipts(load: &Load, attempts: &[Attempt]) -> Result<()> {
-    let answered: Vec<(bool, Uuid, i64)> = attempts
-        .iter()
-        .filter_map(|attempt| match attempt.result {
-            AttemptResult::Outcome { changed, id, incident } => Some((changed, id, incident)),
-            AttemptResult::Accepted(_)
-            | AttemptResult::Refused(..)
-            | AttemptResult::Unknown(..)
-            | AttemptResult::Nothing(_)
-            | AttemptResult::Wrong(_) => None,
-        })
-        .collect();
-    let address = load.addresses.first().context("there is no gateway")?;
-    for (changed, id, incident) in answered.iter().step_by((answered.len() / RECEIPTS).max(1)) {
-        let url = format!("http://{address}/api/v1/updates/{id}");
-        let request = load.client.get(url).bearer_auth(&load.token);
-        let receipt = timeout(Duration::from_secs(5), harness::answer(request)).await??;
-        let is_right = receipt.status == 200 && load::agrees(&receipt, *changed, *incident);
-        ensure!(is_right, "{id}, {changed}, {incident}: {receipt:?}");
-    }
-    Ok(())
-}
-
-/// What the logs say of panics.
-fn panics(logs: &Path) -> Result<Vec<String>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(logs)? {
-        let path = entry?.path();
-        if !path.is_file() {
-            continue;
-        }
-        let log = String::from_utf8_lossy(&fs::read(&path)?).into_owned();
-        let panics = log.lines().filter(|line| line.contains("panicked"));
-        found.extend(panics.map(|line| format!("{}: {line}", path.display())));
-    }
-    Ok(found)
 }

@@ -9,14 +9,15 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use harness::{Answer, verdict::InboxRow};
 use serde_json::{Value, json};
-use shared::update_id::UpdateId;
+use shared::{condition::Condition, update_id::UpdateId};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use crate::{
-    load::{Load, PATIENCE, Update, prefer, read},
+    load::{Load, PATIENCE},
     random::Random,
     record::{Attempt, AttemptResult},
+    update::{Update, prefer},
 };
 
 /// Updates of one request, at most: several of each component that is the monitor's.
@@ -82,14 +83,14 @@ impl Load {
                 let what = format!("{error:#}: {}", error.root_cause());
                 updates.iter().map(|_| AttemptResult::Nothing(what.clone())).collect()
             }
-            Ok(answer) => results(answer, updates).unwrap_or_else(|error| {
+            Ok(answer) => self.results(answer, updates).unwrap_or_else(|error| {
                 let what = format!("{error:#}: {answer:?}");
                 updates.iter().map(|_| AttemptResult::Wrong(what.clone())).collect()
             }),
         };
         let first = updates.first().map(|update| update.text.clone());
-        let mut taken =
-            result.iter().map(|result| result.taken().is_some()).collect::<Vec<_>>().into_iter();
+        let mut is_final =
+            result.iter().map(AttemptResult::is_final).collect::<Vec<_>>().into_iter();
         for (update, result) in updates.iter().zip(result) {
             if let AttemptResult::Wrong(what) = &result {
                 self.see_wrong(format!("the result of update {}: {what}", update.text));
@@ -99,7 +100,41 @@ impl Load {
                 ..update.attempt(gateway, again, (sent, answered), result)
             });
         }
-        updates.retain(|_| !taken.next().unwrap_or_default());
+        updates.retain(|_| !is_final.next().unwrap_or_default());
+    }
+
+    /// The answer for each update; a refusal of the whole request counts for each.
+    fn results(&self, answer: &Answer, updates: &[Update]) -> Result<Vec<AttemptResult>> {
+        if answer.status != 200 {
+            return updates.iter().map(|update| self.read(answer, update)).collect();
+        }
+        let list = |name: &str| answer.body[name].as_array().context("a list is missing");
+        let (results, incidents) = (list("results")?, list("incidents")?);
+        ensure!(results.len() == updates.len(), "{} results", results.len());
+        let each = results.iter().zip(updates);
+        each.map(|(result, update)| self.one(result, update, incidents)).collect()
+    }
+
+    fn one(&self, result: &Value, update: &Update, incidents: &[Value]) -> Result<AttemptResult> {
+        let id = result["id"].as_str().map(str::parse::<Uuid>).transpose()?;
+        let message = result["error"].as_str().unwrap_or_default().to_owned();
+        let status = result["status"].as_u64().and_then(|status| status.try_into().ok());
+        Ok(match status {
+            Some(status @ (200 | 201)) => {
+                let (changed, incident) = (status == 201, result["incident"].as_i64());
+                let needs_none = !changed && update.condition == Condition::Ok;
+                ensure!(incident.is_some() || needs_none, "an outcome without incident");
+                if let Some(incident) = incident {
+                    let shown = incidents.iter().filter(|shown| shown["id"] == incident).count();
+                    ensure!(shown == 1, "incident {incident} is shown {shown} times");
+                }
+                AttemptResult::Outcome { changed, id: id.context("no id")?, incident }
+            }
+            Some(202) => AttemptResult::Accepted(id.context("no id")?),
+            Some(503) => AttemptResult::of_503(id, message)?,
+            Some(status) if self.is_unknown(status, update) => AttemptResult::NoReports,
+            _ => anyhow::bail!("a result that is not expected: {result}"),
+        })
     }
 
     /// Sends updates one after the other, to a gateway without the endpoint for many; leaves those that
@@ -113,33 +148,6 @@ impl Load {
         }
         *updates = refused;
     }
-}
-
-/// The answer for each update; a refusal of the whole request counts for each.
-fn results(answer: &Answer, updates: &[Update]) -> Result<Vec<AttemptResult>> {
-    if answer.status != 200 {
-        return updates.iter().map(|update| read(answer, update.impact)).collect();
-    }
-    let list = |name: &str| answer.body[name].as_array().context("a list is missing");
-    let (results, incidents) = (list("results")?, list("incidents")?);
-    ensure!(results.len() == updates.len(), "{} results", results.len());
-    results.iter().map(|result| one(result, incidents)).collect()
-}
-
-fn one(result: &Value, incidents: &[Value]) -> Result<AttemptResult> {
-    let id = result["id"].as_str().map(str::parse::<Uuid>).transpose()?;
-    let message = result["error"].as_str().unwrap_or_default().to_owned();
-    Ok(match result["status"].as_i64() {
-        Some(status @ (200 | 201)) => {
-            let incident = result["incident"].as_i64().context("an outcome without incident")?;
-            let shown = incidents.iter().filter(|shown| shown["id"] == incident).count();
-            ensure!(shown == 1, "incident {incident} is shown {shown} times");
-            AttemptResult::Outcome { changed: status == 201, id: id.context("no id")?, incident }
-        }
-        Some(202) => AttemptResult::Accepted(id.context("no id")?),
-        Some(503) => AttemptResult::of_503(id, message)?,
-        _ => anyhow::bail!("a result that is not expected: {result}"),
-    })
 }
 
 /// Updates of one component in one request that were applied in another order than they stood there.

@@ -1,13 +1,18 @@
 //! What is broken next: drawn by chance before it is done, so that a seed repeats it.
 
+mod machines;
+
 use std::{fmt, time::Duration};
 
 use shared::{envelope, message};
 
-use crate::random::Random;
+pub(crate) use self::machines::MachineFault;
+use crate::{GATEWAYS, random::Random};
 
 /// Episodes with a change of the version of messages, of a hundred.
 const REWIRED: usize = 70;
+/// Faults of machines with others at the same time, of a hundred.
+const BESIDE: usize = 40;
 
 /// A server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,9 +66,63 @@ pub(crate) enum Fault {
     Reshape { partitions: u16, killed_after: Option<Duration> },
     /// The newest version of messages that gateways write is changed; likewise.
     Rewire { version: u16, killed_after: Option<Duration> },
+    /// Of several machines that do the same, one or more fail.
+    Machine(MachineFault),
 }
 
 impl Fault {
+    /// Of which kind it is, in the words of the table.
+    pub(crate) fn kind(&self) -> &'static str {
+        let of_role = |member: &usize, gateway: &'static str, worker: &'static str| {
+            if *member < GATEWAYS { gateway } else { worker }
+        };
+        let of_server =
+            |server: &Server, postgresql: &'static str, rabbitmq: &'static str| match server {
+                Server::PostgreSql => postgresql,
+                Server::RabbitMq => rabbitmq,
+            };
+        match self {
+            Self::Kill { member, .. } => of_role(member, "gateway killed", "worker killed"),
+            Self::Stall { member, .. } => of_role(member, "gateway stalled", "worker stalled"),
+            Self::Roll { member } => of_role(member, "gateway restarted", "worker restarted"),
+            Self::Restart { server, .. } => {
+                of_server(server, "PostgreSQL restarted", "RabbitMQ restarted")
+            }
+            Self::KillServer { server, .. } => {
+                of_server(server, "PostgreSQL killed", "RabbitMQ killed")
+            }
+            Self::StallServer { server, .. } => {
+                of_server(server, "PostgreSQL stalled", "RabbitMQ stalled")
+            }
+            Self::Cut { server, .. } => of_server(
+                server,
+                "networks to PostgreSQL cut, silenced or delayed",
+                "networks to RabbitMQ cut, silenced or delayed",
+            ),
+            Self::Alarm { .. } => "RabbitMQ short of memory",
+            Self::Reshape { .. } => "number of partitions changed",
+            Self::Rewire { .. } => "version of messages changed",
+            Self::Machine(fault) => fault.kind(),
+        }
+    }
+
+    /// Whether it is one of a server, rather than of processes and what is between them and the servers.
+    fn is_of_server(&self) -> bool {
+        match self {
+            Self::Restart { .. }
+            | Self::KillServer { .. }
+            | Self::StallServer { .. }
+            | Self::Alarm { .. }
+            | Self::Machine(_) => true,
+            Self::Kill { .. }
+            | Self::Stall { .. }
+            | Self::Roll { .. }
+            | Self::Cut { .. }
+            | Self::Reshape { .. }
+            | Self::Rewire { .. } => false,
+        }
+    }
+
     /// What no other fault may touch at the same time.
     fn touches(&self) -> Vec<String> {
         match self {
@@ -79,6 +138,7 @@ impl Fault {
             // It asks the server's own tool.
             Self::Alarm { .. } => vec![Server::RabbitMq.to_string()],
             Self::Reshape { .. } | Self::Rewire { .. } => vec!["topology".to_owned()],
+            Self::Machine(fault) => vec![fault.server().to_string()],
         }
     }
 }
@@ -90,9 +150,48 @@ pub(crate) struct Episode {
     pub(crate) quiet: Duration,
 }
 
+/// What is broken in a run.
+pub(crate) struct Plan {
+    random: Random,
+    /// The number of processes.
+    members: usize,
+    /// What is broken next of several machines; none if there is one of each.
+    machines: Option<Vec<MachineFault>>,
+}
+
+impl Plan {
+    pub(crate) fn new(random: Random, members: usize, several_machines: bool) -> Self {
+        Self { random, members, machines: several_machines.then(Vec::new) }
+    }
+
+    /// The next faults.
+    pub(crate) fn next(&mut self) -> Episode {
+        let Self { random, members, machines } = self;
+        let Some(machines) = machines else { return Episode::draw(random, *members) };
+        if machines.is_empty() {
+            *machines = MachineFault::one_of_each(random);
+        }
+        Episode::of_machines(machines.pop(), random, *members)
+    }
+}
+
 impl Episode {
+    /// A fault of machines, half of the time with other faults.
+    fn of_machines(fault: Option<MachineFault>, random: &mut Random, members: usize) -> Self {
+        let mut episode = if random.percent(BESIDE) {
+            Self::draw(random, members)
+        } else {
+            Self { faults: Vec::new(), quiet: random.millis(200, 2_500) }
+        };
+        episode.faults.retain(|(_, fault)| !fault.is_of_server());
+        let others = episode.faults.iter().map(|(begin, _)| *begin).min().unwrap_or_default();
+        episode.faults.iter_mut().for_each(|(begin, _)| *begin -= others);
+        episode.faults.extend(fault.map(|fault| (random.millis(0, 500), Fault::Machine(fault))));
+        episode
+    }
+
     /// Draws one, for so many processes.
-    pub(crate) fn draw(random: &mut Random, members: usize) -> Self {
+    fn draw(random: &mut Random, members: usize) -> Self {
         let count = match random.below(100) {
             0..40 => 1,
             40..75 => 2,
@@ -137,7 +236,7 @@ fn draw_fault(random: &mut Random, members: usize) -> Fault {
 
 /// The version may be the recorded one already.
 fn rewire(random: &mut Random) -> Fault {
-    let version = match random.below(4) {
+    let version = match random.below(5) {
         0 => message::VERSION,
         1 => envelope::VERSION,
         _ => message::REPORTS,

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use harness::verdict::{self, Answered, InboxRow};
 use serde_json::json;
-use shared::{component::ComponentId, update_id::UpdateId};
+use shared::{component::ComponentId, condition::Condition, update_id::UpdateId};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -27,7 +27,9 @@ pub(crate) struct Attempt {
     pub(crate) update: String,
     /// The component's id.
     pub(crate) component: i32,
-    pub(crate) impact: i64,
+    pub(crate) condition: Condition,
+    /// The source that it names.
+    pub(crate) source: Option<&'static str>,
     pub(crate) has_key: bool,
     /// The `Prefer` header.
     pub(crate) prefer: Option<&'static str>,
@@ -44,14 +46,16 @@ pub(crate) struct Attempt {
 /// An answer.
 #[derive(Clone, Debug)]
 pub(crate) enum AttemptResult {
-    /// 200 or 201.
-    Outcome { changed: bool, id: Uuid, incident: i64 },
+    /// 200 or 201; without an incident if none covers a component that is well.
+    Outcome { changed: bool, id: Uuid, incident: Option<i64> },
     /// 202.
     Accepted(Uuid),
     /// 503: nothing was queued.
     Refused(Option<Uuid>, String),
     /// 503: it may have been queued or not.
     Unknown(Option<Uuid>, String),
+    /// Nothing was queued, since messages can't have reports now, or the gateway does not know them.
+    NoReports,
     /// No answer.
     Nothing(String),
     /// An answer that no client should get.
@@ -61,6 +65,9 @@ pub(crate) enum AttemptResult {
 impl AttemptResult {
     /// A refusal that can be tried again, by what it says.
     pub(crate) fn of_503(id: Option<Uuid>, message: String) -> Result<Self> {
+        if message.contains("need version") && message.ends_with("nothing was queued") {
+            return Ok(Self::NoReports);
+        }
         if message.contains("nothing was queued") {
             return Ok(Self::Refused(id, message));
         }
@@ -72,8 +79,17 @@ impl AttemptResult {
     pub(crate) const fn taken(&self) -> Option<Uuid> {
         match self {
             Self::Outcome { id, .. } | Self::Accepted(id) => Some(*id),
-            Self::Refused(..) | Self::Unknown(..) | Self::Nothing(_) | Self::Wrong(_) => None,
+            Self::Refused(..)
+            | Self::Unknown(..)
+            | Self::NoReports
+            | Self::Nothing(_)
+            | Self::Wrong(_) => None,
         }
+    }
+
+    /// Whether there is no use in another attempt.
+    pub(crate) const fn is_final(&self) -> bool {
+        self.taken().is_some() || matches!(self, Self::NoReports)
     }
 }
 
@@ -122,12 +138,13 @@ impl Record {
             AttemptResult::Accepted(id) => kept.unsettled.push((attempt.answered, *id)),
             AttemptResult::Refused(..)
             | AttemptResult::Unknown(..)
+            | AttemptResult::NoReports
             | AttemptResult::Nothing(_)
             | AttemptResult::Wrong(_) => {}
         }
         let is_asked_for = attempt.prefer == Some(RESPOND_ASYNC);
         let is_good = match &attempt.result {
-            AttemptResult::Outcome { .. } => true,
+            AttemptResult::Outcome { .. } | AttemptResult::NoReports => true,
             AttemptResult::Accepted(_) => is_asked_for,
             AttemptResult::Refused(..)
             | AttemptResult::Unknown(..)
@@ -186,18 +203,20 @@ pub(crate) fn write(attempts: &[Attempt], diary: &Diary, path: &Path) -> Result<
         let (result, id, more) = match &attempt.result {
             AttemptResult::Outcome { changed, id, incident } => {
                 let status = if *changed { "201" } else { "200" };
-                (status, Some(*id), incident.to_string())
+                (status, Some(*id), incident.map(|id| id.to_string()).unwrap_or_default())
             }
             AttemptResult::Accepted(id) => ("202", Some(*id), String::new()),
             AttemptResult::Refused(id, message) => ("503, not queued", *id, message.clone()),
             AttemptResult::Unknown(id, message) => ("503, unknown", *id, message.clone()),
+            AttemptResult::NoReports => ("no reports", None, String::new()),
             AttemptResult::Nothing(error) => ("no answer", None, error.clone()),
             AttemptResult::Wrong(what) => ("wrong", None, what.clone()),
         };
         let line = json!({
             "update": attempt.update,
             "component": attempt.component,
-            "impact": attempt.impact,
+            "impact": attempt.condition,
+            "source": attempt.source,
             "key": attempt.has_key,
             "prefer": attempt.prefer,
             "gateway": attempt.gateway + 1,
@@ -222,20 +241,20 @@ pub(crate) fn as_sent(attempts: &[Attempt]) -> Result<Vec<verdict::Attempt>> {
         Ok(verdict::Attempt {
             update: attempt.update.clone(),
             component: ComponentId(attempt.component),
-            impact: Some(i16::try_from(attempt.impact)?),
+            condition: Some(attempt.condition),
+            speaker: Some((attempt.source.unwrap_or_default().to_owned(), String::new())),
             sent: micros(attempt.sent)?,
             answered: micros(attempt.answered)?,
             answer: match &attempt.result {
-                AttemptResult::Outcome { changed, id, incident } => Answered::Outcome {
-                    id: UpdateId(*id),
-                    changed: Some(*changed),
-                    incident: Some(*incident),
-                },
+                AttemptResult::Outcome { changed, id, incident } => {
+                    Answered::Outcome { id: UpdateId(*id), changed: *changed, incident: *incident }
+                }
                 AttemptResult::Accepted(id) => Answered::Accepted(UpdateId(*id)),
                 AttemptResult::Refused(id, message) => {
                     Answered::Refused(id.map(UpdateId), message.clone())
                 }
                 AttemptResult::Unknown(id, _) => Answered::Unknown(id.map(UpdateId)),
+                AttemptResult::NoReports => Answered::Refused(None, String::new()),
                 AttemptResult::Nothing(_) | AttemptResult::Wrong(_) => Answered::Unknown(None),
             },
         })
@@ -253,6 +272,7 @@ pub(crate) fn write_inbox(rows: &[InboxRow], path: &Path) -> Result<()> {
             "id": row.id,
             "component": row.component_id,
             "impact": row.impact,
+            "source": row.source,
             "decided_at": row.decided_at.to_the_microsecond(),
             "outcome": row.outcome,
             "reason": row.reason,

@@ -8,8 +8,10 @@ use std::{
 };
 
 use harness::verdict::{Kind, Verdict};
+use shared::condition::Condition;
 
 use crate::{
+    interruption::{self, Interruption},
     member::Member,
     operator::Edits,
     published::Published,
@@ -69,6 +71,12 @@ impl Report<'_> {
         row("of these together with others", &{
             self.attempts.iter().filter(|attempt| attempt.together.is_some()).count()
         });
+        row("of these `ok`", &{
+            self.attempts.iter().filter(|attempt| attempt.condition == Condition::Ok).count()
+        });
+        row("of these with a source", &{
+            self.attempts.iter().filter(|attempt| attempt.source.is_some()).count()
+        });
         row(
             "200 and 201, with the outcome",
             &count(|t| matches!(t, AttemptResult::Outcome { .. })),
@@ -79,6 +87,9 @@ impl Report<'_> {
             "503, may have been queued or not",
             &count(|t| matches!(t, AttemptResult::Unknown(..))),
         );
+        row("503, 422 or 400, messages have no reports then", &{
+            count(|t| matches!(t, AttemptResult::NoReports))
+        });
         row("no answer", &count(|t| matches!(t, AttemptResult::Nothing(_))));
         row("sent again to the other gateway", &retries);
         row("of these no 2xx either", &failed);
@@ -94,6 +105,7 @@ impl Report<'_> {
         row("updates in the inbox", &self.rows);
         row("decided by the model, too", &compared.updates());
         row("changes", &compared.changes);
+        row("of these recoveries by `ok`", &compared.recoveries());
         row("entries of timelines", &compared.entries);
         row("**lost**", &found(Kind::Lost));
         row("**doubled**", &found(Kind::Doubled));
@@ -106,18 +118,9 @@ impl Report<'_> {
         row("parked without a reason of the model's", &found(Kind::ParkedUnasked));
         row("not parked although the model has a reason", &found(Kind::NotParked));
         row("other violations", &self.wrong.len());
-        row("processes killed (SIGKILL)", &tally.kills);
-        row("processes stalled (SIGSTOP, 1 to 20 s)", &tally.stalls);
-        row("processes stopped (SIGTERM) and started again", &tally.rolls);
-        row("servers stopped and started again", &tally.server_restarts);
-        row("servers killed (SIGKILL) and started again", &tally.server_kills);
-        row("servers stalled (SIGSTOP, 1 to 12 s)", &tally.server_stalls);
-        row("networks cut, silenced or delayed", &tally.cuts);
-        row("RabbitMQ short of memory", &tally.alarms);
-        row("changes of the number of partitions", &tally.repartitions);
-        row("changes of the version of messages", &tally.rewires);
-        row("changes of either that were given up", &tally.changes_given_up);
-        row("changes of either that were killed", &tally.changes_killed);
+        row("faults", &tally.broken.len());
+        row("changes of the topology that were given up", &tally.changes_given_up);
+        row("changes of the topology that were killed", &tally.changes_killed);
         row("times of trouble, of up to five faults that overlap", &tally.episodes);
         row(
             "after such a time: longest until every gateway gave outcomes and the backlog was settled",
@@ -129,6 +132,30 @@ impl Report<'_> {
         );
         row("maximum memory of a gateway", &format!("{} MiB", peak("gateway")));
         row("maximum memory of a worker", &format!("{} MiB", peak("worker")));
+        table
+    }
+
+    /// What was broken, and how long there were no good answers, as Markdown.
+    pub(crate) fn interruptions(&self) -> String {
+        let mut table =
+            "| fault | times | longest without a 2xx, alone | without an outcome, alone | \
+            without an outcome, with others |\n|---|---|---|---|---|\n"
+                .to_owned();
+        let seconds = |time: Option<Duration>| match time {
+            Some(time) => format!("{:.1} s", time.as_secs_f64()),
+            None => "–".to_owned(),
+        };
+        for (kind, found) in interruption::by_kind(&self.tally.broken, self.attempts) {
+            let Interruption { times, untaken, undecided, undecided_beside } = found;
+            writeln!(
+                table,
+                "| {kind} | {times} | {} | {} | {} |",
+                seconds(untaken),
+                seconds(undecided),
+                seconds(undecided_beside)
+            )
+            .ok();
+        }
         table
     }
 

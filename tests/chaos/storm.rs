@@ -1,5 +1,6 @@
 //! Injects faults, removes them, and measures how long the system takes to recover.
 
+mod machines;
 mod topology;
 mod upgrade;
 
@@ -23,14 +24,16 @@ use uuid::Uuid;
 
 use crate::{
     diary::Diary,
+    interruption::Broken,
     load::Load,
+    machines::Machines,
     member::Member,
-    plan::{Cut, Episode, Fault, Server},
+    plan::{Cut, Fault, Plan, Server},
     random::Random,
 };
 
-/// Time for the system to recover.
-const RECOVERY_LIMIT: Duration = Duration::from_secs(60);
+/// Time for the system to recover: much, for a machine that is busy with other things.
+const RECOVERY_LIMIT: Duration = Duration::from_secs(120);
 /// All must be well for so long, for the system to count as recovered.
 const WELL_FOR: Duration = Duration::from_millis(1_500);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -39,18 +42,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) episodes: usize,
-    pub(crate) kills: usize,
-    pub(crate) stalls: usize,
-    pub(crate) rolls: usize,
-    pub(crate) server_restarts: usize,
-    pub(crate) server_kills: usize,
-    pub(crate) server_stalls: usize,
-    pub(crate) cuts: usize,
-    pub(crate) alarms: usize,
-    pub(crate) repartitions: usize,
-    /// Changes of the version of messages.
-    pub(crate) rewires: usize,
-    /// Changes of either kind.
+    /// What was broken, in the order of the beginnings.
+    pub(crate) broken: Vec<Broken>,
+    /// Changes of the topology.
     pub(crate) changes_killed: usize,
     pub(crate) changes_given_up: usize,
     /// Until every gateway answered with an outcome and all accepted before was settled.
@@ -62,18 +56,18 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    /// Everything that was broken.
-    pub(crate) const fn faults(&self) -> usize {
-        self.kills
-            + self.stalls
-            + self.rolls
-            + self.server_restarts
-            + self.server_kills
-            + self.server_stalls
-            + self.cuts
-            + self.alarms
-            + self.repartitions
-            + self.rewires
+    /// Something is broken from now on.
+    pub(crate) fn breaks(&mut self, kind: &'static str) {
+        self.broken.push(Broken { kind, begin: Instant::now(), end: None });
+    }
+
+    /// All is well again.
+    fn heals(&mut self) {
+        let now = Instant::now();
+        let is_alone = self.broken.iter().filter(|broken| broken.end.is_none()).count() == 1;
+        for broken in self.broken.iter_mut().filter(|broken| broken.end.is_none()) {
+            broken.end = Some((now, is_alone));
+        }
     }
 }
 
@@ -86,18 +80,22 @@ pub(crate) struct Storm {
     /// Set when the storm is to end early.
     pub(crate) ended: Arc<AtomicBool>,
     pub(crate) tally: Mutex<Tally>,
+    /// The machines, where there are several that do the same.
+    pub(crate) machines: Option<Arc<Machines>>,
 }
 
 impl Storm {
     /// Breaks things until the time is over; returns when all is well again.
-    pub(crate) async fn rage(&self, mut random: Random, time: Duration) -> Result<()> {
+    pub(crate) async fn rage(&self, random: Random, time: Duration) -> Result<()> {
         let begin = Instant::now();
+        let mut plan = Plan::new(random, self.members.len(), self.machines.is_some());
         self.recover(begin).await?;
         while begin.elapsed() < time && !self.ended.load(Ordering::Relaxed) {
-            let episode = Episode::draw(&mut random, self.members.len());
+            let episode = plan.next();
             self.tally().episodes += 1;
             let breaking = episode.faults.iter().map(async |(begin, fault)| {
                 sleep(*begin).await;
+                self.tally().breaks(fault.kind());
                 self.suffer(fault).await
             });
             for done in join_all(breaking).await {
@@ -117,7 +115,6 @@ impl Storm {
             Fault::Kill { member, away } => {
                 let member = self.member(*member)?;
                 self.diary.note(format!("{}: killed, away for {away:.1?}", member.name));
-                self.tally().kills += 1;
                 member.kill()?;
                 sleep(*away).await;
                 member.start()?;
@@ -126,7 +123,6 @@ impl Storm {
             Fault::Stall { member, time } => {
                 let member = self.member(*member)?;
                 self.diary.note(format!("{}: stalled for {time:.1?}", member.name));
-                self.tally().stalls += 1;
                 member.freeze();
                 sleep(*time).await;
                 member.thaw();
@@ -135,7 +131,6 @@ impl Storm {
             Fault::Roll { member } => {
                 let member = self.member(*member)?.clone();
                 self.diary.note(format!("{}: told to stop", member.name));
-                self.tally().rolls += 1;
                 let (begin, stopping) = (Instant::now(), member.clone());
                 if let Err(error) = spawn_blocking(move || stopping.stop()).await? {
                     self.see_wrong(format!("{error:#}"));
@@ -146,21 +141,18 @@ impl Storm {
             }
             Fault::Restart { server, away } => {
                 self.diary.note(format!("{server}: stopped, away for {away:.1?}"));
-                self.tally().server_restarts += 1;
                 self.on_server(*server, |server| server.stop()).await?;
                 sleep(*away).await;
                 self.start_server(*server).await?;
             }
             Fault::KillServer { server, away } => {
                 self.diary.note(format!("{server}: killed, away for {away:.1?}"));
-                self.tally().server_kills += 1;
                 self.on_server(*server, |server| server.kill()).await?;
                 sleep(*away).await;
                 self.start_server(*server).await?;
             }
             Fault::StallServer { server, time } => {
                 self.diary.note(format!("{server}: stalled for {time:.1?}"));
-                self.tally().server_stalls += 1;
                 self.on_server(*server, |server| server.pause()).await?;
                 sleep(*time).await;
                 self.on_server(*server, |server| server.resume()).await?;
@@ -176,6 +168,7 @@ impl Storm {
             Fault::Rewire { version, killed_after } => {
                 self.rewire(*version, *killed_after).await?;
             }
+            Fault::Machine(fault) => self.suffer_on_machines(fault).await?,
         }
         Ok(())
     }
@@ -186,7 +179,6 @@ impl Storm {
         let names: Vec<&str> = members.iter().map(|member| member.name.as_str()).collect();
         let names = names.join(", ");
         self.diary.note(format!("{names} to {server}: {cut:?} for {time:.1?}"));
-        self.tally().cuts += 1;
         let wires = || {
             members.iter().map(|member| match server {
                 Server::PostgreSql => &member.database,
@@ -209,7 +201,6 @@ impl Storm {
 
     async fn alarm(&self, time: Duration) -> Result<()> {
         self.diary.note(format!("RabbitMQ: short of memory for {time:.1?}"));
-        self.tally().alarms += 1;
         self.watermark(&["0"]).await?;
         sleep(time).await;
         self.watermark(&["absolute", "1GiB"]).await?;
@@ -267,6 +258,7 @@ impl Storm {
                     "recovered in {recovered:.2?}; all answers are outcomes since {unease:.2?}"
                 ));
                 let mut tally = self.tally();
+                tally.heals();
                 tally.longest_recovery = tally.longest_recovery.max(recovered);
                 tally.longest_unease = tally.longest_unease.max(unease);
                 return Ok(());
@@ -280,6 +272,12 @@ impl Storm {
             );
             sleep(LOOK_EVERY).await;
         }
+    }
+
+    /// Where the database is, whichever server has it.
+    pub(crate) fn database_uri(&self) -> &str {
+        let machines = self.machines.as_ref();
+        machines.map_or(&self.system.database_uri, |machines| machines.database_uri())
     }
 
     /// Looks at the processes for as long as it is polled: none may end by itself.

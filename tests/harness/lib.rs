@@ -42,7 +42,7 @@ use tokio::{
 pub use self::{
     clock::Clock,
     cluster::SharedCluster,
-    pair::{Pair, Replication},
+    pair::{Pair, Replication, connect},
     process::{ADMIN, Process, log_lines},
     publish::publish,
     requests::{Answer, COMPONENT_STATUS, INCIDENTS, answer, same, status_update},
@@ -239,14 +239,15 @@ impl Fixture {
     /// The same with a PostgreSQL of the test's own, which is there much sooner than both servers.
     pub fn with_own_postgres(&self) -> Result<Arc<Self>> {
         let postgres = PostgresAlone::start(&self.folder.join("postgresql"))?;
-        Ok(self.with(self.servers.clone(), Some(postgres), None))
+        Ok(self.with(self.servers.clone(), Some(postgres), self.cluster.clone()))
     }
 
     /// The same with a standby of it, which has this name.
     fn with_own_standby(&self, name: &str) -> Result<(Arc<Self>, Postgres)> {
         let postgres = PostgresAlone::start(&self.folder.join("postgresql"))?;
         let standby = postgres.start_standby(name)?;
-        Ok((self.with(self.servers.clone(), Some(postgres), None), standby))
+        let fixture = self.with(self.servers.clone(), Some(postgres), self.cluster.clone());
+        Ok((fixture, standby))
     }
 
     /// The same with the cluster of RabbitMQ nodes, for the tests that may break it.

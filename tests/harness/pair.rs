@@ -74,7 +74,10 @@ impl Pair {
 
 /// Connections of the test's own. Whatever defaults a test gives to its database, the checks at its end
 /// write.
-pub(crate) async fn connect(uri: &str) -> Result<PgPool> {
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn connect(uri: &str) -> Result<PgPool> {
     let options =
         PgConnectOptions::from_str(uri)?.options([("default_transaction_read_only", "off")]);
     Ok(PgPoolOptions::new().max_connections(3).connect_with(options).await?)

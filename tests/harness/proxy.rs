@@ -1,4 +1,4 @@
-//! A proxy between a process and a server that fails as networks do.
+//! A proxy between a process and its servers that fails as networks do.
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -33,18 +33,24 @@ struct Wire {
     mode: Mode,
     /// How often the connections were reset.
     resets: u64,
+    /// To where connections go instead of the server for which they were meant.
+    instead: Option<SocketAddr>,
 }
 
 impl Proxy {
-    /// A proxy before the server that a URI names. It passes everything.
+    /// A proxy before all servers that a URI names. It passes everything.
     pub async fn before(uri: &str) -> Result<Self> {
         let (user, rest) = uri.split_once('@').context("a URI without a user")?;
-        let (server, name) = rest.split_once('/').context("a URI without a name")?;
-        let server: SocketAddr = server.parse().context("a server without an address")?;
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let uri = format!("{user}@{}/{name}", listener.local_addr()?);
-        let (sender, wire) = watch::channel(Wire { mode: Mode::Pass, resets: 0 });
-        tokio::spawn(accept(listener, server, wire));
+        let (servers, name) = rest.split_once('/').context("a URI without a name")?;
+        let (sender, wire) = watch::channel(Wire { mode: Mode::Pass, resets: 0, instead: None });
+        let mut hosts = Vec::new();
+        for server in servers.split(',') {
+            let server: SocketAddr = server.parse().context("a server without an address")?;
+            let listener = TcpListener::bind("127.0.0.1:0").await?;
+            hosts.push(listener.local_addr()?.to_string());
+            tokio::spawn(accept(listener, server, wire.clone()));
+        }
+        let uri = format!("{user}@{}/{name}", hosts.join(","));
         Ok(Self { uri, wire: sender })
     }
 
@@ -79,6 +85,14 @@ impl Proxy {
         self.wire.send_modify(|wire| wire.resets += 1);
     }
 
+    /// Resets all connections; new ones go to this server.
+    pub fn lead_to(&self, server: SocketAddr) {
+        self.wire.send_modify(|wire| {
+            wire.resets += 1;
+            wire.instead = Some(server);
+        });
+    }
+
     fn set(&self, mode: Mode) {
         self.wire.send_modify(|wire| wire.mode = mode);
     }
@@ -92,6 +106,7 @@ async fn accept(listener: TcpListener, server: SocketAddr, wire: watch::Receiver
             _ = dropped.wait_for(|_| false) => return,
             accepted = listener.accept() => {
                 if let Ok((client, _)) = accepted {
+                    let server = wire.borrow().instead.unwrap_or(server);
                     tokio::spawn(carry(client, server, wire.clone()));
                 }
             }

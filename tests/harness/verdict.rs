@@ -121,6 +121,13 @@ impl Compared {
         self.decided.values().sum()
     }
 
+    /// Those by which a component recovered and left an incident.
+    #[must_use]
+    pub fn recoveries(&self) -> usize {
+        let by = [Reason::RecoveredAmongOthers, Reason::RecoveredAsOnlyComponent];
+        by.iter().filter_map(|reason| self.decided.get(reason.word())).sum()
+    }
+
     /// Adds what another run had.
     pub fn add(&mut self, other: &Self) {
         for (reason, count) in &other.decided {

@@ -5,7 +5,7 @@ use std::{process::Stdio, time::Duration};
 use anyhow::{Context, Result};
 use tokio::{process::Command, time::timeout};
 
-use super::{Storm, Tally};
+use super::Storm;
 
 /// Time for a change of the topology, which ends by itself sooner.
 const CHANGE_LIMIT: Duration = Duration::from_secs(90);
@@ -18,22 +18,16 @@ impl Storm {
         killed_after: Option<Duration>,
     ) -> Result<()> {
         let change = ["--partitions", &partitions.to_string()];
-        self.change(change, killed_after, |tally| &mut tally.repartitions).await
+        self.change(change, killed_after).await
     }
 
     /// Changes the newest version of messages that gateways write.
     pub(super) async fn rewire(&self, version: u16, killed_after: Option<Duration>) -> Result<()> {
         let change = ["--wire", &version.to_string()];
-        self.change(change, killed_after, |tally| &mut tally.rewires).await
+        self.change(change, killed_after).await
     }
 
-    /// `count` has the number of such changes.
-    async fn change(
-        &self,
-        change: [&str; 2],
-        killed_after: Option<Duration>,
-        count: impl FnOnce(&mut Tally) -> &mut usize,
-    ) -> Result<()> {
+    async fn change(&self, change: [&str; 2], killed_after: Option<Duration>) -> Result<()> {
         let named = change.join(" ");
         let how = match killed_after {
             Some(time) => format!(", the command killed after {time:.1?}"),
@@ -48,7 +42,6 @@ impl Storm {
                 self.diary.note(format!("topology: {named} already"));
             }
             (Some((true, _)), _) => {
-                *count(&mut self.tally()) += 1;
                 self.diary.note(format!("topology: {named} now"));
             }
             (Some((false, said)), _) => {

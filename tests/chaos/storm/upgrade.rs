@@ -5,12 +5,12 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use deploy::binaries::Binaries;
-use harness::eventually;
+use harness::eventually_within;
 use serde_json::Value;
 use shared::message;
 use tokio::{task::spawn_blocking, time::Instant};
 
-use super::Storm;
+use super::{RECOVERY_LIMIT, Storm};
 use crate::{GATEWAYS, member::Member};
 
 /// In the middle of a change of the topology.
@@ -106,12 +106,12 @@ impl Storm {
         self.diary.note(format!("{}: {end:?}, the {release} release follows", member.name));
         match end {
             End::Stopped => {
-                self.tally().rolls += 1;
+                self.tally().breaks("process restarted");
                 let stopping = member.clone();
                 spawn_blocking(move || stopping.stop()).await??;
             }
             End::Killed => {
-                self.tally().kills += 1;
+                self.tally().breaks("process killed");
                 member.kill()?;
             }
         }
@@ -122,8 +122,8 @@ impl Storm {
     /// Starts a process, and waits until it is ready and all is well.
     async fn start(&self, member: &Member) -> Result<()> {
         member.start()?;
-        eventually(&format!("{} is ready", member.name), async || Ok(self.is_ready(member).await))
-            .await?;
+        let what = format!("{} is ready", member.name);
+        eventually_within(RECOVERY_LIMIT, &what, async || Ok(self.is_ready(member).await)).await?;
         self.recover(Instant::now()).await
     }
 
@@ -138,7 +138,7 @@ impl Storm {
         for member in [self.members.first(), self.members.last()] {
             let member = member.context("there is no process")?;
             self.diary.note(format!("{}: killed", member.name));
-            self.tally().kills += 1;
+            self.tally().breaks("process killed");
             member.kill()?;
             self.start(member).await?;
         }
@@ -181,7 +181,8 @@ impl Storm {
         member.start()?;
         self.diary.note(format!("{}: of the earlier release, must not join", member.name));
         let refusal = format!("this worker reads messages up to version {reads}");
-        eventually("it is refused", async || Ok(member.log()?.contains(&refusal))).await?;
+        let is_refused = async || Ok(member.log()?.contains(&refusal));
+        eventually_within(RECOVERY_LIMIT, "it is refused", is_refused).await?;
         ensure!(!self.is_ready(&member).await, "{} is ready", member.name);
         member.kill()?;
         self.recover(Instant::now()).await

@@ -34,7 +34,7 @@ pub struct Sent {
 pub fn outcome(answer: &Answer) -> Result<Answered> {
     Ok(Answered::Outcome {
         id: UpdateId(answer.header("update-id").parse()?),
-        changed: Some(answer.status == 201),
+        changed: answer.status == 201,
         incident: answer.body["id"].as_i64(),
     })
 }
@@ -57,7 +57,8 @@ impl Sent {
         Ok(Attempt {
             update: format!("update {}", self.number),
             component: self.component(),
-            impact: i16::try_from(update(self.number)["impact"].as_i64().unwrap_or_default()).ok(),
+            condition: serde_json::from_value(update(self.number)["impact"].clone()).ok(),
+            speaker: None,
             sent: micros(self.at)?,
             answered: micros(self.answered)?,
             answer: self.answer.clone(),

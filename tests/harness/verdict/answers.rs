@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use model::Answer;
 use shared::{
-    component::ComponentId, incident::IncidentSnapshot, message::Verdict as Reported,
-    outcome::Reason, update_id::UpdateId,
+    component::ComponentId, condition::Condition, incident::IncidentSnapshot,
+    message::Verdict as Reported, outcome::Reason, update_id::UpdateId,
 };
 
 use super::{
@@ -117,10 +117,7 @@ impl<'a> Answers<'a> {
                 };
                 let changes = !matches!(row.outcome.as_str(), "unchanged" | "suppressed");
                 let holder = row.incident_id.map(|id| i64::from(id.0));
-                let differs = changed.is_some_and(|changed| changed != changes)
-                    || incident.is_some_and(|incident| Some(incident) != holder)
-                    || ((changed.is_some() || incident.is_some()) && row.original.is_some());
-                if differs {
+                if *changed != changes || *incident != holder || row.original.is_some() {
                     verdict.add(Kind::AnsweredOtherwise, format!("{attempt:?}, but {row:?}"));
                 }
             }
@@ -148,10 +145,9 @@ impl<'a> Answers<'a> {
     ) -> Option<Effect<'a>> {
         let rows = self.rows.get(update).map_or(&[][..], Vec::as_slice);
         let is_sent = |row: &InboxRow| {
-            attempts.iter().any(|attempt| {
-                attempt.component == row.component_id
-                    && attempt.impact.is_none_or(|impact| Some(impact) == row.impact)
-            })
+            attempts
+                .iter()
+                .any(|attempt| attempt.component == row.component_id && says(attempt, row))
         };
         if let Some(row) = rows.iter().find(|row| !is_sent(row)) {
             verdict.add(Kind::AnsweredOtherwise, format!("{row:?} is not what was sent"));
@@ -196,6 +192,16 @@ impl<'a> Answers<'a> {
             }
         }
     }
+}
+
+/// Whether a row says what was sent. In messages of older versions it is nobody's report.
+fn says(attempt: &Attempt, row: &InboxRow) -> bool {
+    let speaker = row.source.as_deref().zip(row.key.as_deref());
+    let is_speaker = |(source, key): &(String, String)| {
+        speaker.is_none_or(|speaker| speaker == (source.as_str(), key.as_str()))
+    };
+    let is_said = |condition: Condition| condition.impact().map(i16::from) == row.impact;
+    attempt.condition.is_none_or(is_said) && attempt.speaker.as_ref().is_none_or(is_speaker)
 }
 
 /// An update that was sent after another one of its component was taken stands after it, whichever

@@ -71,8 +71,9 @@ BEGIN
     END LOOP;
 END $$;
 
--- Begins the journal anew, from what the tables have now.
-CREATE FUNCTION verdict.start_journal() RETURNS void LANGUAGE sql AS $$
+-- Begins the journal anew, from what the tables have now. Earlier releases have no reports.
+CREATE FUNCTION verdict.start_journal() RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
     TRUNCATE verdict.journal, verdict.mark, verdict.start;
     INSERT INTO verdict.start
         SELECT 'component', to_jsonb(t) FROM component t
@@ -81,7 +82,9 @@ CREATE FUNCTION verdict.start_journal() RETURNS void LANGUAGE sql AS $$
         UNION ALL SELECT 'incident_component_relation', to_jsonb(t)
             FROM incident_component_relation t
         UNION ALL SELECT 'incident_status', to_jsonb(t) FROM incident_status t
-        UNION ALL SELECT 'sdb_report', to_jsonb(t) FROM sdb_report t
         UNION ALL SELECT 'sdb_scope', jsonb_build_object('position', position) FROM sdb_scope;
-$$;
+    IF to_regclass('sdb_report') IS NOT NULL THEN
+        INSERT INTO verdict.start SELECT 'sdb_report', to_jsonb(t) FROM sdb_report t;
+    END IF;
+END $$;
 SELECT verdict.start_journal();

@@ -218,8 +218,10 @@ pub struct Attempt {
     pub update: String,
     /// The component's id.
     pub component: ComponentId,
-    /// The impact, where it is known.
-    pub impact: Option<i16>,
+    /// What it said of its component, where it is known.
+    pub condition: Option<Condition>,
+    /// The source and the key of its report, where they are known.
+    pub speaker: Option<(String, String)>,
     /// When it was sent.
     pub sent: u64,
     /// When its answer was there.
@@ -235,9 +237,9 @@ pub enum Answered {
     Outcome {
         /// The update's id.
         id: UpdateId,
-        /// Whether it was a 201, where it is known.
-        changed: Option<bool>,
-        /// The incident, where it is known.
+        /// Whether it was a 201.
+        changed: bool,
+        /// The incident; none for an `ok` of a component that no incident covers.
         incident: Option<i64>,
     },
     /// 202.

@@ -363,7 +363,7 @@ fn an_answer_is_another_one(run: &mut Run) -> Option<()> {
     let attempt = run.attempts.iter_mut().find(|attempt| attempt.answer.taken() == Some(row.id))?;
     let changed = matches!(row.outcome.as_str(), "unchanged" | "suppressed");
     let incident = row.incident_id.map(|id| i64::from(id.0));
-    attempt.answer = Answered::Outcome { id: row.id, changed: Some(changed), incident };
+    attempt.answer = Answered::Outcome { id: row.id, changed, incident };
     Some(())
 }
 

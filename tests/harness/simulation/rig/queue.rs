@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use model::delivery::Content;
 use shared::{
     component::ComponentId,
+    condition::Condition,
     message::{Idempotency, UpdateMessage},
     timestamp::Timestamp,
     update_id::UpdateId,
@@ -36,7 +37,8 @@ struct Made {
     posted: Posted,
     message: Vec<u8>,
     idempotency: Option<Idempotency>,
-    impact: Option<i16>,
+    condition: Condition,
+    speaker: Option<(String, String)>,
     flaw: Option<Flaw>,
 }
 
@@ -134,19 +136,21 @@ impl Rig {
             posted,
             message,
             idempotency,
-            impact: condition.impact().map(i16::from),
+            condition: *condition,
+            speaker: report.as_ref().map(|report| (report.source.clone(), report.key.clone())),
             flaw: *flaw,
         })
     }
 
     /// Queues a message for the first time.
     fn sent(&mut self, made: Vec<Made>, delivery: Delivery) {
-        for Made { posted, idempotency, impact, .. } in made {
+        for Made { posted, idempotency, condition, speaker, .. } in made {
             let number = self.attempts.len() as u64;
             self.attempts.push(Attempt {
                 update: format!("update {number}"),
                 component: posted.component,
-                impact,
+                condition: Some(condition),
+                speaker,
                 sent: 2 * number,
                 answered: 2 * number + 1,
                 answer: Answered::Accepted(posted.id),
