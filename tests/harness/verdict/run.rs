@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use model::delivery::Content;
+use model::{affected::Intervals, delivery::Content};
 use shared::{
     component::ComponentId,
     incident::IncidentId,
@@ -18,6 +18,8 @@ use super::tables::{Change, Tables};
 pub struct Run {
     /// The shared tables when the journal began.
     pub start: Tables,
+    /// When components were affected, as recorded then.
+    pub start_affected: Intervals,
     /// The newest place in the inbox then.
     pub start_position: i64,
     /// The transactions that changed something, in the order of their last changes.
@@ -30,6 +32,8 @@ pub struct Run {
     pub parked: Vec<ParkedRow>,
     /// The shared tables at the end.
     pub end: Tables,
+    /// When components were affected, as recorded at the end.
+    pub affected: Intervals,
     /// What clients sent and were answered.
     pub attempts: Vec<Attempt>,
     /// What is known of the messages by other means than the inbox.

@@ -8,7 +8,7 @@ use shared::{
 };
 use sqlx::PgConnection;
 
-use super::adopt;
+use super::{adopt, affected};
 use crate::store::{command_lock::alone, inbox_partitions};
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
@@ -34,6 +34,7 @@ async fn migrate_alone(database: &mut PgConnection, settings: &Settings) -> Resu
     });
 
     adopt::attach(database).await?;
+    affected::complete(database).await?;
     said.extend(about_encoding(database).await?);
     said.extend(adopt::constrain(database).await?);
     said.push(record_topology(database, settings).await?);
