@@ -15,7 +15,7 @@ pub mod yaml;
 pub use self::{
     amqp::{broker, topology},
     database::parked,
-    domain::{component, impact, incident, outcome, shorten, timestamp, update_id},
+    domain::{component, condition, impact, incident, outcome, shorten, timestamp, update_id},
     http::{admin, health, paths},
     process::{output, shutdown, supervise},
     telemetry::{metrics, throttle, traces},

@@ -101,10 +101,11 @@ impl Publisher {
         let message = UpdateMessage {
             id: UpdateId(id),
             component,
-            impact,
+            condition: impact.into(),
             text: "Incident".to_owned(),
             received_at: Timestamp::from_micros(self.now)?,
             idempotency: None,
+            report: None,
         };
         let key = self.topology.routing_key(partition);
         Ok(Prepared { body: message.encode(), key, id: id.to_string() })

@@ -137,7 +137,11 @@ fn draw_fault(random: &mut Random, members: usize) -> Fault {
 
 /// The version may be the recorded one already.
 fn rewire(random: &mut Random) -> Fault {
-    let version = if random.percent(50) { message::VERSION } else { envelope::VERSION };
+    let version = match random.below(4) {
+        0 => message::VERSION,
+        1 => envelope::VERSION,
+        _ => message::REPORTS,
+    };
     Fault::Rewire { version, killed_after: random.percent(20).then(|| random.millis(0, 4_000)) }
 }
 

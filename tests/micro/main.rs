@@ -86,10 +86,11 @@ fn messages(criterion: &mut Criterion) -> Result<()> {
             name: "Virtual Machines".to_owned(),
             attributes,
         },
-        impact: Impact::Major,
+        condition: Impact::Major.into(),
         text: "High latency of the control plane".to_owned(),
         received_at: at(0)?,
         idempotency: None,
+        report: None,
     };
     let bytes = update.encode();
 

@@ -4,6 +4,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, errors::ErrorKind, get_current_timestamp};
 use serde_json::{Map, Value};
 use shared::{
+    message::is_source,
     metrics::{GATEWAY, TokenRefusal, Words},
     throttled,
 };
@@ -12,6 +13,15 @@ use crate::{config::AuthConfig, http::error::ApiError};
 
 /// Tolerated difference between clocks, in seconds.
 const LEEWAY: f64 = 5.0;
+
+/// Who sent a request, by its token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller<'a> {
+    /// The token.
+    pub token: &'a str,
+    /// Its claim `sub`, if that can be a source; otherwise empty.
+    pub subject: String,
+}
 
 /// Checks tokens.
 pub struct Auth {
@@ -39,11 +49,11 @@ impl Auth {
         Self { keys, names: config.claims, validation }
     }
 
-    /// Checks the token of a request and returns it.
+    /// Checks the token of a request and returns whose it is.
     ///
     /// # Errors
     /// 401; only the log has the reason.
-    pub(crate) fn check<'a>(&self, headers: &'a HeaderMap) -> Result<&'a str, ApiError> {
+    pub(crate) fn check<'a>(&self, headers: &'a HeaderMap) -> Result<Caller<'a>, ApiError> {
         self.verify(headers).map_err(|refusal| {
             GATEWAY.tokens_refused.of(refusal).inc();
             // A fixed word, because the errors of libraries may contain a part of the token.
@@ -57,11 +67,11 @@ impl Auth {
         })
     }
 
-    /// The token of a request, if it is valid.
+    /// Whose token a request has, if it is valid.
     ///
     /// # Errors
     /// The reason, if it is invalid.
-    pub fn verify<'a>(&self, headers: &'a HeaderMap) -> Result<&'a str, TokenRefusal> {
+    pub fn verify<'a>(&self, headers: &'a HeaderMap) -> Result<Caller<'a>, TokenRefusal> {
         let header = headers.get(header::AUTHORIZATION).ok_or(TokenRefusal::NoHeader)?;
         let (scheme, token) = header
             .to_str()
@@ -75,7 +85,10 @@ impl Auth {
         let claims = self.claims(token)?;
         check_times(&claims, get_current_timestamp() as f64)?;
         let present = self.names.iter().any(|name| is_true(claims.get(name)));
-        if present { Ok(token) } else { Err(TokenRefusal::Claim) }
+        if !present {
+            return Err(TokenRefusal::Claim);
+        }
+        Ok(Caller { token, subject: subject(claims) })
     }
 
     /// The claims, by the first key that signed them.
@@ -93,6 +106,14 @@ impl Auth {
             }
         }
         Err(refused)
+    }
+}
+
+/// The claim `sub`, if it is a text that can be a source.
+fn subject(mut claims: Map<String, Value>) -> String {
+    match claims.remove("sub") {
+        Some(Value::String(subject)) if is_source(&subject) => subject,
+        _ => String::new(),
     }
 }
 

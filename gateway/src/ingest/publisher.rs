@@ -95,6 +95,11 @@ impl Publisher {
         self.link.load().as_ref().map_or(0, |link| component.partition(link.topology.partitions))
     }
 
+    /// The newest version of messages that may be published; none without a link.
+    pub(crate) fn wire(&self) -> Option<u16> {
+        self.link.load().as_ref().map(|link| link.topology.wire)
+    }
+
     /// Publishes updates, each with or without a request for its outcome, and waits for RabbitMQ's
     /// confirmations that they are on disk. Those of one partition are published in order, in one message
     /// where they fit. If this is dropped, they are still published.
@@ -107,6 +112,10 @@ impl Publisher {
             Ok(link) => link,
             Err(error) => return vec![Err(error); updates.len()],
         };
+        // They were made for an earlier link, whose version was newer.
+        if updates.iter().any(|(update, _)| update.version() > link.topology.wire) {
+            return vec![Err(PublishError::Changing); updates.len()];
+        }
         let mut partitions: BTreeMap<u16, Vec<Queued>> = BTreeMap::new();
         let mut tickets = Vec::with_capacity(updates.len());
         for (update, wants_reply) in updates {

@@ -10,11 +10,11 @@ use axum::http::StatusCode;
 use futures_util::future::join_all;
 use shared::{
     component::{Attribute, Component},
-    impact::Impact,
+    condition::Condition,
     incident::IncidentSnapshot,
-    message::{UpdateMessage, Verdict},
+    message::{Report, UpdateMessage, Verdict},
     metrics::{AnsweredLabel, GATEWAY, Refused},
-    outcome::Reason,
+    outcome::{Reason, Rejection},
     throttled,
     traces::{self, Traces, Waiting},
     update_id::UpdateId,
@@ -46,12 +46,21 @@ const RESOLVE_LIMIT: Duration = Duration::from_millis(400);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct StatusUpdate {
     pub(crate) name: String,
-    /// Never `Maintenance`.
-    pub(crate) impact: Impact,
+    /// Never the impact `Maintenance`.
+    pub(crate) condition: Condition,
     /// The title of an incident that it opens.
     pub(crate) text: String,
     pub(crate) attributes: Vec<Attribute>,
     pub(crate) idempotency_key: Option<String>,
+    /// What the client says of its report. Without a source, the subject of its token is the source.
+    pub(crate) report: Report,
+}
+
+impl StatusUpdate {
+    /// Whether only a message with a report can say it.
+    fn needs_report(&self) -> bool {
+        self.condition == Condition::Ok || self.report != Report::default()
+    }
 }
 
 /// What became of an update by the end of its request, as far as its answer goes: the same for every endpoint.
@@ -72,9 +81,10 @@ pub(crate) struct Decided {
     /// The update; the first one with its idempotency key, if that was used before.
     pub(crate) id: UpdateId,
     pub(crate) component: Component,
+    pub(crate) condition: Condition,
     pub(crate) reason: Reason,
-    /// The incident that holds or covers the component, as it was read after the update.
-    pub(crate) incident: Arc<Shown>,
+    /// The incident that holds or covers the component, or that it left, as it was read after the update.
+    pub(crate) incident: Option<Arc<Shown>>,
     /// As it stood right after the update; none when the update was decided before.
     pub(crate) snapshot: Option<IncidentSnapshot>,
 }
@@ -119,29 +129,31 @@ impl<'a> Intake<'a> {
         })
     }
 
-    /// Takes one update, and waits for its outcome.
+    /// Takes one update, and waits for its outcome. As [`Self::submit`].
     pub(crate) async fn submit_one(
         &self,
         update: StatusUpdate,
+        subject: &str,
         preference: &Preference,
         deadline: Instant,
     ) -> Submitted {
-        let submitted = self.submit(vec![Ok(update)], preference, deadline).await.pop();
+        let submitted = self.submit(vec![Ok(update)], subject, preference, deadline).await.pop();
         #[expect(clippy::expect_used, reason = "each update has its result")]
         submitted.expect("the result of the one update")
     }
 
     /// Takes updates, in order, and waits for their outcomes. Those of one component take effect in their
     /// order. Returns the result of each, in the same order; an error among `updates` is returned as it
-    /// is.
+    /// is. `subject` is that of the token, or empty.
     pub(crate) async fn submit(
         &self,
         updates: Vec<Result<StatusUpdate, ApiError>>,
+        subject: &str,
         preference: &Preference,
         deadline: Instant,
     ) -> Vec<Submitted> {
         let (mut messages, mut refused) = (Vec::new(), Vec::new());
-        for resolved in self.resolve(updates, deadline).await {
+        for resolved in self.resolve(updates, subject, deadline).await {
             refused.push(match resolved {
                 Ok(message) => {
                     messages.push((message, false));
@@ -162,15 +174,18 @@ impl<'a> Intake<'a> {
     async fn resolve(
         &self,
         updates: Vec<Result<StatusUpdate, ApiError>>,
+        subject: &str,
         deadline: Instant,
     ) -> Vec<Result<UpdateMessage, ApiError>> {
         let count = updates.len();
+        // Once for all: the publisher takes none of them if it is lowered meanwhile.
+        let wire = self.publisher.wire();
         // Updates of one component keep their order, so all wait until the last one is resolved. The
         // limit leaves time to publish them.
         let by = if count > 1 { deadline.min(Instant::now() + RESOLVE_LIMIT) } else { deadline };
         // Concurrently: updates with unknown components share one reading of the catalogue.
         let message = async |update| match update {
-            Ok(update) => self.message(update, by).await,
+            Ok(update) => self.message(update, subject, wire, by).await,
             Err(error) => Err(error),
         };
         let resolving = join_all(updates.into_iter().map(message));
@@ -289,20 +304,30 @@ impl<'a> Awaited<'a> {
 
 fn decided(message: UpdateMessage, arrived: ArrivedVerdict) -> Submitted {
     let ArrivedVerdict { verdict, incident } = arrived;
+    let is_unread = verdict.incident().is_some() && incident.is_none();
     let (id, reason, snapshot) = match verdict {
-        Verdict::Decided { reason, incident } => (message.id, reason, Some(incident)),
+        Verdict::Decided { reason, incident } => (message.id, reason, incident),
         Verdict::Repeated { original, reason, .. } => (original, reason, None),
         Verdict::Parked => return Submitted::Accepted(message.id, UpdateState::Parked),
-        Verdict::Rejected => {
-            let text = "This Idempotency-Key was used for another update; nothing was changed";
+        Verdict::Rejected { reason } => {
+            let text = match reason {
+                Rejection::KeyOfAnotherBody => {
+                    "This Idempotency-Key was used for another update; nothing was changed"
+                }
+                Rejection::TooManyReports => {
+                    "The component has 1,000 reports, which is the maximum; nothing was changed"
+                }
+            };
             let error = ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, text);
             return Submitted::Refused(Some(message.id), error);
         }
     };
     // Without its incident it can't be shown.
-    let Some(incident) = incident else { return Submitted::Accepted(id, UpdateState::Pending) };
-    let component = message.component;
-    Submitted::Decided(Decided { id, component, reason, incident, snapshot })
+    if is_unread {
+        return Submitted::Accepted(id, UpdateState::Pending);
+    }
+    let UpdateMessage { component, condition, .. } = message;
+    Submitted::Decided(Decided { id, component, condition, reason, incident, snapshot })
 }
 
 /// The label of the answer.

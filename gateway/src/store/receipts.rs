@@ -31,7 +31,7 @@ pub(crate) struct Record {
     pub(crate) reason: String,
     pub(crate) component_id: ComponentId,
     pub(crate) component: Option<sqlx::types::Json<Value>>,
-    pub(crate) impact: i16,
+    pub(crate) impact: Option<i16>,
     pub(crate) received_at: Timestamp,
     pub(crate) decided_at: Timestamp,
     pub(crate) incident_id: Option<IncidentId>,

@@ -1,6 +1,7 @@
-//! The domain types of both programs: components, impacts, incidents, update ids, outcomes, timestamps. Pure.
+//! The domain types of both programs: components, conditions, impacts, incidents, update ids, outcomes, timestamps. Pure.
 
 pub mod component;
+pub mod condition;
 pub mod impact;
 pub mod incident;
 pub mod outcome;

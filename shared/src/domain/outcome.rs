@@ -20,22 +20,39 @@ pub enum Outcome {
     Raised,
     /// The component moved to another incident, possibly one that was opened for it.
     Moved,
-    /// An active incident already covers it.
+    /// An active incident already covers it, or it says nothing new.
     Unchanged,
     /// A running maintenance covers it.
     Suppressed,
+    /// The component recovered and left its incident to the others.
+    Left,
+    /// The component recovered, and its incident, which had no other, was closed.
+    Closed,
 }
 
 impl Outcome {
     /// All outcomes.
-    pub const ALL: [Self; 6] =
-        [Self::Opened, Self::Joined, Self::Raised, Self::Moved, Self::Unchanged, Self::Suppressed];
+    pub const ALL: [Self; 8] = [
+        Self::Opened,
+        Self::Joined,
+        Self::Raised,
+        Self::Moved,
+        Self::Unchanged,
+        Self::Suppressed,
+        Self::Left,
+        Self::Closed,
+    ];
 
     /// Whether the update changed something, which is answered 201 instead of 200.
     #[must_use]
     pub const fn is_change(self) -> bool {
         match self {
-            Self::Opened | Self::Joined | Self::Raised | Self::Moved => true,
+            Self::Opened
+            | Self::Joined
+            | Self::Raised
+            | Self::Moved
+            | Self::Left
+            | Self::Closed => true,
             Self::Unchanged | Self::Suppressed => false,
         }
     }
@@ -47,7 +64,7 @@ impl Outcome {
     }
 }
 
-/// The rule of `docs/concepts.md` ("The five rules") that decided an update. The [`Outcome`] follows from it,
+/// The rule of `docs/concepts.md` ("The five rules", "Recovery") that decided an update. The [`Outcome`] follows from it,
 /// so it is what is passed on and recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, IntoStaticStr)]
 #[serde(rename_all = "snake_case")]
@@ -71,11 +88,23 @@ pub enum Reason {
     RaisedAsOnlyComponent,
     /// Rule 5, with other components in its incident and no incident to move to: one was opened for it.
     MovedToNewIncident,
+    /// `ok`: it was the last report of the component, which leaves an incident that has others.
+    RecoveredAmongOthers,
+    /// `ok`: it was the last report of the component, and its incident, which has no other, is closed.
+    RecoveredAsOnlyComponent,
+    /// `ok`: another report of the component stands.
+    AnotherReportStands,
+    /// `ok`: the component is in no active system incident.
+    InNoSystemIncident,
+    /// What it reports began before an end that its sender gave: it is late, or doubled.
+    BeganBeforeKnownEnd,
+    /// `ok`: what ended began anew since: it is late.
+    EndedBeforeKnownStart,
 }
 
 impl Reason {
     /// All reasons, in the order of the rules.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 15] = [
         Self::InRunningMaintenance,
         Self::CoveredByManualIncident,
         Self::CoveredBySystemIncident,
@@ -85,6 +114,12 @@ impl Reason {
         Self::MovedAsOnlyComponent,
         Self::RaisedAsOnlyComponent,
         Self::MovedToNewIncident,
+        Self::RecoveredAmongOthers,
+        Self::RecoveredAsOnlyComponent,
+        Self::AnotherReportStands,
+        Self::InNoSystemIncident,
+        Self::BeganBeforeKnownEnd,
+        Self::EndedBeforeKnownStart,
     ];
 
     /// The outcome of the rule.
@@ -92,13 +127,20 @@ impl Reason {
     pub const fn outcome(self) -> Outcome {
         match self {
             Self::InRunningMaintenance => Outcome::Suppressed,
-            Self::CoveredByManualIncident | Self::CoveredBySystemIncident => Outcome::Unchanged,
+            Self::CoveredByManualIncident
+            | Self::CoveredBySystemIncident
+            | Self::AnotherReportStands
+            | Self::InNoSystemIncident
+            | Self::BeganBeforeKnownEnd
+            | Self::EndedBeforeKnownStart => Outcome::Unchanged,
             Self::JoinedIncidentOfImpact => Outcome::Joined,
             Self::NoIncidentOfImpact => Outcome::Opened,
             Self::MovedToIncidentOfImpact
             | Self::MovedAsOnlyComponent
             | Self::MovedToNewIncident => Outcome::Moved,
             Self::RaisedAsOnlyComponent => Outcome::Raised,
+            Self::RecoveredAmongOthers => Outcome::Left,
+            Self::RecoveredAsOnlyComponent => Outcome::Closed,
         }
     }
 
@@ -123,6 +165,39 @@ impl Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.word())
+    }
+}
+
+/// Why an update was rejected, which no rule decides: it changed nothing and never will.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, IntoStaticStr,
+)]
+#[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
+pub enum Rejection {
+    /// Its idempotency key was used for another body.
+    #[default]
+    #[serde(rename = "idempotency_key_of_another_body")]
+    #[strum(serialize = "idempotency_key_of_another_body")]
+    KeyOfAnotherBody,
+    /// Its component has the maximum number of reports.
+    TooManyReports,
+}
+
+impl Rejection {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::KeyOfAnotherBody, Self::TooManyReports];
+
+    /// The word, as in the receipt and the inbox.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        self.into()
+    }
+
+    /// The rejection that a row of the inbox names; none if another version wrote the row.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|rejection| rejection.word() == word)
     }
 }
 

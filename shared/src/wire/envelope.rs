@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use super::message::{self, DecodeError, UpdateMessage};
 
 /// The version of an envelope.
-pub const VERSION: u16 = message::NEWEST;
+pub const VERSION: u16 = 2;
 
 /// The message header with the ids of an envelope's updates, in order and separated by commas: they are
 /// known even if the body is unreadable.
@@ -73,7 +73,7 @@ fn push_text(bytes: &mut Vec<u8>, name: &str, text: &str) {
 #[derive(Debug)]
 pub enum Content {
     /// It is a single update.
-    Single(UpdateMessage),
+    Single(Box<UpdateMessage>),
     /// It is an envelope: its entries, each decoded or with its error; at least one.
     Entries(Vec<Result<Entry, UnreadableEntry>>),
 }
@@ -89,8 +89,10 @@ pub fn decode(bytes: &[u8]) -> Result<Content, DecodeError> {
         entries: Vec<&'a RawValue>,
     }
 
-    if message::version(bytes)? != VERSION {
-        return UpdateMessage::decode_single(bytes).map(Content::Single);
+    let version = message::version(bytes)?;
+    if version != VERSION {
+        let update = UpdateMessage::decode_version(version, bytes)?;
+        return Ok(Content::Single(Box::new(update)));
     }
     let Envelope { entries } = serde_json::from_slice(bytes)?;
     if entries.is_empty() {

@@ -8,6 +8,7 @@
 //! pins the bytes.
 
 mod reply;
+mod report;
 #[cfg(test)]
 pub(super) mod tests;
 mod update;
@@ -18,16 +19,19 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 pub use self::{
     reply::{ReplyMessage, UpdateResult, Verdict},
+    report::{MAX_REPORT_NAME, Report, is_source},
     update::{Idempotency, UpdateMessage},
 };
 
-/// The version of a single update and of a reply.
+/// The version of a single update without a report, and of a reply.
 pub const VERSION: u16 = 1;
+/// The version of a single update with a [`Report`]: only it can say `ok`.
+pub const REPORTS: u16 = 3;
 /// The oldest version that this program reads.
 pub const OLDEST: u16 = 1;
-/// The newest version that this program reads and writes: that of an envelope. The
-/// [topology](crate::topology::Topology) records which one gateways may write.
-pub const NEWEST: u16 = 2;
+/// The newest version that this program reads and writes. The [topology](crate::topology::Topology)
+/// records which one gateways may write.
+pub const NEWEST: u16 = REPORTS;
 
 #[derive(Deserialize)]
 struct Version {
@@ -45,7 +49,7 @@ struct Versioned<T> {
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum DecodeError {
     /// Not JSON, or not of the form.
-    #[error("the message is not of the form of version {OLDEST} or {NEWEST}: {0}")]
+    #[error("the message is not of the form of a version from {OLDEST} to {NEWEST}: {0}")]
     Malformed(Arc<serde_json::Error>),
     /// A version that this program does not know.
     #[error("the message has version {0}, this program reads {OLDEST} to {NEWEST}")]
@@ -56,14 +60,20 @@ pub enum DecodeError {
     /// An envelope without updates.
     #[error("the envelope has no entries")]
     Empty,
+    /// `ok` in a version that has no reports.
+    #[error("the message is not of the form of version {VERSION}: it says `ok`")]
+    OkOfNobody,
+    /// The version that has reports, without one.
+    #[error("the message is not of the form of version {REPORTS}: it has no report")]
+    NoReport,
     /// A status update that asks for a maintenance.
     #[error("a status update can't have impact 0 (maintenance)")]
     Maintenance,
 }
 
-fn encode<T: Serialize>(body: T) -> Vec<u8> {
+fn encode<T: Serialize>(v: u16, body: T) -> Vec<u8> {
     #[expect(clippy::expect_used, reason = "our own types have string keys and no failing parts")]
-    serde_json::to_vec(&Versioned { v: VERSION, body }).expect("our own types serialize")
+    serde_json::to_vec(&Versioned { v, body }).expect("our own types serialize")
 }
 
 /// The version of a message.
@@ -75,11 +85,8 @@ pub(super) fn version(bytes: &[u8]) -> Result<u16, DecodeError> {
     if (OLDEST..=NEWEST).contains(&v) { Ok(v) } else { Err(DecodeError::Version(v)) }
 }
 
-fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
-    if version(bytes)? != VERSION {
-        return Err(DecodeError::Envelope);
-    }
-    // Separate from the version: `flatten` would copy everything first.
+/// From bytes whose version is known: `flatten` would copy everything first.
+fn decode_body<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
     Ok(serde_json::from_slice(bytes)?)
 }
 

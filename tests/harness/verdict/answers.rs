@@ -239,15 +239,17 @@ fn reported(run: &Run, decisions: &Decisions, verdict: &mut Verdict) {
             Reported::Decided { reason, incident } => {
                 let is_first = decided.insert(result.id);
                 let answer = decisions.get(&result.id).filter(|_| is_first);
-                answer.is_some_and(|answer| is_reported(answer, *reason, incident))
+                answer
+                    .zip(incident.as_ref())
+                    .is_some_and(|(answer, incident)| is_reported(answer, *reason, incident))
             }
             Reported::Repeated { original, reason, incident } => {
                 let stands_for = row.map(|row| row.original.unwrap_or(row.id));
                 let answer = decisions.get(original);
                 stands_for == Some(*original)
-                    && answer.is_some_and(|a| a.reason == *reason && a.id == *incident)
+                    && answer.is_some_and(|a| a.reason == *reason && Some(a.id) == *incident)
             }
-            Reported::Rejected => row.is_some_and(|row| row.outcome == "rejected"),
+            Reported::Rejected { .. } => row.is_some_and(|row| row.outcome == "rejected"),
             Reported::Parked => parked.contains(&result.id),
         };
         if !is_right {

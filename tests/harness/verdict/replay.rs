@@ -73,7 +73,7 @@ impl<'a> Replay<'a> {
     fn new(run: &'a Run) -> Self {
         let mut reported = HashMap::new();
         for result in &run.results {
-            if let Reported::Decided { reason, incident } = &result.verdict {
+            if let Reported::Decided { reason, incident: Some(incident) } = &result.verdict {
                 reported.entry(result.id).or_insert((*reason, incident));
             }
         }

@@ -59,8 +59,9 @@ async fn a_message_that_is_no_update_is_parked_once_and_its_queue_goes_on(
     let publisher = Publisher::connect(&system).await?;
     let dns = message(&system, 1, "DNS").await?;
     let newer = String::from_utf8(dns.encode())?.replacen("\"v\":1", "\"v\":9", 1).into_bytes();
-    let maintenance = UpdateMessage { impact: Impact::Maintenance, ..dns.clone() }.encode();
-    let form = "not of the form of version 1";
+    let maintenance =
+        UpdateMessage { condition: Impact::Maintenance.into(), ..dns.clone() }.encode();
+    let form = "not of the form of a version from 1 to 3";
     let messages: [(&[u8], &str); 7] = [
         (b"\xff\x00 garbage {", form),
         (b"", form),

@@ -86,10 +86,11 @@ pub(crate) async fn message(system: &System, id: i32, name: &str) -> Result<Upda
     Ok(UpdateMessage {
         id: UpdateId::at(Timestamp::from_micros(micros)?),
         component: Component { id: ComponentId(id), name: name.to_owned(), attributes: Vec::new() },
-        impact: Impact::Minor,
+        condition: Impact::Minor.into(),
         text: "Incident".to_owned(),
         received_at: Timestamp::from_micros(micros)?,
         idempotency: None,
+        report: None,
     })
 }
 

@@ -162,10 +162,11 @@ async fn an_update_of_an_older_gateway_without_a_queue_is_parked_and_requeued(
     let message = UpdateMessage {
         id,
         component: Component { id: ComponentId(1), name: "DNS".into(), attributes: Vec::new() },
-        impact: Impact::Minor,
+        condition: Impact::Minor.into(),
         text: "lost?".into(),
         received_at: Timestamp::from_micros(1_700_000_000_000_000)?,
         idempotency: None,
+        report: None,
     };
     let update = message.id.to_string();
     // It publishes through the exchange that puts what has no queue into the dead-letter queue.

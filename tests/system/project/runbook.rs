@@ -215,7 +215,7 @@ async fn a_backup_is_restored(fixture: Arc<Fixture>) -> Result<()> {
 
 async fn an_upgrade_follows_the_runbook(fixture: Arc<Fixture>) -> Result<()> {
     let commands =
-        ["worker migrate", "worker topology change --wire 2", "worker topology change --wire 1"];
+        ["worker migrate", "worker topology change --wire 3", "worker topology change --wire 1"];
     let [migrate, raise, lower] = &expect("Upgrade without downtime", &commands)?[..] else {
         unreachable!("there are as many as are expected")
     };
@@ -246,7 +246,7 @@ async fn an_upgrade_follows_the_runbook(fixture: Arc<Fixture>) -> Result<()> {
     ensure!(old.ended().await?.success());
     system.addresses.remove(0);
     ensure!(system.post(&json!({ "name": "DNS", "impact": 2 })).await?.status == 201);
-    for (command, wire) in [(raise, 2), (lower, 1)] {
+    for (command, wire) in [(raise, 3), (lower, 1)] {
         shell.run(command).await?;
         ensure!(system.topology().await?.wire == wire, "{command} did not change the version");
         taken(&system).await?;

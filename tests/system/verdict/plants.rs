@@ -339,11 +339,14 @@ fn one_is_not_parked_any_more(run: &mut Run) -> Option<()> {
 
 fn a_report_is_another_one(run: &mut Run) -> Option<()> {
     run.results.iter_mut().find_map(|result| match &mut result.verdict {
-        Verdict::Decided { incident, .. } => {
+        Verdict::Decided { incident: Some(incident), .. } => {
             incident.last_update_at = Some(incident.start_date.plus_micros(-1));
             Some(())
         }
-        Verdict::Repeated { .. } | Verdict::Rejected | Verdict::Parked => None,
+        Verdict::Decided { incident: None, .. }
+        | Verdict::Repeated { .. }
+        | Verdict::Rejected { .. }
+        | Verdict::Parked => None,
     })
 }
 

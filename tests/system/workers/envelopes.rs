@@ -61,10 +61,11 @@ impl Publisher {
                 name: name.to_owned(),
                 attributes: Vec::new(),
             },
-            impact,
+            condition: impact.into(),
             text: format!("{name} reports {impact}"),
             received_at: self.now,
             idempotency: None,
+            report: None,
         }
     }
 

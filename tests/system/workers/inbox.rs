@@ -222,7 +222,8 @@ fn message(id: UpdateId, impact: Impact) -> Result<UpdateMessage> {
     let component =
         Component { id: ComponentId(1), name: "DNS".to_owned(), attributes: Vec::new() };
     let received_at = id.made_at().context("an id with a time")?;
-    Ok(UpdateMessage { id, component, impact, text: "x".into(), received_at, idempotency: None })
+    let (condition, text, idempotency, report) = (impact.into(), "x".into(), None, None);
+    Ok(UpdateMessage { id, component, condition, text, received_at, idempotency, report })
 }
 
 async fn an_update_whose_part_was_dropped_is_not_applied_again(

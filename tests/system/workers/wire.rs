@@ -19,10 +19,11 @@ use shared::{
     update_id::UpdateId,
 };
 
-use harness::{Fixture, System, answer, tests};
+use harness::{Fixture, System, answer, eventually, tests};
 
 tests!(
     a_gateway_sends_what_is_recorded,
+    a_gateway_sends_reports_only_where_workers_read_them,
     a_worker_answers_what_is_recorded,
     a_result_that_a_gateway_does_not_know_costs_no_other_its_outcome,
 );
@@ -85,6 +86,10 @@ fn recorded(case: &str, id: UpdateId, component: i32, micros: i64) -> String {
         "major" => include_str!("../../../shared/tests/wire/v1/update-major.json"),
         _ => include_str!("../../../shared/tests/wire/v1/update-with-idempotency-key.json"),
     };
+    of_dns(body, id, component, micros)
+}
+
+fn of_dns(body: &str, id: UpdateId, component: i32, micros: i64) -> String {
     body.trim_end()
         .replace("019a0000-0000-7000-8000-000000000001", &id.to_string())
         .replace("1790000000123456", &micros.to_string())
@@ -93,6 +98,7 @@ fn recorded(case: &str, id: UpdateId, component: i32, micros: i64) -> String {
 
 async fn a_gateway_sends_what_is_recorded(fixture: Arc<Fixture>) -> Result<()> {
     let mut system = System::prepared(&fixture).await?;
+    system.sql("UPDATE sdb_topology SET wire = 2").await?;
     system.start_gateway(&[]).await?;
     system.components(&[DNS]).await?;
     let mut party = Party::join(&system).await?;
@@ -140,6 +146,48 @@ async fn a_gateway_sends_what_is_recorded(fixture: Arc<Fixture>) -> Result<()> {
     system.finish().await
 }
 
+async fn a_gateway_sends_reports_only_where_workers_read_them(fixture: Arc<Fixture>) -> Result<()> {
+    let mut system = System::prepared(&fixture).await?;
+    system.components(&[DNS]).await?;
+    system.sql("UPDATE sdb_topology SET wire = 2").await?;
+    system.start_worker(&[]).await?;
+    system.start_gateway(&[]).await?;
+    let plain = json!({ "name": "DNS", "impact": 1, "text": "Slow" });
+    let source = "probe \"é\" 🚧";
+    let named = json!({ "name": "DNS", "impact": 1, "text": "Slow", "source": source });
+    let ok = json!({ "name": "DNS", "impact": "ok", "text": "Slow", "source": source });
+    for body in [&named, &ok, &json!({ "name": "DNS", "impact": "ok" })] {
+        let refused = system.post(body).await?;
+        let text = refused.body["message"].as_str().unwrap_or_default();
+        ensure!(
+            refused.status == 503 && text.contains("worker topology change --wire 3"),
+            "{refused:?}"
+        );
+    }
+    let accepted = answer(system.update(&plain).header("Prefer", "respond-async")).await?;
+    ensure!(accepted.status == 202, "{accepted:?}");
+
+    let (done, said) = system.worker_command(&["topology", "change", "--wire", "3"]).await?;
+    ensure!(done, "{said}");
+    // Then the new exchange is there.
+    let taken = async || Ok(system.post(&plain).await?.status == 200);
+    eventually("the gateway publishes in the new version", taken).await?;
+    let mut party = Party::join(&system).await?;
+    for (body, case) in [
+        (&plain, include_str!("../../../shared/tests/wire/v3/update-of-nobody.json")),
+        (&named, include_str!("../../../shared/tests/wire/v3/update-of-source.json")),
+    ] {
+        let accepted = answer(system.update(body).header("Prefer", "respond-async")).await?;
+        ensure!(accepted.status == 202, "{accepted:?}");
+        let message = party.next().await?;
+        let update = UpdateMessage::decode(&message.data)?;
+        let text = String::from_utf8(message.data.to_vec())?;
+        let wanted = of_dns(case, update.id, 1, update.received_at.as_micros());
+        ensure!(text == wanted, "{text}\ninstead of\n{wanted}");
+    }
+    system.finish().await
+}
+
 async fn a_worker_answers_what_is_recorded(fixture: Arc<Fixture>) -> Result<()> {
     let mut system = System::prepared(&fixture).await?;
     system.components(&[DNS]).await?;
@@ -167,7 +215,7 @@ async fn a_worker_answers_what_is_recorded(fixture: Arc<Fixture>) -> Result<()> 
         ensure!(left_out == 0 && message.results.len() == 1, "{message:?}");
         let text = String::from_utf8(reply.data.to_vec())?;
         let wanted = match &message.results[0].verdict {
-            Verdict::Decided { incident, .. } if round == 0 => {
+            Verdict::Decided { incident: Some(incident), .. } if round == 0 => {
                 // One that was just opened has no update yet.
                 ensure!(incident.last_update_at.is_none(), "{incident:?}");
                 wire("reply-decided-no-incident-of-impact.json")?
@@ -178,14 +226,14 @@ async fn a_worker_answers_what_is_recorded(fixture: Arc<Fixture>) -> Result<()> 
                     )
                     .replace("\"id\":42", &format!("\"id\":{}", incident.id))
             }
-            Verdict::Repeated { incident, .. } if round == 1 => {
+            Verdict::Repeated { incident: Some(incident), .. } if round == 1 => {
                 wire("reply-repeated-no-incident-of-impact.json")?
                     .replace("019a0000-0000-7000-8000-00000000000a", &id.to_string())
                     .replace("\"incident\":42", &format!("\"incident\":{incident}"))
             }
             other @ (Verdict::Decided { .. }
             | Verdict::Repeated { .. }
-            | Verdict::Rejected
+            | Verdict::Rejected { .. }
             | Verdict::Parked) => anyhow::bail!("{other:?}"),
         };
         let wanted = wanted.replace("019a0000-0000-7000-8000-000000000001", &id.to_string());

@@ -37,9 +37,9 @@ async fn the_version_changes_both_ways_in_a_burst_and_nothing_is_lost_or_overtak
     system.start_worker(&[]).await?;
     system.start_worker(&[]).await?;
     system.start_gateway(&[]).await?;
-    ensure!(recorded(&system).await? == 2, "a new database has not the newest version");
+    ensure!(recorded(&system).await? == 3, "a new database has not the newest version");
     let burst = Burst::start(&system).await?;
-    for wire in ["1", "2", "1"] {
+    for wire in ["1", "3", "2", "1"] {
         let (done, said) = change(&system, wire).await?;
         ensure!(done && said.contains(&format!("version {wire} of messages")), "{said}");
         burst.is_decided().await?;
@@ -71,8 +71,8 @@ async fn it_is_not_raised_while_a_worker_lives_that_cannot_read_it(
     let expected = format!("these live workers can't read version 2 of messages: {old};");
     ensure!(!done && said.contains(&expected), "{said}");
     ensure!(recorded(&system).await? == 1);
-    let (done, said) = change(&system, "3").await?;
-    ensure!(!done && said.contains("3 is not in 1..=2"), "{said}");
+    let (done, said) = change(&system, "4").await?;
+    ensure!(!done && said.contains("4 is not in 1..=3"), "{said}");
     eventually("the earlier release is gone", async || Ok(change(&system, "2").await?.0)).await?;
     ensure!(recorded(&system).await? == 2);
     system.finish().await
@@ -84,7 +84,7 @@ async fn a_worker_that_cannot_read_it_cannot_join(fixture: Arc<Fixture>) -> Resu
     let refused = sqlx::query(join).execute(&system.database).await;
     let refused = refused.err().context("it joined")?;
     let refused = refused.as_database_error().context("no answer of the database")?;
-    let expected = "this worker reads messages up to version 1, and gateways write version 2";
+    let expected = "this worker reads messages up to version 1, and gateways write version 3";
     ensure!(refused.message() == expected, "{refused}");
 
     // A change that is under way decides for those that join meanwhile.
@@ -126,16 +126,16 @@ async fn a_database_of_an_earlier_release_keeps_its_version(fixture: Arc<Fixture
 
 async fn a_program_that_does_not_know_it_does_not_start(fixture: Arc<Fixture>) -> Result<()> {
     let mut system = System::prepared(&fixture).await?;
-    system.sql("UPDATE sdb_topology SET wire = 3").await?;
+    system.sql("UPDATE sdb_topology SET wire = 4").await?;
     for program in ["worker", "gateway"] {
         let mut process = system.launch(program, &[])?;
         ensure!(!process.ended().await?.success(), "the {program} started");
         let log = process.log()?;
         ensure!(
-            log.contains("version 3 of messages, and this program knows versions up to 2"),
+            log.contains("version 4 of messages, and this program knows versions up to 3"),
             "{log}"
         );
     }
-    system.sql("UPDATE sdb_topology SET wire = 2").await?;
+    system.sql("UPDATE sdb_topology SET wire = 3").await?;
     system.finish_with_logs()
 }

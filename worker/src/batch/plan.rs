@@ -7,7 +7,7 @@ use shared::{
     impact::Impact,
     incident::{IncidentId, IncidentSnapshot},
     message::{Idempotency, UpdateMessage, Verdict},
-    outcome::Reason,
+    outcome::{Reason, Rejection},
     timestamp::Timestamp,
     update_id::UpdateId,
 };
@@ -42,9 +42,9 @@ pub(super) struct Plan<'a> {
 #[derive(Clone)]
 enum Planned {
     /// A rule decides it.
-    Decided { reason: Reason, shown: DecidedIncident },
+    Decided { reason: Reason, shown: Option<DecidedIncident> },
     /// It repeats an update that the batch decides.
-    Repeated { original: UpdateId, reason: Reason, incident: IncidentRef },
+    Repeated { original: UpdateId, reason: Reason, incident: Option<IncidentRef> },
     /// It needs no decision: it was applied before, is rejected, or is parked. There is no verdict if a
     /// version with other rules applied it.
     Settled(Option<Verdict>),
@@ -57,7 +57,7 @@ impl Planned {
     fn repeated(&self, update: UpdateId) -> Self {
         match self {
             Self::Decided { reason, shown } => {
-                let (reason, incident) = (*reason, shown.incident);
+                let (reason, incident) = (*reason, shown.as_ref().map(|shown| shown.incident));
                 Self::Repeated { original: update, reason, incident }
             }
             other @ (Self::Repeated { .. } | Self::Settled(_) | Self::Deferred(_)) => other.clone(),
@@ -68,10 +68,12 @@ impl Planned {
     fn applied(self, new_ids: &[IncidentId]) -> Applied {
         Applied::Settled(match self {
             Self::Decided { reason, shown } => {
-                Some(Verdict::Decided { reason, incident: shown.snapshot(new_ids) })
+                let incident = shown.map(|shown| shown.snapshot(new_ids));
+                Some(Verdict::Decided { reason, incident })
             }
             Self::Repeated { original, reason, incident } => {
-                Some(Verdict::Repeated { original, reason, incident: incident.id(new_ids) })
+                let incident = incident.map(|incident| incident.id(new_ids));
+                Some(Verdict::Repeated { original, reason, incident })
             }
             Self::Settled(verdict) => verdict,
             Self::Deferred(held) => return Applied::Deferred(held),
@@ -181,8 +183,10 @@ impl<'a> Planner<'a, '_> {
             self.park(incoming, &problem)
         } else if let Some(planned) = self.key_in_use(update) {
             planned
+        } else if let Some(impact) = update.condition.impact() {
+            self.decide(update, impact)
         } else {
-            self.decide(update)
+            self.park(incoming, "`ok` can't be applied yet")
         };
         self.repetitions.insert(update.id, planned.repeated(update.id));
         planned
@@ -232,15 +236,16 @@ impl<'a> Planner<'a, '_> {
             Some(repeated)
         } else {
             self.record(update, RowResult::rejected(original));
-            Some(Planned::Settled(Some(Verdict::Rejected)))
+            let reason = Rejection::KeyOfAnotherBody;
+            Some(Planned::Settled(Some(Verdict::Rejected { reason })))
         }
     }
 
     /// Decides an update by the rules, unless another session has locked rows that the change depends on.
-    fn decide(&mut self, update: &'a UpdateMessage) -> Planned {
-        let UpdateMessage { id, component, impact, text, idempotency, .. } = update;
+    fn decide(&mut self, update: &'a UpdateMessage, impact: Impact) -> Planned {
+        let UpdateMessage { id, component, text, idempotency, .. } = update;
         let (component, at) = (component.id, self.next_time());
-        let decided = Update { component, impact: *impact, text, at };
+        let decided = Update { component, impact, text, at };
         let decision = decide(self.active, decided);
         let rests_on = LockableRow::of(decision.rests_on(), component, self.read);
         let held = self.locks.held_of(&rests_on);
@@ -251,8 +256,8 @@ impl<'a> Planner<'a, '_> {
         self.plan.rests_on.extend(rests_on);
         let reason = decision.reason();
         let incident = self.active.carry_out(decision, decided, &mut self.plan.timeline);
-        self.record(update, RowResult::decided(reason, incident));
-        let shown = DecidedIncident::new(self.active, component, incident);
+        self.record(update, RowResult::decided(reason, Some(incident)));
+        let shown = Some(DecidedIncident::new(self.active, component, incident));
         let planned = Planned::Decided { reason, shown };
         if let Some(Idempotency { key, fingerprint }) = idempotency {
             self.keys.insert(key, (fingerprint, *id, planned.repeated(*id)));

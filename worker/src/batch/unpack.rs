@@ -45,7 +45,7 @@ impl Delivered<'_> {
                 let ids = if ids.len() == entries.len() { ids } else { vec![""; entries.len()] };
                 entries.into_iter().zip(ids).map(|(entry, id)| self.entry(entry, id)).collect()
             }
-            Ok(Content::Single(update)) => vec![self.alone(Ok(update))],
+            Ok(Content::Single(update)) => vec![self.alone(Ok(*update))],
             // Each of its updates has a client that may request its receipt.
             Err(error) if ids.len() > 1 => {
                 ids.into_iter().map(|id| self.unreadable(id, error.clone())).collect()

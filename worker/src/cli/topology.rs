@@ -36,7 +36,8 @@ pub enum TopologyCommand {
         #[arg(long, value_parser = value_parser!(u16).range(1..=10_000))]
         prefetch: Option<u16>,
         /// Newest version of messages that gateways write: 1, each update in a message of its own, which
-        /// workers of the earlier release read; 2, several updates in one message.
+        /// workers of the earlier release read; 2, several updates in one message; 3, also whose report
+        /// an update is, and `ok`.
         #[arg(long, value_parser = value_parser!(u16).range(1..=i64::from(message::NEWEST)))]
         wire: Option<u16>,
     },
@@ -86,10 +87,10 @@ pub(super) async fn check(command: BrokerCommand, settings: &Settings) -> Result
 fn text(layout: &QueueLayout) -> String {
     let workers: Vec<String> = layout.workers.iter().map(i64::to_string).collect();
     let workers = if workers.is_empty() { "none".to_owned() } else { workers.join(", ") };
-    let wire = if layout.wire < envelope::VERSION {
-        "each update in a message of its own"
-    } else {
-        "several updates in one message"
+    let wire = match layout.wire {
+        message::REPORTS.. => "several updates in one message, with reports and `ok`",
+        envelope::VERSION.. => "several updates in one message",
+        _ => "each update in a message of its own",
     };
     [
         format!("partitions:  {}", layout.partitions),

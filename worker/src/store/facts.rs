@@ -8,7 +8,7 @@ use shared::{
     component::{Component, ComponentId},
     incident::IncidentId,
     message::Verdict,
-    outcome::Reason,
+    outcome::{Reason, Rejection},
     timestamp::Timestamp,
     update_id::UpdateId,
 };
@@ -243,10 +243,11 @@ impl InboxRecord {
     /// The verdict for a repetition; none if a version with other rules decided.
     fn verdict(&self) -> Option<Verdict> {
         if self.outcome == inbox::REJECTED {
-            return Some(Verdict::Rejected);
+            let reason = Rejection::from_word(&self.reason)?;
+            return Some(Verdict::Rejected { reason });
         }
         let reason = Reason::from_word(&self.reason).ok()?;
-        Some(Verdict::Repeated { original: self.id, reason, incident: self.incident? })
+        Some(Verdict::Repeated { original: self.id, reason, incident: self.incident })
     }
 }
 

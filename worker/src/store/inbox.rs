@@ -1,7 +1,10 @@
 //! The inbox: the record of every update, with the idempotency keys.
 
 use shared::{
-    incident::IncidentId, message::UpdateMessage, outcome::Reason, timestamp::Timestamp,
+    incident::IncidentId,
+    message::UpdateMessage,
+    outcome::{Reason, Rejection},
+    timestamp::Timestamp,
     update_id::UpdateId,
 };
 
@@ -12,9 +15,8 @@ use crate::domain::IncidentRef;
 pub(super) const REPEATED: &str = "repeated";
 const KEY_REPEATED: &str = "idempotency_key_repeated";
 
-/// The outcome and the reason of a row that no rule decided: the body is another one.
+/// The outcome of a row with a [`Rejection`].
 pub(super) const REJECTED: &str = "rejected";
-const KEY_OF_ANOTHER_BODY: &str = "idempotency_key_of_another_body";
 
 /// A row of the inbox, before the incidents that its batch opens have ids.
 pub(crate) struct PendingRow<'a> {
@@ -36,9 +38,9 @@ pub(crate) struct RowResult {
 
 impl RowResult {
     /// A rule decided it.
-    pub(crate) fn decided(reason: Reason, incident: IncidentRef) -> Self {
+    pub(crate) fn decided(reason: Reason, incident: Option<IncidentRef>) -> Self {
         let outcome = reason.outcome().word();
-        Self { outcome, reason: reason.word(), incident: Some(incident), original: None }
+        Self { outcome, reason: reason.word(), incident, original: None }
     }
 
     /// Its idempotency key was used before, for the same body.
@@ -48,9 +50,9 @@ impl RowResult {
     }
 
     /// Its idempotency key was used before, for another body.
-    pub(crate) const fn rejected(original: UpdateId) -> Self {
-        let original = Some(original);
-        Self { outcome: REJECTED, reason: KEY_OF_ANOTHER_BODY, incident: None, original }
+    pub(crate) fn rejected(original: UpdateId) -> Self {
+        let (reason, original) = (Rejection::KeyOfAnotherBody.word(), Some(original));
+        Self { outcome: REJECTED, reason, incident: None, original }
     }
 }
 
@@ -83,7 +85,7 @@ pub(crate) async fn write(
     )
     .bind(column(rows, |row| row.update.id))
     .bind(column(rows, |row| row.update.component.id))
-    .bind(column(rows, |row| i16::from(row.update.impact)))
+    .bind(column(rows, |row| row.update.condition.impact().map(i16::from)))
     .bind(column(rows, |row| row.update.text.as_str()))
     .bind(column(rows, |row| row.update.received_at))
     .bind(column(rows, |row| row.decided_at))
@@ -111,11 +113,12 @@ mod tests {
     fn the_words_of_rows_that_no_rule_decided_are_those_that_are_recorded() {
         let words = include_str!("../../../shared/tests/wire/words.json");
         let words: serde_json::Value = serde_json::from_str(words).expect("JSON");
-        let last = |kind: &str| -> Vec<&str> {
+        let last = |kind: &str, count: usize| -> Vec<&str> {
             let all = words[kind].as_array().expect("a list");
-            all[all.len() - 2..].iter().filter_map(|word| word.as_str()).collect()
+            all[all.len() - count..].iter().filter_map(|word| word.as_str()).collect()
         };
-        assert_eq!(last("outcome"), [REPEATED, REJECTED]);
-        assert_eq!(last("reason"), [KEY_REPEATED, KEY_OF_ANOTHER_BODY]);
+        assert_eq!(last("outcome", 2), [REPEATED, REJECTED]);
+        let [of_another_body, too_many] = Rejection::ALL.map(Rejection::word);
+        assert_eq!(last("reason", 3), [KEY_REPEATED, of_another_body, too_many]);
     }
 }

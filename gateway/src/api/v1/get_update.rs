@@ -28,7 +28,7 @@ use crate::{
 
 /// What became of an update. All fields are always there.
 #[derive(Serialize, ToSchema)]
-struct Receipt {
+pub(super) struct Receipt {
     /// The id of the update; for one that repeated an idempotency key, that of the first one with the key.
     #[schema(value_type = uuid::Uuid)]
     id: UpdateId,
@@ -40,7 +40,7 @@ struct Receipt {
     /// The component as it is now. Null if the update is pending or parked.
     #[schema(value_type = Option<ReceiptComponent>)]
     component: Option<Value>,
-    /// The reported impact: 1 minor, 2 major, 3 outage. Null if the update is pending or parked.
+    /// The reported impact: 1 minor, 2 major, 3 outage. Null if the update says `ok`, is pending or is parked.
     #[schema(minimum = 1, maximum = 3)]
     impact: Option<i16>,
     /// When a gateway received the update, by PostgreSQL's clock, in UTC. Null if it is pending or parked.
@@ -105,8 +105,8 @@ pub(crate) async fn get(
     let Path(id) = id.map_err(|_| not_found())?;
     let id = UpdateId(id.parse().map_err(|_| not_found())?);
     let made_at = id.made_at().ok_or_else(not_found)?;
-    if let Some(record) = receipts::record(&app.answers, id).await? {
-        return Ok(Json(receipt(&app.answers, record).await?).into_response());
+    if let Some(receipt) = of_decided(&app, id).await? {
+        return Ok(Json(receipt).into_response());
     }
     let parked = receipts::parked(&app.answers, id).await?;
     if let Some((reason, parked_at)) = parked {
@@ -120,6 +120,14 @@ pub(crate) async fn get(
     let mut response = Json(blank(id, UpdateState::Pending, None, None)).into_response();
     response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
     Ok(response)
+}
+
+/// The receipt of an update that is in the inbox.
+pub(super) async fn of_decided(app: &App, id: UpdateId) -> Result<Option<Receipt>, ApiError> {
+    match receipts::record(&app.answers, id).await? {
+        Some(record) => Ok(Some(receipt(&app.answers, record).await?)),
+        None => Ok(None),
+    }
 }
 
 async fn receipt(database: &Pool, record: Record) -> Result<Receipt, ApiError> {
@@ -139,7 +147,7 @@ async fn receipt(database: &Pool, record: Record) -> Result<Receipt, ApiError> {
         outcome: (!rejected).then_some(record.outcome),
         reason: Some(record.reason),
         component: Some(component),
-        impact: Some(record.impact),
+        impact: record.impact,
         received_at: Some(record.received_at.to_the_microsecond()),
         processed_at: Some(record.decided_at.to_the_microsecond()),
         incident,

@@ -16,6 +16,7 @@ use utoipa::ToSchema;
 
 use super::{
     admission::{check_type, read, unread},
+    get_update,
     outcome_status::{CONFLICT, status},
     status_update::PostedUpdate,
 };
@@ -29,7 +30,10 @@ use crate::{
         receipt, schema,
     },
     ingest::submit::{Decided, Submitted},
-    store::{incidents::IncidentJson, receipts::UpdateState},
+    store::{
+        incidents::{IncidentJson, Shown},
+        receipts::UpdateState,
+    },
 };
 
 /// Post a status update
@@ -94,18 +98,23 @@ pub(crate) async fn post(
     let (parts, body) = request.into_parts();
     let headers = parts.headers;
     let intake = app.intake();
-    let token = app.auth.check(&headers).map_err(unread)?;
-    intake.count(token, arrived).map_err(unread)?;
+    let caller = app.auth.check(&headers).map_err(unread)?;
+    intake.count(caller.token, arrived).map_err(unread)?;
     check_type(&headers).map_err(unread)?;
     let key = idempotency_key::read(&headers).map_err(unread)?;
     let preference = Preference::read(&headers);
     let _place = intake.place().map_err(unread)?;
     let bytes = read(&app.stop, body::read(body)).await?;
     let update = PostedUpdate::read(&bytes)?.with_key(key);
-    let submitted = intake.submit_one(update, &preference, arrived + preference.wait).await;
+    let deadline = arrived + preference.wait;
+    let submitted = intake.submit_one(update, &caller.subject, &preference, deadline).await;
     Ok(preference.mark(match submitted {
         Submitted::Decided(decided) => {
-            decision(status(decided.reason.outcome(), app.conflict), &decided)
+            let status = status(&decided, app.conflict);
+            match &decided.incident {
+                Some(shown) => decision(status, &decided, shown),
+                None => without_incident(&app, status, decided.id).await,
+            }
         }
         Submitted::Accepted(id, state) => accepted(id, state),
         Submitted::Refused(Some(id), error) => receipt::with_id(id, error),
@@ -114,8 +123,8 @@ pub(crate) async fn post(
 }
 
 /// The incident of an update that was decided, as it stood right after.
-fn decision(status: StatusCode, decided: &Decided) -> Response {
-    let Decided { id, component, incident: shown, snapshot, .. } = decided;
+fn decision(status: StatusCode, decided: &Decided, shown: &Shown) -> Response {
+    let Decided { id, component, snapshot, .. } = decided;
     if status == StatusCode::CONFLICT {
         let text = snapshot.as_ref().map_or(&shown.incident.text, |snapshot| &snapshot.text);
         let body = Conflict {
@@ -130,6 +139,14 @@ fn decision(status: StatusCode, decided: &Decided) -> Response {
     let json = snapshot.as_ref().map_or_else(|| shown.now(), |snapshot| shown.at(snapshot));
     let content_type = [(header::CONTENT_TYPE, "application/json")];
     receipt::with_link(*id, (status, content_type, json))
+}
+
+/// The receipt of an update that was decided and has no incident.
+async fn without_incident(app: &App, status: StatusCode, id: UpdateId) -> Response {
+    match get_update::of_decided(app, id).await {
+        Ok(Some(receipt)) => receipt::with_link(id, (status, Json(receipt))),
+        Ok(None) | Err(_) => accepted(id, UpdateState::Pending),
+    }
 }
 
 /// The Python dashboard's answer to an update that an incident already covers.

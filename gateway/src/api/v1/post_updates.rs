@@ -88,7 +88,7 @@ pub(crate) async fn post(
     let (parts, body) = request.into_parts();
     let headers = parts.headers;
     let intake = app.intake();
-    let token = app.auth.check(&headers).map_err(unread)?;
+    let caller = app.auth.check(&headers).map_err(unread)?;
     check_type(&headers).map_err(unread)?;
     no_common_key(&headers).map_err(unread)?;
     let preference = Preference::read(&headers);
@@ -98,7 +98,7 @@ pub(crate) async fn post(
     let mut places = Vec::with_capacity(updates.len());
     // In the same order as for a single update: the body is checked last.
     let admitted = updates.into_iter().map(|update| {
-        intake.count(token, arrived)?;
+        intake.count(caller.token, arrived)?;
         let place = intake.place()?;
         let update = update?;
         places.push(place);
@@ -106,7 +106,7 @@ pub(crate) async fn post(
     });
     let admitted = admitted.collect();
     let deadline = arrived + preference.wait;
-    let submitted = intake.submit(admitted, &preference, deadline).await;
+    let submitted = intake.submit(admitted, &caller.subject, &preference, deadline).await;
 
     let (results, mut incidents) = results(submitted, app.conflict);
     // A later one of these updates, whose result names another incident, may have changed this one.
@@ -153,7 +153,8 @@ struct ResultJson {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = UpdateState, required = false)]
     state: Option<UpdateState>,
-    /// The id of the incident that the component is in or that covers it. Absent without an outcome.
+    /// The id of the incident that the component is in or that covers it. Absent without an
+    /// outcome, and if there is no such incident.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = i32, required = false)]
     incident: Option<IncidentId>,
@@ -182,11 +183,11 @@ fn results(
     let mut incidents = BTreeMap::new();
     let result = |submitted| match submitted {
         Submitted::Decided(decided) => {
-            let status = status(decided.reason.outcome(), as_python);
-            let id = decided.incident.incident.id;
-            incidents.insert(id, decided.incident);
+            let status = status(&decided, as_python);
+            let incident = decided.incident.as_ref().map(|shown| shown.incident.id);
+            incidents.extend(incident.zip(decided.incident));
             let error = (status == StatusCode::CONFLICT).then(|| CONFLICT.to_owned());
-            ResultJson { incident: Some(id), error, ..ResultJson::new(status, Some(decided.id)) }
+            ResultJson { incident, error, ..ResultJson::new(status, Some(decided.id)) }
         }
         Submitted::Accepted(id, state) => {
             ResultJson { state: Some(state), ..ResultJson::new(StatusCode::ACCEPTED, Some(id)) }

@@ -5,14 +5,19 @@ pub(super) mod fields;
 mod tests;
 
 use serde_json::{Map, Value, json};
-use shared::{component::Attribute, impact::Impact};
+use shared::{
+    component::Attribute,
+    condition::Condition,
+    impact::Impact,
+    message::{MAX_REPORT_NAME, Report},
+};
 use utoipa::{
     ToSchema,
     openapi::{Object, Type},
 };
 
 use self::fields::{
-    attributes, idempotency_key, impact, not_null, required, string, title, unknown,
+    attributes, condition, idempotency_key, not_null, required, source, string, title, unknown,
 };
 use crate::{
     http::{error::ApiError, schema},
@@ -23,7 +28,7 @@ use crate::{
 const LONGEST_TEXT: usize = 255;
 const DEFAULT_TEXT: &str = "Incident";
 
-/// The reported impact of a component.
+/// The reported impact of a component, or that it is well again.
 #[derive(Debug, PartialEq, Eq, ToSchema)]
 #[schema(as = StatusUpdate)]
 #[serde(deny_unknown_fields)]
@@ -31,9 +36,10 @@ pub(crate) struct PostedUpdate {
     /// The name of the component.
     #[schema(example = "Object Storage")]
     pub(crate) name: String,
-    /// Never `Maintenance`.
+    /// Never the impact `Maintenance`.
+    #[serde(rename = "impact")]
     #[schema(schema_with = reportable)]
-    pub(crate) impact: Impact,
+    pub(crate) condition: Condition,
     #[schema(schema_with = titled, required = false)]
     pub(crate) text: String,
     /// Attributes that identify the component: it is the one with this name and exactly these attributes, or
@@ -41,6 +47,8 @@ pub(crate) struct PostedUpdate {
     /// last value counts.
     #[schema(value_type = Vec<PostedAttribute>, required = false, max_items = 32)]
     pub(crate) attributes: Vec<Attribute>,
+    #[schema(schema_with = named_source, required = false)]
+    pub(crate) source: Option<String>,
 }
 
 /// An attribute of the component that an update is about.
@@ -56,14 +64,18 @@ struct PostedAttribute {
     value: String,
 }
 
-/// The impacts that can be reported, never a maintenance, as [`impact`] reads them.
+/// What can be reported, never a maintenance, as [`condition`] reads it.
 fn reportable() -> Object {
     let impacts = Impact::REPORTABLE;
     let numbers = impacts.map(|impact| json!(i16::from(impact)));
     let digits = impacts.map(|impact| json!(i16::from(impact).to_string()));
     let words = impacts.map(|impact| json!(impact.word()));
-    let mut impact = schema::one_of(numbers.into_iter().chain(digits).chain(words));
-    impact.description = Some("1 minor, 2 major, 3 outage.".to_owned());
+    let all = numbers.into_iter().chain(digits).chain(words).chain([json!(Condition::OK)]);
+    let mut impact = schema::one_of(all);
+    impact.description = Some(
+        "1 minor, 2 major, 3 outage; `ok`: what this source reported of the component has ended."
+            .to_owned(),
+    );
     impact
 }
 
@@ -75,6 +87,19 @@ fn titled() -> Object {
     text.pattern = Some(r"^[^\u0000-\u001f\u007f-\u009f]*$".to_owned());
     text.default = Some(json!(DEFAULT_TEXT));
     text
+}
+
+/// What [`source`] takes.
+fn named_source() -> Object {
+    let mut source = Object::with_type(Type::String);
+    source.description = Some(
+        "Who reports it: `ok` ends only what the same source has reported. Without it, the claim `sub` of \
+        the token."
+            .to_owned(),
+    );
+    (source.min_length, source.max_length) = (Some(1), Some(MAX_REPORT_NAME));
+    source.pattern = Some(r"^[^\u0000-\u001f\u007f-\u009f]+$".to_owned());
+    source
 }
 
 impl PostedUpdate {
@@ -112,8 +137,9 @@ impl PostedUpdate {
 
     /// As it is submitted.
     pub(crate) fn with_key(self, idempotency_key: Option<String>) -> StatusUpdate {
-        let Self { name, impact, text, attributes } = self;
-        StatusUpdate { name, impact, text, attributes, idempotency_key }
+        let Self { name, condition, text, attributes, source } = self;
+        let report = Report { source: source.unwrap_or_default(), ..Report::default() };
+        StatusUpdate { name, condition, text, attributes, idempotency_key, report }
     }
 
     /// From the fields; `wrong` has the errors found so far.
@@ -126,7 +152,7 @@ impl PostedUpdate {
         };
 
         let name = required(fields.remove("name")).and_then(string);
-        let impact = required(fields.remove("impact")).and_then(impact);
+        let condition = required(fields.remove("impact")).and_then(condition);
         let text = match fields.remove("text") {
             None => Ok(DEFAULT_TEXT.to_owned()),
             Some(value) => not_null(value).and_then(string).and_then(title),
@@ -135,13 +161,18 @@ impl PostedUpdate {
             None => Ok(Vec::new()),
             Some(value) => attributes(value),
         };
+        let source = match fields.remove("source") {
+            None => Ok(None),
+            Some(value) => not_null(value).and_then(string).and_then(source).map(Some),
+        };
         for (field, problem) in unknown(&fields) {
             note(&field, problem);
         }
         for (field, problem) in [
             ("name", name.as_ref().err()),
-            ("impact", impact.as_ref().err()),
+            ("impact", condition.as_ref().err()),
             ("text", text.as_ref().err()),
+            ("source", source.as_ref().err()),
         ] {
             if let Some(problem) = problem {
                 note(field, json!([problem]));
@@ -150,13 +181,14 @@ impl PostedUpdate {
         if let Err(problem) = &attributes {
             note("attributes", problem.clone());
         }
-        match (name, impact, text, attributes) {
-            (Ok(name), Ok(impact), Ok(text), Ok(attributes)) if wrong.is_empty() => {
-                let impact =
-                    impact.filter(|impact| *impact != Impact::Maintenance).ok_or_else(|| {
-                        ApiError::bad_request("Incident impact is not allowed by configuration")
-                    })?;
-                Ok(Self { name, impact, text, attributes })
+        match (name, condition, text, attributes, source) {
+            (Ok(name), Ok(condition), Ok(text), Ok(attributes), Ok(source)) if wrong.is_empty() => {
+                let reportable =
+                    |condition: &Condition| *condition != Condition::Impact(Impact::Maintenance);
+                let condition = condition.filter(reportable).ok_or_else(|| {
+                    ApiError::bad_request("Incident impact is not allowed by configuration")
+                })?;
+                Ok(Self { name, condition, text, attributes, source })
             }
             _ => Err(ApiError::unprocessable("json", Value::Object(wrong))),
         }

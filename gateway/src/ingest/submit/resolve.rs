@@ -5,7 +5,7 @@ use sha2::{Digest, Sha256};
 use shared::{
     component::{Component, NoComponent},
     database,
-    message::{Idempotency, UpdateMessage},
+    message::{self, Idempotency, Report, UpdateMessage},
     metrics::{GATEWAY, Refused},
     update_id::UpdateId,
 };
@@ -16,29 +16,56 @@ use crate::{http::error::ApiError, store::catalogue};
 
 impl Intake<'_> {
     /// The message for the worker: here an update gets its id and its time of arrival, both by the
-    /// database's clock.
+    /// database's clock. `wire` is the version of messages that is recorded, if it is known.
     pub(super) async fn message(
         &self,
         update: StatusUpdate,
+        subject: &str,
+        wire: Option<u16>,
         deadline: Instant,
     ) -> Result<UpdateMessage, ApiError> {
+        let older = wire.filter(|wire| *wire < message::REPORTS);
+        if let Some(wire) = older.filter(|_| update.needs_report()) {
+            return Err(needs_reports(wire));
+        }
         let component = self.find_component(&update, deadline).await?;
-        self.check_text(&update.text, deadline).await?;
+        self.check_text("text", &update.text, deadline).await?;
         let now = self.clock.now().ok_or_else(|| {
             GATEWAY.refused.of(Refused::Catalogue).inc();
             ApiError::unavailable(
                 "PostgreSQL's clock was not read yet; nothing was queued, try again",
             )
         })?;
-        let StatusUpdate { impact, text, idempotency_key, .. } = update;
+        let StatusUpdate { condition, text, idempotency_key, report, .. } = update;
         let idempotency = idempotency_key.map(|key| {
-            let meaning = json!([component.id, impact, text]).to_string();
-            let digest = Sha256::digest(meaning.as_bytes());
+            // As it was before there were reports, for an update that says nothing of its own.
+            let meaning = if report == Report::default() {
+                json!([component.id, condition, text])
+            } else {
+                json!([component.id, condition, text, report])
+            };
+            let digest = Sha256::digest(meaning.to_string().as_bytes());
             let fingerprint = digest.iter().map(|byte| format!("{byte:02x}")).collect();
             Idempotency { key, fingerprint }
         });
-        let id = UpdateId::at(now);
-        Ok(UpdateMessage { id, component, impact, text, received_at: now, idempotency })
+        let report = match older {
+            Some(_) => None,
+            None => Some(self.with_source(report, subject, deadline).await?),
+        };
+        let (id, received_at) = (UpdateId::at(now), now);
+        Ok(UpdateMessage { id, component, condition, text, received_at, idempotency, report })
+    }
+
+    /// A report with its source: the given one, or else the subject of the token.
+    async fn with_source(
+        &self,
+        report: Report,
+        subject: &str,
+        deadline: Instant,
+    ) -> Result<Report, ApiError> {
+        let source = if report.source.is_empty() { subject.to_owned() } else { report.source };
+        self.check_text("source", &source, deadline).await?;
+        Ok(Report { source, ..report })
     }
 
     async fn find_component(
@@ -80,7 +107,7 @@ impl Intake<'_> {
 
     /// Refuses a text that the database can't store. If the database is unavailable, the update is
     /// accepted; it is parked if it turns out that its text can't be stored.
-    async fn check_text(&self, text: &str, deadline: Instant) -> Result<(), ApiError> {
+    async fn check_text(&self, field: &str, text: &str, deadline: Instant) -> Result<(), ApiError> {
         let catalogue = self.catalogue.get();
         let encoding = catalogue.as_ref().and_then(|c| c.narrow_encoding.as_ref());
         let Some(encoding) = encoding.filter(|_| !text.is_ascii()) else { return Ok(()) };
@@ -89,9 +116,20 @@ impl Intake<'_> {
                 let problem = format!(
                     "Has a character that the database's encoding, {encoding}, does not have."
                 );
-                Err(ApiError::unprocessable("json", json!({ "text": [problem] })))
+                Err(ApiError::unprocessable("json", json!({ field: [problem] })))
             }
             Ok(_) | Err(_) => Ok(()),
         }
     }
+}
+
+/// 503: messages of the recorded version have no reports.
+fn needs_reports(wire: u16) -> ApiError {
+    GATEWAY.refused.of(Refused::Wire).inc();
+    ApiError::unavailable(format!(
+        "`ok` and `source` need version {needed} of messages, and the database records version {wire}: \
+        once all workers are of this release, run `worker topology change --wire {needed}`; nothing was \
+        queued",
+        needed = message::REPORTS
+    ))
 }

@@ -61,6 +61,8 @@ words! {
         Late = "no_time_left",
         /// The queue is full, or not available: RabbitMQ refuses both in the same way.
         Full = "queue_full",
+        /// It needs a newer version of messages than the recorded one.
+        Wire = "wire_version",
         /// The number of partitions is being changed.
         Changing = "partitions_changing",
         /// Its queue or the queue's binding is missing.
@@ -123,7 +125,7 @@ pub enum ResultLabel {
     Decided(Outcome),
     /// Another update with its idempotency key was decided before.
     Repeated,
-    /// Its idempotency key was used for another body.
+    /// It was rejected.
     Rejected,
     /// It can't be applied because of its content.
     Parked,
@@ -134,7 +136,7 @@ impl From<&Verdict> for ResultLabel {
         match verdict {
             Verdict::Decided { reason, .. } => Self::Decided(reason.outcome()),
             Verdict::Repeated { .. } => Self::Repeated,
-            Verdict::Rejected => Self::Rejected,
+            Verdict::Rejected { .. } => Self::Rejected,
             Verdict::Parked => Self::Parked,
         }
     }

@@ -228,7 +228,7 @@ fn answer_attributes(verdict: &Verdict) -> Vec<KeyValue> {
     let (outcome, reason) = match verdict {
         Verdict::Decided { reason, .. } => (reason.outcome().word(), Some(*reason)),
         Verdict::Repeated { reason, .. } => ("repeated", Some(*reason)),
-        Verdict::Rejected => ("rejected", None),
+        Verdict::Rejected { .. } => ("rejected", None),
         Verdict::Parked => ("parked", None),
     };
     let reason = reason.map(|reason| KeyValue::new("sdb.reason", reason.word()));

@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{DecodeError, decode, encode};
+use super::{DecodeError, VERSION, decode_body, encode, version};
 use crate::{
     incident::{IncidentId, IncidentSnapshot},
-    outcome::Reason,
+    outcome::{Reason, Rejection},
     update_id::UpdateId,
 };
 
@@ -36,8 +36,10 @@ pub enum Verdict {
     Decided {
         /// By which rule, and so with which outcome.
         reason: Reason,
-        /// The incident that now holds or covers the component, as it stood right after.
-        incident: IncidentSnapshot,
+        /// The incident that now holds or covers the component, or that it left, as it stood right
+        /// after. Only an update of version 3 may have none: readers of earlier ones need one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        incident: Option<IncidentSnapshot>,
     },
     /// Decided before: a redelivery, or another update with the same idempotency key.
     Repeated {
@@ -45,11 +47,16 @@ pub enum Verdict {
         original: UpdateId,
         /// By which rule.
         reason: Reason,
-        /// The incident that held or covered the component.
-        incident: IncidentId,
+        /// The incident that held or covered the component, or that it left.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        incident: Option<IncidentId>,
     },
-    /// Its idempotency key was used for another body.
-    Rejected,
+    /// It changed nothing and never will.
+    Rejected {
+        /// Why.
+        #[serde(default, skip_serializing_if = "is_of_the_key")]
+        reason: Rejection,
+    },
     /// It could not be applied and is parked for an operator.
     Parked,
 }
@@ -57,20 +64,25 @@ pub enum Verdict {
 impl Verdict {
     /// The incident that it names.
     #[must_use]
-    pub const fn incident(&self) -> Option<IncidentId> {
+    pub fn incident(&self) -> Option<IncidentId> {
         match self {
-            Self::Decided { incident, .. } => Some(incident.id),
-            Self::Repeated { incident, .. } => Some(*incident),
-            Self::Rejected | Self::Parked => None,
+            Self::Decided { incident, .. } => Some(incident.as_ref()?.id),
+            Self::Repeated { incident, .. } => *incident,
+            Self::Rejected { .. } | Self::Parked => None,
         }
     }
+}
+
+/// Messages have always meant this reason where they name none.
+fn is_of_the_key(reason: &Rejection) -> bool {
+    *reason == Rejection::KeyOfAnotherBody
 }
 
 impl ReplyMessage {
     /// As bytes for the broker.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        encode(self)
+        encode(VERSION, self)
     }
 
     /// From the broker's bytes, with the number of results that can't be read and are left out: a
@@ -84,18 +96,14 @@ impl ReplyMessage {
             results: Vec<serde_json::Value>,
         }
 
-        // All at once if all are readable: copying each result costs time.
-        match decode(bytes) {
-            Ok(reply) => return Ok((reply, 0)),
-            Err(DecodeError::Malformed(_)) => {}
-            Err(
-                other @ (DecodeError::Version(_)
-                | DecodeError::Envelope
-                | DecodeError::Empty
-                | DecodeError::Maintenance),
-            ) => return Err(other),
+        if version(bytes)? != VERSION {
+            return Err(DecodeError::Envelope);
         }
-        let Results { results: all } = decode(bytes)?;
+        // All at once if all are readable: copying each result costs time.
+        if let Ok(reply) = decode_body(bytes) {
+            return Ok((reply, 0));
+        }
+        let Results { results: all } = decode_body(bytes)?;
         let count = all.len();
         let results: Vec<UpdateResult> =
             all.into_iter().filter_map(|result| serde_json::from_value(result).ok()).collect();

@@ -3,9 +3,10 @@ use std::{collections::BTreeSet, fs, path::PathBuf};
 use super::*;
 use crate::{
     component::{Attribute, Component, ComponentId},
+    condition::Condition,
     impact::Impact,
     incident::{IncidentId, IncidentSnapshot},
-    outcome::{Outcome, Reason},
+    outcome::{Outcome, Reason, Rejection},
     timestamp::Timestamp,
     topology::Phase,
     update_id::UpdateId,
@@ -33,18 +34,21 @@ pub(in crate::wire) fn update() -> UpdateMessage {
     UpdateMessage {
         id: id(1),
         component: component(7, "DNS", &[("region", "EU-DE"), ("type", "dns")]),
-        impact: Impact::Major,
+        condition: Impact::Major.into(),
         text: "Slow".to_owned(),
         received_at: at(123_456),
         idempotency: None,
+        report: None,
     }
 }
 
-/// Every kind of update.
+/// Every kind of update without a report.
 fn updates() -> Vec<(String, UpdateMessage)> {
     let mut updates: Vec<_> = Impact::REPORTABLE
         .into_iter()
-        .map(|impact| (format!("update-{impact}"), UpdateMessage { impact, ..update() }))
+        .map(|impact| {
+            (format!("update-{impact}"), UpdateMessage { condition: impact.into(), ..update() })
+        })
         .collect();
     let without = component(-7, "DNS", &[]);
     updates.push((
@@ -68,6 +72,39 @@ fn updates() -> Vec<(String, UpdateMessage)> {
     updates
 }
 
+/// Every kind of update with a report.
+fn updates_with_reports() -> Vec<(String, UpdateMessage)> {
+    let of = |condition: Condition, report: Report| UpdateMessage {
+        condition,
+        report: Some(report),
+        ..update()
+    };
+    let (nobody, minor) = (Report::default(), Condition::Impact(Impact::Minor));
+    let named = Report { source: "probe \"é\" 🚧".to_owned(), ..nobody.clone() };
+    let firing = Report {
+        source: "prometheus-1".to_owned(),
+        key: "0123456789abcdef".to_owned(),
+        ttl: Some(240),
+        starts_at: Some(at(-5)),
+        ends_at: None,
+    };
+    let resolved = Report { ttl: None, ends_at: Some(at(7)), ..firing.clone() };
+    let idempotency =
+        Idempotency { key: "a-key".to_owned(), fingerprint: "0123456789abcdef".repeat(4) };
+    let with_key = of(minor, named.clone());
+    [
+        ("of-nobody", of(minor, nobody.clone())),
+        ("of-source", of(minor, named.clone())),
+        ("with-idempotency-key", UpdateMessage { idempotency: Some(idempotency), ..with_key }),
+        ("firing", of(minor, firing)),
+        ("ok-of-nobody", of(Condition::Ok, nobody)),
+        ("ok-of-source", of(Condition::Ok, named)),
+        ("ok-resolved", of(Condition::Ok, resolved)),
+    ]
+    .map(|(name, update)| (format!("update-{name}"), update))
+    .into()
+}
+
 /// A verdict of each kind, for each reason that it can have. One that is missing does not compile.
 fn verdicts(kind: &Verdict) -> Vec<(String, Verdict)> {
     let named =
@@ -77,12 +114,16 @@ fn verdicts(kind: &Verdict) -> Vec<(String, Verdict)> {
             .into_iter()
             .map(|reason| {
                 let incident = match reason.outcome() {
-                    Outcome::Suppressed => maintenance(),
+                    Outcome::Suppressed => Some(maintenance()),
                     Outcome::Opened
                     | Outcome::Joined
                     | Outcome::Raised
                     | Outcome::Moved
+                    | Outcome::Left
                     | Outcome::Unchanged => incident.clone(),
+                    Outcome::Closed => {
+                        Some(IncidentSnapshot { end_date: Some(at(2)), ..self::incident() })
+                    }
                 };
                 (named("decided", reason), Verdict::Decided { reason, incident })
             })
@@ -94,7 +135,19 @@ fn verdicts(kind: &Verdict) -> Vec<(String, Verdict)> {
                 (named("repeated", reason), Verdict::Repeated { original, reason, incident })
             })
             .collect(),
-        Verdict::Rejected => vec![("rejected".to_owned(), Verdict::Rejected)],
+        Verdict::Rejected { .. } => Rejection::ALL
+            .into_iter()
+            .map(|reason| {
+                let name = match reason {
+                    // From before there was another reason.
+                    Rejection::KeyOfAnotherBody => "rejected".to_owned(),
+                    Rejection::TooManyReports => {
+                        format!("rejected-{}", reason.word().replace('_', "-"))
+                    }
+                };
+                (name, Verdict::Rejected { reason })
+            })
+            .collect(),
         Verdict::Parked => vec![("parked".to_owned(), Verdict::Parked)],
     }
 }
@@ -129,17 +182,25 @@ fn reply(verdicts: impl IntoIterator<Item = Verdict>) -> ReplyMessage {
 /// Every kind of reply.
 fn replies() -> Vec<(String, ReplyMessage)> {
     let reason = Reason::NoIncidentOfImpact;
-    let decided = Verdict::Decided { reason, incident: incident() };
-    let repeated = Verdict::Repeated { original: id(10), reason, incident: IncidentId(42) };
-    let kinds = [decided.clone(), repeated, Verdict::Rejected, Verdict::Parked];
+    let decided = Verdict::Decided { reason, incident: Some(incident()) };
+    let repeated = Verdict::Repeated { original: id(10), reason, incident: Some(IncidentId(42)) };
+    let rejected = Verdict::Rejected { reason: Rejection::KeyOfAnotherBody };
+    let kinds = [decided.clone(), repeated, rejected.clone(), Verdict::Parked];
     let mut replies: Vec<_> = kinds
         .iter()
         .flat_map(verdicts)
         .map(|(name, verdict)| (format!("reply-{name}"), reply([verdict])))
         .collect();
-    let repeated = Verdict::Repeated { original: id(1), reason, incident: IncidentId(42) };
-    let several = [decided, repeated, Verdict::Rejected, Verdict::Parked];
+    let repeated = Verdict::Repeated { original: id(1), reason, incident: Some(IncidentId(42)) };
+    let several = [decided, repeated, rejected, Verdict::Parked];
     replies.push(("reply-several".to_owned(), reply(several)));
+    let reason = Reason::InNoSystemIncident;
+    for (name, verdict) in [
+        ("decided", Verdict::Decided { reason, incident: None }),
+        ("repeated", Verdict::Repeated { original: id(10), reason, incident: None }),
+    ] {
+        replies.push((format!("reply-{name}-without-incident"), reply([verdict])));
+    }
     replies.push(("reply-empty".to_owned(), reply([])));
     replies
 }
@@ -149,8 +210,8 @@ fn folder() -> PathBuf {
 }
 
 /// The bytes of a case; the file's last line break is not part of them.
-fn golden(name: &str) -> Vec<u8> {
-    let file = folder().join(format!("v{VERSION}")).join(format!("{name}.json"));
+fn golden(version: u16, name: &str) -> Vec<u8> {
+    let file = folder().join(format!("v{version}")).join(format!("{name}.json"));
     let mut bytes = fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
     assert_eq!(bytes.pop(), Some(b'\n'), "{name} ends with a line break");
     bytes
@@ -160,24 +221,52 @@ fn golden(name: &str) -> Vec<u8> {
 fn messages_are_the_bytes_that_are_recorded() {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("JSON is UTF-8");
     let (updates, replies) = (updates(), replies());
-    for (name, update) in &updates {
-        let golden = golden(name);
-        assert_eq!(text(&update.encode()), text(&golden), "{name}");
-        assert_eq!(&UpdateMessage::decode(&golden).expect(name), update, "{name}");
+    for (version, updates) in [(VERSION, &updates), (REPORTS, &updates_with_reports())] {
+        for (name, update) in updates {
+            let golden = golden(version, name);
+            assert_eq!(text(&update.encode()), text(&golden), "{name}");
+            assert_eq!(&UpdateMessage::decode(&golden).expect(name), update, "{name}");
+        }
     }
     for (name, reply) in &replies {
-        let golden = golden(name);
+        let golden = golden(VERSION, name);
         assert_eq!(text(&reply.encode()), text(&golden), "{name}");
         assert_eq!(&ReplyMessage::decode(&golden).expect(name), &(reply.clone(), 0), "{name}");
     }
-    let files: BTreeSet<String> = fs::read_dir(folder().join(format!("v{VERSION}")))
-        .expect("the folder is there")
-        .map(|entry| entry.expect("an entry").path())
-        .map(|path| path.file_stem().expect("a name").to_string_lossy().into_owned())
-        .collect();
+    let files = |version: u16| -> BTreeSet<String> {
+        fs::read_dir(folder().join(format!("v{version}")))
+            .expect("the folder is there")
+            .map(|entry| entry.expect("an entry").path())
+            .map(|path| path.file_stem().expect("a name").to_string_lossy().into_owned())
+            .collect()
+    };
     let names = updates.into_iter().map(|(name, _)| name);
     let cases: BTreeSet<String> = names.chain(replies.into_iter().map(|(name, _)| name)).collect();
-    assert_eq!(files, cases, "each file is a case, and each case has a file");
+    assert_eq!(files(VERSION), cases, "each file is a case, and each case has a file");
+    let cases = updates_with_reports().into_iter().map(|(name, _)| name).collect();
+    assert_eq!(files(REPORTS), cases, "each file is a case, and each case has a file");
+}
+
+#[test]
+fn only_the_version_with_reports_can_say_ok() {
+    let text = |update: &UpdateMessage| String::from_utf8(update.encode()).expect("UTF-8");
+    let ok =
+        UpdateMessage { condition: Condition::Ok, report: Some(Report::default()), ..update() };
+    let as_first = text(&ok).replacen(r#""v":3"#, r#""v":1"#, 1);
+    let read = UpdateMessage::decode(as_first.as_bytes());
+    assert!(matches!(read, Err(DecodeError::OkOfNobody)), "{read:?}");
+    let without = text(&update()).replacen(r#""v":1"#, r#""v":3"#, 1);
+    let read = UpdateMessage::decode(without.as_bytes());
+    assert!(matches!(read, Err(DecodeError::NoReport)), "{read:?}");
+    // A reader of the first version passes the field over.
+    let more = UpdateMessage { report: Some(Report::default()), ..update() };
+    let more = text(&more).replacen(r#""v":3"#, r#""v":1"#, 1);
+    assert_eq!(UpdateMessage::decode(more.as_bytes()).expect("an update"), update());
+    for wrong in [r#""fine""#, r#""OK""#, "9", "-1", "99999999999999999999", "1.5", "null"] {
+        let wrong = text(&ok).replacen(r#""impact":"ok""#, &format!(r#""impact":{wrong}"#), 1);
+        let read = UpdateMessage::decode(wrong.as_bytes());
+        assert!(matches!(read, Err(DecodeError::Malformed(_))), "{wrong}: {read:?}");
+    }
 }
 
 #[test]
@@ -195,6 +284,11 @@ fn the_database_has_the_words_that_are_recorded() {
     // The worker has a test for those that follow these.
     assert_eq!(recorded("outcome")[..Outcome::ALL.len()], Outcome::ALL.map(Outcome::word));
     assert_eq!(recorded("reason")[..Reason::ALL.len()], Reason::ALL.map(Reason::word));
+    for rejection in Rejection::ALL {
+        assert_eq!(Rejection::from_word(rejection.word()), Some(rejection));
+        let in_json = serde_json::to_value(rejection).expect("JSON");
+        assert_eq!(in_json, rejection.word());
+    }
     for reason in Reason::ALL {
         assert_eq!(Reason::from_word(reason.word()).expect("known"), reason);
     }
@@ -253,11 +347,11 @@ fn other_versions_and_other_bytes_are_told_apart() {
         let reply = ReplyMessage::decode(&with(version, reply([Verdict::Parked]).encode()));
         assert!(matches!(reply, Err(DecodeError::Version(v)) if v == version));
     }
-    let envelope = with(NEWEST, update().encode());
+    let envelope = with(crate::envelope::VERSION, update().encode());
     assert!(matches!(UpdateMessage::decode(&envelope), Err(DecodeError::Envelope)));
     assert!(matches!(ReplyMessage::decode(&envelope), Err(DecodeError::Envelope)));
     assert!(matches!(UpdateMessage::decode(b"{"), Err(DecodeError::Malformed(_))));
     assert!(matches!(UpdateMessage::decode(b"{\"v\":1}"), Err(DecodeError::Malformed(_))));
-    let maintenance = UpdateMessage { impact: Impact::Maintenance, ..update() };
+    let maintenance = UpdateMessage { condition: Impact::Maintenance.into(), ..update() };
     assert!(matches!(UpdateMessage::decode(&maintenance.encode()), Err(DecodeError::Maintenance)));
 }

@@ -108,13 +108,14 @@ impl Rig {
         let update = UpdateMessage {
             id: UpdateId(Uuid::now_v7()),
             component: known.clone(),
-            impact: *impact,
+            condition: (*impact).into(),
             text: (*title).to_owned(),
             received_at: epoch(),
             idempotency: key.map(|key| Idempotency {
                 key: key.to_string(),
                 fingerprint: format!("{component} {impact} {title}"),
             }),
+            report: None,
         };
         let mut message = update.encode();
         let content = match flaw {

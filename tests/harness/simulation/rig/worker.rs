@@ -63,7 +63,9 @@ pub(super) async fn apply_batch(
     let mut applied = apply(connection, member, &batch).await?;
     if broken == Some(Broken::AnswersOtherwise) {
         for applied in &mut applied {
-            if let Applied::Settled(Some(Verdict::Decided { incident, .. })) = applied {
+            if let Applied::Settled(Some(Verdict::Decided { incident: Some(incident), .. })) =
+                applied
+            {
                 incident.id.0 += 1;
             }
         }

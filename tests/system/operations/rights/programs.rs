@@ -170,9 +170,16 @@ async fn message(system: &System) -> Result<UpdateId> {
     let received_at = Timestamp::from_micros(now)?;
     let component =
         Component { id: ComponentId(1), name: "DNS".to_owned(), attributes: Vec::new() };
-    let (id, impact) = (UpdateId::at(received_at), Impact::Outage);
-    let update =
-        UpdateMessage { id, component, impact, text: "x".into(), received_at, idempotency: None };
+    let id = UpdateId::at(received_at);
+    let update = UpdateMessage {
+        id,
+        component,
+        condition: Impact::Outage.into(),
+        text: "x".into(),
+        received_at,
+        idempotency: None,
+        report: None,
+    };
     publish(system, &update).await?;
     Ok(id)
 }

@@ -16,10 +16,11 @@ fn update(component: i32) -> UpdateMessage {
             name: "DNS".to_owned(),
             attributes: Vec::new(),
         },
-        impact: Impact::Major,
+        condition: Impact::Major.into(),
         text: "Slow".to_owned(),
         received_at: now,
         idempotency: None,
+        report: None,
     }
 }
 
@@ -79,6 +80,8 @@ fn an_update_that_cannot_be_read_has_its_own_id_and_harms_no_other() {
         (r#""impact":2"#, r#""impact":"x""#),
         (r#"{"v":1,"#, r#"{"v":2,"entries":[],"#),
         (r#"{"v":1,"#, r#"{"v":77,"#),
+        (r#"{"v":1,"#, r#"{"v":3,"#),
+        (r#""impact":2"#, r#""impact":"ok""#),
         (r#"{"message""#, r#"{"messages""#),
     ] {
         assert!(body.contains(good), "{body}");

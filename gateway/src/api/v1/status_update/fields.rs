@@ -3,7 +3,8 @@
 use serde_json::{Map, Value, json};
 use shared::{
     component::{Attribute, MAX_ATTRIBUTE_LENGTH, MAX_ATTRIBUTES},
-    impact::Impact,
+    condition::Condition,
+    message::{MAX_REPORT_NAME, is_source},
     shorten::shorten,
 };
 
@@ -22,6 +23,7 @@ const _: () = assert!(
         && MAX_ATTRIBUTE_LENGTH == 255
         && LONGEST_TEXT == 255
         && idempotency_key::MAX_LENGTH == 255
+        && MAX_REPORT_NAME == 255
 );
 
 pub(super) type Field<T> = Result<T, &'static str>;
@@ -76,6 +78,14 @@ pub(super) fn idempotency_key(text: String) -> Field<String> {
     }
 }
 
+pub(super) fn source(text: String) -> Field<String> {
+    if is_source(&text) {
+        Ok(text)
+    } else {
+        Err("Must be 1 to 255 characters, none a control character.")
+    }
+}
+
 /// The name or the value of an attribute.
 fn attribute_text(text: String) -> Field<String> {
     if text.chars().count() > MAX_ATTRIBUTE_LENGTH {
@@ -84,9 +94,10 @@ fn attribute_text(text: String) -> Field<String> {
     Ok(text)
 }
 
-/// The impact; none for a number that is no impact.
-pub(super) fn impact(value: Value) -> Field<Option<Impact>> {
+/// The impact or `ok`; none for a number that is no impact.
+pub(super) fn condition(value: Value) -> Field<Option<Condition>> {
     let input = match value {
+        Value::String(word) if word == Condition::OK => return Ok(Some(Condition::Ok)),
         Value::Number(number) => impact_from_number(&number),
         Value::String(text) => impact_from_text(&text),
         Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => {
@@ -94,10 +105,10 @@ pub(super) fn impact(value: Value) -> Field<Option<Impact>> {
         }
     };
     match input {
-        ImpactInput::Impact(impact) => Ok(Some(impact)),
+        ImpactInput::Impact(impact) => Ok(Some(impact.into())),
         ImpactInput::OutOfRange => Ok(None),
         ImpactInput::Unreadable => {
-            Err("Not a valid impact: 1, 2, 3, \"minor\", \"major\" or \"outage\".")
+            Err("Not a valid impact: 1, 2, 3, \"minor\", \"major\", \"outage\" or \"ok\".")
         }
     }
 }

@@ -33,7 +33,8 @@ fn impacts_are_numbers_or_words() {
         ("\"minor \"", None),
     ] {
         let body = format!("{{\"name\": \"DNS\", \"impact\": {text}}}");
-        let read = PostedUpdate::read(body.as_bytes()).ok().map(|update| update.impact);
+        let read =
+            PostedUpdate::read(body.as_bytes()).ok().and_then(|update| update.condition.impact());
         assert_eq!(read, expected, "{text}");
     }
 }
