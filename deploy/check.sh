@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Checks the files for containers, Kubernetes and systemd, on a machine that has none of the three.
 # What it needs and does not find it installs: Python packages into target/tools (a kubectl among them),
-# Debian packages for the system. It passes over nothing, and builds and starts nothing.
+# Debian packages for the system, and crates with the operators' types into Cargo's own folder. It passes over
+# nothing, and builds and starts nothing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . deploy/tools.sh
@@ -12,6 +13,13 @@ failed=0
 
 # The oldest Kubernetes that has all the fields, and the newest whose schemas the packages hold.
 kubernetes_versions=(1.30.0 1.37.0)
+# The types that are generated from the schemas of CloudNativePG and of the Prometheus operator. No package has
+# that of RabbitMQ's operator.
+types=(
+    kcr_postgresql_cnpg_io@3.20260607.103612/clusters
+    kcr_monitoring_coreos_com@3.20260613.160609/podmonitors
+    kcr_monitoring_coreos_com@3.20260613.160609/prometheusrules
+)
 # What `systemd-analyze security` may find at most, in tenths: 0 is nothing, 100 all.
 exposure=25
 
@@ -137,6 +145,31 @@ for _, port in servers:
     if not re.search(rf"\b{port}\b", readme):
         problems.append(f"kubernetes/README.md does not name port {port}, which the policies open")
 
+# What an operator of Prometheus makes of the pods is what prometheus-kubernetes.yaml makes of them.
+[monitor] = parsed.get(folder / "monitoring/pod-monitor.yaml", [{}])
+[scrape] = parsed[deploy / "monitoring/prometheus-kubernetes.yaml"][0]["scrape_configs"]
+made = {}
+for rule in monitor["spec"]["podMetricsEndpoints"][0]["relabelings"]:
+    made[rule["targetLabel"]] = rule.get("replacement") or rule["sourceLabels"]
+written = {"job": scrape["job_name"]}
+for rule in scrape["relabel_configs"]:
+    # The operator sets these two.
+    if rule.get("target_label") not in (None, "namespace", "pod"):
+        written[rule["target_label"]] = rule["source_labels"]
+if made != written:
+    problems.append(f"pod-monitor.yaml makes the labels {made}, prometheus-kubernetes.yaml {written}")
+if not any(monitor["spec"]["selector"]["matchLabels"].items() <= labels.items() for labels in pods_made):
+    problems.append("pod-monitor.yaml selects no pods of ours")
+
+# The servers' examples: a service of that name is in an address of the README.
+for name in ("postgresql", "rabbitmq"):
+    [server] = parsed[folder / f"servers/{name}.yaml"]
+    if f"@{server['metadata']['name']}" not in readme:
+        problems.append(f"kubernetes/README.md has no address of {server['metadata']['name']}")
+[rabbitmq], [budget] = (parsed[folder / f"servers/{name}.yaml"] for name in ("rabbitmq", "rabbitmq-budget"))
+if budget["spec"]["selector"]["matchLabels"] != {"app.kubernetes.io/name": rabbitmq["metadata"]["name"]}:
+    problems.append("rabbitmq-budget.yaml is for other pods than those of rabbitmq.yaml")
+
 # Compose
 compose = parsed.get(deploy / "container/compose.yaml", [{}])[0]
 services = compose.get("services", {})
@@ -157,10 +190,12 @@ for file in each(compose.get("configs"), "file"):
         problems.append(f"compose.yaml: there is no {file}")
 
 # Settings: one that nobody reads is no more than a warning in a log.
-settings = set(re.findall(r'"(SDB_[A-Z_]+)"', pathlib.Path("shared/src/settings/mod.rs").read_text()))
+declared = pathlib.Path("shared/src/settings/table.rs").read_text()
+settings = set(re.findall(r'"(SDB_[A-Z_]+)"', declared))
+settings |= {f"{name}_FILE" for name in re.findall(r'^    secret\(\s*"(SDB_[A-Z_]+)"', declared, re.M)}
 for path in sorted(p for p in deploy.rglob("*") if p.is_file() and p.parent.name in ("container", "kubernetes", "systemd")):
     for name in sorted(set(re.findall(r"\bSDB_[A-Z_]*[A-Z]\b", path.read_text())) - settings):
-        problems.append(f"{path}: no setting {name} in shared/src/settings/mod.rs")
+        problems.append(f"{path}: no setting {name} in shared/src/settings/table.rs")
 
 # Programs of one machine can't share an address.
 served = {}
@@ -231,15 +266,60 @@ configMapGenerator:
     behavior: merge
     literals: ["OTEL_EXPORTER_OTLP_ENDPOINT=http://collector.tracing:4318"]
 YAML
+    # The README's example of a secret in a file.
+    sed -n '/^patches:$/,/^$/p' deploy/kubernetes/README.md | grep '^[p ]' >>"$scratch/overlay/kustomization.yaml"
     "$tools/bin/kubectl" kustomize "$scratch/overlay" >"$scratch/overlaid.yaml"
     local wanted
     for wanted in 'image: registry.example/gateway:7' 'image: status-dashboard-worker:' 'replicas: 5' \
-        'name: Mine' 'OTEL_EXPORTER_OTLP_ENDPOINT: http' 'SDB_LOG_FORMAT: json'; do
+        'name: Mine' 'value: /secrets/secret-key' 'OTEL_EXPORTER_OTLP_ENDPOINT: http' 'SDB_LOG_FORMAT: json'; do
         grep -qF -- "$wanted" "$scratch/overlaid.yaml" || {
             echo "the overlay has no \`$wanted\`"
             return 1
         }
     done
+    if grep -q 'name: SDB_SECRET_KEY$' "$scratch/overlaid.yaml"; then
+        echo "the overlay has the secret twice"
+        return 1
+    fi
+}
+
+# The same rules in the form of the Prometheus operator.
+compare_rules() {
+    deploy/kubernetes/monitoring/write-rule.sh | diff deploy/kubernetes/monitoring/prometheus-rule.yaml - ||
+        { echo "run write-rule.sh"; return 1; }
+}
+
+# `cargo info` fetches a crate, and nothing that it depends on.
+check_custom_resources() {
+    local type crate pattern found=()
+    for type in "${types[@]}"; do
+        crate=${type%/*}
+        pattern="${CARGO_HOME:-$HOME/.cargo}/registry/src/*/${crate/@/-}/src/v1/${type#*/}.rs"
+        compgen -G "$pattern" >/dev/null || cargo info --quiet "$crate"
+        found+=("$(compgen -G "$pattern" | tail -1)")
+    done
+    "$tools/bin/python" deploy/kubernetes/custom_resources.py "${found[@]}" -- "$@"
+}
+
+# That the check finds what it looks for: each fault is planted into a copy.
+find_planted_faults() {
+    local file edit says said
+    while IFS='|' read -r file edit says; do
+        sed -E "$edit" "deploy/kubernetes/$file" >"$scratch/planted.yaml"
+        if said=$(check_custom_resources "$scratch/planted.yaml" 2>&1) || [[ $said != *"$says"* ]]; then
+            echo "$edit in $file is not found: $said"
+            return 1
+        fi
+    done <<'FAULTS'
+servers/postgresql.yaml|s/dataDurability/durability/|there is no spec.postgresql.synchronous.durability
+servers/postgresql.yaml|s/method: any/method: some/|'some', not one of
+servers/postgresql.yaml|/^ +number: 1/d|spec.postgresql.synchronous.number is missing
+servers/postgresql.yaml|s/instances: 3/instances: three/|spec.instances is 'three'
+servers/postgresql.yaml|s/"200"/200/|spec.postgresql.parameters.max_connections is 200
+servers/postgresql.yaml|s/kind: Cluster/kind: Clusters/|no types of Clusters
+monitoring/pod-monitor.yaml|s/targetLabel: program/target_label: program/|there is no spec.podMetricsEndpoints[0].relabelings[1].target_label
+monitoring/prometheus-rule.yaml|s/ alert: NoGateway/ alerts: NoGateway/|.alerts
+FAULTS
 }
 
 missing=()
@@ -263,7 +343,14 @@ for index in "${!manifests[@]}"; do
 done
 check "kustomization" render_kustomization
 check "an overlay of the kustomization" render_overlay
-manifests+=("$scratch/rendered.yaml" "$scratch/overlaid.yaml")
+for folder in servers monitoring; do
+    check "kustomization of $folder" "$tools/bin/kubectl" kustomize "deploy/kubernetes/$folder"
+done
+check "rules of the Prometheus operator" compare_rules
+check "custom resources" check_custom_resources deploy/kubernetes/servers/postgresql.yaml \
+    deploy/kubernetes/monitoring/{pod-monitor,prometheus-rule}.yaml
+check "planted faults in custom resources" find_planted_faults
+manifests+=("$scratch/rendered.yaml" "$scratch/overlaid.yaml" deploy/kubernetes/servers/{namespace,rabbitmq-budget}.yaml)
 for version in "${kubernetes_versions[@]}"; do
     for manifest in "${manifests[@]}"; do
         check "Kubernetes $version: $(basename "$manifest")" \
@@ -277,7 +364,8 @@ for unit in "$scratch"/*.service; do
 done
 
 check "shell scripts" shellcheck --shell=bash --external-sources \
-    .ci/run .ci/long deploy/tools.sh deploy/check.sh deploy/container/check.sh deploy/monitoring/check.sh tests/fuzz/run.sh
+    .ci/run .ci/long deploy/tools.sh deploy/check.sh deploy/container/check.sh deploy/monitoring/check.sh \
+    deploy/kubernetes/monitoring/write-rule.sh tests/fuzz/run.sh
 check "shell scripts, plain" shellcheck --shell=sh deploy/src/install.sh
 
 if [ "$failed" != 0 ]; then

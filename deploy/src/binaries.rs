@@ -44,11 +44,30 @@ pub fn build() -> Result<Binaries> {
     Ok(Binaries { gateway, worker })
 }
 
+/// Builds the gateway and the worker of another checkout in the same way, into a folder of its own. What
+/// is compiled for them is kept in `build`, so that dependencies of the same version are compiled once.
+///
+/// # Errors
+/// When they don't build.
+pub fn build_of(checkout: &Path, build: &Path, target: &Path) -> Result<Binaries> {
+    let folders = [("CARGO_BUILD_BUILD_DIR", build), ("CARGO_TARGET_DIR", target)];
+    let [gateway, worker] = build_in(checkout, &folders, ["gateway", "worker"])?;
+    Ok(Binaries { gateway, worker })
+}
+
 /// Builds programs of this workspace, in the same way.
 ///
 /// # Errors
 /// When they don't build.
 pub fn build_programs<const COUNT: usize>(names: [&str; COUNT]) -> Result<[PathBuf; COUNT]> {
+    build_in(crate::checkout(), &[], names)
+}
+
+fn build_in<const COUNT: usize>(
+    checkout: &Path,
+    folders: &[(&str, &Path)],
+    names: [&str; COUNT],
+) -> Result<[PathBuf; COUNT]> {
     // Cargo names itself to what it runs, so that the same toolchain builds the rest.
     let cargo = env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
     let mut command = Command::new(cargo);
@@ -57,7 +76,8 @@ pub fn build_programs<const COUNT: usize>(names: [&str; COUNT]) -> Result<[PathB
         .args(["build", "--workspace"])
         .args(names.iter().flat_map(|name| ["--bin", name]))
         .arg("--message-format=json-render-diagnostics")
-        .current_dir(crate::checkout())
+        .current_dir(checkout)
+        .envs(folders.iter().copied())
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
     if !cfg!(debug_assertions) {

@@ -1,6 +1,7 @@
 //! A private PostgreSQL and a private RabbitMQ, with their data in a folder of their own and on
 //! ports of their own, so that nothing is touched that runs already.
 
+mod cluster;
 mod folder;
 mod pgbouncer;
 mod ports;
@@ -13,7 +14,8 @@ use std::path::Path;
 use anyhow::Result;
 
 pub use self::{
-    folder::Folder, pgbouncer::PgBouncer, ports::has_ipv6, postgres::Postgres, rabbitmq::RabbitMq,
+    cluster::Cluster, folder::Folder, pgbouncer::PgBouncer, ports::has_ipv6, postgres::Postgres,
+    rabbitmq::RabbitMq,
 };
 use crate::packages::{self, Consent};
 

@@ -141,7 +141,7 @@ impl AuthConfig {
             tracing::warn!(
                 name,
                 "a setting has double quotes or white space around it: it is accepted as the Python \
-                dashboard reads it and also trimmed and with its quotes; see the runbook, \"Quotes and \
+                dashboard reads it and also trimmed and with its quotes; see docs/operations/procedures.md, \"Quotes and \
                 white space in settings\""
             );
         }

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use shared::database::{BY_INDEX, ConnectOptions, Servers};
+use shared::{
+    broker::Broker,
+    database::{BY_INDEX, ConnectOptions, Servers},
+};
 use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -25,7 +28,7 @@ use crate::{
 pub(crate) struct App {
     pub(crate) auth: Auth,
     pub(crate) catalogue: CatalogueCopy,
-    /// The clock that stamps updates.
+    /// The clock that stamps updates, and by which tokens expire.
     pub(crate) clock: Arc<DatabaseClock>,
     pub(crate) pending: Arc<PendingRequests>,
     pub(crate) publisher: Arc<Publisher>,
@@ -39,7 +42,7 @@ pub(crate) struct App {
     pub(crate) rate_limit: Option<RateLimit>,
     /// The memory for the bodies of requests with many updates.
     pub(crate) bodies: BodyMemory,
-    /// Those of PostgreSQL.
+    /// The PostgreSQL servers that `SDB_DATABASE_URI` names.
     pub(crate) servers: Servers,
     pub(crate) lists: Lists,
     /// Reads the version of the lists from the database.
@@ -55,6 +58,7 @@ impl App {
     pub(crate) fn new(
         auth: AuthConfig,
         database: &ConnectOptions,
+        broker: Broker,
         limits: Limits,
         conflict: bool,
         inbox_days: u32,
@@ -65,10 +69,10 @@ impl App {
         let pending = Arc::new(PendingRequests::new(answers.clone(), versions.clone()));
         let clock = Arc::new(DatabaseClock::new());
         Self {
-            auth: Auth::new(auth),
+            auth: Auth::new(auth).by(clock.clone()),
             catalogue: CatalogueCopy::new(answers.clone(), clock.clone()),
             clock,
-            publisher: Arc::new(Publisher::new(pending.clone())),
+            publisher: Arc::new(Publisher::new(broker, pending.clone())),
             pending,
             answers,
             in_flight: Semaphore::new(limits.in_flight),

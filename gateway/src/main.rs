@@ -25,10 +25,9 @@ struct Arguments {
 enum Command {
     /// Serve until SIGTERM or SIGINT; a second one ends at once.
     Run,
-    /// Ask the gateway of this machine, at SDB_ADMIN_ADDRESS or else at SDB_BIND, whether it is alive;
-    /// exit with 1 when it is not.
+    /// Check local liveness, at SDB_ADMIN_ADDRESS or else at SDB_BIND; exits 0 or 1.
     Health {
-        /// Whether it is ready for requests instead.
+        /// Check readiness instead: whether it should receive requests.
         #[arg(long)]
         ready: bool,
     },

@@ -1,6 +1,5 @@
 //! What gateway and worker share: domain types, the messages they exchange, the queues, settings, logs and
-//! traces. It knows neither the web nor connection pools, but for the collector of traces and the admin
-//! address.
+//! traces. It has no routes and no pools; its only HTTP is the trace exporter and the admin listener.
 
 mod amqp;
 pub mod database;
@@ -16,8 +15,8 @@ pub use self::{
     amqp::{broker, topology},
     database::parked,
     domain::{component, condition, impact, incident, outcome, shorten, timestamp, update_id},
-    http::{admin, health, paths},
-    process::{output, shutdown, supervise},
+    http::{admin, health, paths, servers_report},
+    process::{output, service_manager, shutdown, supervise},
     telemetry::{metrics, throttle, traces},
     wire::{envelope, message},
 };

@@ -19,11 +19,9 @@ use tokio::net::TcpListener;
 
 use crate::runs::Outcome;
 
-/// As `gateway/src/store/version.rs` has it.
-const VERSION: &str = "SELECT pg_postmaster_start_time() AT TIME ZONE 'UTC', lists,
-        (SELECT max(start_date) FROM incident WHERE start_date <= now),
-        (SELECT max(end_date) FROM incident WHERE end_date <= now)
-    FROM sdb_version, (SELECT clock_timestamp() AT TIME ZONE 'UTC' AS now) AS clock";
+/// As `gateway/src/store/version.rs` has it for lists that do not depend on which incidents are active.
+const VERSION: &str =
+    "SELECT pg_postmaster_start_time() AT TIME ZONE 'UTC', lists FROM sdb_version";
 
 /// The argument by which this program is a bare web server.
 pub(crate) const SERVE: &str = "--serve";

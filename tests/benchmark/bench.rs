@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use deploy::{binaries::Binaries, servers::Servers};
-use harness::{Fixture, System, burst::add_components};
+use harness::{Fixture, SharedCluster, System, burst::add_components};
 use serde_json::Value;
 use tokio::time::sleep;
 
@@ -96,6 +96,8 @@ impl Bench {
         let fixture = Arc::new(Fixture {
             servers: self.servers.clone(),
             own_postgres: None,
+            cluster: None,
+            shared_cluster: SharedCluster::new(self.folder.join("cluster")),
             binaries: self.binaries.clone(),
             name: format!("benchmark_{name}"),
             folder,

@@ -23,7 +23,7 @@ use crate::{
     diary::Diary,
     operator::TITLE,
     random::Random,
-    record::{Attempt, RESPOND_ASYNC, Record, Told},
+    record::{Attempt, AttemptResult, RESPOND_ASYNC, Record},
 };
 
 const READERS: usize = 4;
@@ -44,6 +44,8 @@ pub(crate) struct Load {
     pub(crate) record: Record,
     pub(crate) diary: Arc<Diary>,
     pub(crate) stopped: AtomicBool,
+    /// Whether gateways may be of an earlier release, without the endpoint for many updates.
+    pub(crate) has_earlier_gateways: bool,
 }
 
 /// An update that a client is to send.
@@ -106,7 +108,7 @@ impl Update {
         gateway: usize,
         again: bool,
         (sent, answered): (Instant, Instant),
-        told: Told,
+        result: AttemptResult,
     ) -> Attempt {
         Attempt {
             update: self.text.clone(),
@@ -119,7 +121,7 @@ impl Update {
             together: None,
             sent,
             answered,
-            told,
+            result,
         }
     }
 }
@@ -182,7 +184,13 @@ impl Load {
     }
 
     /// Sends an update once; returns whether it was taken.
-    async fn post(&self, update: &Update, gateway: usize, again: bool, compared: bool) -> bool {
+    pub(crate) async fn post(
+        &self,
+        update: &Update,
+        gateway: usize,
+        again: bool,
+        compared: bool,
+    ) -> bool {
         let mut request = self
             .client
             .post(self.url(gateway, "/api/v1/component_status"))
@@ -198,21 +206,42 @@ impl Load {
         let sent = Instant::now();
         let answer = harness::answer(request).await;
         let answered = Instant::now();
-        let told = match &answer {
-            Err(error) => Told::Nothing(format!("{error:#}: {}", error.root_cause())),
+        let result = match &answer {
+            Err(error) => AttemptResult::Nothing(format!("{error:#}: {}", error.root_cause())),
             Ok(answer) => read(answer, update.impact)
-                .unwrap_or_else(|error| Told::Wrong(format!("{error:#}: {answer:?}"))),
+                .unwrap_or_else(|error| AttemptResult::Wrong(format!("{error:#}: {answer:?}"))),
         };
-        if let Told::Wrong(what) = &told {
+        if let AttemptResult::Wrong(what) = &result {
             self.see_wrong(format!("the answer to update {}: {what}", update.text));
         }
-        let decided = matches!(told, Told::Outcome { .. });
-        let taken = told.taken().is_some();
-        self.record.add(update.attempt(gateway, again, (sent, answered), told));
-        if let (true, true, Ok(answer)) = (compared, decided, answer) {
-            self.compare(&update.text, &answer.body, self.other(gateway)).await;
+        self.record.add(update.attempt(gateway, again, (sent, answered), result.clone()));
+        if let (true, Ok(answer)) = (compared, answer) {
+            if matches!(result, AttemptResult::Outcome { .. }) {
+                self.compare(&update.text, &answer.body, self.other(gateway)).await;
+            }
+            self.compare_receipt(&result, self.other(gateway)).await;
         }
-        taken
+        result.taken().is_some()
+    }
+
+    /// Any gateway has the receipt of an update that was taken, and it says what the answer said.
+    async fn compare_receipt(&self, result: &AttemptResult, gateway: usize) {
+        let Some(id) = result.taken() else { return };
+        let url = self.url(gateway, &format!("/api/v1/updates/{id}"));
+        let request = self.client.get(url).bearer_auth(&self.token).timeout(PATIENCE);
+        // One that is away, or has no database now, is not asked again.
+        let Ok(receipt) = harness::answer(request).await else { return };
+        let is_right = match (receipt.status, result) {
+            (503, _) => true,
+            (200, AttemptResult::Outcome { changed, incident, .. }) => {
+                agrees(&receipt, *changed, *incident)
+            }
+            (status, _) => status == 200,
+        };
+        if !is_right {
+            let what = format!("gateway {} has, after {result:?}: {receipt:?}", gateway + 1);
+            self.see_wrong(what);
+        }
     }
 
     /// What was answered must be in the list that any gateway shows afterwards, or more.
@@ -284,7 +313,15 @@ impl Load {
     }
 }
 
-pub(crate) fn read(answer: &Answer, impact: i64) -> Result<Told> {
+/// Whether a receipt says what the answer said.
+pub(crate) fn agrees(receipt: &Answer, changed: bool, incident: i64) -> bool {
+    let changes = |outcome: &str| !matches!(outcome, "unchanged" | "suppressed");
+    receipt.body["state"] == "done"
+        && receipt.body["incident"]["id"] == incident
+        && receipt.body["outcome"].as_str().is_some_and(|outcome| changes(outcome) == changed)
+}
+
+pub(crate) fn read(answer: &Answer, impact: i64) -> Result<AttemptResult> {
     let id = answer.header("update-id").parse::<Uuid>();
     let message = answer.body["message"].as_str().unwrap_or_default().to_owned();
     Ok(match answer.status {
@@ -297,10 +334,10 @@ pub(crate) fn read(answer: &Answer, impact: i64) -> Result<Told> {
                 answer.body["impact"].as_i64().is_some_and(covers),
                 "the incident has a lower impact than the update"
             );
-            Told::Outcome { changed: status == 201, id: id?, incident }
+            AttemptResult::Outcome { changed: status == 201, id: id?, incident }
         }
-        202 => Told::Accepted(id?),
-        503 => Told::of_503(id.ok(), message)?,
+        202 => AttemptResult::Accepted(id?),
+        503 => AttemptResult::of_503(id.ok(), message)?,
         _ => anyhow::bail!("an answer that is not expected"),
     })
 }

@@ -1,8 +1,9 @@
 //! A storm over the whole system: real gateways and workers on real servers, under load, while processes
-//! and servers are killed, stalled and restarted, connections cut and queues reshaped. At the end, the
+//! and servers are killed, stalled and restarted, connections cut and partitions changed. At the end, the
 //! clients' answers are compared with the database.
 
 mod diary;
+mod earlier;
 mod load;
 mod many;
 mod member;
@@ -27,14 +28,16 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use deploy::{binaries, servers::Servers};
+use deploy::{
+    binaries::{self, Binaries},
+    servers::Servers,
+};
 use harness::{
-    Fixture, System,
+    Fixture, SEVERAL_PARTITIONS, SharedCluster, System,
     burst::add_components,
     replay,
     verdict::{self, Expected},
 };
-use serde_json::Value;
 use tokio::time::timeout;
 use uuid::Uuid;
 
@@ -45,7 +48,7 @@ use crate::{
     operator::Edits,
     published::Published,
     random::Random,
-    record::{Attempt, Record, Told},
+    record::{Attempt, AttemptResult, Record},
     report::Report,
     storm::{Storm, Tally},
 };
@@ -68,6 +71,10 @@ struct Arguments {
     /// Clients that post updates.
     #[arg(long, default_value_t = 48, value_parser = clap::value_parser!(u16).range(1..=100))]
     clients: u16,
+    /// Instead of breaking things at random, upgrade from the programs of an earlier commit, go back, and
+    /// upgrade again, one process after the other.
+    #[arg(long, value_name = "COMMIT", num_args = 0..=1, default_missing_value = earlier::DEFAULT)]
+    upgrade_from: Option<String>,
     /// Keep the folder with logs, answers and data, also when all is well.
     #[arg(long)]
     keep: bool,
@@ -90,19 +97,24 @@ fn run(arguments: &Arguments) -> Result<bool> {
     let folder = PathBuf::from(format!("/var/tmp/status-dashboard-chaos-{}", std::process::id()));
     let logs = folder.join("logs");
     let binaries = Arc::new(binaries::build()?);
+    let earlier = arguments.upgrade_from.as_deref();
+    let earlier = earlier.map(|commit| earlier::build(commit, &binaries)).transpose()?;
     fs::create_dir(&folder)?;
     fs::create_dir(&logs)?;
     let servers = Arc::new(Servers::start(&folder.join("servers"))?);
     let fixture = Arc::new(Fixture {
         servers,
         own_postgres: None,
+        cluster: None,
+        shared_cluster: SharedCluster::new(folder.join("cluster")),
         binaries,
         name: "chaos".to_owned(),
         folder: logs,
         has_journal: true,
     });
     let runtime = tokio::runtime::Runtime::new()?;
-    let good = runtime.block_on(storm_and_check(arguments, seed, &folder, &fixture));
+    let good = storm_and_check(arguments, seed, &folder, &fixture, earlier.as_ref());
+    let good = runtime.block_on(good);
     // What still uses the servers ends before they do.
     drop(runtime);
     drop(fixture);
@@ -120,17 +132,19 @@ async fn storm_and_check(
     seed: u64,
     folder: &Path,
     fixture: &Arc<Fixture>,
+    earlier: Option<&Binaries>,
 ) -> Result<bool> {
     let diary = Arc::new(Diary::begin(&folder.join("diary.log"))?);
-    let system = System::prepared(fixture).await?;
+    let first = earlier.unwrap_or(&fixture.binaries);
+    let system = System::prepared_by(fixture, &first.worker, SEVERAL_PARTITIONS).await?;
     add_components(&system).await?;
     verdict::begin(&mut *system.database.acquire().await?).await?;
     let mut members = Vec::new();
     for number in 0..GATEWAYS {
-        members.push(Arc::new(Member::new(&system, "gateway", number + 1).await?));
+        members.push(Arc::new(Member::new(&system, first, "gateway", number + 1).await?));
     }
     for number in 0..WORKERS {
-        members.push(Arc::new(Member::new(&system, "worker", number + 1).await?));
+        members.push(Arc::new(Member::new(&system, first, "worker", number + 1).await?));
     }
     for member in &members {
         member.start()?;
@@ -150,6 +164,7 @@ async fn storm_and_check(
         record: Record::new(GATEWAYS),
         diary: diary.clone(),
         stopped: AtomicBool::new(false),
+        has_earlier_gateways: earlier.is_some(),
     });
     let ended = Arc::new(AtomicBool::new(false));
     let asked = ended.clone();
@@ -168,8 +183,14 @@ async fn storm_and_check(
         operator::write_now_and_then(&operators, &storm.load, Random::new(seed, number), &edits)
     };
     let mut published = Published::default();
+    let rage = async {
+        match earlier {
+            Some(earlier) => storm.upgrade_and_back(earlier).await,
+            None => storm.rage(Random::new(seed, 0), time).await,
+        }
+    };
     let raged = tokio::select! {
-        raged = storm.rage(Random::new(seed, 0), time) => raged,
+        raged = rage => raged,
         watched = storm.watch() => watched,
         ((), (), ()) = async { tokio::join!(write(1), write(2), published.count(&storm.load)) } => Ok(()),
     };
@@ -256,13 +277,13 @@ async fn check(storm: &Storm, edits: Edits, published: &Published, folder: &Path
 async fn receipts(load: &Load, attempts: &[Attempt]) -> Result<()> {
     let answered: Vec<(bool, Uuid, i64)> = attempts
         .iter()
-        .filter_map(|attempt| match attempt.told {
-            Told::Outcome { changed, id, incident } => Some((changed, id, incident)),
-            Told::Accepted(_)
-            | Told::Refused(..)
-            | Told::Unknown(..)
-            | Told::Nothing(_)
-            | Told::Wrong(_) => None,
+        .filter_map(|attempt| match attempt.result {
+            AttemptResult::Outcome { changed, id, incident } => Some((changed, id, incident)),
+            AttemptResult::Accepted(_)
+            | AttemptResult::Refused(..)
+            | AttemptResult::Unknown(..)
+            | AttemptResult::Nothing(_)
+            | AttemptResult::Wrong(_) => None,
         })
         .collect();
     let address = load.addresses.first().context("there is no gateway")?;
@@ -270,13 +291,8 @@ async fn receipts(load: &Load, attempts: &[Attempt]) -> Result<()> {
         let url = format!("http://{address}/api/v1/updates/{id}");
         let request = load.client.get(url).bearer_auth(&load.token);
         let receipt = timeout(Duration::from_secs(5), harness::answer(request)).await??;
-        let Value::String(outcome) = &receipt.body["outcome"] else {
-            anyhow::bail!("{id} has no outcome: {receipt:?}")
-        };
-        let changes = !matches!(outcome.as_str(), "unchanged" | "suppressed");
-        let same = receipt.body["incident"]["id"] == *incident;
-        let done = receipt.status == 200 && receipt.body["state"] == "done";
-        ensure!(done && same && changes == *changed, "{id}, {changed}, {incident}: {receipt:?}");
+        let is_right = receipt.status == 200 && load::agrees(&receipt, *changed, *incident);
+        ensure!(is_right, "{id}, {changed}, {incident}: {receipt:?}");
     }
     Ok(())
 }

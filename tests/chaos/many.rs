@@ -16,7 +16,7 @@ use uuid::Uuid;
 use crate::{
     load::{Load, PATIENCE, Update, prefer, read},
     random::Random,
-    record::{Attempt, Told},
+    record::{Attempt, AttemptResult},
 };
 
 /// Updates of one request, at most: several of each component that is the monitor's.
@@ -73,34 +73,50 @@ impl Load {
         let sent = Instant::now();
         let answer = harness::answer(request).await;
         let answered = Instant::now();
-        let told: Vec<Told> = match &answer {
+        if self.has_earlier_gateways && matches!(&answer, Ok(answer) if answer.status == 404) {
+            self.post_each(updates, gateway, again).await;
+            return;
+        }
+        let result: Vec<AttemptResult> = match &answer {
             Err(error) => {
                 let what = format!("{error:#}: {}", error.root_cause());
-                updates.iter().map(|_| Told::Nothing(what.clone())).collect()
+                updates.iter().map(|_| AttemptResult::Nothing(what.clone())).collect()
             }
             Ok(answer) => results(answer, updates).unwrap_or_else(|error| {
                 let what = format!("{error:#}: {answer:?}");
-                updates.iter().map(|_| Told::Wrong(what.clone())).collect()
+                updates.iter().map(|_| AttemptResult::Wrong(what.clone())).collect()
             }),
         };
         let first = updates.first().map(|update| update.text.clone());
         let mut taken =
-            told.iter().map(|told| told.taken().is_some()).collect::<Vec<_>>().into_iter();
-        for (update, told) in updates.iter().zip(told) {
-            if let Told::Wrong(what) = &told {
+            result.iter().map(|result| result.taken().is_some()).collect::<Vec<_>>().into_iter();
+        for (update, result) in updates.iter().zip(result) {
+            if let AttemptResult::Wrong(what) = &result {
                 self.see_wrong(format!("the result of update {}: {what}", update.text));
             }
             self.record.add(Attempt {
                 together: first.clone(),
-                ..update.attempt(gateway, again, (sent, answered), told)
+                ..update.attempt(gateway, again, (sent, answered), result)
             });
         }
         updates.retain(|_| !taken.next().unwrap_or_default());
     }
+
+    /// Sends updates one after the other, to a gateway without the endpoint for many; leaves those that
+    /// were not taken.
+    async fn post_each(&self, updates: &mut Vec<Update>, gateway: usize, again: bool) {
+        let mut refused = Vec::new();
+        for update in updates.drain(..) {
+            if !self.post(&update, gateway, again, false).await {
+                refused.push(update);
+            }
+        }
+        *updates = refused;
+    }
 }
 
 /// The answer for each update; a refusal of the whole request counts for each.
-fn results(answer: &Answer, updates: &[Update]) -> Result<Vec<Told>> {
+fn results(answer: &Answer, updates: &[Update]) -> Result<Vec<AttemptResult>> {
     if answer.status != 200 {
         return updates.iter().map(|update| read(answer, update.impact)).collect();
     }
@@ -110,7 +126,7 @@ fn results(answer: &Answer, updates: &[Update]) -> Result<Vec<Told>> {
     results.iter().map(|result| one(result, incidents)).collect()
 }
 
-fn one(result: &Value, incidents: &[Value]) -> Result<Told> {
+fn one(result: &Value, incidents: &[Value]) -> Result<AttemptResult> {
     let id = result["id"].as_str().map(str::parse::<Uuid>).transpose()?;
     let message = result["error"].as_str().unwrap_or_default().to_owned();
     Ok(match result["status"].as_i64() {
@@ -118,10 +134,10 @@ fn one(result: &Value, incidents: &[Value]) -> Result<Told> {
             let incident = result["incident"].as_i64().context("an outcome without incident")?;
             let shown = incidents.iter().filter(|shown| shown["id"] == incident).count();
             ensure!(shown == 1, "incident {incident} is shown {shown} times");
-            Told::Outcome { changed: status == 201, id: id.context("no id")?, incident }
+            AttemptResult::Outcome { changed: status == 201, id: id.context("no id")?, incident }
         }
-        Some(202) => Told::Accepted(id.context("no id")?),
-        Some(503) => Told::of_503(id, message)?,
+        Some(202) => AttemptResult::Accepted(id.context("no id")?),
+        Some(503) => AttemptResult::of_503(id, message)?,
         _ => anyhow::bail!("a result that is not expected: {result}"),
     })
 }
@@ -141,7 +157,7 @@ pub(crate) fn out_of_order(attempts: &[Attempt], inbox: &[InboxRow]) -> Vec<Stri
         if attempt.again && attempt.has_key {
             continue;
         }
-        let position = attempt.told.taken().and_then(|id| positions.get(&UpdateId(id)));
+        let position = attempt.result.taken().and_then(|id| positions.get(&UpdateId(id)));
         let Some(position) = position else { continue };
         let place = (together, attempt.again, attempt.component);
         let before = latest.insert(place, (*position, &attempt.update));

@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use deploy::process;
+use deploy::{binaries::Binaries, process};
 use harness::{System, proxy::Proxy};
 use nix::sys::signal::Signal;
 
@@ -21,20 +21,19 @@ pub(crate) const STOP_LIMIT: Duration = Duration::from_secs(25);
 pub(crate) struct Member {
     /// What it is, and which.
     pub(crate) name: String,
-    /// Where a gateway serves.
+    /// Where it answers: a gateway everything, a worker whether it is ready.
     pub(crate) address: String,
     /// Its wire to PostgreSQL.
     pub(crate) database: Proxy,
     /// Its wire to RabbitMQ.
     pub(crate) broker: Proxy,
-    program: PathBuf,
     variables: Vec<(String, String)>,
     folder: PathBuf,
     life: Mutex<Life>,
 }
 
-#[derive(Default)]
 struct Life {
+    program: PathBuf,
     child: Option<Child>,
     starts: usize,
     /// The most memory that any of its processes had, in bytes.
@@ -42,38 +41,47 @@ struct Life {
 }
 
 impl Member {
-    /// Prepares one of this system's, not started yet.
-    pub(crate) async fn new(system: &System, role: &str, number: usize) -> Result<Self> {
+    /// Prepares one of this system's, not started yet, that runs one of these programs.
+    pub(crate) async fn new(
+        system: &System,
+        programs: &Binaries,
+        role: &str,
+        number: usize,
+    ) -> Result<Self> {
         let database = Proxy::before(&system.database_uri).await?;
         let broker = Proxy::before(&system.amqp_uri).await?;
         // The same one in each life, so that clients find it again.
         let address = format!("127.0.0.1:{}", free_port()?);
+        let serves = if role == "gateway" { "SDB_BIND" } else { "SDB_ADMIN_ADDRESS" };
         let variables = system.variables(&[
             ("SDB_DATABASE_URI", database.uri()),
             ("SDB_AMQP_URI", broker.uri()),
-            ("SDB_BIND", &address),
+            (serves, &address),
             ("SDB_LOG", "info,gateway=debug,worker=debug"),
         ]);
-        let binaries = &system.context.binaries;
-        let program = if role == "gateway" { &binaries.gateway } else { &binaries.worker };
+        let life = Life { program: program(programs, role), child: None, starts: 0, peak: 0 };
         Ok(Self {
             name: format!("{role} {number}"),
             address,
             database,
             broker,
-            program: program.clone(),
             variables,
             folder: system.context.folder.clone(),
-            life: Mutex::default(),
+            life: Mutex::new(life),
         })
+    }
+
+    /// Its next life runs one of these programs.
+    pub(crate) fn take_program(&self, programs: &Binaries) {
+        self.life().program = program(programs, &self.name);
     }
 
     /// Starts its next life, with a log of its own.
     pub(crate) fn start(&self) -> Result<()> {
         let mut life = self.life();
         life.starts += 1;
-        let log = format!("{}-{}.log", self.name.replace(' ', "-"), life.starts);
-        let mut command = process::dying_with_us(&self.program, Signal::SIGKILL);
+        let log = self.log_of(life.starts);
+        let mut command = process::dying_with_us(&life.program, Signal::SIGKILL);
         command
             .arg("run")
             .env_clear()
@@ -81,10 +89,19 @@ impl Member {
             .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(File::create(self.folder.join(log))?);
+            .stderr(File::create(log)?);
         let child = process::spawn(command);
         life.child = Some(child.with_context(|| format!("{} can't be started", self.name))?);
         Ok(())
+    }
+
+    /// What it has logged in its present life.
+    pub(crate) fn log(&self) -> Result<String> {
+        Ok(fs::read_to_string(self.log_of(self.life().starts))?)
+    }
+
+    fn log_of(&self, start: usize) -> PathBuf {
+        self.folder.join(format!("{}-{start}.log", self.name.replace(' ', "-")))
     }
 
     /// Kills it (SIGKILL).
@@ -148,6 +165,11 @@ impl Member {
     fn life(&self) -> MutexGuard<'_, Life> {
         self.life.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The program for a role, or for a member's name, which begins with its role.
+fn program(programs: &Binaries, role: &str) -> PathBuf {
+    if role.starts_with("gateway") { &programs.gateway } else { &programs.worker }.clone()
 }
 
 impl Life {

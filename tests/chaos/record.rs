@@ -38,12 +38,12 @@ pub(crate) struct Attempt {
     pub(crate) together: Option<String>,
     pub(crate) sent: Instant,
     pub(crate) answered: Instant,
-    pub(crate) told: Told,
+    pub(crate) result: AttemptResult,
 }
 
 /// An answer.
 #[derive(Clone, Debug)]
-pub(crate) enum Told {
+pub(crate) enum AttemptResult {
     /// 200 or 201.
     Outcome { changed: bool, id: Uuid, incident: i64 },
     /// 202.
@@ -58,7 +58,7 @@ pub(crate) enum Told {
     Wrong(String),
 }
 
-impl Told {
+impl AttemptResult {
     /// A refusal that can be tried again, by what it says.
     pub(crate) fn of_503(id: Option<Uuid>, message: String) -> Result<Self> {
         if message.contains("nothing was queued") {
@@ -113,20 +113,26 @@ impl Record {
 
     pub(crate) fn add(&self, attempt: Attempt) {
         let mut kept = self.kept();
-        match &attempt.told {
-            Told::Outcome { .. } => {
+        match &attempt.result {
+            AttemptResult::Outcome { .. } => {
                 if let Some(newest) = kept.outcomes.get_mut(attempt.gateway) {
                     *newest = (*newest).max(Some(attempt.sent));
                 }
             }
-            Told::Accepted(id) => kept.unsettled.push((attempt.answered, *id)),
-            Told::Refused(..) | Told::Unknown(..) | Told::Nothing(_) | Told::Wrong(_) => {}
+            AttemptResult::Accepted(id) => kept.unsettled.push((attempt.answered, *id)),
+            AttemptResult::Refused(..)
+            | AttemptResult::Unknown(..)
+            | AttemptResult::Nothing(_)
+            | AttemptResult::Wrong(_) => {}
         }
         let is_asked_for = attempt.prefer == Some(RESPOND_ASYNC);
-        let is_good = match &attempt.told {
-            Told::Outcome { .. } => true,
-            Told::Accepted(_) => is_asked_for,
-            Told::Refused(..) | Told::Unknown(..) | Told::Nothing(_) | Told::Wrong(_) => false,
+        let is_good = match &attempt.result {
+            AttemptResult::Outcome { .. } => true,
+            AttemptResult::Accepted(_) => is_asked_for,
+            AttemptResult::Refused(..)
+            | AttemptResult::Unknown(..)
+            | AttemptResult::Nothing(_)
+            | AttemptResult::Wrong(_) => false,
         };
         if !is_good && kept.worse.is_none_or(|(sent, _)| sent < attempt.sent) {
             kept.worse = Some((attempt.sent, attempt.answered));
@@ -177,16 +183,16 @@ impl Record {
 pub(crate) fn write(attempts: &[Attempt], diary: &Diary, path: &Path) -> Result<()> {
     let mut file = BufWriter::new(File::create(path)?);
     for attempt in attempts {
-        let (told, id, more) = match &attempt.told {
-            Told::Outcome { changed, id, incident } => {
+        let (result, id, more) = match &attempt.result {
+            AttemptResult::Outcome { changed, id, incident } => {
                 let status = if *changed { "201" } else { "200" };
                 (status, Some(*id), incident.to_string())
             }
-            Told::Accepted(id) => ("202", Some(*id), String::new()),
-            Told::Refused(id, message) => ("503, not queued", *id, message.clone()),
-            Told::Unknown(id, message) => ("503, unknown", *id, message.clone()),
-            Told::Nothing(error) => ("no answer", None, error.clone()),
-            Told::Wrong(what) => ("wrong", None, what.clone()),
+            AttemptResult::Accepted(id) => ("202", Some(*id), String::new()),
+            AttemptResult::Refused(id, message) => ("503, not queued", *id, message.clone()),
+            AttemptResult::Unknown(id, message) => ("503, unknown", *id, message.clone()),
+            AttemptResult::Nothing(error) => ("no answer", None, error.clone()),
+            AttemptResult::Wrong(what) => ("wrong", None, what.clone()),
         };
         let line = json!({
             "update": attempt.update,
@@ -199,7 +205,7 @@ pub(crate) fn write(attempts: &[Attempt], diary: &Diary, path: &Path) -> Result<
             "together": attempt.together,
             "sent": diary.seconds(attempt.sent),
             "answered": diary.seconds(attempt.answered),
-            "told": told,
+            "answer": result,
             "id": id,
             "more": more,
         });
@@ -219,16 +225,18 @@ pub(crate) fn as_sent(attempts: &[Attempt]) -> Result<Vec<verdict::Attempt>> {
             impact: Some(i16::try_from(attempt.impact)?),
             sent: micros(attempt.sent)?,
             answered: micros(attempt.answered)?,
-            answer: match &attempt.told {
-                Told::Outcome { changed, id, incident } => Answered::Outcome {
+            answer: match &attempt.result {
+                AttemptResult::Outcome { changed, id, incident } => Answered::Outcome {
                     id: UpdateId(*id),
                     changed: Some(*changed),
                     incident: Some(*incident),
                 },
-                Told::Accepted(id) => Answered::Accepted(UpdateId(*id)),
-                Told::Refused(id, message) => Answered::Refused(id.map(UpdateId), message.clone()),
-                Told::Unknown(id, _) => Answered::Unknown(id.map(UpdateId)),
-                Told::Nothing(_) | Told::Wrong(_) => Answered::Unknown(None),
+                AttemptResult::Accepted(id) => Answered::Accepted(UpdateId(*id)),
+                AttemptResult::Refused(id, message) => {
+                    Answered::Refused(id.map(UpdateId), message.clone())
+                }
+                AttemptResult::Unknown(id, _) => Answered::Unknown(id.map(UpdateId)),
+                AttemptResult::Nothing(_) | AttemptResult::Wrong(_) => Answered::Unknown(None),
             },
         })
     };

@@ -13,7 +13,7 @@ use crate::{
     member::Member,
     operator::Edits,
     published::Published,
-    record::{Attempt, Told},
+    record::{Attempt, AttemptResult},
     storm::Tally,
 };
 
@@ -40,13 +40,13 @@ impl Report<'_> {
 
     /// The table, as Markdown.
     pub(crate) fn table(&self) -> String {
-        let count = |such: fn(&Told) -> bool| {
-            self.attempts.iter().filter(|attempt| such(&attempt.told)).count()
+        let count = |such: fn(&AttemptResult) -> bool| {
+            self.attempts.iter().filter(|attempt| such(&attempt.result)).count()
         };
         let again = |attempt: &&Attempt| attempt.again;
         let retries = self.attempts.iter().filter(again).count();
         let failed =
-            self.attempts.iter().filter(again).filter(|a| a.told.taken().is_none()).count();
+            self.attempts.iter().filter(again).filter(|a| a.result.taken().is_none()).count();
         let mut updates: Vec<&str> = self.attempts.iter().map(|a| a.update.as_str()).collect();
         updates.sort_unstable();
         updates.dedup();
@@ -69,11 +69,17 @@ impl Report<'_> {
         row("of these together with others", &{
             self.attempts.iter().filter(|attempt| attempt.together.is_some()).count()
         });
-        row("200 and 201, with the outcome", &count(|t| matches!(t, Told::Outcome { .. })));
-        row("202", &count(|t| matches!(t, Told::Accepted(_))));
-        row("503, nothing was queued", &count(|t| matches!(t, Told::Refused(..))));
-        row("503, may have been queued or not", &count(|t| matches!(t, Told::Unknown(..))));
-        row("no answer", &count(|t| matches!(t, Told::Nothing(_))));
+        row(
+            "200 and 201, with the outcome",
+            &count(|t| matches!(t, AttemptResult::Outcome { .. })),
+        );
+        row("202", &count(|t| matches!(t, AttemptResult::Accepted(_))));
+        row("503, nothing was queued", &count(|t| matches!(t, AttemptResult::Refused(..))));
+        row(
+            "503, may have been queued or not",
+            &count(|t| matches!(t, AttemptResult::Unknown(..))),
+        );
+        row("no answer", &count(|t| matches!(t, AttemptResult::Nothing(_))));
         row("sent again to the other gateway", &retries);
         row("of these no 2xx either", &failed);
         row("lists read and compared", &self.reads);
@@ -81,26 +87,24 @@ impl Report<'_> {
         row("of these beside a batch", &compared.beside);
         row("edits held open for up to 4 s", &self.edits.held);
         row("edits that failed, or whose end nobody knows", &self.edits.unknown);
-        row("messages to RabbitMQ that were counted; updates in one, on average", &{
-            let Published { messages, .. } = self.published;
-            format!("{messages}; {:.2}", self.published.updates_per_message())
+        row("messages to RabbitMQ that were counted", &self.published.messages);
+        row("updates in one of them, on average", &{
+            format!("{:.2}", self.published.updates_per_message())
         });
         row("updates in the inbox", &self.rows);
-        row("decided by the model, too; changes; entries of timelines", &{
-            format!("{}; {}; {}", compared.updates(), compared.changes, compared.entries)
-        });
+        row("decided by the model, too", &compared.updates());
+        row("changes", &compared.changes);
+        row("entries of timelines", &compared.entries);
         row("**lost**", &found(Kind::Lost));
         row("**doubled**", &found(Kind::Doubled));
         row("**out of order**", &found(Kind::OutOfOrder));
         row("answered otherwise than decided", &found(Kind::AnsweredOtherwise));
         row("decided otherwise than by the model", &found(Kind::DecidedOtherwise));
-        row("another state; another timeline", &{
-            format!("{}; {}", found(Kind::State), found(Kind::Timeline))
-        });
+        row("another state than the model's", &found(Kind::State));
+        row("another timeline than the model's", &found(Kind::Timeline));
         row("**edits by others undone**", &found(Kind::ForeignEditUndone));
-        row("parked unasked; not parked", &{
-            format!("{}; {}", found(Kind::ParkedUnasked), found(Kind::NotParked))
-        });
+        row("parked without a reason of the model's", &found(Kind::ParkedUnasked));
+        row("not parked although the model has a reason", &found(Kind::NotParked));
         row("other violations", &self.wrong.len());
         row("processes killed (SIGKILL)", &tally.kills);
         row("processes stalled (SIGSTOP, 1 to 20 s)", &tally.stalls);
@@ -110,11 +114,10 @@ impl Report<'_> {
         row("servers stalled (SIGSTOP, 1 to 12 s)", &tally.server_stalls);
         row("networks cut, silenced or delayed", &tally.cuts);
         row("RabbitMQ short of memory", &tally.alarms);
-        row("changes of the number of partitions", &tally.reshapes);
+        row("changes of the number of partitions", &tally.repartitions);
         row("changes of the version of messages", &tally.rewires);
-        row("changes of either given up; killed", &{
-            format!("{}; {}", tally.changes_given_up, tally.changes_killed)
-        });
+        row("changes of either that were given up", &tally.changes_given_up);
+        row("changes of either that were killed", &tally.changes_killed);
         row("times of trouble, of up to five faults that overlap", &tally.episodes);
         row(
             "after such a time: longest until every gateway gave outcomes and the backlog was settled",
@@ -124,9 +127,8 @@ impl Report<'_> {
             "after such a time: longest until the last answer without an outcome",
             &seconds(tally.longest_unease),
         );
-        row("most memory of a gateway; of a worker", &{
-            format!("{} MiB; {} MiB", peak("gateway"), peak("worker"))
-        });
+        row("maximum memory of a gateway", &format!("{} MiB", peak("gateway")));
+        row("maximum memory of a worker", &format!("{} MiB", peak("worker")));
         table
     }
 

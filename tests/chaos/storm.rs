@@ -1,6 +1,7 @@
 //! Injects faults, removes them, and measures how long the system takes to recover.
 
 mod topology;
+mod upgrade;
 
 use std::{
     sync::{
@@ -46,7 +47,7 @@ pub(crate) struct Tally {
     pub(crate) server_stalls: usize,
     pub(crate) cuts: usize,
     pub(crate) alarms: usize,
-    pub(crate) reshapes: usize,
+    pub(crate) repartitions: usize,
     /// Changes of the version of messages.
     pub(crate) rewires: usize,
     /// Changes of either kind.
@@ -71,7 +72,7 @@ impl Tally {
             + self.server_stalls
             + self.cuts
             + self.alarms
-            + self.reshapes
+            + self.repartitions
             + self.rewires
     }
 }
@@ -170,7 +171,7 @@ impl Storm {
             }
             Fault::Alarm { time } => self.alarm(*time).await?,
             Fault::Reshape { partitions, killed_after } => {
-                self.reshape(*partitions, *killed_after).await?;
+                self.repartition(*partitions, *killed_after).await?;
             }
             Fault::Rewire { version, killed_after } => {
                 self.rewire(*version, *killed_after).await?;

@@ -1,5 +1,7 @@
 //! A burst of updates that goes on while a test breaks things, and the check of what became of it.
 
+mod sent;
+
 use std::{
     collections::BTreeSet,
     ops::Range,
@@ -13,16 +15,16 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use reqwest::Client;
 use serde_json::{Value, json};
-use shared::{component::ComponentId, update_id::UpdateId};
+use shared::update_id::UpdateId;
 use tokio::{
     task::JoinHandle,
     time::{Instant, sleep},
 };
-use uuid::Uuid;
 
+pub use self::sent::{Sent, outcome};
 use super::{
-    Answer, System, answer, eventually, replay,
-    verdict::{self, Answered, Attempt, Expected},
+    System, answer, eventually, replay,
+    verdict::{self, Answered, Expected},
 };
 
 /// Components that updates are about: 50 names in two regions.
@@ -31,6 +33,9 @@ pub const COMPONENTS: usize = 100;
 const CLIENTS: usize = 8;
 /// What a client waits for after each answer, as monitors do.
 const PACE: Duration = Duration::from_millis(10);
+/// The same for a burst of at most 150 updates a second: more clients, so that those that wait for a
+/// partition leave others.
+const LIGHT: (usize, Duration) = (24, Duration::from_millis(160));
 
 /// Adds the components that updates are about to an empty catalogue.
 pub async fn add_components(system: &System) -> Result<()> {
@@ -74,45 +79,6 @@ const fn mixed(number: usize) -> usize {
     number.wrapping_mul(2_654_435_761) >> 7
 }
 
-/// The answer that a client got for an update.
-#[derive(Clone, Debug)]
-pub enum Told {
-    /// 200 or 201: its outcome.
-    Decided(Uuid),
-    /// 202: it is safe.
-    Accepted(Uuid),
-    /// 503: it may have been queued or not.
-    Unknown(Uuid, String),
-    /// 503: nothing was queued.
-    Refused(Option<Uuid>, String),
-}
-
-/// An update as it was sent once, and its answer.
-#[derive(Clone, Debug)]
-pub struct Sent {
-    /// Its place in the burst. An update with an idempotency key is sent until it is taken.
-    pub number: usize,
-    /// The gateway that answered.
-    pub gateway: usize,
-    /// Whether the client waited for the outcome.
-    pub waited: bool,
-    /// When it was sent.
-    pub at: Instant,
-    /// When its answer was there.
-    pub answered: Instant,
-    /// The answer.
-    pub told: Told,
-    /// Whether it was a 201, and the incident that it showed.
-    pub outcome: Option<(bool, i64)>,
-}
-
-/// Whether an answer with an outcome is a 201, and which incident it shows.
-#[must_use]
-pub fn outcome(answer: &Answer) -> Option<(bool, i64)> {
-    let is_outcome = matches!(answer.status, 200 | 201);
-    Some((answer.status == 201, answer.body["id"].as_i64().filter(|_| is_outcome)?))
-}
-
 /// Clients that send updates until they are stopped. Some wait for outcomes and some don't; some
 /// send again what was not taken, with an idempotency key, and some go on to the next update.
 pub struct Burst {
@@ -124,6 +90,7 @@ struct Shared {
     client: Client,
     addresses: Vec<String>,
     token: String,
+    pace: Duration,
     stopped: AtomicBool,
     next: AtomicUsize,
     seen: Mutex<Seen>,
@@ -140,16 +107,27 @@ impl Burst {
     /// Starts a burst on all gateways of the system, and returns when it is under way: each has
     /// answered with outcomes.
     pub async fn start(system: &System) -> Result<Self> {
+        Self::start_with(system, CLIENTS, PACE).await
+    }
+
+    /// The same with a light load, for tests whose time limits are not to measure the CPU.
+    pub async fn start_light(system: &System) -> Result<Self> {
+        let (clients, pace) = LIGHT;
+        Self::start_with(system, clients, pace).await
+    }
+
+    async fn start_with(system: &System, clients: usize, pace: Duration) -> Result<Self> {
         add_components(system).await?;
         let shared = Arc::new(Shared {
             client: system.client.clone(),
             addresses: system.addresses.clone(),
             token: system.token.clone(),
+            pace,
             stopped: AtomicBool::new(false),
             next: AtomicUsize::new(0),
             seen: Mutex::default(),
         });
-        let clients = (0..CLIENTS).map(|client| tokio::spawn(shared.clone().post(client)));
+        let clients = (0..clients).map(|client| tokio::spawn(shared.clone().post(client)));
         let burst = Self { clients: clients.collect(), shared };
         burst.is_decided().await?;
         Ok(burst)
@@ -197,7 +175,7 @@ impl Burst {
     }
 
     async fn decide(&self, gateways: impl IntoIterator<Item = usize>) -> Result<()> {
-        let such = |sent: &Sent| matches!(sent.told, Told::Decided(_));
+        let such = |sent: &Sent| matches!(sent.answer, Answered::Outcome { .. });
         self.hears(gateways, "with an outcome", such).await
     }
 
@@ -212,19 +190,26 @@ impl Burst {
     }
 
     async fn accept(&self, gateways: impl IntoIterator<Item = usize>) -> Result<()> {
-        let such = |sent: &Sent| sent.waited && matches!(sent.told, Told::Accepted(_));
+        let such = |sent: &Sent| sent.waited && matches!(sent.answer, Answered::Accepted(_));
         self.hears(gateways, "202 to one that waits", such).await
     }
 
     /// Waits until this gateway does not know whether an update was queued.
     pub async fn is_unknown_to(&self, gateway: usize) -> Result<()> {
-        let such = |sent: &Sent| matches!(sent.told, Told::Unknown(..));
+        let such = |sent: &Sent| matches!(sent.answer, Answered::Unknown(_));
         self.hears([gateway], "that it does not know", such).await
+    }
+
+    /// Waits until this gateway answers an update with 503, whatever it knows.
+    pub async fn is_not_taken_by(&self, gateway: usize) -> Result<()> {
+        let such = |sent: &Sent| !sent.is_taken();
+        self.hears([gateway], "503", such).await
     }
 
     /// Waits until this gateway refuses updates with an error message that contains these words.
     pub async fn is_refused_by(&self, gateway: usize, words: &str) -> Result<()> {
-        let such = |sent: &Sent| matches!(&sent.told, Told::Refused(_, why) if why.contains(words));
+        let such =
+            |sent: &Sent| matches!(&sent.answer, Answered::Refused(_, why) if why.contains(words));
         self.hears([gateway], &format!("503, `{words}`"), such).await
     }
 
@@ -264,10 +249,10 @@ impl Shared {
                 gateway = (gateway + 1) % self.addresses.len();
                 match self.send(number, gateway, waits, has_key).await {
                     Ok(sent) => {
-                        let again =
-                            has_key && matches!(sent.told, Told::Unknown(..) | Told::Refused(..));
+                        let again = has_key
+                            && matches!(sent.answer, Answered::Unknown(_) | Answered::Refused(..));
                         self.seen().sent.push(sent);
-                        sleep(PACE).await;
+                        sleep(self.pace).await;
                         if !again {
                             break;
                         }
@@ -302,24 +287,21 @@ impl Shared {
             request = request.header("Idempotency-Key", format!("update {number}"));
         }
         let at = Instant::now();
-        let answer = answer(request).await?;
+        let response = answer(request).await?;
         let answered = Instant::now();
-        let id = answer.header("update-id").parse::<Uuid>();
-        let sentence = answer.body["message"].as_str().unwrap_or_default();
-        let told = match answer.status {
-            200 | 201 => Told::Decided(id?),
-            202 => Told::Accepted(id?),
-            503 if sentence.contains("may have been queued or not") => {
-                Told::Unknown(id?, sentence.to_owned())
+        let id = response.header("update-id").parse().map(UpdateId);
+        let message = response.body["message"].as_str().unwrap_or_default();
+        let answer = match response.status {
+            200 | 201 => outcome(&response)?,
+            202 => Answered::Accepted(id?),
+            503 if message.contains("may have been queued or not") => Answered::Unknown(Some(id?)),
+            503 if message.contains("nothing was queued") => {
+                ensure!(response.header("retry-after") == "1", "{response:?}");
+                Answered::Refused(id.ok(), message.to_owned())
             }
-            503 if sentence.contains("nothing was queued") => {
-                ensure!(answer.header("retry-after") == "1", "{answer:?}");
-                Told::Refused(id.ok(), sentence.to_owned())
-            }
-            _ => bail!("{answer:?}"),
+            _ => bail!("{response:?}"),
         };
-        let outcome = outcome(&answer);
-        Ok(Sent { number, gateway, waited: waits, at, answered, told, outcome })
+        Ok(Sent { number, gateway, waited: waits, at, answered, answer })
     }
 }
 
@@ -343,28 +325,4 @@ async fn judged(system: &System, all: &[Sent], operators: Vec<String>) -> Result
     run.expected = Expected { compares: true, operators, ..Expected::default() };
     verdict::judge(&run).into_result()?;
     replay::holds_one_active_incident(&system.database).await
-}
-
-impl Sent {
-    fn attempt(&self, begin: Instant) -> Result<Attempt> {
-        let micros = |at: Instant| u64::try_from(at.duration_since(begin).as_micros());
-        let answer = match &self.told {
-            Told::Decided(id) => Answered::Outcome {
-                id: UpdateId(*id),
-                changed: self.outcome.map(|(changed, _)| changed),
-                incident: self.outcome.map(|(_, incident)| incident),
-            },
-            Told::Accepted(id) => Answered::Accepted(UpdateId(*id)),
-            Told::Unknown(id, _) => Answered::Unknown(Some(UpdateId(*id))),
-            Told::Refused(id, message) => Answered::Refused(id.map(UpdateId), message.clone()),
-        };
-        Ok(Attempt {
-            update: format!("update {}", self.number),
-            component: ComponentId(component(self.number)),
-            impact: i16::try_from(update(self.number)["impact"].as_i64().unwrap_or_default()).ok(),
-            sent: micros(self.at)?,
-            answered: micros(self.answered)?,
-            answer,
-        })
-    }
 }

@@ -2,6 +2,7 @@
 
 pub mod burst;
 mod clock;
+mod cluster;
 pub mod http;
 mod pair;
 mod process;
@@ -29,7 +30,7 @@ use anyhow::{Context, Result};
 use deploy::{
     binaries::{self, Binaries},
     packages::{self, Consent, Tool},
-    servers::{Postgres, PostgresAlone, RabbitMq, Servers},
+    servers::{Cluster, Postgres, PostgresAlone, RabbitMq, Servers},
 };
 use libtest_mimic::Failed;
 use tokio::{
@@ -39,11 +40,12 @@ use tokio::{
 
 pub use self::{
     clock::Clock,
+    cluster::SharedCluster,
     pair::{Pair, Replication},
     process::{ADMIN, Process, log_lines},
     publish::publish,
     requests::{Answer, COMPONENT_STATUS, INCIDENTS, answer, same, status_update},
-    system::{CLAIM, Component, NOW, SECRET, System, token},
+    system::{CLAIM, Component, NOW, SECRET, SEVERAL_PARTITIONS, System, token},
 };
 
 /// The longest that a test may take.
@@ -89,9 +91,14 @@ macro_rules! tests_of {
 pub struct Harness {
     runtime: Runtime,
     servers: Arc<Servers>,
+    cluster: Arc<SharedCluster>,
     binaries: Arc<Binaries>,
     folder: PathBuf,
 }
+
+/// The beginning of the names of the tests that share a cluster of RabbitMQ nodes. They break it, so they
+/// run one after the other.
+const ON_THE_CLUSTER: &str = "system::cluster::";
 
 /// What one test works with.
 pub struct Fixture {
@@ -99,6 +106,10 @@ pub struct Fixture {
     pub servers: Arc<Servers>,
     /// A PostgreSQL of the test's own, to be used instead.
     pub own_postgres: Option<PostgresAlone>,
+    /// A cluster of RabbitMQ nodes, to be used instead.
+    pub cluster: Option<Arc<Cluster>>,
+    /// From which that is taken.
+    pub shared_cluster: Arc<SharedCluster>,
     /// The programs under test.
     pub binaries: Arc<Binaries>,
     /// The test's name, fit for a database.
@@ -119,19 +130,24 @@ impl Harness {
         packages::ensure(&Tool::ALL, &Consent::of_tests()?)?;
         fs::create_dir(&folder)?;
         let servers = Arc::new(Servers::start(&folder.join("servers"))?);
+        let cluster = SharedCluster::new(folder.join("cluster"));
         let binaries = Arc::new(binaries::build()?);
         let runtime = Runtime::new()?;
-        Ok(Self { runtime, servers, binaries, folder })
+        Ok(Self { runtime, servers, cluster, binaries, folder })
     }
 
     /// Runs one test; when it fails, its processes' logs are shown.
     pub fn run(&self, test: &Test) -> Result<(), Failed> {
+        // Waiting for the turn does not count.
+        let _turn = test.name.starts_with(ON_THE_CLUSTER).then(|| self.cluster.turn());
         let name = test.name.trim_start_matches("system::").replace("::", "_");
         let folder = self.folder.join("logs").join(&name);
         fs::create_dir_all(&folder)?;
         let context = Arc::new(Fixture {
             servers: self.servers.clone(),
             own_postgres: None,
+            cluster: None,
+            shared_cluster: self.cluster.clone(),
             binaries: self.binaries.clone(),
             name: short(&name),
             folder: folder.clone(),
@@ -166,6 +182,7 @@ fn short(name: &str) -> String {
 impl Harness {
     /// Stops the servers and takes their folder away.
     pub fn stop(self) -> Result<()> {
+        self.cluster.stop();
         drop(self.servers);
         fs::remove_dir_all(&self.folder)?;
         Ok(())
@@ -215,26 +232,43 @@ impl Fixture {
     /// use the shared ones.
     pub fn with_own_servers(&self) -> Result<Arc<Self>> {
         let servers = Servers::start(&self.folder.join("servers"))?;
-        Ok(self.with(Arc::new(servers), None))
+        Ok(self.with(Arc::new(servers), None, None))
     }
 
     /// The same with a PostgreSQL of the test's own, which is there much sooner than both servers.
     pub fn with_own_postgres(&self) -> Result<Arc<Self>> {
         let postgres = PostgresAlone::start(&self.folder.join("postgresql"))?;
-        Ok(self.with(self.servers.clone(), Some(postgres)))
+        Ok(self.with(self.servers.clone(), Some(postgres), None))
     }
 
     /// The same with a standby of it, which has this name.
     fn with_own_standby(&self, name: &str) -> Result<(Arc<Self>, Postgres)> {
         let postgres = PostgresAlone::start(&self.folder.join("postgresql"))?;
         let standby = postgres.start_standby(name)?;
-        Ok((self.with(self.servers.clone(), Some(postgres)), standby))
+        Ok((self.with(self.servers.clone(), Some(postgres), None), standby))
     }
 
-    fn with(&self, servers: Arc<Servers>, own_postgres: Option<PostgresAlone>) -> Arc<Self> {
-        let (binaries, name) = (self.binaries.clone(), self.name.clone());
-        let (folder, has_journal) = (self.folder.clone(), self.has_journal);
-        Arc::new(Self { servers, own_postgres, binaries, name, folder, has_journal })
+    /// The same with the cluster of RabbitMQ nodes, for the tests that may break it.
+    pub fn with_cluster(&self) -> Result<Arc<Self>> {
+        Ok(self.with(self.servers.clone(), None, Some(self.shared_cluster.get()?)))
+    }
+
+    fn with(
+        &self,
+        servers: Arc<Servers>,
+        own_postgres: Option<PostgresAlone>,
+        cluster: Option<Arc<Cluster>>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            servers,
+            own_postgres,
+            cluster,
+            shared_cluster: self.shared_cluster.clone(),
+            binaries: self.binaries.clone(),
+            name: self.name.clone(),
+            folder: self.folder.clone(),
+            has_journal: self.has_journal,
+        })
     }
 
     /// The PostgreSQL that the test works with.
@@ -243,10 +277,16 @@ impl Fixture {
         self.own_postgres.as_ref().map_or(self.servers.postgres(), PostgresAlone::postgres)
     }
 
-    /// The RabbitMQ that the test works with.
+    /// The RabbitMQ that the test works with: of a cluster, its first node.
     #[must_use]
     pub fn rabbitmq(&self) -> &RabbitMq {
-        self.servers.rabbitmq()
+        self.cluster.as_ref().map_or(self.servers.rabbitmq(), |cluster| cluster.first())
+    }
+
+    /// Makes a virtual host and returns its URI, with all nodes of a cluster.
+    pub fn create_vhost(&self, name: &str) -> Result<String> {
+        let uri = self.rabbitmq().create_vhost(name)?;
+        self.cluster.as_ref().map_or(Ok(uri), |cluster| cluster.vhost_uri(name, &[0, 1, 2]))
     }
 
     /// Runs `worker` or `gateway` to its end, as an operator does; returns whether it succeeded and

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use lapin::{
-    BasicProperties, Connection, ConnectionProperties,
+    BasicProperties,
     options::{BasicPublishOptions, ConfirmSelectOptions},
 };
 use shared::message::UpdateMessage;
@@ -11,7 +11,7 @@ use super::System;
 
 /// Publishes an update as a gateway does, whatever is in it, and waits for RabbitMQ's confirmation.
 pub async fn publish(system: &System, update: &UpdateMessage) -> Result<()> {
-    let connection = Connection::connect(&system.amqp_uri, ConnectionProperties::default()).await?;
+    let connection = system.connect_to_rabbitmq().await?;
     let channel = connection.create_channel().await?;
     channel.confirm_select(ConfirmSelectOptions::default()).await?;
     let topology = system.topology().await?;

@@ -1,17 +1,54 @@
-//! The reference of commands: what each program's `--help` says, as one document.
+//! The generated reference: what each program's `--help` says, and the table of settings.
 
-use std::{path::Path, process::Command};
+use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context, Result, ensure};
 use deploy::binaries;
+use shared::settings::{SETTINGS, Setting};
 
-/// The document, from the repository's root.
-pub const COMMANDS: &str = "docs/reference/commands.md";
-/// How it is written anew.
+/// How the pages are written anew.
 pub const WRITE: &str = "cargo run -p tests --bin reference";
 
-/// What the document must be: that of the programs as they are now, which are built for it.
-pub fn commands() -> Result<String> {
+const COMMANDS: &str = "docs/reference/commands.md";
+const SETTINGS_PAGE: &str = "docs/reference.md";
+/// The table of settings is a part of its page, from its head to the next empty line.
+const HEAD: &str = "| name | default | read by | meaning |\n|---|---|---|---|\n";
+
+/// A page that is generated, or has a part that is.
+pub struct Page {
+    /// From the repository's root.
+    pub path: &'static str,
+    /// What must be in it.
+    pub text: String,
+}
+
+/// The pages as they must be: those of the programs as they are now, which are built for them.
+///
+/// # Errors
+/// When a program can't be built or run, or when the page of settings has no table.
+pub fn pages() -> Result<[Page; 2]> {
+    let settings = fs::read_to_string(deploy::checkout().join(SETTINGS_PAGE))?;
+    Ok([
+        Page { path: COMMANDS, text: commands()? },
+        Page { path: SETTINGS_PAGE, text: with_settings(&settings)? },
+    ])
+}
+
+/// The page with its table of settings written anew.
+fn with_settings(page: &str) -> Result<String> {
+    let (before, rest) = page.split_once(HEAD).with_context(|| format!("no table: {HEAD}"))?;
+    let (_, after) = rest.split_once("\n\n").context("nothing follows the table of settings")?;
+    let rows = SETTINGS.iter().map(row).collect::<Vec<_>>().join("\n");
+    Ok(format!("{before}{HEAD}{rows}\n\n{after}"))
+}
+
+fn row(setting: &Setting) -> String {
+    let Setting { name, default, reader, meaning, .. } = setting;
+    let default = default.map_or("–".to_owned(), |default| format!("`{default}`"));
+    format!("| `{name}` | {default} | {reader} | {meaning} |")
+}
+
+fn commands() -> Result<String> {
     let [gateway, worker, deploy] = binaries::build_programs(["gateway", "worker", "deploy"])?;
     let mut document = format!(
         "# Commands\n\nEach program's `--help`, with all of its commands. \

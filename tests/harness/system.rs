@@ -1,13 +1,13 @@
 //! Gateways and workers on a database and a virtual host of their own.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use anyhow::{Context, Result, ensure};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
-use lapin::{Connection, ConnectionProperties};
+use lapin::Connection;
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
-use shared::component::ComponentId;
+use shared::{broker::Broker, component::ComponentId, settings::Settings};
 use sqlx::{AssertSqlSafe, PgPool};
 use tokio::{
     runtime::Handle,
@@ -32,6 +32,10 @@ pub fn token(secret: &str, claims: &Value) -> String {
     let key = EncodingKey::from_secret(secret.as_bytes());
     jsonwebtoken::encode(&header, claims, &key).expect("claims can be signed")
 }
+
+/// Settings at `worker migrate` for more partitions than by default, so that workers share and exchange
+/// several, of which they hold fewer messages.
+pub const SEVERAL_PARTITIONS: &[(&str, &str)] = &[("SDB_PARTITIONS", "8"), ("SDB_PREFETCH", "256")];
 
 /// A component: its name and its attributes, each a name with its value.
 pub type Component<'a> = (&'a str, &'a [(&'a str, &'a str)]);
@@ -65,20 +69,27 @@ pub struct System {
 }
 
 impl System {
-    /// A prepared database and a virtual host, and no process yet. It has more partitions than by
-    /// default, so that workers share and exchange several, of which they hold fewer messages.
+    /// A prepared database and a virtual host, and no process yet. It has [`SEVERAL_PARTITIONS`].
     pub async fn prepared(context: &Arc<Fixture>) -> Result<Self> {
-        Self::prepared_with(context, &[("SDB_PARTITIONS", "8"), ("SDB_PREFETCH", "256")]).await
+        Self::prepared_with(context, SEVERAL_PARTITIONS).await
     }
 
     /// The same with these settings at `worker migrate`, which records the shape of the queues, and the
     /// default number of partitions.
     pub async fn prepared_with(context: &Arc<Fixture>, settings: &[(&str, &str)]) -> Result<Self> {
+        Self::prepared_by(context, &context.binaries.worker, settings).await
+    }
+
+    /// The same by this `worker`, which may be that of an earlier release.
+    pub async fn prepared_by(
+        context: &Arc<Fixture>,
+        worker: &Path,
+        settings: &[(&str, &str)],
+    ) -> Result<Self> {
         let system = Self::bare(context).await?;
         let mut variables = vec![("SDB_DATABASE_URI", system.database_uri.as_str())];
         variables.extend(settings);
-        let (done, said) =
-            context.command(&context.binaries.worker, &["migrate"], &variables).await?;
+        let (done, said) = context.command(worker, &["migrate"], &variables).await?;
         ensure!(done, "worker migrate: {said}");
         if context.has_journal {
             let mut connection = system.database.acquire().await?;
@@ -93,7 +104,7 @@ impl System {
         let (servers, database_name) = (context.clone(), name.clone());
         let (database_uri, amqp_uri) = spawn_blocking(move || -> Result<_> {
             let database = servers.postgres().create_database(&database_name)?;
-            Ok((database, servers.rabbitmq().create_vhost(&database_name)?))
+            Ok((database, servers.create_vhost(&database_name)?))
         })
         .await??;
         let database = pair::connect(&database_uri).await?;
@@ -298,10 +309,15 @@ impl System {
         eventually("a session waits for a lock", async || Ok(self.count(waiting).await? > 0)).await
     }
 
+    /// A connection to RabbitMQ of the test's own.
+    pub async fn connect_to_rabbitmq(&self) -> Result<Connection> {
+        let settings = Settings::new([("SDB_AMQP_URI".to_owned(), self.amqp_uri.clone())]);
+        Ok(Broker::from_settings(&settings)?.connect("test").await?)
+    }
+
     /// How many messages are ready in a queue.
     pub async fn waiting(&self, queue: &str) -> Result<u32> {
-        let connection =
-            Connection::connect(&self.amqp_uri, ConnectionProperties::default()).await?;
+        let connection = self.connect_to_rabbitmq().await?;
         let channel = connection.create_channel().await?;
         let options = lapin::options::QueueDeclareOptions { passive: true, ..Default::default() };
         let arguments = lapin::types::FieldTable::default();

@@ -1,9 +1,9 @@
-//! Writes the reference of commands anew: see [`harness::reference`].
+//! Writes the generated reference anew: see [`harness::reference`].
 
 use std::{fs, process::ExitCode};
 
 use anyhow::{Context, Result};
-use harness::reference::{COMMANDS, commands};
+use harness::reference::{Page, pages};
 
 fn main() -> ExitCode {
     match write() {
@@ -16,8 +16,10 @@ fn main() -> ExitCode {
 }
 
 fn write() -> Result<()> {
-    let path = deploy::checkout().join(COMMANDS);
-    fs::write(&path, commands()?).with_context(|| format!("{COMMANDS} can't be written"))?;
-    println!("{COMMANDS} is written");
+    for Page { path, text } in pages()? {
+        fs::write(deploy::checkout().join(path), text)
+            .with_context(|| format!("{path} can't be written"))?;
+        println!("{path} is written");
+    }
     Ok(())
 }

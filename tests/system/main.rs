@@ -4,6 +4,7 @@
 mod alerts;
 mod api;
 mod clients;
+mod cluster;
 mod failures;
 mod lists;
 mod operations;
@@ -19,7 +20,7 @@ use std::{process::ExitCode, sync::Arc};
 
 use libtest_mimic::{Arguments, Trial};
 
-use harness::Harness;
+use harness::{Harness, Test};
 
 /// Tests at once: they mostly wait.
 const THREADS: usize = 4;
@@ -53,7 +54,8 @@ fn main() -> ExitCode {
             }
         }
     };
-    let trials = tests.into_iter().flatten().map(|test| {
+    let tests = spread(tests.into_iter().flatten().collect(), cluster::tests());
+    let trials = tests.into_iter().map(|test| {
         let harness = harness.clone();
         Trial::test(test.name, move || match harness {
             Some(harness) => harness.run(&test),
@@ -68,4 +70,14 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     conclusion.exit_code()
+}
+
+/// Puts some tests between others at even distances. Those on the cluster run one after the other: side by
+/// side, they would keep the other tests waiting.
+fn spread(mut tests: Vec<Test>, apart: Vec<Test>) -> Vec<Test> {
+    let distance = tests.len() / apart.len().max(1);
+    for (place, test) in apart.into_iter().enumerate() {
+        tests.insert(place * (distance + 1), test);
+    }
+    tests
 }

@@ -1,28 +1,28 @@
 //! Starts the tasks of a worker, and stops them in two stages.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{future::ready, net::SocketAddr, sync::Arc, time::Duration};
 
 use shared::{
     admin::{self, AdminError},
-    database::{Database, sqlstate},
+    database::Database,
+    service_manager,
     settings::Settings,
     supervise,
     telemetry::chain,
     throttled,
     topology::{Topology, TopologyError},
 };
-use sqlx::PgConnection;
 use tokio::{
     sync::Mutex,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     broker::{Consumer, ReplySender},
     config::Config,
-    observe::{http, readiness::Readiness, sampling},
-    store::{inbox_partitions, lock_holders::Blockers},
+    maintenance::Maintenance,
+    observe::{blockers::Blockers, http, readiness::Readiness, sampling},
 };
 
 /// Why a worker does not run.
@@ -36,11 +36,11 @@ pub enum RunError {
     Topology(#[from] TopologyError),
 }
 
+/// Pause before another attempt to take part. It doubles while attempts fail soon.
 const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
-const UPKEEP_EVERY: Duration = Duration::from_secs(3600);
-const UPKEEP_PAUSE: Duration = Duration::from_secs(5);
-/// Time limit of one maintenance run of the inbox: a silent connection must not stop it forever.
-const UPKEEP_LIMIT: Duration = Duration::from_secs(600);
+const MAX_RECONNECT_PAUSE: Duration = Duration::from_secs(4);
+/// After a part that lasted longer, the first attempt follows soon.
+const LONG_PART: Duration = Duration::from_secs(10);
 /// Time for the replies to the last batch.
 const REPLY_LIMIT: Duration = Duration::from_secs(1);
 /// Time for the last batch after `stop`.
@@ -57,7 +57,10 @@ pub async fn run(
     stop: CancellationToken,
 ) -> Result<(), RunError> {
     let servers = config.database.servers().clone();
-    let readiness = Arc::new(Readiness::new(servers.clone(), stop.clone()));
+    let readiness = Readiness::new(config.broker.clone(), servers.clone(), stop.clone());
+    let readiness = Arc::new(readiness);
+    let starting = readiness.clone();
+    service_manager::report(move || ready(starting.ready()));
     let watching = supervise::keep("servers of PostgreSQL", servers.watch());
     let _watching = AbortOnDropHandle::new(watching);
     // Served first, so that readiness shows what the worker waits for.
@@ -65,18 +68,18 @@ pub async fn run(
         Some(address) => Some(serve_admin(address, readiness.clone()).await?),
         None => None,
     };
-    let mut upkeep =
-        Upkeep { database: Database::new(config.database.clone()), days: config.inbox_days };
+    let mut maintenance =
+        Maintenance::new(Database::new(config.database.clone()), config.inbox_days);
     tokio::select! {
         recorded = Topology::read_once_up(&config.database, settings) => drop(recorded?),
         () = stop.cancelled() => return Ok(()),
     };
     // Without partitions the inbox accepts no rows.
     tokio::select! {
-        () = upkeep.once() => {}
+        () = maintenance.once() => {}
         () = stop.cancelled() => return Ok(()),
     }
-    let upkeep = supervise::keep("upkeep", upkeep.run());
+    let maintenance = supervise::keep("maintenance", maintenance.run());
     readiness.waiting_for("RabbitMQ has not answered yet");
     let _measuring = config.admin.map(|_| {
         let database = Database::new(config.database.clone());
@@ -85,7 +88,7 @@ pub async fn run(
     });
 
     consume(config, readiness, &stop).await;
-    upkeep.abort();
+    maintenance.abort();
     tracing::info!("stopped");
     Ok(())
 }
@@ -118,13 +121,19 @@ async fn consume(config: Config, readiness: Arc<Readiness>, stop: &CancellationT
         stop: stop.clone(),
         abandon,
     };
+    let mut waits = RECONNECT_PAUSE;
     while !stop.is_cancelled() {
+        let began = Instant::now();
         if let Err(error) = consumer.take_part().await {
             let reason = chain(&error);
-            let line = "this worker's part ended: what it held is delivered again";
+            let line = "consuming stopped; unacknowledged messages will be redelivered";
             throttled!(warn, &reason, reason, "{line}");
             consumer.readiness.unavailable(reason);
-            pause(RECONNECT_PAUSE, stop).await;
+            if began.elapsed() > LONG_PART {
+                waits = RECONNECT_PAUSE;
+            }
+            pause(waits, stop).await;
+            waits = (waits * 2).min(MAX_RECONNECT_PAUSE);
         }
     }
     limit.abort();
@@ -146,39 +155,4 @@ async fn cancel_after(first: CancellationToken, time: Duration, then: Cancellati
 async fn pause(time: Duration, stop: &CancellationToken) {
     // Both ends are fine: the caller looks at `stop` next.
     timeout(time, stop.cancelled()).await.unwrap_or_default();
-}
-
-/// Creates and drops partitions of the inbox, and deletes old idempotency keys.
-struct Upkeep {
-    database: Database,
-    days: u32,
-}
-
-impl Upkeep {
-    /// For as long as the worker runs.
-    async fn run(mut self) {
-        loop {
-            sleep(UPKEEP_EVERY).await;
-            self.once().await;
-        }
-    }
-
-    /// Once; retries until it succeeds.
-    async fn once(&mut self) {
-        let days = self.days;
-        loop {
-            let kept = self.database.with(async |connection: &mut PgConnection| {
-                inbox_partitions::keep(connection, days).await
-            });
-            let silent = |_| Err(sqlstate::timed_out());
-            match timeout(UPKEEP_LIMIT, kept).await.unwrap_or_else(silent) {
-                Ok(()) => return,
-                Err(error) => {
-                    let reason = chain(&error);
-                    tracing::warn!(reason, "the inbox's upkeep failed: trying again");
-                    sleep(UPKEEP_PAUSE).await;
-                }
-            }
-        }
-    }
 }

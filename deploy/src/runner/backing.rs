@@ -40,6 +40,7 @@ impl Backing {
             );
             return Self::private(data, install_packages, None, stop);
         }
+        refuse_files()?;
         let secret_key = setting(settings::SECRET_KEY);
         let database = setting(settings::DATABASE).or_else(|| setting(settings::DATABASE_ALIAS));
         match (database, setting(settings::AMQP)) {
@@ -128,4 +129,17 @@ impl Backing {
             None => self.folder().secret("secret-key"),
         }
     }
+}
+
+/// Stops at a secret in a file. The programs would read it, but what is started here gets its secrets as
+/// variables, and they refuse one that has both.
+fn refuse_files() -> Result<()> {
+    for name in [settings::DATABASE, settings::DATABASE_ALIAS, settings::AMQP, settings::SECRET_KEY]
+    {
+        let file = format!("{name}_FILE");
+        if setting(&file).is_some() {
+            bail!("{file} is set, but `cargo run` does not read it: set {name} instead");
+        }
+    }
+    Ok(())
 }

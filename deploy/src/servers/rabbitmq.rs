@@ -1,23 +1,34 @@
-//! The private RabbitMQ.
+//! A private RabbitMQ node.
+
+mod configuration;
+mod epmd;
+mod erlang;
 
 use std::{
     ffi::OsStr,
     fmt::Write as _,
     io::{Read, Write as _},
     net::{Ipv4Addr, TcpStream},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::Command,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
 
+pub(super) use self::{
+    configuration::{NodeSetup, Ports},
+    epmd::Epmd,
+};
+use self::{
+    configuration::{config, environment},
+    erlang::{binaries, binary, percent_encode},
+};
 use super::{
     DEFAULT_NAME, USER,
     folder::{Account, Folder},
-    ports::has_ipv6,
     postgres::output,
     server::Server,
 };
@@ -29,32 +40,19 @@ const AMQP_HEADER: &[u8; 8] = b"AMQP\0\0\x09\x01";
 /// A private RabbitMQ server.
 pub struct RabbitMq {
     programs: PathBuf,
-    epmd_program: PathBuf,
     account: Account,
     home: PathBuf,
     environment: Vec<(&'static str, String)>,
     password: String,
     ports: Ports,
-    epmd: Server,
+    epmd: Arc<Epmd>,
     server: Server,
     /// `rabbitmqctl` is an Erlang node of its own, on one port and with one name: one at a time.
     control: Mutex<()>,
 }
 
-/// The ports that RabbitMQ and its tools need.
-#[derive(Clone, Copy)]
-pub(super) struct Ports {
-    pub(super) amqp: u16,
-    /// Where its tools connect to.
-    pub(super) distribution: u16,
-    /// Where its tools ask for the former.
-    pub(super) epmd: u16,
-    /// Where the tools listen themselves.
-    pub(super) control: u16,
-}
-
 impl RabbitMq {
-    /// Writes the configuration.
+    /// A node of its own, which is not started yet.
     pub(super) fn new(
         packages: &Packages,
         folder: &Folder,
@@ -62,18 +60,31 @@ impl RabbitMq {
         ports: Ports,
     ) -> Result<Self> {
         let home = folder.subfolder("rabbitmq")?;
-        let environment = environment(folder, &home, &config(&password, &ports), &ports)?;
+        let node = NodeSetup { files: "rabbitmq", name: "sd", home, advanced: None, arguments: "" };
+        let epmd = Arc::new(Epmd::new(packages, folder, "epmd", ports.epmd));
+        Self::node(packages, folder, password, ports, node, epmd)
+    }
+
+    /// A node that may share its epmd with others. Writes the configuration.
+    pub(super) fn node(
+        packages: &Packages,
+        folder: &Folder,
+        password: String,
+        ports: Ports,
+        node: NodeSetup<'_>,
+        epmd: Arc<Epmd>,
+    ) -> Result<Self> {
+        let environment = environment(folder, &node, &config(&password, &ports), &ports)?;
         Ok(Self {
             programs: packages.rabbitmq.clone(),
-            epmd_program: packages.epmd.clone(),
             account: folder.account(),
-            home,
             environment,
             password,
             ports,
-            epmd: Server::new("epmd", folder.log("epmd"), Signal::SIGTERM),
+            epmd,
             // INT is ignored.
-            server: Server::new("RabbitMQ", folder.log("rabbitmq"), Signal::SIGTERM),
+            server: Server::new("RabbitMQ", folder.log(node.files), Signal::SIGTERM),
+            home: node.home,
             control: Mutex::new(()),
         })
     }
@@ -89,15 +100,7 @@ impl RabbitMq {
 
     /// Starts the server and does not wait.
     pub(super) fn launch(&self) -> Result<()> {
-        // Left alone, RabbitMQ starts an epmd that outlives it.
-        if self.epmd.pid().is_none() {
-            let mut epmd = self.account.server(&self.epmd_program, self.epmd.stop_signal());
-            epmd.args(["-port", &self.ports.epmd.to_string(), "-address", "127.0.0.1"]);
-            epmd.current_dir(&self.home);
-            self.epmd.launch(epmd)?;
-            let at = (Ipv4Addr::LOCALHOST, self.ports.epmd);
-            self.epmd.await_ready(|| Ok(TcpStream::connect(at).is_ok()))?;
-        }
+        self.epmd.ensure()?;
         let program = self.programs.join("rabbitmq-server");
         let server = self.account.server(program, self.server.stop_signal());
         self.server.launch(self.prepared(server))
@@ -105,9 +108,14 @@ impl RabbitMq {
 
     /// Waits until the server answers and its default virtual host is there.
     pub(super) fn await_ready(&self) -> Result<()> {
-        self.server.await_ready(|| Ok(self.speaks_amqp()))?;
+        self.await_answer()?;
         self.create_vhosts(&[DEFAULT_NAME])?;
         Ok(())
+    }
+
+    /// Waits until the server answers.
+    pub(super) fn await_answer(&self) -> Result<()> {
+        self.server.await_ready(|| Ok(self.speaks_amqp()))
     }
 
     /// Whether it answers as an AMQP broker; a port that is open only may be another's.
@@ -220,7 +228,7 @@ impl RabbitMq {
     }
 
     /// Has the server evaluate an Erlang expression that is to return `ok`.
-    fn eval(&self, expression: &str) -> Result<()> {
+    pub(super) fn eval(&self, expression: &str) -> Result<()> {
         let answer = self.ctl(&["eval", expression])?;
         if answer.trim() != "ok" {
             bail!("rabbitmqctl eval answered `{}`", answer.trim());
@@ -278,102 +286,5 @@ impl RabbitMq {
     pub(super) fn shut_down(&self) {
         self.server.stop();
         self.epmd.stop();
-    }
-}
-
-/// An Erlang binary with these bytes, whatever they are.
-fn binary(text: &str) -> String {
-    let bytes: Vec<String> = text.bytes().map(|byte| byte.to_string()).collect();
-    format!("<<{}>>", bytes.join(","))
-}
-
-/// The configuration file. The user and the virtual host are made at the first start only.
-fn config(password: &str, ports: &Ports) -> String {
-    let mut config = format!(
-        "listeners.tcp.1 = 127.0.0.1:{}\n\
-         default_user = {USER}\ndefault_pass = {password}\ndefault_vhost = {DEFAULT_NAME}\n\
-         disk_free_limit.absolute = 256MB\nvm_memory_high_watermark.absolute = 1GiB\n\
-         log.console = true\nlog.file = false\n",
-        ports.amqp
-    );
-    if has_ipv6() {
-        // Writing to a string can't fail.
-        writeln!(config, "listeners.tcp.2 = ::1:{}", ports.amqp).ok();
-    }
-    config
-}
-
-/// The environment of the server and its tools. All that is not set here would be taken from the machine's own
-/// RabbitMQ.
-fn environment(
-    folder: &Folder,
-    home: &Path,
-    config: &str,
-    ports: &Ports,
-) -> Result<Vec<(&'static str, String)>> {
-    let text = |path: PathBuf| path.display().to_string();
-    let loopback = "-kernel inet_dist_use_interface {127,0,0,1}";
-    // Erlang's threads would spin before they sleep, on cores that the whole system shares.
-    let server_arguments = format!("{loopback} +sbwt none +sbwtdcpu none +sbwtdio none");
-    Ok(vec![
-        ("HOME", text(home.to_owned())),
-        ("ERL_EPMD_PORT", ports.epmd.to_string()),
-        ("ERL_EPMD_ADDRESS", "127.0.0.1".to_owned()),
-        // A crash dump takes seconds and hundreds of megabytes.
-        ("ERL_CRASH_DUMP_SECONDS", "0".to_owned()),
-        ("RABBITMQ_CONF_ENV_FILE", text(folder.write_shared("rabbitmq-env.conf", "")?)),
-        ("RABBITMQ_CONFIG_FILE", text(folder.write_shared("rabbitmq.conf", config)?)),
-        ("RABBITMQ_ADVANCED_CONFIG_FILE", text(folder.path().join("none.config"))),
-        (
-            "RABBITMQ_ENABLED_PLUGINS_FILE",
-            text(folder.write_shared("rabbitmq-enabled-plugins", "[].\n")?),
-        ),
-        ("RABBITMQ_MNESIA_BASE", text(folder.subfolder("rabbitmq/mnesia")?)),
-        ("RABBITMQ_LOG_BASE", text(folder.subfolder("rabbitmq/log")?)),
-        ("RABBITMQ_PID_FILE", text(home.join("pid"))),
-        ("RABBITMQ_NODENAME", "sd@localhost".to_owned()),
-        ("RABBITMQ_DIST_PORT", ports.distribution.to_string()),
-        ("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", server_arguments),
-        ("RABBITMQ_CTL_DIST_PORT_MIN", ports.control.to_string()),
-        ("RABBITMQ_CTL_DIST_PORT_MAX", ports.control.to_string()),
-        ("RABBITMQ_CTL_ERL_ARGS", loopback.to_owned()),
-    ])
-}
-
-/// An Erlang list of binaries.
-fn binaries(texts: &[&str]) -> String {
-    let each: Vec<String> = texts.iter().map(|text| binary(text)).collect();
-    format!("[{}]", each.join(","))
-}
-
-/// A virtual host's name as part of a URI: it may hold a slash, and by default is one.
-fn percent_encode(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                encoded.push(char::from(byte));
-            }
-            _ => drop(write!(encoded, "%{byte:02X}")),
-        }
-    }
-    encoded
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn vhosts_are_encoded_in_uris() {
-        assert_eq!(percent_encode("sdb-1.a_b~"), "sdb-1.a_b~");
-        assert_eq!(percent_encode("/"), "%2F");
-        assert_eq!(percent_encode("a b/ü%"), "a%20b%2F%C3%BC%25");
-    }
-
-    #[test]
-    fn no_name_can_leave_its_erlang_binary() {
-        assert_eq!(binaries(&["a\"", ">"]), "[<<97,34>>,<<62>>]");
-        assert_eq!(binaries(&[]), "[]");
     }
 }

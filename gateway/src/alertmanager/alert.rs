@@ -3,10 +3,10 @@
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde::Deserialize;
-use shared::{shorten::shorten, timestamp::Timestamp};
-
-/// Maximum length of a text of an alert in an error message.
-const QUOTED: usize = 60;
+use shared::{
+    shorten::{MAX_QUOTED_CHARS, shorten},
+    timestamp::Timestamp,
+};
 
 /// Labels or annotations: names with values that are not empty.
 pub(crate) type Labels = BTreeMap<String, String>;
@@ -91,7 +91,7 @@ impl Alert {
     /// When it can't be used.
     pub(super) fn read(json: &str, judged_by: JudgedBy, now: Timestamp) -> Result<Self, BadAlert> {
         let posted: PostedAlert = serde_json::from_str(json).map_err(|error| {
-            BadAlert::Form(shorten(&error.to_string(), 2 * QUOTED).into_owned())
+            BadAlert::Form(shorten(&error.to_string(), 2 * MAX_QUOTED_CHARS).into_owned())
         })?;
         let given = posted.fingerprint.as_deref().and_then(Fingerprint::parse);
         let starts_at = time("startsAt", posted.starts_at)?;
@@ -133,7 +133,9 @@ impl AlertState {
         match status.as_deref() {
             Some("firing") => Ok(Self::Firing { ttl: remaining(ends_at, now) }),
             Some("resolved") => Ok(Self::Resolved { ended_at: ends_at }),
-            other => Err(BadAlert::Status(shorten(other.unwrap_or_default(), QUOTED).into_owned())),
+            other => Err(BadAlert::Status(
+                shorten(other.unwrap_or_default(), MAX_QUOTED_CHARS).into_owned(),
+            )),
         }
     }
 }
@@ -152,7 +154,7 @@ fn time(field: &'static str, written: Option<String>) -> Result<Option<Timestamp
     match written.parse::<Timestamp>() {
         Ok(time) => Ok(Some(time).filter(|time| time.as_micros() != ZERO)),
         Err(_) => {
-            let written = shorten(&written, QUOTED).into_owned();
+            let written = shorten(&written, MAX_QUOTED_CHARS).into_owned();
             Err(BadAlert::Time { field, written })
         }
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use shared::{
     component::{MAX_ATTRIBUTE_LENGTH, MAX_ATTRIBUTES},
     impact::Impact,
-    shorten::shorten,
+    shorten::{MAX_QUOTED_CHARS, shorten},
     yaml::{self, Document, Node, YamlError, error},
 };
 
@@ -16,8 +16,6 @@ use super::{
 };
 use crate::http::impact::{ImpactInput, impact_from_text};
 
-/// Maximum length of a text of the file in an error message.
-const QUOTED: usize = 60;
 /// What applies without a file. `docs/reference/alert-mapping.md` shows it.
 const DEFAULT: &str = "
 rules:
@@ -63,13 +61,13 @@ fn fields<const N: usize>(
 ) -> Result<[Option<Node>; N], YamlError> {
     let listed = || known.map(|key| format!("`{key}`")).join(", ");
     let entries = document.entries(node)?.ok_or_else(|| {
-        error(node.line, format!("{what} is to be a mapping with some of {}", listed()))
+        error(node.line, format!("{what} must be a mapping with some of {}", listed()))
     })?;
     let mut values = [const { None }; N];
     for (key, value) in &*entries {
         let text = key.written("a key")?;
         let Some(place) = known.iter().position(|known| *known == text) else {
-            let text = shorten(text, QUOTED);
+            let text = shorten(text, MAX_QUOTED_CHARS);
             let reason = format!("`{text}` is unknown: {what} has {}", listed());
             return Err(error(key.line, reason));
         };
@@ -121,7 +119,7 @@ fn severities(
     let entries = document.entries(node)?.ok_or_else(|| {
         error(
             node.line,
-            "`map` is to be a mapping of severities to impacts, such as `critical: outage`",
+            "`map` must be a mapping of severities to impacts, such as `critical: outage`",
         )
     })?;
     let severity = |(key, value): &(Node, Node)| {
@@ -138,9 +136,9 @@ fn read_impact(node: &Node) -> Result<Option<Impact>, YamlError> {
         _ if written == "none" => Ok(None),
         ImpactInput::Impact(_) | ImpactInput::OutOfRange | ImpactInput::Unreadable => {
             let reason = format!(
-                "`{}` is no impact: write `minor`, `major` or `outage`, or `none` for alerts that are \
-                passed over",
-                shorten(written, QUOTED)
+                "`{}` is no impact: write `minor`, `major` or `outage`, or `none` for alerts to be \
+                ignored",
+                shorten(written, MAX_QUOTED_CHARS)
             );
             Err(error(node.line, reason))
         }
@@ -221,14 +219,14 @@ fn read_component(
     let Some(node) = attributes else { return Ok((name, Vec::new())) };
     let entries = document
         .entries(&node)?
-        .ok_or_else(|| error(node.line, "`attributes` is to be a mapping of names to values"))?;
+        .ok_or_else(|| error(node.line, "`attributes` must be a mapping of names to values"))?;
     if entries.len() > MAX_ATTRIBUTES {
         let reason = format!("an update can name {MAX_ATTRIBUTES} attributes at most");
         return Err(error(node.line, reason));
     }
     let attribute = |(name, value): &(Node, Node)| {
         let name = name.written("the name of an attribute")?;
-        let what = format!("the attribute `{}`", shorten(name, QUOTED));
+        let what = format!("the attribute `{}`", shorten(name, MAX_QUOTED_CHARS));
         Ok((name.to_owned(), template_of_component(value, &what, groups)?))
     };
     Ok((name, entries.iter().map(attribute).collect::<Result<_, _>>()?))

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, fmt};
 use shared::{
     component::{Attribute, MAX_ATTRIBUTE_LENGTH},
     impact::Impact,
+    incident::{DEFAULT_TITLE, MAX_TITLE_CHARS},
     shorten::shorten,
 };
 
@@ -14,12 +15,8 @@ use super::{
     template::{Missing, Template},
 };
 
-/// Maximum length of the title of an incident, in characters, as in an update.
-const LONGEST_TEXT: usize = 255;
 /// The label by which every pipeline names its alerts.
 const ALERT_NAME: &str = "alertname";
-/// The title of an incident where an alert has no text at all, as in an update.
-const DEFAULT_TEXT: &str = "Incident";
 
 /// The content of a mapping file.
 #[derive(Debug)]
@@ -29,7 +26,7 @@ pub(crate) struct Mapping {
     pub(crate) rules: Vec<Rule>,
 }
 
-/// The impact that alerts have by one of their labels. None: they are passed over.
+/// The impact that alerts have by one of their labels. None: they are ignored.
 #[derive(Debug)]
 pub(super) struct Severity {
     pub(super) label: String,
@@ -53,7 +50,7 @@ pub(crate) struct Rule {
 /// What becomes of an alert.
 #[derive(Debug)]
 pub(super) enum Action {
-    /// It is passed over.
+    /// It is ignored.
     Ignore,
     /// It is a status update.
     Update(ToUpdate),
@@ -73,7 +70,7 @@ pub(super) struct ToUpdate {
 pub(super) enum ImpactOf {
     /// The alert's severity.
     Severity,
-    /// The rule. None: its alerts are passed over.
+    /// The rule. None: its alerts are ignored.
     Rule(Option<Impact>),
 }
 
@@ -119,7 +116,7 @@ pub(crate) enum PassedOver {
     NoImpact,
 }
 
-/// Why nothing becomes of an alert that was not to be passed over.
+/// Why nothing becomes of an alert that was not to be ignored.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unmapped {
     /// There is no rule for it.
@@ -204,7 +201,7 @@ fn title(text: Option<String>, alert: &Alert) -> String {
     let name = alert.labels.get(ALERT_NAME).cloned();
     let texts = [text, summary, name].into_iter().flatten();
     let title = texts.map(|text| one_line(&text)).find(|text| !text.is_empty());
-    title.unwrap_or_else(|| DEFAULT_TEXT.to_owned())
+    title.unwrap_or_else(|| DEFAULT_TITLE.to_owned())
 }
 
 /// As a title can be: white space and control characters are one space, and what is too long is cut. An
@@ -212,8 +209,8 @@ fn title(text: Option<String>, alert: &Alert) -> String {
 fn one_line(text: &str) -> String {
     let words = text.split(|c: char| c.is_whitespace() || c.is_control());
     let line = words.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
-    if line.chars().count() > LONGEST_TEXT {
-        shorten(&line, LONGEST_TEXT - 1).into_owned()
+    if line.chars().count() > MAX_TITLE_CHARS {
+        shorten(&line, MAX_TITLE_CHARS - 1).into_owned()
     } else {
         line
     }

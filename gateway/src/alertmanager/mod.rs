@@ -1,8 +1,8 @@
 //! What alerting pipelines send, and the updates that the mapping file makes of it. Pure.
 //!
-//! A body is read alert by alert ([`body`], [`alert`]). The mapping file ([`file`]) has rules with
+//! A body is read alert by alert ([`body`], [`alert`]). The mapping file ([`mod@file`]) has rules with
 //! Alertmanager's matchers ([`matcher`]) and with templates ([`template`]); the first rule that matches an
-//! alert decides what becomes of it ([`mapping`]). [`reach`] compares the rules with a catalogue.
+//! alert decides what becomes of it ([`mapping`]). [`reachability`] compares the rules with a catalogue.
 
 pub(crate) mod alert;
 pub(crate) mod body;

@@ -9,11 +9,17 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
-use shared::database::{Servers, ServersReport};
+use shared::{
+    database::Servers,
+    health::ReadyStatus,
+    servers_report::{self, ServersReport},
+};
 use tokio::time::timeout;
-use utoipa::ToSchema;
+use utoipa::{ToSchema, openapi::Object};
 
-use crate::{gateway::App, ingest::publisher::BrokerState, store::catalogue::Catalogue};
+use crate::{
+    gateway::App, http::schema, ingest::publisher::BrokerState, store::catalogue::Catalogue,
+};
 
 /// Well below one second, the shortest timeout of probes and scrapers: without PostgreSQL the gateway is
 /// still alive.
@@ -41,28 +47,36 @@ pub(crate) async fn healthz() -> Response {
 #[derive(Serialize, ToSchema)]
 #[schema(example = json!({
     "status": "ready", "reasons": [], "catalogue": { "version": 1, "components": 20 },
+    "rabbitmq": { "server": "rabbitmq-1.example:5672", "not_used": [] },
     "database": {
         "server": "db-1.example:5432",
         "not_used": [{ "server": "db-2.example:5432", "reason": "it is a standby" }],
     },
 }))]
 struct Ready {
-    /// Requests can be sent to a gateway that is `ready` or `degraded`.
-    status: Status,
+    /// Requests can be sent to a gateway that is `ready`, or `degraded`: ready although something is missing.
+    #[schema(schema_with = ready_status)]
+    status: ReadyStatus,
     /// What is missing, for people; empty if nothing is.
     reasons: Vec<String>,
     /// The copy of the catalogue. Null until it is read for the first time.
     catalogue: Option<CatalogueState>,
+    /// The nodes of RabbitMQ: others are listed if they failed when they were last tried.
+    rabbitmq: ServersInUse,
     /// The servers of PostgreSQL.
-    database: DatabaseServers,
+    database: ServersInUse,
 }
 
-/// Which server of PostgreSQL is used, and why the others are not.
+fn ready_status() -> Object {
+    schema::one_of(["ready", "degraded", "not ready"])
+}
+
+/// Which server of several is used, and why others are not.
 #[derive(Serialize, ToSchema)]
-struct DatabaseServers {
-    /// Its host and port; null if none of several takes writes.
+struct ServersInUse {
+    /// Its host and port; null if none can be used.
     server: Option<String>,
-    /// The others that `SDB_DATABASE_URI` names.
+    /// Others that `SDB_AMQP_URI` or `SDB_DATABASE_URI` names.
     not_used: Vec<ServerNotUsed>,
 }
 
@@ -72,22 +86,14 @@ struct ServerNotUsed {
     reason: String,
 }
 
-impl From<ServersReport> for DatabaseServers {
+impl From<ServersReport> for ServersInUse {
     fn from(ServersReport { server, not_used }: ServersReport) -> Self {
         let not_used =
-            not_used.into_iter().map(|(server, reason)| ServerNotUsed { server, reason });
+            not_used.into_iter().map(|servers_report::ServerNotUsed { server, reason }| {
+                ServerNotUsed { server, reason }
+            });
         Self { server, not_used: not_used.collect() }
     }
-}
-
-/// `ready`; `degraded`, so ready although something is missing; or `not ready`.
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-enum Status {
-    Ready,
-    Degraded,
-    #[serde(rename = "not ready")]
-    NotReady,
 }
 
 /// The gateway's copy of the catalogue.
@@ -114,6 +120,7 @@ struct CatalogueState {
                 "status": "not ready",
                 "reasons": ["the catalogue was not read yet"],
                 "catalogue": null,
+                "rabbitmq": { "server": null, "not_used": [] },
                 "database": { "server": "db-1.example:5432", "not_used": [] },
             })),
     ),
@@ -128,6 +135,7 @@ pub(crate) struct Readiness {
     stopping: bool,
     catalogue: Option<Arc<Catalogue>>,
     pub(crate) broker: BrokerState,
+    nodes: ServersReport,
     /// Whether PostgreSQL answers.
     pub(crate) database: bool,
     /// What is wrong with the clock of this machine.
@@ -143,6 +151,7 @@ impl Readiness {
             stopping: app.stop.is_cancelled(),
             catalogue: app.catalogue.get(),
             broker: app.publisher.state(),
+            nodes: app.publisher.servers(),
             database,
             clock: app.clock.fault(),
             servers: app.servers.clone(),
@@ -159,6 +168,14 @@ impl Readiness {
             StatusCode::OK
         } else {
             StatusCode::SERVICE_UNAVAILABLE
+        }
+    }
+
+    /// Whether requests can be sent here, or else what is missing.
+    pub(crate) fn ready(&self) -> Result<(), String> {
+        match self.status() {
+            StatusCode::OK => Ok(()),
+            _ => Err(self.reasons().join("; ")),
         }
     }
 
@@ -201,15 +218,12 @@ impl Readiness {
 
     fn body(&self) -> Ready {
         let reasons = self.reasons();
-        let status = match (self.status() == StatusCode::OK, reasons.is_empty()) {
-            (true, true) => Status::Ready,
-            (true, false) => Status::Degraded,
-            (false, _) => Status::NotReady,
-        };
+        let status = ReadyStatus::of(self.status() == StatusCode::OK, !reasons.is_empty());
         let catalogue = self.catalogue.as_ref().map(|catalogue| CatalogueState {
             version: catalogue.version,
             components: catalogue.len(),
         });
-        Ready { status, reasons, catalogue, database: self.servers.report().into() }
+        let (rabbitmq, database) = (self.nodes.clone().into(), self.servers.report().into());
+        Ready { status, reasons, catalogue, rabbitmq, database }
     }
 }

@@ -1,5 +1,7 @@
 //! Who may post: holders of a token that one of our keys signed.
 
+use std::sync::Arc;
+
 use axum::http::{HeaderMap, StatusCode, header};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, errors::ErrorKind, get_current_timestamp};
 use serde_json::{Map, Value};
@@ -9,7 +11,7 @@ use shared::{
     throttled,
 };
 
-use crate::{config::AuthConfig, http::error::ApiError};
+use crate::{config::AuthConfig, http::error::ApiError, store::clock::DatabaseClock};
 
 /// Tolerated difference between clocks, in seconds.
 const LEEWAY: f64 = 5.0;
@@ -28,10 +30,11 @@ pub struct Auth {
     keys: Vec<DecodingKey>,
     names: Vec<String>,
     validation: Validation,
+    clock: Option<Arc<DatabaseClock>>,
 }
 
 impl Auth {
-    /// With the keys and the claim of the settings.
+    /// With the keys and the claim of the settings. Times are judged by the clock of this machine.
     #[must_use]
     pub fn new(config: AuthConfig) -> Self {
         // The only accepted algorithm, whatever the token's header names.
@@ -46,7 +49,18 @@ impl Auth {
             .iter()
             .map(|key| DecodingKey::from_secret(key.expose().as_bytes()))
             .collect();
-        Self { keys, names: config.claims, validation }
+        Self { keys, names: config.claims, validation, clock: None }
+    }
+
+    /// Judges times by the database's clock, as soon as that is known.
+    pub(crate) fn by(self, clock: Arc<DatabaseClock>) -> Self {
+        Self { clock: Some(clock), ..self }
+    }
+
+    /// The time in seconds since 1970.
+    fn now(&self) -> f64 {
+        let database = self.clock.as_ref().and_then(|clock| clock.now());
+        database.map_or_else(|| get_current_timestamp() as f64, |now| now.as_micros() as f64 / 1e6)
     }
 
     /// Checks the token of a request and returns whose it is.
@@ -83,7 +97,7 @@ impl Auth {
         }
         let token = token.trim();
         let claims = self.claims(token)?;
-        check_times(&claims, get_current_timestamp() as f64)?;
+        check_times(&claims, self.now())?;
         let present = self.names.iter().any(|name| is_true(claims.get(name)));
         if !present {
             return Err(TokenRefusal::Claim);

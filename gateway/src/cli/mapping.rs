@@ -9,7 +9,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::Subcommand;
 use shared::{
     component::ByName,
-    database::{self, SessionError},
+    database::{self, ConnectError},
     output,
     settings::Settings,
     timestamp::Timestamp,
@@ -103,11 +103,7 @@ fn content(path: &Path) -> Result<String> {
 
 async fn read_catalogue(settings: &Settings) -> Result<ByName> {
     let options = database::connect_options(settings, "gateway")?;
-    let connected = options.connect_directly().await;
-    let mut connection = connected.map_err(|error| match SessionError::of(&error) {
-        Some(refusal) => refusal.clone().into(),
-        None => anyhow::Error::new(error).context("the database can't be reached"),
-    })?;
+    let mut connection = options.connect_directly().await.map_err(ConnectError::from)?;
     catalogue::read(&mut connection).await.map_err(|error| {
         if catalogue::is_unprepared(&error) {
             anyhow!("the database is not prepared: run `worker migrate`")
@@ -206,7 +202,7 @@ fn described(mapped: &Mapped<'_>) -> String {
         ),
         Mapped::PassedOver(rule, PassedOver::Ignored) => format!("ignored    by {rule}"),
         Mapped::PassedOver(rule, PassedOver::NoImpact) => {
-            format!("matched    by {rule}\nimpact     none, so that it is passed over")
+            format!("matched    by {rule}\nimpact     none, the alert is ignored")
         }
         Mapped::Unmapped(Some(rule), reason) => {
             format!("matched    by {rule}\nunmapped   {reason}")

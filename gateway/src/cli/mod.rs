@@ -1,3 +1,3 @@
-//! Commands with which operators try things out, beside those of `main.rs`.
+//! Operators' commands on alert mappings.
 
 pub mod mapping;

@@ -13,9 +13,9 @@ use tokio::{
 use super::error::ApiError;
 
 /// Maximum size of the body of one update, in bytes.
-pub(crate) const LARGEST_BODY: usize = 64 * 1024;
+pub(crate) const MAX_BODY_BYTES: usize = 64 * 1024;
 /// Maximum size of a body with many updates, in bytes.
-const LARGEST_OF_MANY: usize = 1024 * 1024;
+const MAX_MANY_BYTES: usize = 1024 * 1024;
 /// Time limit for a client to send its body.
 const BODY_LIMIT: Duration = Duration::from_secs(10);
 /// Memory for bodies with many updates, in KiB.
@@ -63,7 +63,7 @@ impl ReservedMemory<'_> {
 /// # Errors
 /// 413 when it is too large, 408 when it takes too long, 400 when it is cut off.
 pub(crate) async fn read(body: Body) -> Result<Vec<u8>, ApiError> {
-    collect(body, LARGEST_BODY, "64 KiB", |_| Ok(())).await
+    collect(body, MAX_BODY_BYTES, "64 KiB", |_| Ok(())).await
 }
 
 /// The whole body with many updates, and the memory reserved for it.
@@ -75,7 +75,7 @@ pub(crate) async fn read_many(
     memory: &BodyMemory,
 ) -> Result<(Vec<u8>, ReservedMemory<'_>), ApiError> {
     let mut share = ReservedMemory { memory, taken: None };
-    let bytes = collect(body, LARGEST_OF_MANY, "1 MiB", |bytes| share.grow(bytes)).await?;
+    let bytes = collect(body, MAX_MANY_BYTES, "1 MiB", |bytes| share.grow(bytes)).await?;
     Ok((bytes, share))
 }
 

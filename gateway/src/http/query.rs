@@ -17,7 +17,7 @@ use super::{
 };
 
 /// Maximum number of incidents on a page.
-const LARGEST_PAGE: u32 = 1_000;
+const MAX_PAGE_SIZE: u32 = 1_000;
 /// The values of a boolean parameter: off, and on.
 const OFF: [&str; 3] = ["false", "0", "False"];
 const ON: [&str; 4] = ["true", "1", "True", ""];
@@ -96,7 +96,7 @@ impl Query {
 
     pub(crate) fn limit(&mut self, name: &str) -> Option<u32> {
         let limit =
-            self.text(name)?.parse().ok().filter(|limit| (1..=LARGEST_PAGE).contains(limit));
+            self.text(name)?.parse().ok().filter(|limit| (1..=MAX_PAGE_SIZE).contains(limit));
         if limit.is_none() {
             self.refuse(name, "Must be a whole number from 1 to 1000.");
         }

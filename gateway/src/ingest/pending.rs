@@ -118,8 +118,15 @@ impl PendingRequests {
         if state.probe(id, partition, now) { Registration::Probe } else { Registration::None }
     }
 
-    /// The reply queue was replaced: updates sent before get no replies any more.
-    pub(crate) fn reply_queue_replaced(&self) {
+    /// The channel of a partition was replaced, and replies go to the channel that the update was sent on:
+    /// updates of this partition sent before get none any more.
+    pub(crate) fn channel_replaced(&self, partition: u16) {
+        let mut state = self.state.lock();
+        state.by_id.retain(|_, entry| entry.sender.is_some() || entry.partition != partition);
+    }
+
+    /// The link was replaced: updates sent before get no replies any more.
+    pub(crate) fn link_replaced(&self) {
         let mut state = self.state.lock();
         state.breaker = CircuitBreaker::default();
         state.by_id.retain(|_, entry| entry.sender.is_some());
@@ -171,7 +178,7 @@ impl PendingRequests {
         // Read before the incidents: a cached incident may be newer than its version, and is then read
         // again.
         let unread = |_| sqlx::Error::Protocol("the version of the lists can't be read".to_owned());
-        let version = self.versions.now().await.map_err(unread)?.without_windows();
+        let version = self.versions.without_windows().await.map_err(unread)?;
         let mut incidents = HashMap::new();
         {
             let kept = self.incidents.lock();

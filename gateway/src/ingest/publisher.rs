@@ -1,20 +1,24 @@
 //! Publishes updates to RabbitMQ and receives the workers' replies.
 //!
-//! A [`Link`] is one connection to publish on, with a [`lane`] for each partition, and another one to
-//! receive on. When either fails, both are closed and a new link is opened. A link never resends
-//! anything; updates that it has not sent are answered 503. An unroutable update is returned
-//! ([`confirms`]): it is answered 503, and the link declares the missing queues again.
+//! A [`Link`] is one connection, with a [`lane`] for each partition, whose channel also receives the
+//! replies. When the connection fails, a new link is opened, to another node of a cluster if there is one. A
+//! link never resends anything; updates that it has not sent are answered 503. An unroutable update is
+//! returned ([`confirms`]): it is answered 503, and the link declares the missing queues again.
 //!
 //! What a closed link has sent may still be unread in a socket: while RabbitMQ is short of memory, it
 //! stops reading, possibly for minutes. So that such updates are not queued later, each link publishes
-//! through its own exchange, which is deleted before the next link is opened.
+//! through its own exchange ([`exchange`]), which is deleted before the next link is opened. While a node of
+//! a cluster stalls, no exchange can be declared or deleted: the next link then has one that was declared
+//! ahead, and the deletion goes on meanwhile.
 
 mod broker_state;
 mod channels;
 mod confirms;
+mod exchange;
 mod lane;
 mod limits;
 mod link;
+mod link_shared;
 
 use std::{
     collections::BTreeMap,
@@ -33,6 +37,7 @@ use shared::{
     envelope::Entry,
     message::UpdateMessage,
     metrics::{COMMON, Server},
+    servers_report::ServersReport,
     supervise,
     telemetry::chain,
     throttled,
@@ -47,8 +52,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 pub(crate) use self::broker_state::{BrokerState, PublishError};
 use self::{
+    exchange::{FenceError, LinkExchange},
     lane::{Queued, Ticket},
-    link::{Link, LinkError, fence},
+    link::{Link, LinkError, PURPOSE},
 };
 use super::pending::PendingRequests;
 use crate::store::pools::Pool;
@@ -69,6 +75,7 @@ const COMPLETE_EVERY: Duration = Duration::from_secs(1);
 
 /// The gateway's side of RabbitMQ.
 pub(crate) struct Publisher {
+    broker: Broker,
     link: ArcSwapOption<Link>,
     pending: Arc<PendingRequests>,
     /// Whether there is no link because the topology is being changed.
@@ -76,8 +83,14 @@ pub(crate) struct Publisher {
 }
 
 impl Publisher {
-    pub(crate) fn new(pending: Arc<PendingRequests>) -> Self {
-        Self { link: ArcSwapOption::empty(), pending, changing: AtomicBool::new(false) }
+    pub(crate) fn new(broker: Broker, pending: Arc<PendingRequests>) -> Self {
+        let changing = AtomicBool::new(false);
+        Self { broker, link: ArcSwapOption::empty(), pending, changing }
+    }
+
+    /// The node of RabbitMQ that is in use, and why others are not.
+    pub(crate) fn servers(&self) -> ServersReport {
+        self.broker.report(PURPOSE)
     }
 
     pub(crate) fn state(&self) -> BrokerState {
@@ -161,22 +174,20 @@ impl Publisher {
     }
 
     /// Keeps a link open while the gateway runs, with the topology recorded in the database.
-    pub(crate) async fn keep_linked(
-        self: Arc<Self>,
-        broker: Broker,
-        database: Pool,
-        recorded: Recorded,
-    ) {
+    pub(crate) async fn keep_linked(self: Arc<Self>, database: Pool, recorded: Recorded) {
         let (sender, mut recorded) = watch::channel(recorded);
         let _following =
             AbortOnDropHandle::new(supervise::keep("topology", follow(database.clone(), sender)));
         let (mut said, mut linked_before) = (String::new(), false);
+        let mut prepared = None;
         loop {
             let now = *recorded.borrow_and_update();
             let linked = match now.phase {
                 Phase::Open => {
                     let pending = self.pending.clone();
-                    let linking = Link::open(&broker, &database, now.topology, pending);
+                    let ahead = prepared.clone();
+                    let (broker, topology) = (&self.broker, now.topology);
+                    let linking = Link::open(broker, &database, topology, pending, ahead);
                     timeout(CONNECT_LIMIT, linking).await.unwrap_or(Err(LinkError::Silent))
                 }
                 Phase::Draining | Phase::Closed => Err(LinkError::Changing),
@@ -188,16 +199,20 @@ impl Publisher {
                     if std::mem::replace(&mut linked_before, true) {
                         COMMON.reconnects.of(Server::Rabbitmq).inc();
                     }
-                    tracing::info!(topology = now.topology.version, "connected to RabbitMQ");
-                    self.pending.reply_queue_replaced();
+                    let host = self.servers().server;
+                    tracing::info!(topology = now.topology.version, host, "connected to RabbitMQ");
+                    self.pending.link_replaced();
                     self.link.store(Some(link.clone()));
+                    let preparing = link.clone().prepare_next();
                     self.watch(&link, &database, &mut recorded).await;
-                    self.give_up(&link, &broker).await;
+                    drop(preparing);
+                    prepared = link.take_next_exchange();
+                    self.give_up(&link).await;
                 }
                 Err(error) => {
                     let reason = chain(&error);
                     if reason != said {
-                        tracing::warn!(reason, "no updates are taken: trying again");
+                        tracing::warn!(reason, "can't publish, trying again");
                         said = reason;
                     }
                 }
@@ -206,12 +221,15 @@ impl Publisher {
         }
     }
 
-    /// Closes the link and deletes its exchange.
-    pub(crate) async fn close(&self, broker: &Broker) {
-        if let Some(link) = self.link.swap(None)
-            && let Ok(Err(error)) = timeout(CLOSE_LIMIT, fence(broker, &link.exchange)).await
-        {
-            tracing::debug!(reason = chain(&error), "the exchange of this gateway stays behind");
+    /// Closes the link and deletes its exchanges.
+    pub(crate) async fn close(&self) {
+        let Some(link) = self.link.swap(None) else { return };
+        let exchanges = [Some(link.exchange.clone()), link.take_next_exchange()];
+        let deleting = join_all(exchanges.iter().flatten().map(|own| own.delete(&self.broker)));
+        for deleted in timeout(CLOSE_LIMIT, deleting).await.unwrap_or_default() {
+            if let Err(error) = deleted {
+                tracing::debug!(reason = chain(&error), "an exchange of this gateway stays behind");
+            }
         }
     }
 
@@ -249,21 +267,43 @@ impl Publisher {
             }
             sleep(LOOK_EVERY).await;
         }
-        tracing::warn!("the connection to RabbitMQ is given up");
+        let host = self.servers().server;
+        tracing::warn!(host, "the connection to RabbitMQ is given up");
+        self.broker.lost(PURPOSE, "the connection was given up");
     }
 
-    /// Ensures that nothing the link has sent is queued from now on. Retries until it succeeds, because
-    /// the next link needs RabbitMQ anyway.
-    async fn give_up(&self, link: &Link, broker: &Broker) {
-        while let Err(error) = fence(broker, &link.exchange).await {
-            tracing::debug!(reason = chain(&error), "the exchange can't be deleted: trying again");
-            sleep(RECONNECT_PAUSE).await;
+    /// Ensures that nothing the link has sent is queued from now on. Retries while RabbitMQ can't be reached,
+    /// because the next link needs it anyway. While a node of a cluster stalls, the deletion goes on in the
+    /// background: it waits for that node, and updates must not.
+    async fn give_up(&self, link: &Link) {
+        loop {
+            match link.exchange.delete(&self.broker).await {
+                Ok(()) => break,
+                Err(FenceError::Silent) if self.broker.has_several_hosts() => {
+                    tracing::warn!("RabbitMQ does not delete an exchange: a node may be stalled");
+                    tokio::spawn(delete_later(self.broker.clone(), link.exchange.clone()));
+                    break;
+                }
+                Err(error) => {
+                    let reason = chain(&error);
+                    tracing::debug!(reason, "the exchange can't be deleted: trying again");
+                    sleep(RECONNECT_PAUSE).await;
+                }
+            }
         }
         // A new connection is not notified that publishers are blocked before it has sent something.
         while link.is_blocked() {
             sleep(LOOK_EVERY).await;
         }
         self.link.store(None);
+    }
+}
+
+/// Deletes the exchange of a link that was given up, as soon as RabbitMQ does it.
+async fn delete_later(broker: Broker, exchange: LinkExchange) {
+    while let Err(error) = exchange.delete(&broker).await {
+        tracing::debug!(reason = chain(&error), "the exchange can't be deleted: trying again");
+        sleep(RECONNECT_PAUSE).await;
     }
 }
 

@@ -346,6 +346,7 @@ fn unpublished(id: UpdateId, error: PublishError) -> Submitted {
         PublishError::Blocked => Refused::Blocked,
         PublishError::Late => Refused::Late,
         PublishError::Full => Refused::Full,
+        PublishError::Unavailable => Refused::Unavailable,
         PublishError::Changing => Refused::Changing,
         PublishError::NoQueue => Refused::NoQueue,
         PublishError::Unconfirmed => Refused::Unconfirmed,
@@ -363,6 +364,7 @@ fn unpublished(id: UpdateId, error: PublishError) -> Submitted {
         | PublishError::Blocked
         | PublishError::Late
         | PublishError::Full
+        | PublishError::Unavailable
         | PublishError::Changing
         | PublishError::NoQueue => format!("{error}; nothing was queued, try again"),
     };

@@ -11,7 +11,7 @@ use super::cache::Cache;
 use crate::http::error::ApiError;
 
 /// Maximum read-ahead of one streamed list.
-const MOST_AHEAD: usize = 32 * 1024 * 1024;
+const MAX_AHEAD_BYTES: usize = 32 * 1024 * 1024;
 /// Time that a list waits for memory.
 const LIMIT: Duration = Duration::from_secs(2);
 
@@ -29,7 +29,7 @@ pub(crate) struct Budget {
 impl Budget {
     /// A budget of this many bytes. Lists streamed at once take at most half of it.
     pub(crate) fn new(bytes: usize, streamed: usize) -> Self {
-        let ahead = (bytes / 2 / streamed.max(1)).min(MOST_AHEAD);
+        let ahead = (bytes / 2 / streamed.max(1)).min(MAX_AHEAD_BYTES);
         Self { kib: Arc::new(Semaphore::new(bytes / 1024)), ahead }
     }
 

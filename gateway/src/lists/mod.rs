@@ -42,7 +42,7 @@ use crate::{
 const LIST_BYTES: usize = 256 * 1024 * 1024;
 
 /// Maximum number of headers of an answer: those of a list, those of every answer, and its length.
-const MOST_HEADERS: usize = 12;
+const MAX_HEADERS: usize = 12;
 
 /// The state of serving lists.
 pub(crate) struct Lists {
@@ -241,8 +241,7 @@ where
 }
 
 async fn now(lists: &Lists, active: bool) -> Result<Version, ApiError> {
-    let version = lists.versions.now().await?;
-    Ok(if active { version } else { version.without_windows() })
+    if active { lists.versions.now().await } else { lists.versions.without_windows().await }
 }
 
 /// Answers with a list that is not cached.
@@ -315,7 +314,7 @@ fn with_headers(mut response: Response, etag: HeaderValue, coding: Coding) -> Re
     let is_unchanged = response.status() == StatusCode::NOT_MODIFIED;
     let headers = response.headers_mut();
     // Reserves space for all following headers at once.
-    headers.reserve(MOST_HEADERS);
+    headers.reserve(MAX_HEADERS);
     headers.insert(header::ETAG, etag);
     headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));

@@ -75,8 +75,8 @@ mod tests {
         ];
         let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned()));
         let config = Config::from_settings(&Settings::new(settings)).unwrap();
-        let Config { auth, database, limits, .. } = config;
-        Arc::new(App::new(auth, &database, limits, false, 30, CancellationToken::new()))
+        let Config { auth, database, broker, limits, .. } = config;
+        Arc::new(App::new(auth, &database, broker, limits, false, 30, CancellationToken::new()))
     }
 
     async fn breaks() -> Response {

@@ -27,6 +27,8 @@ pub(crate) struct Listener {
 }
 
 impl Listener {
+    /// Binds the address, for at most so many connections at the same time.
+    ///
     /// # Errors
     /// When the address can't be bound.
     pub(crate) fn bind(address: SocketAddr, connections: usize) -> io::Result<Self> {

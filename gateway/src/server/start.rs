@@ -4,8 +4,8 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use shared::{
     admin::{self, AdminError},
-    broker::Broker,
     database::ConnectOptions,
+    service_manager,
     settings::Settings,
     supervise,
     topology::{Topology, TopologyError},
@@ -18,7 +18,7 @@ use super::{
     open_files::{self, FilesError},
     router::{AdminPlacement, admin_router, router},
 };
-use crate::{config::Config, gateway::App};
+use crate::{api::health::Readiness, config::Config, gateway::App};
 
 /// A gateway with bound addresses.
 pub struct Server {
@@ -29,7 +29,6 @@ pub struct Server {
     admin: Option<TcpListener>,
     app: Arc<App>,
     database: ConnectOptions,
-    broker: Broker,
 }
 
 /// Why a gateway does not serve.
@@ -68,9 +67,9 @@ pub async fn build(config: Config, stop: CancellationToken) -> Result<Server, Bu
         None => None,
     };
     let Config { database, broker, auth, conflict, inbox_days, limits, .. } = config;
-    let app = Arc::new(App::new(auth, &database, limits, conflict, inbox_days, stop));
+    let app = Arc::new(App::new(auth, &database, broker, limits, conflict, inbox_days, stop));
     let keep_alive = limits.keep_alive;
-    Ok(Server { listener, keep_alive, admin, app, database, broker })
+    Ok(Server { listener, keep_alive, admin, app, database })
 }
 
 impl Server {
@@ -89,16 +88,20 @@ impl Server {
             None => AdminPlacement::Shared,
         };
         let router = router(app.clone(), placement);
-        let (broker, database) = (self.broker.clone(), self.database.clone());
+        let starting = app.clone();
+        service_manager::report(move || {
+            let app = starting.clone();
+            async move { Readiness::of(&app).await.ready() }
+        });
+        let database = self.database.clone();
         let linking = async {
             let recorded = Topology::read_once_up(&database, settings).await?;
             let publisher = app.publisher.clone();
-            publisher.keep_linked(broker, app.answers.clone(), recorded).await;
+            publisher.keep_linked(app.answers.clone(), recorded).await;
             Ok(())
         };
         let upkeep = app.catalogue.keep_fresh();
         let watching = database.servers().clone().watch();
-        let broker = self.broker.clone();
         tokio::select! {
             // The link stays up while requests finish; it ends only with an error.
             ended = linking => return ended,
@@ -106,7 +109,7 @@ impl Server {
             () = watching => {}
             () = self.listener.serve(router, self.keep_alive, app.stops()) => {}
         }
-        app.publisher.close(&broker).await;
+        app.publisher.close().await;
         drop(admin);
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! The database's clock, from which the times of updates are taken.
+//! The database's clock, from which the times of updates are taken, and by which tokens expire.
 //!
 //! The id of an update determines the inbox partition of its record, and the worker creates partitions by
 //! the database's clock: an update whose time is weeks off has no partition and is parked. So a gateway
@@ -98,8 +98,8 @@ fn fault(ahead: i64) -> Option<String> {
     let (count, side) =
         ((seconds + size / 2) / size, if ahead > 0 { "ahead of" } else { "behind" });
     Some(format!(
-        "the clock of this machine is {count} {unit} {side} PostgreSQL's: expiry of tokens is judged \
-        wrongly; updates are stamped by PostgreSQL's clock"
+        "the clock of this machine is {count} {unit} {side} PostgreSQL's: updates are stamped and tokens \
+        expire by PostgreSQL's clock"
     ))
 }
 

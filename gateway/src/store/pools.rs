@@ -87,6 +87,9 @@ impl Pool {
     }
 
     /// A connection to the current primary.
+    ///
+    /// # Errors
+    /// When no connection is free in time, or none can be made to a primary.
     pub(crate) async fn acquire(&self) -> Result<PoolConnection<Postgres>, sqlx::Error> {
         self.now().await.acquire().await
     }

@@ -13,7 +13,7 @@ use super::{clock, pools::Pool};
 /// How far an update has come: it is `pending`, so queued or possibly queued; `done`, so decided, and `outcome` says
 /// how; `rejected`, because its idempotency key was used for another update; or `parked`, because it can't be
 /// applied as it is and an operator has to look at it.
-// By the tables that have it. It is no outcome: that is what a rule decided, and only a `done` update has one.
+// Derived from the table that holds the update; only a `done` update has an outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum UpdateState {

@@ -19,7 +19,7 @@ use tokio::{
 use crate::http::error::ApiError;
 
 /// Maximum number of requests that share one reading.
-const MOST_AT_ONCE: usize = 1_024;
+const MAX_AT_ONCE: usize = 1_024;
 /// Time for one reading.
 const READ_LIMIT: Duration = Duration::from_secs(2);
 
@@ -82,7 +82,14 @@ impl Version {
 /// includes everything committed before they arrived.
 #[derive(Clone)]
 pub(crate) struct Versions {
-    asking: mpsc::UnboundedSender<oneshot::Sender<Version>>,
+    asking: mpsc::UnboundedSender<Question>,
+}
+
+/// A request that waits for the version.
+struct Question {
+    /// Whether it needs the windows, which cost more than the rest of the reading.
+    windows: bool,
+    answer: oneshot::Sender<Version>,
 }
 
 impl Versions {
@@ -98,28 +105,38 @@ impl Versions {
     /// # Errors
     /// 503 when the database does not answer.
     pub(crate) async fn now(&self) -> Result<Version, ApiError> {
+        self.ask(true).await
+    }
+
+    /// The same for data that does not depend on which incidents are active now.
+    ///
+    /// # Errors
+    /// 503 when the database does not answer.
+    pub(crate) async fn without_windows(&self) -> Result<Version, ApiError> {
+        Ok(self.ask(false).await?.without_windows())
+    }
+
+    async fn ask(&self, windows: bool) -> Result<Version, ApiError> {
         let unavailable = || ApiError::unavailable("The database can't be read now; try again");
-        let (sender, version) = oneshot::channel();
-        self.asking.send(sender).map_err(|_| unavailable())?;
+        let (answer, version) = oneshot::channel();
+        self.asking.send(Question { windows, answer }).map_err(|_| unavailable())?;
         version.await.map_err(|_| unavailable())
     }
 }
 
-async fn answer(
-    mut database: Database,
-    mut asked: mpsc::UnboundedReceiver<oneshot::Sender<Version>>,
-) {
+async fn answer(mut database: Database, mut asked: mpsc::UnboundedReceiver<Question>) {
     let mut waiting = Vec::new();
     let mut last: Option<Version> = None;
-    while asked.recv_many(&mut waiting, MOST_AT_ONCE).await > 0 {
+    while asked.recv_many(&mut waiting, MAX_AT_ONCE).await > 0 {
         // Lets requests that have already arrived join: under load one reading serves more of them.
         yield_now().await;
-        while waiting.len() < MOST_AT_ONCE
-            && let Ok(sender) = asked.try_recv()
+        while waiting.len() < MAX_AT_ONCE
+            && let Ok(question) = asked.try_recv()
         {
-            waiting.push(sender);
+            waiting.push(question);
         }
-        let version = match timeout(READ_LIMIT, read_twice(&mut database)).await {
+        let windows = waiting.iter().any(|question| question.windows);
+        let version = match timeout(READ_LIMIT, read_twice(&mut database, windows)).await {
             Ok(Ok(version)) => version,
             Ok(Err(error)) => {
                 let reason = chain(&error);
@@ -140,15 +157,18 @@ async fn answer(
         if let Some(last) = last.replace(version) {
             version.report_loss_since(last);
         }
-        for sender in waiting.drain(..) {
+        for question in waiting.drain(..) {
             // A request that was dropped meanwhile needs no answer.
-            sender.send(version).ok();
+            question.answer.send(version).ok();
         }
     }
 }
 
 /// A connection may have been lost since it was used last: then a new one is tried at once.
-async fn read_twice(database: &mut Database) -> Result<Version, sqlx::Error> {
+async fn read_twice(database: &mut Database, windows: bool) -> Result<Version, sqlx::Error> {
+    let read = async |connection: &mut PgConnection| {
+        if windows { read(connection).await } else { read_without_windows(connection).await }
+    };
     match database.with(read).await {
         Ok(version) => Ok(version),
         Err(_) => database.with(read).await,
@@ -168,6 +188,15 @@ async fn read(database: &mut PgConnection) -> Result<Version, sqlx::Error> {
     let micros = |instant: Option<Timestamp>| instant.map_or(0, Timestamp::as_micros);
     let windows = Some((micros(start), micros(end)));
     Ok(Version { server: server.as_micros(), lists, windows })
+}
+
+async fn read_without_windows(database: &mut PgConnection) -> Result<Version, sqlx::Error> {
+    let (server, lists): (Timestamp, i64) = sqlx::query_as(
+        "SELECT pg_postmaster_start_time() AT TIME ZONE 'UTC', lists FROM sdb_version",
+    )
+    .fetch_one(database)
+    .await?;
+    Ok(Version { server: server.as_micros(), lists, windows: None })
 }
 
 #[cfg(test)]

@@ -1,29 +1,40 @@
 //! How both programs connect to RabbitMQ.
 
-use std::time::Duration;
+mod address;
+mod hosts;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use lapin::{
-    Connection, ConnectionProperties,
-    uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo},
+    AsyncTcpStream, Connection, ConnectionProperties,
+    tcp::OwnedTLSConfig,
+    uri::{AMQPScheme, AMQPUri},
 };
-use tokio::time::timeout;
-
-use crate::settings::{
-    Settings, SettingsError, invalid,
-    uri::{Problem, Uri},
+use tokio::{
+    net::lookup_host,
+    time::{Instant, timeout},
 };
 
-/// Time limit for connecting, including the handshake.
+use self::hosts::Hosts;
+use crate::{
+    servers_report::ServersReport,
+    settings::{Settings, SettingsError, invalid},
+    telemetry::chain,
+    throttled,
+};
+
+/// Time limit for connecting to one address, including the handshake: a stalled server accepts connections,
+/// and sends nothing.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// The same for the first attempt, so that a stalled server does not hold up another one.
+const FIRST_LIMIT: Duration = Duration::from_secs(1);
 
-/// Seconds between heartbeats: RabbitMQ closes the connection of a peer that is silent for two to three
-/// intervals. It is short, because the messages of a stalled worker are redelivered only then.
-const HEARTBEAT: u16 = 2;
-
-/// The address of RabbitMQ.
+/// The address of RabbitMQ: that of one node, or of several nodes of a cluster.
 #[derive(Clone)]
 pub struct Broker {
-    uri: AMQPUri,
+    /// One for each host.
+    uris: Arc<[AMQPUri]>,
+    hosts: Arc<Hosts>,
 }
 
 /// Why there is no connection.
@@ -32,9 +43,15 @@ pub enum ConnectError {
     /// RabbitMQ or the network refused.
     #[error("RabbitMQ can't be reached")]
     Refused(#[source] lapin::Error),
+    /// The host's name is unknown, or can't be looked up.
+    #[error("the host of RabbitMQ can't be looked up")]
+    Unresolved(#[source] std::io::Error),
     /// No answer.
     #[error("RabbitMQ did not answer within {} s", .0.as_secs_f32())]
     Silent(Duration),
+    /// Each host failed.
+    #[error("RabbitMQ can't be reached at any of its hosts: {0}")]
+    NoHost(String),
 }
 
 const NAME: &str = "SDB_AMQP_URI";
@@ -47,18 +64,40 @@ impl Broker {
     /// If no address is set, or if it is invalid.
     pub fn from_settings(settings: &Settings) -> Result<Self, SettingsError> {
         // The address has the password, so it is not printed.
-        let uri = parse(&settings.required(NAME)?)
+        let uris = address::parse(&settings.required(NAME)?)
             .map_err(|problem| invalid(NAME, "…", &format!("{EXPECTED}: {problem}")))?;
-        Ok(Self { uri })
+        let names = uris.iter().map(|uri| name(&uri.authority.host, uri.authority.port));
+        Ok(Self { hosts: Arc::new(Hosts::new(names.collect())), uris: uris.into() })
     }
 
-    /// Its host and port, for traces.
+    /// The host and port for traces, if there is only one.
     #[must_use]
-    pub fn address(&self) -> (String, u16) {
-        (self.uri.authority.host.clone(), self.uri.authority.port)
+    pub fn address(&self) -> Option<(String, u16)> {
+        match &*self.uris {
+            [one] => Some((one.authority.host.clone(), one.authority.port)),
+            _ => None,
+        }
     }
 
-    /// Opens a connection; `purpose` names it in RabbitMQ's lists.
+    /// Whether these are several nodes of a cluster.
+    #[must_use]
+    pub fn has_several_hosts(&self) -> bool {
+        self.uris.len() > 1
+    }
+
+    /// The host that connections for this purpose use, and those that failed when they were last tried.
+    #[must_use]
+    pub fn report(&self, purpose: &str) -> ServersReport {
+        self.hosts.report(purpose)
+    }
+
+    /// Records why the last connection for a purpose was given up: its host is tried last for a while.
+    pub fn lost(&self, purpose: &str, reason: &str) {
+        self.hosts.lost(purpose, reason);
+    }
+
+    /// Opens a connection; `purpose` names it in RabbitMQ's lists. The hosts are tried in random order, those
+    /// that have just failed last.
     ///
     /// It does not reconnect automatically: a recovered connection would send what its callers had given
     /// up, and a consumer would mix old deliveries with new ones.
@@ -66,94 +105,108 @@ impl Broker {
     /// # Errors
     /// When RabbitMQ can't be reached in time.
     pub async fn connect(&self, purpose: &str) -> Result<Connection, ConnectError> {
-        let properties = ConnectionProperties::default().with_connection_name(purpose.into());
-        let asked = self.uri.query.connection_timeout.map(Duration::from_millis);
-        let limit = asked.map_or(CONNECT_LIMIT, |asked| asked.min(CONNECT_LIMIT));
-        timeout(limit, Connection::connect_uri(self.uri.clone(), properties))
-            .await
-            .map_err(|_| ConnectError::Silent(limit))?
-            .map_err(ConnectError::Refused)
-    }
-}
-
-/// The supported parameters of an address of RabbitMQ.
-const KNOWN: &str =
-    "`heartbeat`, `frame_max`, `channel_max`, `connection_timeout` and `auth_mechanism`";
-
-/// Parses an address according to RabbitMQ's URI specification. The client's own parser does not support
-/// IPv6 addresses, and uses `localhost` instead.
-fn parse(text: &str) -> Result<AMQPUri, Problem> {
-    let uri = Uri::parse(text)?;
-    let scheme = match &*uri.scheme {
-        "amqp" => AMQPScheme::AMQP,
-        "amqps" => AMQPScheme::AMQPS,
-        _ => return Err(Problem::Scheme),
-    };
-    let [(host, port)] = <[_; 1]>::try_from(uri.hosts).map_err(|_| Problem::SeveralHosts)?;
-    let host = host.ok_or(Problem::NoHost)?;
-    if host.starts_with('/') {
-        return Err(Problem::Host);
-    }
-    if scheme == AMQPScheme::AMQPS && host.contains('%') {
-        return Err(Problem::ZoneWithTls);
-    }
-    let vhost = match uri.path {
-        None => "/".to_owned(),
-        Some(vhost) if vhost.is_empty() => return Err(Problem::EmptyVhost),
-        Some(vhost) => vhost,
-    };
-    let AMQPUserInfo { username, password } = AMQPUserInfo::default();
-    let userinfo = AMQPUserInfo {
-        username: uri.user.unwrap_or(username),
-        password: uri.password.unwrap_or(password),
-    };
-    let port = port.unwrap_or_else(|| scheme.default_port());
-    let query = query(uri.query)?;
-    Ok(AMQPUri { scheme, authority: AMQPAuthority { userinfo, host, port }, vhost, query })
-}
-
-fn query(parameters: Vec<(String, String)>) -> Result<AMQPQueryString, Problem> {
-    let mut query = AMQPQueryString::default();
-    let mut seen = Vec::new();
-    for (place, (name, value)) in parameters.into_iter().enumerate() {
-        let name = match &*name {
-            "heartbeat" => {
-                query.heartbeat = Some(number("heartbeat", &value)?);
-                "heartbeat"
+        let mut hosts = self.hosts.order(Instant::now());
+        let mut errors: Vec<Option<ConnectError>> = Vec::new();
+        errors.resize_with(self.uris.len(), || None);
+        // Those that are only slow, because they are far away, are tried again with more time.
+        for limit in [FIRST_LIMIT, CONNECT_LIMIT] {
+            let mut silent = Vec::new();
+            for host in hosts {
+                match self.connect_to(host, purpose, limit).await {
+                    Ok(connection) => {
+                        self.hosts.connected(purpose, host);
+                        return Ok(connection);
+                    }
+                    Err(error) => {
+                        if matches!(error, ConnectError::Silent(_)) {
+                            silent.push(host);
+                        }
+                        self.record(&mut errors, host, error);
+                    }
+                }
             }
-            "frame_max" => {
-                query.frame_max = Some(number("frame_max", &value)?);
-                "frame_max"
-            }
-            "channel_max" => {
-                query.channel_max = Some(number("channel_max", &value)?);
-                "channel_max"
-            }
-            "connection_timeout" => {
-                query.connection_timeout = Some(number("connection_timeout", &value)?);
-                "connection_timeout"
-            }
-            "auth_mechanism" => {
-                let expected = "is none of plain, amqplain, external, anonymous";
-                let unknown = |_| Problem::Parameter("auth_mechanism", expected);
-                query.auth_mechanism = Some(value.parse().map_err(unknown)?);
-                "auth_mechanism"
-            }
-            // An ignored parameter could be one that makes the connection secure.
-            _ => return Err(Problem::UnknownParameter { place: place + 1, known: KNOWN }),
-        };
-        if seen.contains(&name) {
-            return Err(Problem::Twice(name));
+            hosts = silent;
         }
-        seen.push(name);
+        Err(self.failure(errors))
     }
-    query.heartbeat.get_or_insert(HEARTBEAT);
-    Ok(query)
+
+    fn record(&self, errors: &mut [Option<ConnectError>], host: usize, error: ConnectError) {
+        let (name, reason) = (self.hosts.name(host), chain(&error));
+        if self.uris.len() > 1 {
+            throttled!(warn, name, host = name, reason, "a host of RabbitMQ can't be used");
+        }
+        self.hosts.failed(host, reason);
+        if let Some(place) = errors.get_mut(host) {
+            *place = Some(error);
+        }
+    }
+
+    fn failure(&self, mut errors: Vec<Option<ConnectError>>) -> ConnectError {
+        if errors.len() == 1
+            && let Some(error) = errors.pop().flatten()
+        {
+            return error;
+        }
+        let each = errors.iter().enumerate().filter_map(|(host, error)| {
+            Some(format!("{}: {}", self.hosts.name(host), chain(error.as_ref()?)))
+        });
+        ConnectError::NoHost(each.collect::<Vec<_>>().join("; "))
+    }
+
+    /// Connects to a host: to each of its addresses, with this time limit for each. The client would try all of
+    /// them within one.
+    async fn connect_to(
+        &self,
+        host: usize,
+        purpose: &str,
+        limit: Duration,
+    ) -> Result<Connection, ConnectError> {
+        let Some(uri) = self.uris.get(host) else {
+            return Err(ConnectError::NoHost(String::new()));
+        };
+        let asked = uri.query.connection_timeout.map(Duration::from_millis);
+        let limit = asked.map_or(limit, |asked| asked.min(CONNECT_LIMIT));
+        let asking = lookup_host((uri.authority.host.as_str(), uri.authority.port));
+        let addresses = timeout(limit, asking).await.map_err(|_| ConnectError::Silent(limit))?;
+        let mut failure = None;
+        for at in addresses.map_err(ConnectError::Unresolved)? {
+            match timeout(limit, connect_at(uri.clone(), at, purpose)).await {
+                Ok(Ok(connection)) => return Ok(connection),
+                Ok(Err(error)) => {
+                    failure.get_or_insert(ConnectError::Refused(error));
+                }
+                // Said rather than a refusal, because it is tried again.
+                Err(_) => failure = Some(ConnectError::Silent(limit)),
+            }
+        }
+        Err(failure.unwrap_or_else(|| ConnectError::NoHost("it has no address".to_owned())))
+    }
 }
 
-fn number<T: std::str::FromStr>(name: &'static str, value: &str) -> Result<T, Problem> {
-    let expected = "is not a whole number that it can have";
-    value.parse().map_err(|_| Problem::Parameter(name, expected))
+/// Connects to one address of a host.
+async fn connect_at(
+    uri: AMQPUri,
+    at: SocketAddr,
+    purpose: &str,
+) -> Result<Connection, lapin::Error> {
+    let properties = ConnectionProperties::default().with_connection_name(purpose.into());
+    let runtime = lapin::runtime::default_runtime()?;
+    let stream = async move |uri: AMQPUri, runtime: _| {
+        let stream = AsyncTcpStream::connect(&runtime, at).await?;
+        Ok(match uri.scheme {
+            AMQPScheme::AMQP => stream,
+            AMQPScheme::AMQPS => {
+                let tls = OwnedTLSConfig::default();
+                stream.into_tls(&uri.authority.host, tls.as_ref()).await?
+            }
+        })
+    };
+    Connection::connector(uri, runtime, stream, properties).await
+}
+
+/// A host with its port, as in an address.
+fn name(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
 #[cfg(test)]

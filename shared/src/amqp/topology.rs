@@ -11,7 +11,7 @@ use std::{str::FromStr, time::Duration};
 use sqlx::PgConnection;
 use tokio::time::{sleep, timeout};
 
-pub use self::declare::DeclareError;
+pub use self::declare::{ARGUMENTS, DeclareError};
 use crate::{
     database::{ConnectOptions, SessionError, sqlstate, standbys},
     message,
@@ -38,6 +38,8 @@ pub struct Topology {
     pub prefetch: u16,
     /// The newest version of messages that gateways write.
     pub wire: u16,
+    /// The version of the arguments that its queues are declared with: [`ARGUMENTS`] or an earlier one.
+    pub arguments: u16,
 }
 
 /// The phase of a topology: what is permitted with its queues.
@@ -119,6 +121,14 @@ pub enum TopologyError {
         newest = message::NEWEST
     )]
     UnknownWire(u16),
+    /// The queues have arguments that this program does not declare.
+    #[error(
+        "the database records version {0} of the queues' arguments, and this program knows versions up to \
+        {newest}: start a newer release, or run the newer one's `worker topology change --arguments \
+        {newest}` first",
+        newest = ARGUMENTS
+    )]
+    UnknownArguments(u16),
     /// The record has a phase that this program does not know.
     #[error("the recorded topology has the phase `{0}`, which this program does not know")]
     UnknownPhase(String),
@@ -149,6 +159,7 @@ impl Topology {
             queue_limit: settings.number("SDB_QUEUE_LIMIT", 1..=100_000_000)?,
             prefetch: settings.number("SDB_PREFETCH", 1..=10_000)? as u16,
             wire: message::NEWEST,
+            arguments: ARGUMENTS,
         })
     }
 
@@ -259,7 +270,7 @@ impl Recorded {
     /// When there is no record, when the database is a standby, or when it fails.
     pub async fn read(database: &mut PgConnection) -> Result<Self, TopologyError> {
         let read: Result<Option<Row>, sqlx::Error> = sqlx::query_as(
-            "SELECT version, partitions, queue_limit, prefetch, wire, phase, pg_is_in_recovery(),
+            "SELECT version, partitions, queue_limit, prefetch, wire, arguments, phase, pg_is_in_recovery(),
                 EXISTS (SELECT FROM pg_trigger
                     WHERE tgrelid = to_regclass('incident') AND tgname = 'sdb_touch')
             -- The newest of what `worker migrate` makes and these programs can't do without.
@@ -272,11 +283,9 @@ impl Recorded {
             Err(error) if is_missing(&error) => None,
             Err(error) => return Err(error.into()),
         };
-        let Some((version, partitions, queue_limit, prefetch, wire, phase, standby, attached)) =
-            row
-        else {
-            return Err(unprepared(database).await);
-        };
+        let Some(row) = row else { return Err(unprepared(database).await) };
+        let (version, partitions, queue_limit, prefetch, wire, arguments, phase, standby, attached) =
+            row;
         if standby {
             return Err(TopologyError::Standby);
         }
@@ -294,16 +303,21 @@ impl Recorded {
                 .map_err(|_| impossible("queue_limit", queue_limit))?,
             prefetch: u16::try_from(prefetch).map_err(|_| impossible("prefetch", prefetch))?,
             wire: u16::try_from(wire).map_err(|_| impossible("wire", wire.into()))?,
+            arguments: u16::try_from(arguments)
+                .map_err(|_| impossible("arguments", arguments.into()))?,
         };
         if topology.wire > message::NEWEST {
             return Err(TopologyError::UnknownWire(topology.wire));
+        }
+        if topology.arguments > ARGUMENTS {
+            return Err(TopologyError::UnknownArguments(topology.arguments));
         }
         Ok(Self { topology, phase: phase.parse()? })
     }
 }
 
 /// The record's columns, whether the database is a standby, and whether it is attached.
-type Row = (i32, i32, i32, i32, i16, String, bool, bool);
+type Row = (i32, i32, i32, i32, i16, i16, String, bool, bool);
 
 /// Whether a table or column does not exist.
 fn is_missing(error: &sqlx::Error) -> bool {

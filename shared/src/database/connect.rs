@@ -69,13 +69,16 @@ pub struct ConnectOptions {
 
 /// The warning if both names of the address are set and differ. That may be intended: the Python dashboard
 /// may use a pooler.
-#[must_use]
-pub fn contradiction(settings: &Settings) -> Option<&'static str> {
-    let is_set = settings.is_set(NAME) && settings.is_set(OTHER_NAME);
-    (is_set && settings.text(NAME) != settings.text(OTHER_NAME)).then_some(
+///
+/// # Errors
+/// If one of them is in a file that can't be used.
+pub fn contradiction(settings: &Settings) -> Result<Option<&'static str>, SettingsError> {
+    let are_set = settings.is_set(NAME) && settings.is_set(OTHER_NAME);
+    let differ = are_set && settings.text_or_file(NAME)? != settings.text_or_file(OTHER_NAME)?;
+    Ok(differ.then_some(
         "SDB_DATABASE_URI is used, and SDB_SQLALCHEMY_DATABASE_URI, which differs, is not: the Python \
         dashboard does the opposite. Check that both name the same database",
-    )
+    ))
 }
 
 /// The connection options of the settings.
@@ -100,7 +103,7 @@ pub fn connect_options(
     });
     let servers = Servers::new(connect);
     let session = BTreeMap::from(SESSION);
-    let contradiction = contradiction(settings);
+    let contradiction = contradiction(settings)?;
     Ok(ConnectOptions { servers, session, is_durable: true, target, ignored, contradiction })
 }
 

@@ -14,7 +14,7 @@ mod uri;
 pub use self::{
     connect::{BY_INDEX, ConnectOptions, connect_options, contradiction},
     connection::Database,
-    servers::{Servers, ServersReport, Unfit},
-    session::SessionError,
+    servers::{Servers, Unfit},
+    session::{ConnectError, SessionError},
     sqlstate::lacks_characters,
 };

@@ -26,6 +26,7 @@ use tokio::{
 pub use self::choice::Unfit;
 pub(super) use self::origin::{ORIGIN, Origin};
 use self::{choice::Choice, probe::probe};
+use crate::servers_report::{ServerNotUsed, ServersReport};
 
 /// Time in which a server must answer, for it not to hold up the others.
 pub(super) const SERVER_LIMIT: Duration = Duration::from_secs(1);
@@ -64,15 +65,6 @@ struct Looking {
     began: Option<Instant>,
     /// A session of each server that answers, to ask it again.
     sessions: BTreeMap<String, PgConnection>,
-}
-
-/// The servers of PostgreSQL, for readiness.
-#[derive(Clone, Debug)]
-pub struct ServersReport {
-    /// The server in use; none if none of several takes writes.
-    pub server: Option<String>,
-    /// The others, each with the reason.
-    pub not_used: Vec<(String, String)>,
 }
 
 impl Servers {
@@ -206,7 +198,10 @@ impl Servers {
             self.0.named.first()
         };
         let server = server.map(|server| server.name.clone());
-        let not_used = choice.unfit.iter().map(|(name, why)| (name.clone(), why.to_string()));
+        let not_used = choice
+            .unfit
+            .iter()
+            .map(|(name, why)| ServerNotUsed { server: name.clone(), reason: why.to_string() });
         ServersReport { server, not_used: not_used.collect() }
     }
 

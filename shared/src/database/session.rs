@@ -51,7 +51,7 @@ pub enum SessionError {
     )]
     Triggers(String),
     /// The address requires a server that accepts writes.
-    #[error("the database takes no writes now, but `target_session_attrs` requires it")]
+    #[error("the database accepts no writes, but `target_session_attrs` requires it")]
     ReadOnly,
     /// One of several servers can't be used.
     #[error(transparent)]
@@ -93,6 +93,26 @@ impl SessionError {
         message
             .starts_with("unsupported startup parameter")
             .then(|| Self::Pooler(message.to_owned()))
+    }
+}
+
+/// Why an operator's command can't connect.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The session can't be used.
+    #[error(transparent)]
+    Session(SessionError),
+    /// The database does not answer, or refuses the connection.
+    #[error("the database can't be reached")]
+    Unreachable(#[source] sqlx::Error),
+}
+
+impl From<sqlx::Error> for ConnectError {
+    fn from(error: sqlx::Error) -> Self {
+        match SessionError::of(&error) {
+            Some(refusal) => Self::Session(refusal.clone()),
+            None => Self::Unreachable(error),
+        }
     }
 }
 

@@ -6,6 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{impact::Impact, timestamp::Timestamp};
 
+/// Maximum number of characters of an incident's title, in an update and in an operator's command.
+pub const MAX_TITLE_CHARS: usize = 255;
+/// The title of an incident if an update has none.
+pub const DEFAULT_TITLE: &str = "Incident";
+
 /// `incident.id`.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, sqlx::Type,

@@ -1,6 +1,6 @@
 //! The outcome of a status update that a rule decided, and that rule. The decision, the inbox, the logs, the
 //! metrics and the answers all use these types. What else may become of an update has types of its own:
-//! ARCHITECTURE.md lists them.
+//! docs/architecture.md lists them.
 
 use std::fmt;
 

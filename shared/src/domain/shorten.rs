@@ -2,6 +2,9 @@
 
 use std::borrow::Cow;
 
+/// Maximum number of characters of a text that an error message quotes.
+pub const MAX_QUOTED_CHARS: usize = 60;
+
 /// The text, or its first `limit` characters and `…` if it is longer.
 #[must_use]
 pub fn shorten(text: &str, limit: usize) -> Cow<'_, str> {

@@ -33,7 +33,7 @@ const CONNECTIONS: usize = 32;
 /// Time for one request, from its connection to the end of its answer.
 const CONNECTION_LIMIT: Duration = Duration::from_secs(10);
 /// Bytes of a request's head.
-const LARGEST_HEAD: usize = 16 * 1024;
+const MAX_HEAD_BYTES: usize = 16 * 1024;
 
 /// The address can't be bound.
 #[derive(Debug, thiserror::Error)]
@@ -75,8 +75,8 @@ pub async fn serve(listener: TcpListener, router: Router) {
     http.timer(TokioTimer::new())
         .keep_alive(false)
         .half_close(true)
-        .max_buf_size(LARGEST_HEAD)
-        .max_header_size(LARGEST_HEAD);
+        .max_buf_size(MAX_HEAD_BYTES)
+        .max_header_size(MAX_HEAD_BYTES);
     let connections = Arc::new(Semaphore::new(CONNECTIONS));
     while let Ok(place) = connections.clone().acquire_owned().await {
         let stream = match listener.accept().await {

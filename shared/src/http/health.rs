@@ -1,20 +1,46 @@
-//! Checks the health of a local process, for health checks of containers.
+//! The health of a process: what `/readyz` says, and the check of a local process for containers.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::Duration,
 };
 
+use serde::Serialize;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     time::timeout,
 };
 
+/// What `/readyz` says in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReadyStatus {
+    /// It serves, and nothing is missing.
+    Ready,
+    /// It serves, although something is missing.
+    Degraded,
+    /// It does not serve.
+    #[serde(rename = "not ready")]
+    NotReady,
+}
+
+impl ReadyStatus {
+    /// The status of a process that serves or not, and for which something is missing or not.
+    #[must_use]
+    pub const fn of(serves: bool, is_missing_something: bool) -> Self {
+        match (serves, is_missing_something) {
+            (true, false) => Self::Ready,
+            (true, true) => Self::Degraded,
+            (false, _) => Self::NotReady,
+        }
+    }
+}
+
 /// Time for the answer.
 const LIMIT: Duration = Duration::from_secs(2);
 /// Maximum size of the answer, in bytes.
-const LARGEST_ANSWER: u64 = 16 * 1024;
+const MAX_ANSWER_BYTES: u64 = 16 * 1024;
 
 /// Why a process is unhealthy.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +92,6 @@ async fn get(address: SocketAddr, path: &str) -> std::io::Result<String> {
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
-    stream.take(LARGEST_ANSWER).read_to_end(&mut answer).await?;
+    stream.take(MAX_ANSWER_BYTES).read_to_end(&mut answer).await?;
     Ok(String::from_utf8_lossy(&answer).into_owned())
 }

@@ -1,5 +1,6 @@
-//! HTTP of both programs: health, the admin address, canonical paths.
+//! HTTP of both programs: health and readiness, the admin address, canonical paths.
 
 pub mod admin;
 pub mod health;
 pub mod paths;
+pub mod servers_report;

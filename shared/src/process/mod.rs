@@ -1,5 +1,6 @@
-//! Common to every process: shutdown on a signal or when a task fails, and output.
+//! Common to every process: shutdown on a signal or when a task fails, reports to the service manager, output.
 
 pub mod output;
+pub mod service_manager;
 pub mod shutdown;
 pub mod supervise;

@@ -3,7 +3,7 @@
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::supervise;
+use crate::{service_manager, supervise};
 
 /// A token that the first SIGTERM or SIGINT cancels; the second one ends the process with status 1. It is
 /// also cancelled when an essential task fails ([`supervise`]).
@@ -26,6 +26,7 @@ pub fn on_signal() -> std::io::Result<CancellationToken> {
                 std::process::exit(1);
             }
             tracing::info!("stopping: finishing what is under way");
+            service_manager::stopping();
             stopping.cancel();
         }
     });

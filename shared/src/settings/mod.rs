@@ -2,6 +2,7 @@
 //! ([`Settings`]). Each program's `config.rs` makes its typed configuration of them.
 
 mod reading;
+mod secret_file;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -12,6 +13,7 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use self::{reading::Reading, table::described};
 pub use self::{
+    secret_file::{FileProblem, variable as file_variable},
     table::{SETTINGS, Setting},
     unused::UnusedVariables,
 };
@@ -61,6 +63,29 @@ pub enum SettingsError {
         /// The expected form.
         expected: String,
     },
+    /// A secret has a value and a file.
+    #[error("{name} and {} are both set: set one of them", file_variable(name))]
+    Twice {
+        /// The setting.
+        name: &'static str,
+    },
+    /// The file of a secret is not named by a path; what is written may be the secret itself.
+    #[error("{} must be the absolute path of a file that has {name}", file_variable(name))]
+    NotAPath {
+        /// The setting.
+        name: &'static str,
+    },
+    /// The file of a secret does not have one.
+    #[error("{}: {path} can't be used", file_variable(name))]
+    File {
+        /// The setting.
+        name: &'static str,
+        /// The file.
+        path: String,
+        /// Why.
+        #[source]
+        problem: FileProblem,
+    },
 }
 
 /// The `SDB_` variables of an environment.
@@ -85,13 +110,21 @@ impl Settings {
         Self { variables }
     }
 
-    /// The text of a setting, or its default if it is empty or not set. A value in double quotes is decoded
-    /// as a JSON string, as the Python dashboard does.
+    /// The text of a setting that is no secret, or its default if it is empty or not set. A value in double
+    /// quotes is decoded as a JSON string, as the Python dashboard does.
     #[must_use]
     pub fn text(&self, name: &'static str) -> Option<String> {
-        let set = self.variables.get(name).map(|raw| reading::unquoted(raw).trim().to_owned());
-        let set = set.filter(|text| !text.is_empty());
+        let set = self.variables.get(name).and_then(|raw| text_of(raw));
         set.or_else(|| described(name).default.map(str::to_owned))
+    }
+
+    /// The text of any setting, also of a secret, which may be in a file.
+    ///
+    /// # Errors
+    /// If a secret has a value and a file, or if its file does not have one.
+    pub fn text_or_file(&self, name: &'static str) -> Result<Option<String>, SettingsError> {
+        let set = self.raw(name)?.and_then(|raw| text_of(&raw));
+        Ok(set.or_else(|| described(name).default.map(str::to_owned)))
     }
 
     /// All readings of a setting that the Python dashboard compares byte by byte: a key or the name of a
@@ -100,9 +133,10 @@ impl Settings {
     /// not set and has no default.
     ///
     /// # Errors
-    /// If the Python dashboard would not read a text, and so would refuse every token.
+    /// If the Python dashboard would not read a text, and so would refuse every token; or as for
+    /// [`text_or_file`](Self::text_or_file).
     pub fn readings(&self, name: &'static str) -> Result<Vec<String>, SettingsError> {
-        let Some(raw) = self.variables.get(name).filter(|raw| !raw.trim().is_empty()) else {
+        let Some(raw) = self.raw(name)? else {
             return Ok(described(name).default.map(str::to_owned).into_iter().collect());
         };
         // It may be a secret, so it is not printed.
@@ -110,7 +144,7 @@ impl Settings {
         if raw.contains(char::REPLACEMENT_CHARACTER) {
             return refused("UTF-8");
         }
-        let first = match reading::as_python(raw) {
+        let first = match reading::as_python(&raw) {
             Reading::Text(text) if text.trim().is_empty() => return refused("a text"),
             Reading::Text(text) => text,
             Reading::NotText(what) => {
@@ -124,18 +158,19 @@ impl Settings {
         Ok(if trimmed == first { vec![first] } else { vec![first, trimmed] })
     }
 
-    /// Whether a setting is set and not empty.
+    /// Whether a setting is set and not empty, or the file of a secret is named.
     #[must_use]
     pub fn is_set(&self, name: &'static str) -> bool {
-        self.variables.get(name).is_some_and(|raw| !reading::unquoted(raw).trim().is_empty())
+        let value = self.variables.get(name).and_then(|raw| text_of(raw));
+        value.is_some() || self.file_of(name).is_some()
     }
 
     /// The text of a required setting.
     ///
     /// # Errors
-    /// If it is not set and has no default.
+    /// If it is not set and has no default, or as for [`text_or_file`](Self::text_or_file).
     pub fn required(&self, name: &'static str) -> Result<String, SettingsError> {
-        self.text(name)
+        self.text_or_file(name)?
             .ok_or_else(|| SettingsError::Missing { name, meaning: described(name).meaning })
     }
 
@@ -182,6 +217,12 @@ impl Settings {
             _ => Err(invalid(name, &text, "`true` or `false`")),
         }
     }
+}
+
+/// The text of a value, if it has one.
+fn text_of(raw: &str) -> Option<String> {
+    let text = reading::unquoted(raw).trim().to_owned();
+    (!text.is_empty()).then_some(text)
 }
 
 /// The error for an invalid value.

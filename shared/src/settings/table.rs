@@ -11,6 +11,8 @@ pub struct Setting {
     pub reader: &'static str,
     /// Its meaning, with the unit.
     pub meaning: &'static str,
+    /// Whether a file may have its value ([`super::file_variable`]).
+    pub is_secret: bool,
 }
 
 const fn setting(
@@ -19,38 +21,38 @@ const fn setting(
     reader: &'static str,
     meaning: &'static str,
 ) -> Setting {
-    Setting { name, default, reader, meaning }
+    Setting { name, default, reader, meaning, is_secret: false }
+}
+
+/// A password, a key, or an address that has one.
+const fn secret(name: &'static str, reader: &'static str, meaning: &'static str) -> Setting {
+    Setting { name, default: None, reader, meaning, is_secret: true }
 }
 
 /// All settings of gateways and workers.
 pub const SETTINGS: &[Setting] = &[
-    setting(
+    secret(
         "SDB_DATABASE_URI",
-        None,
         "both",
         "PostgreSQL itself, not a pooler: `postgresql://user:password@host:port/name?sslmode=…`, or `…@/name?host=/folder` for a socket; several servers as `…@host1:port1,host2:port2/name`, of which the primary is used; `postgresql+psycopg2://` is accepted. Either this setting or the next is required",
     ),
-    setting(
+    secret(
         "SDB_SQLALCHEMY_DATABASE_URI",
-        None,
         "both",
         "The Python dashboard's other name for the same setting; `SDB_DATABASE_URI` takes precedence",
     ),
-    setting(
+    secret(
         "SDB_AMQP_URI",
-        None,
         "both",
-        "RabbitMQ: `amqp://user:password@host:port/vhost`, or `amqps://`. Required",
+        "RabbitMQ: `amqp://user:password@host:port/vhost`, or `amqps://`; the nodes of a cluster separated by commas, `…@host1:port1,host2:port2/vhost`. Required",
     ),
-    setting(
+    secret(
         "SDB_SECRET_KEY",
-        None,
         "gateway",
         "The key that signs clients' tokens (HS256), at least 32 bytes. Required",
     ),
-    setting(
+    secret(
         "SDB_SECRET_KEY_PREVIOUS",
-        None,
         "gateway",
         "A second key that is accepted while clients change to a new one",
     ),

@@ -1,6 +1,6 @@
 //! The `SDB_` variables that these programs do not read.
 
-use super::{SETTINGS, Settings};
+use super::{SETTINGS, Settings, secret_file};
 
 /// Names, or prefixes if they end in `_`, that only the Python dashboard uses.
 const PYTHON_DASHBOARD_ONLY: &[&str] = &[
@@ -46,6 +46,7 @@ impl Settings {
             .variables
             .keys()
             .filter(|name| !SETTINGS.iter().any(|setting| setting.name == *name))
+            .filter(|name| !secret_file::is_known(name))
             .cloned()
             .partition(|name| {
                 PYTHON_DASHBOARD_ONLY

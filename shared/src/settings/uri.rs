@@ -45,8 +45,6 @@ pub(crate) enum Problem {
     Reserved,
     #[error("it has percent-encoded bytes that are not UTF-8")]
     NotUtf8,
-    #[error("it names several hosts, but one is supported")]
-    SeveralHosts,
     #[error("it names no host")]
     NoHost,
     #[error("write an IPv6 address in brackets, such as `[2001:db8::1]` or `[fe80::1%25eth0]`")]

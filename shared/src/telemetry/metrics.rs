@@ -155,16 +155,16 @@ metrics! {
     /// Metrics of a worker.
     WorkerMetrics {
         "sdb_updates_applied_total" applied: PerWord<AppliedLabel, Counter> = PerWord::default(),
-            "Messages of committed batches by outcome";
+            "Updates of committed batches by outcome";
         "sdb_update_apply_duration_seconds" apply_duration: Histogram = seconds(),
             "Time from an update's arrival at a gateway to the commit of its outcome";
         "sdb_batch_updates" batch: Histogram = Histogram::new(exponential_buckets(1.0, 2.0, 14)),
-            "Messages in a batch";
+            "Updates in a batch";
         "sdb_transaction_duration_seconds" transaction_duration: PerWord<Ended, Histogram>
             = PerWord::new(seconds),
             "Duration of a batch's transaction";
         "sdb_queue_messages" queue: Family<PartitionLabel, Gauge> = Family::default(),
-            "Updates waiting in the queue of a partition, not including those that the worker holds";
+            "Messages waiting in the queue of a partition, each of up to 32 updates, without those that the worker holds";
         "sdb_partitions_owned" owned: Gauge = Gauge::default(),
             "Partitions that this worker consumes";
         "sdb_partitions" partitions: Gauge = Gauge::default(),

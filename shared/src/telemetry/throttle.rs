@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 /// The minimum time between two lines of one kind.
 const EVERY: Duration = Duration::from_secs(5);
 /// Maximum number of kinds; lines of further kinds are suppressed until one of these may be logged again.
-const MOST_KINDS: usize = 32;
+const MAX_KINDS: usize = 32;
 
 /// Lets one line of each kind through per interval. Created by [`throttled!`](crate::throttled!).
 #[derive(Debug)]
@@ -35,7 +35,7 @@ impl Throttle {
     pub fn say(&self, kind: &str, now: Instant) -> Option<u64> {
         let mut said = self.0.lock();
         said.last.retain(|_, at| now.saturating_duration_since(*at) < EVERY);
-        if said.last.len() >= MOST_KINDS || said.last.contains_key(kind) {
+        if said.last.len() >= MAX_KINDS || said.last.contains_key(kind) {
             said.unsaid += 1;
             return None;
         }
@@ -85,7 +85,7 @@ mod tests {
         let (throttle, now) = (Throttle::new(), Instant::now());
         let storm =
             |now| (0..1_000).filter(|n| throttle.say(&n.to_string(), now).is_some()).count();
-        assert_eq!(storm(now), MOST_KINDS);
-        assert_eq!(storm(now + EVERY), MOST_KINDS);
+        assert_eq!(storm(now), MAX_KINDS);
+        assert_eq!(storm(now + EVERY), MAX_KINDS);
     }
 }

@@ -38,8 +38,8 @@ pub struct Traces {
     provider: SdkTracerProvider,
     tracer: SdkTracer,
     propagator: TraceContextPropagator,
-    /// The address of RabbitMQ.
-    broker: [KeyValue; 2],
+    /// The address of RabbitMQ; empty if it has several hosts, of which any may be in use.
+    broker: Vec<KeyValue>,
     /// The name and address of the database.
     database: [KeyValue; 3],
     /// Maximum length of the text of an attribute.
@@ -63,7 +63,7 @@ pub enum Client {
 /// When the variables have invalid values.
 pub fn start(
     service: &'static str,
-    broker: (String, u16),
+    broker: Option<(String, u16)>,
     database: (String, u16, String),
 ) -> Result<(), ExportError> {
     if !export::is_wanted()? {
@@ -75,7 +75,7 @@ pub fn start(
         provider,
         propagator: TraceContextPropagator::new(),
         longest_text: export::longest_text()?,
-        broker: address(broker.0, broker.1),
+        broker: broker.into_iter().flat_map(|(host, port)| address(host, port)).collect(),
         database: {
             let (host, port, name) = database;
             let [host, port] = address(host, port);
@@ -180,7 +180,7 @@ fn nowhere() -> Traces {
         provider,
         propagator: TraceContextPropagator::new(),
         longest_text: 5,
-        broker: address("rabbitmq".to_owned(), 5672),
+        broker: address("rabbitmq".to_owned(), 5672).into(),
         database: ["db.namespace", "server.address", "server.port"]
             .map(|name| KeyValue::new(name, "")),
     }

@@ -55,7 +55,7 @@ pub enum DecodeError {
     #[error("the message has version {0}, this program reads {OLDEST} to {NEWEST}")]
     Version(u16),
     /// An envelope where a single message must stand.
-    #[error("an envelope stands where a single message must stand")]
+    #[error("an envelope where a single message is expected")]
     Envelope,
     /// An envelope without updates.
     #[error("the envelope has no entries")]

@@ -2,6 +2,8 @@
 
 use std::{collections::HashMap, rc::Rc};
 
+use indexmap::IndexMap;
+
 use super::{
     node::{Content, Node, YamlError, error},
     scalar::Scalar,
@@ -41,7 +43,7 @@ impl Document {
         for (key, value) in written {
             if !matches!(&*key.content, Content::Scalar(Scalar::Merge)) {
                 let text = key.text("a key")?;
-                if let Some(first) = own.put(text, key, value) {
+                if let Some(first) = put(&mut own, text, key, value) {
                     let reason = format!("`{text}` is written twice, here and in line {first}");
                     return Err(error(key.line, reason));
                 }
@@ -55,14 +57,14 @@ impl Document {
                     return Err(error(merged.line, reason));
                 };
                 for (key, value) in &*merged {
-                    entries.put(key.text("a key")?, key, value);
+                    put(&mut entries, key.text("a key")?, key, value);
                 }
             }
         }
-        for (key, value) in &own.entries {
-            entries.put(key.text("a key")?, key, value);
+        for (key, value) in own.values() {
+            put(&mut entries, key.text("a key")?, key, value);
         }
-        let entries = Rc::new(entries.entries);
+        let entries = Rc::new(entries.into_values().collect::<Entries>());
         // The document keeps the node, so that no other one gets its address.
         self.merged.insert(Rc::as_ptr(&node.content), entries.clone());
         Ok(Some(entries))
@@ -70,21 +72,14 @@ impl Document {
 }
 
 /// A dictionary like Python's: a repeated key replaces the value and keeps its position.
-#[derive(Default)]
-struct Dictionary {
-    entries: Entries,
-    places: HashMap<String, usize>,
-}
+type Dictionary = IndexMap<String, (Node, Node)>;
 
-impl Dictionary {
-    /// Returns the line in which the key was before, if it was there.
-    fn put(&mut self, text: &str, key: &Node, value: &Node) -> Option<u64> {
-        if let Some(entry) = self.places.get(text).and_then(|place| self.entries.get_mut(*place)) {
-            entry.1 = value.clone();
-            return Some(entry.0.line);
-        }
-        self.places.insert(text.to_owned(), self.entries.len());
-        self.entries.push((key.clone(), value.clone()));
-        None
+/// Returns the line in which the key was before, if it was there.
+fn put(dictionary: &mut Dictionary, text: &str, key: &Node, value: &Node) -> Option<u64> {
+    if let Some(entry) = dictionary.get_mut(text) {
+        entry.1 = value.clone();
+        return Some(entry.0.line);
     }
+    dictionary.insert(text.to_owned(), (key.clone(), value.clone()));
+    None
 }

@@ -12,13 +12,13 @@ const CHANGE_LIMIT: Duration = Duration::from_secs(90);
 
 impl Storm {
     /// Changes the number of partitions.
-    pub(super) async fn reshape(
+    pub(super) async fn repartition(
         &self,
         partitions: u16,
         killed_after: Option<Duration>,
     ) -> Result<()> {
         let change = ["--partitions", &partitions.to_string()];
-        self.change(change, killed_after, |tally| &mut tally.reshapes).await
+        self.change(change, killed_after, |tally| &mut tally.repartitions).await
     }
 
     /// Changes the newest version of messages that gateways write.
@@ -44,7 +44,7 @@ impl Storm {
         match (self.change_topology(change, limit).await?, killed_after) {
             (None, Some(_)) => self.tally().changes_killed += 1,
             (None, None) => self.see_wrong("`worker topology change` hangs".to_owned()),
-            (Some((true, said)), _) if said.contains("That is the shape already") => {
+            (Some((true, said)), _) if said.contains("That is the topology already") => {
                 self.diary.note(format!("topology: {named} already"));
             }
             (Some((true, _)), _) => {

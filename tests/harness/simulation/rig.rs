@@ -74,7 +74,7 @@ pub(super) struct Rig {
     /// Connections of workers, idle.
     idle: Vec<PgConnection>,
     queues: Vec<VecDeque<Delivery>>,
-    living: Vec<MemberId>,
+    live_workers: Vec<MemberId>,
     /// Those that the others missed, with what they have in their hands.
     stalled: Vec<(MemberId, Batch)>,
     catalogue: BTreeMap<ComponentId, Component>,
@@ -110,7 +110,7 @@ impl Rig {
             operator: connect(uri, OPERATOR).await?,
             idle: Vec::new(),
             queues: vec![VecDeque::new(); usize::from(PARTITIONS)],
-            living: Vec::new(),
+            live_workers: Vec::new(),
             stalled: Vec::new(),
             catalogue: BTreeMap::new(),
             gone: HashMap::new(),
@@ -174,7 +174,7 @@ impl Rig {
         self.join().await?;
         let mut rounds = 0;
         while self.queues.iter().any(|queue| !queue.is_empty()) {
-            for place in 0..self.living.len() {
+            for place in 0..self.live_workers.len() {
                 self.work_at(place, usize::MAX, End::Done).await?;
             }
             rounds += 1;
@@ -208,11 +208,11 @@ impl Rig {
 
     async fn work_at(&mut self, place: usize, most: usize, end: End) -> Result<()> {
         let batch = self.batch(place, most);
-        let Some(member) = self.living.get(place).copied() else { return Ok(()) };
+        let Some(member) = self.live_workers.get(place).copied() else { return Ok(()) };
         if batch.is_empty() {
             return Ok(());
         }
-        self.beat().await?;
+        self.send_heartbeats().await?;
         let polls = match end {
             End::Done => {
                 let applied = self.settled(member, &batch).await?;
@@ -288,8 +288,8 @@ impl Rig {
         let Some(place) = self.busy(worker) else { return self.edit(edit).await };
         let Some(plan) = self.plan(edit).await? else { return Ok(()) };
         let batch = self.batch(place, most);
-        let Some(member) = self.living.get(place).copied() else { return Ok(()) };
-        self.beat().await?;
+        let Some(member) = self.live_workers.get(place).copied() else { return Ok(()) };
+        self.send_heartbeats().await?;
         let mut connection = self.connection().await?;
         let (through, done) = watch::channel(false);
         self.tries += 1;
@@ -340,9 +340,10 @@ impl Rig {
         if one == other {
             return Ok(());
         }
-        self.beat().await?;
+        self.send_heartbeats().await?;
         let [a, b] = [self.batch(one, most), self.batch(other, most)];
-        let members = [self.living.get(one), self.living.get(other)].map(Option::<&_>::copied);
+        let members =
+            [self.live_workers.get(one), self.live_workers.get(other)].map(Option::<&_>::copied);
         let [Some(first), Some(second)] = members else { return Ok(()) };
         let (mut left, mut right) = (self.connection().await?, self.connection().await?);
         self.tries += 2;

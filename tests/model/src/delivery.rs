@@ -48,7 +48,7 @@ impl fmt::Display for Why {
             Self::AnotherComponent => "its component's id means another one",
             Self::Unreadable => "it can't be read",
             Self::OtherVersion => "it has another version",
-            Self::GivenUp => "RabbitMQ gave it up",
+            Self::GivenUp => "dead-lettered by RabbitMQ",
             Self::Refused => "the database refuses it",
         })
     }
@@ -67,7 +67,7 @@ impl Why {
             _ if reason.starts_with("the message has version ") => Self::OtherVersion,
             _ if reason.starts_with("the message is not of the form ") => Self::Unreadable,
             _ if reason.starts_with("a status update can't have impact 0") => Self::Unreadable,
-            _ if reason.starts_with("RabbitMQ gave it up: ") => Self::GivenUp,
+            _ if reason.starts_with("dead-lettered by RabbitMQ: ") => Self::GivenUp,
             _ if reason.starts_with("the database refuses it: ") => Self::Refused,
             _ => return None,
         })

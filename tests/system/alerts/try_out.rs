@@ -60,7 +60,7 @@ async fn what_is_not_mapped_says_why(fixture: Arc<Fixture>) -> Result<()> {
         (
             "job=demo,cluster=example,service=s3,severity=info",
             "none",
-            "matched    by rule 2 (line 4)\nimpact     none, so that it is passed over\n",
+            "matched    by rule 2 (line 4)\nimpact     none, the alert is ignored\n",
         ),
         (
             "job=demo,cluster=example",

@@ -8,8 +8,9 @@ use nix::sys::signal::Signal;
 
 use harness::{
     Fixture, System,
-    burst::{Burst, Told, add_components, took_effect_once, update},
+    burst::{Burst, add_components, took_effect_once, update},
     eventually, replay, tests,
+    verdict::Answered,
 };
 
 tests!(
@@ -173,8 +174,8 @@ async fn an_inbox_that_differs_from_what_clients_were_answered_is_found(
     notices(part, join, &sent, "another state than the model's: ").await?;
     // One that was taken was refused, says the client.
     let last = sent.last_mut().context("nothing was sent")?;
-    if let Told::Decided(id) | Told::Accepted(id) = last.told {
-        last.told = Told::Refused(Some(id), "not now".to_owned());
+    if let Some(id) = last.answer.taken() {
+        last.answer = Answered::Refused(Some(id), "not now".to_owned());
     }
     notices("", "", &sent, "took effect after `not now`").await?;
     system.finish().await

@@ -16,8 +16,9 @@ use uuid::Uuid;
 
 use harness::{
     Fixture, System, answer,
-    burst::{Burst, Told, took_effect_once},
+    burst::{Burst, took_effect_once},
     eventually, tests,
+    verdict::Answered,
 };
 
 tests!(
@@ -187,7 +188,7 @@ async fn no_update_of_a_burst_is_lost_when_its_queue_is_unbound(
     let sent = burst.stop().await?;
     // One that is bound again at once, by the declaration for the one before, refuses nothing.
     let returned = sent.iter().filter(|update| {
-        matches!(&update.told, Told::Refused(_, text) if text.contains("a queue is missing"))
+        matches!(&update.answer, Answered::Refused(_, text) if text.contains("a queue is missing"))
     });
     ensure!(returned.count() > 12, "hardly any update was returned, so this shows little");
     system.drained().await?;

@@ -2,6 +2,7 @@
 //! answered 2xx takes effect once and in order, and no process needs a restart.
 
 mod burst;
+mod hosts;
 mod missing_queues;
 mod network;
 mod partition;
@@ -22,7 +23,7 @@ use nix::sys::signal::Signal;
 use reqwest::Method;
 use serde_json::Value;
 
-tests_of!(burst, missing_queues, network, partition, postgres, rabbitmq, recovery, storms);
+tests_of!(burst, hosts, missing_queues, network, partition, postgres, rabbitmq, recovery, storms);
 
 pub(crate) const LISTS: [&str; 2] = ["/api/v1/incidents?active=true", "/api/v1/component_status"];
 

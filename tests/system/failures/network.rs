@@ -138,7 +138,8 @@ async fn a_workers_connections_to_rabbitmq_are_reset(fixture: Arc<Fixture>) -> R
 /// Waits until the first worker's sessions have ended so often.
 async fn consumes_no_more(system: &System, times: usize) -> Result<()> {
     eventually("the worker notices", async || {
-        Ok(system.workers[0].log()?.matches("this worker's part ended").count() >= times)
+        Ok(system.workers[0].log()?.matches("consuming stopped; unacknowledged messages").count()
+            >= times)
     })
     .await
 }
@@ -147,7 +148,8 @@ async fn consumes_no_more(system: &System, times: usize) -> Result<()> {
 async fn consumes_again(system: &System) -> Result<()> {
     eventually("the worker consumes again", async || {
         let log = system.workers[0].log()?;
-        let last = log.rsplit("this worker's part ended").next().unwrap_or_default();
+        let last =
+            log.rsplit("consuming stopped; unacknowledged messages").next().unwrap_or_default();
         Ok(last.contains("\"consuming\""))
     })
     .await

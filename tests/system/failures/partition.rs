@@ -65,7 +65,7 @@ async fn a_partition_that_does_not_confirm_does_not_stop_the_others(
     let refused = answer(system.update(&stuck).header("Prefer", "wait=1")).await?;
     ensure!(refused.status == 503, "{refused:?}");
     // Long enough for the lane's channel to be given up.
-    for _ in 0..40 {
+    for _ in 0..75 {
         let taken = answer(system.update(&free).header("Prefer", "wait=5")).await?;
         ensure!(taken.status == 201 || taken.status == 200 || taken.status == 202, "{taken:?}");
         tokio::time::sleep(Duration::from_millis(200)).await;

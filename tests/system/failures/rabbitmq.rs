@@ -159,7 +159,7 @@ async fn rabbitmq_takes_no_more_connections(fixture: Arc<Fixture>) -> Result<()>
     let system = System::prepared(&fixture).await?;
     let proxy = Proxy::before(&system.amqp_uri).await?;
     let through = [("SDB_AMQP_URI", proxy.uri())];
-    let (system, burst) = start(system, &through, &through).await?;
+    let (system, burst) = start(system, &through, &[]).await?;
     let rabbitmq = fixture.rabbitmq();
     let vhost = system.vhost.clone();
     let connections = || -> Result<usize> {
@@ -170,8 +170,8 @@ async fn rabbitmq_takes_no_more_connections(fixture: Arc<Fixture>) -> Result<()>
         Ok(rabbitmq.ctl(&["eval", &query])?.trim().parse()?)
     };
     let all = connections()?;
-    ensure!(all == 8, "two for each process, but there are {all}");
-    // Those that stay have four; one more than that may come, and no process can do with one.
+    ensure!(all == 6, "one for each gateway, two for each worker, but there are {all}");
+    // Those that stay have five, and no other may come.
     rabbitmq.ctl(&["set_vhost_limits", "-p", &vhost, "{\"max-connections\": 5}"])?;
     proxy.reset();
     burst.is_refused_by(0, ABSENT).await?;

@@ -14,6 +14,7 @@ use harness::{Fixture, System, tests};
 tests!(
     an_empty_database_is_prepared_and_then_up_to_date,
     several_that_prepare_a_database_at_once_all_succeed,
+    a_database_of_a_newer_release_is_left_as_it_is,
     an_older_alembic_head_is_refused_and_nothing_changes,
     a_table_without_a_column_is_refused_and_nothing_changes,
     a_table_with_a_column_of_another_type_is_refused,
@@ -59,6 +60,26 @@ async fn several_that_prepare_a_database_at_once_all_succeed(fixture: Arc<Fixtur
     ensure!(said.iter().all(|(done, _)| *done), "{said:?}");
     ensure!(contents(&system).await? == before);
     ensure!(system.count(CONSTRAINT).await? == 1);
+    system.finish().await
+}
+
+async fn a_database_of_a_newer_release_is_left_as_it_is(fixture: Arc<Fixture>) -> Result<()> {
+    let mut system = System::prepared(&fixture).await?;
+    // As a newer release leaves it, which does without the constraint, say.
+    system
+        .sql(
+            "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+            VALUES (9999, 'of a newer release', true, '', 0);
+            ALTER TABLE incident DROP CONSTRAINT sdb_one_active_system_incident_per_impact",
+        )
+        .await?;
+    let (before, attached) = (everything(&system).await?, attachments(&system).await?);
+    let said = migrate(&system).await?;
+    ensure!(said.contains("A newer release has prepared this database"), "{said}");
+    ensure!(everything(&system).await? == before && attachments(&system).await? == attached);
+    run(&mut system).await?;
+    system.components(&[("DNS", &[("region", "R1")])]).await?;
+    post(&system, &update("DNS", "R1", 1), 201, 1).await?;
     system.finish().await
 }
 

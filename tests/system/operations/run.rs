@@ -283,6 +283,10 @@ async fn one_address_of_two_is_refused(fixture: Arc<Fixture>) -> Result<()> {
         let start = Start::new(&fixture, &[]).await?.variable(name, "amqp://u:p@127.0.0.1:1/v");
         let (code, said) = start.to_its_end().await?;
         ensure!(code == Some(1) && said.contains("set both"), "{name}: {code:?}: {said}");
+        let name = format!("{name}_FILE");
+        let start = Start::new(&fixture, &[]).await?.variable(&name, "/none");
+        let (code, said) = start.to_its_end().await?;
+        ensure!(code == Some(1) && said.contains("does not read it"), "{name}: {code:?}: {said}");
     }
     Ok(())
 }

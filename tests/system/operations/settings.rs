@@ -1,17 +1,20 @@
 //! Settings as the Python dashboard reads them: decoded as JSON where they are JSON, and never trimmed.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
+use super::file;
 use harness::{CLAIM, Fixture, Process, SECRET, System, answer, eventually, tests, token};
 
 tests!(
     tokens_of_the_python_dashboard_stay_good_however_its_settings_are_written,
     keys_and_claims_that_are_no_text_there_are_refused,
     addresses_and_other_settings_may_be_quoted,
+    secrets_may_be_in_files,
+    a_secret_file_that_cannot_be_used_stops_both_programs,
 );
 
 /// Whether a token is good at a gateway: without a body, a good one gets 415.
@@ -167,4 +170,62 @@ async fn addresses_and_other_settings_may_be_quoted(fixture: Arc<Fixture>) -> Re
     let (done, said) = system.context.command(worker, &["migrate"], &same).await?;
     ensure!(done && said.starts_with("The tables are up to date."), "{said}");
     system.finish().await
+}
+
+async fn secrets_may_be_in_files(fixture: Arc<Fixture>) -> Result<()> {
+    let mut system = System::prepared(&fixture).await?;
+    let text = |path: PathBuf| path.into_os_string().into_string().ok().context("no text");
+    let database = text(file(&fixture, "database", &format!("{}\n", system.database_uri))?)?;
+    let amqp = text(file(&fixture, "amqp", &system.amqp_uri)?)?;
+    let current = "b-secret-that-is-long-enough-for-tests";
+    let key = text(file(&fixture, "key", &format!("{current}\n"))?)?;
+    let previous = text(file(&fixture, "previous", SECRET)?)?;
+    let variables = [
+        ("SDB_DATABASE_URI", ""),
+        ("SDB_DATABASE_URI_FILE", database.as_str()),
+        ("SDB_AMQP_URI", ""),
+        ("SDB_AMQP_URI_FILE", &amqp),
+        ("SDB_SECRET_KEY", ""),
+        ("SDB_SECRET_KEY_FILE", &key),
+        ("SDB_SECRET_KEY_PREVIOUS_FILE", &previous),
+    ];
+    system.start_worker(&variables).await?;
+    system.start_gateway(&variables).await?;
+    for (key, good) in [(current, true), (SECRET, true), ("b-secret", false)] {
+        let is_good = is_good(&system, 0, &token(key, &json!({ CLAIM: "dummy" }))).await?;
+        ensure!(is_good == good, "a token of {key} is good: {is_good}");
+    }
+    system.components(&[("DNS", &[])]).await?;
+    let answer = system.post(&json!({ "name": "DNS", "impact": 2 })).await?;
+    ensure!(answer.status == 201, "{answer:?}");
+    for process in [&system.workers[0], &system.gateways[0]] {
+        let log = process.log()?;
+        ensure!(!log.contains("unknown setting") && !log.contains("_FILE"), "{log}");
+    }
+    // A command reads what it needs and no more.
+    let variables = [("SDB_SECRET_KEY_FILE", key.as_str()), ("SDB_AMQP_URI_FILE", "/none")];
+    let gateway = &system.context.binaries.gateway;
+    let (done, said) = system.context.command(gateway, &["token"], &variables).await?;
+    ensure!(done && is_good(&system, 0, said.trim()).await?, "{said}");
+    system.finish().await
+}
+
+async fn a_secret_file_that_cannot_be_used_stops_both_programs(
+    fixture: Arc<Fixture>,
+) -> Result<()> {
+    let mut system = System::prepared(&fixture).await?;
+    let none = fixture.folder.join("none");
+    let none = none.to_str().context("no text")?;
+    for (program, name) in
+        [("gateway", "SDB_SECRET_KEY"), ("gateway", "SDB_AMQP_URI"), ("worker", "SDB_DATABASE_URI")]
+    {
+        let variable = format!("{name}_FILE");
+        let log = super::refused(&mut system, program, &[(&variable, none)]).await?;
+        let says = format!("{program}: {name} and {variable} are both set: set one of them");
+        ensure!(log.contains(&says), "{log}");
+        let log = super::refused(&mut system, program, &[(name, ""), (&variable, none)]).await?;
+        let says = format!("{program}: {variable}: {none} can't be used: No such file");
+        ensure!(log.contains(&says), "{log}");
+    }
+    Ok(())
 }

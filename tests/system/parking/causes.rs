@@ -267,7 +267,7 @@ async fn an_id_outside_the_inboxs_partitions_is_parked(fixture: Arc<Fixture>) ->
     let rows = stands_parked(&system, 3).await?;
     for (row, id) in rows.iter().zip(ids) {
         ensure!(row.update_id == Some(id.0), "{row:?}");
-        ensure!(row.reason.contains("the inbox has no part for"), "{row:?}");
+        ensure!(row.reason.contains("the inbox has no partition for"), "{row:?}");
     }
     for id in &ids[..2] {
         ensure!(system.receipt(&id.to_string()).await?["state"] == "parked");

@@ -180,7 +180,7 @@ async fn an_update_of_an_older_gateway_without_a_queue_is_parked_and_requeued(
     let all = parked(&system, 1).await?;
     ensure!(all[0]["update_id"] == update, "{all:?}");
     let reason = all[0]["reason"].as_str().unwrap_or_default();
-    ensure!(reason == "RabbitMQ gave it up: there was no queue for p1", "{reason}");
+    ensure!(reason == "dead-lettered by RabbitMQ: there was no queue for p1", "{reason}");
     // The worker has made the queue anew.
     system.worker_succeeds(&["parked", "put-back", "--all"]).await?;
     ensure!(receipt(&system, &update, "done").await?["outcome"] == "opened");

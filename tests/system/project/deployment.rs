@@ -12,10 +12,7 @@ use serde_json::{Value, json};
 
 use harness::{Fixture, System, eventually, tests};
 
-tests!(
-    alerts_and_dashboard_name_labels_that_metrics_have,
-    the_containers_settings_of_rabbitmq_are_understood,
-);
+tests!(alerts_and_dashboard_name_labels_that_metrics_have, the_settings_of_rabbitmq_are_understood,);
 
 /// What Prometheus adds to every series of a target (deploy/monitoring), and the bound of a histogram.
 const TARGET_LABELS: [&str; 6] = ["job", "instance", "namespace", "pod", "program", "le"];
@@ -158,28 +155,63 @@ async fn alerts_and_dashboard_name_labels_that_metrics_have(fixture: Arc<Fixture
     system.finish().await
 }
 
-async fn the_containers_settings_of_rabbitmq_are_understood(fixture: Arc<Fixture>) -> Result<()> {
-    // RabbitMQ's own reader and schema, without another server.
-    let understood = |settings: &str| -> Result<String> {
-        let bytes: Vec<String> = settings.bytes().map(|byte| byte.to_string()).collect();
-        let expression = format!(
-            "Schema = cuttlefish_schema:files(filelib:wildcard(filename:join(
-                [code:priv_dir(rabbit), \"schema\", \"*.schema\"]))),
-            Settings = conf_parse:parse(<<{}>>),
-            case cuttlefish_generator:map(Schema, Settings) of
-                Config when is_list(Config), Settings =/= [] -> ok;
-                Other -> Other
-            end.",
-            bytes.join(",")
-        );
-        Ok(fixture.rabbitmq().ctl(&["eval", &expression])?.trim().to_owned())
-    };
-    let settings = read("deploy/container/rabbitmq.conf")?;
-    let answer = understood(&settings)?;
-    ensure!(answer == "ok", "RabbitMQ refuses deploy/container/rabbitmq.conf: {answer}");
-    for fault in ["consumer_timeouts = 1\n", "consumer_timeout = soon\n"] {
-        let answer = understood(&format!("{settings}{fault}"))?;
-        ensure!(answer.contains("error"), "{fault:?} is not refused: {answer}");
+/// What RabbitMQ's own reader and schema say of settings, without another server.
+fn understood(fixture: &Fixture, settings: &str) -> Result<String> {
+    let expression = format!(
+        "Schema = cuttlefish_schema:files(filelib:wildcard(filename:join(
+            [code:priv_dir(rabbit), \"schema\", \"*.schema\"]))),
+        Settings = conf_parse:parse(<<{}>>),
+        case cuttlefish_generator:map(Schema, Settings) of
+            Config when is_list(Config), Settings =/= [] -> ok;
+            Other -> Other
+        end.",
+        bytes(settings)
+    );
+    Ok(fixture.rabbitmq().ctl(&["eval", &expression])?.trim().to_owned())
+}
+
+/// The same of `advanced.config`: the terms, as Erlang reads them.
+fn terms(fixture: &Fixture, text: &str) -> Result<String> {
+    let expression = format!(
+        "{{ok, Tokens, _}} = erl_scan:string(binary_to_list(<<{}>>)),
+        case erl_parse:parse_term(Tokens) of {{ok, Terms}} -> Terms; Other -> Other end.",
+        bytes(text)
+    );
+    let answer = fixture.rabbitmq().ctl(&["eval", &expression])?;
+    Ok(answer.split_ascii_whitespace().collect())
+}
+
+fn bytes(text: &str) -> String {
+    let bytes: Vec<String> = text.bytes().map(|byte| byte.to_string()).collect();
+    bytes.join(",")
+}
+
+/// The text under a key of a YAML file, as `key: |` has it.
+fn block(yaml: &str, key: &str) -> Result<String> {
+    let mut lines = yaml.lines().skip_while(|line| line.trim_start() != format!("{key}: |"));
+    let first = lines.next().with_context(|| format!("no {key}"))?;
+    let indentation = first.len() - first.trim_start().len();
+    let is_inside = |line: &&str| line.len() - line.trim_start().len() > indentation;
+    Ok(lines.take_while(is_inside).map(|line| format!("{}\n", line.trim_start())).collect())
+}
+
+async fn the_settings_of_rabbitmq_are_understood(fixture: Arc<Fixture>) -> Result<()> {
+    let cluster = read("deploy/kubernetes/servers/rabbitmq.yaml")?;
+    let container = read("deploy/container/rabbitmq.conf")?;
+    let additional = block(&cluster, "additionalConfig")?;
+    for settings in [&container, &additional] {
+        let answer = understood(&fixture, settings)?;
+        ensure!(answer == "ok", "RabbitMQ refuses {settings}: {answer}");
+        for fault in ["consumer_timeouts = 1\n", "consumer_timeout = soon\n"] {
+            let answer = understood(&fixture, &format!("{settings}{fault}"))?;
+            ensure!(answer.contains("error"), "{fault:?} is not refused: {answer}");
+        }
     }
+    let advanced = block(&cluster, "advancedConfig")?;
+    let answer = terms(&fixture, &advanced)?;
+    let expected = "[{kernel,[{net_ticktime,10}]},{aten,[{poll_interval,1000}]}]";
+    ensure!(answer == expected, "{advanced} is {answer}");
+    let answer = terms(&fixture, &advanced.replacen('}', "", 1))?;
+    ensure!(answer.contains("error"), "a fault is not found: {answer}");
     Ok(())
 }

@@ -1,13 +1,14 @@
 //! The documents say what is true: paths, commands, settings and tests that they name exist.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use anyhow::{Context, Result, ensure};
-use shared::settings::SETTINGS;
+use shared::settings::{SETTINGS, file_variable};
 
 use harness::{Fixture, tests};
 
@@ -15,40 +16,37 @@ tests!(
     every_path_in_the_documents_exists,
     every_command_in_the_documents_exists,
     every_test_in_the_architecture_exists,
-    the_reference_lists_every_setting_with_its_default,
+    the_reference_names_the_secrets_that_may_be_in_files,
+    every_log_line_in_the_documents_exists,
+    the_sample_of_migrations_is_up_to_date,
     every_source_file_is_compiled,
     every_link_in_the_documents_leads_somewhere,
-    the_runbook_begins_with_every_alert,
+    the_alerts_page_begins_with_every_alert,
 );
 
-const DOCUMENTS: [&str; 17] = [
-    "README.md",
-    "ARCHITECTURE.md",
-    "CONTRIBUTING.md",
-    "CHANGELOG.md",
-    "RUNBOOK.md",
-    "SECURITY.md",
-    "docs/README.md",
-    "docs/api.md",
-    "docs/concepts.md",
-    "docs/operations.md",
-    "docs/performance.md",
-    "docs/reference.md",
-    "docs/reference/alert-mapping.md",
-    "docs/reference/commands.md",
-    "docs/reliability.md",
-    "docs/setup.md",
-    "docs/tour.md",
-];
-/// Documents of single folders, whose links are checked, too.
-const FOLDER_DOCUMENTS: [&str; 4] = [
-    "deploy/kubernetes/README.md",
-    "deploy/monitoring/README.md",
-    "deploy/systemd/README.md",
-    "shared/tests/wire/README.md",
-];
 const FOLDERS: [&str; 7] =
     [".ci/", "deploy/", "gateway/", "migrations/", "shared/", "tests/", "worker/"];
+
+/// All documents of the repository, by their paths from its root.
+fn documents() -> Result<Vec<String>> {
+    let (root, mut documents) = (deploy::checkout(), Vec::new());
+    let mut folders = vec![root.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder)? {
+            let path = entry?.path();
+            let name = path.file_name().context("no name")?.to_string_lossy();
+            // What was built, and what is hidden.
+            if path.is_dir() && name != "target" && !name.starts_with('.') {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "md") {
+                documents.push(path.strip_prefix(root)?.to_string_lossy().into_owned());
+            }
+        }
+    }
+    ensure!(documents.len() > 20, "only {documents:?} were found: the check looks at nothing");
+    documents.sort();
+    Ok(documents)
+}
 
 fn read(document: &str) -> Result<String> {
     let path = deploy::checkout().join(document);
@@ -62,8 +60,8 @@ fn code_spans(text: &str) -> impl Iterator<Item = &str> {
 
 async fn every_path_in_the_documents_exists(_: Arc<Fixture>) -> Result<()> {
     let mut checked = 0;
-    for document in DOCUMENTS {
-        let text = read(document)?;
+    for document in documents()? {
+        let text = read(&document)?;
         for span in code_spans(&text) {
             let named =
                 span.ends_with(".md") || FOLDERS.iter().any(|folder| span.starts_with(folder));
@@ -79,8 +77,8 @@ async fn every_path_in_the_documents_exists(_: Arc<Fixture>) -> Result<()> {
 
 async fn every_command_in_the_documents_exists(fixture: Arc<Fixture>) -> Result<()> {
     let mut checked = 0;
-    for document in DOCUMENTS {
-        let text = read(document)?;
+    for document in documents()? {
+        let text = read(&document)?;
         for command in code_spans(&text).chain(text.lines().map(str::trim)) {
             let mut words = command.split(' ');
             let program = match words.next() {
@@ -113,7 +111,7 @@ async fn every_test_in_the_architecture_exists(_: Arc<Fixture>) -> Result<()> {
     let sources = files.iter().map(fs::read_to_string).collect::<Result<String, _>>()?;
     let mut checked = 0;
     // Tests are named by sentences: words of snake case, more than three of them.
-    for span in code_spans(&read("ARCHITECTURE.md")?) {
+    for span in code_spans(&read("docs/architecture.md")?) {
         let is_sentence = span.matches('_').count() > 2
             && span.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
             // A constraint of ours and a setting of PostgreSQL's are none.
@@ -128,18 +126,66 @@ async fn every_test_in_the_architecture_exists(_: Arc<Fixture>) -> Result<()> {
     Ok(())
 }
 
-async fn the_reference_lists_every_setting_with_its_default(_: Arc<Fixture>) -> Result<()> {
+/// Lines of the log and reasons of `/readyz` that the pages for operators quote, so that one can search for
+/// them.
+async fn every_log_line_in_the_documents_exists(_: Arc<Fixture>) -> Result<()> {
+    let mut files = Vec::new();
+    for folder in ["gateway/src", "worker/src", "shared/src"] {
+        rust_files(&deploy::checkout().join(folder), &mut files)?;
+    }
+    let sources = files.iter().map(fs::read_to_string).collect::<Result<String, _>>()?;
+    // A text may be continued on the next line.
+    let sources = sources.split("\\\n").map(str::trim_start).collect::<String>();
+    let mut checked = 0;
+    for document in
+        ["docs/operations/alerts.md", "docs/operations/procedures.md", "docs/operations.md"]
+    {
+        for line in code_spans(&read(document)?).filter(|span| is_sentence(span)) {
+            // What is before and what is after the colon may be parts of one text.
+            for part in line.split(": ") {
+                ensure!(
+                    sources.contains(part),
+                    "{document} quotes `{line}`, which no program says"
+                );
+            }
+            checked += 1;
+        }
+    }
+    ensure!(checked > 5, "only {checked} lines were found: the check looks at nothing");
+    Ok(())
+}
+
+/// Whether a span has words as a line of the log has them; commands have other characters, or are known.
+fn is_sentence(span: &str) -> bool {
+    let commands = ["worker ", "gateway ", "sdb ", "docker ", "kubectl ", "systemctl "];
+    span.matches(' ').count() > 2
+        && span.chars().all(|c| c.is_alphabetic() || [' ', ':', '\'', ','].contains(&c))
+        && !commands.iter().any(|command| span.starts_with(command))
+}
+
+/// The output of `cargo run` that the set-up shows.
+async fn the_sample_of_migrations_is_up_to_date(_: Arc<Fixture>) -> Result<()> {
+    let folder = fs::read_dir(deploy::checkout().join("migrations"))?;
+    let names = folder.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+    let names = names.collect::<Result<Vec<String>>>()?;
+    let count = names.iter().filter(|name| name.starts_with(|c: char| c.is_ascii_digit())).count();
+    let line = format!("\nApplied {count} of {count} migrations.\n");
+    ensure!(read("docs/setup.md")?.contains(&line), "docs/setup.md must show{line}");
+    Ok(())
+}
+
+async fn the_reference_names_the_secrets_that_may_be_in_files(_: Arc<Fixture>) -> Result<()> {
     let reference = read("docs/reference.md")?;
-    let expected: Vec<String> = SETTINGS
-        .iter()
-        .map(|setting| {
-            let default =
-                setting.default.map_or("–".to_owned(), |default| format!("`{default}`"));
-            format!("| `{}` | {default} | {} | {} |", setting.name, setting.reader, setting.meaning)
-        })
+    let named: BTreeSet<&str> = code_spans(&reference)
+        .filter(|span| span.starts_with("SDB_") && span.ends_with("_FILE"))
         .collect();
-    let listed: Vec<&str> = reference.lines().filter(|line| line.starts_with("| `SDB_")).collect();
-    ensure!(listed == expected, "the table of settings must be:\n{}", expected.join("\n"));
+    let secrets: Vec<String> = SETTINGS
+        .iter()
+        .filter(|setting| setting.is_secret)
+        .map(|setting| file_variable(setting.name))
+        .collect();
+    let secrets: BTreeSet<&str> = secrets.iter().map(String::as_str).collect();
+    ensure!(!secrets.is_empty() && named == secrets, "{named:?} are named, not {secrets:?}");
     Ok(())
 }
 
@@ -174,16 +220,19 @@ async fn every_source_file_is_compiled(_: Arc<Fixture>) -> Result<()> {
 
 async fn every_link_in_the_documents_leads_somewhere(_: Arc<Fixture>) -> Result<()> {
     let mut checked = 0;
-    for document in DOCUMENTS.iter().chain(&FOLDER_DOCUMENTS) {
-        let folder = deploy::checkout().join(document);
+    for document in documents()? {
+        let folder = deploy::checkout().join(&document);
         let folder = folder.parent().context("no folder")?;
-        for link in read(document)?.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+        for link in read(&document)?.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             if link.starts_with("http") {
                 continue;
             }
             let (path, section) = link.split_once('#').unwrap_or((link, ""));
-            let file =
-                if path.is_empty() { deploy::checkout().join(document) } else { folder.join(path) };
+            let file = if path.is_empty() {
+                deploy::checkout().join(&document)
+            } else {
+                folder.join(path)
+            };
             ensure!(file.exists(), "{document} links to {link}");
             if !section.is_empty() {
                 let sections = fs::read_to_string(&file)?;
@@ -197,11 +246,10 @@ async fn every_link_in_the_documents_leads_somewhere(_: Arc<Fixture>) -> Result<
     Ok(())
 }
 
-async fn the_runbook_begins_with_every_alert(_: Arc<Fixture>) -> Result<()> {
+async fn the_alerts_page_begins_with_every_alert(_: Arc<Fixture>) -> Result<()> {
     let rules = read("deploy/monitoring/alerts.yaml")?;
-    let runbook = read("RUNBOOK.md")?;
-    let (_, table) = runbook.split_once("\n## Alerts\n").context("no alerts in the runbook")?;
-    let table = table.split("\n## ").next().unwrap_or_default();
+    let page = read("docs/operations/alerts.md")?;
+    let table = page.split("\n## ").next().unwrap_or_default();
     let mut checked = 0;
     for rule in rules.split("- alert: ").skip(1) {
         let value = |key: &str| {
@@ -210,10 +258,11 @@ async fn the_runbook_begins_with_every_alert(_: Arc<Fixture>) -> Result<()> {
         };
         let name = rule.lines().next().unwrap_or_default();
         let severity = value("severity: ").context("no severity")?;
-        let section = value("runbook: RUNBOOK.md#").context("no section of the runbook")?;
+        let section =
+            value("runbook: docs/operations/alerts.md#").context("no section of the page")?;
         let row = table.lines().find(|line| line.starts_with(&format!("| {name} | {severity} | ")));
         let leads_there = row.is_some_and(|row| row.ends_with(&format!("(#{section}) |")));
-        ensure!(leads_there, "the runbook's table lacks {name}, {severity}, {section}");
+        ensure!(leads_there, "the page's table lacks {name}, {severity}, {section}");
         checked += 1;
     }
     ensure!(checked > 15, "only {checked} alerts were found: the check looks at nothing");

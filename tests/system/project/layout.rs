@@ -1,5 +1,5 @@
 //! The layout of the code: imports point one way, pure code stays pure, and each folder says what it is for.
-//! ARCHITECTURE.md has the rooms.
+//! docs/architecture.md has the folders.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

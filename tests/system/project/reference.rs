@@ -1,4 +1,4 @@
-//! The generated reference of commands is that of the programs.
+//! The generated reference is that of the programs and their settings.
 
 use std::{fs, sync::Arc};
 
@@ -7,52 +7,60 @@ use tokio::task::spawn_blocking;
 
 use harness::{
     Fixture,
-    reference::{COMMANDS, WRITE, commands},
+    reference::{Page, WRITE, pages},
     tests,
 };
 
-tests!(the_reference_of_commands_is_what_the_programs_say, a_stale_reference_is_found,);
+tests!(the_reference_is_what_the_programs_say, a_stale_reference_is_found,);
 
-async fn the_reference_of_commands_is_what_the_programs_say(_: Arc<Fixture>) -> Result<()> {
-    let expected = spawn_blocking(commands).await??;
-    let sections = expected.lines().filter(|line| line.starts_with("##")).count();
-    ensure!(sections > 30, "only {sections} commands were found: the check looks at nothing");
-    let written = fs::read_to_string(deploy::checkout().join(COMMANDS)).context(COMMANDS)?;
-    difference(&written, &expected)
+async fn the_reference_is_what_the_programs_say(_: Arc<Fixture>) -> Result<()> {
+    let [commands, settings] = spawn_blocking(pages).await??;
+    for (page, line, least) in [(&commands, "##", 30), (&settings, "| `SDB_", 20)] {
+        let found = page.text.lines().filter(|text| text.starts_with(line)).count();
+        ensure!(
+            found > least,
+            "{} has only {found} of {line}: the check looks at nothing",
+            page.path
+        );
+        difference(&written(page)?, page)?;
+    }
+    Ok(())
+}
+
+fn written(page: &Page) -> Result<String> {
+    fs::read_to_string(deploy::checkout().join(page.path)).context(page.path)
 }
 
 /// Fails with the first line that is not as it must be.
-fn difference(written: &str, expected: &str) -> Result<()> {
+fn difference(written: &str, Page { path, text }: &Page) -> Result<()> {
     let mut written = written.lines();
-    for (number, expected) in (1..).zip(expected.lines()) {
+    for (number, expected) in (1..).zip(text.lines()) {
         let line = written.next();
         ensure!(
             line == Some(expected),
-            "{COMMANDS} is stale in line {number}, `{WRITE}` writes it anew: it has {line:?} for \
-             {expected:?}"
+            "{path} is stale in line {number}, `{WRITE}` writes it anew: it has {line:?} for {expected:?}"
         );
     }
     let more = written.next();
-    ensure!(
-        more.is_none(),
-        "{COMMANDS} has more than the programs, `{WRITE}` writes it anew: {more:?}"
-    );
+    ensure!(more.is_none(), "{path} has more than it must, `{WRITE}` writes it anew: {more:?}");
     Ok(())
 }
 
 async fn a_stale_reference_is_found(_: Arc<Fixture>) -> Result<()> {
-    let written = fs::read_to_string(deploy::checkout().join(COMMANDS)).context(COMMANDS)?;
-    difference(&written, &written)?;
-    let option = "--partitions";
-    ensure!(written.contains(option), "there is no {option} to plant a difference into");
-    for planted in [
-        written.replace(option, "--queues"),
-        written.lines().skip(1).collect::<Vec<_>>().join("\n"),
-        format!("{written}\n### worker unknown\n"),
-        String::new(),
-    ] {
-        let found = difference(&planted, &written);
-        ensure!(found.is_err(), "a difference was not found");
+    for (page, text) in
+        [("docs/reference/commands.md", "--partitions"), ("docs/reference.md", "| `1024` |")]
+    {
+        let page = Page { path: page, text: fs::read_to_string(deploy::checkout().join(page))? };
+        difference(&page.text, &page)?;
+        ensure!(page.text.contains(text), "there is no {text} to plant a difference into");
+        for planted in [
+            page.text.replace(text, "--queues"),
+            page.text.lines().skip(1).collect::<Vec<_>>().join("\n"),
+            format!("{}\n### worker unknown\n", page.text),
+            String::new(),
+        ] {
+            ensure!(difference(&planted, &page).is_err(), "a difference was not found");
+        }
     }
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! The runbook's commands run as they are written, in a shell, on real servers.
+//! The commands of the pages for operators (alerts, procedures) run as they are written, in a shell, on real
+//! servers.
 
 mod shell;
 
@@ -18,13 +19,14 @@ use tokio::task::spawn_blocking;
 
 use harness::{Fixture, Process, System, answer, eventually, tests};
 
-use self::shell::{Shell, commands, expect};
+use self::shell::{Shell, commands, expect, text};
 
 tests!(
     a_python_database_is_taken_over_and_given_back_and_taken_over_again,
     a_backup_is_restored,
-    an_upgrade_follows_the_runbook,
-    every_other_command_of_the_runbook_works,
+    an_upgrade_follows_the_procedure,
+    every_other_command_works,
+    each_deployment_has_its_commands,
 );
 
 /// What `pg_dump` says of the schema, without what differs each time.
@@ -93,7 +95,7 @@ const PYTHON_DATA: &str = "
     INSERT INTO incident_status (id, incident_id, timestamp, text, status) VALUES
         (8, 4, '2024-01-01 12:00', 'Done', 'resolved');";
 
-/// Takes the database over, by the runbook, and posts.
+/// Takes the database over, by the procedure, and posts.
 async fn take_over(system: &mut System, status: u16) -> Result<()> {
     let [dump, migrate, dry_run, readyz, lists] = &expect(
         "Take over from the Python dashboard",
@@ -213,7 +215,7 @@ async fn a_backup_is_restored(fixture: Arc<Fixture>) -> Result<()> {
     system.finish_with_logs()
 }
 
-async fn an_upgrade_follows_the_runbook(fixture: Arc<Fixture>) -> Result<()> {
+async fn an_upgrade_follows_the_procedure(fixture: Arc<Fixture>) -> Result<()> {
     let commands =
         ["worker migrate", "worker topology change --wire 3", "worker topology change --wire 1"];
     let [migrate, raise, lower] = &expect("Upgrade without downtime", &commands)?[..] else {
@@ -261,11 +263,11 @@ async fn number(system: &System, query: &str) -> Result<String> {
     Ok(number.to_string())
 }
 
-async fn every_other_command_of_the_runbook_works(fixture: Arc<Fixture>) -> Result<()> {
+async fn every_other_command_works(fixture: Arc<Fixture>) -> Result<()> {
     let mut system = System::start(&fixture).await?;
     system.components(&[("DNS", &[])]).await?;
     let shell = Shell::new(&system, &format!("http://{}", system.addresses[0]))?;
-    let text = fs::read_to_string(deploy::checkout().join("RUNBOOK.md"))?;
+    let text = text()?;
     let tested = [
         "Take over from the Python dashboard",
         "Go back to the Python dashboard",
@@ -302,6 +304,12 @@ async fn every_other_command_of_the_runbook_works(fixture: Arc<Fixture>) -> Resu
 /// Runs a command for what stands in the place of its examples.
 async fn prepared(system: &System, shell: &Shell, command: &str) -> Result<String> {
     let mut command = command.replace("VHOST", &system.vhost);
+    // The admin address of a process: that of a gateway of this test, which is one, too.
+    let address = &system.addresses[0];
+    command = command.replace("127.0.0.1:9091", &address.to_string());
+    if command == "worker health --ready" {
+        command = format!("SDB_ADMIN_ADDRESS={address} {command}");
+    }
     if command.contains("17") {
         let update = "INSERT INTO sdb_parked (delivery_key, queue, reason, parked_at, payload)
             VALUES (gen_random_uuid(), 'sdb.updates.v1.p0', 'for a test', now(), '{}') RETURNING id";
@@ -332,4 +340,34 @@ async fn prepared(system: &System, shell: &Shell, command: &str) -> Result<Strin
     let said = shell.run(&command).await?;
     drop(session);
     Ok(said)
+}
+
+/// Where one deployment has a command, the others have theirs, and the names in them exist.
+async fn each_deployment_has_its_commands(_: Arc<Fixture>) -> Result<()> {
+    let deployments = ["- systemd: ", "- compose: ", "- Kubernetes: "];
+    let text = text()?;
+    let of = |deployment: &str| -> Vec<&str> {
+        text.lines().filter_map(|line| line.trim_start().strip_prefix(deployment)).collect()
+    };
+    let [systemd, compose, kubernetes] = deployments.map(of);
+    ensure!(systemd.len() > 15, "only {systemd:?} were found: the check looks at nothing");
+    let counts = [compose.len(), kubernetes.len()];
+    ensure!(counts == [systemd.len(); 2], "{} of systemd, {counts:?} of others", systemd.len());
+    let manifests = ["gateway", "worker"].map(|name| format!("deploy/kubernetes/{name}.yaml"));
+    for (name, manifest) in ["gateway", "worker"].into_iter().zip(manifests) {
+        let read = |path: &str| fs::read_to_string(deploy::checkout().join(path));
+        let object = format!("  name: status-dashboard-{name}\n");
+        let label = format!("app.kubernetes.io/component: {name}\n");
+        let manifest = read(&manifest)?;
+        ensure!(manifest.contains(&object) && manifest.contains(&label), "{name} is not deployed");
+        let service = format!("\n  {name}:\n");
+        ensure!(read("deploy/container/compose.yaml")?.contains(&service), "no service {name}");
+    }
+    for line in systemd {
+        for unit in line.split("status-dashboard-").skip(1) {
+            let unit = unit.split(|c: char| !c.is_ascii_lowercase()).next().unwrap_or_default();
+            ensure!(["worker", "gateway", ""].contains(&unit), "there is no unit {unit}");
+        }
+    }
+    Ok(())
 }

@@ -116,7 +116,7 @@ async fn a_server_that_takes_no_writes_is_refused_where_that_is_asked_for(
         let (done, said) =
             show(&fixture, &format!("{uri}?target_session_attrs={attribute}")).await?;
         ensure!(done == takes, "{attribute}: {said}");
-        ensure!(takes || said.contains("the database takes no writes now"), "{attribute}: {said}");
+        ensure!(takes || said.contains("the database accepts no writes"), "{attribute}: {said}");
     }
     system.finish_with_parked()
 }

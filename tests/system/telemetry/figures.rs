@@ -321,19 +321,26 @@ async fn metrics_alerts_dashboard_and_documents_agree(fixture: Arc<Fixture>) -> 
     let count = |key: &str| alerts.lines().filter(|line| line.trim().starts_with(key)).count();
     let rules = count("- alert: ");
     ensure!(rules > 10, "only {rules} alerts");
-    for key in ["expr: ", "summary: ", "action: ", "runbook: RUNBOOK.md#", "labels: {severity: "] {
+    for key in [
+        "expr: ",
+        "summary: ",
+        "action: ",
+        "runbook: docs/operations/alerts.md#",
+        "labels: {severity: ",
+    ] {
         ensure!(count(key) == rules, "{rules} alerts, but {} with {key:?}", count(key));
     }
-    let runbook = read("RUNBOOK.md")?;
-    let sections: BTreeSet<String> = runbook
+    let responses = read("docs/operations/alerts.md")?;
+    let sections: BTreeSet<String> = responses
         .lines()
         .filter_map(|line| Some(line.strip_prefix("## ")?.to_lowercase()))
         .map(|title| title.replace(' ', "-").replace('\'', ""))
         .collect();
-    for section in
-        alerts.lines().filter_map(|line| line.trim().strip_prefix("runbook: RUNBOOK.md#"))
+    for section in alerts
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("runbook: docs/operations/alerts.md#"))
     {
-        ensure!(sections.contains(section), "the runbook has no section {section}");
+        ensure!(sections.contains(section), "the page of alerts has no section {section}");
     }
     let dashboard: Value = serde_json::from_str(&dashboard)?;
     let panels = dashboard["panels"].as_array().context("no panels")?;

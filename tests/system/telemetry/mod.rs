@@ -3,6 +3,7 @@
 mod figures;
 mod health;
 mod logs;
+mod service_manager;
 mod traces;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -11,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 
 use harness::{ADMIN, Answer, Fixture, System, answer, tests_of};
 
-tests_of!(figures, health, logs, traces);
+tests_of!(figures, health, logs, service_manager, traces);
 
 /// What a program answers to `/metrics`.
 pub(crate) struct Scrape {

@@ -98,7 +98,7 @@ fn one_is_doubled(run: &mut Run) -> Option<()> {
 
 fn one_is_parked_and_applied(run: &mut Run) -> Option<()> {
     let id = run.inbox.first()?.id;
-    park(run, id, "RabbitMQ gave it up: for no reason")
+    park(run, id, "dead-lettered by RabbitMQ: for no reason")
 }
 
 /// Parks an update in the last batch.
@@ -281,7 +281,7 @@ fn one_is_parked_unasked(run: &mut Run) -> Option<()> {
     };
     let id = run.inbox.iter().find(is_plain)?.id;
     forget(run, id);
-    park(run, id, "RabbitMQ gave it up: for no reason")
+    park(run, id, "dead-lettered by RabbitMQ: for no reason")
 }
 
 /// A parked row that a batch wrote, wherever it stands.

@@ -9,12 +9,14 @@ use anyhow::{Context, Result, ensure};
 use futures_util::future::try_join_all;
 use nix::sys::signal::Signal;
 use reqwest::Client;
+use shared::update_id::UpdateId;
 use tokio::time::Instant;
 
 use harness::{
     Answer, Fixture, System, answer,
-    burst::{Sent, Told, add_components, outcome, took_effect_once, update},
+    burst::{Sent, add_components, outcome, took_effect_once, update},
     eventually, tests,
+    verdict::Answered,
 };
 
 tests!(in_a_rolling_restart_every_update_is_taken_after_one_more_try_at_most);
@@ -66,19 +68,17 @@ impl Clients<'_> {
             .header("Idempotency-Key", format!("update {number}"))
             .json(&update(number));
         let at = Instant::now();
-        let answer = answer(request).await?;
-        if answer.status < 500 {
-            let id = answer.header("update-id").parse()?;
-            let told = match answer.status {
-                200 | 201 => Told::Decided(id),
-                202 => Told::Accepted(id),
-                _ => anyhow::bail!("{answer:?}"),
+        let response = answer(request).await?;
+        if response.status < 500 {
+            let answer = match response.status {
+                200 | 201 => outcome(&response)?,
+                202 => Answered::Accepted(UpdateId(response.header("update-id").parse()?)),
+                _ => anyhow::bail!("{response:?}"),
             };
-            let (answered, outcome) = (Instant::now(), outcome(&answer));
-            let sent = Sent { number, gateway, waited: true, at, answered, told, outcome };
+            let sent = Sent { number, gateway, waited: true, at, answered: Instant::now(), answer };
             self.sent.lock().ok().context("a client panicked")?.push(sent);
         }
-        Ok(answer)
+        Ok(response)
     }
 }
 

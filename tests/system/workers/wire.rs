@@ -128,7 +128,7 @@ async fn a_gateway_sends_what_is_recorded(fixture: Arc<Fixture>) -> Result<()> {
     ensure!(accepted.status == 202, "{accepted:?}");
     let message = party.next().await?;
     let reply_to = message.properties.reply_to().clone().context("nowhere to reply to")?;
-    ensure!(reply_to.as_str().starts_with("amq.gen-"), "{reply_to}");
+    ensure!(reply_to.as_str().starts_with("amq.rabbitmq.reply-to."), "{reply_to}");
     let expected =
         expected.with_message_id(accepted.header("update-id").into()).with_reply_to(reply_to);
     ensure!(message.properties == expected, "{:?}", message.properties);

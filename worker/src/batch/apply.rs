@@ -29,7 +29,7 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
     /// The worker's membership has expired: its partitions are assigned to others.
-    #[error("the others have this worker's partitions: it was away for too long")]
+    #[error("membership expired; its partitions were reassigned")]
     Expired,
     /// While it held the scope's lock, the transaction waited too long for other locks, or took too long.
     /// Fewer updates may need fewer locked rows.

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::message::Incoming;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const MAX_PAUSE: Duration = Duration::from_secs(1);
 
 /// What must not be applied before the deferred updates: their redeliveries, later updates of their
 /// components, and updates with their idempotency keys.
@@ -96,7 +96,7 @@ impl<T: Deferrable> DeferredQueue<T> {
     /// Returns the messages that were retried and deferred again to the head, in their order.
     pub(crate) fn defer_again(&mut self, deferred: Vec<T>, tried: usize) {
         let is_progress = deferred.len() < tried;
-        self.pause = if is_progress { FIRST_PAUSE } else { (self.pause * 2).min(LONGEST_PAUSE) };
+        self.pause = if is_progress { FIRST_PAUSE } else { (self.pause * 2).min(MAX_PAUSE) };
         self.due = Instant::now() + self.pause;
         for message in deferred.into_iter().rev() {
             self.messages.push_front(message);

@@ -34,7 +34,7 @@ pub enum Unusable {
     #[error(transparent)]
     Unreadable(#[from] DecodeError),
     /// It comes from the dead-letter queue.
-    #[error("RabbitMQ gave it up: {0}")]
+    #[error("dead-lettered by RabbitMQ: {0}")]
     GivenUp(String),
     /// The database refused it repeatedly.
     #[error("the database refuses it: {0}")]

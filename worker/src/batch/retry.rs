@@ -19,12 +19,15 @@ use super::{
     message::{Applied, Incoming, Unusable},
     standby::within,
 };
-use crate::store::{inbox_partitions, workers::MemberId};
+use crate::{maintenance::maintain_inbox, store::workers::MemberId};
 
+/// The pause after the first failure of a batch; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// The maximum of these pauses.
+const MAX_PAUSE: Duration = Duration::from_secs(2);
 /// Time limit of one transaction: longer than the server's limits for its statements.
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(60);
+/// Attempts of an update that is alone in its batch, after which it is parked.
 const TRIES_BEFORE_PARKING: u32 = 3;
 
 /// How to handle an error of the database.
@@ -118,7 +121,7 @@ async fn apply_with_retries_after(
             (Remedy::TryAgain, several) => report(&error, several),
         }
         sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        pause = (pause * 2).min(MAX_PAUSE);
     }
 }
 
@@ -174,9 +177,7 @@ fn is_without_partition(error: &sqlx::Error) -> bool {
 
 async fn keep(database: &mut Database, inbox_days: u32) -> Result<(), sqlx::Error> {
     database
-        .with(async |connection: &mut PgConnection| {
-            inbox_partitions::keep(connection, inbox_days).await
-        })
+        .with(async |connection: &mut PgConnection| maintain_inbox(connection, inbox_days).await)
         .await
 }
 
@@ -223,11 +224,11 @@ fn refused(incoming: &Incoming, error: &sqlx::Error) -> Incoming {
     let reason = if is_without_partition(error) {
         match incoming.update_id().and_then(UpdateId::made_at) {
             Some(made_at) => format!(
-                "the inbox has no part for {:.10}, the day of its id: it is older than SDB_INBOX_DAYS, or \
+                "the inbox has no partition for {:.10}, the day of its id: it is older than SDB_INBOX_DAYS, or \
                  weeks ahead of PostgreSQL's clock",
                 made_at.to_the_microsecond()
             ),
-            None => "the inbox has no part for its id, which is no UUIDv7: no gateway made it"
+            None => "the inbox has no partition for its id, which is no UUIDv7: no gateway made it"
                 .to_owned(),
         }
     } else {

@@ -10,7 +10,7 @@ use std::{
 
 use futures_util::{Stream, StreamExt, stream};
 use lapin::{
-    Acker, Connection,
+    Acker, Channel,
     message::Delivery,
     options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions},
     types::{AMQPValue, FieldTable, ShortString},
@@ -20,7 +20,6 @@ use shared::{envelope, traces};
 use super::repartition::is_marker;
 use crate::{
     batch::{Deferrable, Delivered, Incoming, Part},
-    membership::Share,
     store::workers::MemberId,
 };
 
@@ -92,15 +91,14 @@ impl Deferrable for Received {
 /// Starts the deliveries of one queue, on a channel of its own. Their end is an error. The worker's
 /// number shows in RabbitMQ's list of consumers. `arrivals` counts the updates of all queues.
 pub(super) async fn consume(
-    connection: &Connection,
-    share: &Share,
+    channel: Channel,
+    prefetch: u16,
     member: MemberId,
     queue: String,
     kind: QueueKind,
     arrivals: Arc<AtomicU64>,
 ) -> Result<Deliveries, lapin::Error> {
-    let channel = connection.create_channel().await?;
-    channel.basic_qos(share.topology().prefetch, BasicQosOptions::default()).await?;
+    channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
     let queue: Arc<str> = queue.into();
     let consumer = channel
         .basic_consume(

@@ -2,6 +2,7 @@
 //! the requeueing of parked updates.
 
 mod acknowledgements;
+mod consume_error;
 mod deliveries;
 pub(crate) mod policies;
 mod redeclare;
@@ -9,5 +10,7 @@ pub(crate) mod repartition;
 mod replies;
 pub(crate) mod requeue;
 mod session;
+mod starting;
+mod trial;
 
 pub(crate) use self::{replies::ReplySender, session::Consumer};

@@ -153,7 +153,7 @@ fn names(topology: Topology) -> Vec<(PolicyTarget, String)> {
         names.push((PolicyTarget::DeadLetters, topology.dead_letter_queue()));
         names.push((PolicyTarget::Exchange, topology.publish_exchange()));
     }
-    names.push((PolicyTarget::Exchange, "sdb.gateway.amq.gen-example".to_owned()));
+    names.push((PolicyTarget::Exchange, "sdb.gateway.example".to_owned()));
     names
 }
 
@@ -175,7 +175,7 @@ fn consequence(kind: PolicyTarget, key: &str, value: &Value) -> Option<&'static 
         }
         // It is declared without reject-publish, so RabbitMQ drops the oldest.
         (PolicyTarget::DeadLetters, "max-length" | "max-length-bytes") => {
-            Some("drops what RabbitMQ gave up, before it is parked, when there is more than that")
+            Some("drops dead-lettered messages beyond that number before they are parked")
         }
         (PolicyTarget::Exchange, "alternate-exchange") => {
             Some("takes updates that have no queue where no worker finds them")
@@ -189,7 +189,7 @@ mod tests {
     use super::*;
 
     const TOPOLOGY: Topology =
-        Topology { version: 3, partitions: 2, queue_limit: 9, prefetch: 1, wire: 1 };
+        Topology { version: 3, partitions: 2, queue_limit: 9, prefetch: 1, wire: 1, arguments: 1 };
 
     fn policy(pattern: &str, apply_to: &str, priority: i64, definition: &Value) -> Value {
         serde_json::json!({

@@ -20,6 +20,8 @@ use tokio::{
     time::{sleep, timeout},
 };
 
+/// What the connection is for, in RabbitMQ's lists.
+const PURPOSE: &str = "worker: replies";
 /// Number of batches whose replies may wait for the broker; further replies are dropped.
 const WAITING_BATCHES: usize = 256;
 /// Time limit for publishing one.
@@ -87,6 +89,7 @@ async fn send_all(broker: Broker, mut waiting: mpsc::Receiver<Replies>) {
             let Some(replies) = next else { continue };
             if let Err(reason) = publish(&channel, &replies).await {
                 tracing::debug!(reason, "the connection for replies is given up");
+                broker.lost(PURPOSE, &reason);
                 unsent = Some(replies);
                 break;
             }
@@ -97,7 +100,7 @@ async fn send_all(broker: Broker, mut waiting: mpsc::Receiver<Replies>) {
 async fn open(
     broker: &Broker,
 ) -> Result<(Connection, Channel), Box<dyn std::error::Error + Send + Sync>> {
-    let connection = broker.connect("worker: replies").await?;
+    let connection = broker.connect(PURPOSE).await?;
     let channel = timeout(PUBLISH_LIMIT, connection.create_channel()).await??;
     Ok((connection, channel))
 }

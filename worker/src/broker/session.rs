@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     pin::pin,
-    sync::{Arc, atomic::AtomicU64},
+    sync::Arc,
     time::Duration,
 };
 
@@ -17,7 +17,7 @@ use shared::{
     message::{UpdateResult, Verdict},
     metrics::WORKER,
     telemetry::chain,
-    topology::{DeclareError, Phase},
+    topology::Phase,
     traces,
 };
 use sqlx::PgConnection;
@@ -29,15 +29,22 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     acknowledgements::Acknowledgements,
-    deliveries::{Deliveries, DeliveryError, QueueKind, Received, consume},
+    consume_error::ConsumeError,
+    deliveries::{Deliveries, DeliveryError, QueueKind, Received},
     redeclare::redeclare,
     replies::{Reply, ReplySender},
+    starting::consume_all,
+    trial,
 };
 use crate::{
     batch::{Applied, DeferredQueue, Expired, Incoming, apply_with_retries, within},
     membership::{Member, MembershipError, Share},
-    observe::{readiness::Readiness, sampling},
-    store::{lock_holders::Blockers, workers::MemberId},
+    observe::{
+        blockers::Blockers,
+        readiness::{PURPOSE, Readiness},
+        sampling,
+    },
+    store::workers::MemberId,
 };
 
 /// Consumes this worker's share of the partitions.
@@ -73,38 +80,26 @@ const STOPPED_LIMIT: Duration = Duration::from_secs(1);
 /// and versions 4.3.0 to 4.3.5 may never redeliver them then.
 const BATCH_LIMIT: Duration = Duration::from_secs(300);
 /// The same while commits wait for a synchronous standby.
-const LONGEST_BATCH: Duration = Duration::from_secs(20 * 60);
-
-/// Why a worker stopped consuming.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ConsumeError {
-    #[error(transparent)]
-    Connect(#[from] ConnectError),
-    #[error("RabbitMQ refused")]
-    Broker(#[from] lapin::Error),
-    #[error("the queues can't be declared")]
-    Declare(#[from] DeclareError),
-    #[error("RabbitMQ did not answer in time")]
-    Silent,
-    #[error(transparent)]
-    Delivery(#[from] DeliveryError),
-    #[error("a batch could not be applied within {} s", BATCH_LIMIT.as_secs())]
-    Unsettled,
-    #[error("stopped in the middle of a batch")]
-    Abandoned,
-    #[error(transparent)]
-    Membership(#[from] MembershipError),
-}
+const MAX_BATCH_TIME: Duration = Duration::from_secs(20 * 60);
 
 impl Consumer {
     /// Joins the live workers and consumes this worker's share, session by session, until it must stop or
     /// something fails.
     pub(crate) async fn take_part(&self) -> Result<(), ConsumeError> {
-        // Connects before it joins: a worker without RabbitMQ would block its share.
+        // Joins only once it could consume: a worker without RabbitMQ, or on a node that has lost the others
+        // of its cluster, would block its share.
         let Some(mut connection) = self.connect().await? else { return Ok(()) };
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => return Ok(()),
+            tried = trial::consume(&connection, &self.database) => {
+                tried.map_err(ConsumeError::from).inspect_err(|error| self.blame_the_node(error))?;
+            }
+        }
         let member = Member::join(self.database.lock().await.options()).await?;
         let ended = loop {
             if let Err(error) = self.session(connection, &member).await {
+                self.blame_the_node(&error);
                 break Err(error);
             }
             connection = match self.connect().await {
@@ -117,12 +112,19 @@ impl Consumer {
         ended
     }
 
+    /// Avoids the node of the last connection for a while, if the error came from there.
+    fn blame_the_node(&self, error: &ConsumeError) {
+        if error.is_of_the_node() {
+            self.broker.lost(PURPOSE, &chain(error));
+        }
+    }
+
     /// None when the worker must stop.
     async fn connect(&self) -> Result<Option<Connection>, ConnectError> {
         tokio::select! {
             biased;
             () = self.stop.cancelled() => Ok(None),
-            connected = self.broker.connect("worker: updates") => connected.map(Some),
+            connected = self.broker.connect(PURPOSE) => connected.map(Some),
         }
     }
 
@@ -212,18 +214,15 @@ impl Consumer {
             database.with(declare).await?;
             channel.close(200, "declared".into()).await?;
         }
-        let arrivals = Arc::new(AtomicU64::new(0));
-        let consume =
-            |queue, kind| consume(connection, share, member, queue, kind, arrivals.clone());
-        for partition in &share.partitions {
-            let queue = share.topology().queue(*partition);
-            deliveries.push(consume(queue, QueueKind::Partition).await?);
-        }
+        let partitions =
+            share.partitions.iter().map(|partition| share.topology().queue(*partition));
+        let mut queues: Vec<_> = partitions.map(|queue| (queue, QueueKind::Partition)).collect();
         if share.dead_letters {
-            let queue = share.topology().dead_letter_queue();
-            deliveries.push(consume(queue, QueueKind::DeadLetters).await?);
+            queues.push((share.topology().dead_letter_queue(), QueueKind::DeadLetters));
         }
+        consume_all(connection, share, member, queues, deliveries).await?;
         tracing::info!(
+            host = self.broker.report(PURPOSE).server,
             partitions = ?share.partitions,
             of = share.topology().partitions,
             topology = share.topology().version,
@@ -336,7 +335,7 @@ impl Consumer {
         let mut database = self.database.lock().await;
         let options = database.options().clone();
         let applying = apply_with_retries(&mut database, member, &incoming, self.inbox_days);
-        let results = within(BATCH_LIMIT, LONGEST_BATCH, applying, &options)
+        let results = within(BATCH_LIMIT, MAX_BATCH_TIME, applying, &options)
             .await
             .ok_or(ConsumeError::Unsettled)?
             .map_err(|Expired| MembershipError::Expired)?;

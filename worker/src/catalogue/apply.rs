@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use shared::{
     component::{Attribute, Component, ComponentId},
     database::{components, sqlstate},
-    shorten::shorten,
+    shorten::{MAX_QUOTED_CHARS, shorten},
 };
 use sqlx::{Connection, PgConnection};
 
@@ -24,8 +24,6 @@ const NAMED_COMPONENTS: usize = 20;
 const NAMED_INCIDENTS: usize = 5;
 /// Attempts while other transactions change components.
 const ATTEMPTS: usize = 5;
-/// Maximum length of a text of the file in an error message.
-const QUOTED: usize = 60;
 
 /// How a catalogue is applied.
 #[derive(Clone, Copy, Debug, Default)]
@@ -218,7 +216,7 @@ async fn check_lengths(
                         line: *line,
                         reason: format!(
                             "`{}` is longer than the {} characters that the database takes",
-                            shorten(text, QUOTED),
+                            shorten(text, MAX_QUOTED_CHARS),
                             limit.unwrap_or_default()
                         ),
                     });

@@ -172,7 +172,7 @@ fn find_renamed(
         let Some(component) = renamed(&components, former).map_err(invalid)? else { continue };
         if let Some(line) = taken.insert(component.id, entry.line) {
             return Err(invalid(format!(
-                "renamed-from means {}, but so does line {line}: only one of them can be it",
+                "renamed-from means {}, and so does line {line}: only one entry can",
                 component.short_label()
             )));
         }
@@ -190,7 +190,7 @@ fn renamed<'a>(
         Ok(component) => Ok(Some(component)),
         Err(NoComponent::NotFound) => Ok(None),
         Err(NoComponent::Ambiguous(candidates)) => Err(format!(
-            "renamed-from may mean several components, add attributes to name one of: {}",
+            "renamed-from matches several components, add attributes to identify one of: {}",
             candidates.list(Component::short_label)
         )),
     }

@@ -5,14 +5,11 @@ use std::collections::HashMap;
 use serde::Serialize;
 use shared::{
     component::{self, Attribute, MAX_ATTRIBUTE_LENGTH, MAX_ATTRIBUTES},
-    shorten::shorten,
+    shorten::{MAX_QUOTED_CHARS, shorten},
     yaml::{self, Document, Node, YamlError},
 };
 
 use super::CatalogueError;
-
-/// Maximum length of a text of the file in an error message.
-const QUOTED: usize = 60;
 
 /// An entry of the file: a component.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -81,7 +78,7 @@ pub(crate) fn parse(yaml: &str) -> Result<CatalogueFile, CatalogueError> {
     let mut document = yaml::read(yaml).map_err(malformed)?;
     let components = components(&mut document).map_err(malformed)?;
     let components = components.list().ok_or_else(|| {
-        malformed(yaml::error(components.line, "`components` is to be a list of components"))
+        malformed(yaml::error(components.line, "`components` must be a list of components"))
     })?;
     let mut ignored = Vec::new();
     let mut entries: Vec<CatalogueEntry> = Vec::with_capacity(components.len());
@@ -136,13 +133,13 @@ fn entry(
 ) -> Result<CatalogueEntry, YamlError> {
     let line = node.line;
     let written = document.entries(node)?.ok_or_else(|| {
-        yaml::error(line, "a component is to be a mapping with `name` and `attributes`")
+        yaml::error(line, "a component must be a mapping with `name` and `attributes`")
     })?;
     let Fields { name, attributes, renamed_from, unknown } = fields(&written, line)?;
     let name = name.ok_or_else(|| yaml::error(line, "a component without a `name`"))?;
     // Later errors name this component.
     let about = |line: u64, reason: &str| {
-        yaml::error(line, format!("{}: {reason}", shorten(&name, QUOTED)))
+        yaml::error(line, format!("{}: {reason}", shorten(&name, MAX_QUOTED_CHARS)))
     };
     let for_it = |error: YamlError| about(error.line, &error.reason);
     let attributes = match attributes {
@@ -160,7 +157,7 @@ fn entry(
         None => None,
     };
     ignored.extend(unknown.iter().map(|(line, other)| {
-        let (name, other) = (shorten(&name, QUOTED), shorten(other, QUOTED));
+        let (name, other) = (shorten(&name, MAX_QUOTED_CHARS), shorten(other, MAX_QUOTED_CHARS));
         format!("line {line}: `{other}` of {name} is unknown and ignored")
     }));
     Ok(CatalogueEntry { line, name, attributes, renamed_from })
@@ -216,11 +213,11 @@ fn read_attributes(document: &mut Document, node: &Node) -> Result<Vec<Attribute
         return Ok(Vec::new());
     }
     let entries = document.entries(node)?.ok_or_else(|| {
-        yaml::error(node.line, "`attributes` is to be a mapping of names to values")
+        yaml::error(node.line, "`attributes` must be a mapping of names to values")
     })?;
     let attribute = |(name, value): &(Node, Node)| {
         let name = name.text("the name of an attribute")?;
-        let of_value = format!("the value of {}", shorten(name, QUOTED));
+        let of_value = format!("the value of {}", shorten(name, MAX_QUOTED_CHARS));
         Ok(Attribute { name: name.to_owned(), value: value.text(&of_value)?.to_owned() })
     };
     entries.iter().map(attribute).collect()
@@ -263,9 +260,7 @@ fn former(
     fields: FormerFields,
 ) -> Result<FormerIdentity, String> {
     if fields.name.is_none() && fields.attributes.is_none() {
-        return Err(
-            "renamed-from says neither the name before nor the attributes before".to_owned()
-        );
+        return Err("renamed-from has neither a former name nor former attributes".to_owned());
     }
     let former = FormerIdentity {
         name: fields.name.unwrap_or_else(|| name.to_owned()),
@@ -290,13 +285,13 @@ fn check_attributes(attributes: &[Attribute]) -> Result<(), String> {
     }
     for Attribute { name, value } in attributes {
         check_text("the name of an attribute", name)?;
-        let of_value = format!("the value of {}", shorten(name, QUOTED));
+        let of_value = format!("the value of {}", shorten(name, MAX_QUOTED_CHARS));
         check_text(&of_value, value)?;
         for (what, text) in [("the name of an attribute", name), (&of_value, value)] {
             if text.chars().count() > MAX_ATTRIBUTE_LENGTH {
                 return Err(format!(
                     "{what}, `{}`, has more than {MAX_ATTRIBUTE_LENGTH} characters",
-                    shorten(text, QUOTED)
+                    shorten(text, MAX_QUOTED_CHARS)
                 ));
             }
         }

@@ -29,16 +29,16 @@ pub(crate) enum CatalogueError {
         reason: String,
     },
     /// Components that the file does not have can't be removed.
-    #[error("these can't be removed, since incidents have them: {0}; nothing was applied")]
+    #[error("these can't be removed, because they are in incidents: {0}; nothing was applied")]
     InIncidents(String),
     /// Components can't be renamed while they have active incidents or maintenances.
     #[error(
-        "these can't be renamed, since incidents or maintenances that are active have them: {0}; \
-        nothing was applied: do it when these are over"
+        "these can't be renamed while they are in active incidents or maintenances: {0}; nothing was \
+        applied"
     )]
     Active(String),
     /// Other transactions changed components during each attempt.
-    #[error("others change components at the same time; nothing was applied: try again")]
+    #[error("other transactions changed components each time; nothing was applied: try again")]
     Contended,
     /// Our own tables are missing.
     #[error("the database is not prepared: run `worker migrate`")]

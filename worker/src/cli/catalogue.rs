@@ -15,15 +15,14 @@ pub enum CatalogueCommand {
     /// Add the components of a catalogue file (YAML) that are not there, all in one transaction; those
     /// that the file does not have stay as they are, unless `--prune` is given.
     ///
-    /// All attributes but `category` tell components of one name apart: an entry with another region or
-    /// type is another component. If only the category differs, and no other component or entry of this
-    /// name is like it but for the category, it is changed in place.
+    /// All attributes except `category` distinguish components of one name: an entry with another region
+    /// or type is another component. If only the category differs, and no other component or entry of
+    /// this name differs in nothing else, it is changed in place.
     ///
-    /// To rename a component, or to change its other attributes, give its entry `renamed-from`: the name
-    /// before, or `name` and `attributes` before, of which what is left out was as it is now. The
-    /// attributes name it as those of an update do. It keeps its id and its history; while an incident
-    /// or a maintenance that is active has it, nothing is applied. Once it is done, the line changes
-    /// nothing. For example:
+    /// To rename a component, or to change its other attributes, give its entry `renamed-from`: the former
+    /// name, or the former `name` and `attributes`; omitted parts are unchanged. The attributes identify
+    /// the component as those of an update do. It keeps its id and its history. While it is in an active
+    /// incident or maintenance, nothing is applied. Applied again, the line changes nothing. For example:
     ///
     ///   - name: Virtual Private Network
     ///     attributes: {category: Network, region: EU-NL, type: vpn}

@@ -13,7 +13,7 @@ use clap::{Parser, Subcommand};
 use serde::Serialize;
 use shared::{
     admin,
-    database::{self, SessionError},
+    database::{self, ConnectError},
     health,
     settings::Settings,
 };
@@ -51,10 +51,9 @@ pub enum Command {
 /// A command that an operator runs, and that ends by itself.
 #[derive(Subcommand)]
 pub enum OperatorCommand {
-    /// Check whether the worker of this machine is alive, at SDB_ADMIN_ADDRESS; exit with 1 when it
-    /// is not.
+    /// Check local liveness, at SDB_ADMIN_ADDRESS; exits 0 or 1.
     Health {
-        /// Check whether it takes part in the work or stands by instead.
+        /// Check readiness instead: whether it consumes partitions or stands by.
         #[arg(long)]
         ready: bool,
     },
@@ -126,8 +125,5 @@ async fn connect(settings: &Settings) -> Result<PgConnection> {
         ("lock_timeout", "1min"),
         ("idle_in_transaction_session_timeout", "0"),
     ]);
-    options.connect_directly().await.map_err(|error| match SessionError::of(&error) {
-        Some(refusal) => refusal.clone().into(),
-        None => anyhow::Error::new(error).context("the database can't be reached"),
-    })
+    Ok(options.connect_directly().await.map_err(ConnectError::from)?)
 }

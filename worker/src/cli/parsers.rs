@@ -1,9 +1,6 @@
 //! Parses values of the command line.
 
-use shared::impact::Impact;
-
-/// Maximum length of a title, the same as in an update.
-const TITLE_LIMIT: usize = 255;
+use shared::{impact::Impact, incident::MAX_TITLE_CHARS};
 
 /// The impact of an incident, as a number or a word.
 pub(super) fn impact(text: &str) -> Result<Impact, &'static str> {
@@ -18,7 +15,7 @@ pub(super) fn impact(text: &str) -> Result<Impact, &'static str> {
 
 /// A title.
 pub(super) fn title(text: &str) -> Result<String, &'static str> {
-    if text.chars().count() > TITLE_LIMIT {
+    if text.chars().count() > MAX_TITLE_CHARS {
         return Err("it has more than 255 characters");
     }
     if text.chars().any(char::is_control) {

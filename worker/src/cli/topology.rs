@@ -3,7 +3,11 @@
 use anyhow::{Result, bail};
 use clap::{Subcommand, value_parser};
 use shared::{
-    broker::Broker, envelope, message, output, settings::Settings, shutdown, topology::Recorded,
+    broker::Broker,
+    envelope, message, output,
+    settings::Settings,
+    shutdown,
+    topology::{ARGUMENTS, Recorded},
 };
 
 use super::{connect, printed};
@@ -40,6 +44,10 @@ pub enum TopologyCommand {
         /// an update is, and `ok`.
         #[arg(long, value_parser = value_parser!(u16).range(1..=i64::from(message::NEWEST)))]
         wire: Option<u16>,
+        /// Arguments of the queues: 1, those of earlier releases, which can't use others; 2, leaders are
+        /// spread over the nodes of a cluster.
+        #[arg(long, value_parser = value_parser!(u16).range(1..=i64::from(ARGUMENTS)))]
+        arguments: Option<u16>,
     },
 }
 
@@ -59,8 +67,8 @@ pub(super) async fn run(command: TopologyCommand, settings: &Settings) -> Result
             let layout = repartition::show(&mut connect(settings).await?).await?;
             printed(&layout, || text(&layout), json)
         }
-        TopologyCommand::Change { partitions, queue_limit, prefetch, wire } => {
-            let wanted = TopologyChange { partitions, queue_limit, prefetch, wire };
+        TopologyCommand::Change { partitions, queue_limit, prefetch, wire, arguments } => {
+            let wanted = TopologyChange { partitions, queue_limit, prefetch, wire, arguments };
             let broker = Broker::from_settings(settings)?;
             let stop = shutdown::on_signal()?;
             let database = &mut connect(settings).await?;
@@ -92,11 +100,17 @@ fn text(layout: &QueueLayout) -> String {
         envelope::VERSION.. => "several updates in one message",
         _ => "each update in a message of its own",
     };
+    let arguments = if layout.arguments < ARGUMENTS {
+        "leaders are where the queues were declared"
+    } else {
+        "leaders are spread over the nodes of a cluster"
+    };
     [
         format!("partitions:  {}", layout.partitions),
         format!("queue limit: {} messages", layout.queue_limit),
         format!("prefetch:    {} messages", layout.prefetch),
         format!("wire:        {}, {wire}", layout.wire),
+        format!("arguments:   {}, {arguments}", layout.arguments),
         format!("version:     {}, {}", layout.version, layout.phase),
         format!("workers:     {workers}"),
     ]

@@ -43,7 +43,7 @@ pub(crate) enum MembershipError {
     Database(#[from] sqlx::Error),
     #[error(transparent)]
     Topology(#[from] TopologyError),
-    #[error("this worker was away for more than {} s: the others have its partitions", EXPIRY.as_secs())]
+    #[error("membership expired; its partitions were reassigned")]
     Expired,
 }
 
@@ -58,6 +58,10 @@ pub(crate) struct Member {
 
 impl Member {
     /// Joins the live workers.
+    ///
+    /// # Errors
+    /// When the database fails or does not answer in time, is a standby, or when the membership expired at
+    /// once.
     pub(crate) async fn join(database: &ConnectOptions) -> Result<Self, MembershipError> {
         // Heartbeats need not survive a crash, and a slow disk must not make a worker look dead.
         let mut database = Database::new(database.clone().not_durable());
@@ -80,6 +84,9 @@ impl Member {
     }
 
     /// The current share.
+    ///
+    /// # Errors
+    /// When the membership has expired.
     pub(crate) fn share(&self) -> Result<Share, MembershipError> {
         self.share.borrow().clone().ok_or(MembershipError::Expired)
     }

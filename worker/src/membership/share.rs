@@ -35,7 +35,8 @@ mod tests {
     use super::*;
 
     fn recorded(partitions: u16, phase: Phase) -> Recorded {
-        let topology = Topology { version: 1, partitions, queue_limit: 1, prefetch: 1, wire: 1 };
+        let topology =
+            Topology { version: 1, partitions, queue_limit: 1, prefetch: 1, wire: 1, arguments: 1 };
         Recorded { topology, phase }
     }
 

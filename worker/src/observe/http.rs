@@ -10,7 +10,7 @@ use axum::{
     routing::get,
 };
 use serde_json::json;
-use shared::metrics::{CONTENT_TYPE, WORKER};
+use shared::metrics::{COMMON, CONTENT_TYPE, WORKER};
 
 use super::readiness::Readiness;
 
@@ -37,7 +37,6 @@ async fn readyz(State(readiness): State<Arc<Readiness>>) -> Response {
 
 /// The metrics of the worker.
 async fn metrics(State(readiness): State<Arc<Readiness>>) -> Response {
-    // The report sets the metric `sdb_ready`.
-    drop(readiness.report());
+    COMMON.ready.set(readiness.is_ready().into());
     ([(header::CONTENT_TYPE, CONTENT_TYPE)], WORKER.text()).into_response()
 }

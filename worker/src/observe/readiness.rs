@@ -3,7 +3,9 @@
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use shared::{
-    database::{Servers, ServersReport},
+    broker::Broker,
+    database::Servers,
+    health::ReadyStatus,
     metrics::{COMMON, Server, WORKER},
     topology::Phase,
 };
@@ -21,8 +23,12 @@ enum WorkerState {
     Consuming { member: MemberId, share: Share },
 }
 
+/// What connections for updates are for, in RabbitMQ's lists and in reports.
+pub(crate) const PURPOSE: &str = "worker: updates";
+
 /// The state of the worker, and whether it is shutting down.
 pub(crate) struct Readiness {
+    broker: Broker,
     state: Mutex<WorkerState>,
     servers: Servers,
     stop: CancellationToken,
@@ -35,9 +41,9 @@ pub(crate) struct Report {
 }
 
 impl Readiness {
-    pub(crate) fn new(servers: Servers, stop: CancellationToken) -> Self {
+    pub(crate) fn new(broker: Broker, servers: Servers, stop: CancellationToken) -> Self {
         let state = Mutex::new(WorkerState::WaitingFor("PostgreSQL has not answered yet"));
-        Self { state, servers, stop }
+        Self { broker, state, servers, stop }
     }
 
     /// Records that the worker waits for something, and consumes nothing meanwhile.
@@ -67,6 +73,25 @@ impl Readiness {
         }
     }
 
+    /// Whether the worker consumes or stands by, or else what it waits for.
+    pub(crate) fn ready(&self) -> Result<(), String> {
+        match &*self.state.lock() {
+            WorkerState::WaitingFor(reason) => Err((*reason).to_owned()),
+            WorkerState::Unavailable(reason) => Err(reason.clone()),
+            WorkerState::Consuming { .. } => Ok(()),
+        }
+    }
+
+    fn is_running(&self) -> bool {
+        !self.stop.is_cancelled()
+    }
+
+    /// Whether the worker consumes partitions or stands by.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.is_running() && matches!(*self.state.lock(), WorkerState::Consuming { .. })
+    }
+
+    /// The answer of `/readyz`.
     pub(crate) fn report(&self) -> Report {
         let (is_consuming, mut reasons, share) = match &*self.state.lock() {
             WorkerState::WaitingFor(reason) => (false, vec![(*reason).to_owned()], Value::Null),
@@ -94,24 +119,17 @@ impl Readiness {
             );
         }
         reasons.extend(self.servers.faults());
-        if self.stop.is_cancelled() {
+        if !self.is_running() {
             reasons.insert(0, "the worker is stopping".to_owned());
         }
-        let ready = is_consuming && !self.stop.is_cancelled();
-        let status = match (ready, reasons.is_empty()) {
-            (true, true) => "ready",
-            (true, false) => "degraded",
-            (false, _) => "not ready",
-        };
-        COMMON.ready.set(ready.into());
-        let ServersReport { server, not_used } = self.servers.report();
-        let not_used: Vec<Value> = not_used
-            .into_iter()
-            .map(|(server, reason)| json!({ "server": server, "reason": reason }))
-            .collect();
-        let database = json!({ "server": server, "not_used": not_used });
+        let ready = is_consuming && self.is_running();
+        let status = ReadyStatus::of(ready, !reasons.is_empty());
         let body = json!({
-            "status": status, "reasons": reasons, "share": share, "database": database,
+            "status": status,
+            "reasons": reasons,
+            "share": share,
+            "rabbitmq": self.broker.report(PURPOSE),
+            "database": self.servers.report(),
         });
         Report { ready, body }
     }

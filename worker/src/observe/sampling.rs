@@ -50,7 +50,7 @@ pub(crate) fn count_applied(batch: &[Incoming], results: &[batch::Applied]) {
     WORKER.batch.observe(f64::from(count));
 }
 
-/// Samples the number of updates in the queues of a share, until it is dropped.
+/// Samples the number of messages in the queues of a share, until it is dropped.
 pub(crate) async fn queues(connection: &Connection, share: &Share) {
     loop {
         match timeout(LIMIT, read_queues(connection, share)).await {
@@ -69,6 +69,10 @@ async fn read_queues(connection: &Connection, share: &Share) -> Result<(), lapin
     for partition in &share.partitions {
         let queue = share.topology().queue(*partition);
         let declared = channel.queue_declare(queue.into(), passive, FieldTable::default()).await?;
+        // A queue without a leader reports zeros. This worker consumes it, so it has a consumer.
+        if declared.consumer_count() == 0 {
+            continue;
+        }
         let label = PartitionLabel { partition: *partition };
         WORKER.queue.get_or_create(&label).set(declared.message_count().into());
     }

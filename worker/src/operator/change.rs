@@ -53,6 +53,10 @@ fn ids(components: &[Component]) -> Vec<ComponentId> {
 }
 
 /// Opens a manual incident, or schedules a maintenance.
+///
+/// # Errors
+/// When a component is unknown, or the times are not those of such an incident, or the database fails.
+/// Nothing is changed then.
 pub(crate) async fn open(
     database: &mut PgConnection,
     new: New,
@@ -94,6 +98,10 @@ pub(crate) async fn open(
 }
 
 /// Comments an incident or a maintenance.
+///
+/// # Errors
+/// When there is no such incident, it is closed, the status is not one of comments, or the database fails.
+/// Nothing is changed then.
 pub(crate) async fn comment(
     database: &mut PgConnection,
     id: IncidentId,
@@ -119,6 +127,10 @@ pub(crate) async fn comment(
 }
 
 /// Changes an incident or a maintenance.
+///
+/// # Errors
+/// When there is no such incident, it is closed or of the other kind, a component is unknown, the new times
+/// are not possible, or the database fails. Nothing is changed then.
 pub(crate) async fn change(
     database: &mut PgConnection,
     id: IncidentId,
@@ -202,6 +214,10 @@ fn time_changed(what: &str, before: Option<Timestamp>, after: Timestamp) -> Stri
 }
 
 /// Closes an incident, or ends a maintenance.
+///
+/// # Errors
+/// When there is no such incident, it is closed or of the other kind, the time is not possible, or the
+/// database fails. Nothing is changed then.
 pub(crate) async fn close(
     database: &mut PgConnection,
     id: IncidentId,
@@ -233,6 +249,10 @@ pub(crate) async fn close(
 }
 
 /// Takes a component out of an incident or a maintenance; a system incident stays one.
+///
+/// # Errors
+/// When there is no such incident, it is closed, it does not have the component, or the database fails.
+/// Nothing is changed then.
 pub(crate) async fn remove_component(
     database: &mut PgConnection,
     id: IncidentId,

@@ -88,8 +88,9 @@ impl IncidentKind {
 }
 
 /// The state of an incident or a maintenance.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, strum::IntoStaticStr)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub(crate) enum IncidentState {
     /// It has not started yet.
     Scheduled,
@@ -111,12 +112,8 @@ impl IncidentState {
         }
     }
 
-    pub(crate) const fn word(self) -> &'static str {
-        match self {
-            Self::Scheduled => "scheduled",
-            Self::Active => "active",
-            Self::Closed => "closed",
-        }
+    pub(crate) fn word(self) -> &'static str {
+        self.into()
     }
 }
 

@@ -52,6 +52,8 @@ impl Locked {
         self.expect_open(now)
     }
 
+    /// # Errors
+    /// When it is closed.
     pub(super) fn expect_open(&self, now: Timestamp) -> Result<()> {
         let state = IncidentState::at(now, self.start_date, self.end_date);
         if let (IncidentState::Closed, Some(end)) = (state, self.end_date) {
@@ -76,6 +78,9 @@ pub(super) struct Change<'a> {
 
 impl<'a> Change<'a> {
     /// Begins a change of these components, as they were read before.
+    ///
+    /// # Errors
+    /// When the components are not as they were read, or the database fails.
     pub(super) async fn begin(
         database: &'a mut PgConnection,
         components: &[Component],
@@ -93,6 +98,9 @@ impl<'a> Change<'a> {
     }
 
     /// Writes the collected changes and commits; returns the resulting incident.
+    ///
+    /// # Errors
+    /// When the database fails. Nothing is changed then, unless only the answer to the commit was lost.
     pub(super) async fn commit(mut self, id: IncidentId) -> Result<Incident> {
         incidents::leave(&mut self.scope, &self.left).await?;
         operator_changes::end(&mut self.scope, &self.closed, self.now).await?;
@@ -103,6 +111,10 @@ impl<'a> Change<'a> {
     }
 
     /// Locks an incident, and the active ones that have one of these components.
+    ///
+    /// # Errors
+    /// When there is no incident with the id, another transaction holds a row for too long, or the database
+    /// fails.
     pub(super) async fn lock(
         &mut self,
         id: IncidentId,
@@ -214,6 +226,8 @@ impl<'a> Change<'a> {
         moved
     }
 
+    /// # Errors
+    /// When the end is not after the start, or not in the future.
     pub(super) fn check_window(&self, start: Timestamp, end: Timestamp) -> Result<()> {
         let (start_text, end_text) = (start.to_the_minute(), end.to_the_minute());
         ensure!(start < end, "the end, {end_text} UTC, is not after the start, {start_text} UTC");

@@ -92,6 +92,9 @@ const INDEXES: [(&str, &str); 7] = [
 ];
 
 /// Refuses a database with unknown tables.
+///
+/// # Errors
+/// When a table or a column of the Python dashboard is missing or of another type. Nothing was written.
 pub(super) async fn check(database: &mut PgConnection) -> Result<()> {
     check_revision(database).await?;
     for (table, columns) in SHARED_TABLES {
@@ -167,6 +170,9 @@ async fn problem(
 }
 
 /// Adds our indexes and triggers. Safe to run again.
+///
+/// # Errors
+/// When the database fails; what was added before remains, and the next run adds the rest.
 pub(super) async fn attach(database: &mut PgConnection) -> Result<()> {
     make_indexes(database).await.context("our indexes can't be added to the dashboard's tables")?;
     let mut transaction = database.begin().await?;
@@ -203,6 +209,9 @@ async fn make_indexes(database: &mut PgConnection) -> Result<(), sqlx::Error> {
 
 /// Adds a constraint as a safeguard, if the data allow it: at most one active system incident of each
 /// impact.
+///
+/// # Errors
+/// When the database fails for another reason than its data.
 pub(super) async fn constrain(database: &mut PgConnection) -> Result<Option<String>> {
     let there: bool = sqlx::query_scalar(
         "SELECT EXISTS (SELECT FROM pg_constraint

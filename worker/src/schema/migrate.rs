@@ -9,11 +9,13 @@ use shared::{
 use sqlx::PgConnection;
 
 use super::{adopt, affected};
-use crate::store::{command_lock::alone, inbox_partitions};
+use crate::{maintenance::maintain_inbox, store::command_lock::alone};
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
 
-/// Prepares the database. Returns the messages for the operator.
+/// Prepares the database. Returns the messages for the operator. A database that a newer release has
+/// prepared is left as it is, since migrations only expand the tables: so the programs of this release can
+/// be deployed again as they were deployed first.
 ///
 /// # Errors
 /// When the database can't be adopted, or fails.
@@ -23,7 +25,11 @@ pub async fn migrate(database: &mut PgConnection, settings: &Settings) -> Result
 
 async fn migrate_alone(database: &mut PgConnection, settings: &Settings) -> Result<Vec<String>> {
     let mut said: Vec<String> =
-        database::contradiction(settings).map(str::to_owned).into_iter().collect();
+        database::contradiction(settings)?.map(str::to_owned).into_iter().collect();
+    if is_newer(database).await? {
+        said.push("A newer release has prepared this database: it is left as it is.".to_owned());
+        return Ok(said);
+    }
     adopt::check(database).await?;
     let before = applied(database).await?;
     MIGRATIONS.run(&mut *database).await.context("a migration failed")?;
@@ -38,17 +44,29 @@ async fn migrate_alone(database: &mut PgConnection, settings: &Settings) -> Resu
     said.extend(about_encoding(database).await?);
     said.extend(adopt::constrain(database).await?);
     said.push(record_topology(database, settings).await?);
-    inbox_partitions::keep(database, settings.number("SDB_INBOX_DAYS", 1..=3_650)?)
+    maintain_inbox(database, settings.number("SDB_INBOX_DAYS", 1..=3_650)?)
         .await
         .context("the inbox's partitions can't be made")?;
     Ok(said)
 }
 
+/// Whether the database has migrations that this release does not know.
+async fn is_newer(database: &mut PgConnection) -> Result<bool> {
+    if !is_migrated(database).await? {
+        return Ok(false);
+    }
+    let newest: Option<i64> =
+        sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations").fetch_one(database).await?;
+    Ok(newest > MIGRATIONS.iter().map(|migration| migration.version).max())
+}
+
+async fn is_migrated(database: &mut PgConnection) -> Result<bool> {
+    let found = "SELECT to_regclass('_sqlx_migrations') IS NOT NULL";
+    Ok(sqlx::query_scalar(found).fetch_one(database).await?)
+}
+
 async fn applied(database: &mut PgConnection) -> Result<i64> {
-    let there: bool = sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL")
-        .fetch_one(&mut *database)
-        .await?;
-    if !there {
+    if !is_migrated(database).await? {
         return Ok(0);
     }
     Ok(sqlx::query_scalar("SELECT count(*) FROM _sqlx_migrations").fetch_one(database).await?)
@@ -61,27 +79,29 @@ async fn about_encoding(database: &mut PgConnection) -> Result<Option<String>> {
     let meaning = match encoding.as_str() {
         "UTF8" => return Ok(None),
         "SQL_ASCII" => {
-            "PostgreSQL checks no text then, and of one that is not UTF-8 all but ASCII is shown as `?`"
+            "PostgreSQL does not validate text; in a text that is not UTF-8, each non-ASCII byte is shown as \
+            `?`"
         }
         _ => "updates with characters that it lacks are refused",
     };
     Ok(Some(format!(
-        "The encoding of the database is {encoding}: {meaning}. The runbook, \"A database that is not \
-        UTF-8\", says how to convert it."
+        "The encoding of the database is {encoding}: {meaning}. docs/operations/procedures.md, \"A \
+        database that is not UTF-8\", says how to convert it."
     )))
 }
 
 async fn record_topology(database: &mut PgConnection, settings: &Settings) -> Result<String> {
     let first = Topology::from_settings(settings)?;
     sqlx::query(
-        "INSERT INTO sdb_topology (version, partitions, queue_limit, prefetch, wire)
-        VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
+        "INSERT INTO sdb_topology (version, partitions, queue_limit, prefetch, wire, arguments)
+        VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
     )
     .bind(first.version)
     .bind(i32::from(first.partitions))
     .bind(i32::try_from(first.queue_limit)?)
     .bind(i32::from(first.prefetch))
     .bind(i32::from(first.wire))
+    .bind(i32::from(first.arguments))
     .execute(&mut *database)
     .await?;
     let recorded = Recorded::read(database).await?.topology;

@@ -7,27 +7,15 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use shared::{component::ComponentId, impact::Impact, incident::IncidentId, timestamp::Timestamp};
-use sqlx::FromRow;
+use sqlx::{FromRow, postgres::PgRow};
 
 use super::scope_lock::ScopeGuard;
 use crate::domain::{ActiveState, IncidentRef, ManualIncident, SystemIncident};
 
-/// The CTEs that [`StateRow`] is selected from: `system_incidents`, `system_components` and
-/// `manual_incidents`, as far as the components `$1` go, at some time from `now` to `until` of the
-/// CTE `clock`.
-macro_rules! state_ctes {
+/// The CTEs of the [`system_tables`]: the active system incidents, and which of the components `$1` they have.
+macro_rules! system_ctes {
     () => {
-        concat!(
-            $crate::store::covering::covering_ctes!(),
-            ", manual_incidents AS (
-            SELECT c.component_id, i.*,
-                (SELECT max(\"timestamp\") FROM incident_status s WHERE s.incident_id = i.id)
-                    AS last_update_at
-            FROM covering c, LATERAL (
-                SELECT id, text, impact, start_date, end_date FROM incident
-                WHERE id = c.incident_id OFFSET 0
-            ) AS i
-        ), system_incidents AS MATERIALIZED (
+        "system_incidents AS MATERIALIZED (
             SELECT id, text, impact, start_date,
                 (SELECT true FROM incident_component_relation r
                     WHERE r.incident_id = incident.id AND r.component_id <> ALL($1) LIMIT 1)
@@ -42,42 +30,66 @@ macro_rules! state_ctes {
                 WHERE incident_id = i.id AND component_id = touched.id OFFSET 0
             ) AS related
         )"
+    };
+}
+pub(crate) use system_ctes;
+
+/// The CTEs of the [`manual_table`]: the manual incidents and maintenances that cover the components `$1` at
+/// some time from `now` to `until` of the CTE `clock`.
+macro_rules! manual_ctes {
+    () => {
+        concat!(
+            $crate::store::covering::covering_ctes!(),
+            ", manual_incidents AS (
+            SELECT c.component_id, i.*,
+                (SELECT max(\"timestamp\") FROM incident_status s WHERE s.incident_id = i.id)
+                    AS last_update_at
+            FROM covering c, LATERAL (
+                SELECT id, text, impact, start_date, end_date FROM incident
+                WHERE id = c.incident_id OFFSET 0
+            ) AS i
+        )"
         )
     };
 }
-pub(crate) use state_ctes;
+pub(crate) use manual_ctes;
 
-/// The tables in a FROM that have the columns of a [`StateRow`], one row each.
-macro_rules! state_tables {
+/// Tables in a FROM, one row each, with the columns of a [`SystemRow`]. No array is ordered: for each that is,
+/// PostgreSQL would set up a sort.
+macro_rules! system_tables {
     () => {
-        "(SELECT coalesce(array_agg(id ORDER BY id), '{}') AS system_ids,
-                coalesce(array_agg(sdb_readable(text) ORDER BY id), '{}') AS system_texts,
-                coalesce(array_agg(impact ORDER BY id), '{}') AS system_impacts,
-                coalesce(array_agg(start_date ORDER BY id), '{}') AS system_starts,
-                coalesce(array_agg(has_others ORDER BY id), '{}') AS system_has_others,
-                coalesce(array_agg(last_update_at ORDER BY id), '{}') AS system_last_updates
+        "(SELECT coalesce(array_agg(id), '{}') AS system_ids,
+                coalesce(array_agg(sdb_readable(text)), '{}') AS system_texts,
+                coalesce(array_agg(impact), '{}') AS system_impacts,
+                coalesce(array_agg(start_date), '{}') AS system_starts,
+                coalesce(array_agg(has_others), '{}') AS system_has_others,
+                coalesce(array_agg(last_update_at), '{}') AS system_last_updates
             FROM system_incidents) AS state_1,
         (SELECT coalesce(array_agg(incident_id), '{}') AS affecting,
                 coalesce(array_agg(component_id), '{}') AS affected
-            FROM system_components) AS state_2,
-        (SELECT coalesce(array_agg(component_id ORDER BY id, component_id), '{}')
-                    AS manual_components,
-                coalesce(array_agg(id ORDER BY id, component_id), '{}') AS manual_ids,
-                coalesce(array_agg(sdb_readable(text) ORDER BY id, component_id), '{}')
-                    AS manual_texts,
-                coalesce(array_agg(impact ORDER BY id, component_id), '{}') AS manual_impacts,
-                coalesce(array_agg(start_date ORDER BY id, component_id), '{}') AS manual_starts,
-                coalesce(array_agg(end_date ORDER BY id, component_id), '{}') AS manual_ends,
-                coalesce(array_agg(last_update_at ORDER BY id, component_id), '{}')
-                    AS manual_last_updates
+            FROM system_components) AS state_2"
+    };
+}
+pub(crate) use system_tables;
+
+/// The same for a [`ManualRow`].
+macro_rules! manual_table {
+    () => {
+        "(SELECT coalesce(array_agg(component_id), '{}') AS manual_components,
+                coalesce(array_agg(id), '{}') AS manual_ids,
+                coalesce(array_agg(sdb_readable(text)), '{}') AS manual_texts,
+                coalesce(array_agg(impact), '{}') AS manual_impacts,
+                coalesce(array_agg(start_date), '{}') AS manual_starts,
+                coalesce(array_agg(end_date), '{}') AS manual_ends,
+                coalesce(array_agg(last_update_at), '{}') AS manual_last_updates
             FROM manual_incidents) AS state_3"
     };
 }
-pub(crate) use state_tables;
+pub(crate) use manual_table;
 
-/// The active state as one row: columns with the same prefix are arrays of the same length.
+/// The active system incidents as one row: columns with the same prefix are arrays of the same length.
 #[derive(FromRow)]
-pub(crate) struct StateRow {
+struct SystemRow {
     system_ids: Vec<IncidentId>,
     system_texts: Vec<String>,
     system_impacts: Vec<i16>,
@@ -86,6 +98,11 @@ pub(crate) struct StateRow {
     system_last_updates: Vec<Option<Timestamp>>,
     affecting: Vec<IncidentId>,
     affected: Vec<ComponentId>,
+}
+
+/// The same for manual incidents and maintenances.
+#[derive(FromRow)]
+struct ManualRow {
     manual_components: Vec<ComponentId>,
     manual_ids: Vec<IncidentId>,
     manual_texts: Vec<String>,
@@ -102,28 +119,38 @@ pub(crate) async fn read(
     now: Timestamp,
     until: Timestamp,
 ) -> Result<ActiveState, sqlx::Error> {
-    let row: StateRow = sqlx::query_as(concat!(
+    let row = sqlx::query(concat!(
         "WITH clock AS (SELECT $2::timestamp AS now, $3::timestamp AS until), ",
-        state_ctes!(),
+        manual_ctes!(),
+        ", ",
+        system_ctes!(),
         " SELECT * FROM ",
-        state_tables!(),
+        system_tables!(),
+        ", ",
+        manual_table!(),
     ))
     .bind(components)
     .bind(now)
     .bind(until)
     .fetch_one(scope.session())
     .await?;
-    row.try_into()
+    from_row(&row, true)
 }
 
-impl TryFrom<StateRow> for ActiveState {
-    type Error = sqlx::Error;
+/// The active state of a row, which has the columns of manual incidents or, if there are none, need not.
+pub(super) fn from_row(row: &PgRow, has_manual: bool) -> Result<ActiveState, sqlx::Error> {
+    let system = SystemRow::from_row(row)?.incidents()?;
+    let manual =
+        if has_manual { ManualRow::from_row(row)?.incidents()? } else { HashMap::default() };
+    Ok(ActiveState::new(system, manual))
+}
 
-    fn try_from(row: StateRow) -> Result<Self, sqlx::Error> {
-        let mut system = BTreeMap::new();
-        let texts_and_impacts = row.system_texts.into_iter().zip(row.system_impacts);
-        let times = row.system_starts.into_iter().zip(row.system_last_updates);
-        let keys = row.system_ids.into_iter().zip(row.system_has_others);
+impl SystemRow {
+    fn incidents(self) -> Result<BTreeMap<IncidentRef, SystemIncident>, sqlx::Error> {
+        let mut incidents = BTreeMap::new();
+        let texts_and_impacts = self.system_texts.into_iter().zip(self.system_impacts);
+        let times = self.system_starts.into_iter().zip(self.system_last_updates);
+        let keys = self.system_ids.into_iter().zip(self.system_has_others);
         for (((id, has_others), (text, impact)), (start_date, last_update_at)) in
             keys.zip(texts_and_impacts).zip(times)
         {
@@ -136,26 +163,33 @@ impl TryFrom<StateRow> for ActiveState {
                 has_others,
                 last_update_at,
             };
-            system.insert(IncidentRef::Existing(id), incident);
+            incidents.insert(IncidentRef::Existing(id), incident);
         }
-        for (incident, component) in row.affecting.into_iter().zip(row.affected) {
-            if let Some(incident) = system.get_mut(&IncidentRef::Existing(incident)) {
+        for (incident, component) in self.affecting.into_iter().zip(self.affected) {
+            if let Some(incident) = incidents.get_mut(&IncidentRef::Existing(incident)) {
                 incident.components.insert(component);
             }
         }
-        let mut manual: HashMap<ComponentId, Vec<ManualIncident>> = HashMap::new();
-        let keys = row.manual_components.into_iter().zip(row.manual_ids);
-        let texts_and_impacts = row.manual_texts.into_iter().zip(row.manual_impacts);
-        let times = row.manual_starts.into_iter().zip(row.manual_ends).zip(row.manual_last_updates);
+        Ok(incidents)
+    }
+}
+
+impl ManualRow {
+    fn incidents(self) -> Result<HashMap<ComponentId, Vec<ManualIncident>>, sqlx::Error> {
+        let mut incidents: HashMap<ComponentId, Vec<ManualIncident>> = HashMap::new();
+        let keys = self.manual_components.into_iter().zip(self.manual_ids);
+        let texts_and_impacts = self.manual_texts.into_iter().zip(self.manual_impacts);
+        let times =
+            self.manual_starts.into_iter().zip(self.manual_ends).zip(self.manual_last_updates);
         for (((component, id), (text, impact)), ((start_date, end_date), last_update_at)) in
             keys.zip(texts_and_impacts).zip(times)
         {
             let impact = impact_of(impact)?;
             let incident =
                 ManualIncident { id, text, impact, start_date, end_date, last_update_at };
-            manual.entry(component).or_default().push(incident);
+            incidents.entry(component).or_default().push(incident);
         }
-        Ok(Self::new(system, manual))
+        Ok(incidents)
     }
 }
 

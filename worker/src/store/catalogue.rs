@@ -23,6 +23,9 @@ pub(crate) struct LengthLimits {
 
 /// Waits until no other transaction applies a catalogue, and excludes others until this one ends: two
 /// concurrent ones would add the same components twice.
+///
+/// # Errors
+/// When the lock is not free within `lock_timeout`, or the database fails.
 pub(crate) async fn lock(transaction: &mut PgConnection) -> Result<(), sqlx::Error> {
     sqlx::query("SELECT pg_advisory_xact_lock(hashtext('sdb_catalogue'))")
         .execute(transaction)
@@ -31,6 +34,9 @@ pub(crate) async fn lock(transaction: &mut PgConnection) -> Result<(), sqlx::Err
 }
 
 /// Counts the changes of components and attributes that were committed.
+///
+/// # Errors
+/// When the database fails, or is not prepared (`undefined_table`).
 pub(crate) async fn version(database: &mut PgConnection) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar("SELECT catalogue FROM sdb_version").fetch_one(database).await
 }
@@ -155,6 +161,9 @@ pub(crate) async fn delete_attributes(
 
 /// Locks components that are to be renamed or deleted, so that the Python dashboard can't put one into an
 /// incident meanwhile. False when one does not exist any more.
+///
+/// # Errors
+/// When other transactions hold one for longer than `lock_timeout`, or the database fails.
 pub(crate) async fn lock_components(
     scope: &mut ScopeGuard<'_>,
     components: &[ComponentId],
@@ -187,6 +196,9 @@ pub(crate) async fn rename(
 }
 
 /// Deletes components with their attributes.
+///
+/// # Errors
+/// When the database fails, or when an incident has one of the components; the transaction is rolled back.
 pub(crate) async fn delete(
     scope: &mut ScopeGuard<'_>,
     components: &[ComponentId],

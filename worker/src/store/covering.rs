@@ -1,5 +1,21 @@
 //! Which manual incidents and maintenances cover the components of a batch.
 
+/// A query for the manual incidents and the maintenances (of any origin) that are active at some time from
+/// `now` to `until` of a `clock` in the same FROM: those without an end by `sdb_incident_open`, those with an
+/// end to come by `sdb_incident_end`.
+macro_rules! active_manual {
+    () => {
+        "SELECT id FROM incident
+        WHERE end_date IS NULL AND (NOT system OR impact = 0)
+            AND impact BETWEEN 0 AND 3 AND start_date <= clock.until
+        UNION ALL
+        SELECT id FROM incident
+        WHERE end_date > clock.now AND (NOT system OR impact = 0)
+            AND impact BETWEEN 0 AND 3 AND start_date <= clock.until"
+    };
+}
+pub(crate) use active_manual;
+
 /// CTEs up to `covering (incident_id, component_id)`: the manual incidents and the maintenances (of any
 /// origin) that are active at some time from `now` to `until` of the CTE `clock`, with those of the components
 /// `$1` that each has.
@@ -8,8 +24,7 @@
 /// a slow plan when its estimates are wrong. So the plan is fixed: `MATERIALIZED` and `OFFSET 0` prevent another
 /// order of the joins, and a condition on `few` runs only one branch of the union.
 ///
-/// 1. `active`: the incidents that cover something, those without an end by `sdb_incident_open`, those with
-///    an end to come by `sdb_incident_end`.
+/// 1. `active`: the incidents that cover something.
 /// 2. `active_count`: whether they are few; it reads 101 of them at most.
 /// 3. If they are few, which is the rule, `covering` looks up the components of each.
 /// 4. If they are many, it looks up the incidents of each component by `sdb_relation_component`, from
@@ -19,15 +34,11 @@
 /// exception: if many are active, the closed incidents that a component had since the oldest active one count.
 macro_rules! covering_ctes {
     () => {
-        "active AS MATERIALIZED (
-            SELECT id FROM incident
-            WHERE end_date IS NULL AND (NOT system OR impact = 0)
-                AND impact BETWEEN 0 AND 3 AND start_date <= (SELECT until FROM clock)
-            UNION ALL
-            SELECT id FROM incident
-            WHERE end_date > (SELECT now FROM clock) AND (NOT system OR impact = 0)
-                AND impact BETWEEN 0 AND 3 AND start_date <= (SELECT until FROM clock)
-        ), active_count AS MATERIALIZED (
+        concat!(
+            "active AS MATERIALIZED (SELECT i.id FROM clock, LATERAL (",
+            $crate::store::covering::active_manual!(),
+            ") AS i",
+            "), active_count AS MATERIALIZED (
             SELECT count(*) <= 100 AS few FROM (SELECT FROM active LIMIT 101) AS first
         ), oldest AS MATERIALIZED (
             SELECT least(
@@ -57,6 +68,7 @@ macro_rules! covering_ctes {
             ) AS i
             WHERE NOT (SELECT few FROM active_count)
         )"
+        )
     };
 }
 pub(crate) use covering_ctes;

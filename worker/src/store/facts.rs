@@ -1,7 +1,10 @@
 //! The facts that a batch is decided from, read by one statement: from one snapshot, and because each
 //! round trip makes every other worker wait.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use serde::Deserialize;
 use shared::{
@@ -12,11 +15,12 @@ use shared::{
     timestamp::Timestamp,
     update_id::UpdateId,
 };
-use sqlx::{AssertSqlSafe, FromRow, PgConnection, types::Json};
+use sqlx::{AssertSqlSafe, FromRow, PgConnection, Row, postgres::PgRow, types::Json};
 use uuid::Uuid;
 
 use super::{
-    active_state::{StateRow, state_ctes, state_tables},
+    active_state::{self, manual_ctes, manual_table, system_ctes, system_tables},
+    covering::active_manual,
     inbox,
     scope_lock::ScopeGuard,
     workers::MemberId,
@@ -76,8 +80,6 @@ struct FactsRow {
     now: Timestamp,
     until: Timestamp,
     seconds_ahead: Option<f64>,
-    #[sqlx(flatten)]
-    state: StateRow,
     recorded: Json<Vec<InboxRecord>>,
     parked: Json<Vec<ParkedBefore>>,
     keys: Json<Vec<KeyInUse>>,
@@ -125,47 +127,88 @@ pub(crate) async fn read(
     scope: &mut ScopeGuard<'_>,
     wanted: FactsQuery<'_>,
 ) -> Result<Facts, sqlx::Error> {
-    let statement = statement(&wanted.updates);
-    let row: FactsRow = sqlx::query_as(AssertSqlSafe(statement))
+    let mut parts =
+        Parts { keys: !wanted.keys.is_empty(), manual: EXPECTS_MANUAL.load(Ordering::Relaxed) };
+    let mut row = read_parts(scope, &wanted, parts).await?;
+    let has_manual = row.try_get("has_manual")?;
+    EXPECTS_MANUAL.store(has_manual, Ordering::Relaxed);
+    if has_manual && !parts.manual {
+        // As a whole: all facts are of one snapshot.
+        parts.manual = true;
+        row = read_parts(scope, &wanted, parts).await?;
+    }
+    let active = active_state::from_row(&row, parts.manual)?;
+    let row = FactsRow::from_row(&row)?;
+    let originals = originals(scope.session(), &row).await?;
+    Ok(row.into_facts(active, &originals))
+}
+
+/// Whether the last batch of this process met active manual incidents. It only decides which statement is tried
+/// first.
+static EXPECTS_MANUAL: AtomicBool = AtomicBool::new(false);
+
+/// The parts of the statement that not every batch needs. PostgreSQL would set up their plan for each batch, which
+/// costs more than running it.
+#[derive(Clone, Copy)]
+struct Parts {
+    /// The idempotency keys.
+    keys: bool,
+    /// The manual incidents and maintenances. Without them it only reads whether any is active.
+    manual: bool,
+}
+
+async fn read_parts(
+    scope: &mut ScopeGuard<'_>,
+    wanted: &FactsQuery<'_>,
+    parts: Parts,
+) -> Result<PgRow, sqlx::Error> {
+    sqlx::query(AssertSqlSafe(statement(&wanted.updates, parts)))
         .bind(wanted.components)
         .bind(wanted.member)
-        .bind(wanted.updates)
-        .bind(wanted.keys)
+        .bind(&wanted.updates)
+        .bind(&wanted.keys)
         .bind(wanted.batch as i64)
         .fetch_one(scope.session())
-        .await?;
-    let originals = originals(scope.session(), &row).await?;
-    row.into_facts(&originals)
+        .await
 }
 
 /// The statement that reads a [`FactsRow`].
-fn statement(updates: &[UpdateId]) -> String {
+fn statement(updates: &[UpdateId], parts: Parts) -> String {
     let (first, end) = days(updates);
+    let (manual_ctes, manual_table, has_manual, states) = if parts.manual {
+        (
+            concat!(manual_ctes!(), ", "),
+            concat!(", ", manual_table!()),
+            "SELECT FROM active",
+            "state_1.*, state_2.*, state_3.*",
+        )
+    } else {
+        ("", "", active_manual!(), "state_1.*, state_2.*")
+    };
+    let keys = if parts.keys { KEYS } else { "'[]'::json" };
     // The bounds are literals, so that the plan includes only the inbox's partitions between them.
     // Scanning all partitions would cost more than the rest of the statement.
     format!(
-        "WITH wall AS MATERIALIZED (SELECT clock_timestamp() AT TIME ZONE 'UTC' AS time),
-        clock AS MATERIALIZED (
-            SELECT next.now, next.now + $5 * interval '1 microsecond' AS until, next.is_ahead
-            FROM (SELECT is_ahead, CASE WHEN is_ahead THEN time
+        "WITH clock AS MATERIALIZED (
+            SELECT *, now + $5 * interval '1 microsecond' AS until
+            FROM (SELECT *, CASE WHEN is_ahead THEN time
                     ELSE greatest(time, decided_at + interval '1 microsecond') END AS now
-                FROM (SELECT time, decided_at, decided_at > time + interval '10 seconds' AS is_ahead
-                    FROM wall, sdb_scope) AS compared) AS next
-        ), {ctes}
+                FROM (SELECT *, decided_at > time + interval '10 seconds' AS is_ahead
+                    FROM (SELECT clock_timestamp() AT TIME ZONE 'UTC' AS time) AS wall, sdb_scope
+                ) AS compared) AS next
+        ), {manual_ctes}{system_ctes}
         SELECT EXISTS (SELECT FROM sdb_living_worker WHERE id = $2) AS is_member,
-            scope.position, clock.now, clock.until,
+            clock.position, clock.now, clock.until,
             CASE WHEN clock.is_ahead THEN
-                extract(epoch FROM scope.decided_at - wall.time)::double precision
+                extract(epoch FROM clock.decided_at - clock.time)::double precision
             END AS seconds_ahead,
+            EXISTS ({has_manual}) AS has_manual,
             (SELECT {recorded} FROM sdb_inbox i
                 WHERE i.id = ANY($3) AND i.id >= '{first}' AND i.id <= '{end}') AS recorded,
             (SELECT coalesce(json_agg(json_build_object(
                     'id', update_id, 'was_requeued', put_back_at IS NOT NULL)), '[]')
                 FROM sdb_parked WHERE update_id = ANY($3)) AS parked,
-            (SELECT coalesce(json_agg(json_build_object(
-                    'key', key, 'fingerprint', fingerprint, 'original', update_id)), '[]')
-                FROM sdb_idempotency_key
-                WHERE key = ANY($4) AND used_at > clock.now - interval '24 hours') AS keys,
+            {keys} AS keys,
             (SELECT coalesce(json_agg(json_build_object('id', c.id, 'name', sdb_readable(c.name),
                     'attributes', coalesce(
                         (SELECT json_agg(json_build_object(
@@ -173,16 +216,22 @@ fn statement(updates: &[UpdateId]) -> String {
                             ORDER BY a.id)
                         FROM component_attribute a WHERE a.component_id = c.id), '[]'))), '[]')
                 FROM component c WHERE c.id = ANY($1)) AS components,
-            state_1.*, state_2.*, state_3.*
-        FROM sdb_scope scope, wall, clock, {tables}",
-        ctes = state_ctes!(),
+            {states}
+        FROM clock, {system_tables}{manual_table}",
+        system_ctes = system_ctes!(),
         recorded = recorded!(),
-        tables = state_tables!(),
+        system_tables = system_tables!(),
     )
 }
 
+/// The idempotency keys that are in use.
+const KEYS: &str = "(SELECT coalesce(json_agg(json_build_object(
+                    'key', key, 'fingerprint', fingerprint, 'original', update_id)), '[]')
+                FROM sdb_idempotency_key
+                WHERE key = ANY($4) AND used_at > clock.now - interval '24 hours')";
+
 impl FactsRow {
-    fn into_facts(self, originals: &HashMap<UpdateId, InboxRecord>) -> Result<Facts, sqlx::Error> {
+    fn into_facts(self, active: ActiveState, originals: &HashMap<UpdateId, InboxRecord>) -> Facts {
         let mut found = Facts {
             is_member: self.is_member,
             position: self.position,
@@ -193,7 +242,7 @@ impl FactsRow {
             requeued: HashSet::new(),
             keys: HashMap::new(),
             components: self.components.0.into_iter().map(|c| (c.id, c)).collect(),
-            active: self.state.try_into()?,
+            active,
         };
         for recorded in self.recorded.0 {
             // A repetition refers to its original, which is kept as long as the key.
@@ -214,7 +263,7 @@ impl FactsRow {
                 found.keys.insert(key, KeyUse { fingerprint, original, verdict });
             }
         }
-        Ok(found)
+        found
     }
 }
 

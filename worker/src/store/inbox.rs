@@ -56,6 +56,23 @@ impl RowResult {
     }
 }
 
+/// The statement that writes the rows, with a CTE for the keys if there are any. Functions that return sets stand
+/// in the SELECT list: in FROM, PostgreSQL would store each one's set first.
+macro_rules! write_statement {
+    ($keys:literal) => {
+        concat!(
+            "WITH scope AS (UPDATE sdb_scope SET position = $12, decided_at = $13)",
+            $keys,
+            " INSERT INTO sdb_inbox (id, component_id, impact, text, received_at, decided_at, position,
+                outcome, reason, incident_id, original)
+            SELECT unnest($1::uuid[]), unnest($2::integer[]), unnest($3::smallint[]),
+                unnest($4::varchar[]), unnest($5::timestamp[]), unnest($6::timestamp[]),
+                unnest($7::bigint[]), unnest($8::varchar[]), unnest($9::varchar[]),
+                unnest($10::integer[]), unnest($11::uuid[])"
+        )
+    };
+}
+
 /// Writes the batch's rows, the idempotency keys used for the first time, and the position and time of
 /// the newest row.
 pub(crate) async fn write(
@@ -69,39 +86,39 @@ pub(crate) async fn write(
         .filter(|row| row.result.original.is_none())
         .filter_map(|row| Some((row.update.idempotency.as_ref()?, row)))
         .collect();
-    // An existing key is older than its 24 hours, or this would not be its first use.
-    sqlx::query(
-        "WITH scope AS (UPDATE sdb_scope SET position = $12, decided_at = $13),
-        keys AS (
-            INSERT INTO sdb_idempotency_key (key, fingerprint, update_id, used_at)
-            SELECT * FROM unnest($14::varchar[], $15::varchar[], $16::uuid[], $17::timestamp[])
-            ON CONFLICT (key) DO UPDATE SET fingerprint = excluded.fingerprint,
-                update_id = excluded.update_id, used_at = excluded.used_at)
-        INSERT INTO sdb_inbox (id, component_id, impact, text, received_at, decided_at, position,
-            outcome, reason, incident_id, original)
-        SELECT * FROM unnest($1::uuid[], $2::integer[], $3::smallint[], $4::varchar[],
-            $5::timestamp[], $6::timestamp[], $7::bigint[], $8::varchar[], $9::varchar[],
-            $10::integer[], $11::uuid[])",
-    )
-    .bind(column(rows, |row| row.update.id))
-    .bind(column(rows, |row| row.update.component.id))
-    .bind(column(rows, |row| row.update.condition.impact().map(i16::from)))
-    .bind(column(rows, |row| row.update.text.as_str()))
-    .bind(column(rows, |row| row.update.received_at))
-    .bind(column(rows, |row| row.decided_at))
-    .bind(column(rows, |row| row.position))
-    .bind(column(rows, |row| row.result.outcome))
-    .bind(column(rows, |row| row.result.reason))
-    .bind(column(rows, |row| row.result.incident.map(|incident| incident.id(new_ids))))
-    .bind(column(rows, |row| row.result.original))
-    .bind(last.position)
-    .bind(last.decided_at)
-    .bind(column(&first_uses, |(key, _)| key.key.as_str()))
-    .bind(column(&first_uses, |(key, _)| key.fingerprint.as_str()))
-    .bind(column(&first_uses, |(_, row)| row.update.id))
-    .bind(column(&first_uses, |(_, row)| row.decided_at))
-    .execute(scope.session())
-    .await?;
+    let statement = if first_uses.is_empty() {
+        write_statement!("")
+    } else {
+        // An existing key is older than its 24 hours, or this would not be its first use.
+        write_statement!(
+            ", keys AS (
+                INSERT INTO sdb_idempotency_key (key, fingerprint, update_id, used_at)
+                SELECT unnest($14::varchar[]), unnest($15::varchar[]), unnest($16::uuid[]),
+                    unnest($17::timestamp[])
+                ON CONFLICT (key) DO UPDATE SET fingerprint = excluded.fingerprint,
+                    update_id = excluded.update_id, used_at = excluded.used_at)"
+        )
+    };
+    sqlx::query(statement)
+        .bind(column(rows, |row| row.update.id))
+        .bind(column(rows, |row| row.update.component.id))
+        .bind(column(rows, |row| row.update.condition.impact().map(i16::from)))
+        .bind(column(rows, |row| row.update.text.as_str()))
+        .bind(column(rows, |row| row.update.received_at))
+        .bind(column(rows, |row| row.decided_at))
+        .bind(column(rows, |row| row.position))
+        .bind(column(rows, |row| row.result.outcome))
+        .bind(column(rows, |row| row.result.reason))
+        .bind(column(rows, |row| row.result.incident.map(|incident| incident.id(new_ids))))
+        .bind(column(rows, |row| row.result.original))
+        .bind(last.position)
+        .bind(last.decided_at)
+        .bind(column(&first_uses, |(key, _)| key.key.as_str()))
+        .bind(column(&first_uses, |(key, _)| key.fingerprint.as_str()))
+        .bind(column(&first_uses, |(_, row)| row.update.id))
+        .bind(column(&first_uses, |(_, row)| row.decided_at))
+        .execute(scope.session())
+        .await?;
     Ok(())
 }
 

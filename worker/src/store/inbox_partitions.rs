@@ -1,5 +1,6 @@
 //! The partitions of the inbox, one a week.
 
+use shared::database::sqlstate;
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::lock_holders::SESSION;
@@ -21,42 +22,44 @@ BEGIN
     END LOOP;
 END $$";
 
-/// Creates the inbox's partitions ahead of time, drops those older than `days`, and deletes idempotency
-/// keys after 24 hours. Workers can do this concurrently.
-pub(crate) async fn keep(database: &mut PgConnection, days: u32) -> Result<(), sqlx::Error> {
-    sqlx::query("SELECT sdb_make_inbox_parts($1)")
-        .bind(days as i32)
-        .execute(&mut *database)
-        .await?;
-    sqlx::query(GIVE_PARTITIONS_TO_THE_OWNER).execute(&mut *database).await?;
+/// Creates the partitions of the next weeks, and those of the last `days` that are missing.
+///
+/// # Errors
+/// When the statement fails; nothing is created then.
+pub(crate) async fn create_ahead(
+    database: &mut PgConnection,
+    days: u32,
+) -> Result<(), sqlx::Error> {
+    sqlx::query("SELECT sdb_make_inbox_parts($1)").bind(days as i32).execute(database).await?;
+    Ok(())
+}
+
+/// Gives partitions that another role created to the owner of the inbox.
+///
+/// # Errors
+/// When the statement fails.
+pub(crate) async fn give_to_owner(database: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query(GIVE_PARTITIONS_TO_THE_OWNER).execute(database).await?;
+    Ok(())
+}
+
+/// Drops the partitions that are older than `days`. Returns the sessions that prevent it, as those that
+/// read the inbox do.
+///
+/// # Errors
+/// When a statement fails for another reason than their locks.
+pub(crate) async fn drop_expired(
+    database: &mut PgConnection,
+    days: u32,
+) -> Result<Option<Vec<String>>, sqlx::Error> {
     let dropped =
         sqlx::query("SELECT sdb_drop_inbox_parts($1)").bind(days as i32).execute(&mut *database);
     match dropped.await {
-        Ok(_) => {}
-        Err(error)
-            if error.as_database_error().and_then(|e| e.code()).as_deref() == Some("55P03") =>
-        {
-            let sessions = readers(database).await?.join("; ");
-            tracing::info!(
-                sessions,
-                "old partitions of the inbox are being read: they are dropped later"
-            );
+        Ok(_) => Ok(None),
+        Err(error) if sqlstate::is(&error, sqlstate::LOCK_NOT_AVAILABLE) => {
+            Ok(Some(readers(database).await?))
         }
-        Err(error) => return Err(error),
-    }
-    // In small steps: a statement that exceeds its time limit would be rolled back entirely.
-    loop {
-        let forgotten = sqlx::query(
-            "DELETE FROM sdb_idempotency_key WHERE key IN (
-                SELECT key FROM sdb_idempotency_key
-                WHERE used_at < (clock_timestamp() AT TIME ZONE 'UTC') - interval '24 hours'
-                ORDER BY used_at LIMIT 10000 FOR UPDATE SKIP LOCKED)",
-        )
-        .execute(&mut *database)
-        .await?;
-        if forgotten.rows_affected() == 0 {
-            return Ok(());
-        }
+        Err(error) => Err(error),
     }
 }
 

@@ -26,6 +26,10 @@ pub(crate) struct Changes<'a> {
 /// Writes them; returns the ids of the incidents that were opened, in order.
 ///
 /// Unchanged tables are not written: every statement on them invalidates the lists of readers.
+///
+/// # Errors
+/// When the database refuses a row or fails; the transaction is rolled back, and the caller decides whether
+/// the batch is tried again, halved or parked.
 pub(crate) async fn write(
     scope: &mut ScopeGuard<'_>,
     changes: Changes<'_>,

@@ -6,6 +6,7 @@ pub(crate) mod catalogue;
 pub(crate) mod command_lock;
 pub(crate) mod covering;
 pub(crate) mod facts;
+pub(crate) mod idempotency_keys;
 pub(crate) mod inbox;
 pub(crate) mod inbox_partitions;
 pub(crate) mod incident_details;

@@ -63,6 +63,9 @@ pub(crate) async fn unpark(
 }
 
 /// Parks messages; one that is parked already is left as it is, unless it was requeued.
+///
+/// # Errors
+/// When the database fails; the transaction is rolled back, and the messages are delivered again.
 pub(crate) async fn park(
     scope: &mut ScopeGuard<'_>,
     parked: &[MessageToPark<'_>],
@@ -110,6 +113,9 @@ pub(crate) async fn read(
 }
 
 /// Records that a message is requeued now: a worker ignores the update of one that is not.
+///
+/// # Errors
+/// When the database fails; the message must not be published then.
 pub(crate) async fn mark_requeued(database: &mut PgConnection, id: i64) -> Result<(), sqlx::Error> {
     sqlx::query(
         "UPDATE sdb_parked SET put_back_at = clock_timestamp() AT TIME ZONE 'UTC' WHERE id = $1",
@@ -121,6 +127,9 @@ pub(crate) async fn mark_requeued(database: &mut PgConnection, id: i64) -> Resul
 }
 
 /// Records that a message was not requeued after all.
+///
+/// # Errors
+/// When the database fails; after ten minutes the message counts as parked again.
 pub(crate) async fn unmark_requeued(
     database: &mut PgConnection,
     id: i64,

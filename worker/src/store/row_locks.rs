@@ -84,6 +84,9 @@ impl RowLocks {
 
     /// Locks these rows without waiting, and skips those that others have locked. `batch` are the
     /// components that the batch has updates of.
+    ///
+    /// # Errors
+    /// When the database fails. Rows that others have locked are no error.
     pub(crate) async fn take(
         &mut self,
         scope: &mut ScopeGuard<'_>,

@@ -23,16 +23,26 @@ pub(crate) struct ScopeGuard<'a>(Transaction<'a, Postgres>);
 
 impl<'a> ScopeGuard<'a> {
     /// Waits for the lock, for a worker's batch.
+    ///
+    /// # Errors
+    /// When another transaction holds the lock for longer than `lock_timeout`, or the database fails; the
+    /// batch is tried again.
     pub(crate) async fn for_batch(database: &'a mut PgConnection) -> Result<Self, sqlx::Error> {
         Ok(Self(database.begin_with(BEGIN_BATCH).await?))
     }
 
     /// Waits for the lock, for an operator's command.
+    ///
+    /// # Errors
+    /// When other transactions hold the lock for longer than `lock_timeout`, or the database fails.
     pub(crate) async fn for_operator(database: &'a mut PgConnection) -> Result<Self, sqlx::Error> {
         Self::take(database.begin().await?).await
     }
 
     /// Waits for the lock in a transaction that an operator's command has begun.
+    ///
+    /// # Errors
+    /// Those of [`Self::for_operator`]; the transaction is rolled back.
     pub(crate) async fn take(
         mut transaction: Transaction<'a, Postgres>,
     ) -> Result<Self, sqlx::Error> {
@@ -49,6 +59,9 @@ impl<'a> ScopeGuard<'a> {
     ///
     /// An operator's change counts as a decision: the next one is later even if the clock is set back a
     /// little. If the newest is far ahead, the clock is used, as for a batch (`facts`).
+    ///
+    /// # Errors
+    /// When the database fails; the transaction is rolled back.
     pub(crate) async fn decide_now(&mut self) -> Result<Timestamp, sqlx::Error> {
         sqlx::query_scalar(
             "UPDATE sdb_scope SET decided_at = CASE
@@ -62,11 +75,17 @@ impl<'a> ScopeGuard<'a> {
     }
 
     /// Commits, which releases the lock.
+    ///
+    /// # Errors
+    /// When the database fails. A commit whose answer was lost may have succeeded.
     pub(crate) async fn commit(self) -> Result<(), sqlx::Error> {
         self.0.commit().await
     }
 
     /// Rolls the transaction back, which releases the lock.
+    ///
+    /// # Errors
+    /// When the connection breaks; PostgreSQL rolls the transaction back then, too.
     pub(crate) async fn rollback(self) -> Result<(), sqlx::Error> {
         self.0.rollback().await
     }

@@ -51,19 +51,23 @@ pub(crate) async fn record(
         .await?;
     let recorded = sqlx::query(
         "UPDATE sdb_topology SET version = $1, partitions = $2, queue_limit = $3, prefetch = $4,
-            wire = $5, phase = $6
-        WHERE version = $7",
+            wire = $5, arguments = $6, phase = $7
+        WHERE version = $8",
     )
     .bind(new.version)
     .bind(i32::from(new.partitions))
     .bind(i32::try_from(new.queue_limit)?)
     .bind(i32::from(new.prefetch))
     .bind(i32::from(new.wire))
+    .bind(i32::from(new.arguments))
     .bind(phase.word())
     .bind(old.version)
     .execute(&mut *transaction)
     .await?;
-    ensure!(recorded.rows_affected() == 1, "somebody else changed the recorded topology meanwhile");
+    ensure!(
+        recorded.rows_affected() == 1,
+        "another command changed the recorded topology meanwhile"
+    );
     if new.wire > old.wire {
         // Workers that join now wait for this transaction, because of the trigger `sdb_check_wire`.
         expect_all_read(&mut transaction, new.wire).await?;

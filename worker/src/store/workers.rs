@@ -9,6 +9,10 @@ use sqlx::PgConnection;
 pub struct MemberId(pub i64);
 
 /// Adds a worker. The database refuses one that can't read the version that gateways write.
+///
+/// # Errors
+/// When the database fails, or when its trigger refuses this worker, which can't read the messages of
+/// gateways.
 pub(crate) async fn join(database: &mut PgConnection) -> Result<MemberId, sqlx::Error> {
     // Deletes memberships of killed workers, long after they have expired.
     sqlx::query(

@@ -36,10 +36,10 @@ pub(super) fn check_type(headers: &HeaderMap) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// What `reading` a body gives, unless the gateway ends before.
+/// Awaits `reading` a body.
 ///
 /// # Errors
-/// As `reading`; 503 when the gateway ends.
+/// Those of `reading`; 503 if the gateway stops first.
 pub(super) async fn read<T>(
     stop: &Stop,
     reading: impl Future<Output = Result<T, ApiError>>,

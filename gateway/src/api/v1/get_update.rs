@@ -89,7 +89,7 @@ fn outcomes() -> Object {
     responses(
         (status = 200, description = "The receipt", body = Receipt, headers(("Retry-After" = u32)),
             example = json!(blank(schema::EXAMPLE_ID, UpdateState::Pending, None, None))),
-        (status = 401, description = "No token, or none that is valid"),
+        (status = 401, description = "The token is missing or invalid"),
         (status = 404, description = "There is no update with this id"),
         (status = 503, description = "The database can't be read now"),
     ),

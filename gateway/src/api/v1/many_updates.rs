@@ -16,7 +16,7 @@ use utoipa::{
 use super::status_update::{PostedUpdate, fields::unknown, no_json, no_object};
 use crate::{
     http::{
-        body::{LARGEST_BODY, too_large},
+        body::{MAX_BODY_BYTES, too_large},
         error::ApiError,
         idempotency_key,
     },
@@ -24,9 +24,9 @@ use crate::{
 };
 
 /// Maximum number of updates in one request.
-pub(crate) const MOST_UPDATES: usize = 500;
+pub(crate) const MAX_UPDATES: usize = 500;
 // The OpenAPI document and the error messages repeat the number literally.
-const _: () = assert!(MOST_UPDATES == 500);
+const _: () = assert!(MAX_UPDATES == 500);
 
 /// Several status updates.
 #[derive(ToSchema)]
@@ -50,7 +50,7 @@ fn posted() -> utoipa::openapi::Array {
         update.properties.insert("idempotency_key".to_owned(), key.into());
     }
     let mut updates = utoipa::openapi::Array::new(update);
-    updates.max_items = Some(MOST_UPDATES);
+    updates.max_items = Some(MAX_UPDATES);
     updates.description =
         Some("At most 500. Updates of one component are applied in their order.".to_owned());
     updates
@@ -75,7 +75,7 @@ pub(crate) fn read(body: &[u8]) -> Result<Vec<Result<StatusUpdate, ApiError>>, A
         Some("null") => Err("Field may not be null."),
         Some(value) => match serde_json::from_str(value) {
             Err(_) => Err("Not a valid list."),
-            Ok(List(updates)) if updates.len() > MOST_UPDATES => {
+            Ok(List(updates)) if updates.len() > MAX_UPDATES => {
                 Err("Longer than maximum length 500.")
             }
             Ok(List(updates)) => Ok(updates),
@@ -93,7 +93,7 @@ pub(crate) fn read(body: &[u8]) -> Result<Vec<Result<StatusUpdate, ApiError>>, A
 
 /// One update, under the size limit of a single update. Text that is no Unicode refuses the whole body.
 fn one(update: &RawValue) -> Result<Result<StatusUpdate, ApiError>, ApiError> {
-    if update.get().len() > LARGEST_BODY {
+    if update.get().len() > MAX_BODY_BYTES {
         return Ok(Err(too_large("update", "64 KiB")));
     }
     let value = serde_json::from_str(update.get()).map_err(|error| no_json(&error))?;
@@ -116,7 +116,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for List<'a> {
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
                 let mut elements = Vec::new();
-                while elements.len() <= MOST_UPDATES
+                while elements.len() <= MAX_UPDATES
                     && let Some(element) = list.next_element()?
                 {
                     elements.push(element);

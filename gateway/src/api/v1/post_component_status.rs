@@ -73,7 +73,7 @@ use crate::{
             headers(("Update-Id"), ("Link"), ("Location"), ("Retry-After" = u32), ("Preference-Applied"))),
         (status = 400, description = "The body is not JSON or was cut off, the impact can't be reported, no \
             component or several have this name and these attributes, or the Idempotency-Key is invalid"),
-        (status = 401, description = "No token, or none that is valid"),
+        (status = 401, description = "The token is missing or invalid"),
         (status = 408, description = "The body did not arrive within 10 s"),
         (status = 409, description = "Only with `SDB_V1_CONFLICT`: it changed nothing, because an incident \
             covers the component", body = Conflict,

@@ -69,7 +69,7 @@ use crate::{
             })),
         (status = 400, description = "The body is not JSON or was cut off, or there is a header \
             `Idempotency-Key`: each update has its own in the field `idempotency_key`"),
-        (status = 401, description = "No token, or none that is valid"),
+        (status = 401, description = "The token is missing or invalid"),
         (status = 408, description = "The body did not arrive within 10 s"),
         (status = 413, description = "The body is larger than 1 MiB"),
         (status = 415, description = "The `Content-Type` is not `application/json`, or the body is compressed",

@@ -9,6 +9,7 @@ use shared::{
     component::Attribute,
     condition::Condition,
     impact::Impact,
+    incident::{DEFAULT_TITLE, MAX_TITLE_CHARS},
     message::{MAX_REPORT_NAME, Report},
 };
 use utoipa::{
@@ -23,10 +24,6 @@ use crate::{
     http::{error::ApiError, schema},
     ingest::submit::StatusUpdate,
 };
-
-/// Maximum length of the title of an incident, in characters.
-const LONGEST_TEXT: usize = 255;
-const DEFAULT_TEXT: &str = "Incident";
 
 /// The reported impact of a component, or that it is well again.
 #[derive(Debug, PartialEq, Eq, ToSchema)]
@@ -83,9 +80,9 @@ fn reportable() -> Object {
 fn titled() -> Object {
     let mut text = Object::with_type(Type::String);
     text.description = Some("The title of an incident that this update opens.".to_owned());
-    text.max_length = Some(LONGEST_TEXT);
+    text.max_length = Some(MAX_TITLE_CHARS);
     text.pattern = Some(r"^[^\u0000-\u001f\u007f-\u009f]*$".to_owned());
-    text.default = Some(json!(DEFAULT_TEXT));
+    text.default = Some(json!(DEFAULT_TITLE));
     text
 }
 
@@ -154,7 +151,7 @@ impl PostedUpdate {
         let name = required(fields.remove("name")).and_then(string);
         let condition = required(fields.remove("impact")).and_then(condition);
         let text = match fields.remove("text") {
-            None => Ok(DEFAULT_TEXT.to_owned()),
+            None => Ok(DEFAULT_TITLE.to_owned()),
             Some(value) => not_null(value).and_then(string).and_then(title),
         };
         let attributes = match fields.remove("attributes") {

@@ -25,9 +25,13 @@ pub(crate) enum PublishError {
     /// The client's deadline passed before its turn: it was not sent.
     #[error("there was no time left to send it")]
     Late,
-    /// It was refused. RabbitMQ gives no reason: the queue is full, or has no available leader.
-    #[error("RabbitMQ refused it: the queue is full or not available")]
+    /// It was refused, and the queue is known to be full.
+    #[error("RabbitMQ refused it: the queue is full")]
     Full,
+    /// It was refused, and the queue is not known to be full: it has no available leader, or RabbitMQ does
+    /// not know the leader yet.
+    #[error("RabbitMQ refused it: the queue is not available")]
+    Unavailable,
     /// The topology is being changed: it was not sent.
     #[error("the number of partitions is being changed")]
     Changing,

@@ -8,10 +8,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -24,7 +21,6 @@ use lapin::{
 use parking_lot::Mutex;
 use shared::{
     envelope::{self, Entry},
-    metrics::GATEWAY,
     supervise, throttled, traces,
     update_id::UpdateId,
 };
@@ -36,18 +32,26 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     PublishError,
-    channels::{ChannelPool, Channels},
+    channels::{Channels, REPLY_TO},
     confirms::{Confirmed, Unconfirmed},
     limits::EnvelopeLimits,
+    link_shared::LinkShared,
 };
 
 /// Time between the 503 for the last update of an unconfirmed message and the closing of the lane's
-/// channel.
-const UNCONFIRMED_LIMIT: Duration = Duration::from_secs(5);
+/// channel. When the leader of a queue stalls, its successor confirms what was sent on this channel, within
+/// 10 s by RabbitMQ's defaults; a new channel may get no confirmations for a minute.
+const UNCONFIRMED_LIMIT: Duration = Duration::from_secs(12);
+/// The same while RabbitMQ is short of memory or disk, and for one that it does not even read.
+const UNREAD_LIMIT: Duration = Duration::from_secs(5);
+/// Time between a refusal and the next channel. A channel that publishes to a queue for the first time
+/// between the loss of the leader and the election of another one is refused everything from then on; elections
+/// take less than this.
+const RENEWAL_PAUSE: Duration = Duration::from_millis(600);
 /// How often a busy lane checks for overdue confirmations.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
-/// Time for RabbitMQ to close a channel.
-const CLOSE_LIMIT: Duration = Duration::from_secs(5);
+/// Time for RabbitMQ to close a channel. It may first have to refuse a message.
+const CLOSE_LIMIT: Duration = Duration::from_secs(8);
 /// Maximum number of updates taken from the channel at once.
 const TAKE: usize = 256;
 const PERSISTENT: u8 = 2;
@@ -102,29 +106,20 @@ pub(super) struct Lane {
     _sending: AbortOnDropHandle<()>,
 }
 
-/// What the lanes of a link have in common.
-#[derive(Clone)]
-pub(super) struct LinkShared {
-    pub(super) channels: ChannelPool,
-    pub(super) exchange: ShortString,
-    pub(super) reply_queue: ShortString,
-    pub(super) wire: u16,
-    /// Set when the link is to be given up.
-    pub(super) failed: Arc<AtomicBool>,
-    /// Set when a queue or its binding is missing.
-    pub(super) incomplete: Arc<AtomicBool>,
-}
-
 impl Lane {
-    /// Starts the lane of the partition with this routing key.
-    pub(super) fn start(link: LinkShared, routing_key: String) -> Self {
+    /// Starts the lane of a partition.
+    pub(super) fn start(link: LinkShared, partition: u16) -> Self {
         let (queue, arriving) = mpsc::unbounded_channel();
-        let limits = EnvelopeLimits::of(link.wire);
+        let limits = EnvelopeLimits::of(link.topology.wire);
+        let routing_key = link.topology.routing_key(partition).into();
         let sending = Sending {
             link,
+            partition,
             limits,
-            routing_key: routing_key.into(),
+            routing_key,
             channel: None,
+            has_confirmed: false,
+            renewal: None,
             waiting: VecDeque::new(),
             unconfirmed: Unconfirmed::default(),
         };
@@ -136,32 +131,6 @@ impl Lane {
     pub(super) fn submit(&self, updates: Vec<Queued>) {
         // A lane that has ended drops them, and their tickets report it.
         drop(self.queue.send(updates));
-    }
-}
-
-impl LinkShared {
-    /// The result for the clients of a confirmation; its consequence for the link is recorded.
-    fn result(&self, confirmed: Confirmed) -> Result<(), PublishError> {
-        match confirmed {
-            Confirmed::Queued => {
-                GATEWAY.messages.inc();
-                Ok(())
-            }
-            Confirmed::Refused => Err(PublishError::Full),
-            // The queue or its binding is missing: it is declared again.
-            Confirmed::Returned => {
-                self.incomplete.store(true, Ordering::Relaxed);
-                Err(PublishError::NoQueue)
-            }
-            Confirmed::Unknown => {
-                self.incomplete.store(true, Ordering::Relaxed);
-                Err(PublishError::Unconfirmed)
-            }
-            Confirmed::Failed => {
-                self.failed.store(true, Ordering::Relaxed);
-                Err(PublishError::Unconfirmed)
-            }
-        }
     }
 }
 
@@ -184,10 +153,15 @@ impl Sent {
 /// A lane's task.
 struct Sending {
     link: LinkShared,
+    partition: u16,
     limits: EnvelopeLimits,
     routing_key: ShortString,
     /// None until the first message.
     channel: Option<Object<Channels>>,
+    /// Whether a message was confirmed on the channel.
+    has_confirmed: bool,
+    /// When the channel is to be replaced, once nothing is unconfirmed; nothing is sent until then.
+    renewal: Option<Instant>,
     waiting: VecDeque<Queued>,
     unconfirmed: Unconfirmed<Sent>,
 }
@@ -201,9 +175,7 @@ impl Sending {
             tokio::select! {
                 biased;
                 confirmed = self.unconfirmed.confirmed(), if !self.unconfirmed.is_empty() => {
-                    for (sent, confirmed) in confirmed {
-                        sent.settle(self.link.result(confirmed));
-                    }
+                    self.settle(confirmed).await;
                 }
                 taken = arriving.recv_many(&mut arrived, TAKE) => {
                     self.waiting.extend(arrived.drain(..).flatten());
@@ -211,15 +183,15 @@ impl Sending {
                         return;
                     }
                 }
-                _ = looks.tick(), if !self.unconfirmed.is_empty() => self.look().await,
+                _ = looks.tick(), if !self.unconfirmed.is_empty() || self.renewal.is_some() => {
+                    self.look().await;
+                }
             }
             loop {
                 if self.link.failed.load(Ordering::Relaxed) {
                     break 'link;
                 }
-                let sizes = self.waiting.iter().map(|next| next.bytes);
-                let may_send = self.limits.may_send(self.unconfirmed.len(), sizes);
-                let message = if may_send { self.gather() } else { Vec::new() };
+                let message = if self.may_send() { self.gather() } else { Vec::new() };
                 if message.is_empty() {
                     break;
                 }
@@ -233,6 +205,16 @@ impl Sending {
                 sent.settle(self.link.result(confirmed));
             }
         }
+    }
+
+    /// Whether a message is sent now. A new channel is tried with one: while RabbitMQ knows no leader of the queue,
+    /// it takes 6 s to refuse each message of such a channel, and as long to close it.
+    fn may_send(&self) -> bool {
+        let unconfirmed = self.unconfirmed.len();
+        let sizes = self.waiting.iter().map(|next| next.bytes);
+        self.renewal.is_none()
+            && (self.has_confirmed || unconfirmed == 0)
+            && self.limits.may_send(unconfirmed, sizes)
     }
 
     /// The updates of the next message, in order; empty if none waits.
@@ -272,7 +254,7 @@ impl Sending {
             .with_delivery_mode(PERSISTENT)
             .with_message_id(id.to_string().into());
         if entries.iter().any(|entry| entry.wants_reply) {
-            properties = properties.with_reply_to(self.link.reply_queue.clone());
+            properties = properties.with_reply_to(REPLY_TO.into());
         }
         let (properties, body) = match entries.as_mut_slice() {
             [alone] => {
@@ -298,16 +280,58 @@ impl Sending {
             channel.basic_publish(exchange, key, options, &body, properties).await.ok()
         };
         // RabbitMQ reads nothing while it is short of memory.
-        match timeout_at(deadline + UNCONFIRMED_LIMIT, publishing).await {
+        match timeout_at(deadline + UNREAD_LIMIT, publishing).await {
             Ok(Some(confirm)) => self.unconfirmed.add(id, sent, confirm),
             Ok(None) | Err(_) => sent.settle(self.link.result(Confirmed::Failed)),
         }
     }
 
-    /// Closes the channel when a confirmation is overdue. The other partitions are not affected.
+    /// Settles confirmed messages. After a refusal the channel is replaced, unless the queue is full.
+    async fn settle(&mut self, confirmed: Vec<(Sent, Confirmed)>) {
+        let mut refused = Vec::new();
+        for (sent, confirmed) in confirmed {
+            self.has_confirmed |= confirmed == Confirmed::Queued;
+            match confirmed {
+                Confirmed::Refused => refused.push(sent),
+                Confirmed::Queued
+                | Confirmed::Returned
+                | Confirmed::Unknown
+                | Confirmed::Failed => sent.settle(self.link.result(confirmed)),
+            }
+        }
+        if refused.is_empty() {
+            return;
+        }
+        let error = if self.link.is_full(self.partition).await {
+            PublishError::Full
+        } else {
+            self.renewal.get_or_insert_with(|| Instant::now() + RENEWAL_PAUSE);
+            let partition = self.routing_key.as_str();
+            throttled!(
+                warn,
+                partition,
+                partition,
+                "RabbitMQ refuses the updates of a partition that is not full: its channel is replaced"
+            );
+            PublishError::Unavailable
+        };
+        for sent in refused {
+            sent.settle(Err(error));
+        }
+    }
+
+    /// Closes the channel when a confirmation is overdue, or when it is to be replaced. The other partitions
+    /// are not affected.
     async fn look(&mut self) {
         let now = Instant::now();
-        let is_overdue = |deadline: Instant| deadline + UNCONFIRMED_LIMIT <= now;
+        if self.unconfirmed.is_empty() {
+            if self.renewal.is_some_and(|renewal| renewal <= now) {
+                self.close_channel("it refuses all").await;
+            }
+            return;
+        }
+        let limit = if self.link.is_blocked() { UNREAD_LIMIT } else { UNCONFIRMED_LIMIT };
+        let is_overdue = |deadline: Instant| deadline + limit <= now;
         // What waits behind a message may have an earlier deadline.
         let waits_too_long = self.unconfirmed.iter().any(|sent| is_overdue(sent.deadline))
             || self.waiting.iter().any(|next| is_overdue(next.deadline));
@@ -321,18 +345,22 @@ impl Sending {
             partition,
             "RabbitMQ does not confirm what a partition takes: its channel is given up"
         );
-        // When the channel is closed, RabbitMQ has read everything that was sent on it: nothing of it is
-        // queued later than what the next channel sends.
-        if let Some(channel) = self.channel.take() {
-            let channel = Object::take(channel);
-            let closed = timeout(CLOSE_LIMIT, channel.close(200, "overdue".into())).await;
-            if !matches!(closed, Ok(Ok(()))) {
-                self.link.failed.store(true, Ordering::Relaxed);
-            }
-        }
+        self.close_channel("overdue").await;
         for sent in self.unconfirmed.abandon() {
             sent.settle(Err(PublishError::Unconfirmed));
         }
+    }
+
+    /// Closes the channel; the next message gets another one. When the channel is closed, RabbitMQ has read
+    /// everything that was sent on it: nothing of it is queued later than what the next channel sends.
+    async fn close_channel(&mut self, why: &str) {
+        (self.renewal, self.has_confirmed) = (None, false);
+        let Some(channel) = self.channel.take() else { return };
+        let channel = Object::take(channel);
+        if !matches!(timeout(CLOSE_LIMIT, channel.close(200, why.into())).await, Ok(Ok(()))) {
+            self.link.failed.store(true, Ordering::Relaxed);
+        }
+        self.link.pending.channel_replaced(self.partition);
     }
 }
 

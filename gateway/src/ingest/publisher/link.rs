@@ -1,5 +1,5 @@
-//! One link with RabbitMQ: a connection to publish on, one to receive replies on, and the exchange that
-//! both end with.
+//! One link with RabbitMQ: a connection with the channels of the partitions, and the exchange that they end
+//! with.
 
 use std::{
     sync::{
@@ -10,18 +10,10 @@ use std::{
 };
 
 use deadpool::managed;
-use futures_util::StreamExt;
-use lapin::{
-    Channel, Connection, Consumer, ExchangeKind,
-    options::{
-        BasicConsumeOptions, ExchangeBindOptions, ExchangeDeclareOptions, ExchangeDeleteOptions,
-        QueueDeclareOptions,
-    },
-    types::{AMQPValue, FieldTable},
-};
+use lapin::{Channel, Connection};
+use parking_lot::Mutex;
 use shared::{
     broker::{Broker, ConnectError},
-    message::ReplyMessage,
     supervise,
     telemetry::chain,
     throttled,
@@ -32,7 +24,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     channels::{ChannelPool, Channels},
-    lane::{Lane, LinkShared, Queued},
+    exchange::LinkExchange,
+    lane::{Lane, Queued},
+    link_shared::LinkShared,
 };
 use crate::{ingest::pending::PendingRequests, store::pools::Pool};
 
@@ -40,12 +34,8 @@ use crate::{ingest::pending::PendingRequests, store::pools::Pool};
 const ACQUIRE_LIMIT: Duration = Duration::from_secs(2);
 /// Time for declaring what is missing.
 const DECLARE_LIMIT: Duration = Duration::from_secs(30);
-/// Time for deleting an exchange.
-const FENCE_LIMIT: Duration = Duration::from_secs(5);
-/// Maximum length of the reply queue. Clients whose replies are dropped get 202 and find the receipt.
-const REPLY_QUEUE_LENGTH: i32 = 10_000;
-/// Milliseconds after which no request waits for a reply.
-const REPLY_TTL: i32 = 30_000;
+/// What connections for updates are for, in RabbitMQ's lists and in reports.
+pub(super) const PURPOSE: &str = "gateway: updates";
 
 /// Why there is no link.
 #[derive(Debug, thiserror::Error)]
@@ -56,72 +46,84 @@ pub(super) enum LinkError {
     Broker(#[from] lapin::Error),
     #[error("RabbitMQ did not answer in time")]
     Silent,
+    #[error("the queues are missing and can't be declared")]
+    Undeclared(#[source] DeclareError),
     #[error("the number of partitions is being changed")]
     Changing,
 }
 
-/// One connection to publish on, with a lane for each partition, and another one to receive on.
+/// One connection, with a lane for each partition.
 pub(super) struct Link {
     pub(super) topology: Topology,
     channels: ChannelPool,
     lanes: Vec<Lane>,
     /// The exchange that only this link publishes to.
-    pub(super) exchange: String,
+    pub(super) exchange: LinkExchange,
+    /// The exchange of the next link, declared ahead: while a node of a cluster stalls, none can be declared.
+    next_exchange: Mutex<Option<LinkExchange>>,
     pub(super) failed: Arc<AtomicBool>,
     /// Whether an update was unroutable and the queues have not been declared again since.
     incomplete: Arc<AtomicBool>,
-    _receiving: AbortOnDropHandle<()>,
 }
 
 impl Link {
-    /// Connects and declares all that is needed.
+    /// Connects, and declares what is missing; `prepared` is an exchange that was declared ahead.
     pub(super) async fn open(
         broker: &Broker,
         database: &Pool,
         topology: Topology,
         pending: Arc<PendingRequests>,
+        prepared: Option<LinkExchange>,
     ) -> Result<Arc<Self>, LinkError> {
-        let publishing = broker.connect("gateway: updates").await?;
-        let channel = publishing.create_channel().await?;
-        match declare(&topology, &channel, database).await {
-            Ok(()) => {}
-            Err(DeclareError::Changed) => return Err(LinkError::Changing),
-            Err(DeclareError::Broker(error)) => return Err(error.into()),
-            // It is unknown whether the queues may be declared, so they must exist already.
-            Err(DeclareError::Database(_) | DeclareError::Topology(_)) => {
-                topology.expect_exchanges(&channel).await?;
+        let connection = broker.connect(PURPOSE).await?;
+        expect_or_declare(&connection, &topology, database).await?;
+        let exchange = match prepared {
+            Some(prepared) if prepared.fits(&connection, &topology).await => prepared,
+            Some(_) | None => {
+                let channel = connection.create_channel().await?;
+                let exchange = LinkExchange::declare(&channel, &topology).await?;
+                channel.close(200, "declared".into()).await?;
+                exchange
             }
-        }
+        };
 
-        let receiving = broker.connect("gateway: replies").await?;
-        let (replies, reply_queue) = consume_replies(&receiving).await?;
-        // Named after the queue, whose name RabbitMQ made up.
-        let exchange = format!("sdb.gateway.{reply_queue}");
-        declare_own_exchange(&channel, &exchange, &topology).await?;
-        channel.close(200, "declared".into()).await?;
-
-        let channels = channels(publishing, &topology);
+        let channels = channels(connection, pending.clone(), &topology);
         let failed = Arc::new(AtomicBool::new(false));
-        let failing = failed.clone();
-        let receiving = supervise::spawn("replies", async move {
-            // The connection lives as long as the task.
-            let _connection = receiving;
-            receive(replies, &pending).await;
-            failing.store(true, Ordering::Relaxed);
-        });
-        let _receiving = AbortOnDropHandle::new(receiving);
         let incomplete = Arc::new(AtomicBool::new(false));
         let common = LinkShared {
             channels: channels.clone(),
-            exchange: exchange.as_str().into(),
-            reply_queue: reply_queue.into(),
-            wire: topology.wire,
+            exchange: exchange.name.as_str().into(),
+            topology,
+            pending,
             failed: failed.clone(),
             incomplete: incomplete.clone(),
         };
-        let keys = (0..topology.partitions).map(|partition| topology.routing_key(partition));
-        let lanes = keys.map(|key| Lane::start(common.clone(), key)).collect();
-        Ok(Arc::new(Self { topology, channels, lanes, exchange, failed, incomplete, _receiving }))
+        let lanes = (0..topology.partitions)
+            .map(|partition| Lane::start(common.clone(), partition))
+            .collect();
+        let next_exchange = Mutex::default();
+        let link = Self { topology, channels, lanes, exchange, next_exchange, failed, incomplete };
+        Ok(Arc::new(link))
+    }
+
+    /// Declares the exchange of the next link, for as long as it takes.
+    pub(super) fn prepare_next(self: Arc<Self>) -> AbortOnDropHandle<()> {
+        AbortOnDropHandle::new(supervise::spawn("next exchange", async move {
+            let preparing = async {
+                let channel = self.connection().create_channel().await?;
+                let next = LinkExchange::declare(&channel, &self.topology).await?;
+                *self.next_exchange.lock() = Some(next);
+                channel.close(200, "declared".into()).await
+            };
+            if let Err(error) = preparing.await {
+                tracing::debug!(reason = chain(&error), "no exchange is prepared");
+            }
+        }))
+    }
+
+    /// Takes the exchange that was declared ahead, if it was.
+    pub(super) fn take_next_exchange(&self) -> Option<LinkExchange> {
+        self.next_exchange.lock().take()
     }
 
     /// Submits updates to the lane of a partition, in order.
@@ -133,7 +135,7 @@ impl Link {
     }
 
     fn connection(&self) -> &Connection {
-        &self.channels.manager().0
+        &self.channels.manager().connection
     }
 
     pub(super) fn is_blocked(&self) -> bool {
@@ -178,11 +180,40 @@ impl Link {
 }
 
 /// The channels of a link, one for each partition at most.
-fn channels(publishing: Connection, topology: &Topology) -> ChannelPool {
-    let pool = managed::Pool::builder(Channels(publishing));
+fn channels(
+    connection: Connection,
+    pending: Arc<PendingRequests>,
+    topology: &Topology,
+) -> ChannelPool {
+    let pool = managed::Pool::builder(Channels { connection, pending });
     let pool = pool.max_size(topology.partitions.into()).build();
     #[expect(clippy::expect_used, reason = "building fails only for timeouts without a runtime")]
     pool.expect("a pool without timeouts can be built")
+}
+
+/// Declares the queues, unless the exchanges exist, which they do while updates may be published. So an
+/// opening link needs nothing that a stalled node of a cluster or the database could hold up. If a queue is
+/// missing, updates are returned, and it is declared then.
+async fn expect_or_declare(
+    connection: &Connection,
+    topology: &Topology,
+    database: &Pool,
+) -> Result<(), LinkError> {
+    let channel = connection.create_channel().await?;
+    if topology.expect_exchanges(&channel).await.is_ok() {
+        return Ok(channel.close(200, "they exist".into()).await?);
+    }
+    // RabbitMQ has closed the first channel.
+    let channel = connection.create_channel().await?;
+    match declare(topology, &channel, database).await {
+        Ok(()) => Ok(channel.close(200, "declared".into()).await?),
+        Err(DeclareError::Changed) => Err(LinkError::Changing),
+        Err(DeclareError::Broker(error)) => Err(error.into()),
+        // It is unknown whether the queues may be declared.
+        Err(error @ (DeclareError::Database(_) | DeclareError::Topology(_))) => {
+            Err(LinkError::Undeclared(error))
+        }
+    }
 }
 
 /// Declares the queues, if the database says that they may be.
@@ -195,69 +226,5 @@ async fn declare(
         Ok(Ok(mut connection)) => topology.declare(channel, &mut connection).await,
         Ok(Err(error)) => Err(error.into()),
         Err(_) => Err(sqlx::Error::PoolTimedOut.into()),
-    }
-}
-
-/// Declares the exchange of a link, which is bound to the exchange of updates. It is deleted
-/// automatically with that exchange, or when RabbitMQ restarts.
-async fn declare_own_exchange(
-    channel: &Channel,
-    exchange: &str,
-    topology: &Topology,
-) -> Result<(), lapin::Error> {
-    let options = ExchangeDeclareOptions { auto_delete: true, ..Default::default() };
-    let none = FieldTable::default;
-    channel.exchange_declare(exchange.into(), ExchangeKind::Fanout, options, none()).await?;
-    let options = ExchangeBindOptions::default();
-    let updates = topology.publish_exchange();
-    channel.exchange_bind(updates.into(), exchange.into(), "".into(), options, none()).await
-}
-
-/// Deletes the exchange of a link: what the link has sent and RabbitMQ has not read yet is refused.
-pub(super) async fn fence(broker: &Broker, exchange: &str) -> Result<(), LinkError> {
-    let connection = broker.connect("gateway: fence").await?;
-    let fencing = async {
-        let channel = connection.create_channel().await?;
-        channel.exchange_delete(exchange.into(), ExchangeDeleteOptions::default()).await?;
-        connection.close(200, "done".into()).await
-    };
-    Ok(timeout(FENCE_LIMIT, fencing).await.map_err(|_| LinkError::Silent)??)
-}
-
-/// The exclusive reply queue of this gateway. It is deleted when the gateway disconnects.
-async fn consume_replies(connection: &Connection) -> Result<(Consumer, String), lapin::Error> {
-    let channel = connection.create_channel().await?;
-    let mut arguments = FieldTable::default();
-    arguments.insert("x-max-length".into(), AMQPValue::LongInt(REPLY_QUEUE_LENGTH));
-    arguments.insert("x-message-ttl".into(), AMQPValue::LongInt(REPLY_TTL));
-    let own = QueueDeclareOptions { exclusive: true, auto_delete: true, ..Default::default() };
-    let queue = channel.queue_declare("".into(), own, arguments).await?;
-    let name = queue.name().as_str().to_owned();
-    let options = BasicConsumeOptions { no_ack: true, exclusive: true, ..Default::default() };
-    let consumer = channel
-        .basic_consume(name.as_str().into(), "".into(), options, FieldTable::default())
-        .await?;
-    Ok((consumer, name))
-}
-
-/// Delivers replies to pending requests until the connection ends.
-async fn receive(mut replies: Consumer, pending: &Arc<PendingRequests>) {
-    while let Some(Ok(delivery)) = replies.next().await {
-        match ReplyMessage::decode(&delivery.data) {
-            // Not awaited here: the next reply need not wait for this one's incidents.
-            Ok((reply, left_out)) => {
-                if left_out > 0 {
-                    let line = "results of a newer worker can't be read: those requests get 202";
-                    throttled!(warn, "", left_out, "{line}");
-                }
-                let pending = pending.clone();
-                tokio::spawn(async move { pending.deliver(reply.results).await });
-            }
-            // Sent by a worker of another version: the pending request gets 202 and finds the receipt.
-            Err(error) => {
-                let reason = chain(&error);
-                throttled!(warn, &reason, reason, "a reply can't be read");
-            }
-        }
     }
 }

@@ -1,10 +1,28 @@
-use lapin::uri::SASLMechanism;
+use lapin::uri::{AMQPAuthority, AMQPQueryString, SASLMechanism};
 
-use super::*;
+use super::{address::HEARTBEAT, *};
 
 fn broker(uri: &str) -> Result<AMQPUri, SettingsError> {
     let settings = Settings::new([(NAME.to_owned(), uri.to_owned())]);
-    Broker::from_settings(&settings).map(|broker| broker.uri)
+    Broker::from_settings(&settings).map(|broker| broker.uris[0].clone())
+}
+
+/// The hosts, as they are reported.
+fn hosts(uri: &str) -> Result<Vec<String>, SettingsError> {
+    let settings = Settings::new([(NAME.to_owned(), uri.to_owned())]);
+    let broker = Broker::from_settings(&settings)?;
+    Ok((0..broker.uris.len()).map(|host| broker.hosts.name(host).to_owned()).collect())
+}
+
+#[test]
+fn several_hosts_have_all_else_in_common() {
+    let uri = "amqps://u:p@a:1,[2001:db8::1],c.example.org/v?heartbeat=9";
+    assert_eq!(hosts(uri).expect(uri), ["a:1", "[2001:db8::1]:5671", "c.example.org:5671"]);
+    let settings = Settings::new([(NAME.to_owned(), uri.to_owned())]);
+    for one in &*Broker::from_settings(&settings).expect(uri).uris {
+        assert_eq!((one.vhost.as_str(), one.query.heartbeat), ("v", Some(9)));
+        assert_eq!(one.authority.userinfo.password, "p");
+    }
 }
 
 /// Host, port, user, password and virtual host.
@@ -57,8 +75,9 @@ fn what_can_not_be_carried_is_refused_without_showing_a_secret() {
         ("amqp://u:hush@/v", "names no host"),
         ("amqp:///v", "names no host"),
         ("amqp://u:hush@:5672/v", "names no host"),
-        ("amqp://u:hush@a:5672,b:5672/v", "several hosts"),
-        ("amqp://u:hush@a,b/v", "several hosts"),
+        ("amqp://u:hush@a:5672,,b:5672/v", "names no host"),
+        ("amqp://u:hush@a,b:x/v", "the port is not a number from 1 to 65535"),
+        ("amqps://u:hush@a,[fe80::1%25eth0]/v", "TLS can't check"),
         ("amqp://u:hush@::1/v", "in brackets"),
         ("amqp://u:hush@[::1/v", "in brackets"),
         ("amqp://u:hush@host:port/v", "the port is not a number from 1 to 65535"),

@@ -14,6 +14,14 @@ use super::{Phase, Recorded, Topology, TopologyError};
 /// messages at -1, and a crash counts for all prefetched messages.
 const DELIVERY_LIMIT: i32 = 1_000_000;
 
+/// The newest version of the arguments that queues are declared with. RabbitMQ refuses a declaration with
+/// other arguments than a queue has, so each topology keeps its version.
+pub const ARGUMENTS: u16 = 2;
+
+/// The first version in which leaders are spread over the nodes of a cluster; before, all are on the node that
+/// the queues were declared on.
+const BALANCED: u16 = 2;
+
 /// Why the queues could not be declared.
 #[derive(Debug, thiserror::Error)]
 pub enum DeclareError {
@@ -88,8 +96,7 @@ impl Topology {
                 FieldTable::default(),
             )
             .await?;
-        let mut dead = FieldTable::default();
-        dead.insert("x-queue-type".into(), text("quorum"));
+        let mut dead = self.quorum();
         // Since 4.0 RabbitMQ has a default limit of 20, but this queue has no dead-letter queue.
         dead.insert("x-delivery-limit".into(), AMQPValue::LongInt(DELIVERY_LIMIT));
         declare_queue(channel, &dead_queue, dead).await?;
@@ -107,8 +114,7 @@ impl Topology {
             .await?;
 
         for partition in 0..self.partitions {
-            let mut arguments = FieldTable::default();
-            arguments.insert("x-queue-type".into(), text("quorum"));
+            let mut arguments = self.quorum();
             arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
             arguments.insert("x-delivery-limit".into(), AMQPValue::LongInt(DELIVERY_LIMIT));
             arguments.insert("x-dead-letter-exchange".into(), text(&dead_queue));
@@ -122,6 +128,16 @@ impl Topology {
             bind(channel, &queue, &self.publish_exchange(), &key).await?;
         }
         Ok(())
+    }
+
+    /// The arguments that all queues have.
+    fn quorum(&self) -> FieldTable {
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-queue-type".into(), text("quorum"));
+        if self.arguments >= BALANCED {
+            arguments.insert("x-queue-leader-locator".into(), text("balanced"));
+        }
+        arguments
     }
 }
 

@@ -59,8 +59,10 @@ words! {
         Blocked = "rabbitmq_blocked",
         /// The client's deadline passed before it could be sent.
         Late = "no_time_left",
-        /// The queue is full, or not available: RabbitMQ refuses both in the same way.
+        /// The queue is full.
         Full = "queue_full",
+        /// The queue has no leader, or RabbitMQ does not know it yet.
+        Unavailable = "queue_unavailable",
         /// It needs a newer version of messages than the recorded one.
         Wire = "wire_version",
         /// The number of partitions is being changed.

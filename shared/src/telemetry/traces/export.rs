@@ -38,16 +38,16 @@ use crate::{
 /// Time limit of one request to a collector; the SDK's own limit is for all attempts together.
 const SEND_LIMIT: Duration = Duration::from_secs(10);
 /// Bytes of a collector's answer that are read.
-const LARGEST_ANSWER: usize = 64 * 1024;
+const MAX_ANSWER_BYTES: usize = 64 * 1024;
 /// Minimum time between two log lines about lost spans.
 const SAY_EVERY: Duration = Duration::from_secs(60);
 /// Maximum number of links of a transaction's span, one for each update: the SDK's default is lower than
 /// a batch.
-const MOST_LINKS: u32 = 10_000;
+const MAX_LINKS: u32 = 10_000;
 
 /// Default maximum length of the text of an attribute: addresses and headers of requests may be much
 /// longer.
-const LONGEST_TEXT: usize = 1_024;
+const MAX_TEXT_CHARS: usize = 1_024;
 
 /// Why traces can't be exported.
 #[derive(Debug, thiserror::Error)]
@@ -82,7 +82,7 @@ pub(super) fn longest_text() -> Result<usize, SettingsError> {
     let limit = ["OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT", "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT"]
         .into_iter()
         .find_map(|name| Some((name, variable(name)?)));
-    let Some((name, limit)) = limit else { return Ok(LONGEST_TEXT) };
+    let Some((name, limit)) = limit else { return Ok(MAX_TEXT_CHARS) };
     limit.parse().map_err(|_| invalid(name, &limit, "a whole number of characters"))
 }
 
@@ -103,7 +103,7 @@ pub(super) fn start(service: &'static str) -> Result<SdkTracerProvider, ExportEr
         .with_span_processor(processor)
         .with_resource(resource(service));
     if variable("OTEL_SPAN_LINK_COUNT_LIMIT").is_none() {
-        provider = provider.with_max_links_per_span(MOST_LINKS);
+        provider = provider.with_max_links_per_span(MAX_LINKS);
     }
     Ok(provider.build())
 }
@@ -168,7 +168,7 @@ impl HttpClient for Sender {
         let client = self.client.clone();
         let sending = async move {
             let (head, body) = client.request(request.map(Full::new)).await?.into_parts();
-            let body = Limited::new(body, LARGEST_ANSWER).collect().await?.to_bytes();
+            let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await?.to_bytes();
             Ok(Response::from_parts(head, body))
         };
         let sent = self.runtime.spawn(async { timeout(SEND_LIMIT, sending).await? }).await?;

@@ -15,7 +15,7 @@ const TRACEPARENT: &str = "traceparent";
 const TRACESTATE: &str = "tracestate";
 
 /// Maximum length in bytes of a client's `tracestate` that is passed on: W3C asks for at least this much.
-const LARGEST_STATE: usize = 512;
+const MAX_STATE_BYTES: usize = 512;
 
 impl Traces {
     /// The context that headers name.
@@ -23,7 +23,7 @@ impl Traces {
         let named = self.propagator.extract_with_context(&Context::new(), headers);
         let span = named.span();
         let context = span.span_context();
-        if context.trace_state().header().len() <= LARGEST_STATE {
+        if context.trace_state().header().len() <= MAX_STATE_BYTES {
             return named;
         }
         // A longer one would go into every message.

@@ -105,15 +105,14 @@ impl Traces {
         kind: &'static str,
         destination: &str,
     ) -> Vec<KeyValue> {
-        let [host, port] = self.broker.clone();
-        vec![
+        let mut attributes = vec![
             KeyValue::new("messaging.system", "rabbitmq"),
             KeyValue::new("messaging.operation.name", operation),
             KeyValue::new("messaging.operation.type", kind),
             KeyValue::new("messaging.destination.template", destination.to_owned()),
-            host,
-            port,
-        ]
+        ];
+        attributes.extend(self.broker.iter().cloned());
+        attributes
     }
 }
 

@@ -14,7 +14,7 @@ use super::Rig;
 use crate::simulation::history::{Edit, Hold, Pick};
 
 /// How long an edit is held open while a batch waits for it.
-const LONGEST_HOLD: Duration = Duration::from_millis(60);
+const MAX_HOLD: Duration = Duration::from_millis(60);
 const NOW: &str = "(clock_timestamp() AT TIME ZONE 'UTC')";
 /// The id that was given last.
 const NEW: &str = "currval(pg_get_serial_sequence('incident', 'id'))";
@@ -56,7 +56,7 @@ pub(super) async fn make(
         Hold::Commit => {}
         // A batch may wait for this transaction, and nobody else ends it.
         Hold::Held | Hold::RollBack => {
-            timeout(LONGEST_HOLD, done.wait_for(|done| *done)).await.ok();
+            timeout(MAX_HOLD, done.wait_for(|done| *done)).await.ok();
         }
     }
     let commits = !matches!(hold, Hold::RollBack);

@@ -9,12 +9,12 @@ use crate::{eventually, simulation::history::Pick, verdict};
 
 impl Rig {
     pub(super) fn pick(&self, worker: Pick) -> Option<usize> {
-        (!self.living.is_empty()).then(|| worker.of(self.living.len()))
+        (!self.live_workers.is_empty()).then(|| worker.of(self.live_workers.len()))
     }
 
     /// This worker, or the next one that has something to do.
     pub(super) fn busy(&self, worker: Pick) -> Option<usize> {
-        let (first, count) = (self.pick(worker)?, self.living.len());
+        let (first, count) = (self.pick(worker)?, self.live_workers.len());
         (first..first + count).map(|place| place % count).find(|place| {
             self.queues.iter().skip(*place).step_by(count).any(|queue| !queue.is_empty())
         })
@@ -28,13 +28,13 @@ impl Rig {
         .bind(i16::try_from(shared::message::NEWEST)?)
         .fetch_one(&mut self.database)
         .await?;
-        self.living.push(id);
+        self.live_workers.push(id);
         self.all_comes_again();
         Ok(())
     }
 
     pub(super) async fn leave(&mut self, place: usize) -> Result<()> {
-        let id = self.living.remove(place);
+        let id = self.live_workers.remove(place);
         self.all_comes_again();
         sqlx::query("DELETE FROM sdb_worker WHERE id = $1")
             .bind(id)
@@ -46,7 +46,7 @@ impl Rig {
     /// The others have missed the worker at this place.
     pub(super) async fn miss(&mut self, place: usize) -> Result<()> {
         self.played.broken += 1;
-        let id = self.living.remove(place);
+        let id = self.live_workers.remove(place);
         self.all_comes_again();
         sqlx::query(
             "UPDATE sdb_worker SET seen_at = seen_at - interval '10 seconds' WHERE id = $1",
@@ -60,7 +60,7 @@ impl Rig {
     pub(super) async fn stall(&mut self, worker: Pick, most: usize) -> Result<()> {
         let Some(place) = self.pick(worker) else { return Ok(()) };
         let batch = self.batch(place, most);
-        if let Some(member) = self.living.get(place) {
+        if let Some(member) = self.live_workers.get(place) {
             self.stalled.push((*member, batch));
         }
         self.miss(place).await
@@ -69,7 +69,7 @@ impl Rig {
     /// What a worker does that was missed must count for nothing; it joins anew.
     pub(super) async fn wake(&mut self) -> Result<()> {
         for (member, batch) in std::mem::take(&mut self.stalled) {
-            self.beat().await?;
+            self.send_heartbeats().await?;
             let mut connection = self.connection().await?;
             match apply_batch(&mut connection, member, batch.incoming(self.fault), self.fault).await
             {
@@ -83,12 +83,12 @@ impl Rig {
     }
 
     /// All that live say so. Whatever was committed by now is seen by what begins next.
-    pub(super) async fn beat(&mut self) -> Result<()> {
+    pub(super) async fn send_heartbeats(&mut self) -> Result<()> {
         sqlx::query(
             "UPDATE sdb_worker SET seen_at = clock_timestamp() AT TIME ZONE 'UTC'
             WHERE id = ANY($1)",
         )
-        .bind(&self.living)
+        .bind(&self.live_workers)
         .execute(&mut self.database)
         .await?;
         verdict::mark(&mut self.database).await?;

@@ -186,14 +186,14 @@ impl Rig {
 
     /// The first updates of the queues of the worker at this place.
     pub(super) fn batch(&self, place: usize, most: usize) -> Batch {
-        let own = self.queues.iter().skip(place).step_by(self.living.len().max(1));
+        let own = self.queues.iter().skip(place).step_by(self.live_workers.len().max(1));
         Batch { deliveries: own.flatten().cloned().collect(), most }
     }
 
     /// Takes the messages off the queues whose updates are all settled. Acknowledgements of a partition
     /// stop before an update that waits; it heads the next batch.
     pub(super) fn acknowledge(&mut self, place: usize, applied: &[Applied]) {
-        let living = self.living.len().max(1);
+        let living = self.live_workers.len().max(1);
         let mut applied = applied.iter();
         for queue in self.queues.iter_mut().skip(place).step_by(living) {
             let mut waits = false;

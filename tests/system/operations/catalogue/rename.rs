@@ -170,8 +170,8 @@ async fn what_is_active_is_not_renamed(fixture: Arc<Fixture>) -> Result<()> {
                 continue;
             }
             let refusal = format!(
-                "catalogue.yaml: these can't be renamed, since incidents or maintenances that are \
-                active have them: Old {number} () in {number}; nothing was applied"
+                "catalogue.yaml: these can't be renamed while they are in active incidents or \
+                maintenances: Old {number} () in {number}; nothing was applied"
             );
             ensure!(!done && said.contains(&refusal), "{number}: {said}");
             ensure!(components(&system).await? == before, "{number}: something was applied");
@@ -194,13 +194,13 @@ async fn a_renaming_that_is_not_clear_changes_nothing(fixture: Arc<Fixture>) -> 
     for (file, says) in [
         (
             &["New", "Other, renamed-from: {name: VPN, attributes: {type: vpn}}"][..],
-            "line 3: renamed-from may mean several components, add attributes to name one of: \
+            "line 3: renamed-from matches several components, add attributes to identify one of: \
             VPN (Network, EU-NL, vpn); VPN (Network, EU-CH2, vpn)",
         ),
-        (&["A", "C, renamed-from: A"], "line 3: renamed-from means A (), but so does line 2"),
+        (&["A", "C, renamed-from: A"], "line 3: renamed-from means A (), and so does line 2"),
         (&["C, renamed-from: A", "D, renamed-from: A"], "line 3: renamed-from means A (), but so"),
         (&["B, renamed-from: A", "C, renamed-from: B"], "line 3: renamed-from means B (), but so"),
-        (&["C, renamed-from: {}"], "line 2: C: renamed-from says neither the name before"),
+        (&["C, renamed-from: {}"], "line 2: C: renamed-from has neither a former name"),
         (&["C, renamed-from: [A]"], "the name before, or `name` and `attributes` before"),
         (&["C, renamed-from: {nom: A}"], "nom"),
     ] {

@@ -35,7 +35,7 @@ async fn a_catalogue_is_planned_and_pruned(fixture: Arc<Fixture>) -> Result<()> 
         ensure!(plan.contains(line), "{line:?} is not in {plan}");
     }
     let refusal = format!(
-        "catalogue.yaml: these can't be removed, since incidents have them: CDN () in {incident}; \
+        "catalogue.yaml: these can't be removed, because they are in incidents: CDN () in {incident}; \
         nothing was applied"
     );
     for arguments in [&["--prune"][..], &["--prune", "--dry-run"]] {

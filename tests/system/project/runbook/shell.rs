@@ -1,4 +1,4 @@
-//! The commands of RUNBOOK.md, and a shell that runs them.
+//! The commands of the pages for operators, and a shell that runs them.
 
 use std::{
     fs,
@@ -25,12 +25,21 @@ const PROGRAMS: [&str; 8] = [
     "openssl ",
 ];
 
+/// The pages for operators, one after the other.
+pub(super) fn text() -> Result<String> {
+    let pages = ["docs/operations/alerts.md", "docs/operations/procedures.md"];
+    let read = |page| fs::read_to_string(deploy::checkout().join(page)).context(page);
+    pages.into_iter().map(read).collect()
+}
+
 /// The commands of a section in their order: between backticks, and blocks for the shell.
 pub(super) fn commands(title: &str) -> Result<Vec<String>> {
-    let text = fs::read_to_string(deploy::checkout().join("RUNBOOK.md"))?;
+    let text = text()?;
     let heading = format!("\n## {title}\n");
     let (_, section) = text.split_once(&heading).with_context(|| format!("no section {title}"))?;
+    // Up to the next section, or the next page.
     let section = section.split("\n## ").next().unwrap_or_default();
+    let section = section.split("\n# ").next().unwrap_or_default();
     let mut commands = Vec::new();
     let mut prose = String::new();
     let mut block: Option<(usize, bool, Vec<&str>)> = None;
@@ -61,7 +70,18 @@ pub(super) fn commands(title: &str) -> Result<Vec<String>> {
 
 fn spans(prose: &str, commands: &mut Vec<String>) {
     let spans = prose.split('`').skip(1).step_by(2);
-    commands.extend(spans.filter(|span| is_command(span)).map(str::to_owned));
+    for command in spans.map(program).filter(|span| is_command(span)) {
+        // Deployments have the same commands.
+        if !commands.iter().any(|known| known == command) {
+            commands.push(command.to_owned());
+        }
+    }
+}
+
+/// A command of one of our programs without that which runs it in a deployment.
+fn program(span: &str) -> &str {
+    let in_container = span.split_once(" /usr/local/bin/").map(|(_, command)| command);
+    in_container.or_else(|| span.strip_prefix("sdb ")).unwrap_or(span)
 }
 
 fn is_command(span: &str) -> bool {

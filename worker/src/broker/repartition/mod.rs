@@ -53,6 +53,7 @@ pub(crate) struct QueueLayout {
     pub(crate) queue_limit: u32,
     pub(crate) prefetch: u16,
     pub(crate) wire: u16,
+    pub(crate) arguments: u16,
     pub(crate) phase: &'static str,
     /// The live workers, in the order in which the partitions are assigned.
     pub(crate) workers: Vec<i64>,
@@ -69,6 +70,8 @@ pub(crate) struct TopologyChange {
     pub(crate) prefetch: Option<u16>,
     /// The newest version of messages that gateways write.
     pub(crate) wire: Option<u16>,
+    /// The version of the queues' arguments.
+    pub(crate) arguments: Option<u16>,
 }
 
 /// The topology, and the live workers.
@@ -84,6 +87,7 @@ pub(crate) async fn show(database: &mut PgConnection) -> Result<QueueLayout> {
         queue_limit: topology.queue_limit,
         prefetch: topology.prefetch,
         wire: topology.wire,
+        arguments: topology.arguments,
         phase: phase.word(),
         workers: workers.into_iter().map(|MemberId(id)| id).collect(),
     })
@@ -144,7 +148,7 @@ async fn change_alone(
         Ok(()) => said,
         Err(error) => {
             let reason = chain(error.as_ref());
-            format!("{said} Old queues stay behind, and nobody uses them: {reason}")
+            format!("{said} Old queues remain, unused: {reason}")
         }
     })
 }
@@ -158,6 +162,7 @@ impl TopologyChange {
             queue_limit: self.queue_limit.unwrap_or(old.queue_limit),
             prefetch: self.prefetch.unwrap_or(old.prefetch),
             wire: self.wire.unwrap_or(old.wire),
+            arguments: self.arguments.unwrap_or(old.arguments),
         }
     }
 }

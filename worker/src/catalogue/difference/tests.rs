@@ -270,14 +270,14 @@ fn a_renaming_that_is_not_clear_is_refused() {
             "several contain what is named",
             &[R1, R2][..],
             &["New, attributes: {region: R1}, renamed-from: {name: Old, attributes: {}}"][..],
-            "line 2: renamed-from may mean several components, add attributes to name one of: \
+            "line 2: renamed-from matches several components, add attributes to identify one of: \
             Old (R1); Old (R2)",
         ),
         (
             "another entry is it",
             &[R1],
             &[R1, "New, attributes: {region: R1}, renamed-from: Old"],
-            "line 3: renamed-from means Old (R1), but so does line 2",
+            "line 3: renamed-from means Old (R1), and so does line 2",
         ),
         (
             "another entry is it, but for the category",
@@ -286,7 +286,7 @@ fn a_renaming_that_is_not_clear_is_refused() {
                 "New, attributes: {region: R1}, renamed-from: Old",
                 "Old, attributes: {region: R1, category: A}",
             ],
-            "line 2: renamed-from means Old (R1), but so does line 3",
+            "line 2: renamed-from means Old (R1), and so does line 3",
         ),
         (
             "two are renamed from it",
@@ -295,14 +295,14 @@ fn a_renaming_that_is_not_clear_is_refused() {
                 "New, attributes: {region: R1}, renamed-from: Old",
                 "Newer, attributes: {region: R1}, renamed-from: Old",
             ],
-            "line 3: renamed-from means Old (R1), but so does line 2",
+            "line 3: renamed-from means Old (R1), and so does line 2",
         ),
         // What B is now, C was before: which of the two has B's incidents?
         (
             "a chain whose middle is there",
             &["A", "B"],
             &["B, renamed-from: A", "C, renamed-from: B"],
-            "line 3: renamed-from means B (), but so does line 2",
+            "line 3: renamed-from means B (), and so does line 2",
         ),
     ] {
         let refused =

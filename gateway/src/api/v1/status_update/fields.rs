@@ -4,11 +4,11 @@ use serde_json::{Map, Value, json};
 use shared::{
     component::{Attribute, MAX_ATTRIBUTE_LENGTH, MAX_ATTRIBUTES},
     condition::Condition,
+    incident::MAX_TITLE_CHARS,
     message::{MAX_REPORT_NAME, is_source},
     shorten::shorten,
 };
 
-use super::LONGEST_TEXT;
 use crate::http::{
     idempotency_key,
     impact::{ImpactInput, impact_from_number, impact_from_text},
@@ -21,7 +21,7 @@ const FIELD_NAME: usize = 60;
 const _: () = assert!(
     MAX_ATTRIBUTES == 32
         && MAX_ATTRIBUTE_LENGTH == 255
-        && LONGEST_TEXT == 255
+        && MAX_TITLE_CHARS == 255
         && idempotency_key::MAX_LENGTH == 255
         && MAX_REPORT_NAME == 255
 );
@@ -59,7 +59,7 @@ pub(super) fn string(value: Value) -> Field<String> {
 }
 
 pub(super) fn title(text: String) -> Field<String> {
-    if text.chars().count() > LONGEST_TEXT {
+    if text.chars().count() > MAX_TITLE_CHARS {
         return Err("Longer than maximum length 255.");
     }
     if text.chars().any(char::is_control) {

@@ -1,22 +1,25 @@
-//! Gateways whose machine has a wrong clock, or one that is set while they run. Updates are stamped by
-//! the database's clock, so that none of it shows but in the readiness.
+//! One gateway with a wrong clock, or one that is set while it runs: that shows in its readiness only.
 
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
-use harness::{Clock, Fixture, System, answer, eventually, tests};
+use harness::{
+    CLAIM, COMPONENT_STATUS, Clock, Fixture, SECRET, System, answer, eventually, status_update,
+    tests, token,
+};
+use jsonwebtoken::get_current_timestamp;
 use reqwest::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
+
+use super::{DAY, HOUR, MINUTE};
 
 tests!(
     updates_are_stamped_by_the_databases_clock,
     a_clock_that_is_set_while_the_gateway_runs_changes_nothing,
     time_goes_on_while_the_database_is_away,
+    tokens_expire_by_the_databases_clock,
 );
-
-const MINUTE: i64 = 60;
-const DAY: i64 = 86_400;
 
 /// A worker, and a gateway with this clock.
 async fn start(fixture: &Arc<Fixture>, clock: &Clock) -> Result<System> {
@@ -80,6 +83,8 @@ async fn updates_are_stamped_by_the_databases_clock(fixture: Arc<Fixture>) -> Re
     for (seconds, reason) in [
         (21 * DAY, "the clock of this machine is 21 days ahead of PostgreSQL's"),
         (-21 * DAY, "the clock of this machine is 21 days behind PostgreSQL's"),
+        (3 * HOUR, "the clock of this machine is 3 hours ahead of PostgreSQL's"),
+        (-3 * HOUR, "the clock of this machine is 3 hours behind PostgreSQL's"),
         (10 * MINUTE, "the clock of this machine is 10 minutes ahead of PostgreSQL's"),
         (2 * MINUTE, ""),
         (-2 * MINUTE, ""),
@@ -156,6 +161,28 @@ async fn time_goes_on_while_the_database_is_away(fixture: Arc<Fixture>) -> Resul
                 AND received_at > decided_at - interval '1 min'"
         );
         ensure!(system.count(&found).await? == 1, "{id} is not stamped by the database's clock");
+    }
+    system.finish().await
+}
+
+async fn tokens_expire_by_the_databases_clock(fixture: Arc<Fixture>) -> Result<()> {
+    let clock = Clock::ahead(&fixture.folder, 0).await?;
+    let system = start(&fixture, &clock).await?;
+    for seconds in [21 * DAY, -21 * DAY, 3 * HOUR, -3 * HOUR, 2 * MINUTE, -2 * MINUTE, 0] {
+        clock.set(seconds)?;
+        let now = get_current_timestamp();
+        for (claim, time, is_valid) in [
+            ("exp", now + 60, true),
+            ("exp", now - 60, false),
+            ("nbf", now - 60, true),
+            ("nbf", now + 60, false),
+        ] {
+            let token = token(SECRET, &json!({ CLAIM: "dummy", claim: time }));
+            let request = system.request_to(0, Method::POST, COMPONENT_STATUS).bearer_auth(token);
+            let answer = answer(request.json(&status_update("DNS", 1))).await?;
+            let is_right = if is_valid { answer.status < 300 } else { answer.status == 401 };
+            ensure!(is_right, "{seconds} s, {claim} {time}, now {now}: {answer:?}");
+        }
     }
     system.finish().await
 }

@@ -1,0 +1,88 @@
+//! The exchange of a link, by which what the link has sent can be refused later.
+
+use std::time::Duration;
+
+use lapin::{
+    Channel, Connection, ExchangeKind,
+    options::{ExchangeBindOptions, ExchangeDeclareOptions, ExchangeDeleteOptions},
+    types::FieldTable,
+};
+use shared::{
+    broker::{Broker, ConnectError},
+    topology::Topology,
+};
+use tokio::time::timeout;
+use uuid::Uuid;
+
+/// Time for deleting an exchange. RabbitMQ takes milliseconds, unless a node of a cluster stalls.
+const FENCE_LIMIT: Duration = Duration::from_secs(2);
+
+/// Why an exchange was not deleted.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FenceError {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error("RabbitMQ refused")]
+    Broker(#[from] lapin::Error),
+    /// RabbitMQ is connected, and does not do it: a node of a cluster stalls.
+    #[error("RabbitMQ did not answer in time")]
+    Silent,
+}
+
+/// An exchange that only one link publishes to. It is bound to the exchange of updates, and deleted
+/// automatically with that.
+#[derive(Clone, Debug)]
+pub(super) struct LinkExchange {
+    pub(super) name: String,
+    /// The version of the topology that it is bound to.
+    topology: i32,
+}
+
+impl LinkExchange {
+    /// Declares a new one.
+    pub(super) async fn declare(
+        channel: &Channel,
+        topology: &Topology,
+    ) -> Result<Self, lapin::Error> {
+        let name = format!("sdb.gateway.{}", Uuid::new_v4());
+        let options = ExchangeDeclareOptions { auto_delete: true, ..Default::default() };
+        let (exchange, none) = (name.as_str().into(), FieldTable::default);
+        channel.exchange_declare(exchange, ExchangeKind::Fanout, options, none()).await?;
+        let options = ExchangeBindOptions::default();
+        let (updates, exchange) = (topology.publish_exchange().into(), name.as_str().into());
+        channel.exchange_bind(updates, exchange, "".into(), options, none()).await?;
+        Ok(Self { name, topology: topology.version })
+    }
+
+    /// Whether it exists and can be used with this topology. It needs no majority of a cluster, and waits for
+    /// no stalled node.
+    pub(super) async fn fits(&self, connection: &Connection, topology: &Topology) -> bool {
+        if self.topology != topology.version {
+            return false;
+        }
+        let looking = async {
+            // RabbitMQ closes the channel if it does not exist.
+            let channel = connection.create_channel().await?;
+            let passive = ExchangeDeclareOptions { passive: true, ..Default::default() };
+            let (name, none) = (self.name.as_str().into(), FieldTable::default());
+            channel.exchange_declare(name, ExchangeKind::Fanout, passive, none).await?;
+            channel.close(200, "it exists".into()).await
+        };
+        looking.await.is_ok()
+    }
+
+    /// Deletes it: what its link has sent and RabbitMQ has not read yet is refused.
+    ///
+    /// # Errors
+    /// When RabbitMQ can't be reached, refuses, or does not answer.
+    pub(super) async fn delete(&self, broker: &Broker) -> Result<(), FenceError> {
+        let connection = broker.connect("gateway: fence").await?;
+        let fencing = async {
+            let channel = connection.create_channel().await?;
+            let options = ExchangeDeleteOptions::default();
+            channel.exchange_delete(self.name.as_str().into(), options).await?;
+            connection.close(200, "done".into()).await
+        };
+        Ok(timeout(FENCE_LIMIT, fencing).await.map_err(|_| FenceError::Silent)??)
+    }
+}

@@ -1,0 +1,86 @@
+//! What the lanes of a link have in common.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use lapin::{
+    Connection,
+    options::QueueDeclareOptions,
+    types::{FieldTable, ShortString},
+};
+use shared::{metrics::GATEWAY, topology::Topology};
+use tokio::time::timeout;
+
+use super::{PublishError, channels::ChannelPool, confirms::Confirmed};
+use crate::ingest::pending::PendingRequests;
+
+/// Time for finding out whether a queue is full.
+const LOOK_LIMIT: Duration = Duration::from_secs(1);
+
+/// What each lane of a link has.
+#[derive(Clone)]
+pub(super) struct LinkShared {
+    pub(super) channels: ChannelPool,
+    pub(super) exchange: ShortString,
+    pub(super) topology: Topology,
+    pub(super) pending: Arc<PendingRequests>,
+    /// Set when the link is to be given up.
+    pub(super) failed: Arc<AtomicBool>,
+    /// Set when a queue or its binding is missing.
+    pub(super) incomplete: Arc<AtomicBool>,
+}
+
+impl LinkShared {
+    fn connection(&self) -> &Connection {
+        &self.channels.manager().connection
+    }
+
+    /// Whether RabbitMQ is short of memory or disk.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.connection().status().blocked()
+    }
+
+    /// Whether the queue of a partition is known to be full. A full queue takes updates again at four fifths
+    /// of its limit. A queue without a leader counts as empty.
+    pub(super) async fn is_full(&self, partition: u16) -> bool {
+        let looking = async {
+            let channel = self.connection().create_channel().await?;
+            let passive = QueueDeclareOptions { passive: true, ..Default::default() };
+            let (queue, none) = (self.topology.queue(partition).into(), FieldTable::default());
+            let length = channel.queue_declare(queue, passive, none).await?.message_count();
+            channel.close(200, "measured".into()).await?;
+            Ok::<u32, lapin::Error>(length)
+        };
+        let refuses_from = (self.topology.queue_limit / 4 * 3).max(1);
+        matches!(timeout(LOOK_LIMIT, looking).await, Ok(Ok(length)) if length >= refuses_from)
+    }
+
+    /// The result for the clients of a confirmation; its consequence for the link is recorded.
+    pub(super) fn result(&self, confirmed: Confirmed) -> Result<(), PublishError> {
+        match confirmed {
+            Confirmed::Queued => {
+                GATEWAY.messages.inc();
+                Ok(())
+            }
+            Confirmed::Refused => Err(PublishError::Unavailable),
+            Confirmed::Returned => {
+                self.incomplete.store(true, Ordering::Relaxed);
+                Err(PublishError::NoQueue)
+            }
+            Confirmed::Unknown => {
+                self.incomplete.store(true, Ordering::Relaxed);
+                Err(PublishError::Unconfirmed)
+            }
+            Confirmed::Failed => {
+                // The queue or its binding is missing: it is declared again.
+                self.failed.store(true, Ordering::Relaxed);
+                Err(PublishError::Unconfirmed)
+            }
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! More than one node is lost, or all are restarted, one after the other; the number of partitions changes
+//! while a node is lost.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Result, ensure};
+use harness::{Fixture, tests};
+use tokio::time::Instant;
+
+use super::{ANSWERS_AGAIN, Nodes, OnCluster};
+
+tests!(
+    two_nodes_are_killed,
+    all_nodes_are_restarted_one_after_the_other,
+    the_number_of_partitions_is_changed_while_nodes_are_killed,
+);
+
+const ALL: Nodes<'static> = &[0, 1, 2];
+
+async fn two_nodes_are_killed(fixture: Arc<Fixture>) -> Result<()> {
+    let OnCluster { cluster, system, mut load } =
+        OnCluster::start(&fixture, &[ALL, ALL], &[ALL, ALL]).await?;
+    load.trouble();
+    for node in [1, 2] {
+        cluster.node(node)?.kill();
+    }
+    for gateway in 0..2 {
+        load.burst().is_not_taken_by(gateway).await?;
+    }
+    load.until(Duration::from_secs(12)).await;
+    // Back by itself, with two of three.
+    cluster.node(1)?.start()?;
+    let back = load.elapsed();
+    load.burst().is_decided().await?;
+    let decided = load.elapsed() - back;
+    ensure!(decided < ANSWERS_AGAIN, "updates were decided {decided:?} after a node was back");
+    cluster.heal(2)?;
+    let well = back + ANSWERS_AGAIN;
+    let answers = load.finish(&system, well).await?;
+    for gateway in 0..2 {
+        answers.are_taken_after(gateway, well)?;
+    }
+    system.finish().await
+}
+
+async fn all_nodes_are_restarted_one_after_the_other(fixture: Arc<Fixture>) -> Result<()> {
+    let OnCluster { cluster, system, mut load } =
+        OnCluster::start(&fixture, &[ALL, ALL], &[ALL, ALL]).await?;
+    load.trouble();
+    for node in 0..3 {
+        cluster.node(node)?.stop();
+        load.burst().is_decided().await?;
+        cluster.heal(node)?;
+        load.burst().is_decided().await?;
+    }
+    let well = load.elapsed() + ANSWERS_AGAIN;
+    let answers = load.finish(&system, well).await?;
+    answers.are_interrupted_at_most(Duration::from_secs(3))?;
+    system.finish().await
+}
+
+async fn the_number_of_partitions_is_changed_while_nodes_are_killed(
+    fixture: Arc<Fixture>,
+) -> Result<()> {
+    let OnCluster { cluster, system, mut load } =
+        OnCluster::start(&fixture, &[ALL, ALL], &[ALL, ALL]).await?;
+    load.trouble();
+    let mut changed = 0;
+    for (node, partitions, after) in [(1, "5", 300), (2, "4", 1_400), (0, "6", 2_500)] {
+        let arguments = ["topology", "change", "--partitions", partitions];
+        let killing = async {
+            tokio::time::sleep(Duration::from_millis(after)).await;
+            cluster.node(node)?.kill();
+            anyhow::Ok(())
+        };
+        let began = Instant::now();
+        let (done, killed) = tokio::join!(system.worker_command(&arguments), killing);
+        killed?;
+        let (done, said) = done?;
+        // It was changed, or nothing was: either is said.
+        let is_said = said.contains("Updates take") || said.contains("nothing was changed");
+        ensure!(is_said, "after {:?}: {said}", began.elapsed());
+        changed += usize::from(done);
+        load.burst().is_decided().await?;
+        cluster.heal(node)?;
+        load.burst().is_decided().await?;
+    }
+    let version = system.topology().await?.version;
+    ensure!(version > i32::try_from(changed)?, "{changed} changes, version {version}");
+    let well = load.elapsed() + ANSWERS_AGAIN;
+    load.finish(&system, well).await?;
+    system.finish().await
+}

@@ -1,0 +1,52 @@
+//! Why a worker stops consuming, and whether its node of RabbitMQ is the cause.
+
+use shared::{broker::ConnectError, topology::DeclareError};
+
+use super::{deliveries::DeliveryError, trial::TrialError};
+use crate::membership::MembershipError;
+
+/// Why a worker stopped consuming.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConsumeError {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error("RabbitMQ refused")]
+    Broker(#[from] lapin::Error),
+    #[error("the queues can't be declared")]
+    Declare(#[from] DeclareError),
+    #[error("RabbitMQ did not answer in time")]
+    Silent,
+    #[error("this node of RabbitMQ can't be used")]
+    Trial(#[from] TrialError),
+    #[error(transparent)]
+    Delivery(#[from] DeliveryError),
+    #[error("a batch could not be applied in time")]
+    Unsettled,
+    #[error("stopped in the middle of a batch")]
+    Abandoned,
+    #[error(transparent)]
+    Membership(#[from] MembershipError),
+}
+
+impl ConsumeError {
+    /// Whether another node of RabbitMQ may serve the worker better.
+    pub(super) const fn is_of_the_node(&self) -> bool {
+        match self {
+            Self::Broker(_)
+            | Self::Silent
+            | Self::Declare(DeclareError::Broker(_))
+            | Self::Trial(
+                TrialError::Broker(_)
+                | TrialError::Silent
+                | TrialError::Declare(DeclareError::Broker(_)),
+            )
+            | Self::Delivery(_) => true,
+            Self::Connect(_)
+            | Self::Declare(_)
+            | Self::Trial(TrialError::Declare(_))
+            | Self::Unsettled
+            | Self::Abandoned
+            | Self::Membership(_) => false,
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! Maintains the inbox: creates its partitions ahead of time, drops expired ones, and deletes expired
+//! idempotency keys.
+
+use std::time::Duration;
+
+use shared::{
+    database::{Database, sqlstate},
+    telemetry::chain,
+};
+use sqlx::PgConnection;
+use tokio::time::{sleep, timeout};
+
+use crate::store::{idempotency_keys, inbox_partitions};
+
+/// Time between two runs.
+const INTERVAL: Duration = Duration::from_secs(3600);
+/// Time between two attempts.
+const RETRY_PAUSE: Duration = Duration::from_secs(5);
+/// Time limit of one attempt: a silent connection must not stop it forever.
+const LIMIT: Duration = Duration::from_secs(600);
+
+/// The maintenance of the inbox, on a connection of its own.
+pub(crate) struct Maintenance {
+    database: Database,
+    inbox_days: u32,
+}
+
+impl Maintenance {
+    pub(crate) const fn new(database: Database, inbox_days: u32) -> Self {
+        Self { database, inbox_days }
+    }
+
+    /// For as long as the worker runs.
+    pub(crate) async fn run(mut self) {
+        loop {
+            sleep(INTERVAL).await;
+            self.once().await;
+        }
+    }
+
+    /// Once; retries until it succeeds.
+    pub(crate) async fn once(&mut self) {
+        let days = self.inbox_days;
+        loop {
+            let maintained = self
+                .database
+                .with(async |connection: &mut PgConnection| maintain_inbox(connection, days).await);
+            let silent = |_| Err(sqlstate::timed_out());
+            match timeout(LIMIT, maintained).await.unwrap_or_else(silent) {
+                Ok(()) => return,
+                Err(error) => {
+                    let reason = chain(&error);
+                    tracing::warn!(reason, "the inbox's maintenance failed, trying again");
+                    sleep(RETRY_PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+/// One run. Workers and `worker migrate` can do this concurrently.
+///
+/// # Errors
+/// When a statement fails. What the ones before it did remains; the next run does the rest.
+pub(crate) async fn maintain_inbox(
+    database: &mut PgConnection,
+    inbox_days: u32,
+) -> Result<(), sqlx::Error> {
+    inbox_partitions::create_ahead(database, inbox_days).await?;
+    inbox_partitions::give_to_owner(database).await?;
+    if let Some(readers) = inbox_partitions::drop_expired(database, inbox_days).await? {
+        let sessions = readers.join("; ");
+        tracing::info!(
+            sessions,
+            "old partitions of the inbox are being read: they are dropped later"
+        );
+    }
+    idempotency_keys::delete_expired(database).await
+}
