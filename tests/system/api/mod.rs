@@ -13,9 +13,11 @@ mod python_reporter;
 mod receipts;
 mod refusals;
 mod request_limits;
+mod rss;
 mod security_headers;
 mod tokens;
 mod updates;
+mod v2;
 mod waiting;
 
 use anyhow::{Result, ensure};
@@ -39,9 +41,11 @@ tests_of!(
     receipts,
     refusals,
     request_limits,
+    rss,
     security_headers,
     tokens,
     updates,
+    v2,
     waiting
 );
 

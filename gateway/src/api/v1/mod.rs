@@ -1,7 +1,6 @@
 //! API v1: one file for each endpoint, and the request and response formats that the endpoints of updates
 //! share.
 
-mod admission;
 pub(crate) mod get_component_status;
 pub(crate) mod get_incidents;
 pub(crate) mod get_update;

@@ -15,12 +15,12 @@ use tokio::time::Instant;
 use utoipa::ToSchema;
 
 use super::{
-    admission::{check_type, read, unread},
     get_update,
     outcome_status::{CONFLICT, status},
     status_update::PostedUpdate,
 };
 use crate::{
+    api::admission::{check_type, read, unread},
     gateway::App,
     http::{
         body,

@@ -16,11 +16,11 @@ use tokio::time::{Instant, timeout_at};
 use utoipa::ToSchema;
 
 use super::{
-    admission::{check_type, read, unread},
     many_updates::{self, PostedUpdates},
     outcome_status::{CONFLICT, status},
 };
 use crate::{
+    api::admission::{check_type, read, unread},
     gateway::App,
     http::{body, error::ApiError, prefer::Preference, schema::EXAMPLE_ID},
     ingest::submit::Submitted,

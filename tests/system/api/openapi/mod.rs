@@ -3,6 +3,7 @@
 mod answers;
 mod document;
 mod many_updates;
+mod v2;
 
 use std::collections::BTreeSet;
 

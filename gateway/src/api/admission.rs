@@ -12,7 +12,7 @@ use crate::{
 
 /// A refusal that leaves the body unread closes the connection, and must announce that: otherwise the
 /// client would send its next request on it.
-pub(super) fn unread(error: ApiError) -> ApiError {
+pub(crate) fn unread(error: ApiError) -> ApiError {
     error.with(header::CONNECTION, "close")
 }
 
@@ -20,7 +20,7 @@ pub(super) fn unread(error: ApiError) -> ApiError {
 ///
 /// # Errors
 /// 415 when it is not.
-pub(super) fn check_type(headers: &HeaderMap) -> Result<(), ApiError> {
+pub(crate) fn check_type(headers: &HeaderMap) -> Result<(), ApiError> {
     if !is_json(headers) {
         return Err(ApiError::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -40,7 +40,7 @@ pub(super) fn check_type(headers: &HeaderMap) -> Result<(), ApiError> {
 ///
 /// # Errors
 /// Those of `reading`; 503 if the gateway stops first.
-pub(super) async fn read<T>(
+pub(crate) async fn read<T>(
     stop: &Stop,
     reading: impl Future<Output = Result<T, ApiError>>,
 ) -> Result<T, ApiError> {
