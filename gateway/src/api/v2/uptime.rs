@@ -1,7 +1,7 @@
 //! How much of each month a component was available.
 
 use shared::timestamp::Timestamp;
-use time::{Date, Duration, Month, OffsetDateTime, Time};
+use time::{Date, Duration, OffsetDateTime, Time};
 
 /// A month of the calendar, in UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,12 +25,7 @@ pub(super) fn last_months(now: Timestamp, count: usize) -> Vec<CalendarMonth> {
     for _ in 0..count {
         let first = last - Duration::days(i64::from(last.day()) - 1);
         let begin = micros(first);
-        months.push(CalendarMonth {
-            year: first.year(),
-            month: Month::from(first.month()).into(),
-            begin,
-            end,
-        });
+        months.push(CalendarMonth { year: first.year(), month: first.month().into(), begin, end });
         (last, end) = (first - Duration::DAY, begin);
     }
     months
