@@ -1,7 +1,7 @@
 //! A rolling upgrade from an earlier release as the runbook has it, the way back, and an upgrade in the
 //! other order, under load.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use deploy::binaries::Binaries;
@@ -12,6 +12,9 @@ use tokio::{task::spawn_blocking, time::Instant};
 
 use super::Storm;
 use crate::{GATEWAYS, member::Member};
+
+/// In the middle of a change of the topology.
+const KILLED_AFTER: Duration = Duration::from_millis(800);
 
 /// How a process of one release ends before that of another one starts.
 #[derive(Clone, Copy, Debug)]
@@ -142,9 +145,12 @@ impl Storm {
         Ok(())
     }
 
-    /// Changes the number of partitions by the newest command, whichever release the processes are of.
+    /// Changes the number of partitions by the newest command, whichever release the processes are of. A
+    /// first one is killed: workers of either release take back what it left.
     async fn change_partitions(&self) -> Result<()> {
         let partitions = if self.recorded("partitions").await? == 8 { 6 } else { 8 };
+        self.repartition(partitions.try_into()?, Some(KILLED_AFTER)).await?;
+        self.recover(Instant::now()).await?;
         self.repartition(partitions.try_into()?, None).await?;
         let recorded = self.recorded("partitions").await?;
         ensure!(recorded == partitions, "{recorded} partitions instead of {partitions}");

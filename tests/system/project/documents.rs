@@ -126,6 +126,9 @@ async fn every_test_in_the_architecture_exists(_: Arc<Fixture>) -> Result<()> {
     Ok(())
 }
 
+/// What sqlx says of a database that a later release has prepared.
+const OF_SQLX: &str = "previously applied but is missing";
+
 /// Lines of the log and reasons of `/readyz` that the pages for operators quote, so that one can search for
 /// them.
 async fn every_log_line_in_the_documents_exists(_: Arc<Fixture>) -> Result<()> {
@@ -140,7 +143,8 @@ async fn every_log_line_in_the_documents_exists(_: Arc<Fixture>) -> Result<()> {
     for document in
         ["docs/operations/alerts.md", "docs/operations/procedures.md", "docs/operations.md"]
     {
-        for line in code_spans(&read(document)?).filter(|span| is_sentence(span)) {
+        let text = read(document)?;
+        for line in code_spans(&text).filter(|span| is_sentence(span) && *span != OF_SQLX) {
             // What is before and what is after the colon may be parts of one text.
             for part in line.split(": ") {
                 ensure!(

@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::json;
+use shared::message::NEWEST;
 use tokio::task::spawn_blocking;
 use worker::{
     batch::{ApplyError, apply},
@@ -164,13 +165,16 @@ async fn a_worker_that_stalls_in_its_transaction_is_replaced_and_does_no_harm(
 async fn a_worker_that_was_missed_may_not_commit(fixture: Arc<Fixture>) -> Result<()> {
     let system = System::prepared(&fixture).await?;
     let join = "INSERT INTO sdb_worker (seen_at, reads) VALUES
-        ((clock_timestamp() AT TIME ZONE 'UTC') - make_interval(secs => $1), 2) RETURNING id";
+        ((clock_timestamp() AT TIME ZONE 'UTC') - make_interval(secs => $1), $2) RETURNING id";
     let mut database = system.database.acquire().await?;
     // As in a worker's session: compiling the plan would take longer than a membership lasts.
     sqlx::raw_sql("SET jit = off").execute(&mut *database).await?;
     for (seconds, lives) in [(0.0, true), (2.0, true), (4.0, false), (-4.0, false)] {
-        let member: MemberId =
-            sqlx::query_scalar(join).bind(seconds).fetch_one(&mut *database).await?;
+        let member: MemberId = sqlx::query_scalar(join)
+            .bind(seconds)
+            .bind(i32::from(NEWEST))
+            .fetch_one(&mut *database)
+            .await?;
         match (apply(&mut database, member, &[]).await, lives) {
             (Ok(_), true) | (Err(ApplyError::Expired), false) => {}
             (other, _) => anyhow::bail!("seen {seconds} s ago: {other:?}"),

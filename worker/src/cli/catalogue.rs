@@ -16,8 +16,8 @@ pub enum CatalogueCommand {
     /// that the file does not have stay as they are, unless `--prune` is given.
     ///
     /// All attributes except `category` distinguish components of one name: an entry with another region
-    /// or type is another component. If only the category differs, and no other component or entry of
-    /// this name differs in nothing else, it is changed in place.
+    /// or type is another component. If only the category differs, and no other component or entry has
+    /// this name and these other attributes, it is changed in place.
     ///
     /// To rename a component, or to change its other attributes, give its entry `renamed-from`: the former
     /// name, or the former `name` and `attributes`; omitted parts are unchanged. The attributes identify

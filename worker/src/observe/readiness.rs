@@ -73,6 +73,10 @@ impl Readiness {
         }
     }
 
+    fn is_running(&self) -> bool {
+        !self.stop.is_cancelled()
+    }
+
     /// Whether the worker consumes or stands by, or else what it waits for.
     pub(crate) fn ready(&self) -> Result<(), String> {
         match &*self.state.lock() {
@@ -82,13 +86,9 @@ impl Readiness {
         }
     }
 
-    fn is_running(&self) -> bool {
-        !self.stop.is_cancelled()
-    }
-
-    /// Whether the worker consumes partitions or stands by.
+    /// Whether the worker consumes partitions or stands by, and is not stopping.
     pub(crate) fn is_ready(&self) -> bool {
-        self.is_running() && matches!(*self.state.lock(), WorkerState::Consuming { .. })
+        self.is_running() && self.ready().is_ok()
     }
 
     /// The answer of `/readyz`.

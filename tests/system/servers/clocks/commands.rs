@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
-use harness::{Clock, Fixture, NOW, System, status_update, tests};
+use harness::{Clock, Fixture, NOW, System, eventually, status_update, tests};
 
 use super::{DAY, HOUR, are_stamped_right, inbox_partitions};
 
@@ -39,7 +39,10 @@ async fn commands_take_the_databases_clock(fixture: Arc<Fixture>) -> Result<()> 
         let open = ["incident", "open", "--title", "T", "--impact", "minor", "--component", "DNS"];
         succeeds(&system, &clock, &open).await?;
         succeeds(&system, &clock, &["topology", "change", "--partitions", count]).await?;
-        system.post(&status_update("DNS", 1)).await?;
+        eventually("the update is decided", async || {
+            Ok([200, 201].contains(&system.post(&status_update("DNS", 1)).await?.status))
+        })
+        .await?;
     }
     let right = format!(
         "SELECT count(*) FROM incident
