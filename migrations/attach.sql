@@ -76,7 +76,8 @@ BEGIN
         THEN
             EXECUTE format('CREATE TRIGGER %I AFTER %s ON %I %s FOR EACH STATEMENT EXECUTE FUNCTION %I()',
                 trigger_name, operation, shared_table, 'REFERENCING ' || tables, 'sdb_affected_' || function);
-            INSERT INTO sdb_affected_pending VALUES (true) ON CONFLICT DO NOTHING;
+            INSERT INTO sdb_affected_pending DEFAULT VALUES
+            ON CONFLICT (one_row) DO UPDATE SET incidents = NULL;
         END IF;
     END LOOP;
 END $$;

@@ -38,6 +38,10 @@ fn events(change: &Change) -> Vec<Event> {
     match (&change.old, &change.new) {
         (None, None) => vec![Event::Emptied],
         (None, Some(Row::Incident(id, row))) => vec![Event::Inserted(*id, span(row))],
+        // Its id can be changed while it has no components.
+        (Some(Row::Incident(before, _)), Some(Row::Incident(id, row))) if before != id => {
+            vec![Event::Deleted(*before), Event::Updated(*id, span(row))]
+        }
         (Some(_), Some(Row::Incident(id, row))) => vec![Event::Updated(*id, span(row))],
         (Some(Row::Incident(id, _)), None) => vec![Event::Deleted(*id)],
         (Some(Row::Component(id, _)), None) => vec![Event::Gone(*id)],

@@ -1,6 +1,9 @@
 //! When components were affected, told from what became of incidents and relations, row by row: a second telling
 //! of what the triggers record in `sdb_affected`.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use shared::{component::ComponentId, incident::IncidentId, timestamp::Timestamp};
@@ -125,7 +128,7 @@ impl Telling {
                 .collect();
             self.intervals.retain(|(i, c, _), _| (*i, *c) != (id, component));
             if old.start != new.start {
-                move_start(&mut own, old.start, new.start);
+                move_start(&mut own, old, new, is_in);
             }
             if old.impact != new.impact {
                 change_impact(&mut own, old, new, now);
@@ -143,16 +146,61 @@ fn ends_with(began: Timestamp, ended: Option<Timestamp>, end: Option<Timestamp>)
     ended == end.map(|end| end.max(began))
 }
 
-fn move_start(own: &mut BTreeMap<Timestamp, Interval>, old: Timestamp, new: Timestamp) {
-    let moves = |began: Timestamp| began == old || began < new;
-    let moved: Vec<Interval> =
-        own.iter().filter(|(began, _)| moves(**began)).map(|(_, interval)| *interval).collect();
-    own.retain(|began, _| !moves(*began));
-    // One without an end is the last.
-    let last = moved.into_iter().max_by_key(|(_, ended)| (ended.is_none(), *ended));
+/// How an interval ends.
+#[derive(Clone, Copy)]
+enum Ending {
+    /// With its incident.
+    Incident,
+    /// Its component left before the start: it was never affected.
+    NeverAffected,
+    /// At a time of its own.
+    At(Timestamp),
+}
+
+/// An empty interval looks the same for an incident that ended before its start, by mistake, and for a component
+/// that left before the start; only the latter is not in the incident any more.
+fn ending(
+    began: Timestamp,
+    ended: Option<Timestamp>,
+    end: Option<Timestamp>,
+    is_in: bool,
+) -> Ending {
+    match ended {
+        None => Ending::Incident,
+        Some(ended) if ended == began => match end {
+            Some(end) if end <= began && is_in => Ending::Incident,
+            _ => Ending::NeverAffected,
+        },
+        Some(ended) if end == Some(ended) => Ending::Incident,
+        Some(ended) => Ending::At(ended),
+    }
+}
+
+/// Intervals that began with their incident follow its start, and none begins before it. How they end stays as it is.
+/// Of several that would begin together, the last one stays.
+fn move_start(own: &mut BTreeMap<Timestamp, Interval>, old: Span, new: Span, is_in: bool) {
+    let mut last: Option<Interval> = None;
+    let moved: Vec<Timestamp> =
+        own.keys().copied().filter(|began| *began == old.start || *began < new.start).collect();
+    for began in moved {
+        let Some((impact, ended)) = own.remove(&began) else { continue };
+        let ended = match ending(began, ended, old.end, is_in) {
+            Ending::Incident => old.end.map(|end| end.max(new.start)),
+            Ending::NeverAffected => Some(new.start),
+            Ending::At(time) => Some(time.max(new.start)),
+        };
+        // One without an end is the last.
+        let is_later = |(_, other): Interval| match (ended, other) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(ended), Some(other)) => ended >= other,
+        };
+        if last.is_none_or(is_later) {
+            last = Some((impact, ended));
+        }
+    }
     let Some((impact, ended)) = last else { return };
-    let ended = ended.map(|ended| ended.max(new));
-    own.entry(new)
+    own.entry(new.start)
         .and_modify(|(_, there)| *there = there.zip(ended).map(|(a, b)| a.max(b)))
         .or_insert((impact, ended));
 }
@@ -176,7 +224,7 @@ fn change_impact(own: &mut BTreeMap<Timestamp, Interval>, old: Span, new: Span, 
             }
         }
     }
-    if continues && new.end != Some(change) {
+    if continues {
         own.insert(change, (new.impact, new.end));
     }
 }
@@ -194,9 +242,16 @@ fn move_end(
         }
         return;
     }
-    for (began, (_, ended)) in own {
-        if ends_with(*began, *ended, old.end) {
-            *ended = new.end.map(|end| end.max(*began));
+    // Of several, those before the last one end where the next one begins.
+    let begins: Vec<Timestamp> = own.keys().copied().collect();
+    let next = begins.iter().skip(1).copied().map(Some).chain([None]);
+    for ((began, (_, ended)), next) in own.iter_mut().zip(next) {
+        if matches!(ending(*began, *ended, old.end, is_in), Ending::Incident) {
+            let end = new.end.map(|end| end.max(*began));
+            *ended = match (end, next) {
+                (Some(end), Some(next)) => Some(end.min(next)),
+                (end, next) => end.or(next),
+            };
         }
     }
 }

@@ -40,13 +40,14 @@ async fn migrate_alone(database: &mut PgConnection, settings: &Settings) -> Resu
     });
 
     adopt::attach(database).await?;
-    affected::complete(database).await?;
     said.extend(about_encoding(database).await?);
     said.extend(adopt::constrain(database).await?);
     said.push(record_topology(database, settings).await?);
     maintain_inbox(database, settings.number("SDB_INBOX_DAYS", 1..=3_650)?)
         .await
         .context("the inbox's partitions can't be made")?;
+    // Last, since it takes long and may leave something: the database is usable without it.
+    said.extend(affected::complete(database).await?);
     Ok(said)
 }
 

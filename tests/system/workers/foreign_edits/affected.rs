@@ -13,7 +13,9 @@ tests!(
     components_are_affected_from_their_joining_until_their_leaving,
     intervals_follow_the_start_and_the_end_of_their_incident,
     an_impact_that_changes_divides_open_intervals_only,
+    a_start_that_moves_keeps_how_intervals_end,
     what_is_deleted_leaves_no_intervals,
+    temporary_tables_do_not_take_the_place_of_ours,
     a_component_that_comes_while_its_incident_ends_is_not_affected_for_ever,
     a_component_that_comes_back_at_the_same_time_goes_on,
 );
@@ -108,13 +110,13 @@ async fn intervals_follow_the_start_and_the_end_of_their_incident(
     are(&system, 70, &["1 2 19 19", "2 2 19 19", "3 2 20 20"]).await?;
     set("start_date = '2026-01-01 08:00', end_date = '2026-01-01 18:00', text = 'Moved'").await?;
     set("end_date = NULL").await?;
-    are(&system, 70, &["1 2 8 19", "1 2 now open", "2 2 8 19", "2 2 now open", "3 2 20 20"])
+    are(&system, 70, &["1 2 8 18", "1 2 now open", "2 2 8 18", "2 2 now open", "3 2 20 20"])
         .await?;
     // A planned end that moves, or is taken away, opens nothing again.
     set("end_date = '9999-01-01'").await?;
     set("end_date = NULL").await?;
     set("end_date = clock_timestamp() AT TIME ZONE 'UTC'").await?;
-    are(&system, 70, &["1 2 8 19", "1 2 now now", "2 2 8 19", "2 2 now now", "3 2 20 20"]).await?;
+    are(&system, 70, &["1 2 8 18", "1 2 now now", "2 2 8 18", "2 2 now now", "3 2 20 20"]).await?;
     system.finish().await
 }
 
@@ -128,6 +130,22 @@ async fn an_impact_that_changes_divides_open_intervals_only(fixture: Arc<Fixture
     are(&system, 70, &["1 2 10 now", "1 3 now open", "2 2 10 now"]).await?;
     are(&system, 71, &["1 2 10 now", "1 3 now now", "2 2 10 now"]).await?;
     are(&system, 72, &["1 3 10 20", "2 3 10 20"]).await?;
+    // Ended and raised at once: what it had before stays, and the last interval has the new impact.
+    system
+        .sql("UPDATE incident SET impact = 1, end_date = '2026-01-01 20:00' WHERE id = 71")
+        .await?;
+    let at_once = intervals(&system, 71).await?;
+    manual_incident(&system, 73, "NULL").await?;
+    system
+        .sql("UPDATE incident SET impact = 3, end_date = '2026-01-01 20:00' WHERE id = 73")
+        .await?;
+    let divided = ["1 2 10 20", "1 3 20 20", "2 2 10 20", "2 3 20 20"];
+    are(&system, 73, &divided).await?;
+    system.sql("SELECT sdb_affected_compare('{71,73}')").await?;
+    are(&system, 73, &divided).await?;
+    ensure!(intervals(&system, 71).await? == at_once, "{at_once:?}");
+    system.sql("UPDATE incident SET end_date = '2026-01-01 22:00' WHERE id = 73").await?;
+    are(&system, 73, &["1 2 10 20", "1 3 20 22", "2 2 10 20", "2 3 20 22"]).await?;
     // At the end nothing is divided; one that goes on again has its new impact from then on.
     system
         .sql("UPDATE incident SET impact = 1, end_date = '2026-01-01 22:00' WHERE id = 72")
@@ -135,6 +153,56 @@ async fn an_impact_that_changes_divides_open_intervals_only(fixture: Arc<Fixture
     are(&system, 72, &["1 1 10 22", "2 1 10 22"]).await?;
     system.sql("UPDATE incident SET impact = 2, end_date = NULL WHERE id = 72").await?;
     are(&system, 72, &["1 1 10 22", "1 2 now open", "2 1 10 22"]).await?;
+    system.finish().await
+}
+
+async fn a_start_that_moves_keeps_how_intervals_end(fixture: Arc<Fixture>) -> Result<()> {
+    let system = with_components(&fixture).await?;
+    // A maintenance to come is brought forward, its end first; one component has left it before its start.
+    manual_incident(&system, 70, "'2026-01-01 22:00'").await?;
+    system
+        .sql("UPDATE incident SET start_date = '2999-01-01 20:00', end_date = '2999-01-01 22:00' WHERE id = 70")
+        .await?;
+    let forward =
+        async |set: &str| system.sql(&format!("UPDATE incident SET {set} WHERE id = 70")).await;
+    system.sql("DELETE FROM incident_component_relation WHERE component_id = 2").await?;
+    forward("end_date = '2026-01-01 12:00'").await?;
+    forward("start_date = '2026-01-01 10:00'").await?;
+    are(&system, 70, &["1 2 10 12", "2 2 10 10"]).await?;
+    // An end before the start, by mistake.
+    manual_incident(&system, 71, "NULL").await?;
+    system
+        .sql(
+            "UPDATE incident SET end_date = '2026-01-01 09:00' WHERE id = 71;
+            UPDATE incident SET start_date = '2026-01-01 08:00' WHERE id = 71",
+        )
+        .await?;
+    are(&system, 71, &["1 2 8 9", "2 2 8 9"]).await?;
+    system.finish().await
+}
+
+/// The functions run with their owner's rights.
+async fn temporary_tables_do_not_take_the_place_of_ours(fixture: Arc<Fixture>) -> Result<()> {
+    let system = with_components(&fixture).await?;
+    system
+        .sql(
+            "CREATE TEMP TABLE sdb_affected (LIKE public.sdb_affected INCLUDING ALL);
+            CREATE TEMP TABLE sdb_touched (LIKE public.sdb_touched);
+            CREATE TEMP TABLE sdb_version (LIKE public.sdb_version);
+            BEGIN;
+            INSERT INTO public.incident (id, text, start_date, impact, system)
+            VALUES (70, 'By hand', '2026-01-01 10:00', 2, false);
+            INSERT INTO public.incident_component_relation VALUES (70, 1);
+            COMMIT;
+            DO $$ BEGIN ASSERT NOT EXISTS (SELECT FROM pg_temp.sdb_affected)
+                AND NOT EXISTS (SELECT FROM pg_temp.sdb_touched); END $$;
+            DISCARD TEMP",
+        )
+        .await?;
+    are(&system, 70, &["1 2 10 open"]).await?;
+    let ours = "SELECT count(*) FROM pg_proc WHERE prosecdef AND proname LIKE 'sdb\\_%'";
+    let safe = format!("{ours} AND proconfig::text LIKE '%, pg_temp%'");
+    ensure!(system.count(ours).await? == system.count(&safe).await?, "one looks among them first");
     system.finish().await
 }
 
@@ -158,6 +226,22 @@ async fn what_is_deleted_leaves_no_intervals(fixture: Arc<Fixture>) -> Result<()
         )
         .await?;
     are(&system, 71, &["1 2 10 open"]).await?;
+    system
+        .sql(
+            "INSERT INTO incident (id, text, start_date, impact, system)
+            VALUES (2147483647, 'The last id', '2026-01-01', 2, false);
+            INSERT INTO incident_component_relation VALUES (2147483647, 1)",
+        )
+        .await?;
+    // The id of an incident without components can be changed.
+    system
+        .sql(
+            "DELETE FROM incident_component_relation WHERE incident_id = 2147483647;
+            UPDATE incident SET id = 80 WHERE id = 2147483647",
+        )
+        .await?;
+    let others = "SELECT count(*) FROM sdb_affected WHERE incident_id <> 71";
+    ensure!(system.count(others).await? == 0);
     system.sql("TRUNCATE incident_component_relation").await?;
     ensure!(system.count("SELECT count(*) FROM sdb_affected").await? == 0);
     system.finish().await
