@@ -202,11 +202,13 @@ BEGIN
     END IF;
     UPDATE sdb_affected SET impact = new_impact
     WHERE incident_id = incident AND began >= change
-        AND (ended IS NULL OR ended = greatest(began, old_end));
+        AND (ended IS NULL OR (old_end IS NOT NULL
+            AND sdb_affected_ends_with(incident, component_id, began, ended, old_end)));
     WITH split AS (
         UPDATE sdb_affected SET ended = change
         WHERE incident_id = incident AND began < change
-            AND (ended IS NULL OR ended = greatest(began, old_end))
+            AND (ended IS NULL OR (old_end IS NOT NULL
+                AND sdb_affected_ends_with(incident, component_id, began, ended, old_end)))
         RETURNING component_id
     )
     INSERT INTO sdb_affected (incident_id, component_id, impact, began, ended)

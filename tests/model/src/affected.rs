@@ -131,7 +131,7 @@ impl Telling {
                 move_start(&mut own, old, new, is_in);
             }
             if old.impact != new.impact {
-                change_impact(&mut own, old, new, now);
+                change_impact(&mut own, old, new, is_in, now);
             }
             if old.end != new.end {
                 move_end(&mut own, old, new, is_in, now);
@@ -139,11 +139,6 @@ impl Telling {
             self.intervals.extend(own.into_iter().map(|(began, i)| ((id, component, began), i)));
         }
     }
-}
-
-/// Whether an interval lasts as long as its incident.
-fn ends_with(began: Timestamp, ended: Option<Timestamp>, end: Option<Timestamp>) -> bool {
-    ended == end.map(|end| end.max(began))
 }
 
 /// How an interval ends.
@@ -205,7 +200,13 @@ fn move_start(own: &mut BTreeMap<Timestamp, Interval>, old: Span, new: Span, is_
         .or_insert((impact, ended));
 }
 
-fn change_impact(own: &mut BTreeMap<Timestamp, Interval>, old: Span, new: Span, now: Timestamp) {
+fn change_impact(
+    own: &mut BTreeMap<Timestamp, Interval>,
+    old: Span,
+    new: Span,
+    is_in: bool,
+    now: Timestamp,
+) {
     if old.end.is_some_and(|end| end <= now) {
         if new.end.is_some() {
             own.values_mut().filter(|(i, _)| *i == old.impact).for_each(|(i, _)| *i = new.impact);
@@ -215,7 +216,7 @@ fn change_impact(own: &mut BTreeMap<Timestamp, Interval>, old: Span, new: Span, 
     let change = new.end.map_or(now, |end| end.min(now));
     let mut continues = false;
     for (began, (impact, ended)) in &mut *own {
-        if ends_with(*began, *ended, old.end) {
+        if matches!(ending(*began, *ended, old.end, is_in), Ending::Incident) {
             if *began < change {
                 *ended = Some(change);
                 continues = true;
