@@ -121,11 +121,7 @@ fn components(fields: &Map<String, Value>) -> Result<Vec<ComponentId>, ApiError>
     for id in list {
         let number = id.as_i64().ok_or_else(|| bad("components has something that is no id"))?;
         // Beyond the range of ids there is none.
-        let id = i32::try_from(number).map(ComponentId).map_err(|_| unknown_id(number))?;
-        if components.contains(&id) {
-            return Err(bad(format!("components has the id {id} twice")));
-        }
-        components.push(id);
+        components.push(i32::try_from(number).map(ComponentId).map_err(|_| unknown_id(number))?);
     }
     Ok(components)
 }

@@ -108,6 +108,14 @@ async fn a_report_of_several_components_has_a_result_for_each(fixture: Arc<Fixtu
     let one = read(&system, &format!("{EVENTS}/{incident}")).await?;
     ensure!(one.body["components"] == json!([1, 2]) && one.body["impact"] == 2, "{one:?}");
 
+    // One that is listed twice is one update.
+    let updates = "SELECT count(*) FROM sdb_inbox";
+    let before = system.count(updates).await?;
+    let twice = answer(patient(&report(&[2, 1, 2], 2))).await?;
+    let ids = [2, 1, 2].map(|id| json!({ "component_id": id, "incident_id": incident }));
+    ensure!(twice.status == 200 && twice.body == json!({ "result": ids }), "{twice:?}");
+    ensure!(system.count(updates).await? == before + 2);
+
     let queued = reported(&system, 0, &report(&[1, 2], 3)).header("Prefer", "respond-async");
     let queued = answer(queued).await?;
     ensure!(queued.status == 202 && queued.header("retry-after") == "1", "{queued:?}");

@@ -41,7 +41,7 @@ fn what_is_invalid_is_refused() {
         ("impact", vec![json!(0), json!(4), json!("1"), json!(1.5), json!(null)], 400, "impact"),
         (
             "components",
-            vec![json!([]), json!(1), json!(["1"]), json!([1, 1]), json!(vec![1; 501])],
+            vec![json!([]), json!(1), json!(["1"]), json!(vec![1; 501])],
             400,
             "components",
         ),
