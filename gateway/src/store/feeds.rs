@@ -3,7 +3,7 @@
 use shared::{component::ComponentId, database};
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use super::incidents::{COLUMNS, Incident, UPDATES};
+use super::incidents::{COLUMNS, Rows, UPDATES};
 
 /// Incidents in a feed of more than one component.
 const MOST: i64 = 10;
@@ -17,34 +17,52 @@ pub(crate) enum FeedOf {
     Component(String, String),
 }
 
-/// The incidents, newest start first: the newest of all or of a region, or all of a component. None if there is no
-/// such region or component.
-///
-/// # Errors
-/// When the database fails.
-pub(crate) async fn incidents(
-    database: &mut PgConnection,
-    of: &FeedOf,
-) -> Result<Option<Vec<Incident>>, sqlx::Error> {
-    let components = match components(database, of).await {
-        // No row has a text that the database can't store.
-        Err(error) if database::lacks_characters(&error) => Some(Vec::new()),
-        components => components?,
-    };
-    if components.as_ref().is_some_and(Vec::is_empty) {
-        return Ok(None);
+/// Which incidents a feed has.
+pub(crate) struct FeedSelection {
+    /// None for all.
+    components: Option<Vec<ComponentId>>,
+    limit: Option<i64>,
+}
+
+impl FeedSelection {
+    /// The newest of all or of a region, or all of a component. None if there is no such region or component.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub(crate) async fn read(
+        database: &mut PgConnection,
+        of: &FeedOf,
+    ) -> Result<Option<Self>, sqlx::Error> {
+        let components = match components(database, of).await {
+            // No row has a text that the database can't store.
+            Err(error) if database::lacks_characters(&error) => Some(Vec::new()),
+            components => components?,
+        };
+        if components.as_ref().is_some_and(Vec::is_empty) {
+            return Ok(None);
+        }
+        let limit = (!matches!(of, FeedOf::Component(..))).then_some(MOST);
+        Ok(Some(Self { components, limit }))
     }
-    let limit = if matches!(of, FeedOf::Component(..)) { None } else { Some(MOST) };
-    let statement = format!(
-        "SELECT {COLUMNS} FROM (
-            SELECT * FROM incident i WHERE $1::integer[] IS NULL
-                OR EXISTS (SELECT FROM incident_component_relation r
-                    WHERE r.incident_id = i.id AND r.component_id = ANY($1))
-            ORDER BY i.start_date DESC, i.id DESC LIMIT $2
-        ) AS i {UPDATES} ORDER BY i.start_date DESC, i.id DESC"
-    );
-    let rows = sqlx::query_as(AssertSqlSafe(statement)).bind(components).bind(limit);
-    Ok(Some(rows.fetch_all(database).await?))
+
+    /// The incidents, newest start first. The statement has only the condition that is asked for, so that the plan
+    /// can use its index.
+    pub(crate) fn rows(self) -> Rows {
+        let condition = match self.components {
+            Some(_) => {
+                "i.id IN (SELECT r.incident_id FROM incident_component_relation r
+                    WHERE r.component_id = ANY($2))"
+            }
+            None => "$2::integer[] IS NULL",
+        };
+        let statement = format!(
+            "SELECT {COLUMNS} FROM (
+                SELECT * FROM incident i WHERE {condition}
+                ORDER BY i.start_date DESC, i.id DESC LIMIT $1
+            ) AS i {UPDATES} ORDER BY i.start_date DESC, i.id DESC"
+        );
+        sqlx::query_as(AssertSqlSafe(statement)).bind(self.limit).bind(self.components)
+    }
 }
 
 /// The components that a feed is about; none for all.

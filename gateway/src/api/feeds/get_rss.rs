@@ -8,16 +8,17 @@ use axum::{
     http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header},
     response::Response,
 };
+use futures_util::TryStreamExt;
 use sqlx::PgConnection;
 use utoipa::IntoParams;
 
-use super::rss::Feed;
+use super::rss::{self, Feed};
 use crate::{
     gateway::App,
     http::{error::ApiError, query::Query, transfer::Transfer},
     lists::{self, Asked, DependsOn, ListError, ListKind, ListWriter},
     store::{
-        feeds::{self, FeedOf},
+        feeds::{FeedOf, FeedSelection},
         pools::Pool,
     },
 };
@@ -124,7 +125,21 @@ async fn write_feed(
     root: &str,
     mut writer: ListWriter,
 ) -> Result<ListWriter, ListError> {
-    let incidents = feeds::incidents(database, of).await?.ok_or(GONE)?;
+    let selection = FeedSelection::read(database, of).await?.ok_or(GONE)?;
+    let (title, description, path) = about(of);
+    let feed = Feed { root, path: &path, title: &title, description: &description };
+    writer.buffer().extend_from_slice(feed.begin().as_bytes());
+    let mut rows = selection.rows().fetch(database);
+    while let Some(incident) = rows.try_next().await? {
+        writer.buffer().extend_from_slice(feed.item(&incident).as_bytes());
+        writer.advance().await?;
+    }
+    writer.buffer().extend_from_slice(rss::END.as_bytes());
+    Ok(writer)
+}
+
+/// Title, description and path of a feed.
+fn about(of: &FeedOf) -> (String, String, String) {
     let mut query = url::form_urlencoded::Serializer::new(String::new());
     let (title, description) = match of {
         FeedOf::All => ("Incidents | Status Dashboard".to_owned(), "Incidents".to_owned()),
@@ -140,7 +155,5 @@ async fn write_feed(
     };
     let query = query.finish();
     let path = if query.is_empty() { "rss/".to_owned() } else { format!("rss/?{query}") };
-    let feed = Feed { root, path: &path, title: &title, description: &description };
-    writer.buffer().extend_from_slice(feed.xml(&incidents).as_bytes());
-    Ok(writer)
+    (title, description, path)
 }

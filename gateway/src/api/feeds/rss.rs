@@ -1,7 +1,5 @@
 //! A feed as RSS 2.0, with the contents of the Python dashboard's.
 
-use std::fmt::Write;
-
 use shared::{impact::Impact, timestamp::Timestamp};
 use time::{OffsetDateTime, format_description::well_known::Rfc2822};
 
@@ -10,6 +8,9 @@ use crate::store::incidents::Incident;
 /// The last words of every item.
 const APOLOGY: &str =
     "We apologize for the inconvenience and will share an update once we have more information.";
+
+/// What comes after the items of a feed.
+pub(super) const END: &str = "</channel></rss>\n";
 
 /// A feed; `root` is the address of the service, with a slash at its end.
 pub(super) struct Feed<'a> {
@@ -21,35 +22,32 @@ pub(super) struct Feed<'a> {
 }
 
 impl Feed<'_> {
-    /// Its XML.
-    pub(super) fn xml(&self, incidents: &[Incident]) -> String {
+    /// What comes before its items.
+    pub(super) fn begin(&self) -> String {
         let own = escape(&format!("{}{}", self.root, self.path));
-        let mut xml = format!(
+        format!(
             "<?xml version='1.0' encoding='UTF-8'?>\n\
             <rss version=\"2.0\" xmlns:atom=\"http://www.w3.org/2005/Atom\"><channel>\
             <title>{}</title><link>{own}</link>\
             <atom:link href=\"{own}\" rel=\"self\"/><description>{}</description>",
             escape(self.title),
             escape(self.description),
-        );
-        for incident in incidents {
-            // Writing to a string can't fail.
-            write!(
-                xml,
-                "<item><title>{}</title><link>{}</link><description>{}</description>\
-                <guid isPermaLink=\"false\">status-dashboard-incident-{}</guid>\
-                <pubDate>{}</pubDate></item>",
-                escape(&incident.text),
-                escape(&format!("{}incidents/{}", self.root, incident.id)),
-                escape(&content(incident)),
-                incident.id,
-                // The oldest update: a date that stays.
-                rfc2822(*incident.update_times.last().unwrap_or(&incident.start_date)),
-            )
-            .ok();
-        }
-        xml.push_str("</channel></rss>\n");
-        xml
+        )
+    }
+
+    /// An item.
+    pub(super) fn item(&self, incident: &Incident) -> String {
+        format!(
+            "<item><title>{}</title><link>{}</link><description>{}</description>\
+            <guid isPermaLink=\"false\">status-dashboard-incident-{}</guid>\
+            <pubDate>{}</pubDate></item>",
+            escape(&incident.text),
+            escape(&format!("{}incidents/{}", self.root, incident.id)),
+            escape(&content(incident)),
+            incident.id,
+            // The oldest update: a date that stays.
+            rfc2822(*incident.update_times.last().unwrap_or(&incident.start_date)),
+        )
     }
 }
 
