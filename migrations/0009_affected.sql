@@ -249,7 +249,7 @@ END $$;
 COMMENT ON FUNCTION sdb_affected_move_end IS 'Intervals that ended with their incident follow its end; an incident without an end any more opens new ones';
 
 CREATE FUNCTION sdb_affected_delete() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
-SET search_path FROM CURRENT AS $$
+SET search_path FROM CURRENT SET enable_seqscan = off AS $$
 BEGIN
     IF TG_OP = 'TRUNCATE' THEN
         DELETE FROM sdb_affected;

@@ -33,13 +33,13 @@ pub(crate) fn outages(from: Timestamp, now: Timestamp) -> Rows {
             coalesce((SELECT sdb_readable(value) FROM component_attribute
                 WHERE component_id = c.id AND name = 'region' ORDER BY id LIMIT 1), '') AS region,
             coalesce(a.began, '{}') AS began, coalesce(a.ended, '{}') AS ended
-        FROM component c LEFT JOIN (
-            SELECT component_id, array_agg(greatest(began, $1) ORDER BY began, ended) AS began,
+        FROM component c, LATERAL (
+            SELECT array_agg(greatest(began, $1) ORDER BY began, ended) AS began,
                 array_agg(least(ended, $2) ORDER BY began, ended) AS ended
             FROM sdb_affected
-            WHERE impact >= $3 AND began < $2 AND (ended IS NULL OR ended > $1)
-            GROUP BY component_id
-        ) AS a ON a.component_id = c.id
+            WHERE component_id = c.id AND impact >= $3
+                AND began < $2 AND (ended IS NULL OR ended > $1)
+        ) AS a
         ORDER BY c.id",
     )
     .bind(from)
@@ -47,7 +47,11 @@ pub(crate) fn outages(from: Timestamp, now: Timestamp) -> Rows {
     .bind(OUTAGE)
 }
 
-/// The time of the database.
-pub(crate) async fn now(database: &mut PgConnection) -> Result<Timestamp, sqlx::Error> {
-    sqlx::query_scalar("SELECT clock_timestamp() AT TIME ZONE 'UTC'").fetch_one(database).await
+/// The time of the database, and whether outages may be missing: `worker migrate` has not compared all incidents yet.
+pub(crate) async fn now(database: &mut PgConnection) -> Result<(Timestamp, bool), sqlx::Error> {
+    sqlx::query_as(
+        "SELECT clock_timestamp() AT TIME ZONE 'UTC', EXISTS (SELECT FROM sdb_affected_pending)",
+    )
+    .fetch_one(database)
+    .await
 }

@@ -31,6 +31,8 @@ pub(crate) struct Version {
     server: i64,
     /// Incremented by every transaction that changes the lists.
     lists: i64,
+    /// Incremented by every transaction that changes components or their attributes.
+    catalogue: i64,
     /// The newest start and end of an incident that have passed, in microseconds since 1970: which
     /// incidents are active changes without a write, too.
     windows: Option<(i64, i64)>,
@@ -45,7 +47,7 @@ pub(crate) enum DependsOn {
     Rows,
     /// Also when an incident starts or ends without a write.
     Windows,
-    /// When a row changes, and every minute.
+    /// When a component changes, and every minute. It reads too much to be read again for each incident of a storm.
     Minutes,
 }
 
@@ -53,7 +55,7 @@ pub(crate) enum DependsOn {
 /// uses the time of the statement.
 pub(crate) const VERSION: &str = "SELECT
     pg_postmaster_start_time() AT TIME ZONE 'UTC' AS version_server, lists AS version_lists,
-    statement_timestamp() AT TIME ZONE 'UTC' AS version_now,
+    catalogue AS version_catalogue, statement_timestamp() AT TIME ZONE 'UTC' AS version_now,
     (SELECT max(start_date) FROM incident
         WHERE start_date <= statement_timestamp() AT TIME ZONE 'UTC') AS version_start,
     (SELECT max(end_date) FROM incident
@@ -68,6 +70,7 @@ impl FromRow<'_, PgRow> for Version {
         Ok(Self {
             server: micros("version_server")?,
             lists: row.try_get("version_lists")?,
+            catalogue: row.try_get("version_catalogue")?,
             windows: Some((micros("version_start")?, micros("version_end")?)),
             minute: Some(micros("version_now")?.div_euclid(60_000_000)),
         })
@@ -78,7 +81,7 @@ impl Version {
     /// Of some server, with these lists.
     #[cfg(test)]
     pub(crate) const fn of(lists: i64) -> Self {
-        Self { server: 7, lists, windows: None, minute: None }
+        Self { server: 7, lists, catalogue: 1, windows: None, minute: None }
     }
 
     /// What of it matters to a list.
@@ -86,7 +89,7 @@ impl Version {
         match depends_on {
             DependsOn::Rows => Self { windows: None, minute: None, ..self },
             DependsOn::Windows => Self { minute: None, ..self },
-            DependsOn::Minutes => Self { windows: None, ..self },
+            DependsOn::Minutes => Self { lists: self.catalogue, windows: None, ..self },
         }
     }
 
@@ -112,7 +115,7 @@ impl Version {
 
     /// Its form in an entity tag. Another release may use another form.
     pub(crate) fn text(self) -> String {
-        let Self { server, lists, windows, minute } = self;
+        let Self { server, lists, catalogue: _, windows, minute } = self;
         let release = env!("CARGO_PKG_VERSION");
         let mut text = format!("{release}-{server:x}-{lists}");
         // Writing to a string can't fail.
@@ -222,7 +225,7 @@ async fn read(database: &mut PgConnection) -> Result<Version, sqlx::Error> {
 async fn read_without_windows(database: &mut PgConnection) -> Result<Version, sqlx::Error> {
     sqlx::query_as(
         "SELECT pg_postmaster_start_time() AT TIME ZONE 'UTC' AS version_server, lists AS version_lists,
-            statement_timestamp() AT TIME ZONE 'UTC' AS version_now,
+            catalogue AS version_catalogue, statement_timestamp() AT TIME ZONE 'UTC' AS version_now,
             NULL::timestamp AS version_start, NULL::timestamp AS version_end
         FROM sdb_version",
     )
@@ -236,12 +239,24 @@ mod tests {
 
     #[test]
     fn a_state_reaches_what_is_no_later_on_the_same_server() {
-        let of = |server, lists| Version { server, lists, windows: Some((1, 1)), minute: None };
+        let of = |server, lists| Version { server, windows: Some((1, 1)), ..Version::of(lists) };
         assert!(of(7, 5).reaches(of(7, 5)) && of(7, 6).reaches(of(7, 5)));
         assert!(!of(7, 5).reaches(of(7, 6)));
         assert!(!of(8, 5).reaches(of(7, 5)) && !of(7, 5).reaches(of(8, 5)));
         assert_ne!(of(7, 5).text(), of(8, 5).text());
         let later = Version { windows: Some((1, 2)), ..of(7, 5) };
         assert!(later.reaches(of(7, 5)) && !of(7, 5).reaches(later));
+    }
+
+    #[test]
+    fn what_is_of_a_minute_changes_with_it_and_with_the_components() {
+        let of = |lists, catalogue, minute| {
+            let version = Version { catalogue, minute: Some(minute), ..Version::of(lists) };
+            version.of_list(DependsOn::Minutes)
+        };
+        assert_eq!(of(5, 2, 9), of(6, 2, 9));
+        for other in [of(5, 3, 9), of(5, 2, 10)] {
+            assert!(other.reaches(of(5, 2, 9)) && !of(5, 2, 9).reaches(other));
+        }
     }
 }

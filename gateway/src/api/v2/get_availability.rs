@@ -35,6 +35,9 @@ const MONTHS: usize = 12;
 struct AvailabilityJson<'a> {
     /// The components in the order of their ids.
     data: Vec<ComponentJson<'a>>,
+    /// `true` while outages of before an upgrade may be missing; absent otherwise.
+    #[schema(required = false)]
+    incomplete: bool,
 }
 
 /// A component and its availability.
@@ -69,7 +72,7 @@ struct MonthJson {
 /// Show the availability of the components
 ///
 /// For each component, the last 12 months with the current one. Incidents that go on count until now. It is as of
-/// the minute of the answer.
+/// some moment of the minute: an outage that begins or ends shows a minute later at the latest.
 #[utoipa::path(
     get,
     path = "/v2/availability",
@@ -105,7 +108,7 @@ async fn write_rows(
     database: &mut PgConnection,
     mut writer: ListWriter,
 ) -> Result<ListWriter, ListError> {
-    let now = availability::now(&mut *database).await?;
+    let (now, is_incomplete) = availability::now(&mut *database).await?;
     let months = last_months(now, MONTHS);
     let from = months.last().and_then(|month| month.begin()).unwrap_or(now);
     let mut rows = availability::outages(from, now).fetch(database);
@@ -118,7 +121,11 @@ async fn write_rows(
         write_one(writer.buffer(), &component, &months)?;
         writer.advance().await?;
     }
-    writer.buffer().extend_from_slice(b"]}");
+    writer.buffer().push(b']');
+    if is_incomplete {
+        writer.buffer().extend_from_slice(b",\"incomplete\":true");
+    }
+    writer.buffer().push(b'}');
     Ok(writer)
 }
 

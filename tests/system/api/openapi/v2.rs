@@ -47,6 +47,8 @@ pub(super) async fn v2(system: &System, document: &mut Document) -> Result<()> {
 }
 
 async fn lists(system: &System, document: &mut Document) -> Result<()> {
+    // The availability has a field only while something is not recorded yet.
+    system.sql("INSERT INTO sdb_affected_pending DEFAULT VALUES").await?;
     for (path, asked, status) in [
         (COMPONENTS, COMPONENTS, 200),
         (EVENTS, EVENTS, 200),

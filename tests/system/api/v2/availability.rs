@@ -132,12 +132,23 @@ async fn availability_has_every_component_and_twelve_months(fixture: Arc<Fixture
             months.iter().filter_map(ordinal).map(|(year, month)| year * 12 + month).collect();
         ensure!(ordinals.windows(2).all(|pair| pair[0] == pair[1] + 1), "{component}");
     }
-    // An outage shows at once.
+    // An outage shows a minute later at the latest, or when the components change.
     system.post(&harness::status_update("CDN", 3)).await?;
-    system.sql("UPDATE incident SET start_date = start_date - interval '1 year'").await?;
+    system
+        .sql(
+            "UPDATE incident SET start_date = start_date - interval '1 year';
+            INSERT INTO component (id, name) VALUES (3, 'Mail')",
+        )
+        .await?;
     let answer = read(&system, AVAILABILITY).await?;
     let months = &answer.body["data"][1]["availability"];
     ensure!(months[0]["percentage"] == 0.0 && months[11]["percentage"] == 0.0, "{answer:?}");
     ensure!(answer.body["data"][0]["availability"][0]["percentage"] == 100.0, "{answer:?}");
+    ensure!(answer.body.get("incomplete").is_none(), "{answer:?}");
+    system
+        .sql("INSERT INTO sdb_affected_pending DEFAULT VALUES; UPDATE component SET name = 'Post' WHERE id = 3")
+        .await?;
+    let answer = read(&system, AVAILABILITY).await?;
+    ensure!(answer.body["incomplete"] == true, "{answer:?}");
     system.finish().await
 }
