@@ -19,6 +19,7 @@ use crate::{
     store::{
         catalogue::CatalogueCopy,
         clock::DatabaseClock,
+        event_counts::EventCounts,
         pools::{self, Pool},
         version::Versions,
     },
@@ -45,6 +46,8 @@ pub(crate) struct App {
     /// The PostgreSQL servers that `SDB_DATABASE_URI` names.
     pub(crate) servers: Servers,
     pub(crate) lists: Lists,
+    /// How many events match each filter of `GET /v2/events`.
+    pub(crate) event_counts: Arc<EventCounts>,
     /// Reads the version of the lists from the database.
     pub(crate) versions: Versions,
     /// Whether an update that an incident already covers is answered 409.
@@ -85,6 +88,7 @@ impl App {
                 versions.clone(),
                 limits.streamed_lists,
             ),
+            event_counts: Arc::default(),
             versions,
             conflict,
             inbox_days,

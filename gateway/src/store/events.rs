@@ -75,6 +75,23 @@ const STATUS: &str = "CASE
 const DERIVED: &str = "i.system, ARRAY(SELECT r.component_id FROM incident_component_relation r
         WHERE r.incident_id = i.id ORDER BY r.component_id) AS components";
 
+/// What an event with this status has at least: conditions for which no update has to be read.
+fn phase(status: &str) -> &'static str {
+    match status {
+        "planned" => "i.impact = 0 AND i.start_date > statement_timestamp() AT TIME ZONE 'UTC'",
+        "completed" => "i.impact = 0 AND i.end_date <= statement_timestamp() AT TIME ZONE 'UTC'",
+        "resolved" => "i.impact <> 0 AND i.end_date <= statement_timestamp() AT TIME ZONE 'UTC'",
+        "in_progress" | "modified" => {
+            "i.impact = 0 AND (i.end_date IS NULL
+                OR i.end_date > statement_timestamp() AT TIME ZONE 'UTC')"
+        }
+        _ => {
+            "i.impact <> 0 AND (i.end_date IS NULL
+                OR i.end_date > statement_timestamp() AT TIME ZONE 'UTC')"
+        }
+    }
+}
+
 impl EventFilter {
     /// The conditions on `incident i`, with the values that are bound as $3 to $8.
     fn conditions(&self) -> String {
@@ -90,7 +107,7 @@ impl EventFilter {
         conditions.extend(self.active.then(|| ACTIVE_NOW.to_owned()));
         conditions.extend(
             [
-                self.status.map(|_| format!("{STATUS} = $3")),
+                self.status.map(|status| format!("{} AND {STATUS} = $3", phase(status))),
                 self.start_date.map(|_| "i.start_date >= $4".to_owned()),
                 self.end_date.map(|_| "i.end_date <= $5".to_owned()),
                 self.impact.map(|_| "i.impact = $6".to_owned()),
@@ -107,14 +124,20 @@ impl EventFilter {
         conditions.join(" AND ")
     }
 
-    /// The events of a page, newest start first, each row with the version of the lists and the number of all
-    /// events that match: one statement, and so one moment. A page without events has one row, without an id.
-    pub(crate) fn page(&self, page: Page) -> Query<'static, Postgres, PgArguments> {
+    /// The events of a page, newest start first, each row with the version of the lists and, if they are to be
+    /// counted, the number of all events that match: one statement, and so one moment. A page without events has
+    /// one row, without an id.
+    pub(crate) fn page(&self, page: Page, count: bool) -> Query<'static, Postgres, PgArguments> {
         let conditions = self.conditions();
+        let total = if count {
+            format!("SELECT count(*) AS total FROM incident i WHERE {conditions}")
+        } else {
+            "SELECT NULL::bigint AS total".to_owned()
+        };
         let statement = format!(
             "SELECT version.*, matching.total, event.*
             FROM ({VERSION}) AS version,
-                (SELECT count(*) AS total FROM incident i WHERE {conditions}) AS matching
+                ({total}) AS matching
             LEFT JOIN LATERAL (
                 SELECT {COLUMNS}, {DERIVED}, {STATUS} AS status FROM (
                     SELECT * FROM incident i WHERE {conditions}

@@ -4,6 +4,7 @@ pub(crate) mod availability;
 pub(crate) mod catalogue;
 pub(crate) mod clock;
 pub(crate) mod components;
+pub(crate) mod event_counts;
 pub(crate) mod events;
 pub(crate) mod feeds;
 pub(crate) mod incidents;

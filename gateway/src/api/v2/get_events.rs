@@ -1,6 +1,6 @@
 //! `GET /v2/events`: incidents and maintenances, newest start first.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
 use axum::{
     Extension,
@@ -8,9 +8,9 @@ use axum::{
     http::{HeaderMap, Method, Uri},
     response::Response,
 };
-use futures_util::TryStreamExt;
+use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 use serde::Serialize;
-use sqlx::{FromRow, PgConnection, Row};
+use sqlx::{FromRow, PgConnection, Row, postgres::PgRow};
 use utoipa::ToSchema;
 
 use super::{
@@ -22,11 +22,15 @@ use crate::{
     http::{error::ApiError, transfer::Transfer},
     lists::{self, Asked, DependsOn, ListError, ListKind, ListWriter},
     store::{
+        event_counts::EventCounts,
         events::{Event, EventFilter, Page},
         pools::Pool,
         version::Version,
     },
 };
+
+/// The status of an event changes when it starts and when it ends.
+const DEPENDS_ON: DependsOn = DependsOn::Windows;
 
 /// A page of events.
 #[derive(ToSchema)]
@@ -83,39 +87,61 @@ pub(crate) async fn get(
     let (filter, page) = event_query::read(&uri)?;
     let list = format!("v2 events {filter:?} {page:?}");
     let (method, headers, transfer) = (&method, &headers, &transfer);
-    // The status of an event changes when it starts and when it ends.
-    let depends_on = DependsOn::Windows;
-    let asked = Asked { method, headers, transfer, list, kind: ListKind::All, depends_on };
-    let database = app.lists.database.clone();
-    lists::serve(&app.lists, asked, |writer| write(database, filter, page, writer)).await
+    let asked =
+        Asked { method, headers, transfer, list, kind: ListKind::All, depends_on: DEPENDS_ON };
+    let (database, counts) = (app.lists.database.clone(), app.event_counts.clone());
+    lists::serve(&app.lists, asked, |writer| write(database, counts, (filter, page), writer)).await
 }
 
 async fn write(
     database: Pool,
-    filter: EventFilter,
-    page: Page,
+    counts: Arc<EventCounts>,
+    (filter, page): (EventFilter, Page),
     writer: ListWriter,
 ) -> Result<ListWriter, ListError> {
     let mut connection = lists::lend(&database).await?;
-    let written = write_page(&mut connection, &filter, page, writer).await;
+    let written = write_page(&mut connection, &counts, &filter, page, writer).await;
     lists::give_back(connection, written).await
 }
 
 async fn write_page(
     database: &mut PgConnection,
+    counts: &EventCounts,
     filter: &EventFilter,
     page: Page,
+    writer: ListWriter,
+) -> Result<ListWriter, ListError> {
+    let key = format!("{filter:?}");
+    let mut counted = counts.last(&key);
+    loop {
+        let mut rows = filter.page(page, counted.is_none()).fetch(&mut *database);
+        let first = rows.try_next().await?.ok_or(sqlx::Error::RowNotFound)?;
+        let version = Version::from_row(&first)?;
+        let total = match counted {
+            Some((at, total)) if at == version.of_list(DEPENDS_ON) => total,
+            // Something has changed since.
+            Some(_) => {
+                counted = None;
+                continue;
+            }
+            None => first.try_get::<i64, _>("total")?.unsigned_abs(),
+        };
+        counts.keep(key, version.of_list(DEPENDS_ON), total);
+        writer.is_of(version)?;
+        let rows = stream::once(async { Ok(first) }).chain(rows);
+        return write_rows(pin!(rows), page, total, writer).await;
+    }
+}
+
+async fn write_rows(
+    mut rows: impl Stream<Item = Result<PgRow, sqlx::Error>> + Unpin,
+    page: Page,
+    total_records: u64,
     mut writer: ListWriter,
 ) -> Result<ListWriter, ListError> {
-    let mut rows = filter.page(page).fetch(database);
-    let mut total_records = 0;
     let mut is_first = true;
     writer.buffer().extend_from_slice(b"{\"data\":[");
     while let Some(row) = rows.try_next().await? {
-        if is_first {
-            writer.is_of(Version::from_row(&row)?)?;
-            total_records = row.try_get::<i64, _>("total")?.unsigned_abs();
-        }
         if row.try_get::<Option<i32>, _>("id")?.is_none() {
             continue;
         }
