@@ -54,6 +54,8 @@ pub(crate) struct App {
     pub(crate) conflict: bool,
     /// Days that the record of each update is kept.
     pub(crate) inbox_days: u32,
+    /// Address of the service for links, with a slash at its end; none to take that of the request.
+    pub(crate) page_url: Option<String>,
     pub(crate) stop: Stop,
 }
 
@@ -92,8 +94,14 @@ impl App {
             versions,
             conflict,
             inbox_days,
+            page_url: None,
             stop: Stop::new(stop),
         }
+    }
+
+    /// With the address of the service for links.
+    pub(crate) fn with_page_url(self, page_url: Option<String>) -> Self {
+        Self { page_url, ..self }
     }
 
     /// Waits until the gateway is stopping.

@@ -7,7 +7,7 @@ use reqwest::Method;
 
 use harness::{Answer, Fixture, System, answer, tests};
 
-tests!(a_feed_has_the_incidents_of_a_region_or_a_component,);
+tests!(a_feed_has_the_incidents_of_a_region_or_a_component, links_have_the_address_that_is_set,);
 
 async fn feed(system: &System, query: &str) -> Result<Answer> {
     let request = system.request_to(0, Method::GET, &format!("/rss/{query}"));
@@ -72,6 +72,27 @@ async fn a_feed_has_the_incidents_of_a_region_or_a_component(fixture: Arc<Fixtur
     for (query, status) in [("?srv=DNS", 404), ("?mt=R9", 404), ("?mt=R1&srv=Mail", 404)] {
         let refused = feed(&system, query).await?;
         ensure!(refused.status == status, "{query}: {refused:?}");
+    }
+    ensure!(one.header("vary").contains("X-Forwarded-Proto"), "{one:?}");
+    system.finish().await
+}
+
+/// No header changes the feed then.
+async fn links_have_the_address_that_is_set(fixture: Arc<Fixture>) -> Result<()> {
+    let mut system = System::start_with(&fixture, &[("DNS", &[("region", "R1")])]).await?;
+    system
+        .sql(
+            "INSERT INTO incident (id, text, start_date, impact, system)
+            VALUES (7, 'By hand', '2026-01-01', 2, false)",
+        )
+        .await?;
+    system.start_gateway(&[("SDB_PAGE_URL", "https://pages.example.org/status")]).await?;
+    for host in ["status.example.org", "other.example.org"] {
+        let shown = answer(system.request_to(1, Method::GET, "/rss/").header("Host", host)).await?;
+        let text = shown.body.as_str().unwrap_or_default();
+        let link = "<link>https://pages.example.org/status/incidents/7</link>";
+        ensure!(text.contains(link) && !text.contains(host), "{text}");
+        ensure!(shown.header("vary") == "Accept-Encoding", "{shown:?}");
     }
     system.finish().await
 }

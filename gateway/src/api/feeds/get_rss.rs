@@ -83,7 +83,7 @@ pub(crate) async fn get(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let of = read(&uri)?;
-    let root = root(&headers);
+    let root = app.page_url.clone().unwrap_or_else(|| root(&headers));
     let list = format!("rss {root} {of:?}");
     let (method, headers, transfer) = (&method, &headers, &transfer);
     let (kind, depends_on) = (ListKind::One, DependsOn::Rows);
@@ -95,6 +95,10 @@ pub(crate) async fn get(
     if response.headers().contains_key(header::CONTENT_TYPE) {
         let rss = HeaderValue::from_static("application/rss+xml");
         response.headers_mut().insert(header::CONTENT_TYPE, rss);
+    }
+    if app.page_url.is_none() {
+        let vary = HeaderValue::from_static("Accept-Encoding, Host, X-Forwarded-Proto");
+        response.headers_mut().insert(header::VARY, vary);
     }
     Ok(response)
 }
