@@ -332,6 +332,8 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION sdb_affected_compare IS 'Corrects the intervals of incidents, for what was written without the triggers; returns those that someone else has locked';
 
+REVOKE EXECUTE ON FUNCTION sdb_affected_compare FROM PUBLIC;
+
 -- Workers call it, too, and need no rights on the table. Incidents that are still locked come last the next time.
 CREATE FUNCTION sdb_affected_compare_rest() RETURNS integer[] LANGUAGE plpgsql SECURITY DEFINER
 SET search_path FROM CURRENT AS $$
