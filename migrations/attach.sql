@@ -26,6 +26,21 @@ BEGIN
     END LOOP;
 END $$;
 
+-- The reports of a component go with it.
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_trigger
+        WHERE tgrelid = 'component'::regclass AND tgname = 'sdb_forget_reports')
+    THEN
+        CREATE TRIGGER sdb_forget_reports AFTER DELETE ON component REFERENCING OLD TABLE AS gone
+            FOR EACH STATEMENT EXECUTE FUNCTION sdb_forget_reports();
+        CREATE TRIGGER sdb_forget_all_reports AFTER TRUNCATE ON component
+            FOR EACH STATEMENT EXECUTE FUNCTION sdb_forget_reports();
+        -- Without the trigger, ids may have been given to other components.
+        DELETE FROM sdb_report;
+    END IF;
+END $$;
+
 -- Sets the sequences to the highest id: rows may have been copied in together with their ids.
 DO $$
 DECLARE

@@ -13,6 +13,10 @@ BEGIN
     LOOP
         EXECUTE format('DROP TRIGGER %I ON %s', ours.tgname, ours.shared_table);
     END LOOP;
+    IF to_regclass('component') IS NOT NULL THEN
+        DROP TRIGGER IF EXISTS sdb_forget_reports ON component;
+        DROP TRIGGER IF EXISTS sdb_forget_all_reports ON component;
+    END IF;
 END $$;
 
 ALTER TABLE IF EXISTS incident DROP CONSTRAINT IF EXISTS sdb_one_active_system_incident_per_impact;

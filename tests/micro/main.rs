@@ -47,14 +47,14 @@ fn decisions(criterion: &mut Criterion) -> Result<()> {
         .map(|index| {
             let component = ComponentId((index % COMPONENTS) as i32);
             let impact = Impact::try_from((index / COMPONENTS % 3) as i16 + 1)?;
-            Ok(Update { component, impact, text: "Incident", at: at(index as i64)? })
+            Ok((Update { component, text: "Incident", at: at(index as i64)? }, impact))
         })
         .collect::<Result<Vec<_>>>()?;
     let apply = |mut state: ActiveState| {
         let mut timeline = Vec::new();
-        for update in &updates {
-            let decision = decide(&state, *update);
-            black_box(state.carry_out(decision, *update, &mut timeline));
+        for (update, impact) in &updates {
+            let decision = decide(&state, *update, *impact);
+            black_box(state.carry_out(&decision, *update, &mut timeline));
         }
         black_box(timeline);
         state

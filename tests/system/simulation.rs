@@ -8,7 +8,7 @@ use harness::{
     simulation::{Edit, End, Flaw, History, Hold, Pick, Step, Update, play, play_many, prepare},
     tests,
 };
-use shared::impact::Impact;
+use shared::{condition::Condition, impact::Impact, message::Report};
 use tokio::{runtime::Handle, task::spawn_blocking};
 
 tests!(
@@ -32,8 +32,14 @@ async fn what_is_simulated_agrees_with_the_model(fixture: Arc<Fixture>) -> Resul
 async fn histories_that_once_failed_or_are_rarely_drawn_agree_too(
     fixture: Arc<Fixture>,
 ) -> Result<()> {
-    let update =
-        |component, impact, flaw| Update { component, impact, title: "Incident", key: None, flaw };
+    let update = |component, impact: Impact, flaw| Update {
+        component,
+        condition: impact.into(),
+        report: None,
+        title: "Incident",
+        key: None,
+        flaw,
+    };
     let post = |flaw| Step::Post(update(1, Impact::Minor, flaw));
     let work = || Step::Work(Pick(0), 9, End::Done);
     let toggle = || Step::Edit(Edit::Toggle(1));
@@ -82,6 +88,28 @@ async fn histories_that_once_failed_or_are_rarely_drawn_agree_too(
                 outage,
                 beside(Edit::TakeOver(Pick(0), false), polls, hold),
                 post(None),
+                work(),
+            ]);
+        }
+    }
+    // An `ok`, wherever an operator takes its incident over or its component away; and what comes after it.
+    let says = |condition| {
+        let report = Some(Report { source: "a".to_owned(), ..Report::default() });
+        Step::Post(Update { condition, report, ..update(1, Impact::Minor, None) })
+    };
+    for polls in 0..12 {
+        for edit in [Edit::TakeOver(Pick(0), true), Edit::Toggle(1)] {
+            histories.push(vec![
+                says(Condition::Impact(Impact::Minor)),
+                work(),
+                says(Condition::Ok),
+                beside(edit.clone(), polls, Hold::Commit),
+                says(Condition::Impact(Impact::Major)),
+                beside(edit, polls, Hold::Held),
+                toggle(),
+                says(Condition::Ok),
+                work(),
+                Step::PutBack,
                 work(),
             ]);
         }

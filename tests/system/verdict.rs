@@ -38,8 +38,14 @@ async fn simulated(fixture: &Arc<Fixture>) -> Result<System> {
 
 /// A history that has all that faults need: every kind of update, edits, parked updates.
 fn full_history() -> History {
-    let update =
-        |component, impact, key| Update { component, impact, title: "Incident", key, flaw: None };
+    let update = |component, impact: Impact, key| Update {
+        component,
+        condition: impact.into(),
+        report: None,
+        title: "Incident",
+        key,
+        flaw: None,
+    };
     let post = |component, impact, key| Step::Post(update(component, impact, key));
     let unreadable =
         Step::Post(Update { flaw: Some(Flaw::Unreadable), ..update(1, Impact::Minor, None) });
@@ -140,7 +146,7 @@ struct Fault {
     kind: Kind,
 }
 
-const FAULTS: [Fault; 13] = [
+const FAULTS: [Fault; 15] = [
     Fault {
         name: "an entry of a timeline is missing",
         trigger: "BEFORE INSERT ON incident_status FOR EACH ROW",
@@ -200,6 +206,21 @@ const FAULTS: [Fault; 13] = [
         body: "NEW.impact := OLD.impact;",
         returns: "NEW",
         kind: Kind::State,
+    },
+    Fault {
+        name: "a report does not end",
+        trigger: "BEFORE UPDATE ON sdb_report FOR EACH ROW",
+        body: "NEW.is_live := true;",
+        returns: "NEW",
+        kind: Kind::State,
+    },
+    Fault {
+        name: "an `ok` ends the reports of all sources",
+        trigger: "AFTER UPDATE ON sdb_report FOR EACH ROW WHEN (NOT NEW.is_live)",
+        body: "UPDATE sdb_report SET is_live = false
+            WHERE component_id = NEW.component_id AND is_live;",
+        returns: "NULL",
+        kind: Kind::DecidedOtherwise,
     },
     Fault {
         name: "updates of a component are swapped",

@@ -1,5 +1,6 @@
 //! Maintains the inbox: creates its partitions ahead of time, drops expired ones, and deletes expired
-//! idempotency keys. Completes the record of when components were affected, if `worker migrate` has left something.
+//! idempotency keys and reports. Completes the record of when components were affected, if `worker migrate` has left
+//! something.
 
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use shared::{
 use sqlx::PgConnection;
 use tokio::time::{sleep, timeout};
 
-use crate::store::{affected, idempotency_keys, inbox_partitions};
+use crate::store::{affected, idempotency_keys, inbox_partitions, reports};
 
 /// Time between two runs.
 const INTERVAL: Duration = Duration::from_secs(3600);
@@ -95,5 +96,6 @@ pub(crate) async fn maintain_inbox(
             "old partitions of the inbox are being read: they are dropped later"
         );
     }
-    idempotency_keys::delete_expired(database).await
+    idempotency_keys::delete_expired(database).await?;
+    reports::delete_expired(database).await
 }

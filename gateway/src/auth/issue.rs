@@ -21,6 +21,8 @@ pub fn make(
     let [claim, ..] = config.claims.as_slice() else {
         return Err(jsonwebtoken::errors::ErrorKind::MissingRequiredClaim("payload".into()).into());
     };
+    // The source of its updates.
+    claims.insert("sub".to_owned(), Value::from(client));
     claims.insert(claim.clone(), Value::from(client));
     if let Some(expires) = expires {
         claims.insert("exp".to_owned(), Value::from(expires.as_secs()));

@@ -61,6 +61,13 @@ impl<K: Copy + Eq> AwaitedSince<K> {
         }
     }
 
+    /// No outcome of this one is awaited any more.
+    fn forget(&mut self, one: K) {
+        for place in &mut self.0 {
+            *place = place.filter(|(other, _)| *other != one);
+        }
+    }
+
     fn overdue(&self, now: Instant) -> impl Iterator<Item = K> {
         let awaited = self.0.iter().flatten();
         awaited.filter(move |(_, since)| *since + OPEN_AFTER <= now).map(|(one, _)| *one)
@@ -100,6 +107,12 @@ impl CircuitBreaker {
             partition.components = AwaitedSince::default();
             partition.probe = partition.probe.filter(|(probe, _)| *probe != id);
         }
+    }
+
+    /// No awaited outcome of this partition, nor that of its probe, can arrive any more.
+    pub(crate) fn outcomes_lost(&mut self, partition: u16) {
+        self.partitions.remove(&partition);
+        self.all.forget(partition);
     }
 
     /// Makes an update the probe of its partition, unless there is one that was sent just now.
@@ -186,6 +199,19 @@ mod tests {
         breaker.outcome_arrived(2, id(1));
         assert!(breaker.expects_outcome(2, C, at(1)) && breaker.expects_outcome(3, C, at(1)));
         assert!(!breaker.expects_outcome(0, A, at(1)) && !breaker.expects_outcome(1, B, at(1)));
+    }
+
+    #[test]
+    fn lost_outcomes_are_not_waited_for() {
+        let (mut breaker, at) = (CircuitBreaker::default(), seconds());
+        breaker.outcome_awaited(0, A, at(0));
+        breaker.outcome_awaited(1, B, at(0));
+        assert_eq!(breaker.probe(0, id(1), at(0)), (true, None));
+        assert!(!breaker.expects_outcome(2, C, at(1)));
+        breaker.outcomes_lost(0);
+        assert!(breaker.expects_outcome(0, A, at(1)) && breaker.expects_outcome(2, C, at(1)));
+        assert!(!breaker.expects_outcome(1, B, at(1)), "this one is still awaited");
+        assert_eq!(breaker.probe(0, id(2), at(0)), (true, None));
     }
 
     #[test]

@@ -58,10 +58,23 @@ struct PendingState {
 /// An update whose outcome was requested.
 struct AwaitedUpdate {
     partition: u16,
+    /// Whether RabbitMQ has confirmed it.
+    accepted: bool,
     /// Whether its outcome has arrived; it is delivered once the incidents are read.
     answered: bool,
     /// The pending request; none for a probe.
     sender: Option<oneshot::Sender<ArrivedVerdict>>,
+}
+
+impl AwaitedUpdate {
+    const fn new(partition: u16, sender: Option<oneshot::Sender<ArrivedVerdict>>) -> Self {
+        Self { partition, accepted: false, answered: false, sender }
+    }
+
+    /// Whether it has its outcome, or may yet be sent on another channel.
+    const fn may_be_answered(&self) -> bool {
+        self.answered || (self.sender.is_some() && !self.accepted)
+    }
 }
 
 /// Whether a request waits for the outcome of its update.
@@ -104,7 +117,7 @@ impl PendingRequests {
         let mut state = self.state.lock();
         if always || state.breaker.expects_outcome(partition, component, now) {
             let (sender, outcome) = oneshot::channel();
-            let entry = AwaitedUpdate { partition, answered: false, sender: Some(sender) };
+            let entry = AwaitedUpdate::new(partition, Some(sender));
             state.by_id.insert(id, entry);
             return Registration::Outcome(PendingRequest {
                 requests: self,
@@ -119,17 +132,18 @@ impl PendingRequests {
     }
 
     /// The channel of a partition was replaced, and replies go to the channel that the update was sent on:
-    /// updates of this partition sent before get none any more.
+    /// updates of this partition confirmed before get none any more, and their requests wait no longer.
     pub(crate) fn channel_replaced(&self, partition: u16) {
         let mut state = self.state.lock();
-        state.by_id.retain(|_, entry| entry.sender.is_some() || entry.partition != partition);
+        state.breaker.outcomes_lost(partition);
+        state.by_id.retain(|_, entry| entry.partition != partition || entry.may_be_answered());
     }
 
-    /// The link was replaced: updates sent before get no replies any more.
+    /// The link was replaced: updates confirmed before get no replies any more.
     pub(crate) fn link_replaced(&self) {
         let mut state = self.state.lock();
         state.breaker = CircuitBreaker::default();
-        state.by_id.retain(|_, entry| entry.sender.is_some());
+        state.by_id.retain(|_, entry| entry.may_be_answered());
     }
 
     /// Delivers the results of a batch to the pending requests, with their incidents, each read once.
@@ -227,7 +241,7 @@ impl PendingState {
             self.by_id.remove(&replaced);
         }
         if probes {
-            self.by_id.insert(id, AwaitedUpdate { partition, answered: false, sender: None });
+            self.by_id.insert(id, AwaitedUpdate::new(partition, None));
         }
         probes
     }
@@ -237,9 +251,12 @@ impl PendingRequest<'_> {
     /// RabbitMQ has confirmed the update: its outcome is awaited from now on.
     pub(crate) fn accepted(&mut self) {
         self.accepted = true;
-        let mut state = self.requests.state.lock();
+        let mut guard = self.requests.state.lock();
+        let state = &mut *guard;
+        let Some(entry) = state.by_id.get_mut(&self.id) else { return };
+        entry.accepted = true;
         // The reply may arrive before the confirmation.
-        if state.by_id.get(&self.id).is_some_and(|entry| !entry.answered) {
+        if !entry.answered {
             state.breaker.outcome_awaited(self.partition, self.component, Instant::now());
         }
     }

@@ -15,10 +15,12 @@ mod broker_state;
 mod channels;
 mod confirms;
 mod exchange;
+mod fruitless;
 mod lane;
 mod limits;
 mod link;
 mod link_shared;
+mod ticket;
 
 use std::{
     collections::BTreeMap,
@@ -45,16 +47,16 @@ use shared::{
     traces::{self, Publishing},
 };
 use tokio::{
-    sync::watch,
+    sync::{mpsc, watch},
     time::{Instant, sleep, timeout},
 };
 use tokio_util::task::AbortOnDropHandle;
 
 pub(crate) use self::broker_state::{BrokerState, PublishError};
 use self::{
-    exchange::{FenceError, LinkExchange},
-    lane::{Queued, Ticket},
+    exchange::{FenceError, LinkExchange, delete_all},
     link::{Link, LinkError, PURPOSE},
+    ticket::{Queued, Ticket},
 };
 use super::pending::PendingRequests;
 use crate::store::pools::Pool;
@@ -139,7 +141,7 @@ impl Publisher {
             });
             let trace = publishing.as_ref().and_then(Publishing::context);
             let entry = Entry { message: update.encode(), wants_reply: *wants_reply, trace };
-            let (queued, ticket) = lane::queued(update.id, entry, deadline);
+            let (queued, ticket) = ticket::queued(update.id, entry, deadline);
             partitions.entry(partition).or_default().push(queued);
             tickets.push((ticket, publishing));
         }
@@ -178,6 +180,9 @@ impl Publisher {
         let (sender, mut recorded) = watch::channel(recorded);
         let _following =
             AbortOnDropHandle::new(supervise::keep("topology", follow(database.clone(), sender)));
+        let (later, to_delete) = mpsc::unbounded_channel();
+        let deleting = delete_later(self.broker.clone(), to_delete);
+        let _deleting = AbortOnDropHandle::new(supervise::keep("exchanges", deleting));
         let (mut said, mut linked_before) = (String::new(), false);
         let mut prepared = None;
         loop {
@@ -207,7 +212,7 @@ impl Publisher {
                     self.watch(&link, &database, &mut recorded).await;
                     drop(preparing);
                     prepared = link.take_next_exchange();
-                    self.give_up(&link).await;
+                    self.give_up(&link, &later).await;
                 }
                 Err(error) => {
                     let reason = chain(&error);
@@ -268,20 +273,22 @@ impl Publisher {
             sleep(LOOK_EVERY).await;
         }
         let host = self.servers().server;
-        tracing::warn!(host, "the connection to RabbitMQ is given up");
-        self.broker.lost(PURPOSE, "the connection was given up");
+        let reason = link.why_failed();
+        tracing::warn!(host, reason, "the connection to RabbitMQ is given up");
+        self.broker.lost(PURPOSE, reason);
     }
 
     /// Ensures that nothing the link has sent is queued from now on. Retries while RabbitMQ can't be reached,
     /// because the next link needs it anyway. While a node of a cluster stalls, the deletion goes on in the
     /// background: it waits for that node, and updates must not.
-    async fn give_up(&self, link: &Link) {
+    async fn give_up(&self, link: &Link, later: &mpsc::UnboundedSender<LinkExchange>) {
         loop {
             match link.exchange.delete(&self.broker).await {
                 Ok(()) => break,
                 Err(FenceError::Silent) if self.broker.has_several_hosts() => {
                     tracing::warn!("RabbitMQ does not delete an exchange: a node may be stalled");
-                    tokio::spawn(delete_later(self.broker.clone(), link.exchange.clone()));
+                    // The receiver exists as long as the process does not stop.
+                    drop(later.send(link.exchange.clone()));
                     break;
                 }
                 Err(error) => {
@@ -299,12 +306,20 @@ impl Publisher {
     }
 }
 
-/// Deletes the exchange of a link that was given up, as soon as RabbitMQ does it.
-async fn delete_later(broker: Broker, exchange: LinkExchange) {
-    while let Err(error) = exchange.delete(&broker).await {
-        tracing::debug!(reason = chain(&error), "the exchange can't be deleted: trying again");
-        sleep(RECONNECT_PAUSE).await;
+/// Deletes the exchanges of links that were given up, as soon as RabbitMQ does it.
+async fn delete_later(broker: Broker, mut later: mpsc::UnboundedReceiver<LinkExchange>) {
+    let mut exchanges = Vec::new();
+    while later.recv_many(&mut exchanges, 16).await > 0 {
+        while let Err(error) = delete_all(&broker, &mut exchanges).await {
+            tracing::debug!(reason = chain(&error), "an exchange can't be deleted: trying again");
+            sleep(RECONNECT_PAUSE).await;
+            while let Ok(another) = later.try_recv() {
+                exchanges.push(another);
+            }
+        }
     }
+    // The last link is closed.
+    std::future::pending().await
 }
 
 /// Follows the recorded topology. While the database is unavailable, the last one remains in use.

@@ -274,7 +274,8 @@ impl Recorded {
                 EXISTS (SELECT FROM pg_trigger
                     WHERE tgrelid = to_regclass('incident') AND tgname = 'sdb_touch')
             -- The newest of what `worker migrate` makes and these programs can't do without.
-            FROM sdb_topology WHERE to_regprocedure('sdb_readable(text)') IS NOT NULL",
+            FROM sdb_topology WHERE to_regclass('sdb_report') IS NOT NULL
+                AND to_regprocedure('sdb_readable(text)') IS NOT NULL",
         )
         .fetch_optional(&mut *database)
         .await;

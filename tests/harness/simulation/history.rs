@@ -1,7 +1,7 @@
 //! What happens in a simulation, and how it is drawn.
 
-use proptest::{collection::vec, option, prelude::*, sample::select};
-use shared::impact::Impact;
+use proptest::{bool::weighted, collection::vec, option, prelude::*, sample::select};
+use shared::{condition::Condition, impact::Impact, message::Report, timestamp::Timestamp};
 
 /// Components that updates are about.
 pub(super) const COMPONENTS: i32 = 4;
@@ -53,8 +53,10 @@ pub enum Step {
 pub struct Update {
     /// The component's id.
     pub component: i32,
-    /// The impact.
-    pub impact: Impact,
+    /// The impact, or `ok`.
+    pub condition: Condition,
+    /// Whose report it is; none as in messages of older versions.
+    pub report: Option<Report>,
     /// The title.
     pub title: &'static str,
     /// The idempotency key.
@@ -178,9 +180,46 @@ fn beside() -> impl Strategy<Value = Step> {
 fn update() -> impl Strategy<Value = Update> {
     let flaw = prop_oneof![15 => Just(None), 1 => flaw().prop_map(Some)];
     let key = option::weighted(0.2, 0..4_u8);
-    (1..=COMPONENTS, select(&Impact::REPORTABLE[..]), select(&TITLES[..]), key, flaw).prop_map(
-        |(component, impact, title, key, flaw)| Update { component, impact, title, key, flaw },
+    (1..=COMPONENTS, said(), select(&TITLES[..]), key, flaw).prop_map(
+        |(component, (condition, report), title, key, flaw)| Update {
+            component,
+            condition,
+            report,
+            title,
+            key,
+            flaw,
+        },
     )
+}
+
+/// An impact, or an `ok`, of one of few sources and keys: so each often speaks again, late and doubled.
+fn said() -> impl Strategy<Value = (Condition, Option<Report>)> {
+    let impact = (select(&Impact::REPORTABLE[..]), option::weighted(0.7, report()));
+    let impact = impact.prop_map(|(impact, report)| {
+        (impact.into(), report.map(|report| Report { ends_at: None, ..report }))
+    });
+    let ok = report()
+        .prop_map(|report| (Condition::Ok, Some(Report { ttl: None, starts_at: None, ..report })));
+    prop_oneof![3 => impact, 2 => ok]
+}
+
+fn report() -> impl Strategy<Value = Report> {
+    // Of the sender's clock, which is compared with itself alone.
+    let time = || option::of((0..9_i64).prop_map(of_sender));
+    (select(&["", "prometheus"][..]), weighted(0.2), option::of(Just(60)), time(), time()).prop_map(
+        |(source, has_key, ttl, starts_at, ends_at)| Report {
+            source: source.to_owned(),
+            key: if has_key { "disk".to_owned() } else { String::new() },
+            ttl,
+            starts_at,
+            ends_at,
+        },
+    )
+}
+
+#[expect(clippy::expect_used, reason = "seconds after 1970 are in range")]
+fn of_sender(seconds: i64) -> Timestamp {
+    Timestamp::from_micros(seconds * 1_000_000).expect("in range")
 }
 
 fn post_many() -> impl Strategy<Value = Step> {

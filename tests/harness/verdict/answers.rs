@@ -150,7 +150,7 @@ impl<'a> Answers<'a> {
         let is_sent = |row: &InboxRow| {
             attempts.iter().any(|attempt| {
                 attempt.component == row.component_id
-                    && attempt.impact.is_none_or(|impact| impact == row.impact)
+                    && attempt.impact.is_none_or(|impact| Some(impact) == row.impact)
             })
         };
         if let Some(row) = rows.iter().find(|row| !is_sent(row)) {
@@ -239,15 +239,16 @@ fn reported(run: &Run, decisions: &Decisions, verdict: &mut Verdict) {
             Reported::Decided { reason, incident } => {
                 let is_first = decided.insert(result.id);
                 let answer = decisions.get(&result.id).filter(|_| is_first);
-                answer
-                    .zip(incident.as_ref())
-                    .is_some_and(|(answer, incident)| is_reported(answer, *reason, incident))
+                answer.is_some_and(|answer| is_reported(answer, *reason, incident.as_ref()))
             }
             Reported::Repeated { original, reason, incident } => {
                 let stands_for = row.map(|row| row.original.unwrap_or(row.id));
                 let answer = decisions.get(original);
                 stands_for == Some(*original)
-                    && answer.is_some_and(|a| a.reason == *reason && Some(a.id) == *incident)
+                    && answer.is_some_and(|answer| {
+                        let shown = answer.incident.as_ref().map(|shown| shown.id);
+                        answer.reason == *reason && shown == *incident
+                    })
             }
             Reported::Rejected { .. } => row.is_some_and(|row| row.outcome == "rejected"),
             Reported::Parked => parked.contains(&result.id),
@@ -261,16 +262,20 @@ fn reported(run: &Run, decisions: &Decisions, verdict: &mut Verdict) {
 }
 
 /// Whether a worker reported what the model decided, with the incident as it stood right after.
-pub(super) fn is_reported(answer: &Answer, reason: Reason, incident: &IncidentSnapshot) -> bool {
-    let shown = IncidentSnapshot {
-        id: answer.id,
-        text: answer.text.clone(),
-        impact: answer.impact,
-        start_date: answer.start,
-        end_date: answer.end,
-        last_update_at: answer.updates.last().map(|(at, _)| *at),
-    };
-    answer.reason == reason && shown == *incident
+pub(super) fn is_reported(
+    answer: &Answer,
+    reason: Reason,
+    incident: Option<&IncidentSnapshot>,
+) -> bool {
+    let shown = answer.incident.as_ref().map(|shown| IncidentSnapshot {
+        id: shown.id,
+        text: shown.text.clone(),
+        impact: shown.impact,
+        start_date: shown.start,
+        end_date: shown.end,
+        last_update_at: shown.updates.last().map(|(at, _)| *at),
+    });
+    answer.reason == reason && shown.as_ref() == incident
 }
 
 /// Changes that were reported to operators as committed exist.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use anyhow::{Context, Result, bail};
-use model::affected::Intervals;
+use model::{Standing, affected::Intervals};
 use serde_json::Value;
 use shared::{
     component::ComponentId, incident::IncidentId, timestamp::Timestamp, update_id::UpdateId,
@@ -11,7 +11,7 @@ use shared::{
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use super::{
-    run::{InboxRow, Mark, ParkedChange, ParkedRow, Run, Snapshot, Transaction},
+    run::{InboxRow, Mark, ParkedChange, ParkedRow, Reports, Run, Snapshot, Transaction},
     tables::{Change, Row, time},
 };
 
@@ -59,6 +59,7 @@ async fn read_in(database: &mut PgConnection) -> Result<Run> {
                 run.start_position = row["position"].as_i64().context("no position")?;
             }
             "sdb_affected" => add_interval(&mut run.start_affected, &row)?,
+            "sdb_report" => insert_report(&mut run.start_reports, &row)?,
             _ => run.start.insert(Row::read(&table, &row)?),
         }
     }
@@ -72,8 +73,8 @@ async fn read_in(database: &mut PgConnection) -> Result<Run> {
         run.marks.push(Mark { at, snapshot });
     }
     run.inbox = sqlx::query_as::<_, InboxRow>(
-        "SELECT id, component_id, impact, text, position, decided_at, outcome, reason,
-            incident_id, original
+        "SELECT id, component_id, impact, source, key, ttl, starts_at, ends_at, text, position,
+            decided_at, outcome, reason, incident_id, original
         FROM sdb_inbox ORDER BY position",
     )
     .fetch_all(&mut *database)
@@ -87,6 +88,12 @@ async fn read_in(database: &mut PgConnection) -> Result<Run> {
         .await?;
     for row in &affected {
         add_interval(&mut run.affected, row)?;
+    }
+    let reports: Vec<Value> = sqlx::query_scalar("SELECT to_jsonb(r) FROM sdb_report r")
+        .fetch_all(&mut *database)
+        .await?;
+    for row in &reports {
+        insert_report(&mut run.end_reports, row)?;
     }
     for table in [
         "component",
@@ -112,6 +119,25 @@ fn add_interval(intervals: &mut Intervals, row: &Value) -> Result<()> {
     let began = time(row["began"].as_str().context("no begin")?)?;
     let ended = row["ended"].as_str().map(time).transpose()?;
     intervals.insert((incident, component, began), (number("impact")?.try_into()?, ended));
+    Ok(())
+}
+
+/// Adds a report as `to_jsonb` writes it.
+fn insert_report(reports: &mut Reports, row: &Value) -> Result<()> {
+    let component = row["component_id"].as_i64().context("no component")?;
+    let text = |name: &str| row[name].as_str().map(str::to_owned).with_context(|| name.to_owned());
+    let at = |name: &str| row[name].as_str().map(time).transpose();
+    let standing = Standing {
+        stands: row["is_live"].as_bool().context("is_live")?,
+        first: at("first_at")?.context("first_at")?,
+        last: at("last_at")?.context("last_at")?,
+        ttl: row["ttl"].as_i64(),
+        start: at("starts_at")?,
+        ended: at("ended_at")?,
+        end: at("ends_at")?,
+    };
+    let id = (ComponentId(i32::try_from(component)?), text("source")?, text("key")?);
+    reports.insert(id, standing);
     Ok(())
 }
 

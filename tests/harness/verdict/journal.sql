@@ -88,6 +88,7 @@ CREATE FUNCTION verdict.start_journal() RETURNS void LANGUAGE sql AS $$
             FROM incident_component_relation t
         UNION ALL SELECT 'incident_status', to_jsonb(t) FROM incident_status t
         UNION ALL SELECT 'sdb_affected', to_jsonb(t) FROM sdb_affected t
+        UNION ALL SELECT 'sdb_report', to_jsonb(t) FROM sdb_report t
         UNION ALL SELECT 'sdb_scope', jsonb_build_object('position', position) FROM sdb_scope;
 $$;
 SELECT verdict.start_journal();

@@ -7,6 +7,7 @@ use shared::{component::ComponentId, impact::Impact, incident::IncidentId, times
 
 use super::{
     Kind, Violation,
+    run::Reports,
     tables::{Change, IncidentRow, Row, Tables},
 };
 
@@ -37,14 +38,15 @@ pub(super) struct ModelState {
 }
 
 impl ModelState {
-    /// From what the tables have.
-    pub(super) fn new(tables: &Tables) -> Self {
+    /// From what the tables and the reports have.
+    pub(super) fn new(tables: &Tables, reports: &Reports) -> Self {
         let catalogue = Tables {
             components: tables.components.clone(),
             attributes: tables.attributes.clone(),
             ..Tables::default()
         };
         let mut state = Self { catalogue, ..Self::default() };
+        state.world.reports = reports.clone();
         for id in tables.components.keys() {
             state.read_component(*id);
         }
@@ -75,6 +77,9 @@ impl ModelState {
             Some(Row::Component(id, _) | Row::Attribute(id, _, _)) => {
                 self.catalogue.change(change);
                 self.read_component(*id);
+                if !self.world.catalogue.contains_key(id) {
+                    self.world.reports.retain(|(component, ..), _| component != id);
+                }
             }
             Some(Row::Incident(..)) => self.change_incident(change),
             Some(Row::Relation(..) | Row::Status(..)) => {
@@ -86,6 +91,29 @@ impl ModelState {
                 }
             }
             None => {}
+        }
+    }
+
+    /// Where the reports are otherwise than it is expected, as far as they still matter.
+    pub(super) fn report_differences(
+        &self,
+        reports: &Reports,
+        now: Timestamp,
+        found: &mut Vec<Violation>,
+    ) {
+        let remembered = |reports: &Reports| -> Reports {
+            let all = reports.iter();
+            all.filter_map(|(id, known)| Some((id.clone(), known.clone().remembered(now)?)))
+                .collect()
+        };
+        let (expected, actual) = (remembered(&self.world.reports), remembered(reports));
+        let all: BTreeSet<_> = expected.keys().chain(actual.keys()).collect();
+        for id in all {
+            let (wanted, is) = (expected.get(id), actual.get(id));
+            if wanted != is {
+                let what = format!("report {id:?} is {is:?}, not {wanted:?}");
+                found.push(Violation { kind: Kind::State, what });
+            }
         }
     }
 

@@ -52,7 +52,7 @@ struct Replay<'a> {
     run: &'a Run,
     inbox: HashMap<UpdateId, &'a InboxRow>,
     /// What a worker reported of an update that it decided.
-    reported: HashMap<UpdateId, (Reason, &'a IncidentSnapshot)>,
+    reported: HashMap<UpdateId, (Reason, Option<&'a IncidentSnapshot>)>,
     model: ModelState,
     tables: Tables,
     /// Edits by others that no batch saw so far, in their order.
@@ -73,15 +73,15 @@ impl<'a> Replay<'a> {
     fn new(run: &'a Run) -> Self {
         let mut reported = HashMap::new();
         for result in &run.results {
-            if let Reported::Decided { reason, incident: Some(incident) } = &result.verdict {
-                reported.entry(result.id).or_insert((*reason, incident));
+            if let Reported::Decided { reason, incident } = &result.verdict {
+                reported.entry(result.id).or_insert((*reason, incident.as_ref()));
             }
         }
         Self {
             run,
             reported,
             inbox: run.inbox.iter().map(|row| (row.id, row)).collect(),
-            model: ModelState::new(&run.start),
+            model: ModelState::new(&run.start, &run.start_reports),
             tables: run.start.clone(),
             unseen: Vec::new(),
             position: run.start_position,
@@ -231,8 +231,12 @@ impl<'a> Replay<'a> {
                         && first.text == row.text
                 };
                 let first = self.inbox.get(&original).filter(same);
+                // The source may be a part of the body, or of the token.
+                let is_of_another = |first: &&InboxRow| first.source != row.source;
                 match (row.outcome.as_str(), first) {
-                    ("rejected", None) => KeyUse::Rejected(original),
+                    ("rejected", first) if first.is_none_or(is_of_another) => {
+                        KeyUse::Rejected(original)
+                    }
                     ("repeated", Some(_)) => KeyUse::Repeats(original),
                     // Not what it repeats, or the same as what rejects it.
                     _ => KeyUse::First,
@@ -281,6 +285,9 @@ impl<'a> Replay<'a> {
         let mut found = Vec::new();
         for id in all {
             self.model.differences(id, &self.run.end, &mut found);
+        }
+        if let Some(now) = self.decided_at {
+            self.model.report_differences(&self.run.end_reports, now, &mut found);
         }
         if found.is_empty() && self.tables != self.run.end {
             let what = difference(&self.tables, &self.run.end);

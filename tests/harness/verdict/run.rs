@@ -1,17 +1,22 @@
 //! What a run left behind, as data: what was sent and answered, and what the database has of it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use model::{affected::Intervals, delivery::Content};
+use model::{Standing, affected::Intervals, delivery::Content};
 use shared::{
     component::ComponentId,
+    condition::Condition,
+    impact::Impact,
     incident::IncidentId,
-    message::{Idempotency, UpdateResult},
+    message::{Idempotency, Report, UpdateResult},
     timestamp::Timestamp,
     update_id::UpdateId,
 };
 
 use super::tables::{Change, Tables};
+
+/// What is known of reports: by component, source and key.
+pub(super) type Reports = BTreeMap<(ComponentId, String, String), Standing>;
 
 /// Everything that a verdict is about.
 #[derive(Clone, Debug, Default)]
@@ -34,6 +39,10 @@ pub struct Run {
     pub end: Tables,
     /// When components were affected, as recorded at the end.
     pub affected: Intervals,
+    /// The reports when the journal began.
+    pub start_reports: Reports,
+    /// The reports at the end.
+    pub end_reports: Reports,
     /// What clients sent and were answered.
     pub attempts: Vec<Attempt>,
     /// What is known of the messages by other means than the inbox.
@@ -150,8 +159,18 @@ pub struct InboxRow {
     pub id: UpdateId,
     /// Its component.
     pub component_id: ComponentId,
-    /// Its impact.
-    pub impact: i16,
+    /// Its impact; none for `ok`.
+    pub impact: Option<i16>,
+    /// Who speaks; none for an update without a report.
+    pub source: Option<String>,
+    /// The key of its report.
+    pub key: Option<String>,
+    /// How long the report is valid.
+    pub ttl: Option<i64>,
+    /// When what it reports began.
+    pub starts_at: Option<Timestamp>,
+    /// When it ended.
+    pub ends_at: Option<Timestamp>,
     /// Its text.
     pub text: String,
     /// Its place.
@@ -166,6 +185,24 @@ pub struct InboxRow {
     pub incident_id: Option<IncidentId>,
     /// The update that it repeats.
     pub original: Option<UpdateId>,
+}
+
+impl InboxRow {
+    /// What it says of its component, and whose report it is; none if it is no update.
+    pub(super) fn said(&self) -> Option<(Condition, Option<Report>)> {
+        let condition = match self.impact {
+            Some(impact) => Impact::try_from(impact).ok()?.into(),
+            None => Condition::Ok,
+        };
+        let report = self.source.as_ref().map(|source| Report {
+            source: source.clone(),
+            key: self.key.clone().unwrap_or_default(),
+            ttl: self.ttl.and_then(|ttl| u32::try_from(ttl).ok()),
+            starts_at: self.starts_at,
+            ends_at: self.ends_at,
+        });
+        Some((condition, report))
+    }
 }
 
 /// What is known of a message.

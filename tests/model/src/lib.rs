@@ -7,16 +7,21 @@
 
 pub mod affected;
 pub mod delivery;
+mod reports;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use shared::{
     component::{Component, ComponentId},
+    condition::Condition,
     impact::Impact,
     incident::IncidentId,
+    message::Report,
     outcome::Reason,
     timestamp::Timestamp,
 };
+
+pub use self::reports::{Standing, is_one_report_too_many};
 
 /// An incident with everything that an update may look at or change.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,8 +55,10 @@ impl Incident {
 pub struct Post {
     /// The component that shows it.
     pub component: ComponentId,
-    /// The impact, never `Maintenance`.
-    pub impact: Impact,
+    /// The impact, never `Maintenance`; or `ok`.
+    pub condition: Condition,
+    /// Whose report it is.
+    pub report: Option<Report>,
     /// The title of an incident that it opens.
     pub text: String,
     /// When it is decided.
@@ -63,7 +70,14 @@ pub struct Post {
 pub struct Answer {
     /// The rule.
     pub reason: Reason,
-    /// The incident that holds or covers the component.
+    /// The incident that holds or covers the component, or that it left.
+    pub incident: Option<Shown>,
+}
+
+/// An incident in an answer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Shown {
+    /// Its id.
     pub id: IncidentId,
     /// Its title.
     pub text: String,
@@ -84,6 +98,8 @@ pub struct World {
     pub catalogue: BTreeMap<ComponentId, Component>,
     /// The incidents and maintenances.
     pub incidents: BTreeMap<IncidentId, Incident>,
+    /// What is known of reports: by component, source and key.
+    pub reports: BTreeMap<(ComponentId, String, String), Standing>,
 }
 
 impl World {
@@ -110,13 +126,90 @@ pub fn apply(world: &mut World, post: &Post) -> Answer {
 /// The same, where an incident that the update opens gets this id: PostgreSQL's sequences leave ids
 /// out when a transaction is rolled back.
 pub fn apply_opening(world: &mut World, post: &Post, opens: IncidentId) -> Answer {
-    let (reason, holder) = follow_the_rules(world, post, opens);
-    let Incident { text, impact, start, end, updates, .. } = world.incidents[&holder].clone();
-    Answer { reason, id: holder, text, impact, start, end, updates }
+    let (reason, holder) = match (reports::take_note(world, post), post.condition) {
+        (Some(late), _) => (late, covering(world, post)),
+        (None, Condition::Impact(impact)) => {
+            let (reason, holder) = follow_the_rules(world, post, impact, opens);
+            (reason, Some(holder))
+        }
+        (None, Condition::Ok) => recover(world, post),
+    };
+    let incident = holder.map(|id| {
+        let Incident { text, impact, start, end, updates, .. } = world.incidents[&id].clone();
+        Shown { id, text, impact, start, end, updates }
+    });
+    Answer { reason, incident }
 }
 
-fn follow_the_rules(world: &mut World, post: &Post, opens: IncidentId) -> (Reason, IncidentId) {
-    let (component, impact, now) = (post.component, post.impact, post.at);
+/// An `ok`, after its report has ended.
+fn recover(world: &mut World, post: &Post) -> (Reason, Option<IncidentId>) {
+    let (component, now) = (post.component, post.at);
+    if reports::any_stands(world, component) {
+        return (Reason::AnotherReportStands, covering(world, post));
+    }
+    let Some(worst) = own_incident(world, component) else {
+        return (Reason::InNoSystemIncident, covering(world, post));
+    };
+    let is_alone = |world: &World, id: IncidentId| world.incidents[&id].components.len() == 1;
+    let reason = if is_alone(world, worst) {
+        Reason::RecoveredAsOnlyComponent
+    } else {
+        Reason::RecoveredAmongOthers
+    };
+    while let Some(id) = own_incident(world, component) {
+        let words = format!("{} recovered", label(world, component));
+        write(world, id, now, words);
+        if is_alone(world, id) {
+            close(world, id, now);
+        } else {
+            world.incidents.get_mut(&id).unwrap().components.remove(&component);
+        }
+    }
+    (reason, Some(worst))
+}
+
+/// What covers a component, whatever was reported: a maintenance, then a manual incident, then a system one.
+fn covering(world: &World, post: &Post) -> Option<IncidentId> {
+    let (component, now) = (post.component, post.at);
+    let has =
+        |incident: &Incident| incident.components.contains(&component) && incident.start <= now;
+    let maintenance = world.incidents.iter().find(|(_, incident)| {
+        incident.impact == Impact::Maintenance
+            && has(incident)
+            && incident.end.is_none_or(|end| end > now)
+    });
+    let manual = world.incidents.iter().find(|(_, incident)| {
+        !incident.system
+            && incident.impact != Impact::Maintenance
+            && has(incident)
+            && incident.end.is_none()
+    });
+    let outside = maintenance.or(manual).map(|(id, _)| *id);
+    outside.or_else(|| own_incident(world, component))
+}
+
+/// Of several active system incidents of a component, which the rules themselves never make, the worst and
+/// then the oldest.
+fn own_incident(world: &World, component: ComponentId) -> Option<IncidentId> {
+    let mut own: Option<IncidentId> = None;
+    for (id, incident) in &world.incidents {
+        if incident.is_active_system_incident() && incident.components.contains(&component) {
+            let worse = own.is_none_or(|best| incident.impact > world.incidents[&best].impact);
+            if worse {
+                own = Some(*id);
+            }
+        }
+    }
+    own
+}
+
+fn follow_the_rules(
+    world: &mut World,
+    post: &Post,
+    impact: Impact,
+    opens: IncidentId,
+) -> (Reason, IncidentId) {
+    let (component, now) = (post.component, post.at);
 
     // Rule 1
     for (id, incident) in &world.incidents {
@@ -144,16 +237,7 @@ fn follow_the_rules(world: &mut World, post: &Post, opens: IncidentId) -> (Reaso
         }
     }
 
-    // Of several incidents, which the rules themselves never make, the worst and then the oldest.
-    let mut own: Option<IncidentId> = None;
-    for (id, incident) in &world.incidents {
-        if incident.is_active_system_incident() && incident.components.contains(&component) {
-            let worse = own.is_none_or(|best| incident.impact > world.incidents[&best].impact);
-            if worse {
-                own = Some(*id);
-            }
-        }
-    }
+    let own = own_incident(world, component);
     let mut of_impact: Option<IncidentId> = None;
     for (id, incident) in world.incidents.iter().rev() {
         if incident.is_active_system_incident() && incident.impact == impact {
@@ -170,7 +254,7 @@ fn follow_the_rules(world: &mut World, post: &Post, opens: IncidentId) -> (Reaso
                 write(world, joined, now, format!("{} added to {text}", label(world, component)));
                 (Reason::JoinedIncidentOfImpact, joined)
             }
-            None => (Reason::NoIncidentOfImpact, open(world, post, opens)),
+            None => (Reason::NoIncidentOfImpact, open(world, post, impact, opens)),
         };
     };
 
@@ -187,9 +271,7 @@ fn follow_the_rules(world: &mut World, post: &Post, opens: IncidentId) -> (Reaso
             world.incidents.get_mut(&target).unwrap().components.insert(component);
             tell_of_move(world, component, own, target, now);
             if alone {
-                write(world, own, now, "CLOSED BY SYSTEM".to_owned());
-                // The clock may have been set back: no incident ends before it started.
-                world.incidents.get_mut(&own).unwrap().end = Some(now.max(old.start));
+                close(world, own, now);
                 (Reason::MovedAsOnlyComponent, target)
             } else {
                 world.incidents.get_mut(&own).unwrap().components.remove(&component);
@@ -204,17 +286,24 @@ fn follow_the_rules(world: &mut World, post: &Post, opens: IncidentId) -> (Reaso
         }
         None => {
             world.incidents.get_mut(&own).unwrap().components.remove(&component);
-            let target = open(world, post, opens);
+            let target = open(world, post, impact, opens);
             tell_of_move(world, component, own, target, now);
             (Reason::MovedToNewIncident, target)
         }
     }
 }
 
-fn open(world: &mut World, post: &Post, id: IncidentId) -> IncidentId {
+fn close(world: &mut World, id: IncidentId, now: Timestamp) {
+    write(world, id, now, "CLOSED BY SYSTEM".to_owned());
+    // The clock may have been set back: no incident ends before it started.
+    let incident = world.incidents.get_mut(&id).unwrap();
+    incident.end = Some(now.max(incident.start));
+}
+
+fn open(world: &mut World, post: &Post, impact: Impact, id: IncidentId) -> IncidentId {
     let incident = Incident {
         text: post.text.clone(),
-        impact: post.impact,
+        impact,
         start: post.at,
         end: None,
         system: true,

@@ -11,6 +11,7 @@ mod post;
 mod python_api;
 mod python_reporter;
 mod receipts;
+mod recovery;
 mod refusals;
 mod request_limits;
 mod rss;
@@ -39,6 +40,7 @@ tests_of!(
     python_api,
     python_reporter,
     receipts,
+    recovery,
     refusals,
     request_limits,
     rss,

@@ -114,6 +114,7 @@ async fn the_role_that_views_has_the_rights_that_it_needs(fixture: Arc<Fixture>)
                     &["incident", "show", "1"],
                     &["parked", "list"],
                     &["parked", "show", "1"],
+                    &["report", "list"],
                     &["topology", "show"],
                     &["broker", "check-policies"],
                 ] {
@@ -219,6 +220,7 @@ async fn the_role_for_queues_has_the_rights_that_it_needs(fixture: Arc<Fixture>)
     roles.system.start_worker(&[]).await?;
     roles.system.start_gateway(&[]).await?;
     let system = &roles.system;
+    system.components(&[("DNS", &[])]).await?;
     let partitions = AtomicUsize::new(8);
     roles
         .each_is_needed(
@@ -233,6 +235,7 @@ async fn the_role_for_queues_has_the_rights_that_it_needs(fixture: Arc<Fixture>)
                 park(system).await?;
                 roles.works(&["parked", "list"], "queues").await?;
                 roles.works(&["parked", "put-back", "--all"], "queues").await?;
+                roles.works(&["report", "end", "DNS"], "queues").await?;
                 roles.works(&["topology", "show"], "queues").await?;
                 let wanted = (24 - partitions.load(Ordering::Relaxed)).to_string();
                 roles.works(&["topology", "change", "--partitions", &wanted], "queues").await?;

@@ -61,7 +61,7 @@ async fn tokens_of_the_python_dashboard_stay_good_however_its_settings_are_writt
                 ensure!(is_good == good, "{written:?}: a token of {key:?} is good: {is_good}");
             }
             let log = system.gateways[last].log()?;
-            let warned = log.contains("see the runbook");
+            let warned = log.contains("Quotes and white space in settings");
             ensure!(warned == (key != written.trim()), "{written:?}: {log}");
             ensure!(!log.contains(SECRET), "the log shows the key");
             // One at a time: each has connections of its own.

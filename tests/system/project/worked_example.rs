@@ -26,6 +26,7 @@ struct Row {
     number: usize,
     component: String,
     impact: String,
+    source: Option<String>,
     outcome: String,
     rule: String,
     status: u16,
@@ -42,10 +43,15 @@ impl Row {
         };
         let Ok(number) = number.parse() else { return Ok(None) };
         let (component, impact) = update.split_once(' ').context("an update is two words")?;
+        let (impact, source) = match impact.split_once(" from ") {
+            Some((impact, source)) => (impact, Some(source.to_owned())),
+            None => (impact, None),
+        };
         Ok(Some(Self {
             number,
             component: component.to_owned(),
             impact: impact.to_owned(),
+            source,
             outcome: outcome.trim_matches('`').to_owned(),
             rule: (*rule).to_owned(),
             status: status.parse()?,
@@ -62,7 +68,7 @@ async fn the_worked_example_of_the_concepts_is_what_happens(fixture: Arc<Fixture
         rows.extend(Row::read(line)?);
     }
     let numbers: Vec<usize> = rows.iter().map(|row| row.number).collect();
-    ensure!(numbers == (1..=14).collect::<Vec<_>>(), "the rows of the example are {numbers:?}");
+    ensure!(numbers == (1..=21).collect::<Vec<_>>(), "the rows of the example are {numbers:?}");
 
     let system = System::start(&fixture).await?;
     system.components(&[("A", &[]), ("B", &[]), ("C", &[]), ("D", &[])]).await?;
@@ -79,7 +85,11 @@ async fn the_worked_example_of_the_concepts_is_what_happens(fixture: Arc<Fixture
 }
 
 async fn play(system: &System, row: &Row) -> Result<()> {
-    let answer = system.post(&json!({ "name": row.component, "impact": row.impact })).await?;
+    let mut body = json!({ "name": row.component, "impact": row.impact });
+    if let Some(source) = &row.source {
+        body["source"] = json!(source);
+    }
+    let answer = system.post(&body).await?;
     ensure!(answer.status == row.status, "{answer:?}");
     let receipt = system.get(&format!("/api/v1/updates/{}", answer.header("update-id"))).await?;
     ensure!(receipt.body["outcome"] == *row.outcome, "{receipt:?}");
@@ -103,6 +113,10 @@ fn rule(reason: &str) -> Result<&'static str> {
         | "moved_as_only_component"
         | "raised_as_only_component"
         | "moved_to_new_incident" => "5",
+        "recovered_among_others"
+        | "recovered_as_only_component"
+        | "another_report_stands"
+        | "in_no_system_incident" => "recovery",
         unknown => bail!("no rule has the reason {unknown}"),
     })
 }

@@ -170,7 +170,7 @@ async fn a_sql_ascii_database_with_bytes_that_are_not_utf8_is_served(
 ) -> Result<()> {
     let encoding = Encoding {
         name: "SQL_ASCII",
-        says: "The encoding of the database is SQL_ASCII: PostgreSQL checks no text then",
+        says: "The encoding of the database is SQL_ASCII: PostgreSQL does not validate text",
         bytes: "5afc72696368",
         shown: "Z?rich",
         has_arrow: true,

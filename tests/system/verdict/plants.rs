@@ -40,7 +40,7 @@ plants!(
         an_entry_goes_later, an_entry_is_in_another_name;
     ForeignEditUndone: a_takeover_goes_later, a_takeover_is_written_back, an_operators_word_is_gone,
         a_confirmed_edit_is_gone, an_operators_incident_is_gone;
-    State: a_relation_is_missing, a_start_is_another_one;
+    State: a_relation_is_missing, a_start_is_another_one, a_report_is_gone, an_end_is_forgotten;
     ParkedUnasked: one_is_parked_unasked, one_is_parked_for_another_reason;
     NotParked: one_that_must_be_parked_is_applied, one_is_not_parked_any_more;
     AnsweredOtherwise: a_report_is_another_one, an_answer_is_another_one;
@@ -57,6 +57,17 @@ fn batches(run: &Run) -> Vec<usize> {
 
 fn first_decided(run: &mut Run) -> Option<&mut InboxRow> {
     run.inbox.iter_mut().find(|row| row.original.is_none())
+}
+
+fn a_report_is_gone(run: &mut Run) -> Option<()> {
+    let id = run.end_reports.iter().find(|(_, report)| report.stands)?.0.clone();
+    run.end_reports.remove(&id);
+    Some(())
+}
+
+fn an_end_is_forgotten(run: &mut Run) -> Option<()> {
+    run.end_reports.values_mut().find(|report| report.end.is_some())?.end = None;
+    Some(())
 }
 
 fn forget(run: &mut Run, id: UpdateId) {
@@ -311,7 +322,12 @@ fn one_that_must_be_parked_is_applied(run: &mut Run) -> Option<()> {
     let row = InboxRow {
         id,
         component_id: component.component,
-        impact: i16::from(Impact::Minor),
+        impact: Some(i16::from(Impact::Minor)),
+        source: None,
+        key: None,
+        ttl: None,
+        starts_at: None,
+        ends_at: None,
         outcome: "suppressed".to_owned(),
         reason: "in_running_maintenance".to_owned(),
         original: None,

@@ -256,7 +256,10 @@ async fn an_envelope_that_rabbitmq_gave_up_is_parked_update_by_update(
     let rows = parked(&system).await?;
     ensure!(rows.len() == 2, "{rows:?}");
     for ((id, reason, payload), update) in rows.iter().zip(&updates[1..]) {
-        ensure!(*id == Some(update.id.0) && reason.contains("gave it up"), "{rows:?}");
+        ensure!(
+            *id == Some(update.id.0) && reason.contains("dead-lettered by RabbitMQ"),
+            "{rows:?}"
+        );
         ensure!(*payload == update.encode(), "{rows:?}");
     }
     let (done, said) = system.worker_command(&["parked", "put-back", "--all"]).await?;

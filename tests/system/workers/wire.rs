@@ -176,6 +176,7 @@ async fn a_gateway_sends_reports_only_where_workers_read_them(fixture: Arc<Fixtu
     for (body, case) in [
         (&plain, include_str!("../../../shared/tests/wire/v3/update-of-nobody.json")),
         (&named, include_str!("../../../shared/tests/wire/v3/update-of-source.json")),
+        (&ok, include_str!("../../../shared/tests/wire/v3/update-ok-of-source.json")),
     ] {
         let accepted = answer(system.update(body).header("Prefer", "respond-async")).await?;
         ensure!(accepted.status == 202, "{accepted:?}");

@@ -3,7 +3,13 @@
 
 use std::collections::BTreeSet;
 
-use shared::{component::ComponentId, incident::IncidentId, message::UpdateMessage, throttled};
+use shared::{
+    component::ComponentId,
+    condition::Condition,
+    incident::IncidentId,
+    message::{Report, UpdateMessage},
+    throttled,
+};
 use sqlx::PgConnection;
 
 use super::{
@@ -12,13 +18,14 @@ use super::{
     plan::{Plan, plan},
 };
 use crate::{
-    domain::ActiveState,
+    domain::{ActiveState, ReportId},
     store::{
         active_state,
         facts::{self, Facts, FactsQuery},
         inbox,
         incidents::{self, Changes},
         parked,
+        reports::{ReportsQuery, ReportsWritten},
         row_locks::RowLocks,
         scope_lock::ScopeGuard,
         workers::MemberId,
@@ -78,16 +85,41 @@ pub(super) async fn apply_after(
     batch: &[Incoming],
     blocked: &Blocked,
 ) -> Result<Vec<Applied>, ApplyError> {
+    // Counting each component's reports would cost every batch something, and a component hardly ever has too many.
+    let mut counts_all = false;
+    loop {
+        let applied = attempt(database, member, batch, blocked, counts_all).await?;
+        if let Some(applied) = applied {
+            return Ok(applied);
+        }
+        counts_all = true;
+    }
+}
+
+/// One transaction. None if it was rolled back, because a component that was not counted may have too many reports,
+/// or because a component was deleted meanwhile.
+async fn attempt(
+    database: &mut PgConnection,
+    member: MemberId,
+    batch: &[Incoming],
+    blocked: &Blocked,
+    counts_all: bool,
+) -> Result<Option<Vec<Applied>>, ApplyError> {
     // Only this statement waits for a lock that other workers hold.
     let mut scope = ScopeGuard::for_batch(database).await?;
-    let components = components(batch);
-    let facts = read(&mut scope, member, batch, &components).await?;
+    let components = components(batch, |_| true);
+    let reports = reports(batch, counts_all);
+    let facts = read(&mut scope, member, batch, &components, reports).await?;
     let (plan, before, after) = decide(&mut scope, batch, &components, &facts, blocked).await?;
-    let new_ids = write(&mut scope, &facts, &plan, &before, &after)
+    let (new_ids, reports) = write(&mut scope, &facts, &plan, &before, &after)
         .await
         .map_err(ApplyError::in_transaction)?;
+    if reports.is_outdated(counts_all) {
+        scope.rollback().await.map_err(ApplyError::in_transaction)?;
+        return Ok(None);
+    }
     scope.commit().await.map_err(ApplyError::in_transaction)?;
-    Ok(plan.results(&new_ids))
+    Ok(Some(plan.results(&new_ids)))
 }
 
 /// Reads what the batch is decided from, after the lock is acquired: others may have committed while it
@@ -97,6 +129,7 @@ async fn read(
     member: MemberId,
     batch: &[Incoming],
     components: &[ComponentId],
+    reports: Option<ReportsQuery<'_>>,
 ) -> Result<Facts, ApplyError> {
     let wanted = FactsQuery {
         member,
@@ -106,6 +139,7 @@ async fn read(
             .collect(),
         components,
         batch: batch.len(),
+        reports,
     };
     let facts = facts::read(scope, wanted).await.map_err(ApplyError::in_transaction)?;
     if !facts.is_member {
@@ -156,22 +190,38 @@ async fn write(
     plan: &Plan<'_>,
     before: &ActiveState,
     after: &ActiveState,
-) -> Result<Vec<IncidentId>, sqlx::Error> {
+) -> Result<(Vec<IncidentId>, ReportsWritten), sqlx::Error> {
     let changes =
         Changes { before, after, timeline: &plan.timeline, components: &facts.components };
     let new_ids = incidents::write(scope, changes).await?;
-    inbox::write(scope, &plan.rows, &new_ids).await?;
+    let reports = inbox::write(scope, &plan.rows, &new_ids, &plan.reports).await?;
     parked::unpark(scope, &plan.rows, &facts.requeued).await?;
     parked::park(scope, &plan.parked, facts.now).await?;
-    Ok(new_ids)
+    Ok((new_ids, reports))
 }
 
 fn updates(batch: &[Incoming]) -> impl Iterator<Item = &UpdateMessage> + Clone {
     batch.iter().filter_map(|incoming| incoming.content.as_ref().ok())
 }
 
-/// Those that the batch has updates of.
-fn components(batch: &[Incoming]) -> Vec<ComponentId> {
-    let components: BTreeSet<_> = updates(batch).map(|update| update.component.id).collect();
+/// The components of those updates of the batch.
+fn components(batch: &[Incoming], of: impl Fn(&UpdateMessage) -> bool) -> Vec<ComponentId> {
+    let components: BTreeSet<_> =
+        updates(batch).filter(|update| of(update)).map(|update| update.component.id).collect();
     components.into_iter().collect()
+}
+
+/// The reports that must be read. A batch that only begins or renews some, without a start, does not depend on what
+/// they were.
+fn reports(batch: &[Incoming], counts_all: bool) -> Option<ReportsQuery<'_>> {
+    let depends = |update: &UpdateMessage| {
+        let has_start = |report: &Report| report.starts_at.is_some();
+        update.condition == Condition::Ok || update.report.as_ref().is_some_and(has_start)
+    };
+    if !counts_all && !updates(batch).any(depends) {
+        return None;
+    }
+    let named: BTreeSet<_> = updates(batch).filter_map(ReportId::of).collect();
+    let counted = components(batch, |update| counts_all || update.condition == Condition::Ok);
+    Some(ReportsQuery { named: named.into_iter().collect(), counted })
 }

@@ -17,11 +17,12 @@ use super::{
     message::{Applied, Incoming, Unusable},
 };
 use crate::{
-    domain::{ActiveState, IncidentRef, Update, decide, timeline::TimelineEntry},
+    domain::{ActiveState, IncidentRef, Reports, Ruling, Update, rule, timeline::TimelineEntry},
     store::{
         facts::Facts,
         inbox::{PendingRow, RowResult},
         parked::MessageToPark,
+        reports::{ReportsRead, ReportsToWrite},
         row_locks::{LockableRow, RowLocks},
     },
 };
@@ -33,6 +34,7 @@ pub(super) struct Plan<'a> {
     pub(super) timeline: Vec<TimelineEntry>,
     pub(super) rows: Vec<PendingRow<'a>>,
     pub(super) parked: Vec<MessageToPark<'a>>,
+    pub(super) reports: ReportsToWrite<'a>,
     /// The rows that the changes depend on.
     pub(super) rests_on: HashSet<LockableRow>,
 }
@@ -102,8 +104,11 @@ pub(super) fn plan<'a>(
     locks: &RowLocks,
     blocked: &Blocked,
 ) -> Plan<'a> {
+    let reports = facts.reports.as_ref().map(ReportsRead::state);
+    let were_read = reports.is_some();
     let mut planner = Planner {
         facts,
+        reports: reports.unwrap_or_default(),
         read,
         active,
         locks,
@@ -116,6 +121,7 @@ pub(super) fn plan<'a>(
             timeline: Vec::new(),
             rows: Vec::with_capacity(batch.len()),
             parked: Vec::new(),
+            reports: ReportsToWrite::default(),
             rests_on: HashSet::new(),
         },
     };
@@ -126,12 +132,15 @@ pub(super) fn plan<'a>(
         };
         planner.plan.planned.push(planned);
     }
-    planner.plan
+    let Planner { mut plan, reports, .. } = planner;
+    plan.reports = ReportsToWrite::new(&reports, were_read, facts.now);
+    plan
 }
 
 /// A batch that is being planned.
 struct Planner<'a, 'b> {
     facts: &'a Facts,
+    reports: Reports<'a>,
     read: &'b ActiveState,
     active: &'b mut ActiveState,
     locks: &'b RowLocks,
@@ -183,10 +192,8 @@ impl<'a> Planner<'a, '_> {
             self.park(incoming, &problem)
         } else if let Some(planned) = self.key_in_use(update) {
             planned
-        } else if let Some(impact) = update.condition.impact() {
-            self.decide(update, impact)
         } else {
-            self.park(incoming, "`ok` can't be applied yet")
+            self.decide(update)
         };
         self.repetitions.insert(update.id, planned.repeated(update.id));
         planned
@@ -235,29 +242,43 @@ impl<'a> Planner<'a, '_> {
             self.record(update, RowResult::repeated(original));
             Some(repeated)
         } else {
-            self.record(update, RowResult::rejected(original));
-            let reason = Rejection::KeyOfAnotherBody;
-            Some(Planned::Settled(Some(Verdict::Rejected { reason })))
+            Some(self.reject(update, Rejection::KeyOfAnotherBody, Some(original)))
         }
     }
 
+    fn reject(
+        &mut self,
+        update: &'a UpdateMessage,
+        reason: Rejection,
+        original: Option<UpdateId>,
+    ) -> Planned {
+        self.record(update, RowResult::rejected(reason, original));
+        Planned::Settled(Some(Verdict::Rejected { reason }))
+    }
+
     /// Decides an update by the rules, unless another session has locked rows that the change depends on.
-    fn decide(&mut self, update: &'a UpdateMessage, impact: Impact) -> Planned {
+    fn decide(&mut self, update: &'a UpdateMessage) -> Planned {
         let UpdateMessage { id, component, text, idempotency, .. } = update;
         let (component, at) = (component.id, self.next_time());
-        let decided = Update { component, impact, text, at };
-        let decision = decide(self.active, decided);
-        let rests_on = LockableRow::of(decision.rests_on(), component, self.read);
+        let (decision, report) = match rule(self.active, &self.reports, update, at) {
+            Ruling::Decided { decision, report } => (decision, report),
+            Ruling::Rejected(reason) => return self.reject(update, reason, None),
+        };
+        let rests_on = LockableRow::of(&decision.rests_on(), component, self.read);
         let held = self.locks.held_of(&rests_on);
         if !held.is_empty() {
             self.blocked.add(update);
             return Planned::Deferred(held);
         }
         self.plan.rests_on.extend(rests_on);
+        if let Some((report, state)) = report {
+            self.reports.carry_out(report, state);
+        }
         let reason = decision.reason();
-        let incident = self.active.carry_out(decision, decided, &mut self.plan.timeline);
-        self.record(update, RowResult::decided(reason, Some(incident)));
-        let shown = Some(DecidedIncident::new(self.active, component, incident));
+        let decided = Update { component, text, at };
+        let incident = self.active.carry_out(&decision, decided, &mut self.plan.timeline);
+        self.record(update, RowResult::decided(reason, incident));
+        let shown = incident.map(|incident| DecidedIncident::new(self.active, component, incident));
         let planned = Planned::Decided { reason, shown };
         if let Some(Idempotency { key, fingerprint }) = idempotency {
             self.keys.insert(key, (fingerprint, *id, planned.repeated(*id)));

@@ -37,6 +37,7 @@ impl ConsumeError {
             | Self::Declare(DeclareError::Broker(_))
             | Self::Trial(
                 TrialError::Broker(_)
+                | TrialError::Undeclared
                 | TrialError::Silent
                 | TrialError::Declare(DeclareError::Broker(_)),
             )

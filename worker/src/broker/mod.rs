@@ -1,13 +1,15 @@
 //! RabbitMQ: sessions that consume, acknowledge and reply; the queues, their number and their policies;
-//! the requeueing of parked updates.
+//! the messages of operators' commands.
 
 mod acknowledgements;
 mod consume_error;
 mod deliveries;
 pub(crate) mod policies;
+mod publish;
 mod redeclare;
 pub(crate) mod repartition;
 mod replies;
+pub(crate) mod report_end;
 pub(crate) mod requeue;
 mod session;
 mod starting;

@@ -1,27 +1,11 @@
 //! Requeues parked messages, for an operator.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, bail, ensure};
-use lapin::{
-    BasicProperties, Channel, Confirmation,
-    options::{BasicPublishOptions, ConfirmSelectOptions},
-};
-use shared::{
-    broker::Broker,
-    message::UpdateMessage,
-    topology::{Phase, Recorded, Topology},
-};
+use shared::{broker::Broker, message::UpdateMessage, topology::Topology};
 use sqlx::PgConnection;
-use tokio::time::timeout;
 
-use crate::store::{
-    command_lock,
-    parked::{self, ParkedMessage},
-};
-
-const PERSISTENT: u8 = 2;
-const CONFIRM_LIMIT: Duration = Duration::from_secs(10);
+use super::publish::CommandPublisher;
+use crate::store::parked::{self, ParkedMessage};
 
 /// A selection of parked messages.
 #[derive(Clone, Debug)]
@@ -67,25 +51,14 @@ pub(crate) async fn requeue(
     broker: &Broker,
     which: &ParkedSelection,
 ) -> Result<usize> {
-    let connection = broker.connect("worker: parked").await?;
-    let channel = connection.create_channel().await?;
-    channel.confirm_select(ConfirmSelectOptions::default()).await?;
-
-    // The queues must stay the same while we publish to them.
-    command_lock::hold_topology(database).await?;
-    let Recorded { topology, phase } = Recorded::read(database).await?;
-    if phase != Phase::Open {
-        bail!("the number of partitions is being changed: try again when that is done");
-    }
-    topology
-        .expect_exchanges(&channel)
-        .await
-        .context("there are no queues yet: start a worker first")?;
+    let publisher = CommandPublisher::open(database, broker, "worker: parked").await?;
     let selected = select(database, which).await?;
     for parked in &selected {
         // Before it is published: a worker ignores what is parked.
         parked::mark_requeued(database, parked.id).await?;
-        let refusal = publish(&channel, &topology, parked)
+        let partition = partition(parked, &publisher.topology);
+        let refusal = publisher
+            .publish(partition, message_id(parked), &parked.payload)
             .await
             .with_context(|| format!("{} may not have been requeued: do it again", parked.id))?;
         if let Some(reason) = refusal {
@@ -93,38 +66,8 @@ pub(crate) async fn requeue(
             bail!("{} was not requeued, since its queue is {reason}: do it again later", parked.id);
         }
     }
-    // All messages are confirmed: errors while closing do not matter.
-    drop(connection.close(200, "done".into()).await);
+    publisher.close().await;
     Ok(selected.len())
-}
-
-/// Publishes it; returns the problem of its queue if that did not accept it.
-async fn publish(
-    channel: &Channel,
-    topology: &Topology,
-    parked: &ParkedMessage,
-) -> Result<Option<&'static str>> {
-    let key = topology.routing_key(partition(parked, topology));
-    let mut properties = BasicProperties::default()
-        .with_content_type("application/json".into())
-        .with_type("status-update".into())
-        .with_delivery_mode(PERSISTENT);
-    if let Some(id) = message_id(parked) {
-        properties = properties.with_message_id(id.into());
-    }
-    // An unroutable message is returned. One at a time, so that lapin attributes it correctly.
-    let options = BasicPublishOptions { mandatory: true, ..Default::default() };
-    let exchange = topology.publish_exchange();
-    let publishing =
-        channel.basic_publish(exchange.into(), key.into(), options, &parked.payload, properties);
-    // RabbitMQ confirms nothing while it is short of memory.
-    let confirmed = timeout(CONFIRM_LIMIT, async { publishing.await?.await });
-    match confirmed.await.context("RabbitMQ did not confirm it")?? {
-        Confirmation::Ack(None) => Ok(None),
-        Confirmation::Ack(Some(_)) => Ok(Some("missing (a worker declares it within seconds)")),
-        Confirmation::Nack(_) => Ok(Some("full or not available")),
-        Confirmation::NotRequested => bail!("RabbitMQ gave no confirmation"),
-    }
 }
 
 /// The id of its message, so that it is recognized if it is parked again.

@@ -30,10 +30,10 @@ use tokio_util::sync::CancellationToken;
 use super::{
     acknowledgements::Acknowledgements,
     consume_error::ConsumeError,
-    deliveries::{Deliveries, DeliveryError, QueueKind, Received},
+    deliveries::{DeliveryError, QueueKind, Received},
     redeclare::redeclare,
     replies::{Reply, ReplySender},
-    starting::consume_all,
+    starting::Starting,
     trial,
 };
 use crate::{
@@ -89,12 +89,10 @@ impl Consumer {
         // Joins only once it could consume: a worker without RabbitMQ, or on a node that has lost the others
         // of its cluster, would block its share.
         let Some(mut connection) = self.connect().await? else { return Ok(()) };
-        tokio::select! {
-            biased;
-            () = self.stop.cancelled() => return Ok(()),
-            tried = trial::consume(&connection, &self.database) => {
-                tried.map_err(ConsumeError::from).inspect_err(|error| self.blame_the_node(error))?;
-            }
+        let tried = trial::consume(&connection, &self.database, &self.stop).await;
+        tried.map_err(ConsumeError::from).inspect_err(|error| self.blame_the_node(error))?;
+        if self.stop.is_cancelled() {
+            return Ok(());
         }
         let member = Member::join(self.database.lock().await.options()).await?;
         let ended = loop {
@@ -135,7 +133,7 @@ impl Consumer {
     /// those that were committed.
     async fn session(&self, connection: Connection, member: &Member) -> Result<(), ConsumeError> {
         let share = member.share()?;
-        let mut deliveries = Vec::with_capacity(share.partitions.len() + 1);
+        let mut deliveries = Starting::default();
         let declared_by = ConnectOptions::clone(self.database.lock().await.options());
         let starting = self.start(&connection, &share, member.id, &mut deliveries);
         let started = tokio::select! {
@@ -144,7 +142,7 @@ impl Consumer {
         };
         let close_limit = if started.is_none() { STOPPED_LIMIT } else { CLOSE_LIMIT };
         // Messages that are ready form one batch, from all queues; order within each queue is kept.
-        let mut batches = select_all(deliveries).ready_chunks(self.batch);
+        let mut batches = select_all(deliveries.into_deliveries()).ready_chunks(self.batch);
         WORKER.held.set(0);
         let mut acknowledgements = Acknowledgements::new(share.topology().prefetch);
         let ended = match started {
@@ -202,7 +200,7 @@ impl Consumer {
         connection: &Connection,
         share: &Share,
         member: MemberId,
-        deliveries: &mut Vec<Deliveries>,
+        deliveries: &mut Starting,
     ) -> Result<(), ConsumeError> {
         // While the queues are being drained they exist, and must not be created again.
         if share.recorded.phase == Phase::Open {
@@ -220,7 +218,7 @@ impl Consumer {
         if share.dead_letters {
             queues.push((share.topology().dead_letter_queue(), QueueKind::DeadLetters));
         }
-        consume_all(connection, share, member, queues, deliveries).await?;
+        deliveries.consume_all(connection, share, member, queues).await?;
         tracing::info!(
             host = self.broker.report(PURPOSE).server,
             partitions = ?share.partitions,

@@ -5,20 +5,37 @@
 
 use std::time::Duration;
 
+use futures_util::{
+    StreamExt,
+    future::{join_all, try_join_all},
+    stream::FuturesUnordered,
+};
 use lapin::{
-    Connection,
+    Channel, Connection, Consumer,
     options::{BasicConsumeOptions, BasicQosOptions},
     types::FieldTable,
 };
 use shared::{
     database::Database,
-    topology::{DeclareError, Phase, Recorded},
+    topology::{DeclareError, Phase, Recorded, Topology},
 };
 use sqlx::PgConnection;
-use tokio::{sync::Mutex, time::timeout};
+use tokio::{
+    sync::Mutex,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
 
-/// Time for the whole trial.
+/// Time for a node to start a delivery.
 const LIMIT: Duration = Duration::from_secs(5);
+/// Time for the dead-letter queue alone: its leader may be on a stalled node, and this node may serve others.
+const ALONE: Duration = Duration::from_secs(2);
+/// How many partitions are tried then. Their leaders are spread over the nodes.
+const PARTITIONS: u16 = 5;
+/// Time for declaring the queues.
+const DECLARE_LIMIT: Duration = Duration::from_secs(30);
+/// Time for RabbitMQ to close the channels. It closes that of a queue without a leader much later.
+const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
 /// Why a node can't serve a worker.
 #[derive(Debug, thiserror::Error)]
@@ -27,42 +44,99 @@ pub(crate) enum TrialError {
     Declare(#[from] DeclareError),
     #[error("RabbitMQ refused")]
     Broker(#[from] lapin::Error),
-    #[error("RabbitMQ did not declare and deliver within {} s", LIMIT.as_secs())]
+    #[error("RabbitMQ did not declare the queues within {} s", DECLARE_LIMIT.as_secs())]
+    Undeclared,
+    #[error("RabbitMQ delivered none of several queues within {} s", LIMIT.as_secs())]
     Silent,
 }
 
-/// Declares the queues, if they may be declared, and consumes the dead-letter queue for a moment, which
-/// needs a majority of its members. That queue is normally empty, and any number of consumers may share it.
+/// Consumes a queue for a moment, which needs a majority of its members. If a queue is missing, declares all.
+/// Ends early when the worker must stop.
 ///
 /// # Errors
 /// When the node refuses, or does not do it in time.
 pub(super) async fn consume(
     connection: &Connection,
     database: &Mutex<Database>,
+    stop: &CancellationToken,
 ) -> Result<(), TrialError> {
-    let trying = async {
-        let mut database = database.lock().await;
-        let channel = connection.create_channel().await?;
-        let declare = async |database: &mut PgConnection| {
-            let recorded = Recorded::read(database).await?;
-            if recorded.phase == Phase::Open {
-                recorded.topology.declare(&channel, database).await?;
-            }
-            Ok::<Recorded, DeclareError>(recorded)
-        };
-        let Recorded { topology, phase } = database.with(declare).await?;
-        drop(database);
-        if phase == Phase::Open {
-            channel.basic_qos(topology.prefetch, BasicQosOptions::default()).await?;
-            let queue = topology.dead_letter_queue();
-            let (options, none) = (BasicConsumeOptions::default(), FieldTable::default());
-            let consumer =
-                channel.basic_consume(queue.into(), "trial".into(), options, none).await?;
-            // What was delivered is requeued, at its place, while the consumer still exists.
-            channel.close(200, "tried".into()).await?;
-            drop(consumer);
-        }
-        Ok(())
+    let reading = async {
+        let read = async |database: &mut PgConnection| Recorded::read(database).await;
+        database.lock().await.with(read).await.map_err(DeclareError::from)
     };
-    timeout(LIMIT, trying).await.map_err(|_| TrialError::Silent)?
+    let recorded = tokio::select! {
+        () = stop.cancelled() => return Ok(()),
+        recorded = reading => recorded?,
+    };
+    if recorded.phase != Phase::Open {
+        return Ok(());
+    }
+    let topology = recorded.topology;
+    match consume_one(connection, &topology, stop).await {
+        Err(TrialError::Broker(_)) => {}
+        tried => return tried,
+    }
+    let declaring = declare(connection, &topology, database);
+    tokio::select! {
+        () = stop.cancelled() => return Ok(()),
+        declared = timeout(DECLARE_LIMIT, declaring) => {
+            declared.map_err(|_| TrialError::Undeclared)??;
+        }
+    }
+    consume_one(connection, &topology, stop).await
+}
+
+async fn declare(
+    connection: &Connection,
+    topology: &Topology,
+    database: &Mutex<Database>,
+) -> Result<(), DeclareError> {
+    let channel = connection.create_channel().await?;
+    let declare = async |database: &mut PgConnection| topology.declare(&channel, database).await;
+    database.lock().await.with(declare).await?;
+    Ok(channel.close(200, "declared".into()).await?)
+}
+
+/// Consumes until the first of some queues answers: the dead-letter queue, which is normally empty, and if it
+/// is late, partitions. What is delivered is requeued, at its place: the channels are closed while their
+/// consumers exist.
+async fn consume_one(
+    connection: &Connection,
+    topology: &Topology,
+    stop: &CancellationToken,
+) -> Result<(), TrialError> {
+    let some = (0..topology.partitions.min(PARTITIONS)).map(|one| (topology.queue(one), ALONE));
+    let mut queues = vec![(topology.dead_letter_queue(), Duration::ZERO)];
+    queues.extend(some);
+    let opening = try_join_all(queues.iter().map(|_| connection.create_channel()));
+    let channels = timeout(LIMIT, opening).await.map_err(|_| TrialError::Silent)??;
+    let consuming = channels.iter().zip(queues);
+    let mut consuming: FuturesUnordered<_> = consuming
+        .map(async |(channel, (queue, after))| {
+            sleep(after).await;
+            start(channel, queue, topology.prefetch).await
+        })
+        .collect();
+    // It has the consumer.
+    let first = tokio::select! {
+        first = consuming.next() => first,
+        () = sleep(LIMIT) => None,
+        () = stop.cancelled() => None,
+    };
+    let closing = join_all(channels.iter().map(|channel| channel.close(200, "tried".into())));
+    // They are closed with the connection at the latest.
+    drop(timeout(CLOSE_LIMIT, closing).await);
+    drop(consuming);
+    match first {
+        Some(Ok(_)) => Ok(()),
+        Some(Err(error)) => Err(error.into()),
+        None if stop.is_cancelled() => Ok(()),
+        None => Err(TrialError::Silent),
+    }
+}
+
+async fn start(channel: &Channel, queue: String, prefetch: u16) -> Result<Consumer, lapin::Error> {
+    channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
+    let (options, none) = (BasicConsumeOptions::default(), FieldTable::default());
+    channel.basic_consume(queue.into(), "trial".into(), options, none).await
 }

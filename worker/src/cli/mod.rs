@@ -6,6 +6,7 @@ mod incident_table;
 mod maintenance;
 mod parked;
 mod parsers;
+mod report;
 mod topology;
 
 use anyhow::{Context, Result};
@@ -24,6 +25,7 @@ use self::{
     incident::IncidentArguments,
     maintenance::MaintenanceArguments,
     parked::ParkedCommand,
+    report::ReportArguments,
     topology::{BrokerCommand, TopologyCommand},
 };
 use crate::schema;
@@ -74,6 +76,8 @@ pub enum OperatorCommand {
     /// The updates that could not be applied.
     #[command(subcommand)]
     Parked(ParkedCommand),
+    /// What sources say of components, until they take it back.
+    Report(ReportArguments),
     /// The queues, and the live workers.
     #[command(subcommand)]
     Topology(TopologyCommand),
@@ -108,6 +112,7 @@ pub async fn run(command: OperatorCommand, settings: &Settings) -> Result<String
         OperatorCommand::Incident(arguments) => incident::run(arguments, settings).await,
         OperatorCommand::Maintenance(arguments) => maintenance::run(arguments, settings).await,
         OperatorCommand::Parked(command) => parked::run(command, settings).await,
+        OperatorCommand::Report(arguments) => report::run(arguments, settings).await,
         OperatorCommand::Topology(command) => topology::run(command, settings).await,
         OperatorCommand::Broker(command) => topology::check(command, settings).await,
     }

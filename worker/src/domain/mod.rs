@@ -1,15 +1,19 @@
-//! What a status update does: the five rules, the state on which they decide, and the texts of timelines. Pure:
-//! no I/O and no clock; time is an argument.
+//! What a status update does: the five rules and recovery, the state on which they decide, and the texts of
+//! timelines. Pure: no I/O and no clock; time is an argument.
 
 mod effects;
 mod incident_ref;
+mod reports;
 mod rules;
+mod ruling;
 mod state;
 pub mod timeline;
 
 pub use self::{
     incident_ref::IncidentRef,
+    reports::{MAX_LIVE_REPORTS, ReportId, ReportState, Reports},
     rules::{Decision, RestsOn, decide},
+    ruling::{Ruling, rule},
     state::{ActiveState, ManualIncident, SystemIncident, Update},
 };
 

@@ -10,13 +10,11 @@ use super::{
     timeline::{TimelineEntry, TimelineEvent},
 };
 
-/// A status update, as the rules see it.
+/// A status update, as the rules see it, beside what it says of its component.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Update<'a> {
     /// The component.
     pub component: ComponentId,
-    /// Its reported impact, never `Maintenance`.
-    pub impact: Impact,
     /// The title of an incident that the update opens.
     pub text: &'a str,
     /// When it is decided.
@@ -40,6 +38,13 @@ pub struct SystemIncident {
     pub has_others: bool,
     /// The time of its newest timeline entry.
     pub last_update_at: Option<Timestamp>,
+}
+
+impl SystemIncident {
+    /// Whether it has only one component, of those that the batch has updates of.
+    pub(super) fn has_one_component(&self) -> bool {
+        self.components.len() == 1 && !self.has_others
+    }
 }
 
 /// A manual incident or a maintenance, as far as it can cover a component.
@@ -111,6 +116,11 @@ impl ActiveState {
         self.system.get(&id).or_else(|| self.closed.get(&id))
     }
 
+    /// The manual incidents and maintenances that can cover the component.
+    pub(super) fn manual_of(&self, component: ComponentId) -> &[ManualIncident] {
+        self.manual.get(&component).map_or(&[], Vec::as_slice)
+    }
+
     /// A manual incident or a maintenance that can cover the component.
     #[must_use]
     pub fn manual_incident(
@@ -118,17 +128,16 @@ impl ActiveState {
         component: ComponentId,
         id: IncidentRef,
     ) -> Option<&ManualIncident> {
-        let manual = self.manual.get(&component)?;
-        manual.iter().find(|incident| IncidentRef::Existing(incident.id) == id)
+        self.manual_of(component).iter().find(|incident| IncidentRef::Existing(incident.id) == id)
     }
 
     /// Opens an incident for the update's component.
-    pub(super) fn open(&mut self, update: Update<'_>) -> IncidentRef {
+    pub(super) fn open(&mut self, update: Update<'_>, impact: Impact) -> IncidentRef {
         let id = IncidentRef::New(self.opened);
         self.opened += 1;
         let incident = SystemIncident {
             text: update.text.to_owned(),
-            impact: update.impact,
+            impact,
             start_date: update.at,
             end_date: None,
             components: BTreeSet::from([update.component]),

@@ -27,6 +27,8 @@ pub enum TimelineEvent {
     MovedFrom(ComponentId, IncidentRef),
     /// Its impact was raised.
     Raised(Impact, Impact),
+    /// The component recovered.
+    Recovered(ComponentId),
     /// The system closed it.
     Closed,
 }
@@ -52,6 +54,7 @@ pub fn words(event: &TimelineEvent, incident: IncidentRef, names: &impl Names) -
             moved_from(names.component(*id), names.incident(*from))
         }
         TimelineEvent::Raised(from, to) => impact_changed(*from, *to),
+        TimelineEvent::Recovered(id) => recovered(names.component(*id)),
         TimelineEvent::Closed => CLOSED.to_owned(),
     }
 }
@@ -73,6 +76,10 @@ pub(crate) fn moved_to(component: &str, to: (IncidentId, &str)) -> String {
 
 pub(crate) fn moved_from(component: &str, from: (IncidentId, &str)) -> String {
     format!("{} moved from {}", escaped(component), link(from))
+}
+
+fn recovered(component: &str) -> String {
+    format!("{} recovered", escaped(component))
 }
 
 pub(crate) fn impact_changed(from: Impact, to: Impact) -> String {
@@ -110,6 +117,7 @@ mod tests {
         let down = "it&#x27;s &lt;down&gt;";
         for (event, expected) in [
             (TimelineEvent::Added(c), format!("{dns} added to {down}")),
+            (TimelineEvent::Recovered(c), format!("{dns} recovered")),
             (
                 TimelineEvent::MovedTo(c, i),
                 format!("{dns} moved to <a href='/incidents/7'>{down}</a>"),

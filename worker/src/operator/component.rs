@@ -64,6 +64,15 @@ pub(super) async fn find(
     Ok(found)
 }
 
+/// Finds the named component.
+///
+/// # Errors
+/// When no component or several match, or the database fails.
+pub(crate) async fn one(database: &mut PgConnection, name: &ComponentName) -> Result<Component> {
+    let catalogue = ByName::new(components::read_all(database).await?);
+    Ok(pick(&catalogue, name)?.clone())
+}
+
 fn pick<'a>(catalogue: &'a ByName, name: &ComponentName) -> Result<&'a Component> {
     match name {
         ComponentName::Id(id) => {

@@ -8,6 +8,6 @@ mod transaction;
 
 pub(crate) use self::{
     change::{Closing, IncidentChange, New, change, close, comment, open, remove_component},
-    component::ComponentName,
+    component::{ComponentName, one},
     incident::{Incident, IncidentKind, IncidentUpdate, list, show},
 };

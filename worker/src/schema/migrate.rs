@@ -6,7 +6,7 @@ use shared::{
     settings::Settings,
     topology::{Recorded, Topology},
 };
-use sqlx::PgConnection;
+use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::{adopt, affected};
 use crate::{maintenance::maintain_inbox, store::command_lock::alone};
@@ -39,6 +39,7 @@ async fn migrate_alone(database: &mut PgConnection, settings: &Settings) -> Resu
         steps => format!("Applied {steps} of {after} migrations."),
     });
 
+    validate(database).await.context("the inbox's constraints can't be validated")?;
     adopt::attach(database).await?;
     said.extend(about_encoding(database).await?);
     said.extend(adopt::constrain(database).await?);
@@ -71,6 +72,22 @@ async fn applied(database: &mut PgConnection) -> Result<i64> {
         return Ok(0);
     }
     Ok(sqlx::query_scalar("SELECT count(*) FROM _sqlx_migrations").fetch_one(database).await?)
+}
+
+/// Validates the constraints of the inbox that a migration added. It is not a part of that migration, because
+/// PostgreSQL would keep the migration's strong lock meanwhile.
+async fn validate(database: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let added: Vec<String> = sqlx::query_scalar(
+        "SELECT conname::text FROM pg_constraint
+        WHERE conrelid = 'sdb_inbox'::regclass AND NOT convalidated ORDER BY conname",
+    )
+    .fetch_all(&mut *database)
+    .await?;
+    for name in added {
+        let validate = format!("ALTER TABLE sdb_inbox VALIDATE CONSTRAINT {name}");
+        sqlx::query(AssertSqlSafe(validate)).execute(&mut *database).await?;
+    }
+    Ok(())
 }
 
 /// The consequence of an encoding other than UTF8.

@@ -22,6 +22,8 @@ use super::{
     active_state::{self, manual_ctes, manual_table, system_ctes, system_tables},
     covering::active_manual,
     inbox,
+    incidents::column,
+    reports::{REPORT_COLUMNS, REPORT_TABLES, ReportsQuery, ReportsRead},
     scope_lock::ScopeGuard,
     workers::MemberId,
 };
@@ -35,6 +37,8 @@ pub(crate) struct FactsQuery<'a> {
     pub(crate) components: &'a [ComponentId],
     /// The number of messages of the batch.
     pub(crate) batch: usize,
+    /// The reports; none for a batch that only begins or renews some.
+    pub(crate) reports: Option<ReportsQuery<'a>>,
 }
 
 /// The facts that a batch is decided from.
@@ -62,6 +66,8 @@ pub(crate) struct Facts {
     pub(crate) components: HashMap<ComponentId, Component>,
     /// The active state.
     pub(crate) active: ActiveState,
+    /// The reports, if they were wanted.
+    pub(crate) reports: Option<ReportsRead>,
 }
 
 /// The first use of an idempotency key, in an earlier transaction.
@@ -127,8 +133,11 @@ pub(crate) async fn read(
     scope: &mut ScopeGuard<'_>,
     wanted: FactsQuery<'_>,
 ) -> Result<Facts, sqlx::Error> {
-    let mut parts =
-        Parts { keys: !wanted.keys.is_empty(), manual: EXPECTS_MANUAL.load(Ordering::Relaxed) };
+    let mut parts = Parts {
+        keys: !wanted.keys.is_empty(),
+        manual: EXPECTS_MANUAL.load(Ordering::Relaxed),
+        reports: wanted.reports.is_some(),
+    };
     let mut row = read_parts(scope, &wanted, parts).await?;
     let has_manual = row.try_get("has_manual")?;
     EXPECTS_MANUAL.store(has_manual, Ordering::Relaxed);
@@ -138,9 +147,10 @@ pub(crate) async fn read(
         row = read_parts(scope, &wanted, parts).await?;
     }
     let active = active_state::from_row(&row, parts.manual)?;
+    let reports = parts.reports.then(|| ReportsRead::from_row(&row)).transpose()?;
     let row = FactsRow::from_row(&row)?;
     let originals = originals(scope.session(), &row).await?;
-    Ok(row.into_facts(active, &originals))
+    Ok(Facts { reports, ..row.into_facts(active, &originals) })
 }
 
 /// Whether the last batch of this process met active manual incidents. It only decides which statement is tried
@@ -155,6 +165,8 @@ struct Parts {
     keys: bool,
     /// The manual incidents and maintenances. Without them it only reads whether any is active.
     manual: bool,
+    /// The reports.
+    reports: bool,
 }
 
 async fn read_parts(
@@ -162,14 +174,21 @@ async fn read_parts(
     wanted: &FactsQuery<'_>,
     parts: Parts,
 ) -> Result<PgRow, sqlx::Error> {
-    sqlx::query(AssertSqlSafe(statement(&wanted.updates, parts)))
+    let query = sqlx::query(AssertSqlSafe(statement(&wanted.updates, parts)))
         .bind(wanted.components)
         .bind(wanted.member)
         .bind(&wanted.updates)
         .bind(&wanted.keys)
-        .bind(wanted.batch as i64)
-        .fetch_one(scope.session())
-        .await
+        .bind(wanted.batch as i64);
+    let query = match &wanted.reports {
+        Some(reports) => query
+            .bind(column(&reports.named, |id| id.component))
+            .bind(column(&reports.named, |id| id.source))
+            .bind(column(&reports.named, |id| id.key))
+            .bind(&reports.counted),
+        None => query,
+    };
+    query.fetch_one(scope.session()).await
 }
 
 /// The statement that reads a [`FactsRow`].
@@ -186,6 +205,8 @@ fn statement(updates: &[UpdateId], parts: Parts) -> String {
         ("", "", active_manual!(), "state_1.*, state_2.*")
     };
     let keys = if parts.keys { KEYS } else { "'[]'::json" };
+    let (report_columns, report_tables) =
+        if parts.reports { (REPORT_COLUMNS, REPORT_TABLES) } else { ("", "") };
     // The bounds are literals, so that the plan includes only the inbox's partitions between them.
     // Scanning all partitions would cost more than the rest of the statement.
     format!(
@@ -209,15 +230,9 @@ fn statement(updates: &[UpdateId], parts: Parts) -> String {
                     'id', update_id, 'was_requeued', put_back_at IS NOT NULL)), '[]')
                 FROM sdb_parked WHERE update_id = ANY($3)) AS parked,
             {keys} AS keys,
-            (SELECT coalesce(json_agg(json_build_object('id', c.id, 'name', sdb_readable(c.name),
-                    'attributes', coalesce(
-                        (SELECT json_agg(json_build_object(
-                                'name', sdb_readable(a.name), 'value', sdb_readable(a.value))
-                            ORDER BY a.id)
-                        FROM component_attribute a WHERE a.component_id = c.id), '[]'))), '[]')
-                FROM component c WHERE c.id = ANY($1)) AS components,
-            {states}
-        FROM clock, {system_tables}{manual_table}",
+            {COMPONENTS} AS components,
+            {states}{report_columns}
+        FROM clock, {system_tables}{manual_table}{report_tables}",
         system_ctes = system_ctes!(),
         recorded = recorded!(),
         system_tables = system_tables!(),
@@ -229,6 +244,16 @@ const KEYS: &str = "(SELECT coalesce(json_agg(json_build_object(
                     'key', key, 'fingerprint', fingerprint, 'original', update_id)), '[]')
                 FROM sdb_idempotency_key
                 WHERE key = ANY($4) AND used_at > clock.now - interval '24 hours')";
+
+/// The components as they are now.
+const COMPONENTS: &str =
+    "(SELECT coalesce(json_agg(json_build_object('id', c.id, 'name', sdb_readable(c.name),
+                    'attributes', coalesce(
+                        (SELECT json_agg(json_build_object(
+                                'name', sdb_readable(a.name), 'value', sdb_readable(a.value))
+                            ORDER BY a.id)
+                        FROM component_attribute a WHERE a.component_id = c.id), '[]'))), '[]')
+                FROM component c WHERE c.id = ANY($1))";
 
 impl FactsRow {
     fn into_facts(self, active: ActiveState, originals: &HashMap<UpdateId, InboxRecord>) -> Facts {
@@ -243,6 +268,7 @@ impl FactsRow {
             keys: HashMap::new(),
             components: self.components.0.into_iter().map(|c| (c.id, c)).collect(),
             active,
+            reports: None,
         };
         for recorded in self.recorded.0 {
             // A repetition refers to its original, which is kept as long as the key.

@@ -15,6 +15,7 @@ pub(crate) mod incidents;
 pub(crate) mod lock_holders;
 pub(crate) mod operator_changes;
 pub(crate) mod parked;
+pub(crate) mod reports;
 pub(crate) mod row_locks;
 pub(crate) mod scope_lock;
 pub(crate) mod statistics;

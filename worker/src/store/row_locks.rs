@@ -25,22 +25,34 @@ pub(crate) enum LockableRow {
 }
 
 impl LockableRow {
-    /// The rows that a change of the component's incident depends on. `read` is the state as it was read:
+    /// The rows that a change of the component's incidents depends on. `read` is the state as it was read:
     /// only incidents in it have rows.
-    pub(crate) fn of(rests_on: RestsOn, component: ComponentId, read: &ActiveState) -> Vec<Self> {
+    pub(crate) fn of(rests_on: &RestsOn, component: ComponentId, read: &ActiveState) -> Vec<Self> {
         let mut rows = Vec::new();
-        let existing = |incident: Option<IncidentRef>| match incident {
-            Some(IncidentRef::Existing(id)) => Some(id),
-            Some(IncidentRef::New(_)) | None => None,
-        };
-        rows.extend(existing(rests_on.target).map(Self::Incident));
-        let Some(source) = existing(rests_on.source) else { return rows };
+        if let Some(IncidentRef::Existing(target)) = rests_on.target {
+            rows.push(Self::Incident(target));
+        }
+        for source in &rests_on.sources {
+            if let IncidentRef::Existing(id) = source.from {
+                Self::of_source(id, source.others_stay, component, read, &mut rows);
+            }
+        }
+        rows
+    }
+
+    fn of_source(
+        source: IncidentId,
+        others_stay: bool,
+        component: ComponentId,
+        read: &ActiveState,
+        rows: &mut Vec<Self>,
+    ) {
         rows.push(Self::Incident(source));
-        let Some(incident) = read.system.get(&IncidentRef::Existing(source)) else { return rows };
+        let Some(incident) = read.system.get(&IncidentRef::Existing(source)) else { return };
         if incident.components.contains(&component) {
             rows.push(Self::Relation(source, component));
         }
-        if rests_on.others_stay {
+        if others_stay {
             if incident.has_others {
                 rows.push(Self::AnyOther(source));
             } else {
@@ -48,7 +60,6 @@ impl LockableRow {
                 rows.extend(others.map(|other| Self::Relation(source, *other)));
             }
         }
-        rows
     }
 
     /// The incident that it is, or belongs to.

@@ -61,10 +61,10 @@ use crate::{
     })),
     responses(
         (status = 200, description = "It changed nothing: the incident or maintenance that covers the \
-            component", body = IncidentJson,
+            component; or, for `ok` or a late alert, the receipt if nothing covers it", body = Unchanged,
             headers(("Update-Id"), ("Link"), ("Preference-Applied"))),
         (status = 201, description = "It changed something: the incident that the component is in now, \
-            as it was right after the update. With `SDB_V1_CONFLICT` also if it changed nothing because a \
+            as it was right after the update; for `ok` the one that it left. With `SDB_V1_CONFLICT` also if it changed nothing because a \
             maintenance covers the component: that maintenance", body = IncidentJson,
             headers(("Update-Id"), ("Link"), ("Preference-Applied"))),
         (status = 202, description = "It is queued and will be applied; its outcome did not arrive in \
@@ -81,8 +81,8 @@ use crate::{
         (status = 413, description = "The body is larger than 64 KiB"),
         (status = 415, description = "The `Content-Type` is not `application/json`, or the body is compressed",
             headers(("Accept-Encoding"))),
-        (status = 422, description = "A field is invalid, or the Idempotency-Key was used for another \
-            update", headers(("Update-Id"), ("Preference-Applied"))),
+        (status = 422, description = "A field is invalid, the Idempotency-Key was used for another \
+            update, or the component has 1,000 reports", headers(("Update-Id"), ("Preference-Applied"))),
         (status = 429, description = "This token sends more updates than `SDB_RATE_LIMIT` allows"),
         (status = 503, description = "It can't be accepted now. It is safe to send it again with the same \
             Idempotency-Key; `message` says whether it may have been queued",
@@ -147,6 +147,15 @@ async fn without_incident(app: &App, status: StatusCode, id: UpdateId) -> Respon
         Ok(Some(receipt)) => receipt::with_link(id, (status, Json(receipt))),
         Ok(None) | Err(_) => accepted(id, UpdateState::Pending),
     }
+}
+
+/// What covers the component of an update that changed nothing, or the receipt of that update.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "it describes the answers of two functions")]
+enum Unchanged<'a> {
+    Incident(IncidentJson<'a>),
+    Receipt(get_update::Receipt),
 }
 
 /// The Python dashboard's answer to an update that an incident already covers.

@@ -76,13 +76,30 @@ impl LinkExchange {
     /// # Errors
     /// When RabbitMQ can't be reached, refuses, or does not answer.
     pub(super) async fn delete(&self, broker: &Broker) -> Result<(), FenceError> {
-        let connection = broker.connect("gateway: fence").await?;
-        let fencing = async {
-            let channel = connection.create_channel().await?;
-            let options = ExchangeDeleteOptions::default();
-            channel.exchange_delete(self.name.as_str().into(), options).await?;
-            connection.close(200, "done".into()).await
-        };
-        Ok(timeout(FENCE_LIMIT, fencing).await.map_err(|_| FenceError::Silent)??)
+        delete_all(broker, &mut vec![self.clone()]).await
     }
+}
+
+/// Deletes exchanges, on one connection; those that were not deleted remain in the list.
+///
+/// # Errors
+/// As [`LinkExchange::delete`].
+pub(super) async fn delete_all(
+    broker: &Broker,
+    exchanges: &mut Vec<LinkExchange>,
+) -> Result<(), FenceError> {
+    let connection = broker.connect("gateway: fence").await?;
+    while let Some(exchange) = exchanges.last() {
+        let deleting = async {
+            let channel = connection.create_channel().await?;
+            let (name, options) = (exchange.name.as_str().into(), ExchangeDeleteOptions::default());
+            channel.exchange_delete(name, options).await?;
+            channel.close(200, "deleted".into()).await
+        };
+        timeout(FENCE_LIMIT, deleting).await.map_err(|_| FenceError::Silent)??;
+        exchanges.pop();
+    }
+    // All are deleted, whatever becomes of the connection.
+    drop(timeout(FENCE_LIMIT, connection.close(200, "done".into())).await);
+    Ok(())
 }

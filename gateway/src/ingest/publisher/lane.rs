@@ -6,19 +6,14 @@
 //! they fill one (much as Nagle's algorithm has it). There is no timer, so nothing waits while a lane is
 //! idle.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{collections::VecDeque, sync::atomic::Ordering, time::Duration};
 
 use deadpool::managed::Object;
 use lapin::{
-    BasicProperties,
+    BasicProperties, Channel,
     options::BasicPublishOptions,
     types::{AMQPValue, FieldTable, ShortString},
 };
-use parking_lot::Mutex;
 use shared::{
     envelope::{self, Entry},
     supervise, throttled, traces,
@@ -36,69 +31,30 @@ use super::{
     confirms::{Confirmed, Unconfirmed},
     limits::EnvelopeLimits,
     link_shared::LinkShared,
+    ticket::Queued,
 };
 
 /// Time between the 503 for the last update of an unconfirmed message and the closing of the lane's
-/// channel. When the leader of a queue stalls, its successor confirms what was sent on this channel, within
-/// 10 s by RabbitMQ's defaults; a new channel may get no confirmations for a minute.
-const UNCONFIRMED_LIMIT: Duration = Duration::from_secs(12);
-/// The same while RabbitMQ is short of memory or disk, and for one that it does not even read.
-const UNREAD_LIMIT: Duration = Duration::from_secs(5);
+/// channel.
+const UNCONFIRMED_LIMIT: Duration = Duration::from_secs(5);
+/// The same on a cluster. When the leader of a queue stalls, its successor confirms what was sent on this
+/// channel, within 10 s by RabbitMQ's defaults; a new channel may get no confirmations for a minute.
+const ELECTION_LIMIT: Duration = Duration::from_secs(12);
 /// Time between a refusal and the next channel. A channel that publishes to a queue for the first time
 /// between the loss of the leader and the election of another one is refused everything from then on; elections
 /// take less than this.
 const RENEWAL_PAUSE: Duration = Duration::from_millis(600);
 /// How often a busy lane checks for overdue confirmations.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
-/// Time for RabbitMQ to close a channel. It may first have to refuse a message.
-const CLOSE_LIMIT: Duration = Duration::from_secs(8);
+/// Time for RabbitMQ to close a channel.
+const CLOSE_LIMIT: Duration = Duration::from_secs(5);
+/// The same on a cluster, where it may first have to refuse a message.
+const CLUSTER_CLOSE_LIMIT: Duration = Duration::from_secs(8);
+/// How long the length of a queue counts as known.
+const MEASURED: Duration = Duration::from_secs(1);
 /// Maximum number of updates taken from the channel at once.
 const TAKE: usize = 256;
 const PERSISTENT: u8 = 2;
-
-/// What a lane sends, unless it was withdrawn: either side takes it out at most once.
-type Unsent = Arc<Mutex<Option<Entry>>>;
-
-/// An update that is handed to a lane.
-pub(super) struct Queued {
-    id: UpdateId,
-    bytes: usize,
-    unsent: Unsent,
-    /// When its client is answered.
-    deadline: Instant,
-    confirmed: oneshot::Sender<Result<(), PublishError>>,
-}
-
-/// An update on its way through a lane.
-pub(super) struct Ticket {
-    unsent: Unsent,
-    deadline: Instant,
-    confirmed: oneshot::Receiver<Result<(), PublishError>>,
-}
-
-/// An update for a lane, and its ticket.
-pub(super) fn queued(id: UpdateId, entry: Entry, deadline: Instant) -> (Queued, Ticket) {
-    let bytes = entry.message.len();
-    let unsent = Arc::new(Mutex::new(Some(entry)));
-    let (sender, confirmed) = oneshot::channel();
-    let ticket = Ticket { unsent: unsent.clone(), deadline, confirmed };
-    (Queued { id, bytes, unsent, deadline, confirmed: sender }, ticket)
-}
-
-impl Ticket {
-    /// Waits for RabbitMQ's confirmation until the deadline. An update that has not been sent by then
-    /// never is. If this is dropped before, the update is still published.
-    pub(super) async fn confirmed(self) -> Result<(), PublishError> {
-        let Self { unsent, deadline, confirmed } = self;
-        let ended = match timeout_at(deadline, confirmed).await {
-            Ok(Ok(confirmed)) => return confirmed,
-            // The lane has ended, unless it found the deadline passed.
-            Ok(Err(_)) if Instant::now() < deadline => PublishError::Absent,
-            Ok(Err(_)) | Err(_) => PublishError::Late,
-        };
-        if unsent.lock().take().is_some() { Err(ended) } else { Err(PublishError::Unconfirmed) }
-    }
-}
 
 /// The handle of a lane. Its task ends with it.
 pub(super) struct Lane {
@@ -110,7 +66,7 @@ impl Lane {
     /// Starts the lane of a partition.
     pub(super) fn start(link: LinkShared, partition: u16) -> Self {
         let (queue, arriving) = mpsc::unbounded_channel();
-        let limits = EnvelopeLimits::of(link.topology.wire);
+        let limits = EnvelopeLimits::of(link.topology.wire, link.topology.partitions);
         let routing_key = link.topology.routing_key(partition).into();
         let sending = Sending {
             link,
@@ -120,7 +76,9 @@ impl Lane {
             channel: None,
             has_confirmed: false,
             renewal: None,
+            measured: None,
             waiting: VecDeque::new(),
+            dropped: None,
             unconfirmed: Unconfirmed::default(),
         };
         let sending = supervise::spawn("publishing", sending.run(arriving));
@@ -162,7 +120,11 @@ struct Sending {
     has_confirmed: bool,
     /// When the channel is to be replaced, once nothing is unconfirmed; nothing is sent until then.
     renewal: Option<Instant>,
+    /// Whether the queue was full, and when.
+    measured: Option<(bool, Instant)>,
     waiting: VecDeque<Queued>,
+    /// The first deadline of those that were dropped unsent since the last confirmation.
+    dropped: Option<Instant>,
     unconfirmed: Unconfirmed<Sent>,
 }
 
@@ -280,14 +242,16 @@ impl Sending {
             channel.basic_publish(exchange, key, options, &body, properties).await.ok()
         };
         // RabbitMQ reads nothing while it is short of memory.
-        match timeout_at(deadline + UNREAD_LIMIT, publishing).await {
+        match timeout_at(deadline + UNCONFIRMED_LIMIT, publishing).await {
             Ok(Some(confirm)) => self.unconfirmed.add(id, sent, confirm),
             Ok(None) | Err(_) => sent.settle(self.link.result(Confirmed::Failed)),
         }
     }
 
-    /// Settles confirmed messages. After a refusal the channel is replaced, unless the queue is full.
+    /// Settles confirmed messages. After a refusal the channel is replaced, unless the queue is full. One that
+    /// has never confirmed anything is replaced even then: it may refuse everything for ever.
     async fn settle(&mut self, confirmed: Vec<(Sent, Confirmed)>) {
+        self.dropped = None;
         let mut refused = Vec::new();
         for (sent, confirmed) in confirmed {
             self.has_confirmed |= confirmed == Confirmed::Queued;
@@ -302,10 +266,11 @@ impl Sending {
         if refused.is_empty() {
             return;
         }
-        let error = if self.link.is_full(self.partition).await {
-            PublishError::Full
-        } else {
+        let is_full = self.is_full().await;
+        if !is_full || !self.has_confirmed {
             self.renewal.get_or_insert_with(|| Instant::now() + RENEWAL_PAUSE);
+        }
+        if !is_full {
             let partition = self.routing_key.as_str();
             throttled!(
                 warn,
@@ -313,29 +278,58 @@ impl Sending {
                 partition,
                 "RabbitMQ refuses the updates of a partition that is not full: its channel is replaced"
             );
-            PublishError::Unavailable
-        };
+        }
+        let error = if is_full { PublishError::Full } else { PublishError::Unavailable };
         for sent in refused {
             sent.settle(Err(error));
         }
     }
 
-    /// Closes the channel when a confirmation is overdue, or when it is to be replaced. The other partitions
-    /// are not affected.
+    /// Whether the queue is known to be full. It is not measured for each refusal, nor while the channel is
+    /// to be replaced.
+    async fn is_full(&mut self) -> bool {
+        match self.measured {
+            Some((is_full, at)) if self.renewal.is_some() || at.elapsed() < MEASURED => is_full,
+            None if self.renewal.is_some() => false,
+            Some(_) | None => {
+                let is_full = self.link.is_full(self.partition).await;
+                self.measured = Some((is_full, Instant::now()));
+                is_full
+            }
+        }
+    }
+
+    /// Drops what waits and is answered already.
+    fn drop_late(&mut self, now: Instant) {
+        let dropped = &mut self.dropped;
+        self.waiting.retain(|next| {
+            if next.deadline <= now {
+                *dropped = Some(dropped.map_or(next.deadline, |first| first.min(next.deadline)));
+            }
+            next.deadline > now
+        });
+    }
+
+    /// Replaces the channel when a confirmation is overdue, or after a refusal. The other partitions are not
+    /// affected.
     async fn look(&mut self) {
         let now = Instant::now();
+        self.drop_late(now);
         if self.unconfirmed.is_empty() {
             if self.renewal.is_some_and(|renewal| renewal <= now) {
-                self.close_channel("it refuses all").await;
+                self.renew_channel();
             }
             return;
         }
-        let limit = if self.link.is_blocked() { UNREAD_LIMIT } else { UNCONFIRMED_LIMIT };
-        let is_overdue = |deadline: Instant| deadline + limit <= now;
+        let limit = if self.link.is_cluster && !self.link.is_blocked() {
+            ELECTION_LIMIT
+        } else {
+            UNCONFIRMED_LIMIT
+        };
         // What waits behind a message may have an earlier deadline.
-        let waits_too_long = self.unconfirmed.iter().any(|sent| is_overdue(sent.deadline))
-            || self.waiting.iter().any(|next| is_overdue(next.deadline));
-        if !waits_too_long {
+        let deadlines = self.unconfirmed.iter().map(|sent| sent.deadline).chain(self.dropped);
+        let first = deadlines.min();
+        if first.is_none_or(|deadline| deadline + limit > now) {
             return;
         }
         let partition = self.routing_key.as_str();
@@ -345,22 +339,48 @@ impl Sending {
             partition,
             "RabbitMQ does not confirm what a partition takes: its channel is given up"
         );
-        self.close_channel("overdue").await;
+        self.close_channel().await;
         for sent in self.unconfirmed.abandon() {
             sent.settle(Err(PublishError::Unconfirmed));
         }
     }
 
-    /// Closes the channel; the next message gets another one. When the channel is closed, RabbitMQ has read
-    /// everything that was sent on it: nothing of it is queued later than what the next channel sends.
-    async fn close_channel(&mut self, why: &str) {
-        (self.renewal, self.has_confirmed) = (None, false);
-        let Some(channel) = self.channel.take() else { return };
-        let channel = Object::take(channel);
-        if !matches!(timeout(CLOSE_LIMIT, channel.close(200, why.into())).await, Ok(Ok(()))) {
+    /// Closes the channel when something is unconfirmed on it; the next message gets another one. When the
+    /// channel is closed, RabbitMQ has read everything that was sent on it: nothing of it is queued later than
+    /// what the next channel sends.
+    async fn close_channel(&mut self) {
+        let Some(channel) = self.take_channel() else { return };
+        self.link.channel_was_fruitless();
+        let closing = timeout(self.close_limit(), channel.close(200, "overdue".into()));
+        if !matches!(closing.await, Ok(Ok(()))) {
             self.link.failed.store(true, Ordering::Relaxed);
         }
         self.link.pending.channel_replaced(self.partition);
+    }
+
+    /// Replaces the channel when nothing is unconfirmed on it: nothing of it can be queued later, so the next
+    /// one does not wait until it is closed.
+    fn renew_channel(&mut self) {
+        let Some(channel) = self.take_channel() else { return };
+        // A full queue says nothing about the node.
+        if !self.measured.is_some_and(|(is_full, _)| is_full) {
+            self.link.channel_was_fruitless();
+        }
+        self.link.pending.channel_replaced(self.partition);
+        let limit = self.close_limit();
+        supervise::spawn("closing", async move {
+            // If it fails, the connection does, or RabbitMQ closes the channel later.
+            drop(timeout(limit, channel.close(200, "it refuses all".into())).await);
+        });
+    }
+
+    fn take_channel(&mut self) -> Option<Channel> {
+        (self.renewal, self.has_confirmed, self.dropped) = (None, false, None);
+        self.channel.take().map(Object::take)
+    }
+
+    fn close_limit(&self) -> Duration {
+        if self.link.is_cluster { CLUSTER_CLOSE_LIMIT } else { CLOSE_LIMIT }
     }
 }
 

@@ -2,6 +2,10 @@
 
 use shared::envelope;
 
+/// Unconfirmed messages of all lanes together, where each update is a message. RabbitMQ stops reading from a
+/// connection with some 260 messages for queues without a leader, and so would hold up all partitions.
+const UNCONFIRMED_OF_ALL: usize = 200;
+
 /// The size of a message, and the number of unconfirmed messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct EnvelopeLimits {
@@ -13,10 +17,10 @@ pub(super) struct EnvelopeLimits {
 }
 
 impl EnvelopeLimits {
-    /// For the recorded version of messages.
-    pub(super) const fn of(wire: u16) -> Self {
+    /// For the recorded version of messages, and this number of partitions.
+    pub(super) fn of(wire: u16, partitions: u16) -> Self {
         if wire < envelope::VERSION {
-            let messages = 64;
+            let messages = (UNCONFIRMED_OF_ALL / usize::from(partitions.max(1))).clamp(1, 64);
             Self { messages, messages_before_gathering: messages, updates: 1, bytes: usize::MAX }
         } else {
             // Chosen by measurement: with one before gathering, an update waits for a whole confirmation.
@@ -49,7 +53,7 @@ mod tests {
 
     #[test]
     fn a_message_that_is_not_full_waits_for_a_confirmation() {
-        let limits = EnvelopeLimits::of(envelope::VERSION);
+        let limits = EnvelopeLimits::of(envelope::VERSION, 8);
         for (unconfirmed, waiting, bytes, expected) in [
             (0, 1, 300, true),
             (1, 1, 300, true),
@@ -68,8 +72,10 @@ mod tests {
 
     #[test]
     fn each_update_is_a_message_where_readers_know_no_envelopes() {
-        let limits = EnvelopeLimits::of(envelope::VERSION - 1);
-        assert!(limits.may_send(63, std::iter::once(300)));
-        assert!(!limits.may_send(64, std::iter::repeat_n(300, 100)));
+        for (partitions, messages) in [(1, 64), (3, 64), (8, 25), (200, 1), (1024, 1)] {
+            let limits = EnvelopeLimits::of(envelope::VERSION - 1, partitions);
+            assert!(limits.may_send(messages - 1, std::iter::once(300)), "{partitions}");
+            assert!(!limits.may_send(messages, std::iter::repeat_n(300, 100)), "{partitions}");
+        }
     }
 }

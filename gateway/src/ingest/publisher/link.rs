@@ -19,14 +19,16 @@ use shared::{
     throttled,
     topology::{DeclareError, Topology},
 };
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     channels::{ChannelPool, Channels},
     exchange::LinkExchange,
-    lane::{Lane, Queued},
+    fruitless::Fruitless,
+    lane::Lane,
     link_shared::LinkShared,
+    ticket::Queued,
 };
 use crate::{ingest::pending::PendingRequests, store::pools::Pool};
 
@@ -34,6 +36,8 @@ use crate::{ingest::pending::PendingRequests, store::pools::Pool};
 const ACQUIRE_LIMIT: Duration = Duration::from_secs(2);
 /// Time for declaring what is missing.
 const DECLARE_LIMIT: Duration = Duration::from_secs(30);
+/// Pause between two attempts to declare the next link's exchange.
+const PREPARE_PAUSE: Duration = Duration::from_secs(1);
 /// What connections for updates are for, in RabbitMQ's lists and in reports.
 pub(super) const PURPOSE: &str = "gateway: updates";
 
@@ -61,6 +65,7 @@ pub(super) struct Link {
     pub(super) exchange: LinkExchange,
     /// The exchange of the next link, declared ahead: while a node of a cluster stalls, none can be declared.
     next_exchange: Mutex<Option<LinkExchange>>,
+    fruitless: Arc<Fruitless>,
     pub(super) failed: Arc<AtomicBool>,
     /// Whether an update was unroutable and the queues have not been declared again since.
     incomplete: Arc<AtomicBool>,
@@ -88,6 +93,7 @@ impl Link {
         };
 
         let channels = channels(connection, pending.clone(), &topology);
+        let fruitless = Arc::new(Fruitless::default());
         let failed = Arc::new(AtomicBool::new(false));
         let incomplete = Arc::new(AtomicBool::new(false));
         let common = LinkShared {
@@ -95,6 +101,8 @@ impl Link {
             exchange: exchange.name.as_str().into(),
             topology,
             pending,
+            is_cluster: broker.has_several_hosts(),
+            fruitless: fruitless.clone(),
             failed: failed.clone(),
             incomplete: incomplete.clone(),
         };
@@ -102,23 +110,36 @@ impl Link {
             .map(|partition| Lane::start(common.clone(), partition))
             .collect();
         let next_exchange = Mutex::default();
-        let link = Self { topology, channels, lanes, exchange, next_exchange, failed, incomplete };
-        Ok(Arc::new(link))
+        Ok(Arc::new(Self {
+            topology,
+            channels,
+            lanes,
+            exchange,
+            next_exchange,
+            fruitless,
+            failed,
+            incomplete,
+        }))
     }
 
     /// Declares the exchange of the next link, for as long as it takes.
     pub(super) fn prepare_next(self: Arc<Self>) -> AbortOnDropHandle<()> {
         AbortOnDropHandle::new(supervise::spawn("next exchange", async move {
-            let preparing = async {
-                let channel = self.connection().create_channel().await?;
-                let next = LinkExchange::declare(&channel, &self.topology).await?;
-                *self.next_exchange.lock() = Some(next);
-                channel.close(200, "declared".into()).await
-            };
-            if let Err(error) = preparing.await {
-                tracing::debug!(reason = chain(&error), "no exchange is prepared");
+            while let Err(error) = self.declare_next().await {
+                let reason = chain(&error);
+                tracing::debug!(reason, "no exchange is prepared: trying again");
+                sleep(PREPARE_PAUSE).await;
             }
         }))
+    }
+
+    async fn declare_next(&self) -> Result<(), lapin::Error> {
+        let channel = self.connection().create_channel().await?;
+        let next = LinkExchange::declare(&channel, &self.topology).await?;
+        *self.next_exchange.lock() = Some(next);
+        // It is declared, whatever becomes of the channel.
+        drop(channel.close(200, "declared".into()).await);
+        Ok(())
     }
 
     /// Takes the exchange that was declared ahead, if it was.
@@ -145,6 +166,15 @@ impl Link {
 
     pub(super) fn is_alive(&self) -> bool {
         self.connection().status().connected() && !self.failed.load(Ordering::Relaxed)
+    }
+
+    /// Why it is given up.
+    pub(super) fn why_failed(&self) -> &'static str {
+        if self.fruitless.is_of_the_node(Instant::now()) {
+            "it took no updates: it may have lost the majority of its cluster"
+        } else {
+            "the connection was given up"
+        }
     }
 
     /// Whether a queue or its binding is missing.

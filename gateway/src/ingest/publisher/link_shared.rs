@@ -14,9 +14,9 @@ use lapin::{
     types::{FieldTable, ShortString},
 };
 use shared::{metrics::GATEWAY, topology::Topology};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
-use super::{PublishError, channels::ChannelPool, confirms::Confirmed};
+use super::{PublishError, channels::ChannelPool, confirms::Confirmed, fruitless::Fruitless};
 use crate::ingest::pending::PendingRequests;
 
 /// Time for finding out whether a queue is full.
@@ -29,6 +29,10 @@ pub(super) struct LinkShared {
     pub(super) exchange: ShortString,
     pub(super) topology: Topology,
     pub(super) pending: Arc<PendingRequests>,
+    /// Whether there are several nodes of a cluster to connect to.
+    pub(super) is_cluster: bool,
+    /// The channels that were given up since the last confirmation.
+    pub(super) fruitless: Arc<Fruitless>,
     /// Set when the link is to be given up.
     pub(super) failed: Arc<AtomicBool>,
     /// Set when a queue or its binding is missing.
@@ -60,15 +64,25 @@ impl LinkShared {
         matches!(timeout(LOOK_LIMIT, looking).await, Ok(Ok(length)) if length >= refuses_from)
     }
 
+    /// A channel is given up: its messages were refused or are overdue. If several were and none of the link
+    /// gets a confirmation, another node is tried.
+    pub(super) fn channel_was_fruitless(&self) {
+        if self.fruitless.given_up(Instant::now()) && self.is_cluster {
+            self.failed.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// The result for the clients of a confirmation; its consequence for the link is recorded.
     pub(super) fn result(&self, confirmed: Confirmed) -> Result<(), PublishError> {
         match confirmed {
             Confirmed::Queued => {
+                self.fruitless.confirmed();
                 GATEWAY.messages.inc();
                 Ok(())
             }
             Confirmed::Refused => Err(PublishError::Unavailable),
             Confirmed::Returned => {
+                // The queue or its binding is missing: it is declared again.
                 self.incomplete.store(true, Ordering::Relaxed);
                 Err(PublishError::NoQueue)
             }
@@ -77,7 +91,6 @@ impl LinkShared {
                 Err(PublishError::Unconfirmed)
             }
             Confirmed::Failed => {
-                // The queue or its binding is missing: it is declared again.
                 self.failed.store(true, Ordering::Relaxed);
                 Err(PublishError::Unconfirmed)
             }

@@ -36,7 +36,7 @@ struct Made {
     posted: Posted,
     message: Vec<u8>,
     idempotency: Option<Idempotency>,
-    impact: i16,
+    impact: Option<i16>,
     flaw: Option<Flaw>,
 }
 
@@ -101,35 +101,42 @@ impl Rig {
 
     #[expect(clippy::disallowed_methods, reason = "the rig makes ids as gateways do")]
     fn make(&self, update: &Update) -> Option<Made> {
-        let Update { component, impact, title, key, flaw } = update;
+        let Update { component, condition, report, title, key, flaw } = update;
         let component = ComponentId(*component);
         // A gateway queues nothing for a component that it does not know.
         let known = self.catalogue.get(&component)?;
         let update = UpdateMessage {
             id: UpdateId(Uuid::now_v7()),
             component: known.clone(),
-            condition: (*impact).into(),
+            condition: *condition,
             text: (*title).to_owned(),
             received_at: epoch(),
             idempotency: key.map(|key| Idempotency {
                 key: key.to_string(),
-                fingerprint: format!("{component} {impact} {title}"),
+                fingerprint: format!("{component} {condition} {title} {report:?}"),
             }),
-            report: None,
+            report: report.clone(),
         };
         let mut message = update.encode();
         let content = match flaw {
             None | Some(Flaw::GivenUp | Flaw::Refused) => Content::Update(known.clone()),
             Some(Flaw::Unreadable) => Content::Unreadable,
             Some(Flaw::Version) => {
-                replace(&mut message, "\"v\":1", "\"v\":7");
+                let version = format!("\"v\":{}", update.version());
+                replace(&mut message, &version, "\"v\":7");
                 Content::OtherVersion
             }
         };
         // Nobody knows the key of a message that can't be read.
         let idempotency = update.idempotency.filter(|_| matches!(content, Content::Update(_)));
         let posted = Posted { id: update.id, component, content };
-        Some(Made { posted, message, idempotency, impact: i16::from(*impact), flaw: *flaw })
+        Some(Made {
+            posted,
+            message,
+            idempotency,
+            impact: condition.impact().map(i16::from),
+            flaw: *flaw,
+        })
     }
 
     /// Queues a message for the first time.
@@ -139,7 +146,7 @@ impl Rig {
             self.attempts.push(Attempt {
                 update: format!("update {number}"),
                 component: posted.component,
-                impact: Some(impact),
+                impact,
                 sent: 2 * number,
                 answered: 2 * number + 1,
                 answer: Answered::Accepted(posted.id),

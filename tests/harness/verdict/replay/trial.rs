@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use model::{
     Answer, Post,
     delivery::{Content, KeyUse, Why, must_be_parked},
+    is_one_report_too_many,
 };
 use shared::{
-    impact::Impact,
     incident::IncidentId,
     message::{DecodeError, UpdateMessage},
     update_id::UpdateId,
@@ -76,7 +76,8 @@ impl Replay<'_> {
         at(false).for_each(|change| trial.model.change(change));
         if trial.answers.iter().any(|(_, answer)| answer.reason.outcome().is_change()) {
             trial.touched.extend(active);
-            trial.touched.extend(trial.answers.iter().map(|(_, answer)| answer.id));
+            let shown = trial.answers.iter().filter_map(|(_, answer)| answer.incident.as_ref());
+            trial.touched.extend(shown.map(|incident| incident.id));
         }
         for id in &trial.touched {
             trial.model.differences(*id, &self.tables, &mut trial.violations);
@@ -95,36 +96,46 @@ impl Replay<'_> {
             KeyUse::Repeats(original) => (Some("repeated"), Some(*original)),
             KeyUse::Rejected(original) => (Some("rejected"), Some(*original)),
         };
-        if row.original != original || word.is_some_and(|word| row.outcome != word) {
+        let is_keys = row.original == original && word.is_none_or(|word| row.outcome == word);
+        if !is_keys {
             let what = format!("{row:?}: by its idempotency key it is {key_use:?}");
             wrong(Kind::DecidedOtherwise, what);
         }
         if row.original.is_some() {
             return;
         }
-        let (true, Ok(impact)) = (
-            trial.model.world.catalogue.contains_key(&row.component_id),
-            Impact::try_from(row.impact),
-        ) else {
+        let (true, Some((condition, report))) =
+            (trial.model.world.catalogue.contains_key(&row.component_id), row.said())
+        else {
             return;
         };
         let post = Post {
             component: row.component_id,
-            impact,
+            condition,
+            report,
             text: row.text.clone(),
             at: row.decided_at,
         };
+        let is_rejected = row.outcome == "rejected";
+        if is_one_report_too_many(&trial.model.world, &post) != is_rejected {
+            let what = format!("{row:?}: the model counts its component's reports otherwise");
+            wrong(Kind::DecidedOtherwise, what);
+        }
+        if is_rejected {
+            return;
+        }
         let free = |id: &IncidentId| !trial.model.world.incidents.contains_key(id);
         let next = trial.model.world.next_id();
         let opens = row.incident_id.filter(free).unwrap_or(next);
         let answer = model::apply_opening(&mut trial.model.world, &post, opens);
         let (reason, outcome) = (answer.reason.word(), answer.reason.outcome().word());
-        if row.reason != reason || row.outcome != outcome || row.incident_id != Some(answer.id) {
-            let what = format!("{row:?}: the model has {outcome}, {reason}, {}", answer.id);
+        let shown = answer.incident.as_ref().map(|incident| incident.id);
+        if row.reason != reason || row.outcome != outcome || row.incident_id != shown {
+            let what = format!("{row:?}: the model has {outcome}, {reason}, {shown:?}");
             wrong(Kind::DecidedOtherwise, what);
         }
         if let Some((reason, incident)) = self.reported.get(&row.id) {
-            trial.misreported += usize::from(!is_reported(&answer, *reason, incident));
+            trial.misreported += usize::from(!is_reported(&answer, *reason, *incident));
         }
         trial.answers.push((row.id, answer));
     }

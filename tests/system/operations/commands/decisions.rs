@@ -94,15 +94,16 @@ async fn replayed(system: &System, commands: Vec<Command>) -> Result<()> {
             took_place(&mut state, &ids, command)?;
         }
         let impact = Impact::try_from(impact)?;
-        let update = Update { component, impact, text: &text, at: decided_at };
-        let decision = decide(&state, update);
+        let update = Update { component, text: &text, at: decided_at };
+        let decision = decide(&state, update, impact);
         let decided = decision.reason();
         ensure!(decided == Reason::from_word(&reason)?, "{decided} was {reason}");
         covered += usize::from(matches!(
             decided,
             Reason::InRunningMaintenance | Reason::CoveredByManualIncident
         ));
-        let holder = match state.carry_out(decision, update, &mut Vec::new()) {
+        let holder = state.carry_out(&decision, update, &mut Vec::new());
+        let holder = match holder.context("no incident")? {
             IncidentRef::Existing(id) => id,
             IncidentRef::New(index) => {
                 if index == ids.len() {

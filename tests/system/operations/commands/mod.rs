@@ -6,6 +6,7 @@ mod decisions;
 mod incidents;
 mod maintenances;
 mod refusals;
+mod reports;
 
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ use sqlx::AssertSqlSafe;
 
 use harness::{Fixture, System, tests_of};
 
-tests_of!(catalogue, decisions, incidents, maintenances, refusals);
+tests_of!(catalogue, decisions, incidents, maintenances, refusals, reports);
 
 /// The components' ids are 1 to 4.
 async fn with_components(fixture: &Arc<Fixture>) -> Result<System> {

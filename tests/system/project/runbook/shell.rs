@@ -25,11 +25,15 @@ const PROGRAMS: [&str; 8] = [
     "openssl ",
 ];
 
+/// What stands between two pages. A heading would not do: comments of the shell look like one.
+const PAGE_BREAK: &str = "\u{c}";
+
 /// The pages for operators, one after the other.
 pub(super) fn text() -> Result<String> {
     let pages = ["docs/operations/alerts.md", "docs/operations/procedures.md"];
     let read = |page| fs::read_to_string(deploy::checkout().join(page)).context(page);
-    pages.into_iter().map(read).collect()
+    let pages = pages.into_iter().map(read).collect::<Result<Vec<_>>>()?;
+    Ok(pages.join(PAGE_BREAK))
 }
 
 /// The commands of a section in their order: between backticks, and blocks for the shell.
@@ -39,7 +43,7 @@ pub(super) fn commands(title: &str) -> Result<Vec<String>> {
     let (_, section) = text.split_once(&heading).with_context(|| format!("no section {title}"))?;
     // Up to the next section, or the next page.
     let section = section.split("\n## ").next().unwrap_or_default();
-    let section = section.split("\n# ").next().unwrap_or_default();
+    let section = section.split(PAGE_BREAK).next().unwrap_or_default();
     let mut commands = Vec::new();
     let mut prose = String::new();
     let mut block: Option<(usize, bool, Vec<&str>)> = None;

@@ -10,6 +10,7 @@ use lapin::{
 };
 use nix::sys::signal::Signal;
 use serde_json::Value;
+use shared::message::REPORTS;
 use tokio::{net::TcpListener, time::Instant};
 
 use super::{Collector, PUBLISH, REQUEST, trace_id, within};
@@ -72,7 +73,7 @@ async fn without_the_variables_no_header_is_put_on_a_message(fixture: Arc<Fixtur
         bodies.push(body);
     }
     // The message itself is the same.
-    ensure!(bodies.iter().all(|body| *body == bodies[0] && body["v"] == 1), "{bodies:?}");
+    ensure!(bodies.iter().all(|body| *body == bodies[0] && body["v"] == REPORTS), "{bodies:?}");
     connection.close(200, "done".into()).await?;
 
     // A worker that makes no spans takes them all, and nothing comes of it but its answer.

@@ -20,6 +20,7 @@ tests!(
     a_component_that_others_lock_holds_up_its_own_updates_only,
     an_incident_that_others_are_about_to_add_holds_up_its_impact_only,
     an_update_that_always_takes_too_long_is_deferred_alone,
+    a_component_that_is_being_deleted_keeps_no_report,
 );
 
 async fn is_pending(system: &System, receipt: &str) -> Result<()> {
@@ -309,4 +310,35 @@ async fn an_update_that_always_takes_too_long_is_deferred_alone(
     ensure!(system.applied(&receipts[3]).await?["outcome"] == "moved");
     replay::agrees(&system.database).await?;
     system.finish().await
+}
+
+async fn a_component_that_is_being_deleted_keeps_no_report(fixture: Arc<Fixture>) -> Result<()> {
+    let system = with_components(&fixture).await?;
+    // Covered by others' incident, so that an update needs no row but its report.
+    system
+        .sql(
+            "INSERT INTO incident (text, impact, system, start_date)
+            VALUES ('Fire', 3, false, '2020-01-01');
+            INSERT INTO incident_component_relation SELECT 1, id FROM component",
+        )
+        .await?;
+    decided(&system, "DNS", 1, 200).await?;
+    let delete =
+        "DELETE FROM incident_component_relation; DELETE FROM component WHERE id IN (1, 2)";
+    let (edit, _) = open(&system, delete).await?;
+    // A renewal, and a first report.
+    let (known, new) = (accepted(&system, "DNS", 1).await?, accepted(&system, "CDN", 1).await?);
+    decided(&system, "VPN", 1, 200).await?;
+    is_pending(&system, &known).await?;
+    is_pending(&system, &new).await?;
+    edit.commit().await?;
+    for receipt in [&known, &new] {
+        eventually("the update is parked", async || {
+            Ok(system.receipt(receipt).await?["state"] == "parked")
+        })
+        .await?;
+    }
+    let of_gone = "SELECT count(*) FROM sdb_report WHERE component_id IN (1, 2)";
+    ensure!(system.count(of_gone).await? == 0, "a report of a component that is gone");
+    system.finish_with_parked()
 }

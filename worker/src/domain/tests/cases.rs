@@ -154,8 +154,8 @@ impl Case {
     fn check(&self) {
         let Self { shows, before, component, impact, .. } = self;
         let (mut after, mut timeline) = (before.clone(), Vec::new());
-        let update = Update { component: *component, impact: *impact, text: TEXT, at: now() };
-        let (reason, holder) = apply(&mut after, update, &mut timeline);
+        let update = Update { component: *component, text: TEXT, at: now() };
+        let (reason, holder) = apply(&mut after, update, *impact, &mut timeline);
         assert_eq!(reason, self.reason, "{shows}: the reason");
         assert_eq!(holder, self.holder, "{shows}: the holder");
         assert_eq!(drawn_state(&after), self.leaves, "{shows}: the incidents after it");
@@ -232,6 +232,7 @@ fn drawn_entry(entry: &TimelineEntry) -> String {
             format!("{} moved from {}", name(component), drawn_ref(from))
         }
         TimelineEvent::Raised(from, to) => format!("raised from {from} to {to}"),
+        TimelineEvent::Recovered(component) => format!("{} recovered", name(component)),
         TimelineEvent::Closed => "closed".to_owned(),
     };
     let offset = entry.at.as_micros() - now().as_micros();

@@ -161,7 +161,7 @@ impl Scenario {
             let (name, attributes) = (entry.name.clone(), entry.attributes.0.clone());
             catalogue.insert(id, Component { id, name, attributes });
         }
-        let mut world = World { catalogue, incidents: BTreeMap::new() };
+        let mut world = World { catalogue, ..World::default() };
         for preset in &self.preset {
             let (start, end) = preset.window.start_and_end();
             world.add(Incident {
@@ -182,7 +182,8 @@ impl Scenario {
         let times = (0..).map(|place| at(place * SECOND));
         let updates = self.posts.iter().zip(times).map(|(body, at)| Post {
             component: named(world, body),
-            impact: Impact::try_from(body.impact).unwrap(),
+            condition: Impact::try_from(body.impact).unwrap().into(),
+            report: None,
             text: body.text.clone().unwrap_or_else(|| "Incident".to_owned()),
             at,
         });
@@ -240,15 +241,20 @@ fn check_answer(place: &str, answer: &Answer, recorded: &Recorded) {
             );
         }
         Recorded::None { incident } => {
-            assert_eq!(answer.id, IncidentId(*incident), "{place}: {}", answer.reason);
+            assert_eq!(shown_by(answer).id, IncidentId(*incident), "{place}: {}", answer.reason);
             let covered = [Reason::CoveredByManualIncident, Reason::CoveredBySystemIncident];
             assert!(covered.contains(&answer.reason), "{place}: {}", answer.reason);
         }
     }
 }
 
+fn shown_by(answer: &Answer) -> &model::Shown {
+    answer.incident.as_ref().expect("by the five rules there is one")
+}
+
 fn shown_answer(answer: &Answer) -> Shown {
-    shown(answer.id, &answer.text, answer.impact, answer.end, &answer.updates)
+    let incident = shown_by(answer);
+    shown(incident.id, &incident.text, incident.impact, incident.end, &incident.updates)
 }
 
 fn shown(

@@ -4,9 +4,10 @@
 mod cases;
 mod conformance;
 mod properties;
+mod recovery;
 mod world;
 
-use shared::{outcome::Reason, timestamp::Timestamp};
+use shared::{impact::Impact, outcome::Reason, timestamp::Timestamp};
 
 use super::{ActiveState, IncidentRef, Update, decide, timeline::TimelineEntry};
 
@@ -15,12 +16,14 @@ fn at(micros: i64) -> Timestamp {
     Timestamp::from_micros(1_700_000_000_000_000).unwrap().plus_micros(micros)
 }
 
-/// Decides an update and carries the decision out, as a batch does.
+/// Decides an update that reports an impact and carries the decision out, as a batch does.
 fn apply(
     state: &mut ActiveState,
     update: Update<'_>,
+    impact: Impact,
     timeline: &mut Vec<TimelineEntry>,
 ) -> (Reason, IncidentRef) {
-    let decision = decide(state, update);
-    (decision.reason(), state.carry_out(decision, update, timeline))
+    let decision = decide(state, update, impact);
+    let incident = state.carry_out(&decision, update, timeline);
+    (decision.reason(), incident.expect("by the five rules there is one"))
 }

@@ -2,15 +2,21 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use model::{Answer, Incident, Post, World};
+use model::{Answer, Incident, Post, Shown, Standing, World};
 use shared::{
-    component::ComponentId, impact::Impact, incident::IncidentId, outcome::Reason,
+    component::{Component, ComponentId},
+    condition::Condition,
+    impact::Impact,
+    incident::IncidentId,
+    message::UpdateMessage,
     timestamp::Timestamp,
+    update_id::UpdateId,
 };
+use uuid::Uuid;
 
-use super::apply;
 use crate::domain::{
-    ActiveState, IncidentRef, ManualIncident, SystemIncident, Update,
+    ActiveState, IncidentRef, ManualIncident, ReportId, ReportState, Reports, Ruling,
+    SystemIncident, Update, rule,
     timeline::{self, Names, TimelineEntry},
 };
 
@@ -56,38 +62,131 @@ fn active_state(world: &World, posts: &[Post]) -> ActiveState {
     ActiveState::new(system, manual)
 }
 
-/// Decides a batch and writes its changes, as `batch/apply.rs` and `store/incidents.rs` do.
+/// Decides a batch and writes its changes, as `batch/apply.rs` and `store/` do.
 pub(super) fn apply_batch(world: &mut World, posts: &[Post]) -> Vec<Answer> {
+    let messages: Vec<UpdateMessage> = posts.iter().map(message).collect();
+    let depends = |post: &Post| {
+        post.condition == Condition::Ok
+            || post.report.as_ref().is_some_and(|report| report.starts_at.is_some())
+    };
+    let are_read = posts.iter().any(depends);
     let before = active_state(world, posts);
+    let known = world.reports.clone();
+    let mut reports = if are_read { reports_of(&known, &messages) } else { Reports::default() };
     let mut after = before.clone();
-    let mut snapshots = Vec::new();
+    let mut answers = Vec::new();
     let mut entries: Vec<TimelineEntry> = Vec::new();
-    for post in posts {
-        let Post { component, impact, text, at, .. } = post;
-        let update = Update { component: *component, impact: *impact, text, at: *at };
-        let (reason, holder) = apply(&mut after, update, &mut entries);
-        snapshots.push(snapshot(world, &after, *component, reason, holder));
+    for (post, message) in posts.iter().zip(&messages) {
+        let Ruling::Decided { decision, report } = rule(&after, &reports, message, post.at) else {
+            panic!("no history has so many reports");
+        };
+        if let Some((id, state)) = report {
+            reports.carry_out(id, state);
+        }
+        let reason = decision.reason();
+        let update = Update { component: post.component, text: &post.text, at: post.at };
+        let holder = after.carry_out(&decision, update, &mut entries);
+        let shown = holder.map(|holder| snapshot(world, &after, post.component, holder));
+        answers.push((reason, shown));
     }
     assert_eq!(after.manual, before.manual, "a batch never changes manual incidents");
     write(world, &before, &after, &entries);
+    write_reports(world, &reports, are_read);
 
     // Timelines are read after the commit, when the rest of the batch has added entries.
-    for (answer, last_update_at) in &mut snapshots {
-        let updates = &world.incidents[&answer.id].updates;
-        let known = updates.iter().filter(|(at, _)| Some(*at) <= *last_update_at);
-        answer.updates = known.cloned().collect();
-    }
-    snapshots.into_iter().map(|(answer, _)| answer).collect()
+    let with_updates = |(mut shown, last_update_at): (Shown, Option<Timestamp>)| {
+        let updates = &world.incidents[&shown.id].updates;
+        let known = updates.iter().filter(|(at, _)| Some(*at) <= last_update_at);
+        shown.updates = known.cloned().collect();
+        shown
+    };
+    answers
+        .into_iter()
+        .map(|(reason, shown)| Answer { reason, incident: shown.map(with_updates) })
+        .collect()
 }
 
-/// The answer without its timeline, and the time of its last entry.
+fn message(post: &Post) -> UpdateMessage {
+    UpdateMessage {
+        id: UpdateId(Uuid::nil()),
+        component: Component { id: post.component, name: String::new(), attributes: Vec::new() },
+        condition: post.condition,
+        text: post.text.clone(),
+        received_at: post.at,
+        idempotency: None,
+        report: post.report.clone(),
+    }
+}
+
+/// The reports that a batch reads.
+fn reports_of<'a>(
+    known: &'a BTreeMap<(ComponentId, String, String), Standing>,
+    messages: &'a [UpdateMessage],
+) -> Reports<'a> {
+    let named: BTreeSet<ReportId<'_>> = messages.iter().filter_map(ReportId::of).collect();
+    let counted: BTreeSet<ComponentId> = messages
+        .iter()
+        .filter(|message| message.condition == Condition::Ok)
+        .map(|message| message.component.id)
+        .collect();
+    let mut read = HashMap::new();
+    let mut live: HashMap<ComponentId, usize> = counted.iter().map(|id| (*id, 0)).collect();
+    for ((component, source, key), report) in known {
+        if let Some(count) = live.get_mut(component) {
+            *count += usize::from(report.stands);
+        }
+        let id = ReportId { component: *component, source, key };
+        if named.contains(&id) {
+            let state = ReportState {
+                is_live: report.stands,
+                first_at: report.first,
+                last_at: report.last,
+                ttl: report.ttl,
+                update: UpdateId(Uuid::nil()),
+                starts_at: report.start,
+                ended_at: report.ended,
+                ends_at: report.end,
+            };
+            read.insert(id, state);
+        }
+    }
+    Reports::new(read, live)
+}
+
+/// Writes the reports, as the two statements of `store/reports.rs` do.
+fn write_reports(world: &mut World, reports: &Reports<'_>, were_read: bool) {
+    for (id, state) in reports.changed() {
+        let mut written = Standing {
+            stands: state.is_live,
+            first: state.first_at,
+            last: state.last_at,
+            ttl: state.ttl,
+            start: state.starts_at,
+            ended: state.ended_at,
+            end: state.ends_at,
+        };
+        let id = (id.component, id.source.to_owned(), id.key.to_owned());
+        if let Some(before) = world.reports.get(&id).filter(|_| !were_read) {
+            let counts = before.clone().remembered(written.first);
+            written.start = counts.and_then(|report| report.start);
+            if let Some(later) = before.clone().remembered(written.last) {
+                (written.ended, written.end) = (later.ended, later.end);
+            }
+            if before.stands {
+                written.first = before.first;
+            }
+        }
+        world.reports.insert(id, written);
+    }
+}
+
+/// The incident of an answer without its timeline, and the time of its last entry.
 fn snapshot(
     world: &World,
     state: &ActiveState,
     component: ComponentId,
-    reason: Reason,
     holder: IncidentRef,
-) -> (Answer, Option<Timestamp>) {
+) -> (Shown, Option<Timestamp>) {
     let id = id_of(world, holder);
     let (text, impact, start, end, last) = match state.any_incident(holder) {
         Some(i) => (&i.text, i.impact, i.start_date, i.end_date, i.last_update_at),
@@ -97,7 +196,7 @@ fn snapshot(
         }
     };
     let text = text.clone();
-    (Answer { reason, id, text, impact, start, end, updates: Vec::new() }, last)
+    (Shown { id, text, impact, start, end, updates: Vec::new() }, last)
 }
 
 fn write(world: &mut World, before: &ActiveState, after: &ActiveState, entries: &[TimelineEntry]) {

@@ -55,8 +55,8 @@ fn one_batch(
     let mut decided = Vec::new();
     let mut timeline = Vec::new();
     for (component, impact) in updates {
-        let update = Update { component: *component, impact: *impact, text: TEXT, at: now() };
-        decided.push(apply(&mut state, update, &mut timeline));
+        let update = Update { component: *component, text: TEXT, at: now() };
+        decided.push(apply(&mut state, update, *impact, &mut timeline));
     }
     (state, decided, timeline.iter().map(drawn_entry).collect())
 }
@@ -118,8 +118,8 @@ fn a_closed_incident_is_neither_joined_nor_does_it_cover() {
     let closed = state.closed.clone();
 
     let mut apply = |component, at| {
-        let update = Update { component, impact: Minor, text: TEXT, at };
-        apply(&mut state, update, &mut Vec::new())
+        let update = Update { component, text: TEXT, at };
+        apply(&mut state, update, Minor, &mut Vec::new())
     };
     assert_eq!(apply(VPN, at(1)), (NoIncidentOfImpact, held_by_new(2)));
     assert_eq!(apply(DNS, at(2)), (CoveredBySystemIncident, held_by_new(1)));

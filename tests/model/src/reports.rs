@@ -1,0 +1,113 @@
+//! Reports as their text says: which stand, which ends are remembered, and which updates come too late.
+
+use shared::{component::ComponentId, condition::Condition, outcome::Reason, timestamp::Timestamp};
+
+use super::{Post, World};
+
+const A_DAY: i64 = 86_400_000_000;
+
+/// What is known of a report.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Standing {
+    /// Whether its source has not taken it back.
+    pub stands: bool,
+    /// When it was said first, since it was last taken back.
+    pub first: Timestamp,
+    /// When it was said last, or taken back.
+    pub last: Timestamp,
+    /// How long it is valid, in seconds, as it was said last.
+    pub ttl: Option<i64>,
+    /// The newest start that its source gave.
+    pub start: Option<Timestamp>,
+    /// When it was last taken back.
+    pub ended: Option<Timestamp>,
+    /// The newest end that its source gave.
+    pub end: Option<Timestamp>,
+}
+
+impl Standing {
+    /// Forgets what is older than a day; none if nothing is left.
+    #[must_use]
+    pub fn remembered(mut self, now: Timestamp) -> Option<Self> {
+        let is_old = self.ended.is_none_or(|ended| now.as_micros() - ended.as_micros() >= A_DAY);
+        if is_old {
+            self.ended = None;
+            self.end = None;
+        }
+        (self.stands || !is_old).then_some(self)
+    }
+}
+
+/// Whether the update would make the 1,001st report of its component: it is rejected, and changes nothing.
+#[must_use]
+pub fn is_one_report_too_many(world: &World, post: &Post) -> bool {
+    let Some(known) = known(world, post) else { return false };
+    let is_new = post.condition != Condition::Ok && known.is_none_or(|known| !known.stands);
+    is_new
+        && too_late(world, post).is_none()
+        && world.reports.iter().filter(|((of, ..), r)| *of == post.component && r.stands).count()
+            >= 1_000
+}
+
+/// Whether any report of a component stands.
+pub(super) fn any_stands(world: &World, component: ComponentId) -> bool {
+    world.reports.iter().any(|((of, ..), report)| *of == component && report.stands)
+}
+
+/// Notes what an update says; or says why it comes too late, and is not noted.
+pub(super) fn take_note(world: &mut World, post: &Post) -> Option<Reason> {
+    let known = known(world, post)?;
+    let late = too_late(world, post);
+    if late.is_some() {
+        return late;
+    }
+    let report = post.report.as_ref()?;
+    let now = post.at;
+    let entry = (post.component, report.source.clone(), report.key.clone());
+    let mut standing = known.clone().unwrap_or(Standing {
+        stands: false,
+        first: now,
+        last: now,
+        ttl: None,
+        start: None,
+        ended: None,
+        end: None,
+    });
+    if post.condition == Condition::Ok {
+        let is_news = report.ends_at.is_some() && report.ends_at > standing.end;
+        if !standing.stands && !is_news {
+            return None;
+        }
+        standing.stands = false;
+        standing.ended = Some(now);
+        standing.end = standing.end.max(report.ends_at);
+    } else {
+        if !standing.stands {
+            standing.first = now;
+        }
+        standing.stands = true;
+        standing.ttl = report.ttl.map(i64::from);
+        standing.start = standing.start.max(report.starts_at);
+    }
+    standing.last = now;
+    world.reports.insert(entry, standing);
+    None
+}
+
+fn too_late(world: &World, post: &Post) -> Option<Reason> {
+    let report = post.report.as_ref()?;
+    let known = known(world, post)??;
+    if post.condition == Condition::Ok {
+        let (end, start) = (report.ends_at?, known.start?);
+        return (end < start).then_some(Reason::EndedBeforeKnownStart);
+    }
+    let (start, end) = (report.starts_at?, known.end?);
+    (start <= end).then_some(Reason::BeganBeforeKnownEnd)
+}
+
+/// What is known of the report of an update; none if it has no report.
+fn known(world: &World, post: &Post) -> Option<Option<Standing>> {
+    let report = post.report.as_ref()?;
+    let entry = (post.component, report.source.clone(), report.key.clone());
+    Some(world.reports.get(&entry).and_then(|known| known.clone().remembered(post.at)))
+}

@@ -1,0 +1,88 @@
+//! Properties of recovery and of reports.
+
+use model::{Post, World};
+use proptest::prelude::*;
+use shared::{component::ComponentId, outcome::Outcome};
+
+use super::{
+    Batches, active_system_incidents,
+    generators::{Origin, histories},
+    unwatched,
+};
+use crate::domain::tests::world::apply_batch;
+
+type ReportKey = (ComponentId, String, String);
+
+fn standing(world: &World) -> impl Iterator<Item = &ReportKey> {
+    world.reports.iter().filter(|(_, report)| report.stands).map(|(id, _)| id)
+}
+
+proptest! {
+    #[test]
+    fn a_component_with_a_report_that_stands_never_recovers(history in histories(Origin::Anyone)) {
+        history.decided(&Batches::OneEach, |before, after, _| {
+            let stands = |report: &&ReportKey| standing(after).any(|other| other == *report);
+            for (component, ..) in standing(before).filter(stands) {
+                for (id, incident) in active_system_incidents(before) {
+                    if incident.components.contains(component) {
+                        let worst = active_system_incidents(after)
+                            .filter(|(_, i)| i.components.contains(component))
+                            .map(|(_, i)| i.impact)
+                            .max();
+                        prop_assert!(worst >= Some(incident.impact), "{component} left {id}");
+                    }
+                }
+            }
+            Ok(())
+        })?;
+    }
+
+    #[test]
+    fn recovery_of_the_last_component_closes_and_of_another_leaves(
+        history in histories(Origin::Rules),
+    ) {
+        history.decided(&Batches::OneEach, |before, after, answers| {
+            for answer in answers {
+                let Some(shown) = &answer.incident else { continue };
+                let (was, is) = (before.incidents.get(&shown.id), &after.incidents[&shown.id]);
+                match answer.reason.outcome() {
+                    Outcome::Closed => {
+                        let was = was.unwrap();
+                        prop_assert_eq!((was.components.len(), is.end.is_some()), (1, true));
+                        prop_assert_eq!(&was.components, &is.components);
+                    }
+                    Outcome::Left => {
+                        prop_assert_eq!(is.components.len() + 1, was.unwrap().components.len());
+                        prop_assert!(is.end.is_none() && !is.components.is_empty());
+                    }
+                    Outcome::Opened
+                    | Outcome::Joined
+                    | Outcome::Raised
+                    | Outcome::Moved
+                    | Outcome::Unchanged
+                    | Outcome::Suppressed => {}
+                }
+            }
+            Ok(())
+        })?;
+    }
+
+    #[test]
+    fn an_update_concerns_no_report_but_its_own(history in histories(Origin::Anyone)) {
+        let apply = |world: &mut World, posts: &[Post]| {
+            let mut answers = Vec::new();
+            for post in posts {
+                let before = world.reports.clone();
+                answers.extend(apply_batch(world, std::slice::from_ref(post)));
+                for (id, report) in &world.reports {
+                    let said = post.report.as_ref().is_some_and(|said| {
+                        *id == (post.component, said.source.clone(), said.key.clone())
+                    });
+                    assert!(said || before.get(id) == Some(report), "{id:?} changed");
+                }
+            }
+            answers
+        };
+        history.play(&Batches::OneEach, apply, unwatched)?;
+    }
+}
