@@ -128,7 +128,7 @@ async fn updates(system: &mut System, document: &mut Document) -> Result<()> {
         ensure!(receipt.body["state"] == "done", "{receipt:?}");
     }
     for (name, status) in [("CDN", 201), ("VPN", 200)] {
-        let ok = json!({ "name": name, "impact": "ok", "source": "a monitor" });
+        let ok = json!({ "name": name, "impact": "ok" });
         let done = answer(patient(system.update(&ok))).await?;
         let done = document.check("POST", COMPONENT_STATUS, done)?;
         ensure!(done.status == status, "{done:?}");

@@ -58,8 +58,16 @@ async fn reports_end_only_where_messages_have_them(fixture: Arc<Fixture>) -> Res
     let system = with_components(&fixture).await?;
     says(&system, "CDN", "a").await?;
     system.worker_succeeds(&["topology", "change", "--wire", "2"]).await?;
-    let (done, said) = system.worker_command(&["report", "end", "CDN", "--source", "a"]).await?;
-    ensure!(!done && said.contains("worker topology change --wire 3"), "{said}");
+    eventually(
+        "the worker has declared the new queues, and the report can't be ended",
+        async || {
+            let end = ["report", "end", "CDN", "--source", "a"];
+            let (done, said) = system.worker_command(&end).await?;
+            ensure!(!done, "{said}");
+            Ok(said.contains("worker topology change --wire 3"))
+        },
+    )
+    .await?;
     // What stands, stands until then.
     ensure!(json_of(&system, &["report", "list"]).await?.as_array().map(Vec::len) == Some(1));
     system.finish().await
