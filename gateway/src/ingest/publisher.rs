@@ -65,7 +65,7 @@ use crate::store::pools::Pool;
 const FOLLOW_EVERY: Duration = Duration::from_millis(500);
 /// Time for reading it.
 const READ_LIMIT: Duration = Duration::from_secs(2);
-/// Time for deleting the exchange at shutdown.
+/// Time for deleting the exchanges at shutdown.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
 /// Time for opening a link.
@@ -229,12 +229,12 @@ impl Publisher {
     /// Closes the link and deletes its exchanges.
     pub(crate) async fn close(&self) {
         let Some(link) = self.link.swap(None) else { return };
-        let exchanges = [Some(link.exchange.clone()), link.take_next_exchange()];
-        let deleting = join_all(exchanges.iter().flatten().map(|own| own.delete(&self.broker)));
-        for deleted in timeout(CLOSE_LIMIT, deleting).await.unwrap_or_default() {
-            if let Err(error) = deleted {
-                tracing::debug!(reason = chain(&error), "an exchange of this gateway stays behind");
-            }
+        let mut exchanges: Vec<LinkExchange> = link.take_next_exchange().into_iter().collect();
+        // The last one is deleted first.
+        exchanges.push(link.exchange.clone());
+        let deleting = delete_all(&self.broker, &mut exchanges);
+        if let Ok(Err(error)) = timeout(CLOSE_LIMIT, deleting).await {
+            tracing::debug!(reason = chain(&error), "an exchange of this gateway stays behind");
         }
     }
 

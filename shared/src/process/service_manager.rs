@@ -29,7 +29,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Reports the process to the service manager while it runs. `readiness` is asked until the process is ready
 /// for the first time; its error says what is missing.
 ///
-/// A watchdog is told that the process is alive as long as the runtime runs tasks, which is also what
+/// The watchdog gets a report that the process is alive as long as the runtime runs tasks, which is also what
 /// `/healthz` shows. A server that is away is no reason for a restart.
 pub fn report<R>(readiness: impl Fn() -> R + Send + 'static)
 where
@@ -104,7 +104,12 @@ impl ServiceManager {
         let sent = self.try_send(report);
         if let Err(error) = &sent {
             let reason = chain(error);
-            throttled!(warn, &reason, reason, "the service manager can't be told: {report:?}");
+            throttled!(
+                warn,
+                &reason,
+                reason,
+                "the service manager does not take a report: {report:?}"
+            );
         }
         sent.is_ok()
     }

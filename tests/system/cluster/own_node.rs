@@ -42,32 +42,27 @@ async fn uses_another(lost: &str, report: impl AsyncFn() -> Result<Value>) -> Re
     .await
 }
 
-/// The index of a node, by its address.
-fn index(on: &OnCluster, host: &str) -> Result<usize> {
+/// The address of the node that a program reports as used, and its index.
+fn in_use(on: &OnCluster, seen: &Value) -> Result<(String, usize)> {
+    let host = seen["server"].as_str().context("no node is in use")?;
     for index in 0..3 {
         if host == format!("127.0.0.1:{}", on.cluster.node(index)?.port()) {
-            return Ok(index);
+            return Ok((host.to_owned(), index));
         }
     }
     anyhow::bail!("{host} is no node")
 }
 
-fn host(seen: &Value) -> Result<String> {
-    Ok(seen["server"].as_str().context("no node is in use")?.to_owned())
-}
-
 async fn the_nodes_of_a_gateway_and_of_a_worker_are_killed(fixture: Arc<Fixture>) -> Result<()> {
     let mut on = OnCluster::start(&fixture, &[ALL], &[ALL]).await?;
     on.load.trouble();
-    let used = host(&seen_by_gateway(&on.system, 0).await?)?;
-    let node = index(&on, &used)?;
+    let (used, node) = in_use(&on, &seen_by_gateway(&on.system, 0).await?)?;
     on.cluster.node(node)?.kill();
     uses_another(&used, async || seen_by_gateway(&on.system, 0).await).await?;
     on.load.burst().is_decided().await?;
     on.cluster.heal(node)?;
 
-    let used = host(&seen_by_worker(&on.system, 0).await?)?;
-    let node = index(&on, &used)?;
+    let (used, node) = in_use(&on, &seen_by_worker(&on.system, 0).await?)?;
     let killed = Instant::now();
     on.cluster.node(node)?.kill();
     uses_another(&used, async || seen_by_worker(&on.system, 0).await).await?;
@@ -83,8 +78,7 @@ async fn the_nodes_of_a_gateway_and_of_a_worker_are_killed(fixture: Arc<Fixture>
 async fn the_node_of_a_gateway_stalls(fixture: Arc<Fixture>) -> Result<()> {
     let mut on = OnCluster::start(&fixture, &[ALL], &[ALL]).await?;
     on.load.trouble();
-    let used = host(&seen_by_gateway(&on.system, 0).await?)?;
-    let node = index(&on, &used)?;
+    let (used, node) = in_use(&on, &seen_by_gateway(&on.system, 0).await?)?;
     on.cluster.node(node)?.pause();
     uses_another(&used, async || seen_by_gateway(&on.system, 0).await).await?;
     let linked = on.load.elapsed();
@@ -103,8 +97,7 @@ async fn the_node_of_a_gateway_stalls(fixture: Arc<Fixture>) -> Result<()> {
 async fn the_node_of_a_worker_stalls(fixture: Arc<Fixture>) -> Result<()> {
     let mut on = OnCluster::start(&fixture, &[ALL], &[ALL]).await?;
     on.load.trouble();
-    let used = host(&seen_by_worker(&on.system, 0).await?)?;
-    let node = index(&on, &used)?;
+    let (used, node) = in_use(&on, &seen_by_worker(&on.system, 0).await?)?;
     on.cluster.node(node)?.pause();
     uses_another(&used, async || seen_by_worker(&on.system, 0).await).await?;
     on.load.burst().is_decided().await?;

@@ -62,9 +62,7 @@ async fn rabbitmq_stalls(fixture: Arc<Fixture>) -> Result<()> {
     let end = Instant::now() + Duration::from_secs(20);
     own.rabbitmq().pause();
     // At first nobody knows, then the heartbeats are missed.
-    for gateway in 0..system.gateways.len() {
-        burst.is_unknown_to(gateway).await?;
-    }
+    try_join_all((0..system.gateways.len()).map(|gateway| burst.is_unknown_to(gateway))).await?;
     refuses(&system, &burst, ABSENT, ABSENT).await?;
     sleep_until(end).await;
     own.rabbitmq().resume();

@@ -62,7 +62,7 @@ impl Manager {
 
     /// Waits for a line that begins like this.
     async fn is_told(&mut self, line: &str) -> Result<()> {
-        eventually("the service manager is told", async || {
+        eventually("the service manager has the report", async || {
             self.take()?;
             Ok(self.has(line))
         })
@@ -181,11 +181,11 @@ async fn a_service_manager_that_takes_nothing_stops_no_program(
     ensure!(answer.status == 201, "{answer:?}");
     for process in system.workers.iter().chain(&system.gateways) {
         eventually("it says so", async || {
-            Ok(process.log()?.contains("the service manager can't be told"))
+            Ok(process.log()?.contains("the service manager does not take a report"))
         })
         .await?;
     }
-    // What could not be told is told later.
+    // A report that was not taken is sent again later.
     manager.is_told("READY=1").await?;
     system.finish().await
 }

@@ -5,6 +5,7 @@ use shared::{
     broker::Broker,
     component::Component,
     condition::Condition,
+    incident::DEFAULT_TITLE,
     message::{REPORTS, Report, UpdateMessage},
     update_id::UpdateId,
 };
@@ -37,7 +38,7 @@ pub(crate) async fn end(
         id: UpdateId::at(received_at),
         component,
         condition: Condition::Ok,
-        text: "Incident".to_owned(),
+        text: DEFAULT_TITLE.to_owned(),
         received_at,
         idempotency: None,
         report: Some(Report { source, key, ..Report::default() }),

@@ -35,21 +35,19 @@ use super::{
 };
 
 /// Time between the 503 for the last update of an unconfirmed message and the closing of the lane's
-/// channel.
-const UNCONFIRMED_LIMIT: Duration = Duration::from_secs(5);
-/// The same on a cluster. When the leader of a queue stalls, its successor confirms what was sent on this
-/// channel, within 10 s by RabbitMQ's defaults; a new channel may get no confirmations for a minute.
-const ELECTION_LIMIT: Duration = Duration::from_secs(12);
+/// channel. When the leader of a queue stalls, its successor confirms what was sent on this channel, within
+/// 10 s by RabbitMQ's defaults; a new channel may get no confirmations for a minute.
+const UNCONFIRMED_LIMIT: Duration = Duration::from_secs(12);
+/// The same while RabbitMQ is short of memory or disk, and for one that it does not even read.
+const UNREAD_LIMIT: Duration = Duration::from_secs(5);
 /// Time between a refusal and the next channel. A channel that publishes to a queue for the first time
 /// between the loss of the leader and the election of another one is refused everything from then on; elections
 /// take less than this.
 const RENEWAL_PAUSE: Duration = Duration::from_millis(600);
 /// How often a busy lane checks for overdue confirmations.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
-/// Time for RabbitMQ to close a channel.
-const CLOSE_LIMIT: Duration = Duration::from_secs(5);
-/// The same on a cluster, where it may first have to refuse a message.
-const CLUSTER_CLOSE_LIMIT: Duration = Duration::from_secs(8);
+/// Time for RabbitMQ to close a channel. It may first have to refuse a message, which takes it 6 s.
+const CLOSE_LIMIT: Duration = Duration::from_secs(8);
 /// How long the length of a queue counts as known.
 const MEASURED: Duration = Duration::from_secs(1);
 /// Maximum number of updates taken from the channel at once.
@@ -242,7 +240,7 @@ impl Sending {
             channel.basic_publish(exchange, key, options, &body, properties).await.ok()
         };
         // RabbitMQ reads nothing while it is short of memory.
-        match timeout_at(deadline + UNCONFIRMED_LIMIT, publishing).await {
+        match timeout_at(deadline + UNREAD_LIMIT, publishing).await {
             Ok(Some(confirm)) => self.unconfirmed.add(id, sent, confirm),
             Ok(None) | Err(_) => sent.settle(self.link.result(Confirmed::Failed)),
         }
@@ -321,11 +319,7 @@ impl Sending {
             }
             return;
         }
-        let limit = if self.link.is_cluster && !self.link.is_blocked() {
-            ELECTION_LIMIT
-        } else {
-            UNCONFIRMED_LIMIT
-        };
+        let limit = if self.link.is_blocked() { UNREAD_LIMIT } else { UNCONFIRMED_LIMIT };
         // What waits behind a message may have an earlier deadline.
         let deadlines = self.unconfirmed.iter().map(|sent| sent.deadline).chain(self.dropped);
         let first = deadlines.min();
@@ -351,7 +345,7 @@ impl Sending {
     async fn close_channel(&mut self) {
         let Some(channel) = self.take_channel() else { return };
         self.link.channel_was_fruitless();
-        let closing = timeout(self.close_limit(), channel.close(200, "overdue".into()));
+        let closing = timeout(CLOSE_LIMIT, channel.close(200, "overdue".into()));
         if !matches!(closing.await, Ok(Ok(()))) {
             self.link.failed.store(true, Ordering::Relaxed);
         }
@@ -367,20 +361,15 @@ impl Sending {
             self.link.channel_was_fruitless();
         }
         self.link.pending.channel_replaced(self.partition);
-        let limit = self.close_limit();
         supervise::spawn("closing", async move {
             // If it fails, the connection does, or RabbitMQ closes the channel later.
-            drop(timeout(limit, channel.close(200, "it refuses all".into())).await);
+            drop(timeout(CLOSE_LIMIT, channel.close(200, "it refuses all".into())).await);
         });
     }
 
     fn take_channel(&mut self) -> Option<Channel> {
         (self.renewal, self.has_confirmed, self.dropped) = (None, false, None);
         self.channel.take().map(Object::take)
-    }
-
-    fn close_limit(&self) -> Duration {
-        if self.link.is_cluster { CLUSTER_CLOSE_LIMIT } else { CLOSE_LIMIT }
     }
 }
 

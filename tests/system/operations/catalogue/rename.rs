@@ -211,7 +211,7 @@ async fn a_renaming_that_is_not_clear_changes_nothing(fixture: Arc<Fixture>) -> 
     }
     ensure!(components(&system).await? == before, "something was applied");
     let (_, help) = system.worker_command(&["catalogue", "apply", "--help"]).await?;
-    ensure!(help.contains("renamed-from: VPN") && help.contains("but `category`"), "{help}");
+    ensure!(help.contains("renamed-from: VPN") && help.contains("except `category`"), "{help}");
     system.finish().await
 }
 
