@@ -80,9 +80,7 @@ BEGIN
         ('incident_component_relation', 'UPDATE', 'close', 'OLD TABLE AS old_rows'),
         ('incident_component_relation', 'UPDATE', 'open', 'NEW TABLE AS new_rows'),
         ('incident_component_relation', 'DELETE', 'close', 'OLD TABLE AS old_rows'),
-        ('incident_component_relation', 'TRUNCATE', 'delete', NULL),
-        ('component', 'DELETE', 'delete', 'OLD TABLE AS old_rows'),
-        ('component', 'TRUNCATE', 'delete', NULL)
+        ('incident_component_relation', 'TRUNCATE', 'delete', NULL)
     LOOP
         -- Those of one operation fire in the order of their names: `close` before `open`.
         trigger_name := format('sdb_affected_%s_%s', lower(operation), function);

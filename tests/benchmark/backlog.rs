@@ -130,12 +130,10 @@ pub(crate) async fn broad(bench: &mut Bench) -> Result<()> {
 
 /// From a backlog, beside the same without the triggers that record when components were affected.
 pub(crate) async fn affected(bench: &mut Bench) -> Result<()> {
-    let backlog = bench.scale.backlog;
-    let sequence = Sequence::Changing;
-    let what = format!(
-        "one worker, a backlog of {backlog} {}, with the record of when components were affected",
-        sequence.words()
-    );
+    let sequence = Sequence::Worsening;
+    let backlog = bench.scale.backlog.min(sequence.distinct());
+    let of = format!("one worker, a backlog of {backlog} {}", sequence.words());
+    let what = format!("{of}, with the record of when components were affected");
     say(&what);
     let (with, without) = (bench.prepared("affected").await?, bench.prepared("unrecorded").await?);
     without.sql(DROP_TRIGGERS).await?;
@@ -147,6 +145,7 @@ pub(crate) async fn affected(bench: &mut Bench) -> Result<()> {
         without.run(backlog, &mut unrecorded).await?;
     }
     bench.note(&what, &recorded);
+    bench.note(&format!("{of}, without that record"), &unrecorded);
     bench.add(
         Row::rate(what, &recorded)?
             .beside("without the record", Figure::rate(&unrecorded)?)
@@ -188,7 +187,7 @@ impl Drain {
         worker.signal(Signal::SIGTERM)?;
         let status = worker.ended().await?;
         ensure!(status.success(), "the worker ended with {status}");
-        if self.sequence == Sequence::Changing {
+        if self.sequence != Sequence::Repeating {
             close_all(&self.system).await?;
             self.publisher.rewind();
         }
