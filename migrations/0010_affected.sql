@@ -331,7 +331,9 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION sdb_affected_compare IS 'Corrects the intervals of incidents, for what was written without the triggers; returns those that someone else has locked';
 
-REVOKE EXECUTE ON FUNCTION sdb_affected_compare FROM PUBLIC;
+-- Who may create a trigger with one of these functions on a table of his own could delete what they keep.
+REVOKE EXECUTE ON FUNCTION sdb_affected_new_incident, sdb_affected_incident, sdb_affected_open, sdb_affected_close,
+    sdb_affected_delete, sdb_affected_compare FROM PUBLIC;
 
 -- Workers call it, too, and need no rights on the table. Incidents that are still locked come last the next time.
 CREATE FUNCTION sdb_affected_compare_rest() RETURNS integer[] LANGUAGE plpgsql SECURITY DEFINER

@@ -225,6 +225,10 @@ async fn temporary_tables_do_not_take_the_place_of_ours(fixture: Arc<Fixture>) -
     let ours = "SELECT count(*) FROM pg_proc WHERE prosecdef AND proname LIKE 'sdb\\_%'";
     let safe = format!("{ours} AND proconfig::text LIKE '%, pg_temp%'");
     ensure!(system.count(ours).await? == system.count(&safe).await?, "one looks among them first");
+    // Nor can others call them from triggers on their own tables.
+    let open = "SELECT count(*) FROM pg_proc WHERE prosecdef AND proname LIKE 'sdb\\_affected\\_%'
+        AND prorettype = 'trigger'::regtype AND has_function_privilege('public', oid, 'EXECUTE')";
+    ensure!(system.count(open).await? == 0, "anybody can call one");
     system.finish().await
 }
 
