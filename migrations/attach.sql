@@ -60,3 +60,37 @@ BEGIN
         END IF;
     END LOOP;
 END $$;
+
+-- Triggers that keep sdb_affected. If one is missing, the tables may have been changed without it: `worker
+-- migrate` then compares all incidents.
+DO $$
+DECLARE
+    shared_table text;
+    operation text;
+    function text;
+    tables text;
+    trigger_name text;
+BEGIN
+    FOR shared_table, operation, function, tables IN VALUES
+        ('incident', 'INSERT', 'new_incident', 'NEW TABLE AS new_rows'),
+        ('incident', 'UPDATE', 'incident', 'OLD TABLE AS old_rows NEW TABLE AS new_rows'),
+        ('incident', 'DELETE', 'delete', 'OLD TABLE AS old_rows'),
+        ('incident', 'TRUNCATE', 'delete', NULL),
+        ('incident_component_relation', 'INSERT', 'open', 'NEW TABLE AS new_rows'),
+        ('incident_component_relation', 'UPDATE', 'close', 'OLD TABLE AS old_rows'),
+        ('incident_component_relation', 'UPDATE', 'open', 'NEW TABLE AS new_rows'),
+        ('incident_component_relation', 'DELETE', 'close', 'OLD TABLE AS old_rows'),
+        ('incident_component_relation', 'TRUNCATE', 'delete', NULL)
+    LOOP
+        -- Those of one operation fire in the order of their names: `close` before `open`.
+        trigger_name := format('sdb_affected_%s_%s', lower(operation), function);
+        IF NOT EXISTS (SELECT FROM pg_trigger
+            WHERE tgrelid = shared_table::regclass AND tgname = trigger_name)
+        THEN
+            EXECUTE format('CREATE TRIGGER %I AFTER %s ON %I %s FOR EACH STATEMENT EXECUTE FUNCTION %I()',
+                trigger_name, operation, shared_table, 'REFERENCING ' || tables, 'sdb_affected_' || function);
+            INSERT INTO sdb_affected_pending DEFAULT VALUES
+            ON CONFLICT (one_row) DO UPDATE SET incidents = NULL;
+        END IF;
+    END LOOP;
+END $$;

@@ -3,14 +3,15 @@
 
 DO $$
 DECLARE
-    shared_table text;
+    ours record;
 BEGIN
-    FOREACH shared_table IN ARRAY ARRAY['component', 'component_attribute', 'incident',
-        'incident_component_relation', 'incident_status']
+    FOR ours IN SELECT tgname, tgrelid::regclass AS shared_table FROM pg_trigger
+        WHERE tgrelid IN (to_regclass('component'), to_regclass('component_attribute'),
+                to_regclass('incident'), to_regclass('incident_component_relation'),
+                to_regclass('incident_status'))
+            AND (tgname = 'sdb_touch' OR tgname LIKE 'sdb\_affected\_%')
     LOOP
-        IF to_regclass(shared_table) IS NOT NULL THEN
-            EXECUTE format('DROP TRIGGER IF EXISTS sdb_touch ON %I', shared_table);
-        END IF;
+        EXECUTE format('DROP TRIGGER %I ON %s', ours.tgname, ours.shared_table);
     END LOOP;
     IF to_regclass('component') IS NOT NULL THEN
         DROP TRIGGER IF EXISTS sdb_forget_reports ON component;

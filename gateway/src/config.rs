@@ -30,6 +30,8 @@ pub struct Config {
     pub conflict: bool,
     /// Days that the record of each update is kept.
     pub inbox_days: u32,
+    /// Address of the service for links, with a slash at its end; none to take that of the request.
+    pub page_url: Option<String>,
     /// Limits of concurrent work.
     pub limits: Limits,
 }
@@ -78,6 +80,7 @@ impl Config {
             alert_mapping: Self::alert_mapping(settings),
             conflict: settings.switch("SDB_V1_CONFLICT")?,
             inbox_days: settings.number("SDB_INBOX_DAYS", 1..=3_650)?,
+            page_url: page_url(settings)?,
             limits: Limits {
                 connections: count("SDB_MAX_CONNECTIONS", 1_000_000)?,
                 keep_alive: Duration::from_secs(
@@ -106,6 +109,23 @@ impl Config {
     pub fn bind(settings: &Settings) -> Result<SocketAddr, SettingsError> {
         settings.parsed("SDB_BIND", "an address and port such as `0.0.0.0:8080`")
     }
+}
+
+fn page_url(settings: &Settings) -> Result<Option<String>, SettingsError> {
+    const NAME: &str = "SDB_PAGE_URL";
+    let Some(text) = settings.text(NAME) else { return Ok(None) };
+    let is_usable = |url: &url::Url| {
+        matches!(url.scheme(), "http" | "https")
+            && url.username().is_empty()
+            && url.password().is_none()
+            && url.query().is_none()
+            && url.fragment().is_none()
+    };
+    let url = url::Url::parse(&text)
+        .ok()
+        .filter(is_usable)
+        .ok_or_else(|| invalid(NAME, &text, "an address such as `https://status.example.org`"))?;
+    Ok(Some(format!("{}/", url.as_str().trim_end_matches('/'))))
 }
 
 impl AuthConfig {
@@ -153,6 +173,32 @@ impl AuthConfig {
                 dashboard reads it and also trimmed and with its quotes; see docs/operations/procedures.md, \"Quotes and \
                 white space in settings\""
             );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_address_for_links_has_a_slash_at_its_end() {
+        let read =
+            |text: &str| page_url(&Settings::new([("SDB_PAGE_URL".to_owned(), text.to_owned())]));
+        assert_eq!(read("").unwrap(), None);
+        for (text, url) in [
+            ("https://status.example.org", "https://status.example.org/"),
+            ("http://example.org:8080/status//", "http://example.org:8080/status/"),
+        ] {
+            assert_eq!(read(text).unwrap().as_deref(), Some(url));
+        }
+        for bad in [
+            "status.example.org",
+            "ftp://example.org",
+            "https://a:b@example.org",
+            "https://example.org?x",
+        ] {
+            assert!(read(bad).is_err(), "{bad}");
         }
     }
 }

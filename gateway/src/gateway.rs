@@ -20,6 +20,7 @@ use crate::{
     store::{
         catalogue::CatalogueCopy,
         clock::DatabaseClock,
+        event_counts::EventCounts,
         pools::{self, Pool},
         version::Versions,
     },
@@ -48,12 +49,16 @@ pub(crate) struct App {
     /// The PostgreSQL servers that `SDB_DATABASE_URI` names.
     pub(crate) servers: Servers,
     pub(crate) lists: Lists,
+    /// How many events match each filter of `GET /v2/events`.
+    pub(crate) event_counts: Arc<EventCounts>,
     /// Reads the version of the lists from the database.
     pub(crate) versions: Versions,
     /// Whether an update that an incident already covers is answered 409.
     pub(crate) conflict: bool,
     /// Days that the record of each update is kept.
     pub(crate) inbox_days: u32,
+    /// Address of the service for links, with a slash at its end; none to take that of the request.
+    pub(crate) page_url: Option<String>,
     pub(crate) stop: Stop,
 }
 
@@ -89,9 +94,11 @@ impl App {
                 versions.clone(),
                 limits.streamed_lists,
             ),
+            event_counts: Arc::default(),
             versions,
             conflict,
             inbox_days,
+            page_url: None,
             stop: Stop::new(stop),
         }
     }
@@ -99,6 +106,11 @@ impl App {
     /// With this mapping of alerts instead of the default one.
     pub(crate) fn mapping_by(self, mapping: LoadedMapping) -> Self {
         Self { mapping, ..self }
+    }
+
+    /// With the address of the service for links.
+    pub(crate) fn with_page_url(self, page_url: Option<String>) -> Self {
+        Self { page_url, ..self }
     }
 
     /// Waits until the gateway is stopping.

@@ -128,6 +128,44 @@ pub(crate) async fn broad(bench: &mut Bench) -> Result<()> {
     broad.publisher.close().await
 }
 
+/// From a backlog, beside the same without the triggers that record when components were affected.
+pub(crate) async fn affected(bench: &mut Bench) -> Result<()> {
+    let sequence = Sequence::Worsening;
+    let backlog = bench.scale.backlog.min(sequence.distinct());
+    let of = format!("one worker, a backlog of {backlog} {}", sequence.words());
+    let what = format!("{of}, with the record of when components were affected");
+    say(&what);
+    let (with, without) = (bench.prepared("affected").await?, bench.prepared("unrecorded").await?);
+    without.sql(DROP_TRIGGERS).await?;
+    let mut with = Drain::start(with, sequence).await?;
+    let mut without = Drain::start(without, sequence).await?;
+    let (mut recorded, mut unrecorded) = (Runs::default(), Runs::default());
+    for _ in 0..bench.scale.runs {
+        with.run(backlog, &mut recorded).await?;
+        without.run(backlog, &mut unrecorded).await?;
+    }
+    bench.note(&what, &recorded);
+    bench.note(&format!("{of}, without that record"), &unrecorded);
+    bench.add(
+        Row::rate(what, &recorded)?
+            .beside("without the record", Figure::rate(&unrecorded)?)
+            .target(Target::RatioAtLeast(0.95)),
+    );
+    with.publisher.close().await?;
+    without.publisher.close().await
+}
+
+const DROP_TRIGGERS: &str = "DO $$
+    DECLARE
+        ours record;
+    BEGIN
+        FOR ours IN SELECT tgname, tgrelid::regclass AS on_table FROM pg_trigger
+            WHERE tgname LIKE 'sdb\\_affected\\_%'
+        LOOP
+            EXECUTE format('DROP TRIGGER %I ON %s', ours.tgname, ours.on_table);
+        END LOOP;
+    END $$";
+
 /// One worker and what fills its queues while it is away.
 struct Drain {
     system: System,
@@ -149,7 +187,7 @@ impl Drain {
         worker.signal(Signal::SIGTERM)?;
         let status = worker.ended().await?;
         ensure!(status.success(), "the worker ended with {status}");
-        if self.sequence == Sequence::Changing {
+        if self.sequence != Sequence::Repeating {
             close_all(&self.system).await?;
             self.publisher.rewind();
         }

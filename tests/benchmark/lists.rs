@@ -78,31 +78,46 @@ pub(crate) async fn small(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
+/// Those of API v2, with 50 incidents.
+pub(crate) async fn v2(bench: &mut Bench) -> Result<()> {
+    let system = bench.system("lists_v2").await?;
+    history::add_incidents(&system, 50, 3, 2, Whose::Persons).await?;
+    history::settle(&system).await?;
+    for path in ["/v2/events", "/v2/availability"] {
+        beside_bare(bench, &system, path, &format!("GET {path}, 50 incidents")).await?;
+    }
+    Ok(())
+}
+
 /// With 1,000 incidents of history.
 pub(crate) async fn large(bench: &mut Bench) -> Result<()> {
     let system = bench.system("large_lists").await?;
     history::add_incidents(&system, 1_000, 6, 3, Whose::Persons).await?;
     history::settle(&system).await?;
     for path in ["/api/v1/incidents", "/api/v1/component_status"] {
-        let (bytes, _) = body(&system, path).await?;
-        let bare = Bare::start(&bytes, &bench.folder)?;
-        let what = format!("GET {path}, 1,000 incidents, {} kB", bytes.len() / 1_000);
-        let (list, whole) = (Request::get(path), Request::get("/"));
-        let (lists, served) = bench
-            .alternate(
-                &what,
-                &system,
-                async |time| closed(&system, &list, CONNECTIONS, time).await,
-                async |time| {
-                    Ok(Some(load::closed(&bare.address, &whole, CONNECTIONS, time).await?))
-                },
-            )
-            .await?;
-        bench.add(
-            Row::rate(what, &lists)?
-                .beside("bare axum, the same bytes", Figure::rate(&served)?)
-                .target(Target::RatioAtLeast(0.85)),
-        );
+        beside_bare(bench, &system, path, &format!("GET {path}, 1,000 incidents")).await?;
     }
+    Ok(())
+}
+
+/// A list, and the same bytes from a bare web server.
+async fn beside_bare(bench: &mut Bench, system: &System, path: &str, what: &str) -> Result<()> {
+    let (bytes, _) = body(system, path).await?;
+    let bare = Bare::start(&bytes, &bench.folder)?;
+    let what = format!("{what}, {} kB", bytes.len() / 1_000);
+    let (list, whole) = (Request::get(path), Request::get("/"));
+    let (lists, served) = bench
+        .alternate(
+            &what,
+            system,
+            async |time| closed(system, &list, CONNECTIONS, time).await,
+            async |time| Ok(Some(load::closed(&bare.address, &whole, CONNECTIONS, time).await?)),
+        )
+        .await?;
+    bench.add(
+        Row::rate(what, &lists)?
+            .beside("bare axum, the same bytes", Figure::rate(&served)?)
+            .target(Target::RatioAtLeast(0.85)),
+    );
     Ok(())
 }

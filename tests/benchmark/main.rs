@@ -83,12 +83,16 @@ enum Part {
     SlowDisk,
     /// A backlog among 10,000 components, as many incidents that stand, and many closed ones.
     Broad,
+    /// A backlog, with and without the record of when components were affected.
+    Affected,
     /// POST at a steady rate.
     Steady,
     /// GET of 50 incidents, also conditional.
     Get,
     /// GET of 1,000 incidents.
     Lists,
+    /// GET of 50 events, and of the availability, of API v2.
+    V2,
     /// GET and POST at once.
     Mixed,
     /// A long history.
@@ -185,9 +189,11 @@ async fn measure(bench: &mut Bench, arguments: &Arguments) -> Result<()> {
             Part::Drain => backlog::drain(bench).await,
             Part::SlowDisk => backlog::slow_disk(bench).await,
             Part::Broad => backlog::broad(bench).await,
+            Part::Affected => backlog::affected(bench).await,
             Part::Steady => updates::steady(bench).await,
             Part::Get => lists::small(bench).await,
             Part::Lists => lists::large(bench).await,
+            Part::V2 => lists::v2(bench).await,
             Part::Mixed => updates::mixed(bench).await,
             Part::Growth => growth::grown(bench).await,
             Part::Endurance => endurance::endure(bench).await,

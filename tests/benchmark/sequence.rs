@@ -15,6 +15,8 @@ use crate::load::Bodies;
 const REPEATING: usize = 5_000;
 /// Components of which each is reported minor, then major, then an outage.
 const CHANGING: usize = 70_000;
+/// So many that a backlog has each of them with each impact.
+const WORSENING: usize = 17_000;
 /// How long an incident stands while updates change something and clients wait for the answers: each
 /// answer has all updates of its incident, and some hundred components fail together, not 70,000.
 const STORM: Duration = Duration::from_millis(50);
@@ -27,6 +29,8 @@ pub(crate) enum Sequence {
     /// All components minor, then all of them major, then all an outage: each changes something, for as
     /// long as this is not over.
     Changing,
+    /// The same of fewer components, so that most updates of a backlog move a component to another incident.
+    Worsening,
 }
 
 impl Sequence {
@@ -35,6 +39,7 @@ impl Sequence {
         match self {
             Self::Repeating => "repeating updates",
             Self::Changing => "updates that each change something",
+            Self::Worsening => "updates that each change something, two of three by a move",
         }
     }
 
@@ -42,6 +47,24 @@ impl Sequence {
         match self {
             Self::Repeating => "repeating",
             Self::Changing => "changing",
+            Self::Worsening => "worsening",
+        }
+    }
+
+    /// How many updates it has before they repeat.
+    pub(crate) const fn distinct(self) -> u64 {
+        match self {
+            Self::Repeating => REPEATING as u64,
+            Self::Changing | Self::Worsening => self.changing() as u64 * 3,
+        }
+    }
+
+    /// Its components, of which each is reported minor, then major, then an outage.
+    const fn changing(self) -> usize {
+        match self {
+            Self::Repeating => 0,
+            Self::Changing => CHANGING,
+            Self::Worsening => WORSENING,
         }
     }
 
@@ -59,10 +82,13 @@ impl Sequence {
     fn updates(self) -> Box<dyn Iterator<Item = Value>> {
         match self {
             Self::Repeating => Box::new((0..REPEATING).map(burst::update)),
-            Self::Changing => Box::new((0..CHANGING * 3).map(|number| {
-                let (component, impact) = changing(number);
-                json!({ "name": name(component), "impact": impact })
-            })),
+            Self::Changing | Self::Worsening => {
+                let components = self.changing();
+                Box::new((0..components * 3).map(move |number| {
+                    let (component, impact) = changing(number, components);
+                    json!({ "name": name(component), "impact": impact })
+                }))
+            }
         }
     }
 
@@ -71,12 +97,13 @@ impl Sequence {
         match self {
             // Every system has those.
             Self::Repeating => Ok(()),
-            Self::Changing => {
+            Self::Changing | Self::Worsening => {
                 let named = name("' || n || '");
                 let statement = format!(
                     "INSERT INTO component (name) SELECT '{named}'
-                    FROM generate_series(0, {CHANGING} - 1) n;
-                    ANALYZE component"
+                    FROM generate_series(0, {} - 1) n;
+                    ANALYZE component",
+                    self.changing()
                 );
                 system.sql(&statement).await?;
                 system.catalogue_seen().await
@@ -89,7 +116,7 @@ impl Sequence {
         let changing = name("");
         let of_it = |component: &Component| match self {
             Self::Repeating => !component.name.starts_with(&changing),
-            Self::Changing => component.name.starts_with(&changing),
+            Self::Changing | Self::Worsening => component.name.starts_with(&changing),
         };
         all.into_iter().filter(of_it).collect()
     }
@@ -110,8 +137,8 @@ impl Sequence {
                 });
                 (found, body["impact"].as_i64().unwrap_or_default())
             }
-            Self::Changing => {
-                let (component, impact) = changing(number);
+            Self::Changing | Self::Worsening => {
+                let (component, impact) = changing(number, self.changing());
                 (components.get(component), impact)
             }
         };
@@ -120,9 +147,9 @@ impl Sequence {
     }
 }
 
-/// The component and the impact of an update of which each changes something.
-const fn changing(number: usize) -> (usize, i64) {
-    (number % CHANGING, (number / CHANGING % 3) as i64 + 1)
+/// The component, of so many, and the impact of an update of which each changes something.
+const fn changing(number: usize, components: usize) -> (usize, i64) {
+    (number % components, (number / components % 3) as i64 + 1)
 }
 
 fn name(component: impl std::fmt::Display) -> String {

@@ -32,7 +32,7 @@ pub(crate) async fn post_all(
 ) -> Result<Outcome> {
     match sequence {
         Sequence::Repeating => load.await,
-        Sequence::Changing => {
+        Sequence::Changing | Sequence::Worsening => {
             close_all(system).await?;
             tokio::select! {
                 outcome = load => outcome,

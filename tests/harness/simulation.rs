@@ -103,7 +103,8 @@ impl Coverage {
 
     /// A simulation that broke nothing, or compared nothing, says nothing.
     fn is_worth_something(&self) -> Result<()> {
-        let Compared { decided, parked, foreign, beside, entries, keys, .. } = &self.compared;
+        let Compared { decided, parked, foreign, beside, entries, intervals, keys, .. } =
+            &self.compared;
         ensure!(self.broken > 0, "nothing was broken: {self:?}");
         for reason in Reason::ALL {
             ensure!(decided.contains_key(reason.word()), "no update was {reason}: {self:?}");
@@ -123,6 +124,7 @@ impl Coverage {
             ("edits by others", *foreign),
             ("edits beside a batch", *beside),
             ("entries of timelines", *entries),
+            ("intervals in which components were affected", *intervals),
             ("repeated keys", *keys),
             ("updates in envelopes of several", self.together),
             ("batches that ended inside an envelope", self.cut),

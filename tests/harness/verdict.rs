@@ -10,6 +10,7 @@
 //! began. So each edit has one batch at most that it may stand before or after. A batch is right if
 //! the model agrees for one such placement: in all that it decided, and in the state that results.
 
+mod affected;
 mod answers;
 mod journal;
 mod model_state;
@@ -58,6 +59,8 @@ pub enum Kind {
     ParkedUnasked,
     /// An update was applied, or left, that had to be parked.
     NotParked,
+    /// When a component was affected is recorded otherwise than the journal tells it.
+    Affected,
     /// A transaction that nobody made who may.
     Unexplained,
     /// The run had no update that could be compared.
@@ -79,6 +82,7 @@ impl fmt::Display for Kind {
             Self::ForeignEditUndone => "an edit of others undone",
             Self::ParkedUnasked => "parked unasked",
             Self::NotParked => "not parked",
+            Self::Affected => "affected otherwise than the journal tells",
             Self::Unexplained => "a transaction that is not explained",
             Self::ComparedNothing => "nothing was compared",
             Self::BrokeNothing => "nothing was broken",
@@ -112,6 +116,8 @@ pub struct Compared {
     pub beside: usize,
     /// Entries of timelines.
     pub entries: usize,
+    /// Intervals in which components were affected.
+    pub intervals: usize,
 }
 
 impl Compared {
@@ -141,6 +147,7 @@ impl Compared {
         self.foreign += other.foreign;
         self.beside += other.beside;
         self.entries += other.entries;
+        self.intervals += other.intervals;
     }
 
     pub(crate) fn decided(&mut self, reason: Reason) {
@@ -199,6 +206,7 @@ pub fn judge(run: &Run) -> Verdict {
     let mut verdict = Verdict::default();
     let decisions = replay::replay(run, &mut verdict);
     answers::compare(run, &decisions, &mut verdict);
+    affected::compare(run, &mut verdict);
     if run.expected.compares && verdict.compared.updates() == 0 {
         verdict.add(Kind::ComparedNothing, "no update was decided");
     }

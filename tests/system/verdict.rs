@@ -146,7 +146,7 @@ struct Fault {
     kind: Kind,
 }
 
-const FAULTS: [Fault; 12] = [
+const FAULTS: [Fault; 15] = [
     Fault {
         name: "an entry of a timeline is missing",
         trigger: "BEFORE INSERT ON incident_status FOR EACH ROW",
@@ -240,6 +240,27 @@ const FAULTS: [Fault; 12] = [
             WHERE position = (SELECT max(position) FROM sdb_inbox) AND position % 3 = 0;",
         returns: "NULL",
         kind: Kind::Lost,
+    },
+    Fault {
+        name: "an interval begins with the transaction",
+        trigger: "BEFORE INSERT ON sdb_affected FOR EACH ROW",
+        body: "NEW.began := least(NEW.began, now() AT TIME ZONE 'UTC');",
+        returns: "NEW",
+        kind: Kind::Affected,
+    },
+    Fault {
+        name: "an interval goes on",
+        trigger: "BEFORE UPDATE ON sdb_affected FOR EACH ROW",
+        body: "IF NEW.component_id = 1 THEN RETURN NULL; END IF;",
+        returns: "NEW",
+        kind: Kind::Affected,
+    },
+    Fault {
+        name: "an interval keeps its impact",
+        trigger: "BEFORE INSERT ON sdb_affected FOR EACH ROW",
+        body: "NEW.impact := least(NEW.impact, 1);",
+        returns: "NEW",
+        kind: Kind::Affected,
     },
 ];
 

@@ -1,5 +1,6 @@
 //! Maintains the inbox: creates its partitions ahead of time, drops expired ones, and deletes expired
-//! idempotency keys and reports.
+//! idempotency keys and reports. Completes the record of when components were affected, if `worker migrate` has left
+//! something.
 
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use shared::{
 use sqlx::PgConnection;
 use tokio::time::{sleep, timeout};
 
-use crate::store::{idempotency_keys, inbox_partitions, reports};
+use crate::store::{affected, idempotency_keys, inbox_partitions, reports};
 
 /// Time between two runs.
 const INTERVAL: Duration = Duration::from_secs(3600);
@@ -33,8 +34,28 @@ impl Maintenance {
     /// For as long as the worker runs.
     pub(crate) async fn run(mut self) {
         loop {
+            self.complete_affected().await;
             sleep(INTERVAL).await;
             self.once().await;
+        }
+    }
+
+    /// Nothing waits for it: after a failure it is tried an hour later.
+    async fn complete_affected(&mut self) {
+        let completed = self.database.with(affected::compare_rest);
+        match timeout(LIMIT, completed).await.unwrap_or_else(|_| Err(sqlstate::timed_out())) {
+            Ok(left) if left.is_empty() => {}
+            Ok(left) => {
+                let incidents = left.len();
+                tracing::warn!(
+                    incidents,
+                    "others have locked incidents: since when their components are affected is recorded later"
+                );
+            }
+            Err(error) => {
+                let reason = chain(&error);
+                tracing::warn!(reason, "the record of affected components can't be completed now");
+            }
         }
     }
 

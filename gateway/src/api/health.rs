@@ -18,7 +18,10 @@ use tokio::time::timeout;
 use utoipa::{ToSchema, openapi::Object};
 
 use crate::{
-    gateway::App, http::schema, ingest::publisher::BrokerState, store::catalogue::Catalogue,
+    gateway::App,
+    http::schema,
+    ingest::publisher::BrokerState,
+    store::{catalogue::Catalogue, version::DependsOn},
 };
 
 /// Well below one second, the shortest timeout of probes and scrapers: without PostgreSQL the gateway is
@@ -146,7 +149,8 @@ pub(crate) struct Readiness {
 impl Readiness {
     pub(crate) async fn of(app: &App) -> Self {
         // Concurrent requests share one query, on its own connection, so that no update waits for it.
-        let database = matches!(timeout(DATABASE_LIMIT, app.versions.now()).await, Ok(Ok(_)));
+        let database =
+            matches!(timeout(DATABASE_LIMIT, app.versions.now(DependsOn::Rows)).await, Ok(Ok(_)));
         Self {
             stopping: app.stop.is_cancelled(),
             catalogue: app.catalogue.get(),

@@ -2,6 +2,8 @@
 
 pub(crate) mod admission;
 pub(crate) mod alertmanager;
+pub(crate) mod feeds;
 pub(crate) mod health;
 pub(crate) mod metrics;
 pub(crate) mod v1;
+pub(crate) mod v2;

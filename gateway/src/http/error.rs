@@ -22,6 +22,10 @@ pub(crate) struct ApiError {
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
+/// The message of an error, which its response carries for answers in another form.
+#[derive(Clone)]
+pub(crate) struct Refusal(pub(crate) String);
+
 /// Why a request was refused.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Error, example = json!({
@@ -105,6 +109,7 @@ impl IntoResponse for ApiError {
         };
         let mut response = (self.status, Json(body)).into_response();
         response.headers_mut().extend(self.headers);
+        response.extensions_mut().insert(Refusal(self.message));
         response
     }
 }

@@ -1,5 +1,6 @@
 //! Parts of the OpenAPI document that several endpoints use.
 
+use serde::Serialize;
 use serde_json::Value;
 use shared::update_id::UpdateId;
 use utoipa::{
@@ -19,9 +20,8 @@ pub(crate) fn one_of<V: Into<Value>>(values: impl IntoIterator<Item = V>) -> Obj
 }
 
 /// An attribute of a component.
-#[derive(ToSchema)]
+#[derive(Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "describes a type of `shared`, which knows nothing of the web")]
 pub(crate) struct Attribute {
     /// The name of the attribute.
     #[schema(example = "region")]
@@ -29,4 +29,11 @@ pub(crate) struct Attribute {
     /// The component's value of it.
     #[schema(example = "Region 1")]
     value: String,
+}
+
+impl From<shared::component::Attribute> for Attribute {
+    fn from(attribute: shared::component::Attribute) -> Self {
+        let shared::component::Attribute { name, value } = attribute;
+        Self { name, value }
+    }
 }

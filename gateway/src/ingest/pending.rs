@@ -23,7 +23,7 @@ use super::circuit_breaker::CircuitBreaker;
 use crate::store::{
     incidents::{self, Shown},
     pools::Pool,
-    version::{Version, Versions},
+    version::{DependsOn, Version, Versions},
 };
 
 /// Time for reading the incidents of a batch.
@@ -192,7 +192,7 @@ impl PendingRequests {
         // Read before the incidents: a cached incident may be newer than its version, and is then read
         // again.
         let unread = |_| sqlx::Error::Protocol("the version of the lists can't be read".to_owned());
-        let version = self.versions.without_windows().await.map_err(unread)?;
+        let version = self.versions.now(DependsOn::Rows).await.map_err(unread)?;
         let mut incidents = HashMap::new();
         {
             let kept = self.incidents.lock();

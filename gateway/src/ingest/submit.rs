@@ -4,6 +4,12 @@
 
 mod limits;
 mod resolve;
+mod status_update;
+
+pub(crate) use self::{
+    resolve::unknown_id,
+    status_update::{ComponentRef, StatusUpdate},
+};
 
 pub(crate) use self::resolve::Unresolved;
 
@@ -12,10 +18,10 @@ use std::{sync::Arc, time::Duration};
 use axum::http::StatusCode;
 use futures_util::future::join_all;
 use shared::{
-    component::{Attribute, Component},
+    component::Component,
     condition::Condition,
     incident::IncidentSnapshot,
-    message::{Report, UpdateMessage, Verdict},
+    message::{UpdateMessage, Verdict},
     metrics::{AnsweredLabel, GATEWAY, Refused},
     outcome::{Reason, Rejection},
     throttled,
@@ -44,27 +50,6 @@ use crate::{
 /// Time for queries needed by one of several updates: an unknown component, or a text that some encodings
 /// lack. Less than half of the default wait.
 const RESOLVE_LIMIT: Duration = Duration::from_millis(400);
-
-/// An update as the client sent it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct StatusUpdate {
-    pub(crate) name: String,
-    /// Never the impact `Maintenance`.
-    pub(crate) condition: Condition,
-    /// The title of an incident that it opens.
-    pub(crate) text: String,
-    pub(crate) attributes: Vec<Attribute>,
-    pub(crate) idempotency_key: Option<String>,
-    /// What the client says of its report. Without a source, the subject of its token is the source.
-    pub(crate) report: Report,
-}
-
-impl StatusUpdate {
-    /// Whether only a message with a report can say it.
-    fn needs_report(&self) -> bool {
-        self.condition == Condition::Ok || self.report != Report::default()
-    }
-}
 
 /// What became of an update by the end of its request, as far as its answer goes: the same for every endpoint.
 ///
@@ -147,6 +132,23 @@ impl<'a> Intake<'a> {
             None => taken.next(),
         };
         refused.into_iter().filter_map(of_each).collect()
+    }
+
+    /// The same, but all or none of them are taken.
+    ///
+    /// # Errors
+    /// Why the first one of those is refused that can't be taken; then nothing was queued.
+    pub(crate) async fn submit_all(
+        &self,
+        updates: Vec<StatusUpdate>,
+        subject: &str,
+        preference: &Preference,
+        deadline: Instant,
+    ) -> Result<Vec<Submitted>, ApiError> {
+        let updates = updates.into_iter().map(Ok).collect();
+        let resolved = self.resolve(updates, subject, deadline).await;
+        let messages = resolved.into_iter().collect::<Result<_, _>>()?;
+        Ok(self.deliver(messages, preference, deadline).await)
     }
 
     /// The message of each update, or why there is none.

@@ -25,6 +25,7 @@ use self::{
     cache::{Cache, Found, List, Slot, Turn, Written},
     render::{Rendering, render},
 };
+pub(crate) use crate::store::version::DependsOn;
 use crate::{
     http::{
         content_coding::{Coding, coding},
@@ -94,8 +95,8 @@ pub(crate) struct Asked<'a> {
     pub(crate) list: String,
     /// What kind of list it is.
     pub(crate) kind: ListKind,
-    /// Whether it has only what is active now.
-    pub(crate) active: bool,
+    /// When it is another one.
+    pub(crate) depends_on: DependsOn,
 }
 
 /// Answers with a list written by `produce`, now or for an earlier request if nothing has changed since;
@@ -113,7 +114,7 @@ where
 {
     let Asked { method, headers, kind, .. } = asked;
     let coding = coding(headers);
-    let version = now(lists, asked.active).await?;
+    let version = now(lists, asked.depends_on).await?;
     let unchanged = || {
         GATEWAY.lists.of(ListSource::Client).inc();
         let mut response = Response::new(unmeasured());
@@ -134,7 +135,8 @@ where
         );
     }
     let reader = (!is_head && !has_any).then_some(asked.transfer);
-    let wanted = Request { list: asked.list, active: asked.active, coding, version, reader };
+    let wanted =
+        Request { list: asked.list, depends_on: asked.depends_on, coding, version, reader };
     let response = current(lists, wanted, produce).await?;
     // Only now is it known that the object exists.
     Ok(if has_any { unchanged() } else { response })
@@ -143,7 +145,7 @@ where
 /// A list to find in memory or to write.
 struct Request<'a> {
     list: String,
-    active: bool,
+    depends_on: DependsOn,
     coding: Coding,
     /// The oldest acceptable version.
     version: Version,
@@ -161,12 +163,12 @@ async fn current<P>(
 where
     P: Future<Output = Result<ListWriter, ListError>> + Send + 'static,
 {
-    let Request { list, active, coding, version, reader } = wanted;
+    let Request { list, depends_on, coding, version, reader } = wanted;
     let slot = lists.written.slot(list, coding);
     let written = match slot.find(version).await? {
         Found::Written(written) => written,
         Found::Turn(turn) => {
-            let writing = write(lists, (&slot, turn), active, coding, reader, produce);
+            let writing = write(lists, (&slot, turn), depends_on, coding, reader, produce);
             return Box::pin(writing).await;
         }
     };
@@ -175,14 +177,14 @@ where
         return Ok(held(list.clone(), coding));
     }
     let Some(reader) = reader else { return Ok(bare(version, coding)) };
-    Box::pin(stream_large(lists, version, coding, reader, produce)).await
+    Box::pin(stream_large(lists, (version, depends_on), coding, reader, produce)).await
 }
 
 /// Writes a list for all requests that wait for it.
 async fn write<P>(
     lists: &Lists,
     (slot, turn): (&Arc<Slot>, Turn<'_>),
-    active: bool,
+    depends_on: DependsOn,
     coding: Coding,
     reader: Option<&Arc<Transfer>>,
     produce: impl FnOnce(ListWriter) -> P,
@@ -194,19 +196,21 @@ where
     // Read before the rows: if they change meanwhile, the list is newer than its tag, and the next
     // comparison finds another tag.
     let rendered = async {
-        let version = now(lists, active).await?;
+        let version = now(lists, depends_on).await?;
         Ok((version, render(lists, produce, coding).await?))
     };
     let (version, rendering) = rendered.await.inspect_err(|error| turn.failed(error))?;
     match rendering {
-        Rendering::Whole { body, next } => {
+        Rendering::Whole { body, next, version: read_at } => {
             GATEWAY.lists.of(ListSource::Rendered).inc();
+            let version = read_at.map_or(version, |read_at| read_at.of_list(depends_on));
             lists.written.weigh(slot, body.len());
             let list = List::new(version, coding, body, next);
             turn.written(Written::Held(list.clone()));
             Ok(held(list, coding))
         }
         Rendering::Partial(part) => {
+            let version = part.version.map_or(version, |read_at| read_at.of_list(depends_on));
             turn.written(Written::TooLarge(version));
             lists.written.weigh(slot, 0);
             drop(turn);
@@ -221,7 +225,7 @@ where
 /// Streams a list that was too large to hold at this version.
 async fn stream_large<P>(
     lists: &Lists,
-    version: Version,
+    (version, depends_on): (Version, DependsOn),
     coding: Coding,
     reader: &Arc<Transfer>,
     produce: impl FnOnce(ListWriter) -> P,
@@ -232,16 +236,20 @@ where
     // Checked before anything is read for a request that would be refused.
     let place = streamed::place(lists)?;
     match render(lists, produce, coding).await? {
-        Rendering::Whole { body, next } => {
+        Rendering::Whole { body, next, version: read_at } => {
             GATEWAY.lists.of(ListSource::Rendered).inc();
+            let version = read_at.map_or(version, |read_at| read_at.of_list(depends_on));
             Ok(held(List::new(version, coding, body, next), coding))
         }
-        Rendering::Partial(part) => respond(lists, version, part, coding, place, reader).await,
+        Rendering::Partial(part) => {
+            let version = part.version.map_or(version, |read_at| read_at.of_list(depends_on));
+            respond(lists, version, part, coding, place, reader).await
+        }
     }
 }
 
-async fn now(lists: &Lists, active: bool) -> Result<Version, ApiError> {
-    if active { lists.versions.now().await } else { lists.versions.without_windows().await }
+async fn now(lists: &Lists, depends_on: DependsOn) -> Result<Version, ApiError> {
+    lists.versions.now(depends_on).await
 }
 
 /// Answers with a list that is not cached.

@@ -13,7 +13,10 @@ use super::{
     cache::{Cache, SMALL_BYTES},
     writer::{Chunk, Chunks, ListError, ListWriter},
 };
-use crate::http::{content_coding::Coding, error::ApiError};
+use crate::{
+    http::{content_coding::Coding, error::ApiError},
+    store::version::Version,
+};
 
 /// Maximum size of a list in memory; larger ones are streamed.
 pub(super) const HELD_BYTES: usize = 4 * 1024 * 1024;
@@ -27,6 +30,8 @@ pub(super) enum Rendering {
         body: Bytes,
         /// The address of the next page.
         next: Option<HeaderValue>,
+        /// The version that its rows were read at, if the list says it.
+        version: Option<Version>,
     },
     /// It is too large for memory.
     Partial(Partial),
@@ -39,6 +44,7 @@ pub(super) struct Partial {
     pub(super) share: Option<Reservation>,
     pub(super) rest: Chunks,
     pub(super) next: Option<HeaderValue>,
+    pub(super) version: Option<Version>,
 }
 
 /// Bytes with their reserved memory, which is released when the cache and the last reader have dropped
@@ -91,7 +97,7 @@ where
 
 fn log(error: &ListError) {
     match error {
-        ListError::Reader | ListError::Gone => {
+        ListError::Reader | ListError::Gone(_) => {
             tracing::debug!(reason = chain(error), "a list ended early");
         }
         ListError::Database(_)
@@ -113,10 +119,11 @@ async fn collect(
     cache: &Cache,
 ) -> Result<Rendering, ApiError> {
     let (mut pieces, mut length): (Vec<Bytes>, usize) = (Vec::new(), 0);
-    let (mut share, mut next): (Option<Reservation>, _) = (None, None);
+    let (mut share, mut next, mut version): (Option<Reservation>, _, _) = (None, None, None);
     while length < HELD_BYTES {
         match chunks.next().await {
             Ok(Chunk::Next(link)) => next = Some(link),
+            Ok(Chunk::Of(read_at)) => version = Some(read_at),
             Ok(Chunk::Bytes(piece, ahead)) => {
                 length += piece.len();
                 if share.is_none() && length > SMALL_BYTES {
@@ -134,10 +141,10 @@ async fn collect(
                     }
                     None => body,
                 };
-                return Ok(Rendering::Whole { body, next });
+                return Ok(Rendering::Whole { body, next, version });
             }
-            Err(ListError::Gone) => {
-                return Err(ApiError::new(StatusCode::NOT_FOUND, "Component does not exist"));
+            Err(ListError::Gone(message)) => {
+                return Err(ApiError::new(StatusCode::NOT_FOUND, message));
             }
             Err(_) => {
                 return Err(ApiError::unavailable("The database can't be read now; try again"));
@@ -147,7 +154,7 @@ async fn collect(
     if let Some(share) = &mut share {
         budget::keep(share, length);
     }
-    Ok(Rendering::Partial(Partial { begin: pieces, share, rest: chunks, next }))
+    Ok(Rendering::Partial(Partial { begin: pieces, share, rest: chunks, next, version }))
 }
 
 /// A single piece is returned as it is; several are copied into memory of exactly their size.
@@ -168,8 +175,6 @@ mod tests {
         super::cache::{Found, List, Written},
         *,
     };
-    use crate::store::version::Version;
-
     const MIB: usize = 1024 * 1024;
 
     /// Writes a list of this size and collects it.
@@ -199,7 +204,7 @@ mod tests {
         let memory = Budget::new(64 * MIB, 1);
         for bytes in [0, 1024, SMALL_BYTES, MIB, HELD_BYTES - 1024] {
             match collected(bytes, &memory).await {
-                Ok(Rendering::Whole { body, next: None }) => {
+                Ok(Rendering::Whole { body, next: None, .. }) => {
                     assert!(body.len() == bytes && body.iter().all(|byte| *byte == b'x'));
                 }
                 Ok(_) | Err(_) => panic!("{bytes} are not held"),
@@ -232,7 +237,7 @@ mod tests {
     async fn memory_is_taken_from_the_list_that_nobody_asked_for_the_longest() {
         let (memory, cache) = (Budget::new(2 * HELD_BYTES + 3 * MIB, 1), Cache::default());
         for name in ["old", "new"] {
-            let Ok(Rendering::Whole { body, next }) = collected(MIB, &memory).await else {
+            let Ok(Rendering::Whole { body, next, .. }) = collected(MIB, &memory).await else {
                 panic!("{name} is not held")
             };
             let slot = cache.slot(name.to_owned(), Coding::Identity);

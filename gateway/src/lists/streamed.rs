@@ -54,7 +54,7 @@ impl Streamed {
         match self.rest.next().await? {
             Chunk::Bytes(piece, _) => Ok(Some(piece)),
             Chunk::End => Ok(None),
-            Chunk::Next(_) => Err(ListError::Unfinished),
+            Chunk::Next(_) | Chunk::Of(_) => Err(ListError::Unfinished),
         }
     }
 }
@@ -66,7 +66,7 @@ pub(super) async fn respond(
     place: OwnedSemaphorePermit,
     transfer: &Arc<Transfer>,
 ) -> Result<Response, ApiError> {
-    let Partial { begin, share, rest, next } = part;
+    let Partial { begin, share, rest, next, version: _ } = part;
     let ahead = lists.memory.ahead();
     let _ahead = lists.memory.reserve(ahead, &lists.written).await?;
     rest.read_ahead(ahead);

@@ -16,7 +16,10 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::{http::content_coding::Coding, store::pools::Pool};
+use crate::{
+    http::content_coding::Coding,
+    store::{pools::Pool, version::Version},
+};
 
 /// Size of a piece in bytes.
 const CHUNK_BYTES: usize = 64 * 1024;
@@ -41,6 +44,8 @@ pub(crate) struct ListWriter {
 pub(super) enum Chunk {
     /// The address of the next page, before all bytes.
     Next(HeaderValue),
+    /// The version that the rows were read at, before all bytes.
+    Of(Version),
     /// With their share of the permitted read-ahead.
     Bytes(Bytes, OwnedSemaphorePermit),
     End,
@@ -65,8 +70,8 @@ pub(crate) enum ListError {
     Replaced,
     #[error("the reader is gone or too slow")]
     Reader,
-    #[error("what was asked for is gone")]
-    Gone,
+    #[error("what was asked for is gone: {0}")]
+    Gone(&'static str),
     #[error("the writer of the list failed")]
     Unfinished,
 }
@@ -85,7 +90,7 @@ pub(crate) async fn give_back(
     mut connection: PoolConnection<Postgres>,
     written: Result<ListWriter, ListError>,
 ) -> Result<ListWriter, ListError> {
-    if matches!(written, Ok(_) | Err(ListError::Gone)) {
+    if matches!(written, Ok(_) | Err(ListError::Gone(_))) {
         connection.return_to_pool().await;
     }
     written
@@ -115,6 +120,12 @@ impl ListWriter {
     /// Sends the address of the next page, before anything is written.
     pub(crate) fn next_page(&mut self, link: HeaderValue) -> Result<(), ListError> {
         self.pass(Chunk::Next(link))
+    }
+
+    /// Sends the version that all rows are read at, before anything is passed on: then the list is of exactly this
+    /// version. Otherwise it may be newer than its tag.
+    pub(crate) fn is_of(&self, version: Version) -> Result<(), ListError> {
+        self.pass(Chunk::Of(version))
     }
 
     /// Passes on what was written once a piece is full; waits while the reader is too far behind.

@@ -24,7 +24,8 @@ pub(crate) async fn trace_request(
     next: Next,
 ) -> Response {
     // The other paths are polled by monitoring, and are of no interest.
-    if !request.uri().path().starts_with("/api/") {
+    let path = request.uri().path();
+    if !path.starts_with("/api/") && !path.starts_with("/v2/") {
         return next.run(request).await;
     }
     let method = request.method().as_str();

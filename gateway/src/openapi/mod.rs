@@ -20,12 +20,15 @@ use utoipa::{
 use crate::{
     api::{
         alertmanager::{post_alerts, post_webhook},
+        feeds::get_rss,
         health, metrics,
         v1::{
             get_component_status, get_incidents, get_update, post_component_status, post_updates,
         },
+        v2::{get_availability, get_components, get_event, get_events, post_events},
     },
     http::error,
+    middleware::api_v2,
 };
 
 /// What applies to every endpoint.
@@ -52,6 +55,14 @@ const HEADERS: [(&str, &str); 10] = [
     ("WWW-Authenticate", "Always `Bearer`"),
 ];
 
+/// The headers that every answer below `/v2` has, also that to OPTIONS, which is 204 without a token.
+const CROSS_ORIGIN: [(&str, &str); 4] = [
+    ("Access-Control-Allow-Origin", "Always `*`"),
+    ("Access-Control-Allow-Headers", "The headers that scripts of other sites may send"),
+    ("Access-Control-Allow-Methods", "The methods that scripts of other sites may use"),
+    ("Access-Control-Max-Age", "Seconds for which a browser may keep the answer to OPTIONS"),
+];
+
 /// The document.
 #[derive(OpenApi)]
 #[openapi(
@@ -64,11 +75,17 @@ const HEADERS: [(&str, &str); 10] = [
         get_update::get,
         post_alerts::post,
         post_webhook::post,
+        get_components::get,
+        get_events::get,
+        get_event::get,
+        post_events::post,
+        get_availability::get,
+        get_rss::get,
         health::healthz,
         health::readyz,
         metrics::get,
     ),
-    components(schemas(error::Body)),
+    components(schemas(error::Body, api_v2::Body)),
     modifiers(&Common),
 )]
 pub(crate) struct Document;
@@ -78,16 +95,10 @@ struct Common;
 
 impl Modify for Common {
     fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
-        for operation in document.paths.paths.values_mut().flat_map(operations) {
-            for parameter in operation.parameters.iter_mut().flatten() {
-                if let RefOr::T(Parameter { schema: Some(RefOr::T(schema)), .. }) = parameter {
-                    never_null(schema);
-                }
-            }
-            for (status, response) in &mut operation.responses.responses {
-                if let RefOr::T(response) = response {
-                    complete(status, response);
-                }
+        for (path, item) in &mut document.paths.paths {
+            let is_v2 = path.starts_with(api_v2::BELOW);
+            for operation in operations(item) {
+                complete_operation(operation, is_v2);
             }
         }
         let bearer = HttpBuilder::new()
@@ -98,6 +109,19 @@ impl Modify for Common {
             ));
         let components = document.components.get_or_insert_default();
         components.add_security_scheme("token", SecurityScheme::Http(bearer.build()));
+    }
+}
+
+fn complete_operation(operation: &mut Operation, is_v2: bool) {
+    for parameter in operation.parameters.iter_mut().flatten() {
+        if let RefOr::T(Parameter { schema: Some(RefOr::T(schema)), .. }) = parameter {
+            never_null(schema);
+        }
+    }
+    for (status, response) in &mut operation.responses.responses {
+        if let RefOr::T(response) = response {
+            complete(status, response, is_v2);
+        }
     }
 }
 
@@ -117,9 +141,10 @@ fn never_null(schema: &mut Schema) {
 
 /// Adds the body and the headers of an error, the link from an update's answer to its receipt, and the meaning
 /// of every header.
-fn complete(status: &str, response: &mut Response) {
+fn complete(status: &str, response: &mut Response, is_v2: bool) {
     if status.starts_with(['4', '5']) && response.content.is_empty() {
-        let body = Content::new(Some(Ref::from_schema_name(error::Body::name())));
+        let name = if is_v2 { api_v2::Body::name() } else { error::Body::name() };
+        let body = Content::new(Some(Ref::from_schema_name(name)));
         response.content.insert("application/json".to_owned(), body.into());
         let implied = match status {
             "401" => Some(("WWW-Authenticate", Header::default())),
@@ -136,9 +161,13 @@ fn complete(status: &str, response: &mut Response) {
             .build();
         response.links.insert("receipt".to_owned(), receipt.into());
     }
+    if is_v2 {
+        let all = CROSS_ORIGIN.map(|(name, _)| (name.to_owned(), Header::default().into()));
+        response.headers.extend(all);
+    }
     for (name, header) in &mut response.headers {
         if let RefOr::T(header) = header {
-            let meaning = HEADERS.iter().find(|(known, _)| known == name);
+            let meaning = HEADERS.iter().chain(&CROSS_ORIGIN).find(|(known, _)| known == name);
             header.description = meaning.map(|(_, meaning)| (*meaning).to_owned());
         }
     }

@@ -14,14 +14,18 @@ use shared::traces;
 use crate::{
     api::{
         alertmanager::{post_alerts, post_webhook},
+        feeds::get_rss,
         health, metrics,
         v1::{
             get_component_status, get_incidents, get_update, post_component_status, post_updates,
         },
+        v2::{get_availability, get_components, get_event, get_events, post_events},
     },
     gateway::App,
     http::error::ApiError,
-    middleware::{metrics::measure_request, timeout::limit_request, tracing::trace_request},
+    middleware::{
+        api_v2::api_v2, metrics::measure_request, timeout::limit_request, tracing::trace_request,
+    },
     openapi::page,
 };
 
@@ -60,12 +64,18 @@ pub(crate) fn router(app: Arc<App>, admin: AdminPlacement) -> Router {
         .route("/api/v1/updates/{id}", get(get_update::get))
         .route("/alertmanager/api/v2/alerts", post(post_alerts::post))
         .route("/alertmanager/webhook", post(post_webhook::post))
+        .route("/v2/components", get(get_components::get))
+        .route("/v2/events", get(get_events::get).post(post_events::post))
+        .route("/v2/events/{id}", get(get_event::get))
+        .route("/rss/", get(get_rss::get))
+        .route("/v2/availability", get(get_availability::get))
         .merge(page::router())
         .method_not_allowed_fallback(async || {
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "This path does not take that method")
         })
         .fallback(async || ApiError::new(StatusCode::NOT_FOUND, "There is nothing at this path"))
         .layer(middleware::from_fn_with_state(app.clone(), limit_request))
+        .layer(middleware::from_fn(api_v2))
         .layer(middleware::from_fn(measure_request));
     let router = match traces::get() {
         Some(traces) => {

@@ -84,9 +84,9 @@ pub async fn build(config: Config, stop: CancellationToken) -> Result<Server, Bu
         Some(address) => Some(admin::bind(address).await?),
         None => None,
     };
-    let Config { database, broker, auth, conflict, inbox_days, limits, .. } = config;
+    let Config { database, broker, auth, conflict, inbox_days, page_url, limits, .. } = config;
     let app = App::new(auth, &database, broker, limits, conflict, inbox_days, stop);
-    let app = Arc::new(app.mapping_by(mapping));
+    let app = Arc::new(app.mapping_by(mapping).with_page_url(page_url));
     let keep_alive = limits.keep_alive;
     Ok(Server { listener, keep_alive, admin, app, database, hangup })
 }

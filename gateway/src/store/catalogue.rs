@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwapOption;
 use shared::{
-    component::{Attribute, ByName, Component, NoComponent},
+    component::{Attribute, ByName, Component, ComponentId, NoComponent},
     database::{components, sqlstate},
     metrics::{COMMON, Server},
     telemetry::chain,
@@ -38,6 +38,11 @@ pub(crate) struct Catalogue {
 impl Catalogue {
     pub(crate) fn len(&self) -> usize {
         self.components.len()
+    }
+
+    /// The component with this id.
+    pub(crate) fn with_id(&self, id: ComponentId) -> Option<&Component> {
+        self.components.with_id(id)
     }
 
     /// The component with this name and exactly these attributes, the lowest id of several;

@@ -1,6 +1,6 @@
 //! The version of the lists.
 
-use std::time::Duration;
+use std::{fmt::Write, time::Duration};
 
 use shared::{
     database::{ConnectOptions, Database},
@@ -9,7 +9,7 @@ use shared::{
     throttled,
     timestamp::Timestamp,
 };
-use sqlx::PgConnection;
+use sqlx::{FromRow, PgConnection, Row, postgres::PgRow};
 use tokio::{
     sync::{mpsc, oneshot},
     task::yield_now,
@@ -31,26 +31,72 @@ pub(crate) struct Version {
     server: i64,
     /// Incremented by every transaction that changes the lists.
     lists: i64,
+    /// Incremented by every transaction that changes components or their attributes.
+    catalogue: i64,
     /// The newest start and end of an incident that have passed, in microseconds since 1970: which
     /// incidents are active changes without a write, too.
     windows: Option<(i64, i64)>,
+    /// Minutes since 1970, by the clock of the database.
+    minute: Option<i64>,
+}
+
+/// When a list changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DependsOn {
+    /// When a row changes.
+    Rows,
+    /// Also when an incident starts or ends without a write.
+    Windows,
+    /// When a component changes, and every minute. It reads too much to be read again for each incident of a storm.
+    Minutes,
+}
+
+/// The columns of a [`Version`], for one row. As the conditions on times in other parts of the same statement, it
+/// uses the time of the statement.
+pub(crate) const VERSION: &str = "SELECT
+    pg_postmaster_start_time() AT TIME ZONE 'UTC' AS version_server, lists AS version_lists,
+    catalogue AS version_catalogue, statement_timestamp() AT TIME ZONE 'UTC' AS version_now,
+    (SELECT max(start_date) FROM incident
+        WHERE start_date <= statement_timestamp() AT TIME ZONE 'UTC') AS version_start,
+    (SELECT max(end_date) FROM incident
+        WHERE end_date <= statement_timestamp() AT TIME ZONE 'UTC') AS version_end
+    FROM sdb_version";
+
+impl FromRow<'_, PgRow> for Version {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        let micros = |column| -> Result<i64, sqlx::Error> {
+            Ok(row.try_get::<Option<Timestamp>, _>(column)?.map_or(0, Timestamp::as_micros))
+        };
+        Ok(Self {
+            server: micros("version_server")?,
+            lists: row.try_get("version_lists")?,
+            catalogue: row.try_get("version_catalogue")?,
+            windows: Some((micros("version_start")?, micros("version_end")?)),
+            minute: Some(micros("version_now")?.div_euclid(60_000_000)),
+        })
+    }
 }
 
 impl Version {
     /// Of some server, with these lists.
     #[cfg(test)]
     pub(crate) const fn of(lists: i64) -> Self {
-        Self { server: 7, lists, windows: None }
+        Self { server: 7, lists, catalogue: 1, windows: None, minute: None }
     }
 
-    /// For a list that does not depend on which incidents are active now.
-    pub(crate) const fn without_windows(self) -> Self {
-        Self { windows: None, ..self }
+    /// What of it matters to a list.
+    pub(crate) const fn of_list(self, depends_on: DependsOn) -> Self {
+        match depends_on {
+            DependsOn::Rows => Self { windows: None, minute: None, ..self },
+            DependsOn::Windows => Self { minute: None, ..self },
+            DependsOn::Minutes => Self { lists: self.catalogue, windows: None, ..self },
+        }
     }
 
     /// Whether data read at this version or later is not older than `other`.
     pub(crate) fn reaches(self, other: Self) -> bool {
-        self.server == other.server && (self.lists, self.windows) >= (other.lists, other.windows)
+        self.server == other.server
+            && (self.lists, self.windows, self.minute) >= (other.lists, other.windows, other.minute)
     }
 
     /// Logs that the database has lost what it had at this version before: an asynchronous standby was
@@ -69,12 +115,17 @@ impl Version {
 
     /// Its form in an entity tag. Another release may use another form.
     pub(crate) fn text(self) -> String {
-        let Self { server, lists, windows } = self;
+        let Self { server, lists, catalogue: _, windows, minute } = self;
         let release = env!("CARGO_PKG_VERSION");
-        match windows {
-            None => format!("{release}-{server:x}-{lists}"),
-            Some((start, end)) => format!("{release}-{server:x}-{lists}-{start:x}-{end:x}"),
+        let mut text = format!("{release}-{server:x}-{lists}");
+        // Writing to a string can't fail.
+        if let Some((start, end)) = windows {
+            write!(text, "-{start:x}-{end:x}").ok();
         }
+        if let Some(minute) = minute {
+            write!(text, "-{minute:x}").ok();
+        }
+        text
     }
 }
 
@@ -100,20 +151,12 @@ impl Versions {
         Self { asking }
     }
 
-    /// The version as it is now.
+    /// The version as it is now, as far as it matters to such a list.
     ///
     /// # Errors
     /// 503 when the database does not answer.
-    pub(crate) async fn now(&self) -> Result<Version, ApiError> {
-        self.ask(true).await
-    }
-
-    /// The same for data that does not depend on which incidents are active now.
-    ///
-    /// # Errors
-    /// 503 when the database does not answer.
-    pub(crate) async fn without_windows(&self) -> Result<Version, ApiError> {
-        Ok(self.ask(false).await?.without_windows())
+    pub(crate) async fn now(&self, depends_on: DependsOn) -> Result<Version, ApiError> {
+        Ok(self.ask(depends_on == DependsOn::Windows).await?.of_list(depends_on))
     }
 
     async fn ask(&self, windows: bool) -> Result<Version, ApiError> {
@@ -176,27 +219,18 @@ async fn read_twice(database: &mut Database, windows: bool) -> Result<Version, s
 }
 
 async fn read(database: &mut PgConnection) -> Result<Version, sqlx::Error> {
-    type Row = (Timestamp, i64, Option<Timestamp>, Option<Timestamp>);
-    let (server, lists, start, end): Row = sqlx::query_as(
-        "SELECT pg_postmaster_start_time() AT TIME ZONE 'UTC', lists,
-            (SELECT max(start_date) FROM incident WHERE start_date <= now),
-            (SELECT max(end_date) FROM incident WHERE end_date <= now)
-        FROM sdb_version, (SELECT clock_timestamp() AT TIME ZONE 'UTC' AS now) AS clock",
-    )
-    .fetch_one(database)
-    .await?;
-    let micros = |instant: Option<Timestamp>| instant.map_or(0, Timestamp::as_micros);
-    let windows = Some((micros(start), micros(end)));
-    Ok(Version { server: server.as_micros(), lists, windows })
+    sqlx::query_as(VERSION).fetch_one(database).await
 }
 
 async fn read_without_windows(database: &mut PgConnection) -> Result<Version, sqlx::Error> {
-    let (server, lists): (Timestamp, i64) = sqlx::query_as(
-        "SELECT pg_postmaster_start_time() AT TIME ZONE 'UTC', lists FROM sdb_version",
+    sqlx::query_as(
+        "SELECT pg_postmaster_start_time() AT TIME ZONE 'UTC' AS version_server, lists AS version_lists,
+            catalogue AS version_catalogue, statement_timestamp() AT TIME ZONE 'UTC' AS version_now,
+            NULL::timestamp AS version_start, NULL::timestamp AS version_end
+        FROM sdb_version",
     )
     .fetch_one(database)
-    .await?;
-    Ok(Version { server: server.as_micros(), lists, windows: None })
+    .await
 }
 
 #[cfg(test)]
@@ -205,12 +239,24 @@ mod tests {
 
     #[test]
     fn a_state_reaches_what_is_no_later_on_the_same_server() {
-        let of = |server, lists| Version { server, lists, windows: Some((1, 1)) };
+        let of = |server, lists| Version { server, windows: Some((1, 1)), ..Version::of(lists) };
         assert!(of(7, 5).reaches(of(7, 5)) && of(7, 6).reaches(of(7, 5)));
         assert!(!of(7, 5).reaches(of(7, 6)));
         assert!(!of(8, 5).reaches(of(7, 5)) && !of(7, 5).reaches(of(8, 5)));
         assert_ne!(of(7, 5).text(), of(8, 5).text());
         let later = Version { windows: Some((1, 2)), ..of(7, 5) };
         assert!(later.reaches(of(7, 5)) && !of(7, 5).reaches(later));
+    }
+
+    #[test]
+    fn what_is_of_a_minute_changes_with_it_and_with_the_components() {
+        let of = |lists, catalogue, minute| {
+            let version = Version { catalogue, minute: Some(minute), ..Version::of(lists) };
+            version.of_list(DependsOn::Minutes)
+        };
+        assert_eq!(of(5, 2, 9), of(6, 2, 9));
+        for other in [of(5, 3, 9), of(5, 2, 10)] {
+            assert!(other.reaches(of(5, 2, 9)) && !of(5, 2, 9).reaches(other));
+        }
     }
 }

@@ -65,6 +65,12 @@ pub const SETTINGS: &[Setting] = &[
         "`true`: an update that changes nothing is answered as by the Python dashboard, 409 if an incident covers it and 201 if a maintenance does, instead of 200",
     ),
     setting(
+        "SDB_PAGE_URL",
+        None,
+        "gateway",
+        "Address of the service for links in feeds, such as `https://status.example.org`. Without it, links have the `Host` and `X-Forwarded-Proto` of the request, and feeds are kept for each of them",
+    ),
+    setting(
         "SDB_MAX_CONNECTIONS",
         Some("4096"),
         "gateway",

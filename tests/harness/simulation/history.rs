@@ -123,6 +123,12 @@ pub enum Edit {
     Separate(Pick, Pick, bool),
     /// A manual incident that ended goes on.
     Reopen(Pick),
+    /// A manual incident or a maintenance gets another start and end, in hours from now.
+    Move(Pick, i32, Option<i32>),
+    /// A manual incident gets another impact.
+    ChangeImpact(Pick, Impact),
+    /// A component is added to an incident, whether that has ended or not.
+    Attach(Pick, i32),
     /// A manual incident or, without impact, a maintenance is added: its components, its start and its
     /// end in hours from now.
     Add(Vec<i32>, Option<Impact>, i32, Option<i32>),
@@ -243,6 +249,12 @@ fn edit() -> impl Strategy<Value = Edit> {
         2 => (pick(), pick(), any::<bool>())
             .prop_map(|(incident, which, opens)| Edit::Separate(incident, which, opens)),
         1 => pick().prop_map(Edit::Reopen),
+        1 => (pick(), -2..2, option::of(-2..3))
+            .prop_map(|(incident, start, end)| Edit::Move(incident, start, end)),
+        1 => (pick(), select(&Impact::REPORTABLE[..]))
+            .prop_map(|(incident, impact)| Edit::ChangeImpact(incident, impact)),
+        1 => (pick(), 1..=COMPONENTS)
+            .prop_map(|(incident, component)| Edit::Attach(incident, component)),
         2 => add.prop_map(|(components, impact, start, end)| {
             Edit::Add(components, impact, start, end)
         }),

@@ -3,9 +3,11 @@
 use std::collections::HashMap;
 
 use anyhow::{Context, Result, bail};
-use model::Standing;
+use model::{Standing, affected::Intervals};
 use serde_json::Value;
-use shared::{component::ComponentId, update_id::UpdateId};
+use shared::{
+    component::ComponentId, incident::IncidentId, timestamp::Timestamp, update_id::UpdateId,
+};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use super::{
@@ -52,12 +54,13 @@ async fn read_in(database: &mut PgConnection) -> Result<Run> {
     let start: Vec<(String, Value)> =
         sqlx::query_as("SELECT what, row FROM verdict.start").fetch_all(&mut *database).await?;
     for (table, row) in start {
-        if table == "sdb_scope" {
-            run.start_position = row["position"].as_i64().context("no position")?;
-        } else if table == "sdb_report" {
-            insert_report(&mut run.start_reports, &row)?;
-        } else {
-            run.start.insert(Row::read(&table, &row)?);
+        match table.as_str() {
+            "sdb_scope" => {
+                run.start_position = row["position"].as_i64().context("no position")?;
+            }
+            "sdb_affected" => add_interval(&mut run.start_affected, &row)?,
+            "sdb_report" => insert_report(&mut run.start_reports, &row)?,
+            _ => run.start.insert(Row::read(&table, &row)?),
         }
     }
     run.transactions = transactions(database).await?;
@@ -80,6 +83,12 @@ async fn read_in(database: &mut PgConnection) -> Result<Run> {
         .fetch_all(&mut *database)
         .await?;
     run.parked = parked.iter().map(ParkedRow::read).collect::<Result<_>>()?;
+    let affected: Vec<Value> = sqlx::query_scalar("SELECT to_jsonb(a) FROM sdb_affected a")
+        .fetch_all(&mut *database)
+        .await?;
+    for row in &affected {
+        add_interval(&mut run.affected, row)?;
+    }
     let reports: Vec<Value> = sqlx::query_scalar("SELECT to_jsonb(r) FROM sdb_report r")
         .fetch_all(&mut *database)
         .await?;
@@ -101,6 +110,16 @@ async fn read_in(database: &mut PgConnection) -> Result<Run> {
         }
     }
     Ok(run)
+}
+
+fn add_interval(intervals: &mut Intervals, row: &Value) -> Result<()> {
+    let number = |name: &str| row[name].as_i64().with_context(|| format!("{name} in {row}"));
+    let incident = IncidentId(number("incident_id")?.try_into()?);
+    let component = ComponentId(number("component_id")?.try_into()?);
+    let began = time(row["began"].as_str().context("no begin")?)?;
+    let ended = row["ended"].as_str().map(time).transpose()?;
+    intervals.insert((incident, component, began), (number("impact")?.try_into()?, ended));
+    Ok(())
 }
 
 /// Adds a report as `to_jsonb` writes it.
@@ -127,6 +146,7 @@ struct Entry {
     seq: i64,
     xid: i64,
     began: i64,
+    at: i64,
     application: String,
     what: String,
     old: Option<Value>,
@@ -136,7 +156,7 @@ struct Entry {
 
 async fn transactions(database: &mut PgConnection) -> Result<Vec<Transaction>> {
     let entries: Vec<Entry> = sqlx::query_as(
-        "SELECT seq, xid, began, application, what, old, new, snapshot
+        "SELECT seq, xid, began, at, application, what, old, new, snapshot
         FROM verdict.journal ORDER BY seq",
     )
     .fetch_all(database)
@@ -172,7 +192,8 @@ fn add(transaction: &mut Transaction, entry: &Entry) -> Result<()> {
         table => {
             let row = |row: &Option<Value>| row.as_ref().map(|row| Row::read(table, row));
             let (old, new) = (row(&entry.old).transpose()?, row(&entry.new).transpose()?);
-            transaction.changes.push(Change { seq: entry.seq, old, new });
+            let at = Timestamp::from_micros(entry.at)?;
+            transaction.changes.push(Change { seq: entry.seq, at, old, new });
         }
     }
     Ok(())

@@ -12,6 +12,8 @@ CREATE TABLE verdict.journal (
     xid bigint NOT NULL DEFAULT pg_current_xact_id()::text::bigint,
     -- The begin of the transaction, in microseconds since 1970.
     began bigint NOT NULL DEFAULT (extract(epoch FROM now()) * 1000000)::bigint,
+    -- The begin of the statement.
+    at bigint NOT NULL DEFAULT (extract(epoch FROM statement_timestamp()) * 1000000)::bigint,
     application varchar NOT NULL DEFAULT current_setting('application_name'),
     what varchar NOT NULL,
     old jsonb,
@@ -44,6 +46,10 @@ CREATE FUNCTION verdict.note_truncate() RETURNS trigger LANGUAGE plpgsql SECURIT
 BEGIN
     EXECUTE format('INSERT INTO verdict.journal (what, old) SELECT %L, to_jsonb(t) FROM %I.%I t',
         TG_TABLE_NAME, TG_TABLE_SCHEMA, TG_TABLE_NAME);
+    -- What follows from these tables is emptied, even if they are empty.
+    IF TG_TABLE_NAME IN ('incident', 'incident_component_relation') THEN
+        INSERT INTO verdict.journal (what) VALUES (TG_TABLE_NAME);
+    END IF;
     RETURN NULL;
 END $$;
 
@@ -71,7 +77,7 @@ BEGIN
     END LOOP;
 END $$;
 
--- Begins the journal anew, from what the tables have now. Earlier releases have no reports.
+-- Begins the journal anew, from what the tables have now. Earlier releases lack some of them.
 CREATE FUNCTION verdict.start_journal() RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     TRUNCATE verdict.journal, verdict.mark, verdict.start;
@@ -85,6 +91,9 @@ BEGIN
         UNION ALL SELECT 'sdb_scope', jsonb_build_object('position', position) FROM sdb_scope;
     IF to_regclass('sdb_report') IS NOT NULL THEN
         INSERT INTO verdict.start SELECT 'sdb_report', to_jsonb(t) FROM sdb_report t;
+    END IF;
+    IF to_regclass('sdb_affected') IS NOT NULL THEN
+        INSERT INTO verdict.start SELECT 'sdb_affected', to_jsonb(t) FROM sdb_affected t;
     END IF;
 END $$;
 SELECT verdict.start_journal();

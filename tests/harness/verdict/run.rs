@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use model::{Standing, delivery::Content};
+use model::{Standing, affected::Intervals, delivery::Content};
 use shared::{
     component::ComponentId,
     condition::Condition,
@@ -23,6 +23,8 @@ pub(super) type Reports = BTreeMap<(ComponentId, String, String), Standing>;
 pub struct Run {
     /// The shared tables when the journal began.
     pub start: Tables,
+    /// When components were affected, as recorded then.
+    pub start_affected: Intervals,
     /// The newest place in the inbox then.
     pub start_position: i64,
     /// The transactions that changed something, in the order of their last changes.
@@ -35,6 +37,8 @@ pub struct Run {
     pub parked: Vec<ParkedRow>,
     /// The shared tables at the end.
     pub end: Tables,
+    /// When components were affected, as recorded at the end.
+    pub affected: Intervals,
     /// The reports when the journal began.
     pub start_reports: Reports,
     /// The reports at the end.

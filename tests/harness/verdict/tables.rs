@@ -68,11 +68,14 @@ pub enum Row {
     Attribute(ComponentId, i32, Attribute),
 }
 
-/// What became of one row: inserted without `old`, deleted without `new`.
+/// What became of one row: inserted without `old`, deleted without `new`. Without both: a table was emptied whose
+/// rows components are affected by.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
     /// Its place among all changes.
     pub seq: i64,
+    /// When its statement began.
+    pub at: Timestamp,
     /// The row before.
     pub old: Option<Row>,
     /// The row after.

@@ -1,10 +1,11 @@
 //! The rules of the contract a second time, for tests: from its text and without a look at the
 //! decision, update by update on all incidents there are, each rule as it is written, and the words
 //! spelt out. [`delivery`] says the same of messages: which must be parked, and what an idempotency
-//! key makes of an update.
+//! key makes of an update. [`affected`] tells when components were affected.
 
 #![expect(clippy::unwrap_used, reason = "a model that meets an incident it does not have is wrong")]
 
+pub mod affected;
 pub mod delivery;
 mod reports;
 

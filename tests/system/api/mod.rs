@@ -14,9 +14,11 @@ mod receipts;
 mod recovery;
 mod refusals;
 mod request_limits;
+mod rss;
 mod security_headers;
 mod tokens;
 mod updates;
+mod v2;
 mod waiting;
 
 use anyhow::{Result, ensure};
@@ -41,9 +43,11 @@ tests_of!(
     recovery,
     refusals,
     request_limits,
+    rss,
     security_headers,
     tokens,
     updates,
+    v2,
     waiting
 );
 

@@ -17,6 +17,7 @@ tests!(
     a_database_of_the_orm_is_adopted_and_used_by_both,
     sequences_that_are_ahead_stay_ahead,
     several_active_incidents_of_an_impact_are_adopted_without_the_constraint,
+    a_database_of_the_go_backend_is_refused,
     a_second_active_incident_of_an_impact_is_refused_at_commit,
     one_batch_raises_an_incident_to_the_impact_that_another_leaves,
 );
@@ -265,6 +266,25 @@ async fn a_second_active_incident_of_an_impact_is_refused_at_commit(
     let code = error.as_database_error().and_then(|error| error.code());
     ensure!(code.as_deref() == Some("23P01"), "{error}");
     system.finish().await
+}
+
+async fn a_database_of_the_go_backend_is_refused(fixture: Arc<Fixture>) -> Result<()> {
+    let system = python_database(&fixture, ORM).await?;
+    // What its migrations add to the tables, as far as it matters.
+    system
+        .sql(
+            "ALTER TABLE incident ADD COLUMN description varchar, ADD COLUMN type varchar(20),
+                ADD COLUMN status varchar, ADD COLUMN version integer NOT NULL DEFAULT 1;
+            UPDATE incident SET type = 'incident', status = 'resolved';
+            ALTER TABLE incident ALTER COLUMN type SET NOT NULL",
+        )
+        .await?;
+    let before = contents(&system).await?;
+    let (done, said) = system.worker_command(&["migrate"]).await?;
+    ensure!(!done && said.contains("the dashboard's Go backend"), "{said}");
+    ensure!(contents(&system).await? == before);
+    ensure!(system.count("SELECT count(*) FROM pg_class WHERE relname LIKE 'sdb%'").await? == 0);
+    system.finish_with_parked()
 }
 
 async fn one_batch_raises_an_incident_to_the_impact_that_another_leaves(

@@ -1,6 +1,7 @@
 //! What operators do: prepare databases, set settings, apply catalogues, run commands.
 
 mod adopt;
+mod affected;
 mod catalogue;
 mod commands;
 mod detach;
@@ -28,6 +29,7 @@ use harness::{Fixture, NOW, Process, SECRET, System, tests_of};
 
 tests_of!(
     adopt,
+    affected,
     catalogue,
     commands,
     detach,

@@ -1,9 +1,14 @@
 //! Faults that are planted into a run that was good: as if the worker, or the database, had done it.
 
+mod affected;
 mod timeline;
 
 use shared::{impact::Impact, incident::IncidentId, message::Verdict, update_id::UpdateId};
 
+use self::affected::{
+    an_interval_begins_earlier, an_interval_ends_later, an_interval_has_another_impact,
+    an_interval_is_missing,
+};
 use self::timeline::{
     an_entry_goes_later, an_entry_is_altered, an_entry_is_doubled, an_entry_is_in_another_name,
     an_entry_is_missing, two_entries_are_swapped,
@@ -39,6 +44,8 @@ plants!(
     ParkedUnasked: one_is_parked_unasked, one_is_parked_for_another_reason;
     NotParked: one_that_must_be_parked_is_applied, one_is_not_parked_any_more;
     AnsweredOtherwise: a_report_is_another_one, an_answer_is_another_one;
+    Affected: an_interval_is_missing, an_interval_begins_earlier, an_interval_ends_later,
+        an_interval_has_another_impact;
     Unexplained: somebody_else_writes;
 );
 
@@ -221,11 +228,13 @@ fn a_takeover_is_written_back(run: &mut Run) -> Option<()> {
     let (edit, id) = taken_over(run)?;
     let after = run.end.incidents.get(&id)?.clone();
     let place = batches(run).into_iter().rfind(|place| *place > edit + 1)?;
-    let seq = run.transactions.get(place)?.seq;
+    let batch = run.transactions.get(place)?;
+    let (seq, at) = (batch.seq, batch.changes.last()?.at);
     let mut back = after.clone();
     back.system = true;
     let change = Change {
         seq,
+        at,
         old: Some(Row::Incident(id, after)),
         new: Some(Row::Incident(id, back.clone())),
     };

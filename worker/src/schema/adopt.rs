@@ -96,6 +96,7 @@ const INDEXES: [(&str, &str); 7] = [
 /// # Errors
 /// When a table or a column of the Python dashboard is missing or of another type. Nothing was written.
 pub(super) async fn check(database: &mut PgConnection) -> Result<()> {
+    check_go_backend(database).await?;
     check_revision(database).await?;
     for (table, columns) in SHARED_TABLES {
         if let Some(problem) = problem(database, table, columns).await? {
@@ -105,6 +106,23 @@ pub(super) async fn check(database: &mut PgConnection) -> Result<()> {
                 name an empty database"
             );
         }
+    }
+    Ok(())
+}
+
+/// Refuses a database of the Python dashboard's successor, whose incidents have a type.
+async fn check_go_backend(database: &mut PgConnection) -> Result<()> {
+    let is_one: bool = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('incident')
+            AND attname = 'type' AND attnotnull AND NOT attisdropped)",
+    )
+    .fetch_one(database)
+    .await?;
+    if is_one {
+        bail!(
+            "these are the tables of the dashboard's Go backend (incident.type), which can't be adopted: name an \
+            empty database, or one of the Python dashboard"
+        );
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use shared::{
 };
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use super::adopt;
+use super::{adopt, affected};
 use crate::{maintenance::maintain_inbox, store::command_lock::alone};
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
@@ -47,6 +47,8 @@ async fn migrate_alone(database: &mut PgConnection, settings: &Settings) -> Resu
     maintain_inbox(database, settings.number("SDB_INBOX_DAYS", 1..=3_650)?)
         .await
         .context("the inbox's partitions can't be made")?;
+    // Last, since it takes long and may leave something: the database is usable without it.
+    said.extend(affected::complete(database).await?);
     Ok(said)
 }
 

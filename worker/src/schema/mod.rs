@@ -3,6 +3,7 @@
 //! `store`.
 
 mod adopt;
+mod affected;
 mod detach;
 mod migrate;
 

@@ -2,6 +2,7 @@
 //! commands, and the records that workers share.
 
 pub(crate) mod active_state;
+pub(crate) mod affected;
 pub(crate) mod catalogue;
 pub(crate) mod command_lock;
 pub(crate) mod covering;

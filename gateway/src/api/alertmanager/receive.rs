@@ -25,7 +25,7 @@ use crate::{
     api::admission::{check_type, read, unread},
     gateway::App,
     http::{body, error::ApiError, prefer::Preference, query::Query},
-    ingest::submit::{Intake, StatusUpdate, Submitted, Unresolved},
+    ingest::submit::{ComponentRef, Intake, StatusUpdate, Submitted, Unresolved},
 };
 
 /// Time from a request's arrival to its answer: Prometheus gives up after 10 s.
@@ -244,7 +244,10 @@ impl<'a> Receiver<'a> {
 
     fn unresolved(&mut self, planned: &Planned<'_>, reason: Unresolved) {
         let Planned { fingerprint, rule, update } = planned;
-        let component = named(&update.name, &update.attributes);
+        let component = match &update.component {
+            ComponentRef::Named { name, attributes } => named(name, attributes),
+            ComponentRef::Id(id) => id.to_string(),
+        };
         let (word, reason) = match reason {
             Unresolved::NotFound => {
                 (UnmappedAlert::NotFound, format!("{rule}: there is no component {component}"))
@@ -320,7 +323,8 @@ fn status_update(alert: &Alert, mapped: MappedUpdate) -> StatusUpdate {
     };
     let (source, key) = (String::new(), alert.fingerprint.to_string());
     let report = Report { source, key, ttl, starts_at: alert.starts_at, ends_at };
-    StatusUpdate { name, condition, text, attributes, idempotency_key: None, report }
+    let component = ComponentRef::Named { name, attributes };
+    StatusUpdate { component, condition, text, idempotency_key: None, report }
 }
 
 /// Rounded up, so that none is 0.

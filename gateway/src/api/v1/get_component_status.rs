@@ -26,13 +26,15 @@ use crate::{
         schema,
         transfer::Transfer,
     },
-    lists::{self, Asked, ListError, ListKind, ListWriter},
+    lists::{self, Asked, DependsOn, ListError, ListKind, ListWriter},
     store::{
         components::{ComponentFilter, ComponentSelection},
         incidents::{self, Incident},
         pools::Pool,
     },
 };
+
+const GONE: ListError = ListError::Gone("Component does not exist");
 
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -135,7 +137,8 @@ pub(crate) async fn get(
     let kind =
         if matches!(which, ComponentFilter::One(..)) { ListKind::One } else { ListKind::All };
     let (method, headers, transfer) = (&method, &headers, &transfer);
-    let asked = Asked { method, headers, transfer, list, kind, active };
+    let depends_on = if active { DependsOn::Windows } else { DependsOn::Rows };
+    let asked = Asked { method, headers, transfer, list, kind, depends_on };
     let database = app.lists.database.clone();
     lists::serve(&app.lists, asked, move |writer| write(database, which, active, writer)).await
 }
@@ -159,8 +162,7 @@ async fn write_rows(
     mut writer: ListWriter,
 ) -> Result<ListWriter, ListError> {
     let one = matches!(which, ComponentFilter::One(..));
-    let selection =
-        ComponentSelection::of(database, which, active).await?.ok_or(ListError::Gone)?;
+    let selection = ComponentSelection::of(database, which, active).await?.ok_or(GONE)?;
     let mut rows = selection.rows().fetch(database);
     let mut written = Written::default();
     if !one {
@@ -178,7 +180,7 @@ async fn write_rows(
     }
     match written.component {
         Some(_) => writer.buffer().extend_from_slice(b"]}"),
-        None if one => return Err(ListError::Gone),
+        None if one => return Err(GONE),
         None => {}
     }
     if !one {

@@ -20,7 +20,7 @@ use crate::{
         query::{AnyImpact, Cursor, Query, Switch},
         transfer::Transfer,
     },
-    lists::{self, Asked, ListError, ListKind, ListWriter},
+    lists::{self, Asked, DependsOn, ListError, ListKind, ListWriter},
     store::{
         incidents::{Incident, IncidentJson, IncidentSelection},
         pools::Pool,
@@ -108,7 +108,8 @@ pub(crate) async fn get(
     let list = format!("incidents {filter:?}");
     let kind = if filter.limit.is_some() { ListKind::Page } else { ListKind::All };
     let (method, headers, transfer) = (&method, &headers, &transfer);
-    let asked = Asked { method, headers, transfer, list, kind, active: filter.active };
+    let depends_on = if filter.active { DependsOn::Windows } else { DependsOn::Rows };
+    let asked = Asked { method, headers, transfer, list, kind, depends_on };
     let database = app.lists.database.clone();
     lists::serve(&app.lists, asked, |writer| write(database, filter, writer)).await
 }

@@ -22,7 +22,7 @@ use self::fields::{
 };
 use crate::{
     http::{error::ApiError, schema},
-    ingest::submit::StatusUpdate,
+    ingest::submit::{ComponentRef, StatusUpdate},
 };
 
 /// The reported impact of a component, or that it is well again.
@@ -135,8 +135,9 @@ impl PostedUpdate {
     /// As it is submitted.
     pub(crate) fn with_key(self, idempotency_key: Option<String>) -> StatusUpdate {
         let Self { name, condition, text, attributes, source } = self;
+        let component = ComponentRef::Named { name, attributes };
         let report = Report { source: source.unwrap_or_default(), ..Report::default() };
-        StatusUpdate { name, condition, text, attributes, idempotency_key, report }
+        StatusUpdate { component, condition, text, idempotency_key, report }
     }
 
     /// From the fields; `wrong` has the errors found so far.

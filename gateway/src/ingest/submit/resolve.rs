@@ -1,5 +1,7 @@
 //! Resolves what a client sent to the message for the worker.
 
+use std::fmt::Display;
+
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use shared::{
@@ -12,7 +14,7 @@ use shared::{
 };
 use tokio::time::{Instant, timeout_at};
 
-use super::{Intake, StatusUpdate};
+use super::{ComponentRef, Intake, StatusUpdate};
 use crate::{http::error::ApiError, store::catalogue};
 
 /// Why an update has no message.
@@ -58,6 +60,11 @@ impl From<Unresolved> for ApiError {
     }
 }
 
+/// The error for an id that no component has.
+pub(crate) fn unknown_id(id: impl Display) -> ApiError {
+    ApiError::bad_request(format!("component does not exist, component_id: {id}"))
+}
+
 impl Intake<'_> {
     /// The message for the worker: here an update gets its id and its time of arrival, both by the
     /// database's clock. `wire` is the version of messages that is recorded, if it is known.
@@ -72,7 +79,7 @@ impl Intake<'_> {
         if let Some(wire) = older.filter(|_| update.needs_report()) {
             return Err(needs_reports(wire).into());
         }
-        let component = self.find_component(&update, deadline).await?;
+        let component = self.find_component(&update.component, deadline).await?;
         self.check_text("text", &update.text, deadline).await?;
         let now = self.now()?;
         let StatusUpdate { condition, text, idempotency_key, report, .. } = update;
@@ -122,7 +129,7 @@ impl Intake<'_> {
 
     async fn find_component(
         &self,
-        update: &StatusUpdate,
+        wanted: &ComponentRef,
         deadline: Instant,
     ) -> Result<Component, Unresolved> {
         for tried_again in [false, true] {
@@ -132,7 +139,11 @@ impl Intake<'_> {
                     "The catalogue was not read yet; nothing was queued, try again",
                 )
             })?;
-            match catalogue.find(&update.name, &update.attributes) {
+            let found = match wanted {
+                ComponentRef::Named { name, attributes } => catalogue.find(name, attributes),
+                ComponentRef::Id(id) => catalogue.with_id(*id).ok_or(NoComponent::NotFound),
+            };
+            match found {
                 Ok(component) => return Ok(component.clone()),
                 Err(NoComponent::NotFound) if !tried_again => {
                     let asked = timeout_at(deadline, self.catalogue.refresh_for_miss()).await;
@@ -152,7 +163,10 @@ impl Intake<'_> {
                 }
             }
         }
-        Err(Unresolved::NotFound)
+        Err(match wanted {
+            ComponentRef::Named { .. } => Unresolved::NotFound,
+            ComponentRef::Id(id) => unknown_id(id).into(),
+        })
     }
 
     /// Refuses a text that the database can't store. If the database is unavailable, the update is

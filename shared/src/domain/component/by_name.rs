@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Attribute, Component};
+use super::{Attribute, Component, ComponentId};
 
 /// Maximum number of candidates that an error message names.
 const NAMED_CANDIDATES: usize = 10;
@@ -96,6 +96,13 @@ impl ByName {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.components.is_empty()
+    }
+
+    /// The one with this id.
+    #[must_use]
+    pub fn with_id(&self, id: ComponentId) -> Option<&Component> {
+        let place = self.components.binary_search_by_key(&id, |component| component.id).ok()?;
+        self.components.get(place)
     }
 
     /// All of them, in order of their ids.

@@ -115,6 +115,27 @@ impl Rig {
                 let Some(id) = self.any(*index, such).await? else { return Ok(None) };
                 Plan::new(format!("UPDATE incident SET end_date = NULL WHERE id = {id}"))
             }
+            Edit::Move(index, start, end) => {
+                let Some(id) = self.any(*index, "NOT system").await? else { return Ok(None) };
+                let end =
+                    end.map_or("NULL".to_owned(), |end| format!("{NOW} + interval '{end} hours'"));
+                Plan::new(format!(
+                    "UPDATE incident SET start_date = {NOW} + interval '{start} hours', end_date = {end}
+                    WHERE id = {id}"
+                ))
+            }
+            Edit::ChangeImpact(index, impact) => {
+                let Some(id) = self.any(*index, "NOT system").await? else { return Ok(None) };
+                let impact = i16::from(*impact);
+                Plan::new(format!("UPDATE incident SET impact = {impact} WHERE id = {id}"))
+            }
+            Edit::Attach(index, component) => {
+                let Some(id) = self.any(*index, "true").await? else { return Ok(None) };
+                Plan::new(format!(
+                    "INSERT INTO incident_component_relation (incident_id, component_id)
+                    SELECT {id}, id FROM component WHERE id = {component} ON CONFLICT DO NOTHING"
+                ))
+            }
             Edit::Add(components, impact, start, end) => {
                 let impact = impact.map_or(0, i16::from);
                 let start = format!("{NOW} + interval '{start} hours'");

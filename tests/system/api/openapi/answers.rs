@@ -10,7 +10,12 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{Document, alerts::alerts_and_webhook, many_updates::many_updates};
+use super::{
+    Document,
+    alerts::alerts_and_webhook,
+    many_updates::many_updates,
+    v2::{v2, v2_without_rabbitmq, v2_without_servers},
+};
 use harness::{Answer, COMPONENT_STATUS, Fixture, INCIDENTS, System, answer, eventually, tests};
 
 tests!(every_answer_is_in_the_document,);
@@ -84,6 +89,7 @@ async fn every_answer_is_in_the_document(fixture: Arc<Fixture>) -> Result<()> {
     updates(&mut system, &mut document).await?;
     many_updates(&system, &mut document).await?;
     alerts_and_webhook(&system, &mut document).await?;
+    v2(&system, &mut document).await?;
     lists(&system, &mut document).await?;
     without_servers(&mut system, &mut document).await?;
 
@@ -229,6 +235,7 @@ async fn without_servers(system: &mut System, document: &mut Document) -> Result
         let unavailable = document.check("GET", path, answer(request).await?)?;
         ensure!(unavailable.status == 503, "{unavailable:?}");
     }
+    v2_without_servers(system, document, last).await?;
     let unavailable = answer(system.update_to(last, &update("DNS", 1))).await?;
     let unavailable = document.check("POST", COMPONENT_STATUS, unavailable)?;
     ensure!(unavailable.status == 503, "{unavailable:?}");
@@ -245,5 +252,5 @@ async fn without_servers(system: &mut System, document: &mut Document) -> Result
     let unavailable = answer(patient(system.update_to(last, &update("DNS", 1)))).await?;
     let unavailable = document.check("POST", COMPONENT_STATUS, unavailable)?;
     ensure!(unavailable.status == 503, "{unavailable:?}");
-    Ok(())
+    v2_without_rabbitmq(system, document, last).await
 }

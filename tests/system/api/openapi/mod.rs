@@ -4,6 +4,7 @@ mod alerts;
 mod answers;
 mod document;
 mod many_updates;
+mod v2;
 
 use std::collections::BTreeSet;
 

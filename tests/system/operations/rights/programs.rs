@@ -43,6 +43,7 @@ async fn gateway_works(roles: &Roles, parked: &str) -> Result<()> {
         "/api/v1/incidents",
         "/api/v1/incidents?active=true&limit=1",
         "/api/v1/component_status",
+        "/v2/availability",
         "/api/v1/component_status?active=true&attribute_name=region&attribute_value=R1",
     ] {
         let got = answer(request(Method::GET, path)).await?;

@@ -41,9 +41,9 @@ pub(super) fn an_entry_is_missing(run: &mut Run) -> Option<()> {
 pub(super) fn an_entry_is_doubled(run: &mut Run) -> Option<()> {
     let (place, number, (incident, _), row) = entries(run).pop()?;
     let batch = run.transactions.get_mut(place)?;
-    let seq = batch.changes.get(number)?.seq;
+    let (seq, at) = batch.changes.get(number).map(|change| (change.seq, change.at))?;
     let new = Some(Row::Status(incident, 1_000_000, row.clone()));
-    batch.changes.push(Change { seq, old: None, new });
+    batch.changes.push(Change { seq, at, old: None, new });
     run.end.statuses.insert((incident, 1_000_000), row);
     Some(())
 }

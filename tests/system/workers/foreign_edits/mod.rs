@@ -1,7 +1,9 @@
 //! Other writers to the tables, above all the Python dashboard and its operators: updates honour
 //! what they wrote, lists show it at once, and neither stops the other.
 
+mod affected;
 mod incidents;
+mod random;
 mod relations;
 mod transactions;
 
@@ -13,7 +15,7 @@ use sqlx::{AssertSqlSafe, PgConnection, Postgres, Transaction};
 
 use harness::{Fixture, System, eventually, tests_of};
 
-tests_of!(incidents, relations, transactions);
+tests_of!(affected, incidents, random, relations, transactions);
 
 /// The components' ids are 1, 2 and 3.
 async fn with_components(fixture: &Arc<Fixture>) -> Result<System> {

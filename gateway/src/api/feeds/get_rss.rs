@@ -1,0 +1,163 @@
+//! `GET /rss/`: incidents as RSS, at the address that the Python dashboard has for them.
+
+use std::sync::Arc;
+
+use axum::{
+    Extension,
+    extract::State,
+    http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header},
+    response::Response,
+};
+use futures_util::TryStreamExt;
+use sqlx::PgConnection;
+use utoipa::IntoParams;
+
+use super::rss::{self, Feed};
+use crate::{
+    gateway::App,
+    http::{error::ApiError, query::Query, transfer::Transfer},
+    lists::{self, Asked, DependsOn, ListError, ListKind, ListWriter},
+    store::{
+        feeds::{FeedOf, FeedSelection},
+        pools::Pool,
+    },
+};
+
+const GONE: ListError = ListError::Gone("There is no such region or component");
+
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "describes what `read` takes")]
+struct Parameters {
+    /// Only incidents of components in this region. Without it, the newest incidents of all.
+    #[param(max_length = 255)]
+    mt: Option<String>,
+    /// Only incidents of the component with this name in that region.
+    srv: Option<String>,
+}
+
+/// # Errors
+/// 404 for a component without a region, 422 if a parameter is invalid.
+fn read(uri: &Uri) -> Result<FeedOf, ApiError> {
+    let mut query = Query::new(uri);
+    let is_there = |text: &String| !text.is_empty();
+    let region = query.attribute_text("mt").filter(is_there);
+    let name = query.text("srv").filter(is_there);
+    query.finish()?;
+    match (region, name) {
+        (None, None) => Ok(FeedOf::All),
+        (Some(region), None) => Ok(FeedOf::Region(region)),
+        (Some(region), Some(name)) => Ok(FeedOf::Component(name, region)),
+        (None, Some(_)) => {
+            let message = "A component needs its region: /rss/?mt=REGION&srv=NAME";
+            Err(ApiError::new(StatusCode::NOT_FOUND, message))
+        }
+    }
+}
+
+/// Incidents as RSS
+///
+/// The newest 10 incidents of all or of a region, or all incidents of a component.
+#[utoipa::path(
+    get,
+    path = "/rss/",
+    operation_id = "rss",
+    params(
+        Parameters,
+        ("If-None-Match" = Option<String>, Header, description = "The `ETag` of an earlier answer"),
+    ),
+    responses(
+        (status = 200, description = "The feed", body = String, content_type = "application/rss+xml",
+            headers(("ETag"), ("Vary"), ("Content-Encoding"))),
+        (status = 304, description = "Nothing has changed since that answer", headers(("ETag"), ("Vary"))),
+        (status = 404, description = "There is no such region or component"),
+        (status = 422, description = "A parameter is invalid"),
+        (status = 503, description = "The database can't be read now"),
+    ),
+)]
+pub(crate) async fn get(
+    State(app): State<Arc<App>>,
+    Extension(transfer): Extension<Arc<Transfer>>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let of = read(&uri)?;
+    let root = app.page_url.clone().unwrap_or_else(|| root(&headers));
+    let list = format!("rss {root} {of:?}");
+    let (method, headers, transfer) = (&method, &headers, &transfer);
+    let (kind, depends_on) = (ListKind::One, DependsOn::Rows);
+    let asked = Asked { method, headers, transfer, list, kind, depends_on };
+    let database = app.lists.database.clone();
+    let written =
+        lists::serve(&app.lists, asked, move |writer| write(database, of, root, writer)).await;
+    let mut response = written?;
+    if response.headers().contains_key(header::CONTENT_TYPE) {
+        let rss = HeaderValue::from_static("application/rss+xml");
+        response.headers_mut().insert(header::CONTENT_TYPE, rss);
+    }
+    if app.page_url.is_none() {
+        let vary = HeaderValue::from_static("Accept-Encoding, Host, X-Forwarded-Proto");
+        response.headers_mut().insert(header::VARY, vary);
+    }
+    Ok(response)
+}
+
+/// The address of the service as the client knows it. A proxy says whether that is with TLS.
+fn root(headers: &HeaderMap) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '[' | ']');
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let host = text("host").filter(|host| host.len() <= 255 && host.chars().all(is_plain));
+    let scheme = if text("x-forwarded-proto") == Some("https") { "https" } else { "http" };
+    format!("{scheme}://{}/", host.unwrap_or("localhost"))
+}
+
+async fn write(
+    database: Pool,
+    of: FeedOf,
+    root: String,
+    writer: ListWriter,
+) -> Result<ListWriter, ListError> {
+    let mut connection = lists::lend(&database).await?;
+    let written = write_feed(&mut connection, &of, &root, writer).await;
+    lists::give_back(connection, written).await
+}
+
+async fn write_feed(
+    database: &mut PgConnection,
+    of: &FeedOf,
+    root: &str,
+    mut writer: ListWriter,
+) -> Result<ListWriter, ListError> {
+    let selection = FeedSelection::read(database, of).await?.ok_or(GONE)?;
+    let (title, description, path) = about(of);
+    let feed = Feed { root, path: &path, title: &title, description: &description };
+    writer.buffer().extend_from_slice(feed.begin().as_bytes());
+    let mut rows = selection.rows().fetch(database);
+    while let Some(incident) = rows.try_next().await? {
+        writer.buffer().extend_from_slice(feed.item(&incident).as_bytes());
+        writer.advance().await?;
+    }
+    writer.buffer().extend_from_slice(rss::END.as_bytes());
+    Ok(writer)
+}
+
+/// Title, description and path of a feed.
+fn about(of: &FeedOf) -> (String, String, String) {
+    let mut query = url::form_urlencoded::Serializer::new(String::new());
+    let (title, description) = match of {
+        FeedOf::All => ("Incidents | Status Dashboard".to_owned(), "Incidents".to_owned()),
+        FeedOf::Region(region) => {
+            query.append_pair("mt", region);
+            (format!("{region} - Incidents | Status Dashboard"), format!("{region} - Incidents"))
+        }
+        FeedOf::Component(name, region) => {
+            query.append_pair("mt", region).append_pair("srv", name);
+            let title = format!("{name} ({region}) - Incidents | Status Dashboard");
+            (title, format!("{region} - Incidents"))
+        }
+    };
+    let query = query.finish();
+    let path = if query.is_empty() { "rss/".to_owned() } else { format!("rss/?{query}") };
+    (title, description, path)
+}

@@ -1,0 +1,87 @@
+//! A feed as RSS 2.0, with the contents of the Python dashboard's.
+
+use shared::{impact::Impact, timestamp::Timestamp};
+use time::{OffsetDateTime, format_description::well_known::Rfc2822};
+
+use crate::store::incidents::Incident;
+
+/// The last words of every item.
+const APOLOGY: &str =
+    "We apologize for the inconvenience and will share an update once we have more information.";
+
+/// What comes after the items of a feed.
+pub(super) const END: &str = "</channel></rss>\n";
+
+/// A feed; `root` is the address of the service, with a slash at its end.
+pub(super) struct Feed<'a> {
+    pub(super) root: &'a str,
+    /// Its own address, below `root`.
+    pub(super) path: &'a str,
+    pub(super) title: &'a str,
+    pub(super) description: &'a str,
+}
+
+impl Feed<'_> {
+    /// What comes before its items.
+    pub(super) fn begin(&self) -> String {
+        let own = escape(&format!("{}{}", self.root, self.path));
+        format!(
+            "<?xml version='1.0' encoding='UTF-8'?>\n\
+            <rss version=\"2.0\" xmlns:atom=\"http://www.w3.org/2005/Atom\"><channel>\
+            <title>{}</title><link>{own}</link>\
+            <atom:link href=\"{own}\" rel=\"self\"/><description>{}</description>",
+            escape(self.title),
+            escape(self.description),
+        )
+    }
+
+    /// An item.
+    pub(super) fn item(&self, incident: &Incident) -> String {
+        format!(
+            "<item><title>{}</title><link>{}</link><description>{}</description>\
+            <guid isPermaLink=\"false\">status-dashboard-incident-{}</guid>\
+            <pubDate>{}</pubDate></item>",
+            escape(&incident.text),
+            escape(&format!("{}incidents/{}", self.root, incident.id)),
+            escape(&content(incident)),
+            incident.id,
+            // The oldest update: a date that stays.
+            rfc2822(*incident.update_times.last().unwrap_or(&incident.start_date)),
+        )
+    }
+}
+
+/// The timeline, the impact and the times of an incident, as HTML.
+fn content(incident: &Incident) -> String {
+    let mut lines = Vec::new();
+    let updates = incident.update_statuses.iter().zip(&incident.update_texts);
+    for ((status, text), time) in updates.zip(&incident.update_times) {
+        let time = time.to_the_minute();
+        lines.push(format!("<small>{time} UTC</small><br><strong>{status} - </strong>{text}"));
+        lines.push("<br>".to_owned());
+    }
+    let impact = Impact::try_from(incident.impact).map_or("unknown", Impact::word);
+    lines.push(format!("Incident impact: {impact}"));
+    lines.push(format!("Incident has started on: {} UTC", incident.start_date.to_the_minute()));
+    if let Some(end) = incident.end_date {
+        lines.push(format!("Incident end date: {} UTC", end.to_the_minute()));
+    }
+    lines.push("<br>".to_owned());
+    lines.push(APOLOGY.to_owned());
+    lines.join("<br>")
+}
+
+/// A date as RSS has it, which knows the years 1900 to 9999.
+fn rfc2822(time: Timestamp) -> String {
+    const FIRST: i64 = -2_208_988_800;
+    let seconds = time.as_micros().div_euclid(1_000_000).max(FIRST);
+    let time = OffsetDateTime::from_unix_timestamp(seconds).ok();
+    time.and_then(|time| time.format(&Rfc2822).ok()).unwrap_or_default()
+}
+
+/// Text as XML can have it: without the control characters that it can't express.
+fn escape(text: &str) -> String {
+    let is_char = |c: &char| !matches!(c, '\0'..='\u{8}' | '\u{b}' | '\u{c}' | '\u{e}'..='\u{1f}' | '\u{fffe}' | '\u{ffff}');
+    let text: String = text.chars().filter(is_char).collect();
+    html_escape::encode_double_quoted_attribute(&text).replace('>', "&gt;")
+}

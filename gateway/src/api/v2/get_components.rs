@@ -1,0 +1,90 @@
+//! `GET /v2/components`: the components.
+
+use std::sync::Arc;
+
+use axum::{
+    Extension,
+    extract::State,
+    http::{HeaderMap, Method},
+    response::Response,
+};
+use serde::Serialize;
+use shared::{
+    component::{Component, ComponentId},
+    database::components,
+};
+use sqlx::PgConnection;
+use utoipa::ToSchema;
+
+use crate::{
+    gateway::App,
+    http::{error::ApiError, schema, transfer::Transfer},
+    lists::{self, Asked, DependsOn, ListError, ListKind, ListWriter},
+    store::pools::Pool,
+};
+
+/// A component.
+#[derive(Serialize, ToSchema)]
+#[schema(as = CatalogueComponent)]
+struct ComponentJson<'a> {
+    /// Its id, which no other component ever gets.
+    #[schema(value_type = i32)]
+    id: ComponentId,
+    /// Its name.
+    name: &'a str,
+    /// In the order of the catalogue.
+    attributes: Vec<schema::Attribute>,
+}
+
+/// List the components
+///
+/// Ordered by id.
+#[utoipa::path(
+    get,
+    path = "/v2/components",
+    operation_id = "components_v2",
+    params(("If-None-Match" = Option<String>, Header, description = "The `ETag` of an earlier answer")),
+    responses(
+        (status = 200, description = "The components", body = [ComponentJson],
+            headers(("ETag"), ("Vary"), ("Content-Encoding"))),
+        (status = 304, description = "Nothing has changed since that answer", headers(("ETag"), ("Vary"))),
+        (status = 503, description = "The database can't be read now, or too many large lists are being read"),
+    ),
+)]
+pub(crate) async fn get(
+    State(app): State<Arc<App>>,
+    Extension(transfer): Extension<Arc<Transfer>>,
+    method: Method,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let (list, kind) = ("v2 components".to_owned(), ListKind::All);
+    let (method, headers, transfer) = (&method, &headers, &transfer);
+    let asked = Asked { method, headers, transfer, list, kind, depends_on: DependsOn::Rows };
+    let database = app.lists.database.clone();
+    lists::serve(&app.lists, asked, |writer| write(database, writer)).await
+}
+
+async fn write(database: Pool, writer: ListWriter) -> Result<ListWriter, ListError> {
+    let mut connection = lists::lend(&database).await?;
+    let written = write_rows(&mut connection, writer).await;
+    lists::give_back(connection, written).await
+}
+
+async fn write_rows(
+    database: &mut PgConnection,
+    mut writer: ListWriter,
+) -> Result<ListWriter, ListError> {
+    let components = components::read_all(database).await?;
+    writer.buffer().push(b'[');
+    for (place, component) in components.into_iter().enumerate() {
+        if place > 0 {
+            writer.buffer().push(b',');
+        }
+        let Component { id, name, attributes } = component;
+        let attributes = attributes.into_iter().map(schema::Attribute::from).collect();
+        serde_json::to_writer(writer.buffer(), &ComponentJson { id, name: &name, attributes })?;
+        writer.advance().await?;
+    }
+    writer.buffer().push(b']');
+    Ok(writer)
+}

@@ -1,0 +1,75 @@
+//! `GET /v2/events/{id}`: one incident or maintenance.
+
+use std::sync::Arc;
+
+use axum::{
+    Extension,
+    extract::{Path, State, rejection::PathRejection},
+    http::{HeaderMap, Method},
+    response::Response,
+};
+use sqlx::{FromRow, PgConnection};
+
+use super::event::EventJson;
+use crate::{
+    gateway::App,
+    http::{error::ApiError, transfer::Transfer},
+    lists::{self, Asked, DependsOn, ListError, ListKind, ListWriter},
+    store::{
+        events::{self, Event},
+        pools::Pool,
+        version::Version,
+    },
+};
+
+/// Show one incident or maintenance
+#[utoipa::path(
+    get,
+    path = "/v2/events/{id}",
+    operation_id = "event",
+    params(
+        ("id" = i32, Path, description = "The id of the event"),
+        ("If-None-Match" = Option<String>, Header, description = "The `ETag` of an earlier answer"),
+    ),
+    responses(
+        (status = 200, description = "The event", body = EventJson,
+            headers(("ETag"), ("Vary"), ("Content-Encoding"))),
+        (status = 304, description = "Nothing has changed since that answer", headers(("ETag"), ("Vary"))),
+        (status = 400, description = "The id is invalid"),
+        (status = 404, description = "No event has this id"),
+        (status = 503, description = "The database can't be read now"),
+    ),
+)]
+pub(crate) async fn get(
+    State(app): State<Arc<App>>,
+    Extension(transfer): Extension<Arc<Transfer>>,
+    id: Result<Path<String>, PathRejection>,
+    method: Method,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let id: Option<i32> = id.ok().and_then(|Path(id)| id.parse().ok());
+    let id = id.ok_or_else(|| ApiError::bad_request("event id is not a number"))?;
+    let (list, kind) = (format!("v2 event {id}"), ListKind::One);
+    let (method, headers, transfer) = (&method, &headers, &transfer);
+    let asked = Asked { method, headers, transfer, list, kind, depends_on: DependsOn::Windows };
+    let database = app.lists.database.clone();
+    lists::serve(&app.lists, asked, move |writer| write(database, id, writer)).await
+}
+
+async fn write(database: Pool, id: i32, writer: ListWriter) -> Result<ListWriter, ListError> {
+    let mut connection = lists::lend(&database).await?;
+    let written = write_one(&mut connection, id, writer).await;
+    lists::give_back(connection, written).await
+}
+
+async fn write_one(
+    database: &mut PgConnection,
+    id: i32,
+    mut writer: ListWriter,
+) -> Result<ListWriter, ListError> {
+    let row = events::one(id).fetch_optional(database).await?;
+    let row = row.ok_or(ListError::Gone("event does not exist"))?;
+    writer.is_of(Version::from_row(&row)?)?;
+    serde_json::to_writer(writer.buffer(), &EventJson::new(&Event::from_row(&row)?))?;
+    Ok(writer)
+}

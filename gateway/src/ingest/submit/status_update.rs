@@ -1,0 +1,38 @@
+//! A status update as it is submitted, whatever the endpoint.
+
+use shared::{
+    component::{Attribute, ComponentId},
+    condition::Condition,
+    message::Report,
+};
+
+/// How a client refers to a component.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ComponentRef {
+    /// By its name and its attributes, or some of them.
+    Named {
+        name: String,
+        attributes: Vec<Attribute>,
+    },
+    Id(ComponentId),
+}
+
+/// An update as the client sent it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct StatusUpdate {
+    pub(crate) component: ComponentRef,
+    /// Never the impact `Maintenance`.
+    pub(crate) condition: Condition,
+    /// The title of an incident that it opens.
+    pub(crate) text: String,
+    pub(crate) idempotency_key: Option<String>,
+    /// What the client says of its report. Without a source, the subject of its token is the source.
+    pub(crate) report: Report,
+}
+
+impl StatusUpdate {
+    /// Whether only a message with a report can say it.
+    pub(super) fn needs_report(&self) -> bool {
+        self.condition == Condition::Ok || self.report != Report::default()
+    }
+}

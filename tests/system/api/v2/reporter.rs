@@ -1,0 +1,228 @@
+//! The reporter: what it sends, and what becomes of it.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use futures_util::future::try_join_all;
+use reqwest::{Client, Method};
+use serde_json::{Value, json};
+
+use super::{COMPONENTS, EVENTS, events, is_refused, read, report, reported};
+use harness::{Fixture, System, answer, eventually, tests};
+
+tests!(
+    a_reporter_works_unchanged_in_a_burst_on_two_gateways,
+    a_report_of_several_components_has_a_result_for_each,
+    a_report_that_is_refused_changes_nothing,
+    an_idempotency_key_counts_for_each_component,
+    ids_of_components_are_not_given_again,
+);
+
+/// Reporters at once, each of which sends one report after the other.
+const REPORTERS: usize = 6;
+/// Components of each of them.
+const EACH: usize = 8;
+/// Components of other monitoring.
+const OTHERS: usize = 400;
+/// Updates in each of its requests.
+const AT_ONCE: usize = 50;
+
+/// Other monitoring, which posts many updates at once to a gateway, without end.
+async fn burst(system: &System, gateway: usize) -> Result<()> {
+    for request in 0.. {
+        let updates: Vec<Value> = (0..AT_ONCE)
+            .map(|place| format!("Other {}", (request * AT_ONCE + place) % OTHERS))
+            .map(|name| json!({ "name": name, "impact": 1 }))
+            .collect();
+        let many = system.request_to(gateway, Method::POST, "/api/v1/updates");
+        let many = many.bearer_auth(&system.token).json(&json!({ "updates": updates }));
+        let answer = answer(many).await?;
+        ensure!(answer.status == 200, "{answer:?}");
+    }
+    Ok(())
+}
+
+/// As the reporter does: it reads the components once, posts one report after the other within 2 s each, and looks
+/// only at whether the status is 2xx.
+async fn a_reporter_works_unchanged_in_a_burst_on_two_gateways(
+    fixture: Arc<Fixture>,
+) -> Result<()> {
+    let mut system = System::start(&fixture).await?;
+    system.start_gateway(&[]).await?;
+    let names: Vec<String> =
+        (0..REPORTERS * EACH).map(|number| format!("Service {number}")).collect();
+    let others: Vec<String> = (0..OTHERS).map(|number| format!("Other {number}")).collect();
+    let components: Vec<_> =
+        names.iter().chain(&others).map(|name| (name.as_str(), &[][..])).collect();
+    system.components(&components).await?;
+    let program = Client::builder().timeout(Duration::from_secs(2)).no_proxy().build()?;
+    let listed: Value = program
+        .get(format!("http://{}{COMPONENTS}", system.addresses[0]))
+        .send()
+        .await?
+        .json()
+        .await?;
+    let ids: BTreeMap<&str, i64> = listed
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|component| Some((component["name"].as_str()?, component["id"].as_i64()?)))
+        .collect();
+    ensure!(ids.len() == names.len() + others.len(), "{listed}");
+
+    let (shared, program, known) = (&system, &program, &ids);
+    let reporters = names.chunks(EACH).enumerate().map(async |(number, own)| {
+        for impact in [1, 1, 2, 3, 3] {
+            for (place, name) in own.iter().enumerate() {
+                let address = &shared.addresses[(number + place) % 2];
+                let id = i32::try_from(known[name.as_str()])?;
+                let response = program
+                    .post(format!("http://{address}{EVENTS}"))
+                    .bearer_auth(&shared.token)
+                    .json(&report(&[id], impact))
+                    .send()
+                    .await?
+                    .error_for_status()?;
+                let said: Value = response.json().await?;
+                ensure!(said["result"][0]["component_id"] == id, "{said}");
+            }
+        }
+        anyhow::Ok(())
+    });
+    tokio::select! {
+        reported = try_join_all(reporters) => drop(reported?),
+        refused = try_join_all((0..2).map(|gateway| burst(shared, gateway))) => drop(refused?),
+    }
+    system.drained().await?;
+    let active = events(&system, "?active=true&type=incident").await?;
+    let [outage] = &active.iter().filter(|event| event["impact"] != 1).collect::<Vec<_>>()[..]
+    else {
+        anyhow::bail!("not one outage: {active:?}")
+    };
+    ensure!(active.len() == 2, "{active:?}");
+    let mut all: Vec<i64> = names.iter().map(|name| ids[name.as_str()]).collect();
+    all.sort_unstable();
+    ensure!(outage["impact"] == 3 && outage["components"] == json!(all), "{outage}");
+    ensure!(outage["title"] == "System incident from monitoring system", "{outage}");
+    ensure!(outage["system"] == true && outage["status"] == "detected", "{outage}");
+    system.finish().await
+}
+
+async fn with_components(fixture: &Arc<Fixture>) -> Result<System> {
+    System::start_with(fixture, &[("DNS", &[]), ("CDN", &[]), ("Mail", &[])]).await
+}
+
+async fn a_report_of_several_components_has_a_result_for_each(fixture: Arc<Fixture>) -> Result<()> {
+    let system = with_components(&fixture).await?;
+    system
+        .sql(&format!(
+            "INSERT INTO incident (id, text, start_date, impact, system)
+            VALUES (70, 'Maintenance', {}, 0, false);
+            INSERT INTO incident_component_relation VALUES (70, 3)",
+            harness::NOW
+        ))
+        .await?;
+    let patient = |body: &Value| reported(&system, 0, body).header("Prefer", "wait=20");
+    let done = answer(patient(&report(&[3, 1, 2], 2))).await?;
+    ensure!(done.status == 200, "{done:?}");
+    let incident = done.body["result"][1]["incident_id"].clone();
+    let expected = json!({ "result": [
+        { "component_id": 3, "incident_id": 70 },
+        { "component_id": 1, "incident_id": incident },
+        { "component_id": 2, "incident_id": incident },
+    ] });
+    ensure!(done.body == expected, "{done:?}");
+    ensure!(done.header("preference-applied") == "wait=20", "{done:?}");
+    let one = read(&system, &format!("{EVENTS}/{incident}")).await?;
+    ensure!(one.body["components"] == json!([1, 2]) && one.body["impact"] == 2, "{one:?}");
+
+    // One that is listed twice is one update.
+    let updates = "SELECT count(*) FROM sdb_inbox";
+    let before = system.count(updates).await?;
+    let twice = answer(patient(&report(&[2, 1, 2], 2))).await?;
+    let ids = [2, 1, 2].map(|id| json!({ "component_id": id, "incident_id": incident }));
+    ensure!(twice.status == 200 && twice.body == json!({ "result": ids }), "{twice:?}");
+    ensure!(system.count(updates).await? == before + 2);
+
+    let queued = reported(&system, 0, &report(&[1, 2], 3)).header("Prefer", "respond-async");
+    let queued = answer(queued).await?;
+    ensure!(queued.status == 202 && queued.header("retry-after") == "1", "{queued:?}");
+    for (place, component) in [1, 2].into_iter().enumerate() {
+        let result = &queued.body["result"][place];
+        ensure!(result["component_id"] == component, "{queued:?}");
+        ensure!(result.get("incident_id").is_none(), "{queued:?}");
+        let receipt = system.applied(result["id"].as_str().context("no id")?).await?;
+        ensure!(receipt["impact"] == 3, "{receipt}");
+    }
+    system.finish().await
+}
+
+async fn a_report_that_is_refused_changes_nothing(fixture: Arc<Fixture>) -> Result<()> {
+    let system = with_components(&fixture).await?;
+    let with = |field: &str, value: Value| {
+        let mut body = report(&[1], 1);
+        body[field] = value;
+        body
+    };
+    for (body, status, message) in [
+        (report(&[1, 99], 1), 400, "component does not exist, component_id: 99"),
+        (report(&[], 1), 400, "components"),
+        (report(&[1], 0), 400, "impact"),
+        (report(&[1], 4), 400, "impact"),
+        (with("title", json!("")), 400, "title"),
+        (with("start_date", json!("now")), 400, "start_date"),
+        (with("start_date", json!("2999-01-01T00:00:00Z")), 400, "future"),
+        (with("end_date", json!("2026-02-03T15:17:26Z")), 400, "end_date"),
+        (with("updates", json!([])), 400, "updates"),
+        (with("type", json!("maintenance")), 400, "type"),
+        (with("system", json!(false)), 403, "worker incident open"),
+    ] {
+        is_refused(&answer(reported(&system, 0, &body)).await?, status, message)?;
+    }
+    let nobody = system.request_to(0, Method::POST, EVENTS).json(&report(&[1], 1));
+    is_refused(&answer(nobody).await?, 401, "")?;
+    system.drained().await?;
+    ensure!(system.count("SELECT count(*) FROM sdb_inbox").await? == 0);
+    // One that was added since the gateway read the catalogue last is found.
+    system.sql("INSERT INTO component (id, name) VALUES (99, 'New')").await?;
+    let found = answer(reported(&system, 0, &report(&[99], 1)).header("Prefer", "wait=20")).await?;
+    ensure!(found.status == 200, "{found:?}");
+    system.finish().await
+}
+
+async fn an_idempotency_key_counts_for_each_component(fixture: Arc<Fixture>) -> Result<()> {
+    let system = with_components(&fixture).await?;
+    let keyed = async |components: &[i32], impact| {
+        let request = reported(&system, 0, &report(components, impact));
+        answer(request.header("Idempotency-Key", "k").header("Prefer", "wait=20")).await
+    };
+    let first = keyed(&[1, 2], 1).await?;
+    ensure!(first.status == 200, "{first:?}");
+    let again = keyed(&[2, 1, 3], 1).await?;
+    ensure!(again.status == 200, "{again:?}");
+    let outcomes = system.texts("SELECT outcome FROM sdb_inbox ORDER BY outcome").await?;
+    let expected = ["joined", "joined", "opened", "repeated", "repeated"];
+    ensure!(outcomes == expected, "{outcomes:?}");
+    is_refused(&keyed(&[1], 2).await?, 422, "Idempotency-Key")?;
+    system.finish().await
+}
+
+/// The reporter keeps ids for as long as it runs.
+async fn ids_of_components_are_not_given_again(fixture: Arc<Fixture>) -> Result<()> {
+    let system = with_components(&fixture).await?;
+    system.sql("DELETE FROM component WHERE id = 3").await?;
+    system.worker_succeeds(&["migrate"]).await?;
+    system.sql("INSERT INTO component (name) VALUES ('Another one')").await?;
+    eventually("it is listed", async || {
+        let listed = read(&system, COMPONENTS).await?;
+        Ok(listed.body[2] == json!({ "id": 4, "name": "Another one", "attributes": [] }))
+    })
+    .await?;
+    system.catalogue_seen().await?;
+    is_refused(
+        &answer(reported(&system, 0, &report(&[3], 1))).await?,
+        400,
+        "component does not exist, component_id: 3",
+    )?;
+    system.finish().await
+}
