@@ -12,6 +12,8 @@ mod ingest;
 mod lists;
 mod middleware;
 mod openapi;
+mod pages;
 pub mod server;
 mod stop;
 mod store;
+mod uptime;

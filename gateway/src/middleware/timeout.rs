@@ -75,8 +75,7 @@ mod tests {
         ];
         let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned()));
         let config = Config::from_settings(&Settings::new(settings)).unwrap();
-        let Config { auth, database, broker, limits, .. } = config;
-        Arc::new(App::new(auth, &database, broker, limits, false, 30, CancellationToken::new()))
+        Arc::new(App::new(config, CancellationToken::new()))
     }
 
     async fn breaks() -> Response {

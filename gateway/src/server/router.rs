@@ -7,6 +7,7 @@ use axum::{
     extract::{Request, State},
     http::StatusCode,
     middleware::{self, Next},
+    response::Redirect,
     routing::{get, post},
 };
 use shared::traces;
@@ -26,6 +27,7 @@ use crate::{
         api_v2::api_v2, metrics::measure_request, timeout::limit_request, tracing::trace_request,
     },
     openapi::page,
+    pages,
 };
 
 /// Where health and metrics are served.
@@ -67,6 +69,11 @@ pub(crate) fn router(app: Arc<App>, admin: AdminPlacement) -> Router {
         .route("/rss/", get(get_rss::get))
         .route("/v2/availability", get(get_availability::get))
         .merge(page::router())
+        .merge(if app.pages.are_served {
+            pages::router()
+        } else {
+            Router::new().route("/", get(async || Redirect::temporary("/api-docs")))
+        })
         .method_not_allowed_fallback(async || {
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "This path does not take that method")
         })

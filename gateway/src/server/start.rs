@@ -66,10 +66,8 @@ pub async fn build(config: Config, stop: CancellationToken) -> Result<Server, Bu
         Some(address) => Some(admin::bind(address).await?),
         None => None,
     };
-    let Config { database, broker, auth, conflict, inbox_days, page_url, limits, .. } = config;
-    let app = App::new(auth, &database, broker, limits, conflict, inbox_days, stop);
-    let app = Arc::new(app.with_page_url(page_url));
-    let keep_alive = limits.keep_alive;
+    let (keep_alive, database) = (config.limits.keep_alive, config.database.clone());
+    let app = Arc::new(App::new(config, stop));
     Ok(Server { listener, keep_alive, admin, app, database })
 }
 
@@ -108,6 +106,7 @@ impl Server {
             ended = linking => return ended,
             () = upkeep => {}
             () = watching => {}
+            () = app.live.watch() => {}
             () = self.listener.serve(router, self.keep_alive, app.stops()) => {}
         }
         app.publisher.close().await;
