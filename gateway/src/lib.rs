@@ -17,3 +17,4 @@ pub mod server;
 mod stop;
 mod store;
 mod uptime;
+mod view;

@@ -13,14 +13,7 @@ use shared::{
     database::components,
 };
 
-use super::{
-    error::page,
-    event::{EventView, names},
-    frame::{Frame, label},
-    html::{Days, Grid, Icon, plain},
-    level::Level,
-    table::percent,
-};
+use super::{error::page, frame::Frame, table::percent};
 use crate::{
     gateway::App,
     http::{error::ApiError, reader::Reader},
@@ -34,6 +27,12 @@ use crate::{
         snapshot::Snapshot,
     },
     uptime::{Bar, last_months},
+    view::{
+        catalogue::label,
+        event::{EventView, names},
+        html::{Days, Grid, Icon, plain},
+        level::Level,
+    },
 };
 
 /// Months that are shown, with the current one.

@@ -1,21 +1,17 @@
 //! What all pages have in common.
 
-use shared::component::{Component, ComponentId};
+use shared::component::Component;
 
-use super::html::Time;
 use crate::{
     config::PageConfig,
-    http::{error::ApiError, query::Query, reader::Reader},
-    lists::{DependsOn, ListError},
+    lists::DependsOn,
     store::snapshot::Snapshot,
+    view::{catalogue::regions, html::Time},
 };
 
 /// What a page may load: its own style, script and pictures, and events. Nothing is inline.
 pub(super) const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
     connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-
-/// The attribute by which components are shown side by side.
-const REGION: &str = "region";
 
 /// What the frame around a page shows.
 pub(crate) struct Frame {
@@ -66,58 +62,4 @@ fn query(region: &str) -> String {
     let mut query = url::form_urlencoded::Serializer::new("?".to_owned());
     query.append_pair("region", region);
     query.finish()
-}
-
-/// All regions, in order.
-pub(super) fn regions(components: &[Component]) -> Vec<String> {
-    let mut regions: Vec<String> =
-        components.iter().filter_map(region).map(str::to_owned).collect();
-    regions.sort_unstable();
-    regions.dedup();
-    regions
-}
-
-/// The region of a component.
-pub(crate) fn region(component: &Component) -> Option<&str> {
-    attribute(component, REGION)
-}
-
-/// The value of an attribute that is not empty.
-pub(super) fn attribute<'a>(component: &'a Component, name: &str) -> Option<&'a str> {
-    let mut attributes = component.attributes.iter();
-    let found = attributes.find(|attribute| attribute.name == name);
-    found.map(|attribute| attribute.value.as_str()).filter(|value| !value.is_empty())
-}
-
-/// A component with its region.
-pub(crate) fn label(component: &Component) -> String {
-    match region(component) {
-        Some(region) => format!("{} ({region})", component.name),
-        None => component.name.clone(),
-    }
-}
-
-/// The region that a request is about; none for all.
-///
-/// # Errors
-/// 422 if it can't be one.
-pub(crate) fn asked_region(reader: &Reader) -> Result<Option<String>, ApiError> {
-    let mut query = Query::new(&reader.uri);
-    let region = query.attribute_text(REGION).filter(|region| !region.is_empty());
-    query.finish()?;
-    Ok(region)
-}
-
-/// The components of a region; none for all.
-///
-/// # Errors
-/// If there is no such region.
-pub(crate) fn in_region(
-    components: &[Component],
-    asked: Option<&str>,
-) -> Result<Option<Vec<ComponentId>>, ListError> {
-    let Some(asked) = asked else { return Ok(None) };
-    let of = components.iter().filter(|component| region(component) == Some(asked));
-    let ids: Vec<ComponentId> = of.map(|component| component.id).collect();
-    if ids.is_empty() { Err(ListError::Gone("There is no such region")) } else { Ok(Some(ids)) }
 }

@@ -11,11 +11,7 @@ use axum::{
 use shared::{database::components, timestamp::Timestamp};
 use time::{Date, Month, Time as TimeOfDay};
 
-use super::{
-    error::page,
-    event::{EventView, names},
-    frame::{Frame, asked_region, in_region},
-};
+use super::{error::page, frame::Frame};
 use crate::{
     gateway::App,
     http::{error::ApiError, query::Query, reader::Reader},
@@ -26,6 +22,10 @@ use crate::{
     store::{
         page_events::{self, Most, Which},
         snapshot::Snapshot,
+    },
+    view::{
+        catalogue::{asked_region, in_region},
+        event::{EventView, names},
     },
 };
 

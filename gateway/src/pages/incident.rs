@@ -10,12 +10,7 @@ use axum::{
 };
 use shared::database::components;
 
-use super::{
-    error::page,
-    event::{EventView, Names, names},
-    frame::{Frame, label},
-    html::{Time, plain},
-};
+use super::{error::page, frame::Frame};
 use crate::{
     gateway::App,
     http::{error::ApiError, reader::Reader},
@@ -27,6 +22,11 @@ use crate::{
         bars::{self, Part},
         page_events::{self, Most, Which},
         snapshot::Snapshot,
+    },
+    view::{
+        catalogue::label,
+        event::{EventView, Names, names},
+        html::{Time, plain},
     },
 };
 

@@ -3,12 +3,9 @@
 mod assets;
 mod component;
 mod error;
-mod event;
 mod frame;
 mod history;
-mod html;
 mod incident;
-mod level;
 mod overview;
 mod table;
 

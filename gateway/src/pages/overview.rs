@@ -10,14 +10,7 @@ use shared::{
     timestamp::Timestamp,
 };
 
-use super::{
-    error::page,
-    event::{EventView, Names, names},
-    frame::{Frame, asked_region, in_region},
-    html::{Grid, Icon},
-    level::Level,
-    table::Table,
-};
+use super::{error::page, frame::Frame, table::Table};
 use crate::{
     gateway::App,
     http::reader::Reader,
@@ -31,6 +24,12 @@ use crate::{
         snapshot::Snapshot,
     },
     uptime::Days,
+    view::{
+        catalogue::{asked_region, in_region},
+        event::{EventView, Names, names},
+        html::{Grid, Icon},
+        level::Level,
+    },
 };
 
 /// Active incidents and maintenances that are shown, and updates of each of them.

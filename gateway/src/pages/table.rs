@@ -4,12 +4,14 @@ use std::collections::HashMap;
 
 use shared::component::{Component, ComponentId};
 
-use super::{
-    frame::{attribute, region},
-    html::{Days, Icon},
-    level::Level,
+use crate::{
+    store::bars::Affected,
+    view::{
+        catalogue::{attribute, region},
+        html::{Days, Icon},
+        level::Level,
+    },
 };
-use crate::store::bars::Affected;
 
 /// Heading of the components without a category.
 const OTHERS: &str = "Others";

@@ -20,20 +20,30 @@ pub(crate) struct PageEvent {
     pub(crate) updates: i64,
 }
 
-/// Which of them.
+/// Which of them. The order is newest start first, where nothing else is said.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Which {
-    /// Those that are active now, incidents before maintenances, newest first.
+    /// Those that are active now, incidents before maintenances.
     Active,
+    /// Incidents that are active now.
+    ActiveIncidents,
+    /// Maintenances that are active now.
+    ActiveMaintenances,
     /// Maintenances to come, the next one first.
     Coming,
-    /// Those that started between two times and not after now, newest first.
-    Started(Timestamp, Timestamp),
-    /// Those that have started, newest first.
-    Newest,
-    /// All maintenances that ended after that time or will end, newest first.
+    /// Maintenances that are active now, and those to come.
+    OpenMaintenances,
+    /// All maintenances.
+    AllMaintenances,
+    /// Maintenances that end after that time, or have no end.
     Maintenances(Timestamp),
-    /// Those that a component is or was in, newest first.
+    /// All incidents that have started.
+    Incidents,
+    /// All that have started.
+    Newest,
+    /// Those that started between two times and not after now.
+    Started(Timestamp, Timestamp),
+    /// Those that a component is or was in.
     Of(ComponentId),
     /// The one with this id.
     One(i32),
@@ -48,47 +58,65 @@ pub(crate) struct Most {
     pub(crate) updates: u32,
 }
 
+/// The condition that `incident i` is active at $4.
+const ACTIVE: &str = "i.start_date <= $4 AND (i.end_date IS NULL OR i.end_date > $4)";
+/// The condition that `incident i` is to come after $4, and was not cancelled.
+const COMING: &str = "i.start_date > $4 AND (i.end_date IS NULL OR i.end_date > i.start_date)";
+/// The condition that a component with the id $7 is or was in `incident i`.
+const OF: &str = "i.start_date <= $4 AND i.id IN (
+        SELECT r.incident_id FROM incident_component_relation r WHERE r.component_id = $7
+        UNION SELECT a.incident_id FROM sdb_affected a
+            WHERE a.component_id = $7 AND a.ended IS DISTINCT FROM a.began)";
+
 impl Which {
     /// The condition on `incident i`, with now as $4, two times as $5 and $6, and an id as $7.
-    const fn condition(self) -> &'static str {
+    fn condition(self) -> String {
         match self {
-            Self::Active => "i.start_date <= $4 AND (i.end_date IS NULL OR i.end_date > $4)",
-            Self::Coming => {
-                "i.impact = 0 AND i.start_date > $4 AND (i.end_date IS NULL OR i.end_date > i.start_date)"
+            Self::Active => ACTIVE.to_owned(),
+            Self::ActiveIncidents => format!("i.impact <> 0 AND {ACTIVE}"),
+            Self::ActiveMaintenances => format!("i.impact = 0 AND {ACTIVE}"),
+            Self::Coming => format!("i.impact = 0 AND {COMING}"),
+            Self::OpenMaintenances => format!("i.impact = 0 AND ({ACTIVE} OR {COMING})"),
+            Self::AllMaintenances => "i.impact = 0".to_owned(),
+            Self::Maintenances(_) => {
+                "i.impact = 0 AND (i.end_date IS NULL OR i.end_date > $5 OR i.start_date > $5)"
+                    .to_owned()
             }
-            Self::Started(..) => "i.start_date >= $5 AND i.start_date < $6 AND i.start_date <= $4",
-            Self::Newest => "i.start_date <= $4",
-            Self::Maintenances(_) => "i.impact = 0 AND (i.end_date IS NULL OR i.end_date > $5)",
-            Self::Of(_) => {
-                "i.start_date <= $4 AND i.id IN (
-                    SELECT r.incident_id FROM incident_component_relation r WHERE r.component_id = $7
-                    UNION SELECT a.incident_id FROM sdb_affected a
-                        WHERE a.component_id = $7 AND a.ended IS DISTINCT FROM a.began)"
+            Self::Incidents => "i.impact <> 0 AND i.start_date <= $4".to_owned(),
+            Self::Newest => "i.start_date <= $4".to_owned(),
+            Self::Started(..) => {
+                "i.start_date >= $5 AND i.start_date < $6 AND i.start_date <= $4".to_owned()
             }
-            Self::One(_) => "i.id = $7",
+            Self::Of(_) => OF.to_owned(),
+            Self::One(_) => "i.id = $7".to_owned(),
         }
     }
 
     const fn order(self) -> &'static str {
-        match self {
-            Self::Active => "i.impact = 0, i.start_date DESC, i.id DESC",
-            Self::Coming => "i.start_date, i.id",
-            Self::Started(..)
-            | Self::Newest
-            | Self::Maintenances(_)
-            | Self::Of(_)
-            | Self::One(_) => "i.start_date DESC, i.id DESC",
+        if matches!(self, Self::Active) {
+            "i.impact = 0, i.start_date DESC, i.id DESC"
+        } else if matches!(self, Self::Coming) {
+            "i.start_date, i.id"
+        } else {
+            "i.start_date DESC, i.id DESC"
         }
     }
 
     /// The values of $5 to $7.
     const fn values(self) -> (Option<Timestamp>, Option<Timestamp>, Option<i32>) {
         match self {
-            Self::Active | Self::Coming | Self::Newest => (None, None, None),
             Self::Started(from, to) => (Some(from), Some(to), None),
             Self::Maintenances(since) => (Some(since), None, None),
             Self::Of(id) => (None, None, Some(id.0)),
             Self::One(id) => (None, None, Some(id)),
+            Self::Active
+            | Self::ActiveIncidents
+            | Self::ActiveMaintenances
+            | Self::Coming
+            | Self::OpenMaintenances
+            | Self::AllMaintenances
+            | Self::Incidents
+            | Self::Newest => (None, None, None),
         }
     }
 }
@@ -115,7 +143,7 @@ pub(crate) async fn read(
         "SELECT {COLUMNS}, {DERIVED}, {STATUS} AS status,
             (SELECT count(*) FROM incident_status s WHERE s.incident_id = i.id) AS updates
         FROM (
-            SELECT * FROM incident i WHERE {condition} AND {of_components}
+            SELECT * FROM incident i WHERE ({condition}) AND {of_components}
                 AND ($3::integer, $4::timestamp, $5::timestamp, $6::timestamp, $7::integer, $8::integer[])
                     IS NOT DISTINCT FROM ($3, $4, $5, $6, $7, $8)
             ORDER BY {order} LIMIT $1 OFFSET $2
@@ -171,4 +199,18 @@ pub(crate) async fn impacts(
     .fetch_all(&mut *state.database)
     .await?;
     Ok(rows.into_iter().collect())
+}
+
+/// The worst impact of what is active now; none if nothing is.
+///
+/// # Errors
+/// When the database fails.
+pub(crate) async fn worst(state: &mut Snapshot<'_>) -> Result<Option<i16>, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT max(i.impact) FROM incident i
+        WHERE i.start_date <= $1 AND (i.end_date IS NULL OR i.end_date > $1)",
+    )
+    .bind(state.now)
+    .fetch_one(&mut *state.database)
+    .await
 }

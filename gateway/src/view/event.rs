@@ -8,7 +8,7 @@ use shared::{
 };
 
 use super::{
-    frame::label,
+    catalogue::label,
     html::{Icon, Text, Time, duration},
     level::Level,
 };
@@ -59,7 +59,7 @@ pub(crate) struct UpdateView {
 }
 
 impl EventView {
-    pub(super) fn new(event: &PageEvent, names: &Names<'_>, base: &str, now: Timestamp) -> Self {
+    pub(crate) fn new(event: &PageEvent, names: &Names<'_>, base: &str, now: Timestamp) -> Self {
         let PageEvent { event, updates: all } = event;
         let incident = &event.incident;
         let components = named(&event.components, names);
@@ -100,7 +100,7 @@ pub(crate) fn title(text: &str) -> String {
 }
 
 /// The components with these ids, in the order of their labels. Those that are deleted are left out.
-pub(super) fn named(ids: &[ComponentId], names: &Names<'_>) -> Vec<Named> {
+pub(crate) fn named(ids: &[ComponentId], names: &Names<'_>) -> Vec<Named> {
     let components = ids.iter().filter_map(|id| names.get(id));
     let mut named: Vec<Named> =
         components.map(|component| Named { id: component.id, label: label(component) }).collect();

@@ -149,6 +149,12 @@ impl Display for Text {
 
 impl HtmlSafe for Text {}
 
+/// The text of an update without its markup.
+pub(crate) fn without_markup(html: &str) -> String {
+    let text = Builder::empty().clean(html).to_string();
+    html_escape::decode_html_entities(&text).into_owned()
+}
+
 /// A text for places that have no markup, such as titles of windows: without marks that change the direction of what
 /// follows.
 pub(crate) fn plain(text: &str) -> String {
