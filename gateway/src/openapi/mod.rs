@@ -44,17 +44,18 @@ is answered 400, 414 or 431 without a body, and its connection is closed.\n\n\
 An answer that leaves the request's body unread has `Connection: close`.";
 
 /// The meaning of each header of an answer.
-const HEADERS: [(&str, &str); 10] = [
+const HEADERS: [(&str, &str); 11] = [
     ("Update-Id", "The id of the update, a UUIDv7"),
     ("Link", "`rel=\"monitor\"` is the receipt of the update, `rel=\"next\"` the next page"),
     ("Location", "The path of the receipt"),
     ("Retry-After", "Seconds after which to send the request again"),
     ("Preference-Applied", "The preference of `Prefer` that was honoured"),
     ("ETag", "The version of the list in this coding, for `If-None-Match`; always weak"),
-    ("Vary", "Always `Accept-Encoding`"),
+    ("Vary", "What the answer depends on, always with `Accept-Encoding`"),
     ("Content-Encoding", "`gzip` where the client accepts it"),
     ("Accept-Encoding", "Always `identity`: the body must not be compressed"),
     ("WWW-Authenticate", "Always `Bearer`"),
+    ("X-Accel-Buffering", "Always `no`: proxies are to pass events on at once"),
 ];
 
 /// GETs that scripts of other sites may not read.

@@ -52,7 +52,7 @@ struct Parameters {
         ("If-None-Match" = Option<String>, Header, description = "The `ETag` of an earlier answer"),
     ),
     responses(
-        (status = 200, description = "The calendar", body = String, content_type = "text/calendar",
+        (status = 200, description = "The calendar", body = String, content_type = "text/calendar; charset=utf-8",
             headers(("ETag"), ("Vary"), ("Content-Encoding"))),
         (status = 304, description = "Nothing has changed since that answer", headers(("ETag"), ("Vary"))),
         (status = 404, description = "There is no such region"),

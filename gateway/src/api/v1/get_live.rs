@@ -35,7 +35,8 @@ const UNBUFFERED: HeaderName = HeaderName::from_static("x-accel-buffering");
     path = "/api/v1/live",
     operation_id = "live",
     responses(
-        (status = 200, description = "The events", body = String, content_type = "text/event-stream"),
+        (status = 200, description = "The events", body = String, content_type = "text/event-stream",
+            headers(("X-Accel-Buffering"))),
         (status = 503, description = "Too many clients are waiting"),
     ),
 )]

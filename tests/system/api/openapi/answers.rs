@@ -12,6 +12,7 @@ use tokio::{
 
 use super::{
     Document,
+    formats::{formats, formats_without_servers},
     many_updates::many_updates,
     v2::{v2, v2_without_rabbitmq, v2_without_servers},
 };
@@ -88,6 +89,7 @@ async fn every_answer_is_in_the_document(fixture: Arc<Fixture>) -> Result<()> {
     updates(&mut system, &mut document).await?;
     many_updates(&system, &mut document).await?;
     v2(&system, &mut document).await?;
+    formats(&system, &mut document, system.addresses.len() - 1).await?;
     lists(&system, &mut document).await?;
     without_servers(&mut system, &mut document).await?;
 
@@ -170,7 +172,7 @@ async fn updates(system: &mut System, document: &mut Document) -> Result<()> {
     let conflict = document.check("POST", COMPONENT_STATUS, answer(conflict).await?)?;
     ensure!(conflict.status == 409, "{conflict:?}");
 
-    system.start_gateway(&[("SDB_RATE_LIMIT", "1")]).await?;
+    system.start_gateway(&[("SDB_RATE_LIMIT", "1"), ("SDB_MAX_CONNECTIONS", "40")]).await?;
     let last = system.addresses.len() - 1;
     eventually("the token has sent too much", async || {
         let sent = answer(patient(system.update_to(last, &update("DNS", 1)))).await?;
@@ -234,6 +236,7 @@ async fn without_servers(system: &mut System, document: &mut Document) -> Result
         ensure!(unavailable.status == 503, "{unavailable:?}");
     }
     v2_without_servers(system, document, last).await?;
+    formats_without_servers(system, document, last).await?;
     let unavailable = answer(system.update_to(last, &update("DNS", 1))).await?;
     let unavailable = document.check("POST", COMPONENT_STATUS, unavailable)?;
     ensure!(unavailable.status == 503, "{unavailable:?}");

@@ -2,6 +2,7 @@
 
 mod answers;
 mod document;
+mod formats;
 mod many_updates;
 mod v2;
 
