@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use askama::Template;
 use axum::{
-    extract::{Path, State},
+    extract::{Path, State, rejection::PathRejection},
     http::StatusCode,
     response::Response,
 };
@@ -44,11 +44,12 @@ const GONE: &str = "There is no such component; it may have been removed from th
 
 pub(super) async fn get(
     State(app): State<Arc<App>>,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
     reader: Reader,
 ) -> Response {
     let answer = async {
-        let id = id.parse().map_err(|_| ApiError::new(StatusCode::NOT_FOUND, GONE))?;
+        let id = id.ok().and_then(|Path(id)| id.parse().ok());
+        let id = id.ok_or_else(|| ApiError::new(StatusCode::NOT_FOUND, GONE))?;
         let id = ComponentId(id);
         serve_document(&app.lists, &reader, ComponentDocument { id, app: app.clone() }).await
     };

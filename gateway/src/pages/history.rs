@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use askama::Template;
 use axum::{
-    extract::{Path, State},
+    extract::{Path, State, rejection::PathRejection},
     http::StatusCode,
     response::Response,
 };
@@ -42,9 +42,10 @@ pub(super) async fn get(State(app): State<Arc<App>>, reader: Reader) -> Response
 
 pub(super) async fn get_month(
     State(app): State<Arc<App>>,
-    Path(month): Path<String>,
+    month: Result<Path<String>, PathRejection>,
     reader: Reader,
 ) -> Response {
+    let month = month.map(|Path(month)| month).unwrap_or_default();
     page(&app, answer(&app, Some(&month), &reader).await)
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use askama::Template;
 use axum::{
-    extract::{Path, State},
+    extract::{Path, State, rejection::PathRejection},
     http::StatusCode,
     response::Response,
 };
@@ -62,11 +62,11 @@ pub(crate) async fn get(State(app): State<Arc<App>>, reader: Reader) -> Result<R
 )]
 pub(crate) async fn get_of_component(
     State(app): State<Arc<App>>,
-    Path(file): Path<String>,
+    file: Result<Path<String>, PathRejection>,
     reader: Reader,
 ) -> Result<Response, ApiError> {
-    let id = file.strip_suffix(".svg").and_then(|id| id.parse().ok()).map(ComponentId);
-    let id = id.ok_or_else(|| ApiError::new(StatusCode::NOT_FOUND, GONE))?;
+    let id = |Path(file): Path<String>| Some(ComponentId(file.strip_suffix(".svg")?.parse().ok()?));
+    let id = file.ok().and_then(id).ok_or_else(|| ApiError::new(StatusCode::NOT_FOUND, GONE))?;
     serve_document(&app.lists, &reader, Badge { id: Some(id), app: app.clone() }).await
 }
 

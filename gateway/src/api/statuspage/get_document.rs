@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use axum::{
-    extract::{Path, State},
+    extract::{Path, State, rejection::PathRejection},
     http::StatusCode,
     response::Response,
 };
@@ -107,9 +107,10 @@ impl Name {
 )]
 pub(crate) async fn get(
     State(app): State<Arc<App>>,
-    Path(document): Path<String>,
+    document: Result<Path<String>, PathRejection>,
     reader: Reader,
 ) -> Result<Response, ApiError> {
+    let document = document.map(|Path(document)| document).unwrap_or_default();
     answer(app, Name::of(None, &document)?, &reader).await
 }
 
@@ -135,9 +136,10 @@ pub(crate) async fn get(
 )]
 pub(crate) async fn get_part(
     State(app): State<Arc<App>>,
-    Path((kind, document)): Path<(String, String)>,
+    path: Result<Path<(String, String)>, PathRejection>,
     reader: Reader,
 ) -> Result<Response, ApiError> {
+    let (kind, document) = path.map(|Path(path)| path).unwrap_or_default();
     answer(app, Name::of(Some(&kind), &document)?, &reader).await
 }
 
