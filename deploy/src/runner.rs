@@ -109,12 +109,8 @@ pub(crate) fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
     let environment_file = usage.write_environment(&backing, &system)?;
     // A closed pipe, as with `| head`, stops nothing.
     writeln!(io::stdout(), "{}", usage.text(&environment_file.command())).ok();
-    if let Some(address) = addresses.first().filter(|_| arguments.storm) {
-        if has_samples {
-            storm::play(address, token.trim(), || healthy(&mut children))?;
-        } else {
-            say("no storm is played: the database does not have the sample catalogue");
-        }
+    if arguments.storm {
+        storm::play(&usage, || healthy(&mut children))?;
     }
     say("everything is running; Ctrl-C stops it, and the next start finds the data");
     while healthy(&mut children).is_ok() {

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use deploy::say;
 use serde_json::json;
 
-use super::address::Address;
+use super::usage::Usage;
 
 /// Time between two updates, so that somebody who looks at the page sees it change.
 const PAUSE: Duration = Duration::from_millis(400);
@@ -27,15 +27,15 @@ const UPDATES: [(&str, &str, &str); 12] = [
     ("Virtual Machines", "Region 1", "ok"),
 ];
 
-/// Posts the updates.
+/// Posts the updates, if the components are there.
 ///
 /// # Errors
 /// When one is not taken, or the user asks to stop.
-pub(super) fn play(
-    address: &Address,
-    token: &str,
-    mut healthy: impl FnMut() -> Result<()>,
-) -> Result<()> {
+pub(super) fn play(usage: &Usage<'_>, mut healthy: impl FnMut() -> Result<()>) -> Result<()> {
+    let Some(address) = usage.addresses.first().filter(|_| usage.has_samples) else {
+        say("no storm is played: the database does not have the sample catalogue");
+        return Ok(());
+    };
     say("playing a small storm");
     for (name, region, impact) in UPDATES {
         healthy()?;
@@ -45,7 +45,7 @@ pub(super) fn play(
             "text": "Requests fail or take long",
             "attributes": [{ "name": "region", "value": region }],
         });
-        let answer = address.post("/api/v1/component_status", token, &body.to_string())?;
+        let answer = address.post("/api/v1/component_status", usage.token, &body.to_string())?;
         if !answer.starts_with("HTTP/1.1 2") {
             let line = answer.lines().next().unwrap_or_default();
             bail!("an update of the storm was not taken: {line}");
