@@ -59,7 +59,7 @@ impl Frame {
 
 /// The query for a region.
 fn query(region: &str) -> String {
-    let mut query = url::form_urlencoded::Serializer::new("?".to_owned());
+    let mut query = url::form_urlencoded::Serializer::for_suffix("?".to_owned(), 1);
     query.append_pair("region", region);
     query.finish()
 }

@@ -65,7 +65,9 @@ struct OverviewPage<'a> {
     /// Whether there are more active ones than are shown.
     has_more: bool,
     table: Table<'a>,
+    /// Newest first.
     days: Vec<DayView>,
+    recent_days: usize,
     /// Whether there are more of the last days than are shown.
     has_more_recent: bool,
     grid: Grid,
@@ -83,9 +85,11 @@ struct Headline {
     detail: String,
 }
 
-/// What started on a day.
+/// What started on a day, or several days on which nothing started.
 struct DayView {
     date: String,
+    /// The first of several days.
+    first: Option<String>,
     events: Vec<EventView>,
 }
 
@@ -129,6 +133,7 @@ impl Document for Overview {
             maintenances: running.into_iter().chain(coming).collect(),
             has_more: active.len() == ACTIVE.events as usize,
             table: Table::new(&shown, &levels, &affected),
+            recent_days: RECENT_DAYS,
             days: by_day(&recent, &names, &frame.base, state.now),
             has_more_recent: recent.len() == RECENT.events as usize,
             grid: Grid(bars::DAYS),
@@ -172,12 +177,12 @@ impl Headline {
         let others: Vec<String> = Level::ALL
             .into_iter()
             .filter(|other| *other < level && *other != Level::Operational && count(*other) > 0)
-            .map(|other| format!("{}: {}", other.word(), count(other)))
+            .map(|other| format!("{} {}", count(other), other.phrase()))
             .collect();
         let well = components - levels.len().min(components);
-        let mut detail = others.join(", ");
-        if !detail.is_empty() {
-            detail.push_str(". ");
+        let mut detail = String::new();
+        if !others.is_empty() {
+            detail = format!("Also {}. ", others.join(", "));
         }
         if level != Level::Operational {
             detail.push_str(&format!("{well} of {components} components are operational."));
@@ -186,21 +191,22 @@ impl Headline {
     }
 }
 
-/// The last days, newest first, each with what started on it.
+/// The last days, newest first, each with what started on it. Days without anything are one.
 fn by_day(recent: &[PageEvent], names: &Names<'_>, base: &str, now: Timestamp) -> Vec<DayView> {
     const DAY: i64 = 86_400_000_000;
     let date = |time: Timestamp| time.to_the_minute().chars().take(10).collect::<String>();
     let mut rest = recent.iter().take(RECENT.events as usize - 1).peekable();
-    (0..RECENT_DAYS as i64)
-        .map(|back| {
-            let date_of_day = date(now.plus_micros(-back * DAY));
-            let mut events = Vec::new();
-            while let Some(event) =
-                rest.next_if(|event| date(event.event.incident.start_date) == date_of_day)
-            {
-                events.push(EventView::new(event, names, base, now));
-            }
-            DayView { date: date_of_day, events }
-        })
-        .collect()
+    let mut days: Vec<DayView> = Vec::new();
+    for back in 0..RECENT_DAYS as i64 {
+        let day = date(now.plus_micros(-back * DAY));
+        let mut events = Vec::new();
+        while let Some(event) = rest.next_if(|event| date(event.event.incident.start_date) == day) {
+            events.push(EventView::new(event, names, base, now));
+        }
+        match days.last_mut() {
+            Some(last) if last.events.is_empty() && events.is_empty() => last.first = Some(day),
+            Some(_) | None => days.push(DayView { date: day, first: None, events }),
+        }
+    }
+    days
 }

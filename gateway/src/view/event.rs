@@ -32,6 +32,7 @@ pub(crate) struct EventView {
     pub(crate) phase: &'static str,
     pub(crate) is_maintenance: bool,
     pub(crate) is_running: bool,
+    pub(crate) has_ended: bool,
     pub(crate) start: Time,
     pub(crate) end: Option<Time>,
     /// How long it took, or has taken until now.
@@ -82,6 +83,7 @@ impl EventView {
             origin: if event.system { "detected by monitoring" } else { "confirmed" },
             phase: phase(&event.status),
             is_maintenance: level == Level::Maintenance,
+            has_ended: incident.end_date.is_some_and(|end| end <= now),
             is_running: incident.start_date <= now && until.is_none(),
             start: Time(incident.start_date),
             end: incident.end_date.map(Time),

@@ -35,6 +35,17 @@ impl Level {
         }
     }
 
+    /// The words for some components among others.
+    pub(crate) const fn phrase(self) -> &'static str {
+        match self {
+            Self::Operational => "operational",
+            Self::Maintenance => "in maintenance",
+            Self::Minor => "with a minor problem",
+            Self::Major => "with a major problem",
+            Self::Outage => "with an outage",
+        }
+    }
+
     /// The name of its class in the style sheet, and of its shape.
     pub(crate) const fn class(self) -> &'static str {
         match self {
