@@ -8,10 +8,7 @@ use axum::{
     http::StatusCode,
     response::Response,
 };
-use shared::{
-    component::{Attribute, ComponentId},
-    database::components,
-};
+use shared::component::{Attribute, ComponentId};
 
 use super::{error::page, frame::Frame, table::percent};
 use crate::{
@@ -28,6 +25,7 @@ use crate::{
     },
     uptime::{Bar, last_months},
     view::{
+        catalogue,
         catalogue::label,
         event::{EventView, names},
         html::{Days, Grid, Icon, plain},
@@ -95,7 +93,7 @@ impl Document for ComponentDocument {
 
     async fn write(self, state: &mut Snapshot<'_>, out: &mut Vec<u8>) -> Result<(), ListError> {
         let Self { id, app } = self;
-        let all = components::read_all(&mut state.database).await?;
+        let all = catalogue::read(state).await?;
         let names = names(&all);
         let component = *names.get(&id).ok_or(ListError::Gone(GONE))?;
         let impacts = page_events::impacts(state).await?;

@@ -8,7 +8,7 @@ use axum::{
     http::StatusCode,
     response::Response,
 };
-use shared::{database::components, timestamp::Timestamp};
+use shared::timestamp::Timestamp;
 use time::{Date, Month, Time as TimeOfDay};
 
 use super::{error::page, frame::Frame};
@@ -24,7 +24,7 @@ use crate::{
         snapshot::Snapshot,
     },
     view::{
-        catalogue::{asked_region, in_region},
+        catalogue::{self, asked_region, in_region},
         event::{EventView, names},
     },
 };
@@ -166,7 +166,7 @@ impl Document for History {
             return Err(NOT_YET);
         }
         let (begin, end) = (month.begin().ok_or(NOT_YET)?, month.next().begin().ok_or(NOT_YET)?);
-        let all = components::read_all(&mut state.database).await?;
+        let all = catalogue::read(state).await?;
         let of = in_region(&all, region.as_deref())?;
         let most = Most { events: ON_PAGE + 1, after: (page - 1) * ON_PAGE, updates: 1 };
         let which = Which::Started(begin, end);

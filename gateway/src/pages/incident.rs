@@ -8,7 +8,6 @@ use axum::{
     http::StatusCode,
     response::Response,
 };
-use shared::database::components;
 
 use super::{error::page, frame::Frame};
 use crate::{
@@ -24,6 +23,7 @@ use crate::{
         snapshot::Snapshot,
     },
     view::{
+        catalogue,
         catalogue::label,
         event::{EventView, Names, names},
         html::{Time, plain},
@@ -91,7 +91,7 @@ impl Document for IncidentDocument {
         let Self { id, app } = self;
         let found = page_events::read(state, Which::One(id), MOST, None).await?;
         let event = found.into_iter().next().ok_or(ListError::Gone(GONE))?;
-        let all = components::read_all(&mut state.database).await?;
+        let all = catalogue::read(state).await?;
         let parts = bars::of_incident(&mut state.database, id).await?;
         let names = names(&all);
         let frame = Frame::new(&app.pages, state, &all, None);

@@ -6,7 +6,6 @@ use askama::Template;
 use axum::{extract::State, response::Response};
 use shared::{
     component::{Component, ComponentId},
-    database::components,
     timestamp::Timestamp,
 };
 
@@ -25,7 +24,7 @@ use crate::{
     },
     uptime::Days,
     view::{
-        catalogue::{asked_region, in_region},
+        catalogue::{self, asked_region, in_region},
         event::{EventView, Names, names},
         html::{Grid, Icon},
         level::Level,
@@ -102,7 +101,7 @@ impl Document for Overview {
 
     async fn write(self, state: &mut Snapshot<'_>, out: &mut Vec<u8>) -> Result<(), ListError> {
         let Self { app, region } = self;
-        let all = components::read_all(&mut state.database).await?;
+        let all = catalogue::read(state).await?;
         let of = in_region(&all, region.as_deref())?;
         let shown: Vec<&Component> = match &of {
             Some(of) => all.iter().filter(|component| of.contains(&component.id)).collect(),

@@ -1,14 +1,44 @@
 //! The catalogue as readers see it: regions, categories, labels.
 
-use shared::component::{Component, ComponentId};
+use shared::{
+    component::{Attribute, Component, ComponentId},
+    database::components,
+};
+
+use super::html::contained;
 
 use crate::{
     http::{error::ApiError, query::Query, reader::Reader},
     lists::ListError,
+    store::snapshot::Snapshot,
 };
 
 /// The attribute by which components are shown side by side.
 const REGION: &str = "region";
+
+/// All components, in the order of their ids, with names and values that can be shown beside others.
+///
+/// # Errors
+/// When the database fails.
+pub(crate) async fn read(state: &mut Snapshot<'_>) -> Result<Vec<Component>, sqlx::Error> {
+    let components = components::read_all(&mut state.database).await?;
+    Ok(components.into_iter().map(shown).collect())
+}
+
+fn shown(component: Component) -> Component {
+    let Component { id, name, attributes } = component;
+    let attributes = attributes.into_iter();
+    Component {
+        id,
+        name: contained(&name),
+        attributes: attributes
+            .map(|Attribute { name, value }| Attribute {
+                name: contained(&name),
+                value: contained(&value),
+            })
+            .collect(),
+    }
+}
 
 /// All regions, in order.
 pub(crate) fn regions(components: &[Component]) -> Vec<String> {

@@ -9,7 +9,7 @@ use shared::{
 
 use super::{
     catalogue::label,
-    html::{Icon, Text, Time, duration},
+    html::{Icon, Text, Time, contained, duration},
     level::Level,
 };
 use crate::store::page_events::PageEvent;
@@ -69,7 +69,7 @@ impl EventView {
             .zip(&incident.update_times)
             .map(|((status, text), time)| UpdateView {
                 time: Time(*time),
-                status: if status == "SYSTEM" { String::new() } else { status.clone() },
+                status: if status == "SYSTEM" { String::new() } else { contained(status) },
                 text: Text::new(text, base),
             })
             .collect();
@@ -98,7 +98,9 @@ impl EventView {
 
 /// A title that can be followed as a link, also if nobody wrote one.
 pub(crate) fn title(text: &str) -> String {
-    if text.trim().is_empty() { "Untitled".to_owned() } else { text.to_owned() }
+    Some(contained(text))
+        .filter(|text| !text.trim().is_empty())
+        .unwrap_or_else(|| "Untitled".to_owned())
 }
 
 /// The components with these ids, in the order of their labels. Those that are deleted are left out.

@@ -129,9 +129,10 @@ impl Text {
     /// `base` is the path below which the pages are, with slashes around it.
     pub(crate) fn new(html: &str, base: &str) -> Self {
         let mut text = if html.contains(['<', '&', '>']) {
-            LINKS_ONLY.clean(html).to_string()
+            // An escape may be such a mark, too.
+            contained(&LINKS_ONLY.clean(html).to_string())
         } else {
-            html.to_owned()
+            contained(html)
         };
         if base != "/" {
             let (from, to) = (format!("href=\"{INCIDENTS}"), format!("href=\"{base}incidents/"));
@@ -161,10 +162,21 @@ pub(crate) fn plain(text: &str) -> String {
     text.chars().filter(|c| !is_mark(*c)).collect()
 }
 
+/// A text for an element of its own, such as `bdi`. One of these marks without its end would reach beyond the element
+/// (Unicode Standard Annex #9, BD9).
+pub(crate) fn contained(text: &str) -> String {
+    text.chars().filter(|c| !begins_or_ends_direction(*c)).collect()
+}
+
+const fn begins_or_ends_direction(c: char) -> bool {
+    matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 /// Marks of direction, and control characters.
 const fn is_mark(c: char) -> bool {
-    c.is_ascii_control()
-        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{61c}')
+    begins_or_ends_direction(c)
+        || c.is_ascii_control()
+        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{61c}')
 }
 
 /// A duration in words, to the minute.
@@ -252,5 +264,7 @@ mod tests {
     #[test]
     fn titles_can_not_turn_what_follows() {
         assert_eq!(plain("a\u{202e}b\u{2066}c\n\u{200f}"), "abc");
+        assert_eq!(contained("a\u{202e}b\u{2066}\u{200f}"), "ab\u{200f}");
+        assert_eq!(Text::new("a &#x202e;b\u{2068}", "/").to_string(), "a b");
     }
 }

@@ -111,6 +111,7 @@ async fn texts_of_others_are_shown_and_never_run(fixture: Arc<Fixture>) -> Resul
         {
             ensure!(!markup.contains(bad), "{path} has {bad}: {markup}");
         }
+        ensure!(!page.has("\u{202e}") && !page.has("\u{2066}"), "{path} turns what follows");
         let mains = page.text.matches("</main>").count();
         ensure!(mains == 1, "{path} has {mains} ends of the main part");
     }

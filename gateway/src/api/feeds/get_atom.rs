@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use askama::Template;
 use axum::{extract::State, response::Response};
-use shared::{component::ComponentId, database::components, timestamp::Timestamp};
+use shared::{component::ComponentId, timestamp::Timestamp};
 use utoipa::IntoParams;
 
 use super::xml;
@@ -20,7 +20,7 @@ use crate::{
         snapshot::Snapshot,
     },
     view::{
-        catalogue::{in_region, label},
+        catalogue::{self, in_region, label},
         event::{EventView, Names, names},
     },
 };
@@ -127,7 +127,7 @@ impl Document for Feed {
 
     async fn write(self, state: &mut Snapshot<'_>, out: &mut Vec<u8>) -> Result<(), ListError> {
         let Self { root, region, component, app } = self;
-        let all = components::read_all(&mut state.database).await?;
+        let all = catalogue::read(state).await?;
         let names = names(&all);
         let of = in_region(&all, region.as_deref())?;
         let (which, about) = match component {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{extract::State, response::Response};
 use icalendar::{Calendar, Component as _, Event, EventStatus};
-use shared::{database::components, timestamp::Timestamp};
+use shared::timestamp::Timestamp;
 use utoipa::IntoParams;
 
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
         snapshot::Snapshot,
     },
     view::{
-        catalogue::{asked_region, in_region},
+        catalogue::{self, asked_region, in_region},
         event::{Names, named, names, title},
         html::{plain, without_markup},
     },
@@ -86,7 +86,7 @@ impl Document for Maintenances {
 
     async fn write(self, state: &mut Snapshot<'_>, out: &mut Vec<u8>) -> Result<(), ListError> {
         let Self { root, region, app } = self;
-        let all = components::read_all(&mut state.database).await?;
+        let all = catalogue::read(state).await?;
         let of = in_region(&all, region.as_deref())?;
         let which = Which::Maintenances(state.now.plus_micros(-KEPT));
         let events = page_events::read(state, which, MOST, of.as_deref()).await?;

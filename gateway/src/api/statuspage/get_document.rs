@@ -10,7 +10,6 @@ use axum::{
 use serde::Serialize;
 use shared::{
     component::{Component, ComponentId},
-    database::components,
     timestamp::Timestamp,
 };
 
@@ -26,7 +25,7 @@ use crate::{
         page_events::{self, Most, Which},
         snapshot::Snapshot,
     },
-    view::{event::names, level::Level},
+    view::{catalogue, event::names, level::Level},
 };
 
 /// Incidents or maintenances in a document, and updates of each of them.
@@ -181,7 +180,7 @@ impl Document for StatuspageDocument {
 
     async fn write(self, state: &mut Snapshot<'_>, out: &mut Vec<u8>) -> Result<(), ListError> {
         let Self { name, root, app } = self;
-        let all = components::read_all(&mut state.database).await?;
+        let all = catalogue::read(state).await?;
         let impacts = page_events::impacts(state).await?;
         let level = |component: &Component| {
             impacts.get(&component.id).map_or(Level::Operational, |impact| Level::of(*impact))
