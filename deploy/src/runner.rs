@@ -5,6 +5,7 @@ mod arguments;
 mod backing;
 mod children;
 mod environment;
+mod storm;
 mod system;
 mod usage;
 
@@ -108,6 +109,9 @@ pub(crate) fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
     let environment_file = usage.write_environment(&backing, &system)?;
     // A closed pipe, as with `| head`, stops nothing.
     writeln!(io::stdout(), "{}", usage.text(&environment_file.command())).ok();
+    if arguments.storm {
+        storm::play(&usage, || healthy(&mut children))?;
+    }
     say("everything is running; Ctrl-C stops it, and the next start finds the data");
     while healthy(&mut children).is_ok() {
         thread::sleep(POLL);

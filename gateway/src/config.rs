@@ -30,8 +30,8 @@ pub struct Config {
     pub conflict: bool,
     /// Days that the record of each update is kept.
     pub inbox_days: u32,
-    /// Address of the service for links, with a slash at its end; none to take that of the request.
-    pub page_url: Option<String>,
+    /// The pages.
+    pub pages: PageConfig,
     /// Limits of concurrent work.
     pub limits: Limits,
 }
@@ -45,6 +45,19 @@ pub struct AuthConfig {
     pub claims: Vec<String>,
     /// The names of settings that can be read in two ways, both of which are accepted.
     ambiguous: Vec<&'static str>,
+}
+
+/// What the pages and feeds need.
+#[derive(Clone, Debug)]
+pub struct PageConfig {
+    /// Whether there are pages for people. Feeds are always served.
+    pub are_served: bool,
+    /// The title of pages and feeds.
+    pub title: String,
+    /// Address of the service for links, with a slash at its end; none to take that of the request.
+    pub url: Option<String>,
+    /// The lowest impact that reduces the uptime.
+    pub uptime_impact: i16,
 }
 
 /// Limits of concurrent work.
@@ -80,7 +93,7 @@ impl Config {
             alert_mapping: Self::alert_mapping(settings),
             conflict: settings.switch("SDB_V1_CONFLICT")?,
             inbox_days: settings.number("SDB_INBOX_DAYS", 1..=3_650)?,
-            page_url: page_url(settings)?,
+            pages: PageConfig::from_settings(settings)?,
             limits: Limits {
                 connections: count("SDB_MAX_CONNECTIONS", 1_000_000)?,
                 keep_alive: Duration::from_secs(
@@ -108,6 +121,23 @@ impl Config {
     /// When it is invalid; the message names the expected form.
     pub fn bind(settings: &Settings) -> Result<SocketAddr, SettingsError> {
         settings.parsed("SDB_BIND", "an address and port such as `0.0.0.0:8080`")
+    }
+}
+
+impl PageConfig {
+    fn from_settings(settings: &Settings) -> Result<Self, SettingsError> {
+        Ok(Self {
+            are_served: settings.switch("SDB_PAGE")?,
+            title: settings.required("SDB_PAGE_TITLE")?,
+            url: page_url(settings)?,
+            uptime_impact: settings.number("SDB_UPTIME_IMPACT", 1..=3)? as i16,
+        })
+    }
+
+    /// The path below which everything is for a reader, with slashes around it.
+    pub(crate) fn base(&self) -> String {
+        let url = self.url.as_deref().and_then(|url| url::Url::parse(url).ok());
+        url.map_or_else(|| "/".to_owned(), |url| url.path().to_owned())
     }
 }
 

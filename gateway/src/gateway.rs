@@ -2,22 +2,20 @@
 
 use std::sync::Arc;
 
-use shared::{
-    broker::Broker,
-    database::{BY_INDEX, ConnectOptions, Servers},
-};
+use shared::database::{BY_INDEX, Servers};
 use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     alert_mapping::LoadedMapping,
     auth::{Auth, rate_limit::RateLimit},
-    config::{AuthConfig, Limits},
+    config::{Config, PageConfig},
     http::body::BodyMemory,
     ingest::{pending::PendingRequests, publisher::Publisher, submit::Intake},
-    lists::Lists,
+    lists::{Lists, live::Live},
     stop::Stop,
     store::{
+        bars::Bars,
         catalogue::CatalogueCopy,
         clock::DatabaseClock,
         event_counts::EventCounts,
@@ -57,27 +55,24 @@ pub(crate) struct App {
     pub(crate) conflict: bool,
     /// Days that the record of each update is kept.
     pub(crate) inbox_days: u32,
-    /// Address of the service for links, with a slash at its end; none to take that of the request.
-    pub(crate) page_url: Option<String>,
+    /// The settings of pages and feeds.
+    pub(crate) pages: PageConfig,
+    /// The last 90 days of each component.
+    pub(crate) bars: Arc<Bars>,
+    /// Tells readers when the lists change.
+    pub(crate) live: Live,
     pub(crate) stop: Stop,
 }
 
 impl App {
-    pub(crate) fn new(
-        auth: AuthConfig,
-        database: &ConnectOptions,
-        broker: Broker,
-        limits: Limits,
-        conflict: bool,
-        inbox_days: u32,
-        stop: CancellationToken,
-    ) -> Self {
-        let answers = pools::answers(database, limits.database_connections);
+    pub(crate) fn new(config: Config, mapping: LoadedMapping, stop: CancellationToken) -> Self {
+        let Config { database, broker, limits, pages, .. } = config;
+        let answers = pools::answers(&database, limits.database_connections);
         let versions = Versions::new(database.clone().with(BY_INDEX));
         let pending = Arc::new(PendingRequests::new(answers.clone(), versions.clone()));
         let clock = Arc::new(DatabaseClock::new());
         Self {
-            auth: Auth::new(auth).by(clock.clone()),
+            auth: Auth::new(config.auth).by(clock.clone()),
             catalogue: CatalogueCopy::new(answers.clone(), clock.clone()),
             clock,
             publisher: Arc::new(Publisher::new(broker, pending.clone())),
@@ -86,31 +81,23 @@ impl App {
             in_flight: Semaphore::new(limits.in_flight),
             most_in_flight: limits.in_flight,
             rate_limit: limits.updates_per_second.map(RateLimit::new),
-            mapping: LoadedMapping::default(),
+            mapping,
             bodies: BodyMemory::new(),
             servers: database.servers().clone(),
             lists: Lists::new(
-                pools::lists(database, limits.database_connections),
+                pools::lists(&database, limits.database_connections),
                 versions.clone(),
                 limits.streamed_lists,
             ),
             event_counts: Arc::default(),
+            bars: Arc::new(Bars::new(pages.uptime_impact)),
+            live: Live::new(versions.clone(), limits.connections),
             versions,
-            conflict,
-            inbox_days,
-            page_url: None,
+            conflict: config.conflict,
+            inbox_days: config.inbox_days,
+            pages,
             stop: Stop::new(stop),
         }
-    }
-
-    /// With this mapping of alerts instead of the default one.
-    pub(crate) fn mapping_by(self, mapping: LoadedMapping) -> Self {
-        Self { mapping, ..self }
-    }
-
-    /// With the address of the service for links.
-    pub(crate) fn with_page_url(self, page_url: Option<String>) -> Self {
-        Self { page_url, ..self }
     }
 
     /// Waits until the gateway is stopping.

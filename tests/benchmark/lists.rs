@@ -89,6 +89,14 @@ pub(crate) async fn v2(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
+/// The page for people, with 50 incidents.
+pub(crate) async fn page(bench: &mut Bench) -> Result<()> {
+    let system = bench.system("page").await?;
+    history::add_incidents(&system, 50, 3, 2, Whose::Persons).await?;
+    history::settle(&system).await?;
+    beside_bare(bench, &system, "/", "GET /, 50 incidents").await
+}
+
 /// With 1,000 incidents of history.
 pub(crate) async fn large(bench: &mut Bench) -> Result<()> {
     let system = bench.system("large_lists").await?;

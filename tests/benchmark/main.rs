@@ -93,6 +93,8 @@ enum Part {
     Lists,
     /// GET of 50 events, and of the availability, of API v2.
     V2,
+    /// GET of the page for people.
+    Page,
     /// GET and POST at once.
     Mixed,
     /// A long history.
@@ -194,6 +196,7 @@ async fn measure(bench: &mut Bench, arguments: &Arguments) -> Result<()> {
             Part::Get => lists::small(bench).await,
             Part::Lists => lists::large(bench).await,
             Part::V2 => lists::v2(bench).await,
+            Part::Page => lists::page(bench).await,
             Part::Mixed => updates::mixed(bench).await,
             Part::Growth => growth::grown(bench).await,
             Part::Endurance => endurance::endure(bench).await,

@@ -8,6 +8,7 @@ mod cluster;
 mod failures;
 mod lists;
 mod operations;
+mod pages;
 mod parking;
 mod project;
 mod servers;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         failures::tests(),
         lists::tests(),
         operations::tests(),
+        pages::tests(),
         parking::tests(),
         project::tests(),
         servers::tests(),

@@ -61,21 +61,35 @@ impl Address {
 
     /// Whether the gateway there is ready; if not, its answer, if any.
     pub(super) fn readiness(&self) -> Result<(), Option<String>> {
-        let probe = || -> std::io::Result<String> {
-            let mut stream = TcpStream::connect_timeout(&self.reachable(), LIMIT)?;
-            stream.set_read_timeout(Some(LIMIT))?;
-            let host = self.reachable();
-            write!(stream, "GET /readyz HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
-            let mut answer = Vec::new();
-            stream.take(4_096).read_to_end(&mut answer)?;
-            Ok(String::from_utf8_lossy(&answer).into_owned())
-        };
-        match probe() {
+        match self.ask("GET /readyz", "") {
             // 200 alone may mean that a server is still missing.
             Ok(answer) if answer.contains(r#""status":"ready""#) => Ok(()),
             Ok(answer) => Err(answer.lines().last().map(str::to_owned)),
             Err(_) => Err(None),
         }
+    }
+
+    /// The beginning of the answer to a JSON body.
+    pub(super) fn post(&self, path: &str, token: &str, body: &str) -> std::io::Result<String> {
+        let rest = format!(
+            "Authorization: Bearer {token}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        self.ask(&format!("POST {path}"), &rest)
+    }
+
+    /// The beginning of the answer; `rest` is what follows the common headers.
+    fn ask(&self, method_and_path: &str, rest: &str) -> std::io::Result<String> {
+        let mut stream = TcpStream::connect_timeout(&self.reachable(), LIMIT)?;
+        stream.set_read_timeout(Some(LIMIT))?;
+        let (host, rest) = (self.reachable(), if rest.is_empty() { "\r\n" } else { rest });
+        write!(
+            stream,
+            "{method_and_path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{rest}"
+        )?;
+        let mut answer = Vec::new();
+        stream.take(4_096).read_to_end(&mut answer)?;
+        Ok(String::from_utf8_lossy(&answer).into_owned())
     }
 
     /// A gateway that listens on all addresses is reached on the loopback.

@@ -24,6 +24,7 @@ Options:
                        [default: one for this user and checkout in /var/tmp]
   --prepare            run `worker migrate` on the database of SDB_DATABASE_URI
   --sample-catalogue   load deploy/sample-catalogue.yaml, whatever the database has
+  --storm              play a small storm with the sample catalogue, to look at the page
   --install-packages   install the packages of PostgreSQL and RabbitMQ without asking, if missing
   --programs FOLDER    use the gateway and worker in FOLDER instead of building them
   -h, --help           print this help
@@ -55,6 +56,8 @@ pub(crate) struct Arguments {
     pub(crate) prepare: bool,
     /// Whether the sample catalogue is loaded in any case.
     pub(crate) sample_catalogue: bool,
+    /// Whether a small storm is played.
+    pub(crate) storm: bool,
     /// Whether missing packages are installed without asking.
     pub(crate) install_packages: bool,
     /// Where the programs are; none to build them.
@@ -69,6 +72,7 @@ impl Default for Arguments {
             data: None,
             prepare: false,
             sample_catalogue: false,
+            storm: false,
             install_packages: false,
             programs: None,
         }
@@ -89,6 +93,7 @@ impl Arguments {
                 "-h" | "--help" => return Ok(None),
                 "--prepare" => Some(&mut arguments.prepare),
                 "--sample-catalogue" => Some(&mut arguments.sample_catalogue),
+                "--storm" => Some(&mut arguments.storm),
                 "--install-packages" => Some(&mut arguments.install_packages),
                 _ => None,
             };
@@ -145,6 +150,7 @@ mod tests {
         assert!(arguments.prepare && arguments.install_packages && !arguments.sample_catalogue);
         assert_eq!(arguments.programs, Some(PathBuf::from("/p")));
         assert!(parse("--sample-catalogue").unwrap().unwrap().sample_catalogue);
+        assert!(parse("--storm").unwrap().unwrap().storm);
     }
 
     #[test]

@@ -51,7 +51,7 @@ impl Usage<'_> {
             String::new()
         };
         format!(
-            "\nThe Status Dashboard is running. Open its API in a browser:\n\n  \
+            "\nThe Status Dashboard is running. Open its page in a browser:\n\n  {url}/\n\nIts API:\n\n  \
              {url}/api-docs\n\n{others}Token: {token}\n\n{post}See the components and the \
              incidents:\n\n  curl {url}/api/v1/component_status\n  curl \
              {url}/api/v1/incidents\n\nIn another terminal (sh, bash or zsh), set the variables of \

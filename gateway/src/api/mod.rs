@@ -5,5 +5,6 @@ pub(crate) mod alertmanager;
 pub(crate) mod feeds;
 pub(crate) mod health;
 pub(crate) mod metrics;
+pub(crate) mod statuspage;
 pub(crate) mod v1;
 pub(crate) mod v2;

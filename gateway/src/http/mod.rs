@@ -1,5 +1,6 @@
 //! HTTP in general: errors, headers, queries, bodies. It depends on no endpoint and no server.
 
+pub(crate) mod address;
 pub(crate) mod body;
 pub(crate) mod content_coding;
 pub(crate) mod error;
@@ -10,6 +11,7 @@ pub(crate) mod json_body;
 pub(crate) mod list;
 pub(crate) mod prefer;
 pub(crate) mod query;
+pub(crate) mod reader;
 pub(crate) mod receipt;
 pub(crate) mod schema;
 pub(crate) mod transfer;

@@ -3,6 +3,8 @@
 
 mod budget;
 mod cache;
+pub(crate) mod document;
+pub(crate) mod live;
 mod render;
 mod streamed;
 mod writer;

@@ -64,7 +64,7 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
-    use crate::config::Config;
+    use crate::{alert_mapping::LoadedMapping, config::Config};
 
     /// With unreachable servers.
     fn app() -> Arc<App> {
@@ -75,8 +75,7 @@ mod tests {
         ];
         let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned()));
         let config = Config::from_settings(&Settings::new(settings)).unwrap();
-        let Config { auth, database, broker, limits, .. } = config;
-        Arc::new(App::new(auth, &database, broker, limits, false, 30, CancellationToken::new()))
+        Arc::new(App::new(config, LoadedMapping::default(), CancellationToken::new()))
     }
 
     async fn breaks() -> Response {

@@ -20,10 +20,12 @@ use utoipa::{
 use crate::{
     api::{
         alertmanager::{post_alerts, post_webhook},
-        feeds::get_rss,
+        feeds::{get_atom, get_badge, get_calendar, get_rss},
         health, metrics,
+        statuspage::get_document,
         v1::{
-            get_component_status, get_incidents, get_update, post_component_status, post_updates,
+            get_component_status, get_incidents, get_live, get_update, post_component_status,
+            post_updates,
         },
         v2::{get_availability, get_components, get_event, get_events, post_events},
     },
@@ -37,23 +39,28 @@ Monitors post the statuses of components; the service decides which incident eac
 are public; updates and receipts need a token.\n\n\
 HEAD is answered like GET, without the body. Any other method is answered 405, an unknown path 404, \
 both with the error body. In a path, several slashes count as one, and `%5F` as `_`; a slash at the \
-end makes it another path. `/` redirects to `/api-docs`. A request whose head exceeds 32 KiB or is malformed \
+end makes it another path. `/`, `/incidents/{id}`, `/components/{id}` and `/history` are pages for people; with \
+`SDB_PAGE=off`, `/` redirects to `/api-docs`. A request whose head exceeds 32 KiB or is malformed \
 is answered 400, 414 or 431 without a body, and its connection is closed.\n\n\
 An answer that leaves the request's body unread has `Connection: close`.";
 
 /// The meaning of each header of an answer.
-const HEADERS: [(&str, &str); 10] = [
+const HEADERS: [(&str, &str); 11] = [
     ("Update-Id", "The id of the update, a UUIDv7"),
     ("Link", "`rel=\"monitor\"` is the receipt of the update, `rel=\"next\"` the next page"),
     ("Location", "The path of the receipt"),
     ("Retry-After", "Seconds after which to send the request again"),
     ("Preference-Applied", "The preference of `Prefer` that was honoured"),
     ("ETag", "The version of the list in this coding, for `If-None-Match`; always weak"),
-    ("Vary", "Always `Accept-Encoding`"),
+    ("Vary", "What the answer depends on, always with `Accept-Encoding`"),
     ("Content-Encoding", "`gzip` where the client accepts it"),
     ("Accept-Encoding", "Always `identity`: the body must not be compressed"),
     ("WWW-Authenticate", "Always `Bearer`"),
+    ("X-Accel-Buffering", "Always `no`: proxies are to pass events on at once"),
 ];
+
+/// GETs that scripts of other sites may not read.
+const CLOSED: [&str; 4] = ["/api/v1/updates", "/healthz", "/readyz", "/metrics"];
 
 /// The headers that every answer below `/v2` has, also that to OPTIONS, which is 204 without a token.
 const CROSS_ORIGIN: [(&str, &str); 4] = [
@@ -81,6 +88,13 @@ const CROSS_ORIGIN: [(&str, &str); 4] = [
         post_events::post,
         get_availability::get,
         get_rss::get,
+        get_atom::get,
+        get_calendar::get,
+        get_badge::get,
+        get_badge::get_of_component,
+        get_document::get,
+        get_document::get_part,
+        get_live::get,
         health::healthz,
         health::readyz,
         metrics::get,
@@ -100,6 +114,10 @@ impl Modify for Common {
             for operation in operations(item) {
                 complete_operation(operation, is_v2);
             }
+            let is_readable = !is_v2 && !CLOSED.iter().any(|closed| path.starts_with(closed));
+            if let Some(get) = item.get.as_mut().filter(|_| is_readable) {
+                allow_reading(get);
+            }
         }
         let bearer = HttpBuilder::new()
             .scheme(HttpAuthScheme::Bearer)
@@ -109,6 +127,18 @@ impl Modify for Common {
             ));
         let components = document.components.get_or_insert_default();
         components.add_security_scheme("token", SecurityScheme::Http(bearer.build()));
+    }
+}
+
+/// Adds the header that lets scripts of other sites read the answer.
+fn allow_reading(operation: &mut Operation) {
+    let [(name, meaning), ..] = CROSS_ORIGIN;
+    for response in operation.responses.responses.values_mut() {
+        if let RefOr::T(response) = response {
+            let mut header = Header::default();
+            header.description = Some(meaning.to_owned());
+            response.headers.insert(name.to_owned(), header.into());
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! `GET /api-spec.json`, the OpenAPI document, and `GET /api-docs`, a page that shows it, to which `/` redirects.
+//! `GET /api-spec.json`, the OpenAPI document, and `GET /api-docs`, a page that shows it.
 //!
 //! The page loads nothing from other hosts.
 
@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock};
 use axum::{
     Router,
     http::{HeaderName, header},
-    response::{IntoResponse, Redirect},
+    response::IntoResponse,
     routing::get,
 };
 use bytes::Bytes;
@@ -33,7 +33,6 @@ pub(crate) fn router() -> Router<Arc<App>> {
     let script = include_str!("page/page.js");
     let style = include_str!("page/page.css");
     Router::new()
-        .route("/", get(async || Redirect::temporary("/api-docs")))
         .route("/api-spec.json", get(async || file("application/json", DOCUMENT.clone())))
         .route(
             "/api-docs",

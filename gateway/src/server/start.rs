@@ -74,7 +74,7 @@ pub enum BuildError {
 pub async fn build(config: Config, stop: CancellationToken) -> Result<Server, BuildError> {
     config.auth.warn();
     let hangup = signal(SignalKind::hangup()).map_err(BuildError::Hangup)?;
-    let mapping = LoadedMapping::new(config.alert_mapping)?;
+    let mapping = LoadedMapping::new(config.alert_mapping.clone())?;
     let connections = open_files::connections(config.limits)?;
     let address = config.bind;
     let refused = |error| BuildError::Address { address, error };
@@ -84,10 +84,8 @@ pub async fn build(config: Config, stop: CancellationToken) -> Result<Server, Bu
         Some(address) => Some(admin::bind(address).await?),
         None => None,
     };
-    let Config { database, broker, auth, conflict, inbox_days, page_url, limits, .. } = config;
-    let app = App::new(auth, &database, broker, limits, conflict, inbox_days, stop);
-    let app = Arc::new(app.mapping_by(mapping).with_page_url(page_url));
-    let keep_alive = limits.keep_alive;
+    let (keep_alive, database) = (config.limits.keep_alive, config.database.clone());
+    let app = Arc::new(App::new(config, mapping, stop));
     Ok(Server { listener, keep_alive, admin, app, database, hangup })
 }
 
@@ -128,6 +126,7 @@ impl Server {
             () = upkeep => {}
             () = reloading => {}
             () = watching => {}
+            () = app.live.watch() => {}
             () = self.listener.serve(router, self.keep_alive, app.stops()) => {}
         }
         app.publisher.close().await;

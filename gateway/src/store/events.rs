@@ -60,7 +60,7 @@ pub(crate) const STATUSES: [&str; 11] = [
 ];
 
 /// The status of `incident i`. `analyzing` is how the Python dashboard writes `analysing`.
-const STATUS: &str = "CASE
+pub(super) const STATUS: &str = "CASE
         WHEN i.impact = 0 AND i.start_date > statement_timestamp() AT TIME ZONE 'UTC' THEN 'planned'
         WHEN i.end_date <= statement_timestamp() AT TIME ZONE 'UTC'
             THEN CASE i.impact WHEN 0 THEN 'completed' ELSE 'resolved' END
@@ -72,7 +72,8 @@ const STATUS: &str = "CASE
             ORDER BY s.\"timestamp\" DESC, s.id DESC LIMIT 1), 'detected') END";
 
 /// What [`Event`] has beside its incident.
-const DERIVED: &str = "i.system, ARRAY(SELECT r.component_id FROM incident_component_relation r
+pub(super) const DERIVED: &str =
+    "i.system, ARRAY(SELECT r.component_id FROM incident_component_relation r
         WHERE r.incident_id = i.id ORDER BY r.component_id) AS components";
 
 /// What an event with this status has at least: conditions for which no update has to be read.

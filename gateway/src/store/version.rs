@@ -1,7 +1,8 @@
 //! The version of the lists.
 
-use std::{fmt::Write, time::Duration};
+use std::{fmt::Write, sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use shared::{
     database::{ConnectOptions, Database},
     supervise,
@@ -13,13 +14,15 @@ use sqlx::{FromRow, PgConnection, Row, postgres::PgRow};
 use tokio::{
     sync::{mpsc, oneshot},
     task::yield_now,
-    time::timeout,
+    time::{Instant, timeout},
 };
 
 use crate::http::error::ApiError;
 
 /// Maximum number of requests that share one reading.
 const MAX_AT_ONCE: usize = 1_024;
+/// Age up to which a version is good enough for pages.
+const RECENT: Duration = Duration::from_secs(1);
 /// Time for one reading.
 const READ_LIMIT: Duration = Duration::from_secs(2);
 
@@ -47,6 +50,8 @@ pub(crate) enum DependsOn {
     Rows,
     /// Also when an incident starts or ends without a write.
     Windows,
+    /// When anything changes, and every minute. The version may be a second old, so that a crowd costs nothing.
+    Page,
     /// When a component changes, and every minute. It reads too much to be read again for each incident of a storm.
     Minutes,
 }
@@ -89,6 +94,7 @@ impl Version {
         match depends_on {
             DependsOn::Rows => Self { windows: None, minute: None, ..self },
             DependsOn::Windows => Self { minute: None, ..self },
+            DependsOn::Page => self,
             DependsOn::Minutes => Self { lists: self.catalogue, windows: None, ..self },
         }
     }
@@ -134,7 +140,11 @@ impl Version {
 #[derive(Clone)]
 pub(crate) struct Versions {
     asking: mpsc::UnboundedSender<Question>,
+    recent: Arc<Recent>,
 }
+
+/// The last version that was read with its windows, and when that began.
+type Recent = Mutex<Option<(Instant, Version)>>;
 
 /// A request that waits for the version.
 struct Question {
@@ -147,8 +157,10 @@ impl Versions {
     /// Starts the reader, a task that ends when the last clone is dropped.
     pub(crate) fn new(database: ConnectOptions) -> Self {
         let (asking, asked) = mpsc::unbounded_channel();
-        supervise::spawn("list versions", answer(Database::new(database), asked));
-        Self { asking }
+        let recent = Arc::new(Recent::default());
+        let answering = answer(Database::new(database), asked, recent.clone());
+        supervise::spawn("list versions", answering);
+        Self { asking, recent }
     }
 
     /// The version as it is now, as far as it matters to such a list.
@@ -156,7 +168,22 @@ impl Versions {
     /// # Errors
     /// 503 when the database does not answer.
     pub(crate) async fn now(&self, depends_on: DependsOn) -> Result<Version, ApiError> {
-        Ok(self.ask(depends_on == DependsOn::Windows).await?.of_list(depends_on))
+        let has_windows = matches!(depends_on, DependsOn::Windows | DependsOn::Page);
+        if depends_on == DependsOn::Page
+            && let Some((at, version)) = *self.recent.lock()
+            && at.elapsed() < RECENT
+        {
+            return Ok(version);
+        }
+        Ok(self.ask(has_windows).await?.of_list(depends_on))
+    }
+
+    /// The version as it is now, with its windows.
+    ///
+    /// # Errors
+    /// 503 when the database does not answer.
+    pub(crate) async fn fresh(&self) -> Result<Version, ApiError> {
+        self.ask(true).await
     }
 
     async fn ask(&self, windows: bool) -> Result<Version, ApiError> {
@@ -167,7 +194,11 @@ impl Versions {
     }
 }
 
-async fn answer(mut database: Database, mut asked: mpsc::UnboundedReceiver<Question>) {
+async fn answer(
+    mut database: Database,
+    mut asked: mpsc::UnboundedReceiver<Question>,
+    recent: Arc<Recent>,
+) {
     let mut waiting = Vec::new();
     let mut last: Option<Version> = None;
     while asked.recv_many(&mut waiting, MAX_AT_ONCE).await > 0 {
@@ -179,6 +210,7 @@ async fn answer(mut database: Database, mut asked: mpsc::UnboundedReceiver<Quest
             waiting.push(question);
         }
         let windows = waiting.iter().any(|question| question.windows);
+        let began = Instant::now();
         let version = match timeout(READ_LIMIT, read_twice(&mut database, windows)).await {
             Ok(Ok(version)) => version,
             Ok(Err(error)) => {
@@ -199,6 +231,9 @@ async fn answer(mut database: Database, mut asked: mpsc::UnboundedReceiver<Quest
         };
         if let Some(last) = last.replace(version) {
             version.report_loss_since(last);
+        }
+        if windows {
+            *recent.lock() = Some((began, version));
         }
         for question in waiting.drain(..) {
             // A request that was dropped meanwhile needs no answer.

@@ -212,8 +212,8 @@ impl Settings {
     pub fn switch(&self, name: &'static str) -> Result<bool, SettingsError> {
         let text = self.required(name)?;
         match text.to_ascii_lowercase().as_str() {
-            "true" | "1" => Ok(true),
-            "false" | "0" => Ok(false),
+            "true" | "1" | "on" => Ok(true),
+            "false" | "0" | "off" => Ok(false),
             _ => Err(invalid(name, &text, "`true` or `false`")),
         }
     }

@@ -65,10 +65,28 @@ pub const SETTINGS: &[Setting] = &[
         "`true`: an update that changes nothing is answered as by the Python dashboard, 409 if an incident covers it and 201 if a maintenance does, instead of 200",
     ),
     setting(
+        "SDB_PAGE",
+        Some("on"),
+        "gateway",
+        "`off`: no pages for people are served, because the deployment has others; `/` redirects to the API document. Feeds, badges and the calendar stay",
+    ),
+    setting(
+        "SDB_PAGE_TITLE",
+        Some("Status Dashboard"),
+        "gateway",
+        "The title of the pages, feeds and the calendar",
+    ),
+    setting(
         "SDB_PAGE_URL",
         None,
         "gateway",
-        "Address of the service for links in feeds, such as `https://status.example.org`. Without it, links have the `Host` and `X-Forwarded-Proto` of the request, and feeds are kept for each of them",
+        "Address of the service, such as `https://status.example.org`: for links in feeds, and its path for links in pages. Without it, links in feeds have the `Host` and `X-Forwarded-Proto` of the request, and feeds are kept for each of them",
+    ),
+    setting(
+        "SDB_UPTIME_IMPACT",
+        Some("3"),
+        "gateway",
+        "The lowest impact that reduces the uptime on the pages: `1` minor, `2` major, `3` outage",
     ),
     setting(
         "SDB_MAX_CONNECTIONS",

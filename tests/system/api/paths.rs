@@ -172,7 +172,7 @@ async fn probes_may_write_paths_likewise(fixture: Arc<Fixture>) -> Result<()> {
 
 async fn the_root_leads_people_to_the_documentation(fixture: Arc<Fixture>) -> Result<()> {
     let mut system = System::prepared(&fixture).await?;
-    system.start_gateway(&[]).await?;
+    system.start_gateway(&[("SDB_PAGE", "off")]).await?;
     for (method, path) in [("GET", "/"), ("HEAD", "/"), ("GET", "//"), ("GET", "/?from=there")] {
         let got = get(&system, &system.addresses[0], method, path).await?;
         ensure!(got.status == 307 && got.body.is_empty(), "{method} {path}: {got:?}");

@@ -15,7 +15,7 @@ use utoipa::IntoParams;
 use super::rss::{self, Feed};
 use crate::{
     gateway::App,
-    http::{error::ApiError, query::Query, transfer::Transfer},
+    http::{address::address, error::ApiError, query::Query, transfer::Transfer},
     lists::{self, Asked, DependsOn, ListError, ListKind, ListWriter},
     store::{
         feeds::{FeedOf, FeedSelection},
@@ -83,7 +83,7 @@ pub(crate) async fn get(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let of = read(&uri)?;
-    let root = app.page_url.clone().unwrap_or_else(|| root(&headers));
+    let root = address(app.pages.url.as_deref(), &headers);
     let list = format!("rss {root} {of:?}");
     let (method, headers, transfer) = (&method, &headers, &transfer);
     let (kind, depends_on) = (ListKind::One, DependsOn::Rows);
@@ -96,20 +96,11 @@ pub(crate) async fn get(
         let rss = HeaderValue::from_static("application/rss+xml");
         response.headers_mut().insert(header::CONTENT_TYPE, rss);
     }
-    if app.page_url.is_none() {
+    if app.pages.url.is_none() {
         let vary = HeaderValue::from_static("Accept-Encoding, Host, X-Forwarded-Proto");
         response.headers_mut().insert(header::VARY, vary);
     }
     Ok(response)
-}
-
-/// The address of the service as the client knows it. A proxy says whether that is with TLS.
-fn root(headers: &HeaderMap) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '[' | ']');
-    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
-    let host = text("host").filter(|host| host.len() <= 255 && host.chars().all(is_plain));
-    let scheme = if text("x-forwarded-proto") == Some("https") { "https" } else { "http" };
-    format!("{scheme}://{}/", host.unwrap_or("localhost"))
 }
 
 async fn write(

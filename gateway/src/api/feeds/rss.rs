@@ -3,6 +3,7 @@
 use shared::{impact::Impact, timestamp::Timestamp};
 use time::{OffsetDateTime, format_description::well_known::Rfc2822};
 
+use super::xml::escape;
 use crate::store::incidents::Incident;
 
 /// The last words of every item.
@@ -77,11 +78,4 @@ fn rfc2822(time: Timestamp) -> String {
     let seconds = time.as_micros().div_euclid(1_000_000).max(FIRST);
     let time = OffsetDateTime::from_unix_timestamp(seconds).ok();
     time.and_then(|time| time.format(&Rfc2822).ok()).unwrap_or_default()
-}
-
-/// Text as XML can have it: without the control characters that it can't express.
-fn escape(text: &str) -> String {
-    let is_char = |c: &char| !matches!(c, '\0'..='\u{8}' | '\u{b}' | '\u{c}' | '\u{e}'..='\u{1f}' | '\u{fffe}' | '\u{ffff}');
-    let text: String = text.chars().filter(is_char).collect();
-    html_escape::encode_double_quoted_attribute(&text).replace('>', "&gt;")
 }

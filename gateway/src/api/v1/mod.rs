@@ -3,6 +3,7 @@
 
 pub(crate) mod get_component_status;
 pub(crate) mod get_incidents;
+pub(crate) mod get_live;
 pub(crate) mod get_update;
 mod many_updates;
 mod outcome_status;

@@ -14,7 +14,6 @@ use shared::component::ComponentId;
 use sqlx::PgConnection;
 use utoipa::ToSchema;
 
-use super::uptime::{CalendarMonth, last_months};
 use crate::{
     gateway::App,
     http::{error::ApiError, transfer::Transfer},
@@ -23,6 +22,7 @@ use crate::{
         availability::{self, Outages},
         pools::Pool,
     },
+    uptime::{CalendarMonth, last_months},
 };
 
 /// The number of months, the current one included.

@@ -9,4 +9,3 @@ pub(crate) mod get_events;
 mod markdown;
 pub(crate) mod post_events;
 mod posted_event;
-mod uptime;

@@ -13,6 +13,7 @@ use tokio::{
 use super::{
     Document,
     alerts::alerts_and_webhook,
+    formats::{formats, formats_without_servers},
     many_updates::many_updates,
     v2::{v2, v2_without_rabbitmq, v2_without_servers},
 };
@@ -90,6 +91,7 @@ async fn every_answer_is_in_the_document(fixture: Arc<Fixture>) -> Result<()> {
     many_updates(&system, &mut document).await?;
     alerts_and_webhook(&system, &mut document).await?;
     v2(&system, &mut document).await?;
+    formats(&system, &mut document, system.addresses.len() - 1).await?;
     lists(&system, &mut document).await?;
     without_servers(&mut system, &mut document).await?;
 
@@ -172,7 +174,7 @@ async fn updates(system: &mut System, document: &mut Document) -> Result<()> {
     let conflict = document.check("POST", COMPONENT_STATUS, answer(conflict).await?)?;
     ensure!(conflict.status == 409, "{conflict:?}");
 
-    system.start_gateway(&[("SDB_RATE_LIMIT", "1")]).await?;
+    system.start_gateway(&[("SDB_RATE_LIMIT", "1"), ("SDB_MAX_CONNECTIONS", "40")]).await?;
     let last = system.addresses.len() - 1;
     eventually("the token has sent too much", async || {
         let sent = answer(patient(system.update_to(last, &update("DNS", 1)))).await?;
@@ -236,6 +238,7 @@ async fn without_servers(system: &mut System, document: &mut Document) -> Result
         ensure!(unavailable.status == 503, "{unavailable:?}");
     }
     v2_without_servers(system, document, last).await?;
+    formats_without_servers(system, document, last).await?;
     let unavailable = answer(system.update_to(last, &update("DNS", 1))).await?;
     let unavailable = document.check("POST", COMPONENT_STATUS, unavailable)?;
     ensure!(unavailable.status == 503, "{unavailable:?}");

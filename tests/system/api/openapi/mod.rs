@@ -3,6 +3,7 @@
 mod alerts;
 mod answers;
 mod document;
+mod formats;
 mod many_updates;
 mod v2;
 

@@ -1,0 +1,141 @@
+//! `GET /maintenance.ics`: maintenances as a calendar.
+
+use std::sync::Arc;
+
+use axum::{extract::State, response::Response};
+use icalendar::{Calendar, Component as _, Event, EventStatus};
+use shared::timestamp::Timestamp;
+use utoipa::IntoParams;
+
+use crate::{
+    gateway::App,
+    http::{address::address, error::ApiError, reader::Reader},
+    lists::{
+        ListError,
+        document::{Document, serve_document},
+    },
+    store::{
+        page_events::{self, Most, PageEvent, Which},
+        snapshot::Snapshot,
+    },
+    view::{
+        catalogue::{self, asked_region, in_region},
+        event::{Names, named, names, title},
+        html::{plain, without_markup},
+    },
+};
+
+/// Maintenances, and updates of each of them.
+const MOST: Most = Most { events: 500, after: 0, updates: 1 };
+/// Those that ended longer ago are left out, in microseconds.
+const KEPT: i64 = 90 * 86_400_000_000;
+
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "describes what `asked_region` takes")]
+struct Parameters {
+    /// Only maintenances of components in this region.
+    #[param(max_length = 255)]
+    region: Option<String>,
+}
+
+/// Maintenances as a calendar
+///
+/// Those to come, those that are running, and those that ended within 90 days, at most 500. One that was given an end
+/// before its start is cancelled.
+#[utoipa::path(
+    get,
+    path = "/maintenance.ics",
+    operation_id = "calendar",
+    params(
+        Parameters,
+        ("If-None-Match" = Option<String>, Header, description = "The `ETag` of an earlier answer"),
+    ),
+    responses(
+        (status = 200, description = "The calendar", body = String, content_type = "text/calendar; charset=utf-8",
+            headers(("ETag"), ("Vary"), ("Content-Encoding"))),
+        (status = 304, description = "Nothing has changed since that answer", headers(("ETag"), ("Vary"))),
+        (status = 404, description = "There is no such region"),
+        (status = 422, description = "A parameter is invalid"),
+        (status = 503, description = "The database can't be read now"),
+    ),
+)]
+pub(crate) async fn get(State(app): State<Arc<App>>, reader: Reader) -> Result<Response, ApiError> {
+    let region = asked_region(&reader)?;
+    let root = address(app.pages.url.as_deref(), &reader.headers);
+    serve_document(&app.lists, &reader, Maintenances { root, region, app: app.clone() }).await
+}
+
+struct Maintenances {
+    /// The address of the service, with a slash at its end.
+    root: String,
+    region: Option<String>,
+    app: Arc<App>,
+}
+
+impl Document for Maintenances {
+    const TYPE: &'static str = "text/calendar; charset=utf-8";
+
+    fn name(&self) -> String {
+        format!("calendar {} {:?}", self.root, self.region)
+    }
+
+    fn has_addresses(&self) -> bool {
+        self.app.pages.url.is_none()
+    }
+
+    async fn write(self, state: &mut Snapshot<'_>, out: &mut Vec<u8>) -> Result<(), ListError> {
+        let Self { root, region, app } = self;
+        let all = catalogue::read(state).await?;
+        let of = in_region(&all, region.as_deref())?;
+        let which = Which::Maintenances(state.now.plus_micros(-KEPT));
+        let events = page_events::read(state, which, MOST, of.as_deref()).await?;
+        let names = names(&all);
+        let mut calendar = Calendar::new();
+        calendar.name(&plain(&app.pages.title));
+        for event in events.iter().filter_map(|event| entry(event, &names, &root)) {
+            calendar.push(event);
+        }
+        out.extend_from_slice(calendar.to_string().as_bytes());
+        Ok(())
+    }
+}
+
+/// A maintenance; none if a calendar can't have its times.
+fn entry(event: &PageEvent, names: &Names<'_>, root: &str) -> Option<Event> {
+    let PageEvent { event, updates } = event;
+    let incident = &event.incident;
+    let start = utc(incident.start_date)?;
+    let newest = incident.update_times.first().copied().unwrap_or(incident.start_date);
+    let is_cancelled = incident.end_date.is_some_and(|end| end <= incident.start_date);
+    let labels = named(&event.components, names).into_iter().map(|named| named.label);
+    let text = incident.update_texts.first().map(|text| without_markup(text)).unwrap_or_default();
+    let lines: Vec<String> = labels.chain([text]).filter(|line| !line.is_empty()).collect();
+    let mut entry = Event::new();
+    entry
+        .uid(&format!("maintenance-{}@{}", incident.id, host(root)))
+        .sequence(u32::try_from(*updates).unwrap_or(u32::MAX))
+        .summary(&plain(&title(&incident.text)))
+        .description(&lines.iter().map(|line| plain(line)).collect::<Vec<_>>().join("\n"))
+        .add_property("DTSTAMP", utc(newest).unwrap_or_else(|| start.clone()))
+        .add_property("DTSTART", start)
+        .add_property("URL", format!("{root}incidents/{}", incident.id))
+        .status(if is_cancelled { EventStatus::Cancelled } else { EventStatus::Confirmed });
+    if let Some(end) = incident.end_date.filter(|_| !is_cancelled) {
+        entry.add_property("DTEND", utc(end)?);
+    }
+    Some(entry.done())
+}
+
+/// A time as calendars have it, which know the years 1 to 9999.
+fn utc(time: Timestamp) -> Option<String> {
+    let text = time.to_the_microsecond();
+    let seconds = text.get(..19).filter(|_| text.len() == 27)?;
+    Some(format!("{}Z", seconds.replace(['-', ':'], "")))
+}
+
+/// The host of an address.
+fn host(root: &str) -> String {
+    let url = url::Url::parse(root).ok();
+    url.and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_else(|| "localhost".to_owned())
+}

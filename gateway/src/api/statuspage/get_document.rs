@@ -1,0 +1,253 @@
+//! `GET /api/v2/{document}` and `GET /api/v2/{kind}/{document}`: the state as Statuspage has it.
+
+use std::{collections::HashMap, sync::Arc};
+
+use axum::{
+    extract::{Path, State, rejection::PathRejection},
+    http::StatusCode,
+    response::Response,
+};
+use serde::Serialize;
+use shared::{
+    component::{Component, ComponentId},
+    timestamp::Timestamp,
+};
+
+use super::format::{ComponentJson, IncidentJson, PAGE_ID, PageJson, StatusJson, category, time};
+use crate::{
+    gateway::App,
+    http::{address::address, error::ApiError, reader::Reader},
+    lists::{
+        ListError,
+        document::{Document, serve_document},
+    },
+    store::{
+        page_events::{self, Most, Which},
+        snapshot::Snapshot,
+    },
+    view::{catalogue, event::names, level::Level},
+};
+
+/// Incidents or maintenances in a document, and updates of each of them.
+const MOST: Most = Most { events: 50, after: 0, updates: 100 };
+
+/// A document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Name {
+    Summary,
+    Status,
+    Components,
+    Incidents,
+    Unresolved,
+    Maintenances,
+    Upcoming,
+    Active,
+}
+
+impl Name {
+    fn of(kind: Option<&str>, document: &str) -> Result<Self, ApiError> {
+        match (kind, document) {
+            (None, "summary.json") => Ok(Self::Summary),
+            (None, "status.json") => Ok(Self::Status),
+            (None, "components.json") => Ok(Self::Components),
+            (None, "incidents.json") => Ok(Self::Incidents),
+            (Some("incidents"), "unresolved.json") => Ok(Self::Unresolved),
+            (None, "scheduled-maintenances.json") => Ok(Self::Maintenances),
+            (Some("scheduled-maintenances"), "upcoming.json") => Ok(Self::Upcoming),
+            (Some("scheduled-maintenances"), "active.json") => Ok(Self::Active),
+            _ => Err(ApiError::new(StatusCode::NOT_FOUND, "There is no such document")),
+        }
+    }
+
+    /// The incidents in it.
+    const fn incidents(self) -> Option<Which> {
+        match self {
+            Self::Summary | Self::Unresolved => Some(Which::ActiveIncidents),
+            Self::Incidents => Some(Which::Incidents),
+            Self::Status
+            | Self::Components
+            | Self::Maintenances
+            | Self::Upcoming
+            | Self::Active => None,
+        }
+    }
+
+    /// The maintenances in it.
+    const fn maintenances(self) -> Option<Which> {
+        match self {
+            Self::Summary => Some(Which::OpenMaintenances),
+            Self::Maintenances => Some(Which::AllMaintenances),
+            Self::Upcoming => Some(Which::Coming),
+            Self::Active => Some(Which::ActiveMaintenances),
+            Self::Status | Self::Components | Self::Incidents | Self::Unresolved => None,
+        }
+    }
+}
+
+/// Show the state as Statuspage does
+///
+/// In the format of Statuspage's public API v2: `summary.json`, `status.json`, `components.json`, `incidents.json`
+/// and `scheduled-maintenances.json`. At most 50 incidents and 50 maintenances, newest first.
+#[utoipa::path(
+    get,
+    path = "/api/v2/{document}",
+    operation_id = "statuspage",
+    params(
+        ("document" = String, Path, description = "Its name", example = "summary.json"),
+        ("If-None-Match" = Option<String>, Header, description = "The `ETag` of an earlier answer"),
+    ),
+    responses(
+        (status = 200, description = "The document", body = Value,
+            headers(("ETag"), ("Vary"), ("Content-Encoding"))),
+        (status = 304, description = "Nothing has changed since that answer", headers(("ETag"), ("Vary"))),
+        (status = 404, description = "There is no such document"),
+        (status = 503, description = "The database can't be read now"),
+    ),
+)]
+pub(crate) async fn get(
+    State(app): State<Arc<App>>,
+    document: Result<Path<String>, PathRejection>,
+    reader: Reader,
+) -> Result<Response, ApiError> {
+    let document = document.map(|Path(document)| document).unwrap_or_default();
+    answer(app, Name::of(None, &document)?, &reader).await
+}
+
+/// Show a part of the incidents or maintenances as Statuspage does
+///
+/// `incidents/unresolved.json`, `scheduled-maintenances/upcoming.json` and `scheduled-maintenances/active.json`.
+#[utoipa::path(
+    get,
+    path = "/api/v2/{kind}/{document}",
+    operation_id = "statuspage_part",
+    params(
+        ("kind" = String, Path, description = "Of what", example = "incidents"),
+        ("document" = String, Path, description = "Its name", example = "unresolved.json"),
+        ("If-None-Match" = Option<String>, Header, description = "The `ETag` of an earlier answer"),
+    ),
+    responses(
+        (status = 200, description = "The document", body = Value,
+            headers(("ETag"), ("Vary"), ("Content-Encoding"))),
+        (status = 304, description = "Nothing has changed since that answer", headers(("ETag"), ("Vary"))),
+        (status = 404, description = "There is no such document"),
+        (status = 503, description = "The database can't be read now"),
+    ),
+)]
+pub(crate) async fn get_part(
+    State(app): State<Arc<App>>,
+    path: Result<Path<(String, String)>, PathRejection>,
+    reader: Reader,
+) -> Result<Response, ApiError> {
+    let (kind, document) = path.map(|Path(path)| path).unwrap_or_default();
+    answer(app, Name::of(Some(&kind), &document)?, &reader).await
+}
+
+async fn answer(app: Arc<App>, name: Name, reader: &Reader) -> Result<Response, ApiError> {
+    let root = address(app.pages.url.as_deref(), &reader.headers);
+    serve_document(&app.lists, reader, StatuspageDocument { name, root, app: app.clone() }).await
+}
+
+struct StatuspageDocument {
+    name: Name,
+    /// The address of the service, with a slash at its end.
+    root: String,
+    app: Arc<App>,
+}
+
+#[derive(Serialize)]
+struct DocumentJson<'a> {
+    page: PageJson<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    components: Option<Vec<ComponentJson>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    incidents: Option<Vec<IncidentJson>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scheduled_maintenances: Option<Vec<IncidentJson>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<StatusJson>,
+}
+
+impl Document for StatuspageDocument {
+    const TYPE: &'static str = "application/json";
+
+    fn name(&self) -> String {
+        format!("statuspage {:?} {}", self.name, self.root)
+    }
+
+    fn has_addresses(&self) -> bool {
+        self.app.pages.url.is_none()
+    }
+
+    async fn write(self, state: &mut Snapshot<'_>, out: &mut Vec<u8>) -> Result<(), ListError> {
+        let Self { name, root, app } = self;
+        let all = catalogue::read(state).await?;
+        let impacts = page_events::impacts(state).await?;
+        let level = |component: &Component| {
+            impacts.get(&component.id).map_or(Level::Operational, |impact| Level::of(*impact))
+        };
+        let components: Vec<ComponentJson> = all
+            .iter()
+            .zip(1..)
+            .map(|(component, position)| ComponentJson::new(component, position, level(component)))
+            .collect();
+        let incidents = events(state, name.incidents(), &all, &components, &root).await?;
+        let maintenances = events(state, name.maintenances(), &all, &components, &root).await?;
+        let status = if matches!(name, Name::Summary | Name::Status) {
+            let worst = page_events::worst(state).await?;
+            Some(worst.map_or(Level::Operational, Level::of).into())
+        } else {
+            None
+        };
+        let is_of_components = matches!(name, Name::Summary | Name::Components);
+        let groups = groups(&all, level);
+        let document = DocumentJson {
+            page: PageJson {
+                id: PAGE_ID,
+                name: &app.pages.title,
+                url: &root,
+                time_zone: "Etc/UTC",
+                updated_at: time(state.now),
+            },
+            components: is_of_components.then(|| components.into_iter().chain(groups).collect()),
+            incidents,
+            scheduled_maintenances: maintenances,
+            status,
+        };
+        serde_json::to_writer(out, &document)?;
+        Ok(())
+    }
+}
+
+/// The categories as groups, each as bad as its worst component.
+fn groups(all: &[Component], level: impl Fn(&Component) -> Level) -> Vec<ComponentJson> {
+    let mut order: Vec<&str> = Vec::new();
+    let mut groups: HashMap<&str, (Vec<ComponentId>, Level)> = HashMap::new();
+    for (component, category) in all.iter().filter_map(|c| category(c).map(|of| (c, of))) {
+        let group = groups.entry(category).or_insert_with(|| {
+            order.push(category);
+            Default::default()
+        });
+        group.0.push(component.id);
+        group.1 = group.1.max(level(component));
+    }
+    let group = |(name, position)| {
+        let (ids, level) = groups.get(name)?;
+        Some(ComponentJson::group(name, ids, position, *level))
+    };
+    order.into_iter().zip(all.len() + 1..).filter_map(group).collect()
+}
+
+async fn events(
+    state: &mut Snapshot<'_>,
+    which: Option<Which>,
+    all: &[Component],
+    components: &[ComponentJson],
+    root: &str,
+) -> Result<Option<Vec<IncidentJson>>, sqlx::Error> {
+    let Some(which) = which else { return Ok(None) };
+    let now: Timestamp = state.now;
+    let names = names(all);
+    let events = page_events::read(state, which, MOST, None).await?;
+    let json = events.iter().map(|event| IncidentJson::new(event, components, &names, root, now));
+    Ok(Some(json.collect()))
+}

@@ -1,0 +1,80 @@
+//! Serves documents that are made of one state of the database: pages, feeds, badges.
+
+use std::future::Future;
+
+use axum::{
+    http::{HeaderValue, header},
+    response::Response,
+};
+
+use super::{Asked, DependsOn, ListError, ListKind, ListWriter, Lists, give_back, lend, serve};
+use crate::{
+    http::{error::ApiError, reader::Reader},
+    store::{pools::Pool, snapshot::Snapshot},
+};
+
+/// A document.
+pub(crate) trait Document: Send + 'static {
+    /// Its media type.
+    const TYPE: &'static str;
+
+    /// Everything that it depends on, except the version of the lists.
+    fn name(&self) -> String;
+
+    /// Whether links in it have the address that the request used.
+    fn has_addresses(&self) -> bool {
+        false
+    }
+
+    /// Writes it.
+    fn write(
+        self,
+        state: &mut Snapshot<'_>,
+        out: &mut Vec<u8>,
+    ) -> impl Future<Output = Result<(), ListError>> + Send;
+}
+
+/// Answers with a document, from memory if it was made within the last second or if nothing has changed since.
+///
+/// # Errors
+/// 404 if there is no such document, 503 when the database fails.
+pub(crate) async fn serve_document<D: Document>(
+    lists: &Lists,
+    reader: &Reader,
+    document: D,
+) -> Result<Response, ApiError> {
+    let Reader { method, headers, transfer, .. } = reader;
+    let (list, kind, depends_on) = (document.name(), ListKind::One, DependsOn::Page);
+    let has_addresses = document.has_addresses();
+    let asked = Asked { method, headers, transfer, list, kind, depends_on };
+    let database = lists.database.clone();
+    let mut response = serve(lists, asked, move |writer| write(database, document, writer)).await?;
+    let headers = response.headers_mut();
+    if headers.contains_key(header::CONTENT_TYPE) {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(D::TYPE));
+    }
+    if has_addresses {
+        let vary = HeaderValue::from_static("Accept-Encoding, Host, X-Forwarded-Proto");
+        headers.insert(header::VARY, vary);
+    }
+    Ok(response)
+}
+
+async fn write<D: Document>(
+    database: Pool,
+    document: D,
+    writer: ListWriter,
+) -> Result<ListWriter, ListError> {
+    let mut connection = lend(&database).await?;
+    let written = async {
+        let mut writer = writer;
+        let mut state = Snapshot::begin(&mut connection).await?;
+        writer.is_of(state.version)?;
+        document.write(&mut state, writer.buffer()).await?;
+        state.end().await?;
+        writer.advance().await?;
+        Ok(writer)
+    };
+    let written = written.await;
+    give_back(connection, written).await
+}

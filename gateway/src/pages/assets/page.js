@@ -1,0 +1,101 @@
+// Shows times in the reader's zone, and keeps the page up to date. The page works without it.
+"use strict";
+{
+  const root = document.documentElement;
+  const base = root.dataset.base;
+  const zone = Intl.DateTimeFormat().resolvedOptions().timeZone || "local time";
+  let isLocal = false;
+
+  const two = (number) => String(number).padStart(2, "0");
+  const local = (at) =>
+    `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())} ${two(at.getHours())}:${two(at.getMinutes())}`;
+
+  const showTimes = () => {
+    for (const time of document.querySelectorAll("time[datetime*=T]")) {
+      time.dataset.utc ??= time.textContent;
+      const inZone = local(new Date(time.dateTime));
+      time.textContent = isLocal ? inZone : time.dataset.utc;
+      time.title = isLocal ? time.dataset.utc : `${inZone} ${zone}`;
+    }
+    for (const place of document.querySelectorAll("[data-zone]")) {
+      place.textContent = isLocal ? zone : "UTC";
+    }
+    for (const button of document.querySelectorAll("[data-zone-button]")) {
+      button.hidden = false;
+      button.textContent = isLocal ? "Show UTC" : "Show my time";
+    }
+  };
+
+  // What a page says, without its time.
+  const content = (page) => {
+    const main = page.querySelector("main").cloneNode(true);
+    for (const time of main.querySelectorAll(".as-of")) time.remove();
+    return main.innerHTML;
+  };
+  let shown = content(document);
+
+  const show = (text) => {
+    const fresh = new DOMParser().parseFromString(text, "text/html");
+    if (!fresh.documentElement.dataset.version) return;
+    const [before, now] = [document, fresh].map((page) => page.querySelector("h1").textContent.trim());
+    // A selection, or the place that somebody reads, is kept if nothing has changed.
+    const isNews = shown !== (shown = content(fresh));
+    const focused = document.activeElement?.getAttribute("href");
+    for (const part of isNews ? ["main", "footer"] : [".as-of"]) {
+      const places = fresh.querySelectorAll(part);
+      document.querySelectorAll(part).forEach((place, n) => place.replaceChildren(...places[n].childNodes));
+    }
+    if (isNews && focused) {
+      document.querySelector(`a[href="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
+    }
+    document.title = fresh.title;
+    root.dataset.version = fresh.documentElement.dataset.version;
+    if (now !== before) document.querySelector("[data-news]").textContent = now;
+    showTimes();
+  };
+
+  let isLoading = false;
+  let wanted = null;
+  let tries = 0;
+  const load = async () => {
+    if (isLoading) return;
+    isLoading = true;
+    try {
+      const answer = await fetch(location.href);
+      if (answer.ok) show(await answer.text());
+    } catch {
+      // The next event or the timer tries again.
+    }
+    isLoading = false;
+    // More has changed meanwhile, or another gateway answers that is a second behind. One of another release never
+    // has the same version.
+    if (wanted && tries-- > 0) setTimeout(loadWanted, 1000);
+  };
+  const loadWanted = () => {
+    if (wanted !== root.dataset.version) load();
+  };
+
+  let events = null;
+  const listen = () => {
+    if (events && events.readyState !== EventSource.CLOSED) return;
+    events = new EventSource(`${base}api/v1/live`);
+    events.addEventListener("version", (event) => {
+      wanted = event.data;
+      tries = 3;
+      loadWanted();
+    });
+  };
+
+  document.addEventListener("click", (event) => {
+    if (!event.target.closest("[data-zone-button]")) return;
+    isLocal = !isLocal;
+    showTimes();
+  });
+  showTimes();
+  listen();
+  // Durations go on; and where there is no place for events, this is how news arrives.
+  setInterval(() => {
+    if (document.visibilityState === "visible") load();
+    listen();
+  }, 60_000);
+}

@@ -1,0 +1,136 @@
+//! `GET /components/{id}`: one component, now and in the last 12 months.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use askama::Template;
+use axum::{
+    extract::{Path, State, rejection::PathRejection},
+    http::StatusCode,
+    response::Response,
+};
+use shared::component::{Attribute, ComponentId};
+
+use super::{error::page, frame::Frame, table::percent};
+use crate::{
+    gateway::App,
+    http::{error::ApiError, reader::Reader},
+    lists::{
+        ListError,
+        document::{Document, serve_document},
+    },
+    store::{
+        bars,
+        page_events::{self, Most, Which},
+        snapshot::Snapshot,
+    },
+    uptime::{Bar, last_months},
+    view::{
+        catalogue,
+        catalogue::label,
+        event::{EventView, names},
+        html::{Days, Grid, Icon, plain},
+        level::Level,
+    },
+};
+
+/// Months that are shown, with the current one.
+const MONTHS: usize = 12;
+/// Incidents that are shown, and updates of each of them.
+const MOST: Most = Most { events: 50, after: 0, updates: 1 };
+
+const GONE: &str = "There is no such component; it may have been removed from the catalogue";
+
+pub(super) async fn get(
+    State(app): State<Arc<App>>,
+    id: Result<Path<String>, PathRejection>,
+    reader: Reader,
+) -> Response {
+    let answer = async {
+        let id = id.ok().and_then(|Path(id)| id.parse().ok());
+        let id = id.ok_or_else(|| ApiError::new(StatusCode::NOT_FOUND, GONE))?;
+        let id = ComponentId(id);
+        serve_document(&app.lists, &reader, ComponentDocument { id, app: app.clone() }).await
+    };
+    page(&app, answer.await)
+}
+
+struct ComponentDocument {
+    id: ComponentId,
+    app: Arc<App>,
+}
+
+#[derive(Template)]
+#[template(path = "pages/component.html")]
+struct ComponentPage<'a> {
+    frame: Frame,
+    id: i32,
+    label: String,
+    plain_label: String,
+    attributes: &'a [Attribute],
+    level: Level,
+    icon: Icon,
+    active: Vec<EventView>,
+    ended: Vec<EventView>,
+    months: Vec<MonthView<'a>>,
+    grids: Vec<Grid>,
+    /// The lowest impact that reduces the uptime.
+    uptime_word: &'static str,
+}
+
+/// A month of the component.
+struct MonthView<'a> {
+    name: String,
+    days: Days<'a>,
+    uptime: String,
+}
+
+impl Document for ComponentDocument {
+    const TYPE: &'static str = "text/html; charset=utf-8";
+
+    fn name(&self) -> String {
+        format!("page component {}", self.id)
+    }
+
+    async fn write(self, state: &mut Snapshot<'_>, out: &mut Vec<u8>) -> Result<(), ListError> {
+        let Self { id, app } = self;
+        let all = catalogue::read(state).await?;
+        let names = names(&all);
+        let component = *names.get(&id).ok_or(ListError::Gone(GONE))?;
+        let impacts = page_events::impacts(state).await?;
+        let events = page_events::read(state, Which::Of(id), MOST, None).await?;
+        let months = last_months(state.now, MONTHS);
+        let from = months.last().and_then(|month| month.begin()).unwrap_or(state.now);
+        let intervals = bars::of_component(&mut state.database, id, (from, state.now)).await?;
+        let impact = app.bars.impact();
+        let bars: Vec<Bar> =
+            months.iter().map(|month| month.days().bar(&intervals, impact)).collect();
+        let month = |(month, bar): (&crate::uptime::CalendarMonth, _)| {
+            let Bar { days, uptime }: &Bar = bar;
+            let name = format!("{}-{:02}", month.year, month.month);
+            MonthView { name, days: Days(days), uptime: percent(*uptime) }
+        };
+        let lengths: BTreeSet<usize> = bars.iter().map(|bar| bar.days.len()).collect();
+        let level = impacts.get(&id).map_or(Level::Operational, |impact| Level::of(*impact));
+        let frame = Frame::new(&app.pages, state, &all, None);
+        let (active, ended) = events
+            .iter()
+            .map(|event| EventView::new(event, &names, &frame.base, state.now))
+            .partition(|event: &EventView| event.is_running);
+        let page = ComponentPage {
+            id: id.0,
+            label: label(component),
+            plain_label: plain(&label(component)),
+            attributes: &component.attributes,
+            level,
+            icon: Icon(level),
+            active,
+            ended,
+            months: months.iter().zip(&bars).map(month).collect(),
+            grids: lengths.into_iter().map(Grid).collect(),
+            uptime_word: Level::of(impact).word(),
+            frame,
+        };
+        page.write_into(out)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,56 @@
+//! Errors as pages.
+
+use askama::Template;
+use axum::{
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+
+use super::frame::POLICY;
+use crate::{config::PageConfig, gateway::App, http::error::ApiError};
+
+#[derive(Template)]
+#[template(path = "pages/error.html")]
+struct ErrorPage<'a> {
+    base: String,
+    site: &'a str,
+    heading: &'a str,
+    message: &'a str,
+    /// Whether to try again may help.
+    is_temporary: bool,
+}
+
+/// An answer, or an error as a page.
+pub(super) fn page(app: &App, answer: Result<Response, ApiError>) -> Response {
+    let mut response = answer.unwrap_or_else(|error| error_page(&app.pages, error));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    response
+}
+
+fn error_page(pages: &PageConfig, error: ApiError) -> Response {
+    let status = error.status();
+    let mut response = error.clone().into_response();
+    let (_, message, _) = error.into_parts();
+    let heading = match status {
+        StatusCode::NOT_FOUND => "There is no such page",
+        StatusCode::SERVICE_UNAVAILABLE => "The state can't be shown now",
+        _ => "This page can't be shown",
+    };
+    let page = ErrorPage {
+        base: pages.base(),
+        site: &pages.title,
+        heading,
+        message: &message,
+        is_temporary: status == StatusCode::SERVICE_UNAVAILABLE,
+    };
+    // Its texts always can be written; otherwise the error of the API is the answer.
+    if let Ok(html) = page.render() {
+        let headers = response.headers_mut();
+        headers.remove(header::CONTENT_LENGTH);
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+        *response.body_mut() = html.into();
+    }
+    response
+}

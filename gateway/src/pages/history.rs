@@ -1,0 +1,226 @@
+//! `GET /history` and `GET /history/{month}`: what started in a month.
+
+use std::sync::Arc;
+
+use askama::Template;
+use axum::{
+    extract::{Path, State, rejection::PathRejection},
+    http::StatusCode,
+    response::Response,
+};
+use shared::timestamp::Timestamp;
+use time::{Date, Month, Time as TimeOfDay};
+
+use super::{error::page, frame::Frame};
+use crate::{
+    gateway::App,
+    http::{error::ApiError, query::Query, reader::Reader},
+    lists::{
+        ListError,
+        document::{Document, serve_document},
+    },
+    store::{
+        page_events::{self, Most, Which},
+        snapshot::Snapshot,
+    },
+    view::{
+        catalogue::{self, asked_region, in_region},
+        event::{EventView, names},
+    },
+};
+
+/// Incidents on one page.
+const ON_PAGE: u32 = 50;
+/// Pages of one month.
+const MOST_PAGES: u32 = 10_000;
+const GONE: &str = "There is no such month: it is written as in /history/2026-11";
+const NOT_YET: ListError = ListError::Gone("That month has not begun");
+
+pub(super) async fn get(State(app): State<Arc<App>>, reader: Reader) -> Response {
+    page(&app, answer(&app, None, &reader).await)
+}
+
+pub(super) async fn get_month(
+    State(app): State<Arc<App>>,
+    month: Result<Path<String>, PathRejection>,
+    reader: Reader,
+) -> Response {
+    let month = month.map(|Path(month)| month).unwrap_or_default();
+    page(&app, answer(&app, Some(&month), &reader).await)
+}
+
+async fn answer(
+    app: &Arc<App>,
+    month: Option<&str>,
+    reader: &Reader,
+) -> Result<Response, ApiError> {
+    let missing = || ApiError::new(StatusCode::NOT_FOUND, GONE);
+    let month = month.map(|month| CalendarMonth::parse(month).ok_or_else(missing)).transpose()?;
+    let region = asked_region(reader)?;
+    let mut query = Query::new(&reader.uri);
+    let number = |text: String| text.parse().ok().filter(|page| (1..=MOST_PAGES).contains(page));
+    let page = match query.text("page") {
+        Some(text) => number(text).ok_or_else(missing)?,
+        None => 1,
+    };
+    let history = History { month, region, page, app: app.clone() };
+    serve_document(&app.lists, reader, history).await
+}
+
+/// A month of the calendar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct CalendarMonth {
+    year: i32,
+    /// From 1.
+    month: u8,
+}
+
+impl CalendarMonth {
+    /// From `2026-11`.
+    fn parse(text: &str) -> Option<Self> {
+        let (year, month) = text.split_once('-')?;
+        let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+        if year.len() != 4 || month.len() != 2 || !is_number(year) || !is_number(month) {
+            return None;
+        }
+        let month = Self { year: year.parse().ok()?, month: month.parse().ok()? };
+        month.begin().map(|_| month)
+    }
+
+    /// The one with this time.
+    fn of(time: Timestamp) -> Option<Self> {
+        Self::parse(time.to_the_minute().get(..7)?)
+    }
+
+    fn begin(self) -> Option<Timestamp> {
+        let month = Month::try_from(self.month).ok()?;
+        let date = Date::from_calendar_date(self.year, month, 1).ok()?;
+        let seconds = date.with_time(TimeOfDay::MIDNIGHT).assume_utc().unix_timestamp();
+        Timestamp::from_micros(seconds * 1_000_000).ok()
+    }
+
+    const fn next(self) -> Self {
+        match self.month {
+            12 => Self { year: self.year + 1, month: 1 },
+            month => Self { month: month + 1, ..self },
+        }
+    }
+
+    const fn previous(self) -> Self {
+        match self.month {
+            1 => Self { year: self.year - 1, month: 12 },
+            month => Self { month: month - 1, ..self },
+        }
+    }
+
+    /// As in addresses.
+    fn text(self) -> String {
+        format!("{:04}-{:02}", self.year, self.month)
+    }
+
+    /// For people.
+    fn name(self) -> String {
+        Month::try_from(self.month)
+            .map_or_else(|_| self.text(), |month| format!("{month} {}", self.year))
+    }
+}
+
+struct History {
+    /// None for the current one.
+    month: Option<CalendarMonth>,
+    region: Option<String>,
+    /// From 1.
+    page: u32,
+    app: Arc<App>,
+}
+
+#[derive(Template)]
+#[template(path = "pages/history.html")]
+struct HistoryPage {
+    frame: Frame,
+    /// Its path.
+    here: String,
+    name: String,
+    month: String,
+    events: Vec<EventView>,
+    page: u32,
+    has_more: bool,
+    /// The months beside it, if they have begun and may have incidents: their names and their addresses.
+    earlier: Option<(String, String)>,
+    later: Option<(String, String)>,
+}
+
+impl Document for History {
+    const TYPE: &'static str = "text/html; charset=utf-8";
+
+    fn name(&self) -> String {
+        let Self { month, region, page, .. } = self;
+        format!("page history {month:?} {region:?} {page}")
+    }
+
+    async fn write(self, state: &mut Snapshot<'_>, out: &mut Vec<u8>) -> Result<(), ListError> {
+        let Self { month, region, page, app } = self;
+        let current = CalendarMonth::of(state.now).ok_or(NOT_YET)?;
+        let month = month.unwrap_or(current);
+        if month > current {
+            return Err(NOT_YET);
+        }
+        let (begin, end) = (month.begin().ok_or(NOT_YET)?, month.next().begin().ok_or(NOT_YET)?);
+        let all = catalogue::read(state).await?;
+        let of = in_region(&all, region.as_deref())?;
+        let most = Most { events: ON_PAGE + 1, after: (page - 1) * ON_PAGE, updates: 1 };
+        let which = Which::Started(begin, end);
+        let events = page_events::read(state, which, most, of.as_deref()).await?;
+        let earliest = page_events::earliest(state).await?;
+        let names = names(&all);
+        let frame = Frame::new(&app.pages, state, &all, region.as_deref());
+        let link = |month: CalendarMonth| (month.name(), month.text());
+        let page = HistoryPage {
+            here: format!("{}history/{}", frame.base, month.text()),
+            name: month.name(),
+            month: month.text(),
+            has_more: events.len() > ON_PAGE as usize,
+            events: events
+                .iter()
+                .take(ON_PAGE as usize)
+                .map(|event| EventView::new(event, &names, &frame.base, state.now))
+                .collect(),
+            page,
+            earlier: earliest
+                .is_some_and(|earliest| earliest < begin)
+                .then(|| link(month.previous()))
+                .filter(|_| month.previous().begin().is_some()),
+            later: (month < current).then(|| link(month.next())),
+            frame,
+        };
+        page.write_into(out)?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn months_follow_each_other() {
+        let month = CalendarMonth::parse("2026-12").unwrap();
+        assert_eq!(month.next().text(), "2027-01");
+        assert_eq!(month.next().previous(), month);
+        assert_eq!(month.name(), "December 2026");
+        assert_eq!(month.begin(), Some("2026-12-01 00:00".parse().unwrap()));
+        for bad in [
+            "",
+            "2026",
+            "2026-13",
+            "2026-00",
+            "26-01",
+            "2026-1",
+            "+026-01",
+            "2026-+1",
+            "2026-11-01",
+        ] {
+            assert_eq!(CalendarMonth::parse(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! Incidents and maintenances for pages, feeds and the formats of others.
+
+use std::collections::HashMap;
+
+use shared::{component::ComponentId, timestamp::Timestamp};
+use sqlx::{AssertSqlSafe, FromRow};
+
+use super::{
+    events::{DERIVED, Event, STATUS},
+    incidents::COLUMNS,
+    snapshot::Snapshot,
+};
+
+/// An incident or a maintenance with its newest updates.
+#[derive(Clone, Debug, FromRow)]
+pub(crate) struct PageEvent {
+    #[sqlx(flatten)]
+    pub(crate) event: Event,
+    /// The number of all its updates.
+    pub(crate) updates: i64,
+}
+
+/// Which of them. The order is newest start first, where nothing else is said.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Which {
+    /// Those that are active now, incidents before maintenances.
+    Active,
+    /// Incidents that are active now.
+    ActiveIncidents,
+    /// Maintenances that are active now.
+    ActiveMaintenances,
+    /// Maintenances to come, the next one first.
+    Coming,
+    /// Maintenances that are active now, and those to come.
+    OpenMaintenances,
+    /// All maintenances.
+    AllMaintenances,
+    /// Maintenances that end after that time, or have no end.
+    Maintenances(Timestamp),
+    /// All incidents that have started.
+    Incidents,
+    /// All that have started.
+    Newest,
+    /// Those that started between two times and not after now.
+    Started(Timestamp, Timestamp),
+    /// Those that a component is or was in.
+    Of(ComponentId),
+    /// The one with this id.
+    One(i32),
+}
+
+/// How many of them, and of each how many updates.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Most {
+    pub(crate) events: u32,
+    /// How many are passed over.
+    pub(crate) after: u32,
+    pub(crate) updates: u32,
+}
+
+/// The condition that `incident i` is active at $4.
+const ACTIVE: &str = "i.start_date <= $4 AND (i.end_date IS NULL OR i.end_date > $4)";
+/// The condition that `incident i` is to come after $4, and was not cancelled.
+const COMING: &str = "i.start_date > $4 AND (i.end_date IS NULL OR i.end_date > i.start_date)";
+/// The condition that a component with the id $7 is or was in `incident i`.
+const OF: &str = "i.start_date <= $4 AND i.id IN (
+        SELECT r.incident_id FROM incident_component_relation r WHERE r.component_id = $7
+        UNION SELECT a.incident_id FROM sdb_affected a
+            WHERE a.component_id = $7 AND a.ended IS DISTINCT FROM a.began)";
+
+impl Which {
+    /// The condition on `incident i`, with now as $4, two times as $5 and $6, and an id as $7.
+    fn condition(self) -> String {
+        match self {
+            Self::Active => ACTIVE.to_owned(),
+            Self::ActiveIncidents => format!("i.impact <> 0 AND {ACTIVE}"),
+            Self::ActiveMaintenances => format!("i.impact = 0 AND {ACTIVE}"),
+            Self::Coming => format!("i.impact = 0 AND {COMING}"),
+            Self::OpenMaintenances => format!("i.impact = 0 AND ({ACTIVE} OR {COMING})"),
+            Self::AllMaintenances => "i.impact = 0".to_owned(),
+            Self::Maintenances(_) => {
+                "i.impact = 0 AND (i.end_date IS NULL OR i.end_date > $5 OR i.start_date > $5)"
+                    .to_owned()
+            }
+            Self::Incidents => "i.impact <> 0 AND i.start_date <= $4".to_owned(),
+            Self::Newest => "i.start_date <= $4".to_owned(),
+            Self::Started(..) => {
+                "i.start_date >= $5 AND i.start_date < $6 AND i.start_date <= $4".to_owned()
+            }
+            Self::Of(_) => OF.to_owned(),
+            Self::One(_) => "i.id = $7".to_owned(),
+        }
+    }
+
+    const fn order(self) -> &'static str {
+        if matches!(self, Self::Active) {
+            "i.impact = 0, i.start_date DESC, i.id DESC"
+        } else if matches!(self, Self::Coming) {
+            "i.start_date, i.id"
+        } else {
+            "i.start_date DESC, i.id DESC"
+        }
+    }
+
+    /// The values of $5 to $7.
+    const fn values(self) -> (Option<Timestamp>, Option<Timestamp>, Option<i32>) {
+        match self {
+            Self::Started(from, to) => (Some(from), Some(to), None),
+            Self::Maintenances(since) => (Some(since), None, None),
+            Self::Of(id) => (None, None, Some(id.0)),
+            Self::One(id) => (None, None, Some(id)),
+            Self::Active
+            | Self::ActiveIncidents
+            | Self::ActiveMaintenances
+            | Self::Coming
+            | Self::OpenMaintenances
+            | Self::AllMaintenances
+            | Self::Incidents
+            | Self::Newest => (None, None, None),
+        }
+    }
+}
+
+/// Incidents and maintenances, of some components if they are given.
+///
+/// # Errors
+/// When the database fails.
+pub(crate) async fn read(
+    state: &mut Snapshot<'_>,
+    which: Which,
+    most: Most,
+    components: Option<&[ComponentId]>,
+) -> Result<Vec<PageEvent>, sqlx::Error> {
+    let (condition, order) = (which.condition(), which.order());
+    let of_components = match components {
+        Some(_) => {
+            "EXISTS (SELECT FROM incident_component_relation r
+                WHERE r.incident_id = i.id AND r.component_id = ANY($8))"
+        }
+        None => "true",
+    };
+    let statement = format!(
+        "SELECT {COLUMNS}, {DERIVED}, {STATUS} AS status,
+            (SELECT count(*) FROM incident_status s WHERE s.incident_id = i.id) AS updates
+        FROM (
+            SELECT * FROM incident i WHERE ({condition}) AND {of_components}
+                AND ($3::integer, $4::timestamp, $5::timestamp, $6::timestamp, $7::integer, $8::integer[])
+                    IS NOT DISTINCT FROM ($3, $4, $5, $6, $7, $8)
+            ORDER BY {order} LIMIT $1 OFFSET $2
+        ) AS i LEFT JOIN LATERAL (
+            SELECT
+                coalesce(array_agg(sdb_readable(status) ORDER BY \"timestamp\" DESC, id DESC), '{{}}')
+                    AS update_statuses,
+                coalesce(array_agg(sdb_readable(text) ORDER BY \"timestamp\" DESC, id DESC), '{{}}')
+                    AS update_texts,
+                coalesce(array_agg(\"timestamp\" ORDER BY \"timestamp\" DESC, id DESC), '{{}}')
+                    AS update_times
+            FROM (SELECT * FROM incident_status s WHERE s.incident_id = i.id
+                ORDER BY s.\"timestamp\" DESC, s.id DESC LIMIT $3) AS newest
+        ) AS u ON true
+        ORDER BY {order}"
+    );
+    let (from, to, id) = which.values();
+    sqlx::query_as(AssertSqlSafe(statement))
+        .bind(i64::from(most.events))
+        .bind(i64::from(most.after))
+        .bind(most.updates as i32)
+        .bind(state.now)
+        .bind(from)
+        .bind(to)
+        .bind(id)
+        .bind(components)
+        .fetch_all(&mut *state.database)
+        .await
+}
+
+/// The start of the earliest incident.
+///
+/// # Errors
+/// When the database fails.
+pub(crate) async fn earliest(state: &mut Snapshot<'_>) -> Result<Option<Timestamp>, sqlx::Error> {
+    sqlx::query_scalar("SELECT min(start_date) FROM incident").fetch_one(&mut *state.database).await
+}
+
+/// The worst impact of what is active now, of each component that has one.
+///
+/// # Errors
+/// When the database fails.
+pub(crate) async fn impacts(
+    state: &mut Snapshot<'_>,
+) -> Result<HashMap<ComponentId, i16>, sqlx::Error> {
+    let rows: Vec<(ComponentId, i16)> = sqlx::query_as(
+        "SELECT r.component_id, max(i.impact)
+        FROM incident i JOIN incident_component_relation r ON r.incident_id = i.id
+        WHERE i.start_date <= $1 AND (i.end_date IS NULL OR i.end_date > $1)
+        GROUP BY r.component_id",
+    )
+    .bind(state.now)
+    .fetch_all(&mut *state.database)
+    .await?;
+    Ok(rows.into_iter().collect())
+}
+
+/// The worst impact of what is active now; none if nothing is.
+///
+/// # Errors
+/// When the database fails.
+pub(crate) async fn worst(state: &mut Snapshot<'_>) -> Result<Option<i16>, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT max(i.impact) FROM incident i
+        WHERE i.start_date <= $1 AND (i.end_date IS NULL OR i.end_date > $1)",
+    )
+    .bind(state.now)
+    .fetch_one(&mut *state.database)
+    .await
+}

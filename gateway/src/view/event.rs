@@ -1,0 +1,133 @@
+//! An incident or a maintenance as pages show it.
+
+use std::collections::HashMap;
+
+use shared::{
+    component::{Component, ComponentId},
+    timestamp::Timestamp,
+};
+
+use super::{
+    catalogue::label,
+    html::{Icon, Text, Time, contained, duration},
+    level::Level,
+};
+use crate::store::page_events::PageEvent;
+
+/// Components that an incident names before it says how many more there are.
+const MOST_NAMED: usize = 12;
+
+/// Components by their ids.
+pub(crate) type Names<'a> = HashMap<ComponentId, &'a Component>;
+
+/// An incident or a maintenance.
+pub(crate) struct EventView {
+    pub(crate) id: i32,
+    pub(crate) title: String,
+    pub(crate) level: Level,
+    pub(crate) icon: Icon,
+    /// Who says so.
+    pub(crate) origin: &'static str,
+    /// How far it has come; empty if nothing is known beyond that it was detected.
+    pub(crate) phase: &'static str,
+    pub(crate) is_maintenance: bool,
+    pub(crate) is_running: bool,
+    pub(crate) has_ended: bool,
+    pub(crate) start: Time,
+    pub(crate) end: Option<Time>,
+    /// How long it took, or has taken until now.
+    pub(crate) duration: String,
+    pub(crate) components: Vec<Named>,
+    /// The number of components beyond those that are named.
+    pub(crate) more_components: usize,
+    pub(crate) updates: Vec<UpdateView>,
+    /// The number of updates beyond those that are shown.
+    pub(crate) more_updates: i64,
+}
+
+/// A component with its page.
+pub(crate) struct Named {
+    pub(crate) id: ComponentId,
+    pub(crate) label: String,
+}
+
+/// An update.
+pub(crate) struct UpdateView {
+    pub(crate) time: Time,
+    /// Empty for what this service did.
+    pub(crate) status: String,
+    pub(crate) text: Text,
+}
+
+impl EventView {
+    pub(crate) fn new(event: &PageEvent, names: &Names<'_>, base: &str, now: Timestamp) -> Self {
+        let PageEvent { event, updates: all } = event;
+        let incident = &event.incident;
+        let components = named(&event.components, names);
+        let updates = incident.update_statuses.iter().zip(&incident.update_texts);
+        let updates: Vec<UpdateView> = updates
+            .zip(&incident.update_times)
+            .map(|((status, text), time)| UpdateView {
+                time: Time(*time),
+                status: if status == "SYSTEM" { String::new() } else { contained(status) },
+                text: Text::new(text, base),
+            })
+            .collect();
+        let level = Level::of(incident.impact);
+        let until = incident.end_date.filter(|end| *end <= now || incident.start_date > now);
+        Self {
+            id: incident.id.0,
+            title: title(&incident.text),
+            level,
+            icon: Icon(level),
+            origin: if event.system { "detected by monitoring" } else { "confirmed" },
+            phase: phase(&event.status),
+            is_maintenance: level == Level::Maintenance,
+            has_ended: incident.end_date.is_some_and(|end| end <= now),
+            is_running: incident.start_date <= now && until.is_none(),
+            start: Time(incident.start_date),
+            end: incident.end_date.map(Time),
+            duration: duration(incident.start_date, until.unwrap_or(now)),
+            more_components: components.len().saturating_sub(MOST_NAMED),
+            components: components.into_iter().take(MOST_NAMED).collect(),
+            more_updates: (all - updates.len() as i64).max(0),
+            updates,
+        }
+    }
+}
+
+/// A title that can be followed as a link, also if nobody wrote one.
+pub(crate) fn title(text: &str) -> String {
+    Some(contained(text))
+        .filter(|text| !text.trim().is_empty())
+        .unwrap_or_else(|| "Untitled".to_owned())
+}
+
+/// The components with these ids, in the order of their labels. Those that are deleted are left out.
+pub(crate) fn named(ids: &[ComponentId], names: &Names<'_>) -> Vec<Named> {
+    let components = ids.iter().filter_map(|id| names.get(id));
+    let mut named: Vec<Named> =
+        components.map(|component| Named { id: component.id, label: label(component) }).collect();
+    named.sort_by(|a, b| a.label.cmp(&b.label).then(a.id.cmp(&b.id)));
+    named
+}
+
+/// A status of an event in words.
+fn phase(status: &str) -> &'static str {
+    match status {
+        "analysing" => "being analysed",
+        "fixing" => "being fixed",
+        "observing" => "being observed",
+        "reopened" => "reopened",
+        "resolved" => "resolved",
+        "planned" => "planned",
+        "in_progress" | "modified" => "in progress",
+        "completed" => "completed",
+        _ => "",
+    }
+}
+
+/// By id.
+pub(crate) fn names(components: &[Component]) -> Names<'_> {
+    components.iter().map(|component| (component.id, component)).collect()
+}
