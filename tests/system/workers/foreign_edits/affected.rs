@@ -151,9 +151,9 @@ async fn an_impact_that_changes_divides_open_intervals_only(fixture: Arc<Fixture
     system
         .sql("UPDATE incident SET impact = 1, end_date = '2026-01-01 22:00' WHERE id = 72")
         .await?;
-    are(&system, 72, &["1 1 10 22", "2 1 10 22"]).await?;
+    are(&system, 72, &["1 1 10 22", "2 1 10 20"]).await?;
     system.sql("UPDATE incident SET impact = 2, end_date = NULL WHERE id = 72").await?;
-    are(&system, 72, &["1 1 10 22", "1 2 now open", "2 1 10 22"]).await?;
+    are(&system, 72, &["1 1 10 22", "1 2 now open", "2 1 10 20"]).await?;
     system.finish().await
 }
 
