@@ -168,6 +168,7 @@ def check(folder):
         thousand(system)
         look(browser, "/history", "history", "20")
         look(browser, "/", "thousand", "Outage of 4 components")
+        ensure("Nothing was reported" not in browser.text("main"), "days that were cut off are empty")
         look(browser, "/incidents/1", "incident", "Requests fail")
         same_without_script(system, browser, folder)
         count = links_lead_somewhere(system, ["/", "/history", "/components/1", "/incidents/1"])
