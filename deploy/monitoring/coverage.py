@@ -26,6 +26,9 @@ from ruamel.yaml import YAML
 BY_ANNOTATIONS = {"kubernetes-pods": {"job", "instance", "namespace", "pod"}}
 TARGET_LABELS = {"job", "instance", "namespace", "pod", "program"}
 SECONDS_TO_START = 30
+# Where metrics are.
+PROGRAMS = r"http://[^/]+:909\d/metrics"
+RABBITMQ = r"http://[^/]+:15692/metrics/detailed\?family=ra_metrics"
 
 
 def read(path):
@@ -40,7 +43,7 @@ def coverage(alerts, tests):
     """An alert fires in one test at least, and does not in one that has its metrics."""
     for alert in alerts:
         name = alert["alert"]
-        metrics = set(re.findall(r"\b(?:sdb_\w+|up)\b", alert["expr"]))
+        metrics = set(re.findall(r"\b(?:(?:sdb|rabbitmq)_\w+|up)\b", alert["expr"]))
         fires, quiet = [], False
         for test in tests:
             has_metrics = any(re.match(r"\w+", s["series"])[0] in metrics for s in test["input_series"])
@@ -138,10 +141,11 @@ def labels_agree(active, tests):
         programs.add(labels.get("program"))
         if set(labels) != names:
             yield f"targets of {labels['job']} differ in their labels: {names} and {set(labels)}"
-        if not re.fullmatch(r"http://[^/]+:909\d/metrics", target["scrapeUrl"]):
+        address = RABBITMQ if labels["job"] == "rabbitmq" else PROGRAMS
+        if not re.fullmatch(address, target["scrapeUrl"]):
             yield f"{target['scrapeUrl']} is no address for metrics"
     for job, (_, programs) in given.items():
-        if programs not in (None, {"gateway", "worker"}):
+        if programs not in (None, {"rabbitmq"} if job == "rabbitmq" else {"gateway", "worker"}):
             yield f"the job {job} finds the programs {programs}"
     for series in {each["series"] for test in tests for each in test["input_series"]}:
         labels = labels_of(series)

@@ -31,8 +31,8 @@ pub(crate) async fn post_all(
     load: impl Future<Output = Result<Outcome>>,
 ) -> Result<Outcome> {
     match sequence {
-        Sequence::Repeating => load.await,
-        Sequence::Changing => {
+        Sequence::Repeating | Sequence::Reported | Sequence::Storm => load.await,
+        Sequence::Changing | Sequence::Worsening => {
             close_all(system).await?;
             tokio::select! {
                 outcome = load => outcome,

@@ -13,6 +13,7 @@
 
 mod broker_state;
 mod channels;
+mod closing;
 mod confirms;
 mod exchange;
 mod fruitless;

@@ -44,7 +44,6 @@ fn events(change: &Change) -> Vec<Event> {
         }
         (Some(_), Some(Row::Incident(id, row))) => vec![Event::Updated(*id, span(row))],
         (Some(Row::Incident(id, _)), None) => vec![Event::Deleted(*id)],
-        (Some(Row::Component(id, _)), None) => vec![Event::Gone(*id)],
         (old, new) => {
             let relation = |row: &Option<Row>| match row {
                 Some(Row::Relation(incident, component)) => Some((*incident, *component)),

@@ -47,7 +47,7 @@ BEGIN
     EXECUTE format('INSERT INTO verdict.journal (what, old) SELECT %L, to_jsonb(t) FROM %I.%I t',
         TG_TABLE_NAME, TG_TABLE_SCHEMA, TG_TABLE_NAME);
     -- What follows from these tables is emptied, even if they are empty.
-    IF TG_TABLE_NAME IN ('incident', 'incident_component_relation', 'component') THEN
+    IF TG_TABLE_NAME IN ('incident', 'incident_component_relation') THEN
         INSERT INTO verdict.journal (what) VALUES (TG_TABLE_NAME);
     END IF;
     RETURN NULL;

@@ -123,6 +123,14 @@ impl ModelState {
             _ => None,
         };
         let (old, new) = (row(&change.old), row(&change.new));
+        if let (Some((before, _)), Some((after, _))) = (&old, &new)
+            && before != after
+        {
+            // It has another id, and so it is another one.
+            self.change_incident(&Change { new: None, ..change.clone() });
+            self.change_incident(&Change { old: None, ..change.clone() });
+            return;
+        }
         let Some((id, new)) = new else {
             if let Some((id, _)) = old {
                 self.world.incidents.remove(&id);

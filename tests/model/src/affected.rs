@@ -32,9 +32,7 @@ pub enum Event {
     Joined(IncidentId, ComponentId),
     /// A component was removed from an incident.
     Left(IncidentId, ComponentId),
-    /// A component was deleted.
-    Gone(ComponentId),
-    /// The incidents, the components or the relations were emptied.
+    /// The incidents or the relations were emptied.
     Emptied,
 }
 
@@ -93,7 +91,6 @@ impl Telling {
                     }
                 }
             }
-            Event::Gone(id) => self.intervals.retain(|(_, component, _), _| *component != id),
             Event::Emptied => self.intervals.clear(),
         }
     }
@@ -152,8 +149,9 @@ enum Ending {
     At(Timestamp),
 }
 
-/// An empty interval looks the same for an incident that ended before its start, by mistake, and for a component
-/// that left before the start; only the latter is not in the incident any more.
+/// What left has an end of its own, also if it left after the incident's end. An empty interval is that of an incident
+/// that ended before its start, by mistake, or of a component that left before the start; only the latter is not in
+/// the incident any more.
 fn ending(
     began: Timestamp,
     ended: Option<Timestamp>,
@@ -166,7 +164,7 @@ fn ending(
             Some(end) if end <= began && is_in => Ending::Incident,
             _ => Ending::NeverAffected,
         },
-        Some(ended) if end == Some(ended) => Ending::Incident,
+        Some(ended) if end == Some(ended) && is_in => Ending::Incident,
         Some(ended) => Ending::At(ended),
     }
 }
@@ -247,12 +245,13 @@ fn move_end(
     let begins: Vec<Timestamp> = own.keys().copied().collect();
     let next = begins.iter().skip(1).copied().map(Some).chain([None]);
     for ((began, (_, ended)), next) in own.iter_mut().zip(next) {
-        if matches!(ending(*began, *ended, old.end, is_in), Ending::Incident) {
-            let end = new.end.map(|end| end.max(*began));
-            *ended = match (end, next) {
-                (Some(end), Some(next)) => Some(end.min(next)),
-                (end, next) => end.or(next),
-            };
-        }
+        let end = new.end.map(|end| end.max(*began));
+        let follows = matches!(ending(*began, *ended, old.end, is_in), Ending::Incident);
+        let latest = if follows { next } else { *ended };
+        // Nothing goes on after the incident.
+        *ended = match (end, latest) {
+            (Some(end), Some(latest)) => Some(end.min(latest)),
+            (end, latest) => end.or(latest),
+        };
     }
 }

@@ -2,8 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
+use reqwest::Method;
+use serde_json::json;
 use shared::component::ComponentId;
 use tokio::time::Instant;
 
@@ -15,6 +17,7 @@ tests!(
     without_a_worker_an_update_is_accepted_and_pending,
     a_gateway_that_stops_answers_waiting_requests,
     a_full_queue_refuses,
+    a_queue_that_is_full_by_bytes_refuses_too,
     a_gateway_that_never_saw_a_catalogue_is_not_ready,
     a_worker_that_is_asked_to_stop_ends_cleanly,
     a_gateway_that_is_asked_to_stop_answers_what_it_has,
@@ -170,6 +173,53 @@ async fn a_full_queue_refuses(fixture: Arc<Fixture>) -> Result<()> {
     system.drained().await?;
     ensure!(system.count("SELECT count(*) FROM sdb_inbox").await? == taken);
     ensure!(system.post(&status_update("DNS", 1)).await?.status == 200);
+    system.finish().await
+}
+
+/// Posts until nothing is taken; returns the number of messages that were, each of 20 updates and some 25 KiB.
+async fn fill_in_large_messages(system: &System) -> Result<i64> {
+    let update = json!({ "name": "DNS", "impact": 1, "text": "\u{1f525}".repeat(255) });
+    let updates = json!({ "updates": vec![update; 20] });
+    let full = "the queue is full; nothing was queued";
+    for taken in 0..50 {
+        let post = system.request_to(0, Method::POST, "/api/v1/updates").json(&updates);
+        let post = post.bearer_auth(&system.token).header("Prefer", "respond-async");
+        let answer = harness::answer(post).await?;
+        let results = answer.body["results"].as_array().with_context(|| format!("{answer:?}"))?;
+        if results.iter().any(|result| result["status"] == 503) {
+            ensure!(results.iter().all(|r| r.to_string().contains(full)), "{results:?}");
+            return Ok(taken);
+        }
+        ensure!(results.iter().all(|result| result["status"] == 202), "{results:?}");
+    }
+    anyhow::bail!("the queue never fills")
+}
+
+async fn a_queue_that_is_full_by_bytes_refuses_too(fixture: Arc<Fixture>) -> Result<()> {
+    let settings = [("SDB_QUEUE_LIMIT", "20"), ("SDB_PARTITIONS", "1")];
+    let mut system = System::prepared_with(&fixture, &settings).await?;
+    system.start_gateway(&[]).await?;
+    system.components(&[("DNS", &[])]).await?;
+    // 20 times 16 KiB.
+    let by_bytes = fill_in_large_messages(&system).await?;
+    ensure!((10..18).contains(&by_bytes), "{by_bytes} messages were taken");
+    system.start_worker(&[]).await?;
+    system.drained().await?;
+    ensure!(system.count("SELECT count(*) FROM sdb_inbox").await? == by_bytes * 20);
+    let mut worker = system.workers.remove(0);
+    worker.signal(Signal::SIGTERM)?;
+    ensure!(worker.ended().await?.success(), "{}", worker.log()?);
+
+    // Earlier queues count messages alone.
+    let (done, said) = system.worker_command(&["topology", "change", "--arguments", "2"]).await?;
+    ensure!(done, "{said}");
+    eventually("updates are taken", async || {
+        Ok(system.post(&status_update("DNS", 1)).await?.status == 202)
+    })
+    .await?;
+    let by_count = fill_in_large_messages(&system).await? + 1;
+    ensure!(by_count >= 20, "{by_count} messages were taken");
+    system.start_worker(&[]).await?;
     system.finish().await
 }
 

@@ -41,11 +41,13 @@ pub enum TopologyCommand {
         prefetch: Option<u16>,
         /// Newest version of messages that gateways write: 1, each update in a message of its own, which
         /// workers of the earlier release read; 2, several updates in one message; 3, also whose report
-        /// an update is, and `ok`.
+        /// an update is, and `ok`. Only 3 concerns gateways, too: first all of them must be of this release,
+        /// which is not checked.
         #[arg(long, value_parser = value_parser!(u16).range(1..=i64::from(message::NEWEST)))]
         wire: Option<u16>,
         /// Arguments of the queues: 1, those of earlier releases, which can't use others; 2, leaders are
-        /// spread over the nodes of a cluster.
+        /// spread over the nodes of a cluster; 3, and queues have a limit in bytes: 16 KiB for each message
+        /// of their limit.
         #[arg(long, value_parser = value_parser!(u16).range(1..=i64::from(ARGUMENTS)))]
         arguments: Option<u16>,
     },
@@ -100,10 +102,10 @@ fn text(layout: &QueueLayout) -> String {
         envelope::VERSION.. => "several updates in one message",
         _ => "each update in a message of its own",
     };
-    let arguments = if layout.arguments < ARGUMENTS {
-        "leaders are where the queues were declared"
-    } else {
-        "leaders are spread over the nodes of a cluster"
+    let arguments = match layout.arguments {
+        1 => "leaders are where the queues were declared",
+        2 => "leaders are spread over the nodes of a cluster",
+        _ => "leaders are spread over the nodes of a cluster, and bytes are limited",
     };
     [
         format!("partitions:  {}", layout.partitions),

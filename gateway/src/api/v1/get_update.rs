@@ -10,7 +10,11 @@ use axum::{
 };
 use serde::Serialize;
 use serde_json::{Value, json};
-use shared::{outcome::Reason, timestamp::Timestamp, update_id::UpdateId};
+use shared::{
+    outcome::{InboxOutcome, Reason},
+    timestamp::Timestamp,
+    update_id::UpdateId,
+};
 use utoipa::{ToSchema, openapi::Object};
 
 use crate::{
@@ -19,6 +23,7 @@ use crate::{
         error::{ApiError, RETRY_AFTER},
         schema,
     },
+    ingest::submit::Decided,
     store::{
         incidents::{self, Incident, IncidentJson},
         pools::Pool,
@@ -130,12 +135,28 @@ pub(super) async fn of_decided(app: &App, id: UpdateId) -> Result<Option<Receipt
     }
 }
 
+/// The receipt of an update that was decided without an incident, as far as the reply says it all.
+pub(super) fn of_reply(decided: &Decided) -> Option<Receipt> {
+    let Decided { id, component, condition, reason, received_at, decided_at, .. } = decided;
+    Some(Receipt {
+        id: *id,
+        state: UpdateState::Done,
+        outcome: Some(reason.outcome().word().to_owned()),
+        reason: Some(reason.word().to_owned()),
+        component: Some(json!(component)),
+        impact: condition.impact().map(i16::from),
+        received_at: Some(received_at.to_the_microsecond()),
+        processed_at: Some((*decided_at)?.to_the_microsecond()),
+        incident: None,
+    })
+}
+
 async fn receipt(database: &Pool, record: Record) -> Result<Receipt, ApiError> {
     let incident = match record.incident_id {
         Some(id) => incidents::read(database, &[id]).await?.remove(&id),
         None => None,
     };
-    let rejected = record.outcome == "rejected";
+    let rejected = record.outcome == InboxOutcome::REJECTED;
     // A component that was removed since is still named by its id.
     let component = record.component.map_or_else(
         || json!({ "id": record.component_id, "name": null, "attributes": [] }),

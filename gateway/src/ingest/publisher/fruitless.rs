@@ -27,7 +27,7 @@ impl Fruitless {
         *self.0.lock() = Since::default();
     }
 
-    /// A channel was given up; returns whether the node is to be given up.
+    /// A channel was given up, or is late to be closed; returns whether the node is to be given up.
     pub(super) fn given_up(&self, now: Instant) -> bool {
         let mut since = self.0.lock();
         since.channels += 1;

@@ -28,6 +28,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{
     PublishError,
     channels::{Channels, REPLY_TO},
+    closing::Closing,
     confirms::{Confirmed, Unconfirmed},
     limits::EnvelopeLimits,
     link_shared::LinkShared,
@@ -46,7 +47,7 @@ const UNREAD_LIMIT: Duration = Duration::from_secs(5);
 const RENEWAL_PAUSE: Duration = Duration::from_millis(600);
 /// How often a busy lane checks for overdue confirmations.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
-/// Time for RabbitMQ to close a channel. It may first have to refuse a message, which takes it 6 s.
+/// Time for closing a channel on which nothing is unconfirmed.
 const CLOSE_LIMIT: Duration = Duration::from_secs(8);
 /// How long the length of a queue counts as known.
 const MEASURED: Duration = Duration::from_secs(1);
@@ -74,6 +75,7 @@ impl Lane {
             channel: None,
             has_confirmed: false,
             renewal: None,
+            closing: None,
             measured: None,
             waiting: VecDeque::new(),
             dropped: None,
@@ -118,6 +120,8 @@ struct Sending {
     has_confirmed: bool,
     /// When the channel is to be replaced, once nothing is unconfirmed; nothing is sent until then.
     renewal: Option<Instant>,
+    /// The last channel, if it is being closed and had unconfirmed messages; nothing is sent until then.
+    closing: Option<Closing>,
     /// Whether the queue was full, and when.
     measured: Option<(bool, Instant)>,
     waiting: VecDeque<Queued>,
@@ -143,9 +147,10 @@ impl Sending {
                         return;
                     }
                 }
-                _ = looks.tick(), if !self.unconfirmed.is_empty() || self.renewal.is_some() => {
-                    self.look().await;
+                closed = Closing::closed(&mut self.closing) => {
+                    self.link.failed.fetch_or(!closed, Ordering::Relaxed);
                 }
+                _ = looks.tick(), if self.is_busy() => self.look(),
             }
             loop {
                 if self.link.failed.load(Ordering::Relaxed) {
@@ -167,12 +172,18 @@ impl Sending {
         }
     }
 
-    /// Whether a message is sent now. A new channel is tried with one: while RabbitMQ knows no leader of the queue,
-    /// it takes 6 s to refuse each message of such a channel, and as long to close it.
+    /// Whether something is waited for that may become overdue.
+    fn is_busy(&self) -> bool {
+        !self.unconfirmed.is_empty() || self.renewal.is_some() || self.closing.is_some()
+    }
+
+    /// Whether a message is sent now. A new channel is tried with one: while the queue has no leader that answers,
+    /// RabbitMQ takes up to `net_ticktime` and 5 s to refuse each message of such a channel.
     fn may_send(&self) -> bool {
         let unconfirmed = self.unconfirmed.len();
         let sizes = self.waiting.iter().map(|next| next.bytes);
         self.renewal.is_none()
+            && self.closing.is_none()
             && (self.has_confirmed || unconfirmed == 0)
             && self.limits.may_send(unconfirmed, sizes)
     }
@@ -310,9 +321,15 @@ impl Sending {
 
     /// Replaces the channel when a confirmation is overdue, or after a refusal. The other partitions are not
     /// affected.
-    async fn look(&mut self) {
+    fn look(&mut self) {
         let now = Instant::now();
         self.drop_late(now);
+        if let Some(closing) = &mut self.closing {
+            if closing.is_late(now) {
+                self.link.channel_closes_late();
+            }
+            return;
+        }
         if self.unconfirmed.is_empty() {
             if self.renewal.is_some_and(|renewal| renewal <= now) {
                 self.renew_channel();
@@ -333,23 +350,21 @@ impl Sending {
             partition,
             "RabbitMQ does not confirm what a partition takes: its channel is given up"
         );
-        self.close_channel().await;
-        for sent in self.unconfirmed.abandon() {
-            sent.settle(Err(PublishError::Unconfirmed));
-        }
+        self.close_channel(now);
     }
 
     /// Closes the channel when something is unconfirmed on it; the next message gets another one. When the
     /// channel is closed, RabbitMQ has read everything that was sent on it: nothing of it is queued later than
-    /// what the next channel sends.
-    async fn close_channel(&mut self) {
+    /// what the next channel sends. So that is waited for, however long it takes: while the queue hangs,
+    /// RabbitMQ does not close a channel that has published to it for the first time.
+    fn close_channel(&mut self, now: Instant) {
+        for sent in self.unconfirmed.abandon() {
+            sent.settle(Err(PublishError::Unconfirmed));
+        }
         let Some(channel) = self.take_channel() else { return };
         self.link.channel_was_fruitless();
-        let closing = timeout(CLOSE_LIMIT, channel.close(200, "overdue".into()));
-        if !matches!(closing.await, Ok(Ok(()))) {
-            self.link.failed.store(true, Ordering::Relaxed);
-        }
         self.link.pending.channel_replaced(self.partition);
+        self.closing = Some(Closing::new(channel, now));
     }
 
     /// Replaces the channel when nothing is unconfirmed on it: nothing of it can be queued later, so the next

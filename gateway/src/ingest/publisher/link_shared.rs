@@ -49,8 +49,8 @@ impl LinkShared {
         self.connection().status().blocked()
     }
 
-    /// Whether the queue of a partition is known to be full. A full queue takes updates again at four fifths
-    /// of its limit. A queue without a leader counts as empty.
+    /// Whether the queue of a partition, which has refused something, is known to be full. A queue without a leader
+    /// counts as empty.
     pub(super) async fn is_full(&self, partition: u16) -> bool {
         let looking = async {
             let channel = self.connection().create_channel().await?;
@@ -60,8 +60,8 @@ impl LinkShared {
             channel.close(200, "measured".into()).await?;
             Ok::<u32, lapin::Error>(length)
         };
-        let refuses_from = (self.topology.queue_limit / 4 * 3).max(1);
-        matches!(timeout(LOOK_LIMIT, looking).await, Ok(Ok(length)) if length >= refuses_from)
+        let full_from = self.topology.full_from();
+        matches!(timeout(LOOK_LIMIT, looking).await, Ok(Ok(length)) if length >= full_from)
     }
 
     /// A channel is given up: its messages were refused or are overdue. If several were and none of the link
@@ -69,6 +69,16 @@ impl LinkShared {
     pub(super) fn channel_was_fruitless(&self) {
         if self.fruitless.given_up(Instant::now()) && self.is_cluster {
             self.failed.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// A channel with unconfirmed messages is not closed in time. While RabbitMQ is short of memory or disk, the link
+    /// is given up: nothing that it has not read is queued once it reads again. Otherwise only the channel counts.
+    pub(super) fn channel_closes_late(&self) {
+        if self.is_blocked() {
+            self.failed.store(true, Ordering::Relaxed);
+        } else {
+            self.channel_was_fruitless();
         }
     }
 

@@ -16,11 +16,18 @@ const DELIVERY_LIMIT: i32 = 1_000_000;
 
 /// The newest version of the arguments that queues are declared with. RabbitMQ refuses a declaration with
 /// other arguments than a queue has, so each topology keeps its version.
-pub const ARGUMENTS: u16 = 2;
+pub const ARGUMENTS: u16 = 3;
 
 /// The first version in which leaders are spread over the nodes of a cluster; before, all are on the node that
 /// the queues were declared on.
 const BALANCED: u16 = 2;
+
+/// The first version in which the queues of partitions have a limit in bytes.
+const LIMITED_BYTES: u16 = 3;
+
+/// Bytes for each message that a queue may hold. A full message of usual updates has some 11 KiB, the largest one
+/// 32 KiB.
+const BYTES_EACH: i64 = 16 * 1024;
 
 /// Why the queues could not be declared.
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +92,18 @@ impl Topology {
         Ok(())
     }
 
+    /// The number of messages from which a queue that refuses one is taken to be full. A full queue takes messages
+    /// again at four fifths of its limit; where that is one of bytes, large messages are fewer.
+    #[must_use]
+    pub fn full_from(&self) -> u32 {
+        let part = if self.arguments >= LIMITED_BYTES {
+            self.queue_limit / 8
+        } else {
+            self.queue_limit / 4 * 3
+        };
+        part.max(1)
+    }
+
     async fn declare_all(&self, channel: &Channel) -> Result<(), lapin::Error> {
         let durable = ExchangeDeclareOptions { durable: true, ..Default::default() };
         let dead_queue = self.dead_letter_queue();
@@ -122,6 +141,10 @@ impl Topology {
             arguments.insert("x-overflow".into(), text("reject-publish"));
             arguments
                 .insert("x-max-length".into(), AMQPValue::LongLongInt(self.queue_limit.into()));
+            if self.arguments >= LIMITED_BYTES {
+                let bytes = i64::from(self.queue_limit) * BYTES_EACH;
+                arguments.insert("x-max-length-bytes".into(), AMQPValue::LongLongInt(bytes));
+            }
             let (queue, key) = (self.queue(partition), self.routing_key(partition));
             declare_queue(channel, &queue, arguments).await?;
             bind(channel, &queue, &self.exchange(), &key).await?;

@@ -6,7 +6,7 @@ use crate::{
     condition::Condition,
     impact::Impact,
     incident::{IncidentId, IncidentSnapshot},
-    outcome::{Outcome, Reason, Rejection},
+    outcome::{InboxOutcome, Outcome, Reason, Rejection},
     timestamp::Timestamp,
     topology::Phase,
     update_id::UpdateId,
@@ -125,7 +125,8 @@ fn verdicts(kind: &Verdict) -> Vec<(String, Verdict)> {
                         Some(IncidentSnapshot { end_date: Some(at(2)), ..self::incident() })
                     }
                 };
-                (named("decided", reason), Verdict::Decided { reason, incident })
+                let decided_at = None;
+                (named("decided", reason), Verdict::Decided { reason, incident, decided_at })
             })
             .collect(),
         Verdict::Repeated { original, incident, .. } => Reason::ALL
@@ -182,7 +183,7 @@ fn reply(verdicts: impl IntoIterator<Item = Verdict>) -> ReplyMessage {
 /// Every kind of reply.
 fn replies() -> Vec<(String, ReplyMessage)> {
     let reason = Reason::NoIncidentOfImpact;
-    let decided = Verdict::Decided { reason, incident: Some(incident()) };
+    let decided = Verdict::Decided { reason, incident: Some(incident()), decided_at: None };
     let repeated = Verdict::Repeated { original: id(10), reason, incident: Some(IncidentId(42)) };
     let rejected = Verdict::Rejected { reason: Rejection::KeyOfAnotherBody };
     let kinds = [decided.clone(), repeated, rejected.clone(), Verdict::Parked];
@@ -196,10 +197,14 @@ fn replies() -> Vec<(String, ReplyMessage)> {
     replies.push(("reply-several".to_owned(), reply(several)));
     let reason = Reason::InNoSystemIncident;
     for (name, verdict) in [
-        ("decided", Verdict::Decided { reason, incident: None }),
-        ("repeated", Verdict::Repeated { original: id(10), reason, incident: None }),
+        ("decided-without-incident", Verdict::Decided { reason, incident: None, decided_at: None }),
+        ("decided-with-time", Verdict::Decided { reason, incident: None, decided_at: Some(at(3)) }),
+        (
+            "repeated-without-incident",
+            Verdict::Repeated { original: id(10), reason, incident: None },
+        ),
     ] {
-        replies.push((format!("reply-{name}-without-incident"), reply([verdict])));
+        replies.push((format!("reply-{name}"), reply([verdict])));
     }
     replies.push(("reply-empty".to_owned(), reply([])));
     replies
@@ -281,16 +286,21 @@ fn the_database_has_the_words_that_are_recorded() {
         Phase::Open | Phase::Draining | Phase::Closed => phase.word(),
     });
     assert_eq!(recorded("phase"), phases);
-    // The worker has a test for those that follow these.
-    assert_eq!(recorded("outcome")[..Outcome::ALL.len()], Outcome::ALL.map(Outcome::word));
-    assert_eq!(recorded("reason")[..Reason::ALL.len()], Reason::ALL.map(Reason::word));
     for rejection in Rejection::ALL {
-        assert_eq!(Rejection::from_word(rejection.word()), Some(rejection));
         let in_json = serde_json::to_value(rejection).expect("JSON");
         assert_eq!(in_json, rejection.word());
     }
-    for reason in Reason::ALL {
-        assert_eq!(Reason::from_word(reason.word()).expect("known"), reason);
+    let rejected = Rejection::ALL.map(InboxOutcome::Rejected);
+    let mut all: Vec<_> = Reason::ALL.map(InboxOutcome::Decided).into();
+    all.push(InboxOutcome::Repeated);
+    all.extend(rejected);
+    assert_eq!(recorded("reason"), all.iter().map(|one| one.reason()).collect::<Vec<_>>());
+    let mut outcomes: Vec<_> = Outcome::ALL.map(Outcome::word).into();
+    outcomes.extend([InboxOutcome::Repeated, rejected[0]].map(InboxOutcome::outcome));
+    assert_eq!(recorded("outcome"), outcomes);
+    for one in all {
+        assert_eq!(InboxOutcome::of_row(one.outcome(), one.reason()), Some(one));
+        assert_eq!(InboxOutcome::of_row("postponed", "for_fun"), None);
     }
 }
 

@@ -71,6 +71,29 @@ fn a_start_that_is_corrected_takes_an_end_before_it_into_account() {
 }
 
 #[test]
+fn what_left_after_the_end_does_not_follow_a_later_one() {
+    let mut telling = inserted(10, Some(12), 13);
+    telling.tell(Event::Left(INCIDENT, LEAVES), hour(14), 2);
+    updated(&mut telling, 10, Some(20), 15);
+    assert_eq!(of(&telling, STAYS), [(hour(10), Some(hour(20)))]);
+    assert_eq!(of(&telling, LEAVES), [(hour(10), Some(hour(12)))]);
+}
+
+#[test]
+fn what_left_at_a_time_of_its_own_is_not_affected_after_the_end() {
+    for end_before in [None, Some(20)] {
+        let mut telling = inserted(10, end_before, 10);
+        telling.tell(Event::Left(INCIDENT, LEAVES), hour(14), 2);
+        updated(&mut telling, 10, Some(12), 15);
+        for component in [STAYS, LEAVES] {
+            assert_eq!(of(&telling, component), [(hour(10), Some(hour(12)))]);
+        }
+        updated(&mut telling, 10, Some(9), 16);
+        assert_eq!(of(&telling, LEAVES), [(hour(10), Some(hour(10)))]);
+    }
+}
+
+#[test]
 fn an_impact_that_changes_with_the_end_is_that_of_an_empty_interval() {
     let mut telling = inserted(10, None, 10);
     let raised = Span { impact: 3, ..span(10, Some(12)) };

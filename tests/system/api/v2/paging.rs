@@ -1,4 +1,4 @@
-//! Pages that are read at once while incidents change.
+//! Pages that are read at once from two gateways while incidents change.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,11 +7,12 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use futures_util::future::try_join_all;
+use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 
-use super::{EVENTS, read};
-use harness::{Answer, Fixture, System, eventually, tests};
+use super::EVENTS;
+use harness::{Answer, Fixture, System, answer, eventually, tests};
 
 tests!(pages_of_one_version_have_every_event_once, pages_that_do_not_fit_are_found);
 
@@ -96,7 +97,8 @@ async fn change(uri: &str) -> Result<()> {
 }
 
 async fn pages_of_one_version_have_every_event_once(fixture: Arc<Fixture>) -> Result<()> {
-    let system = System::start(&fixture).await?;
+    let mut system = System::start(&fixture).await?;
+    system.start_gateway(&[]).await?;
     system
         .sql(
             "INSERT INTO incident (id, text, start_date, impact, system)
@@ -110,8 +112,7 @@ async fn pages_of_one_version_have_every_event_once(fixture: Arc<Fixture>) -> Re
     let reading = eventually("many versions were read as a whole", async || {
         let all = (1..=10).map(|page| {
             let path = format!("{EVENTS}?limit={SIZE}&page={page}");
-            let system = &system;
-            async move { read(system, &path).await }
+            answer(system.request_to(page % 2, Method::GET, &path))
         });
         for page in try_join_all(all).await? {
             pages.add(&page)?;

@@ -22,6 +22,25 @@ tests!(
 const REPORTERS: usize = 6;
 /// Components of each of them.
 const EACH: usize = 8;
+/// Components of other monitoring.
+const OTHERS: usize = 400;
+/// Updates in each of its requests.
+const AT_ONCE: usize = 50;
+
+/// Other monitoring, which posts many updates at once to a gateway, without end.
+async fn burst(system: &System, gateway: usize) -> Result<()> {
+    for request in 0.. {
+        let updates: Vec<Value> = (0..AT_ONCE)
+            .map(|place| format!("Other {}", (request * AT_ONCE + place) % OTHERS))
+            .map(|name| json!({ "name": name, "impact": 1 }))
+            .collect();
+        let many = system.request_to(gateway, Method::POST, "/api/v1/updates");
+        let many = many.bearer_auth(&system.token).json(&json!({ "updates": updates }));
+        let answer = answer(many).await?;
+        ensure!(answer.status == 200, "{answer:?}");
+    }
+    Ok(())
+}
 
 /// As the reporter does: it reads the components once, posts one report after the other within 2 s each, and looks
 /// only at whether the status is 2xx.
@@ -32,7 +51,9 @@ async fn a_reporter_works_unchanged_in_a_burst_on_two_gateways(
     system.start_gateway(&[]).await?;
     let names: Vec<String> =
         (0..REPORTERS * EACH).map(|number| format!("Service {number}")).collect();
-    let components: Vec<_> = names.iter().map(|name| (name.as_str(), &[][..])).collect();
+    let others: Vec<String> = (0..OTHERS).map(|number| format!("Other {number}")).collect();
+    let components: Vec<_> =
+        names.iter().chain(&others).map(|name| (name.as_str(), &[][..])).collect();
     system.components(&components).await?;
     let program = Client::builder().timeout(Duration::from_secs(2)).no_proxy().build()?;
     let listed: Value = program
@@ -47,7 +68,7 @@ async fn a_reporter_works_unchanged_in_a_burst_on_two_gateways(
         .flatten()
         .filter_map(|component| Some((component["name"].as_str()?, component["id"].as_i64()?)))
         .collect();
-    ensure!(ids.len() == names.len(), "{listed}");
+    ensure!(ids.len() == names.len() + others.len(), "{listed}");
 
     let (shared, program, known) = (&system, &program, &ids);
     let reporters = names.chunks(EACH).enumerate().map(async |(number, own)| {
@@ -68,11 +89,18 @@ async fn a_reporter_works_unchanged_in_a_burst_on_two_gateways(
         }
         anyhow::Ok(())
     });
-    try_join_all(reporters).await?;
+    tokio::select! {
+        reported = try_join_all(reporters) => drop(reported?),
+        refused = try_join_all((0..2).map(|gateway| burst(shared, gateway))) => drop(refused?),
+    }
     system.drained().await?;
     let active = events(&system, "?active=true&type=incident").await?;
-    let [outage] = &active[..] else { anyhow::bail!("not one incident: {active:?}") };
-    let mut all: Vec<i64> = ids.values().copied().collect();
+    let [outage] = &active.iter().filter(|event| event["impact"] != 1).collect::<Vec<_>>()[..]
+    else {
+        anyhow::bail!("not one outage: {active:?}")
+    };
+    ensure!(active.len() == 2, "{active:?}");
+    let mut all: Vec<i64> = names.iter().map(|name| ids[name.as_str()]).collect();
     all.sort_unstable();
     ensure!(outage["impact"] == 3 && outage["components"] == json!(all), "{outage}");
     ensure!(outage["title"] == "System incident from monitoring system", "{outage}");

@@ -14,6 +14,7 @@ tests!(
     intervals_follow_the_start_and_the_end_of_their_incident,
     an_impact_that_changes_divides_open_intervals_only,
     a_start_that_moves_keeps_how_intervals_end,
+    what_left_does_not_follow_the_end,
     what_is_deleted_leaves_no_intervals,
     temporary_tables_do_not_take_the_place_of_ours,
     a_component_that_comes_while_its_incident_ends_is_not_affected_for_ever,
@@ -150,9 +151,9 @@ async fn an_impact_that_changes_divides_open_intervals_only(fixture: Arc<Fixture
     system
         .sql("UPDATE incident SET impact = 1, end_date = '2026-01-01 22:00' WHERE id = 72")
         .await?;
-    are(&system, 72, &["1 1 10 22", "2 1 10 22"]).await?;
+    are(&system, 72, &["1 1 10 22", "2 1 10 20"]).await?;
     system.sql("UPDATE incident SET impact = 2, end_date = NULL WHERE id = 72").await?;
-    are(&system, 72, &["1 1 10 22", "1 2 now open", "2 1 10 22"]).await?;
+    are(&system, 72, &["1 1 10 22", "1 2 now open", "2 1 10 20"]).await?;
     system.finish().await
 }
 
@@ -181,6 +182,27 @@ async fn a_start_that_moves_keeps_how_intervals_end(fixture: Arc<Fixture>) -> Re
     system.finish().await
 }
 
+async fn what_left_does_not_follow_the_end(fixture: Arc<Fixture>) -> Result<()> {
+    let system = with_components(&fixture).await?;
+    let ends = async |end: &str| {
+        system.sql(&format!("UPDATE incident SET end_date = '{end}' WHERE id = 70")).await
+    };
+    // It left after the end.
+    manual_incident(&system, 70, "'2026-01-01 20:00'").await?;
+    system.sql("DELETE FROM incident_component_relation WHERE component_id = 2").await?;
+    ends("2026-01-01 22:00").await?;
+    are(&system, 70, &["1 2 10 22", "2 2 10 20"]).await?;
+    ends("9999-01-01").await?;
+    are(&system, 70, &["1 2 10 now", "2 2 10 20"]).await?;
+    // It left at a time of its own, and the end is moved before that.
+    system.sql("DELETE FROM incident_component_relation WHERE component_id = 1").await?;
+    ends("2026-01-01 19:00").await?;
+    are(&system, 70, &["1 2 10 19", "2 2 10 19"]).await?;
+    ends("2026-01-01 09:00").await?;
+    are(&system, 70, &["1 2 10 10", "2 2 10 10"]).await?;
+    system.finish().await
+}
+
 /// The functions run with their owner's rights.
 async fn temporary_tables_do_not_take_the_place_of_ours(fixture: Arc<Fixture>) -> Result<()> {
     let system = with_components(&fixture).await?;
@@ -203,6 +225,10 @@ async fn temporary_tables_do_not_take_the_place_of_ours(fixture: Arc<Fixture>) -
     let ours = "SELECT count(*) FROM pg_proc WHERE prosecdef AND proname LIKE 'sdb\\_%'";
     let safe = format!("{ours} AND proconfig::text LIKE '%, pg_temp%'");
     ensure!(system.count(ours).await? == system.count(&safe).await?, "one looks among them first");
+    // Nor can others call them from triggers on their own tables.
+    let open = "SELECT count(*) FROM pg_proc WHERE prosecdef AND proname LIKE 'sdb\\_affected\\_%'
+        AND prorettype = 'trigger'::regtype AND has_function_privilege('public', oid, 'EXECUTE')";
+    ensure!(system.count(open).await? == 0, "anybody can call one");
     system.finish().await
 }
 
@@ -225,7 +251,8 @@ async fn what_is_deleted_leaves_no_intervals(fixture: Arc<Fixture>) -> Result<()
             DELETE FROM component WHERE id = 2",
         )
         .await?;
-    are(&system, 71, &["1 2 10 open"]).await?;
+    // It goes with its incident.
+    are(&system, 71, &["1 2 10 open", "2 2 10 now"]).await?;
     system
         .sql(
             "INSERT INTO incident (id, text, start_date, impact, system)

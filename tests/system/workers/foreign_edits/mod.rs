@@ -3,6 +3,7 @@
 
 mod affected;
 mod incidents;
+mod random;
 mod relations;
 mod transactions;
 
@@ -14,7 +15,7 @@ use sqlx::{AssertSqlSafe, PgConnection, Postgres, Transaction};
 
 use harness::{Fixture, System, eventually, tests_of};
 
-tests_of!(affected, incidents, relations, transactions);
+tests_of!(affected, incidents, random, relations, transactions);
 
 /// The components' ids are 1, 2 and 3.
 async fn with_components(fixture: &Arc<Fixture>) -> Result<System> {

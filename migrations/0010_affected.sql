@@ -10,15 +10,15 @@ CREATE TABLE sdb_affected (
     PRIMARY KEY (incident_id, component_id, began)
 -- Each row is updated once, when it ends: with space on its page, no index has to change.
 ) WITH (fillfactor = 50);
-COMMENT ON TABLE sdb_affected IS 'The intervals in which incidents and maintenances affected components, one row each: kept by triggers, whoever changes an incident. No foreign keys, which would lock rows of the dashboard''s tables; the rows go with their incident or component';
+COMMENT ON TABLE sdb_affected IS 'The intervals in which incidents and maintenances affected components, one row each: kept by triggers, whoever changes an incident. No foreign keys, which would lock rows of the dashboard''s tables; the rows go with their incident, and those of a deleted component stay until then';
 COMMENT ON COLUMN sdb_affected.incident_id IS 'The incident or maintenance';
 COMMENT ON COLUMN sdb_affected.component_id IS 'The component';
 COMMENT ON COLUMN sdb_affected.impact IS 'The impact of the incident during the interval';
 COMMENT ON COLUMN sdb_affected.began IS 'Begin of the interval: the incident''s start, or the time of the statement that added the component or changed the impact, by the clock of the database';
 COMMENT ON COLUMN sdb_affected.ended IS 'End of the interval: the incident''s end, possibly to come, or the time of the statement that removed the component or changed the impact; none while it is open. Equal to began if the component was never affected';
 
--- To delete the intervals of a component, and to find those of an outage.
-CREATE INDEX sdb_affected_component ON sdb_affected (component_id, impact, began);
+-- To find the outages of a component. Every batch would pay for an index of all intervals.
+CREATE INDEX sdb_affected_outage ON sdb_affected (component_id, began) WHERE impact >= 3;
 
 CREATE TABLE sdb_affected_pending (
     one_row boolean PRIMARY KEY DEFAULT true CHECK (one_row),
@@ -31,8 +31,8 @@ COMMENT ON COLUMN sdb_affected_pending.incidents IS 'The incidents that are not 
 -- All functions run with their owner's rights, so that the Python dashboard's user needs none on our tables.
 -- They find rows by index only: a plan is kept for the session, and may have been made for many rows or for an
 -- empty table. The time is that of the statement, and so the same for all rows that it changes.
--- Before they change existing rows, they lock them in the order of the primary key: two transactions of others
--- that change the same rows wait for each other in one order.
+-- They change or lock existing rows in the order of the primary key: two transactions of others that change the same
+-- rows wait for each other in one order.
 
 -- An incident that is inserted is remembered until the end of its transaction, as ranges of ids: components
 -- that are added to it meanwhile are affected from its start.
@@ -68,11 +68,9 @@ SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS
 DECLARE
     now timestamp := statement_timestamp() AT TIME ZONE 'UTC';
 BEGIN
-    PERFORM FROM old_rows o JOIN sdb_affected a
-        ON a.incident_id = o.incident_id AND a.component_id = o.component_id
-    WHERE a.ended IS NULL OR a.ended > now
-    ORDER BY a.incident_id, a.component_id, a.began FOR UPDATE OF a;
-    UPDATE sdb_affected a SET ended = greatest(a.began, now) FROM old_rows o
+    -- A nested loop keeps the order. To lock the rows first would cost a batch half as much as to change them.
+    UPDATE sdb_affected a SET ended = greatest(a.began, now)
+    FROM (SELECT incident_id, component_id FROM old_rows ORDER BY 1, 2) AS o
     WHERE a.incident_id = o.incident_id AND a.component_id = o.component_id
         AND (a.ended IS NULL OR a.ended > now);
     RETURN NULL;
@@ -153,15 +151,14 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION sdb_affected_incident IS 'Changes the intervals of incidents whose start, end or impact has changed';
 
--- An empty interval is that of an incident that ended before its start by mistake, or of a component that has left
--- before the start.
+-- What has left the incident has an end of its own, even if it left after the incident's end.
 CREATE FUNCTION sdb_affected_ends_with(incident integer, component integer, began timestamp, ended timestamp,
     incident_ended timestamp) RETURNS boolean LANGUAGE sql STABLE AS $$
     SELECT incident_ended IS NOT NULL AND ended = greatest(began, incident_ended)
-        AND (ended > began OR EXISTS (SELECT FROM incident_component_relation
-            WHERE incident_id = incident AND component_id = component))
+        AND EXISTS (SELECT FROM incident_component_relation
+            WHERE incident_id = incident AND component_id = component)
 $$;
-COMMENT ON FUNCTION sdb_affected_ends_with IS 'Whether an interval ends with its incident, at that time';
+COMMENT ON FUNCTION sdb_affected_ends_with IS 'Whether an interval ends with its incident, at that time, and follows its end';
 
 -- `old_end` is the end of the incident before; none also if it is unknown.
 CREATE FUNCTION sdb_affected_move_start(incident integer, old_start timestamp, new_start timestamp,
@@ -233,10 +230,9 @@ BEGIN
         WHERE i.id = incident FOR KEY SHARE OF r
         ON CONFLICT (incident_id, component_id, began)
             DO UPDATE SET impact = excluded.impact, ended = excluded.ended;
-    ELSIF old_end IS NULL THEN
-        UPDATE sdb_affected SET ended = greatest(began, new_end)
-        WHERE incident_id = incident AND ended IS NULL;
-    ELSE
+        RETURN;
+    END IF;
+    IF old_end IS NOT NULL THEN
         -- Of several intervals of a component, those before the last one end where the next one begins.
         UPDATE sdb_affected a SET ended = least(
             CASE WHEN new_end IS NOT NULL THEN greatest(a.began, new_end) END,
@@ -244,6 +240,11 @@ BEGIN
                 AND next.component_id = a.component_id AND next.began > a.began))
         WHERE a.incident_id = incident
             AND sdb_affected_ends_with(incident, a.component_id, a.began, a.ended, old_end);
+    END IF;
+    IF new_end IS NOT NULL THEN
+        -- Nothing goes on after the incident, what left before at a later time included.
+        UPDATE sdb_affected SET ended = greatest(began, new_end)
+        WHERE incident_id = incident AND (ended IS NULL OR ended > greatest(began, new_end));
     END IF;
 END $$;
 COMMENT ON FUNCTION sdb_affected_move_end IS 'Intervals that ended with their incident follow its end; an incident without an end any more opens new ones';
@@ -253,14 +254,12 @@ SET search_path FROM CURRENT SET enable_seqscan = off AS $$
 BEGIN
     IF TG_OP = 'TRUNCATE' THEN
         DELETE FROM sdb_affected;
-    ELSIF TG_TABLE_NAME = 'component' THEN
-        DELETE FROM sdb_affected WHERE component_id = ANY(ARRAY(SELECT id FROM old_rows));
     ELSE
         DELETE FROM sdb_affected WHERE incident_id = ANY(ARRAY(SELECT id FROM old_rows));
     END IF;
     RETURN NULL;
 END $$;
-COMMENT ON FUNCTION sdb_affected_delete IS 'Deletes the intervals of incidents and components that are deleted';
+COMMENT ON FUNCTION sdb_affected_delete IS 'Deletes the intervals of incidents that are deleted';
 
 -- Compares the intervals of these incidents with what the tables have: for what was written before there were
 -- triggers, or while there were none. What is right stays. Times that nobody recorded are those of the incident,
@@ -332,7 +331,9 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION sdb_affected_compare IS 'Corrects the intervals of incidents, for what was written without the triggers; returns those that someone else has locked';
 
-REVOKE EXECUTE ON FUNCTION sdb_affected_compare FROM PUBLIC;
+-- Who may create a trigger with one of these functions on a table of his own could delete what they keep.
+REVOKE EXECUTE ON FUNCTION sdb_affected_new_incident, sdb_affected_incident, sdb_affected_open, sdb_affected_close,
+    sdb_affected_delete, sdb_affected_compare FROM PUBLIC;
 
 -- Workers call it, too, and need no rights on the table. Incidents that are still locked come last the next time.
 CREATE FUNCTION sdb_affected_compare_rest() RETURNS integer[] LANGUAGE plpgsql SECURITY DEFINER
@@ -356,8 +357,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION sdb_affected_compare_rest IS 'Compares some of the incidents that others had locked; returns those that are left';
 
--- Names of tables must not be looked up among the caller's temporary tables, which come first unless pg_temp is
--- named: whoever may write an incident could put a table of his own in the place of ours.
+-- Without the caller's temporary tables, as 0009 has it for the functions before.
 DO $$
 DECLARE
     path text := (SELECT string_agg(quote_ident(name), ', ' ORDER BY place)
