@@ -1,5 +1,6 @@
 """Chromium, driven by Selenium."""
 
+import base64
 import json
 import os
 import pathlib
@@ -7,6 +8,7 @@ import time
 
 import axe_playwright_python
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 
@@ -58,8 +60,14 @@ class Browser:
         self.driver.get(self.url + path)
 
     def text(self, selector):
-        found = self.driver.find_elements(By.CSS_SELECTOR, selector)
-        return found[0].text if found else ""
+        """What an element says; the page may replace it meanwhile."""
+        for _ in range(10):
+            try:
+                found = self.driver.find_elements(By.CSS_SELECTOR, selector)
+                return found[0].text if found else ""
+            except StaleElementReferenceException:
+                continue
+        raise Failed(f"{selector} is replaced all the time")
 
     def size(self, width, height, dark=False):
         """The size of the window's inside, and the reader's setting."""
@@ -80,8 +88,6 @@ class Browser:
             )
             path = pathlib.Path(folder)
             path.mkdir(parents=True, exist_ok=True)
-            import base64
-
             (path / f"{name}.png").write_bytes(base64.b64decode(picture["data"]))
 
     def no_complaints(self, where):

@@ -54,7 +54,7 @@ def links_lead_somewhere(system, paths):
     """Follows every link of these pages, and those of the pages behind them."""
     seen, waiting = set(), [(path, 1) for path in paths]
     while waiting:
-        path, depth = waiting.pop()
+        path, depth = waiting.pop(0)
         if path in seen:
             continue
         seen.add(path)
@@ -147,7 +147,6 @@ def same_without_script(system, browser, folder):
                 strip(without.text("main")) == strip(browser.text("main")),
                 f"{path} is another page without JavaScript",
             )
-            ensure(without.driver.execute_script("return 1") == 1, "")
     finally:
         without.close()
 
@@ -169,6 +168,7 @@ def check(folder):
         thousand(system)
         look(browser, "/history", "history", "20")
         look(browser, "/", "thousand", "Outage of 4 components")
+        ensure("Nothing was reported" not in browser.text("main"), "days that were cut off are empty")
         look(browser, "/incidents/1", "incident", "Requests fail")
         same_without_script(system, browser, folder)
         count = links_lead_somewhere(system, ["/", "/history", "/components/1", "/incidents/1"])

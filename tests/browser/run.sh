@@ -52,7 +52,7 @@ fi
 # shellcheck disable=SC1090
 . "$environment"
 # Chromium and Selenium leave their things in a home.
-export HOME=$folder
+export HOME=$folder PYTHONDONTWRITEBYTECODE=1
 if ! "$tools/bin/python" tests/browser/check.py "$folder"; then
     grep -vE 'INFO|DEBUG' "$folder/log" | tail -n 50 >&2 || true
     exit 1

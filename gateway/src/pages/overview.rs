@@ -194,9 +194,14 @@ impl Headline {
 fn by_day(recent: &[PageEvent], names: &Names<'_>, base: &str, now: Timestamp) -> Vec<DayView> {
     const DAY: i64 = 86_400_000_000;
     let date = |time: Timestamp| time.to_the_minute().chars().take(10).collect::<String>();
+    let is_cut = recent.len() == RECENT.events as usize;
     let mut rest = recent.iter().take(RECENT.events as usize - 1).peekable();
     let mut days: Vec<DayView> = Vec::new();
     for back in 0..RECENT_DAYS as i64 {
+        // Of the days before, nothing is known here.
+        if is_cut && rest.peek().is_none() {
+            break;
+        }
         let day = date(now.plus_micros(-back * DAY));
         let mut events = Vec::new();
         while let Some(event) = rest.next_if(|event| date(event.event.incident.start_date) == day) {

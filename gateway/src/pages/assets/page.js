@@ -75,8 +75,14 @@
     if (wanted !== root.dataset.version) load();
   };
 
+  // Only while somebody looks: browsers have few connections to one host, and gateways few places.
   let events = null;
   const listen = () => {
+    if (document.visibilityState !== "visible") {
+      events?.close();
+      events = null;
+      return;
+    }
     if (events && events.readyState !== EventSource.CLOSED) return;
     events = new EventSource(`${base}api/v1/live`);
     events.addEventListener("version", (event) => {
@@ -93,9 +99,11 @@
   });
   showTimes();
   listen();
-  // Durations go on; and where there is no place for events, this is how news arrives.
-  setInterval(() => {
-    if (document.visibilityState === "visible") load();
+  const refresh = () => {
     listen();
-  }, 60_000);
+    if (events) load();
+  };
+  document.addEventListener("visibilitychange", refresh);
+  // Durations go on; and where there is no place for events, this is how news arrives.
+  setInterval(refresh, 60_000);
 }
