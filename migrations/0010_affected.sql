@@ -357,8 +357,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION sdb_affected_compare_rest IS 'Compares some of the incidents that others had locked; returns those that are left';
 
--- Names of tables must not be looked up among the caller's temporary tables, which come first unless pg_temp is
--- named: whoever may write an incident could put a table of his own in the place of ours.
+-- Without the caller's temporary tables, as 0009 has it for the functions before.
 DO $$
 DECLARE
     path text := (SELECT string_agg(quote_ident(name), ', ' ORDER BY place)

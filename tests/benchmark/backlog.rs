@@ -14,7 +14,7 @@ use crate::{
     publisher::Publisher,
     report::{Figure, Row, Target},
     runs::{Changes, Outcome, Runs},
-    sequence::{Sequence, close_all},
+    sequence::{STORMING, Sequence, WORSENING, close_all},
 };
 
 /// Components that no update is about.
@@ -131,7 +131,7 @@ pub(crate) async fn broad(bench: &mut Bench) -> Result<()> {
 /// From a backlog, beside the same without the triggers that record when components were affected.
 pub(crate) async fn affected(bench: &mut Bench) -> Result<()> {
     let sequence = Sequence::Worsening;
-    let backlog = bench.scale.backlog.min(sequence.distinct());
+    let backlog = bench.scale.backlog.min(3 * WORSENING as u64);
     let of = format!("one worker, a backlog of {backlog} {}", sequence.words());
     let what = format!("{of}, with the record of when components were affected");
     say(&what);
@@ -166,6 +166,53 @@ const DROP_TRIGGERS: &str = "DO $$
         END LOOP;
     END $$";
 
+/// What reports cost: a batch where many stand of other components, and a storm that ends.
+pub(crate) async fn reports(bench: &mut Bench) -> Result<()> {
+    let backlog = bench.scale.backlog;
+    let reports = 2 * backlog;
+    let what =
+        format!("one worker, a backlog of {backlog} updates, each a report, among {reports}");
+    say(&what);
+    let (few, many) = (bench.prepared("few_reports").await?, bench.prepared("many_reports").await?);
+    history::add_reports(&many, reports).await?;
+    let mut few = Drain::start(few, Sequence::Reported).await?;
+    let mut many = Drain::start(many, Sequence::Reported).await?;
+    let (mut fews, mut manys) = (Runs::default(), Runs::default());
+    // In turns, so that neither is always the first.
+    for run in 0..bench.scale.runs {
+        let mut pair = [(&mut many, &mut manys), (&mut few, &mut fews)];
+        pair.rotate_left(run % 2);
+        for (drain, runs) in pair {
+            drain.run(backlog, runs).await?;
+        }
+    }
+    bench.note(&what, &manys);
+    bench.add(
+        Row::rate(what, &manys)?
+            .beside("without any others", Figure::rate(&fews)?)
+            .target(Target::RatioAtLeast(0.97)),
+    );
+    few.publisher.close().await?;
+    many.publisher.close().await?;
+
+    let storm = STORMING as u64;
+    let what = format!("one worker, a storm that ends: {storm} `ok`, each of a component");
+    say(&what);
+    let mut drain = Drain::start(bench.prepared("storm").await?, Sequence::Storm).await?;
+    let (mut begins, mut ends) = (Runs::default(), Runs::default());
+    for _ in 0..bench.scale.runs {
+        drain.run(storm, &mut begins).await?;
+        drain.run(storm, &mut ends).await?;
+    }
+    bench.note(&what, &ends);
+    bench.add(
+        Row::rate(what, &ends)?
+            .beside("the updates with which it began", Figure::rate(&begins)?)
+            .target(Target::RatioAtLeast(0.9)),
+    );
+    drain.publisher.close().await
+}
+
 /// One worker and what fills its queues while it is away.
 struct Drain {
     system: System,
@@ -187,7 +234,7 @@ impl Drain {
         worker.signal(Signal::SIGTERM)?;
         let status = worker.ended().await?;
         ensure!(status.success(), "the worker ended with {status}");
-        if self.sequence != Sequence::Repeating {
+        if matches!(self.sequence, Sequence::Changing | Sequence::Worsening) {
             close_all(&self.system).await?;
             self.publisher.rewind();
         }

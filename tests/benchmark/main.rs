@@ -85,6 +85,8 @@ enum Part {
     Broad,
     /// A backlog, with and without the record of when components were affected.
     Affected,
+    /// A backlog among many reports, and the end of a storm.
+    Reports,
     /// POST at a steady rate.
     Steady,
     /// GET of 50 incidents, also conditional.
@@ -190,6 +192,7 @@ async fn measure(bench: &mut Bench, arguments: &Arguments) -> Result<()> {
             Part::SlowDisk => backlog::slow_disk(bench).await,
             Part::Broad => backlog::broad(bench).await,
             Part::Affected => backlog::affected(bench).await,
+            Part::Reports => backlog::reports(bench).await,
             Part::Steady => updates::steady(bench).await,
             Part::Get => lists::small(bench).await,
             Part::Lists => lists::large(bench).await,

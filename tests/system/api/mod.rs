@@ -13,6 +13,7 @@ mod python_reporter;
 mod receipts;
 mod recovery;
 mod refusals;
+mod reports;
 mod request_limits;
 mod rss;
 mod security_headers;
@@ -42,6 +43,7 @@ tests_of!(
     receipts,
     recovery,
     refusals,
+    reports,
     request_limits,
     rss,
     security_headers,

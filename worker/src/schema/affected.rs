@@ -33,7 +33,7 @@ pub(super) async fn complete(database: &mut PgConnection) -> Result<Option<Strin
         return Ok(None);
     }
     let named: Vec<String> = left.iter().take(NAMED).map(ToString::to_string).collect();
-    let holders = lock_holders::find(database, &left).await?;
+    let holders = lock_holders::find(database, &left, &[]).await?;
     Ok(Some(format!(
         "Others have locked {} incidents ({}{}): since when their components are affected is recorded later, by \
         the workers every hour or by the next `worker migrate`. Sessions: {}.",

@@ -72,6 +72,7 @@ impl Intake<'_> {
     ) -> Result<Report, ApiError> {
         let source = if report.source.is_empty() { subject.to_owned() } else { report.source };
         self.check_text("source", &source, deadline).await?;
+        self.check_text("key", &report.key, deadline).await?;
         Ok(Report { source, ..report })
     }
 
