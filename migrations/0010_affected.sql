@@ -134,7 +134,8 @@ BEGIN
             CONTINUE;
         END IF;
         PERFORM FROM sdb_affected WHERE incident_id = changed.id
-            AND (ended IS NULL OR changed.old_end IS NOT NULL OR changed.new_start <> changed.old_start)
+            AND (ended IS NULL OR ended > changed.new_end OR changed.old_end IS NOT NULL
+                OR changed.new_start <> changed.old_start)
         ORDER BY component_id, began FOR UPDATE;
         IF changed.new_start <> changed.old_start THEN
             PERFORM sdb_affected_move_start(changed.id, changed.old_start, changed.new_start, changed.old_end);

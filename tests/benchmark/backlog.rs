@@ -187,6 +187,7 @@ pub(crate) async fn reports(bench: &mut Bench) -> Result<()> {
         }
     }
     bench.note(&what, &manys);
+    bench.note("the same, without any others", &fews);
     bench.add(
         Row::rate(what, &manys)?
             .beside("without any others", Figure::rate(&fews)?)
@@ -205,6 +206,7 @@ pub(crate) async fn reports(bench: &mut Bench) -> Result<()> {
         drain.run(storm, &mut ends).await?;
     }
     bench.note(&what, &ends);
+    bench.note("the updates with which it began", &begins);
     bench.add(
         Row::rate(what, &ends)?
             .beside("the updates with which it began", Figure::rate(&begins)?)

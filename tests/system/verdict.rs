@@ -268,7 +268,7 @@ async fn a_transaction_that_is_broken_is_found(fixture: Arc<Fixture>) -> Result<
     let system = simulated(&fixture).await?;
     let mut database = PgConnection::connect(&system.database_uri).await?;
     let mut histories = vec![full_history()];
-    histories.extend(drawn(SEED + 1, 40)?);
+    histories.extend(drawn(SEED + 1, 120)?);
     for Fault { name, trigger, body, returns, kind } in FAULTS {
         let (before, for_each) = trigger.split_once(" FOR EACH ").context("no level")?;
         let (_, table) = before.rsplit_once(' ').context("no table")?;

@@ -127,7 +127,7 @@ pub enum Edit {
     Move(Pick, i32, Option<i32>),
     /// A manual incident gets another impact.
     ChangeImpact(Pick, Impact),
-    /// A component is added to an incident, whether that has ended or not.
+    /// A component is added to a manual incident, a maintenance, or a system incident that has ended.
     Attach(Pick, i32),
     /// A manual incident or, without impact, a maintenance is added: its components, its start and its
     /// end in hours from now.

@@ -130,7 +130,10 @@ impl Rig {
                 Plan::new(format!("UPDATE incident SET impact = {impact} WHERE id = {id}"))
             }
             Edit::Attach(index, component) => {
-                let Some(id) = self.any(*index, "true").await? else { return Ok(None) };
+                // Not to an active system incident: the component may be in another one, and nobody mends that before
+                // its next update.
+                let such = "(NOT system OR end_date IS NOT NULL)";
+                let Some(id) = self.any(*index, such).await? else { return Ok(None) };
                 Plan::new(format!(
                     "INSERT INTO incident_component_relation (incident_id, component_id)
                     SELECT {id}, id FROM component WHERE id = {component} ON CONFLICT DO NOTHING"
