@@ -159,7 +159,7 @@ impl Sequence {
         };
         let component = found.context("the catalogue has not the components of the load")?;
         let report = match self {
-            Self::Repeating | Self::Changing => None,
+            Self::Repeating | Self::Changing | Self::Worsening => None,
             Self::Reported | Self::Storm => {
                 Some(Report { source: SOURCE.to_owned(), ..Report::default() })
             }

@@ -26,14 +26,15 @@ const NAMED: usize = 20;
 /// Compares all incidents, if some may have been written without the triggers. A run that is interrupted is
 /// repeated by the next one. Returns a message if incidents are left that others have locked.
 pub(super) async fn complete(database: &mut PgConnection) -> Result<Option<String>> {
-    let left = attempt(database)
+    let mut left = attempt(database)
         .await
         .context("the record of when components were affected can't be completed")?;
     if left.is_empty() {
         return Ok(None);
     }
+    left.sort_unstable();
     let named: Vec<String> = left.iter().take(NAMED).map(ToString::to_string).collect();
-    let holders = lock_holders::find(database, &left).await?;
+    let holders = lock_holders::find(database, &left, &[]).await?;
     Ok(Some(format!(
         "Others have locked {} incidents ({}{}): since when their components are affected is recorded later, by \
         the workers every hour or by the next `worker migrate`. Sessions: {}.",
