@@ -52,7 +52,7 @@ async fn the_page_says_what_is_wrong_and_since_when(fixture: Arc<Fixture>) -> Re
         ensure!(now.has(text), "{text}: {}", now.text);
     }
     let incident = page(&system, "/incidents/1").await?;
-    ensure!(incident.status == 200 && incident.has("No answers") && incident.has("not yet"));
+    ensure!(incident.status == 200 && incident.has("No answers") && incident.has("not known yet"));
     let component = page(&system, "/components/1").await?;
     ensure!(component.status == 200 && component.has("Outage") && component.has("No answers"));
     ensure!(page(&system, "/components/2").await?.has("Operational"));
@@ -64,7 +64,7 @@ async fn the_page_says_what_is_wrong_and_since_when(fixture: Arc<Fixture>) -> Re
     system.worker_succeeds(&["incident", "close", "1"]).await?;
     let ended = shows(&system, "/", "All components are operational").await?;
     ensure!(ended.has("No answers"), "it is one of the last days: {}", ended.text);
-    ensure!(!page(&system, "/incidents/1").await?.has("not yet"));
+    ensure!(!page(&system, "/incidents/1").await?.has("not known yet"));
     system.finish().await
 }
 
