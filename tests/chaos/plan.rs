@@ -176,7 +176,7 @@ impl Plan {
 }
 
 impl Episode {
-    /// A fault of machines, half of the time with other faults.
+    /// A fault of machines, perhaps with other faults at the same time.
     fn of_machines(fault: Option<MachineFault>, random: &mut Random, members: usize) -> Self {
         let mut episode = if random.percent(BESIDE) {
             Self::draw(random, members)
