@@ -18,5 +18,5 @@ pub use self::{
     http::{admin, health, paths, servers_report},
     process::{output, service_manager, shutdown, supervise},
     telemetry::{metrics, throttle, traces},
-    wire::{envelope, message},
+    wire::{envelope, marker, message},
 };

@@ -127,7 +127,26 @@ impl Cluster {
         Ok(())
     }
 
-    /// Brings a node back: resumes it, starts it, or restarts its application, until it sees all of the
+    /// Cuts a node off from the others, as a network that breaks does: none of them accepts connections of the
+    /// other side. Clients are not affected.
+    ///
+    /// # Errors
+    /// When the node does not answer.
+    pub fn cut_off(&self, index: usize) -> Result<()> {
+        // Both before the connections are cut, so that none comes back in between.
+        let others = others(index)?;
+        let refuse: Vec<String> =
+            others.iter().map(|name| format!("erlang:set_cookie('{name}', apart)")).collect();
+        let cut: Vec<String> =
+            others.iter().map(|name| format!("erlang:disconnect_node('{name}')")).collect();
+        let answer = self
+            .node(index)?
+            .ctl(&["eval", &format!("{}, [{}].", refuse.join(", "), cut.join(", "))])?;
+        ensure!(answer.trim() == "[true,true]", "it is not cut off: {}", answer.trim());
+        Ok(())
+    }
+
+    /// Brings a node back: resumes it, connects it, starts it, or restarts its application, until it sees all of the
     /// cluster and is not partitioned from it. A supervisor outside of RabbitMQ has to do the same.
     ///
     /// # Errors
@@ -139,6 +158,11 @@ impl Cluster {
         }
         node.resume();
         node.await_answer()?;
+        let accept: Vec<String> = others(index)?
+            .iter()
+            .map(|name| format!("erlang:set_cookie('{name}', erlang:get_cookie())"))
+            .collect();
+        node.ctl(&["eval", &format!("{}.", accept.join(", "))])?;
         let mut answer = String::new();
         for _ in 0..HEAL_ATTEMPTS {
             answer = node.ctl(&[
@@ -182,6 +206,10 @@ impl Drop for Cluster {
         }
         self.epmd.stop();
     }
+}
+
+fn others(index: usize) -> Result<Vec<String>> {
+    (0..NODES.len()).filter(|other| *other != index).map(erlang_name).collect()
 }
 
 fn erlang_name(index: usize) -> Result<String> {

@@ -203,6 +203,9 @@ impl Readiness {
             BrokerState::Incomplete => {
                 reasons.push("a queue is missing in RabbitMQ: its updates get 503");
             }
+            BrokerState::Silent => reasons.push(
+                "RabbitMQ confirms nothing: its queues, or this node of a cluster, may hang, or lack a majority",
+            ),
             BrokerState::Blocked => {
                 reasons.push("RabbitMQ is short of memory or disk: updates get 503")
             }

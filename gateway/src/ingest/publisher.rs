@@ -7,9 +7,9 @@
 //!
 //! What a closed link has sent may still be unread in a socket: while RabbitMQ is short of memory, it
 //! stops reading, possibly for minutes. So that such updates are not queued later, each link publishes
-//! through its own exchange ([`exchange`]), which is deleted before the next link is opened. While a node of
-//! a cluster stalls, no exchange can be declared or deleted: the next link then has one that was declared
-//! ahead, and the deletion goes on meanwhile.
+//! through its own exchange ([`exchange`]), which is deleted before the next link is used. While a node of
+//! a cluster stalls, no exchange can be declared or deleted: the next link was opened ahead then ([`standby`]),
+//! and the deletion goes on meanwhile.
 
 mod broker_state;
 mod channels;
@@ -21,6 +21,8 @@ mod lane;
 mod limits;
 mod link;
 mod link_shared;
+mod outgoing;
+mod standby;
 mod ticket;
 
 use std::{
@@ -44,7 +46,7 @@ use shared::{
     supervise,
     telemetry::chain,
     throttled,
-    topology::{Phase, Recorded, TopologyError},
+    topology::{Phase, Recorded, Topology, TopologyError},
     traces::{self, Publishing},
 };
 use tokio::{
@@ -56,7 +58,8 @@ use tokio_util::task::AbortOnDropHandle;
 pub(crate) use self::broker_state::{BrokerState, PublishError};
 use self::{
     exchange::{FenceError, LinkExchange, delete_all},
-    link::{Link, LinkError, PURPOSE},
+    link::{Link, LinkError, Opening, PURPOSE, STANDBY},
+    standby::Standby,
     ticket::{Queued, Ticket},
 };
 use super::pending::PendingRequests;
@@ -80,6 +83,7 @@ const COMPLETE_EVERY: Duration = Duration::from_secs(1);
 pub(crate) struct Publisher {
     broker: Broker,
     link: ArcSwapOption<Link>,
+    standby: Arc<Standby>,
     pending: Arc<PendingRequests>,
     /// Whether there is no link because the topology is being changed.
     changing: AtomicBool,
@@ -88,7 +92,7 @@ pub(crate) struct Publisher {
 impl Publisher {
     pub(crate) fn new(broker: Broker, pending: Arc<PendingRequests>) -> Self {
         let changing = AtomicBool::new(false);
-        Self { broker, link: ArcSwapOption::empty(), pending, changing }
+        Self { broker, link: ArcSwapOption::empty(), standby: Arc::default(), pending, changing }
     }
 
     /// The node of RabbitMQ that is in use, and why others are not.
@@ -100,6 +104,9 @@ impl Publisher {
         match self.link.load().as_ref() {
             Some(link) if link.is_blocked() => BrokerState::Blocked,
             Some(link) if link.is_alive() && link.is_incomplete() => BrokerState::Incomplete,
+            Some(link) if link.is_alive() && link.silent_partition().is_some() => {
+                BrokerState::Silent
+            }
             Some(link) if link.is_alive() => BrokerState::Ready,
             Some(_) | None if self.changing.load(Ordering::Relaxed) => BrokerState::Changing,
             Some(_) | None => BrokerState::Absent,
@@ -167,12 +174,18 @@ impl Publisher {
     /// The link, if it accepts updates.
     fn link(&self) -> Result<Arc<Link>, PublishError> {
         match (self.state(), self.link.load_full()) {
-            (BrokerState::Ready | BrokerState::Incomplete, Some(link)) => Ok(link),
+            (BrokerState::Ready | BrokerState::Incomplete | BrokerState::Silent, Some(link)) => {
+                Ok(link)
+            }
             (BrokerState::Blocked, _) => Err(PublishError::Blocked),
             (BrokerState::Changing, _) => Err(PublishError::Changing),
-            (BrokerState::Ready | BrokerState::Incomplete | BrokerState::Absent, _) => {
-                Err(PublishError::Absent)
-            }
+            (
+                BrokerState::Ready
+                | BrokerState::Incomplete
+                | BrokerState::Silent
+                | BrokerState::Absent,
+                _,
+            ) => Err(PublishError::Absent),
         }
     }
 
@@ -184,19 +197,17 @@ impl Publisher {
         let (later, to_delete) = mpsc::unbounded_channel();
         let deleting = delete_later(self.broker.clone(), to_delete);
         let _deleting = AbortOnDropHandle::new(supervise::keep("exchanges", deleting));
+        let (broker, pending) = (self.broker.clone(), self.pending.clone());
+        let with = Opening { broker, database: database.clone(), pending };
         let (mut said, mut linked_before) = (String::new(), false);
-        let mut prepared = None;
         loop {
             let now = *recorded.borrow_and_update();
             let linked = match now.phase {
-                Phase::Open => {
-                    let pending = self.pending.clone();
-                    let ahead = prepared.clone();
-                    let (broker, topology) = (&self.broker, now.topology);
-                    let linking = Link::open(broker, &database, topology, pending, ahead);
-                    timeout(CONNECT_LIMIT, linking).await.unwrap_or(Err(LinkError::Silent))
+                Phase::Open => self.next_link(&with, now.topology, &later).await,
+                Phase::Draining | Phase::Closed => {
+                    self.standby.discard(&later);
+                    Err(LinkError::Changing)
                 }
-                Phase::Draining | Phase::Closed => Err(LinkError::Changing),
             };
             self.changing.store(matches!(linked, Err(LinkError::Changing)), Ordering::Relaxed);
             match linked {
@@ -209,11 +220,13 @@ impl Publisher {
                     tracing::info!(topology = now.topology.version, host, "connected to RabbitMQ");
                     self.pending.link_replaced();
                     self.link.store(Some(link.clone()));
-                    let preparing = link.clone().prepare_next();
+                    let standby = self.standby.keep(with.clone(), now.topology, later.clone());
                     self.watch(&link, &database, &mut recorded).await;
-                    drop(preparing);
-                    prepared = link.take_next_exchange();
                     self.give_up(&link, &later).await;
+                    drop(standby);
+                    if self.standby.is_ready() {
+                        continue;
+                    }
                 }
                 Err(error) => {
                     let reason = chain(&error);
@@ -227,12 +240,31 @@ impl Publisher {
         }
     }
 
-    /// Closes the link and deletes its exchanges.
+    /// The link that was opened ahead, if it can be used; otherwise another one.
+    async fn next_link(
+        &self,
+        with: &Opening,
+        topology: Topology,
+        later: &mpsc::UnboundedSender<LinkExchange>,
+    ) -> Result<Arc<Link>, LinkError> {
+        if let Some(ahead) = self.standby.take() {
+            if ahead.is_alive() && ahead.topology == topology {
+                self.broker.reuse(STANDBY, PURPOSE);
+                return Ok(ahead);
+            }
+            // The receiver exists as long as the process does not stop.
+            drop(later.send(ahead.exchange.clone()));
+        }
+        timeout(CONNECT_LIMIT, Link::open(with, topology)).await.unwrap_or(Err(LinkError::Silent))
+    }
+
+    /// Closes the links and deletes their exchanges.
     pub(crate) async fn close(&self) {
         let Some(link) = self.link.swap(None) else { return };
-        let mut exchanges: Vec<LinkExchange> = link.take_next_exchange().into_iter().collect();
+        let ahead = self.standby.take();
         // The last one is deleted first.
-        exchanges.push(link.exchange.clone());
+        let mut exchanges: Vec<LinkExchange> =
+            ahead.iter().chain([&link]).map(|link| link.exchange.clone()).collect();
         let deleting = delete_all(&self.broker, &mut exchanges);
         if let Ok(Err(error)) = timeout(CLOSE_LIMIT, deleting).await {
             tracing::debug!(reason = chain(&error), "an exchange of this gateway stays behind");
@@ -267,6 +299,12 @@ impl Publisher {
             let is_due = completing.as_ref().is_none_or(|(began, completing)| {
                 completing.is_finished() && began.elapsed() > COMPLETE_EVERY
             });
+            if let Some(partition) = link.silent_partition()
+                && self.standby.takes(partition).await
+            {
+                link.failed.store(true, Ordering::Relaxed);
+                break;
+            }
             if link.is_incomplete() && is_due {
                 let task = tokio::spawn(link.clone().complete(database.clone()));
                 completing = Some((Instant::now(), AbortOnDropHandle::new(task)));

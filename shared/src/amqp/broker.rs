@@ -96,6 +96,11 @@ impl Broker {
         self.hosts.lost(purpose, reason);
     }
 
+    /// The connection for a purpose is used for another one from now on.
+    pub fn reuse(&self, purpose: &str, other: &str) {
+        self.hosts.reuse(purpose, other);
+    }
+
     /// Opens a connection; `purpose` names it in RabbitMQ's lists. The hosts are tried in random order, those
     /// that have just failed last.
     ///
@@ -105,7 +110,28 @@ impl Broker {
     /// # Errors
     /// When RabbitMQ can't be reached in time.
     pub async fn connect(&self, purpose: &str) -> Result<Connection, ConnectError> {
+        self.connect_to_one(self.hosts.order(Instant::now()), purpose).await
+    }
+
+    /// The same, but not to the host that the last connection for another purpose uses.
+    ///
+    /// # Errors
+    /// When there is no other host, or none can be reached in time.
+    pub async fn connect_apart(
+        &self,
+        purpose: &str,
+        other: &str,
+    ) -> Result<Connection, ConnectError> {
         let mut hosts = self.hosts.order(Instant::now());
+        hosts.retain(|host| self.hosts.used(other) != Some(*host));
+        self.connect_to_one(hosts, purpose).await
+    }
+
+    async fn connect_to_one(
+        &self,
+        mut hosts: Vec<usize>,
+        purpose: &str,
+    ) -> Result<Connection, ConnectError> {
         let mut errors: Vec<Option<ConnectError>> = Vec::new();
         errors.resize_with(self.uris.len(), || None);
         // Those that are only slow, because they are far away, are tried again with more time.

@@ -1,4 +1,5 @@
 //! The messages between gateways and workers, by version.
 
 pub mod envelope;
+pub mod marker;
 pub mod message;

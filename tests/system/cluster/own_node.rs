@@ -14,6 +14,8 @@ tests!(
     the_nodes_of_a_gateway_and_of_a_worker_are_killed,
     the_node_of_a_gateway_stalls,
     the_node_of_a_worker_stalls,
+    the_node_of_a_gateway_is_cut_off,
+    the_node_of_a_worker_is_cut_off,
 );
 
 const ALL: Nodes<'static> = &[0, 1, 2];
@@ -87,11 +89,55 @@ async fn the_node_of_a_gateway_stalls(fixture: Arc<Fixture>) -> Result<()> {
     on.cluster.heal(node)?;
     let OnCluster { system, load, .. } = on;
     let answers = load.finish(&system, STALL + HEALS).await?;
-    let others: Vec<u16> =
-        (0..PARTITIONS).filter(|partition| usize::from(*partition) != node).collect();
-    answers.of_partitions_are_taken_after(0, &others, ANSWERS_AGAIN)?;
-    answers.are_taken_after(0, GIVEN_UP)?;
+    // Those of the queues that it led, too: the second connection had published to them before.
+    answers.are_taken_after(0, ANSWERS_AGAIN)?;
     system.finish().await
+}
+
+async fn the_node_of_a_gateway_is_cut_off(fixture: Arc<Fixture>) -> Result<()> {
+    let mut on = OnCluster::start(&fixture, &[ALL, ALL], &[ALL, ALL]).await?;
+    let (used, node) = in_use(&on, &seen_by_gateway(&on.system, 0).await?)?;
+    let (_, of_other) = in_use(&on, &seen_by_gateway(&on.system, 1).await?)?;
+    on.load.trouble();
+    on.cluster.cut_off(node)?;
+    uses_another(&used, async || seen_by_gateway(&on.system, 0).await).await?;
+    let linked = on.load.elapsed();
+    ensure!(linked < ANSWERS_AGAIN, "another node was used after {linked:?}");
+    let log = on.system.gateways[0].log()?;
+    ensure!(log.contains("it took no updates"), "{log}");
+    on.load.until(STALL).await;
+    on.load.burst().is_decided().await?;
+    on.cluster.heal(node)?;
+    let OnCluster { system, load, .. } = on;
+    let answers = load.finish(&system, STALL + HEALS).await?;
+    for gateway in 0..2 {
+        answers.are_taken_after(gateway, ANSWERS_AGAIN)?;
+    }
+    if of_other != node {
+        answers.go_on(1, &led_by_others(node))?;
+    }
+    system.finish().await
+}
+
+async fn the_node_of_a_worker_is_cut_off(fixture: Arc<Fixture>) -> Result<()> {
+    let mut on = OnCluster::start(&fixture, &[ALL], &[ALL]).await?;
+    let (used, node) = in_use(&on, &seen_by_worker(&on.system, 0).await?)?;
+    on.load.trouble();
+    on.cluster.cut_off(node)?;
+    uses_another(&used, async || seen_by_worker(&on.system, 0).await).await?;
+    on.load.burst().is_decided().await?;
+    let decided = on.load.elapsed();
+    ensure!(decided < STALL, "updates were decided after {decided:?}");
+    on.load.until(STALL).await;
+    on.cluster.heal(node)?;
+    let OnCluster { system, load, .. } = on;
+    load.finish(&system, STALL + HEALS).await?.are_taken_after(0, ANSWERS_AGAIN)?;
+    system.finish().await
+}
+
+/// The partitions that a node does not lead.
+fn led_by_others(node: usize) -> Vec<u16> {
+    (0..PARTITIONS).filter(|partition| usize::from(*partition) != node).collect()
 }
 
 async fn the_node_of_a_worker_stalls(fixture: Arc<Fixture>) -> Result<()> {

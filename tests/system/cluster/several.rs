@@ -4,7 +4,8 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Result, ensure};
-use harness::{Fixture, tests};
+use harness::{Fixture, answer, eventually, tests};
+use reqwest::Method;
 use tokio::time::Instant;
 
 use super::{ANSWERS_AGAIN, Nodes, OnCluster};
@@ -26,6 +27,13 @@ async fn two_nodes_are_killed(fixture: Arc<Fixture>) -> Result<()> {
     }
     for gateway in 0..2 {
         load.burst().is_not_taken_by(gateway).await?;
+    }
+    for gateway in 0..2 {
+        let ready = || answer(system.request_to(gateway, Method::GET, "/readyz"));
+        eventually("the gateway says why", async || {
+            Ok(ready().await?.body["reasons"].to_string().contains("RabbitMQ confirms nothing"))
+        })
+        .await?;
     }
     load.until(Duration::from_secs(12)).await;
     // Back by itself, with two of three.

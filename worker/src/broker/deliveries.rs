@@ -123,8 +123,8 @@ pub(super) async fn consume(
     Ok(Box::pin(deliveries))
 }
 
-/// The delivery, unless it is a marker left behind by a killed `worker topology change`, which is
-/// discarded.
+/// The delivery, unless it is a marker of a gateway, or one left behind by a killed `worker topology change`:
+/// these are discarded.
 async fn not_a_marker(
     delivery: Result<Delivery, lapin::Error>,
 ) -> Option<Result<Delivery, lapin::Error>> {

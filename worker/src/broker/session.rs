@@ -144,6 +144,8 @@ impl Consumer {
         let mut batches = select_all(deliveries.into_deliveries()).ready_chunks(self.batch);
         WORKER.held.set(0);
         let mut acknowledgements = Acknowledgements::new(share.topology().prefetch);
+        let is_tried = self.broker.has_several_hosts() && share.recorded.phase == Phase::Open;
+        let mut failing = pin!(trial::fails(&connection, share.topology(), &self.stop, is_tried));
         let ended = match started {
             Some(Ok(Ok(()))) => {
                 self.readiness.consuming(member.id, share.clone());
@@ -154,6 +156,7 @@ impl Consumer {
                     () = lost(&connection) => Err(DeliveryError::Ended.into()),
                     () = sampling::queues(&connection, &share), if self.is_measured => Ok(()),
                     () = redeclare(&connection, &share, declared_by) => Ok(()),
+                    failure = &mut failing => Err(failure.into()),
                 };
                 let rest = self.acknowledge_rest(&mut acknowledgements, &connection).await;
                 let ended = ended.and(rest);
@@ -167,9 +170,8 @@ impl Consumer {
             Some(Err(_)) => Err(ConsumeError::Silent),
             None => Ok(()),
         };
-        // However it ended, the connection is closed while its consumers exist: RabbitMQ then requeues
-        // all unacknowledged messages at once. If a consumer was dropped first, it would be cancelled,
-        // and the next worker would get later messages before earlier ones.
+        // However it ended, the connection is closed while all its consumers exist: RabbitMQ then requeues all
+        // unacknowledged messages at once. One that was dropped would be cancelled, and others get later ones first.
         let closed = timeout(close_limit, connection.close(200, "the session ends".into())).await;
         drop(batches);
         ended?;

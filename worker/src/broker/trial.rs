@@ -30,6 +30,8 @@ use tokio_util::sync::CancellationToken;
 const LIMIT: Duration = Duration::from_secs(5);
 /// Time for the dead-letter queue alone: its leader may be on a stalled node, and this node may serve others.
 const ALONE: Duration = Duration::from_secs(2);
+/// Pause between two trials of a node that is in use.
+const EVERY: Duration = Duration::from_secs(5);
 /// How many partitions are tried then. Their leaders are spread over the nodes.
 const PARTITIONS: u16 = 5;
 /// Time for declaring the queues.
@@ -84,6 +86,26 @@ pub(super) async fn consume(
         }
     }
     consume_one(connection, &topology, stop).await
+}
+
+/// Tries again while the worker consumes, if `is_tried`; returns once the node can't serve it any more, because it
+/// is cut off from the others. To be dropped when the connection is closed.
+pub(super) async fn fails(
+    connection: &Connection,
+    topology: &Topology,
+    stop: &CancellationToken,
+    is_tried: bool,
+) -> TrialError {
+    if !is_tried {
+        return std::future::pending().await;
+    }
+    loop {
+        sleep(EVERY).await;
+        // A queue that is missing is declared again, and a connection that fails is noticed.
+        if let Err(error @ TrialError::Silent) = consume_one(connection, topology, stop).await {
+            return error;
+        }
+    }
 }
 
 async fn declare(

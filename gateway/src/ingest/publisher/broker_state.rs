@@ -8,6 +8,8 @@ pub(crate) enum BrokerState {
     /// A queue is missing; the others accept updates.
     Incomplete,
     Blocked,
+    /// Nothing is confirmed; updates are taken, in case that this changes within their deadlines.
+    Silent,
     /// The topology is being changed.
     Changing,
     Absent,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use lapin::{
-    Channel, Connection, ExchangeKind,
+    Channel, ExchangeKind,
     options::{ExchangeBindOptions, ExchangeDeclareOptions, ExchangeDeleteOptions},
     types::FieldTable,
 };
@@ -34,8 +34,6 @@ pub(super) enum FenceError {
 #[derive(Clone, Debug)]
 pub(super) struct LinkExchange {
     pub(super) name: String,
-    /// The version of the topology that it is bound to.
-    topology: i32,
 }
 
 impl LinkExchange {
@@ -51,24 +49,7 @@ impl LinkExchange {
         let options = ExchangeBindOptions::default();
         let (updates, exchange) = (topology.publish_exchange().into(), name.as_str().into());
         channel.exchange_bind(updates, exchange, "".into(), options, none()).await?;
-        Ok(Self { name, topology: topology.version })
-    }
-
-    /// Whether it exists and can be used with this topology. It needs no majority of a cluster, and waits for
-    /// no stalled node.
-    pub(super) async fn fits(&self, connection: &Connection, topology: &Topology) -> bool {
-        if self.topology != topology.version {
-            return false;
-        }
-        let looking = async {
-            // RabbitMQ closes the channel if it does not exist.
-            let channel = connection.create_channel().await?;
-            let passive = ExchangeDeclareOptions { passive: true, ..Default::default() };
-            let (name, none) = (self.name.as_str().into(), FieldTable::default());
-            channel.exchange_declare(name, ExchangeKind::Fanout, passive, none).await?;
-            channel.close(200, "it exists".into()).await
-        };
-        looking.await.is_ok()
+        Ok(Self { name })
     }
 
     /// Deletes it: what its link has sent and RabbitMQ has not read yet is refused.

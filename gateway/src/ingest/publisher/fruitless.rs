@@ -1,7 +1,7 @@
 //! Recognizes a node that takes no updates. One that has lost the majority of its cluster accepts connections
 //! and answers heartbeats, and refuses every message or confirms none.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -11,20 +11,46 @@ const CHANNELS: usize = 3;
 /// Time since the first of them: leaders are elected meanwhile.
 const TIME: Duration = Duration::from_secs(5);
 
-/// The channels of a link that were given up since its last confirmation.
+/// Time without a confirmation after which a link counts as silent. Elections take less, unless a node stalls.
+const SILENT: Duration = Duration::from_secs(3);
+
+/// What a link has to show for itself since its last confirmation.
 #[derive(Default)]
 pub(super) struct Fruitless(Mutex<Since>);
 
 #[derive(Default)]
 struct Since {
+    /// The last confirmation.
+    confirmed: Option<Instant>,
+    /// The channels that were given up, and when the first of them was.
     channels: usize,
     first: Option<Instant>,
+    /// The partitions with messages that were sent since and wait for long.
+    silent: BTreeSet<u16>,
 }
 
 impl Fruitless {
     /// A message was confirmed.
     pub(super) fn confirmed(&self) {
-        *self.0.lock() = Since::default();
+        *self.0.lock() = Since { confirmed: Some(Instant::now()), ..Since::default() };
+    }
+
+    /// A message that was sent at this time is not confirmed.
+    pub(super) fn unconfirmed(&self, partition: u16, sent: Instant, now: Instant) {
+        let mut since = self.0.lock();
+        if now >= sent + SILENT && since.confirmed.is_none_or(|confirmed| confirmed < sent) {
+            since.silent.insert(partition);
+        }
+    }
+
+    /// RabbitMQ has answered something about a partition.
+    pub(super) fn answered(&self, partition: u16) {
+        self.0.lock().silent.remove(&partition);
+    }
+
+    /// A partition with messages that wait for long, if nothing else was confirmed meanwhile.
+    pub(super) fn silent_partition(&self) -> Option<u16> {
+        self.0.lock().silent.first().copied()
     }
 
     /// A channel was given up, or is late to be closed; returns whether the node is to be given up.
@@ -61,6 +87,25 @@ mod tests {
         }
         assert!(!fruitless.given_up(at(4)));
         assert!(fruitless.given_up(at(5)) && fruitless.is_of_the_node(at(5)));
+    }
+
+    #[test]
+    fn a_link_is_silent_only_if_nothing_is_confirmed_anywhere() {
+        let (fruitless, sent) = (Fruitless::default(), Instant::now() + Duration::from_secs(60));
+        let after = |seconds| sent + Duration::from_secs(seconds);
+        fruitless.unconfirmed(4, sent, after(2));
+        assert_eq!(fruitless.silent_partition(), None);
+        fruitless.unconfirmed(4, sent, after(3));
+        fruitless.unconfirmed(2, sent, after(3));
+        assert_eq!(fruitless.silent_partition(), Some(2));
+        fruitless.answered(2);
+        assert_eq!(fruitless.silent_partition(), Some(4));
+        // One of another partition.
+        fruitless.confirmed();
+        assert_eq!(fruitless.silent_partition(), None);
+        let earlier = Instant::now() - Duration::from_secs(1);
+        fruitless.unconfirmed(4, earlier, after(3));
+        assert_eq!(fruitless.silent_partition(), None, "others are confirmed");
     }
 
     #[test]

@@ -9,16 +9,8 @@
 use std::{collections::VecDeque, sync::atomic::Ordering, time::Duration};
 
 use deadpool::managed::Object;
-use lapin::{
-    BasicProperties, Channel,
-    options::BasicPublishOptions,
-    types::{AMQPValue, FieldTable, ShortString},
-};
-use shared::{
-    envelope::{self, Entry},
-    supervise, throttled, traces,
-    update_id::UpdateId,
-};
+use lapin::{Channel, options::BasicPublishOptions, types::ShortString};
+use shared::{envelope::Entry, supervise, throttled};
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, MissedTickBehavior, interval, timeout, timeout_at},
@@ -27,11 +19,12 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     PublishError,
-    channels::{Channels, REPLY_TO},
+    channels::Channels,
     closing::Closing,
     confirms::{Confirmed, Unconfirmed},
     limits::EnvelopeLimits,
     link_shared::LinkShared,
+    outgoing,
     ticket::Queued,
 };
 
@@ -53,7 +46,6 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(8);
 const MEASURED: Duration = Duration::from_secs(1);
 /// Maximum number of updates taken from the channel at once.
 const TAKE: usize = 256;
-const PERSISTENT: u8 = 2;
 
 /// The handle of a lane. Its task ends with it.
 pub(super) struct Lane {
@@ -97,6 +89,7 @@ struct Sent {
     confirmed: Vec<oneshot::Sender<Result<(), PublishError>>>,
     /// When the last of its clients is answered.
     deadline: Instant,
+    at: Instant,
 }
 
 impl Sent {
@@ -148,6 +141,7 @@ impl Sending {
                     }
                 }
                 closed = Closing::closed(&mut self.closing) => {
+                    self.link.fruitless.answered(self.partition);
                     self.link.failed.fetch_or(!closed, Ordering::Relaxed);
                 }
                 _ = looks.tick(), if self.is_busy() => self.look(),
@@ -195,7 +189,9 @@ impl Sending {
         while let Some(next) = self.waiting.front() {
             let is_full =
                 message.len() >= self.limits.updates || bytes + next.bytes > self.limits.bytes;
-            if is_full && !message.is_empty() {
+            let last: Option<&(Queued, Entry)> = message.last();
+            let is_alone = next.is_marker || last.is_some_and(|(last, _)| last.is_marker);
+            if (is_full || is_alone) && !message.is_empty() {
                 break;
             }
             let Some(next) = self.waiting.pop_front() else { break };
@@ -213,33 +209,12 @@ impl Sending {
     }
 
     async fn publish(&mut self, message: Vec<(Queued, Entry)>) {
-        let (queued, mut entries): (Vec<Queued>, Vec<Entry>) = message.into_iter().unzip();
-        let ids: Vec<UpdateId> = queued.iter().map(|queued| queued.id).collect();
+        let (queued, entries): (Vec<Queued>, Vec<Entry>) = message.into_iter().unzip();
         let deadline = queued.iter().map(|queued| queued.deadline).max();
-        let (Some(id), Some(deadline)) = (ids.first().copied(), deadline) else { return };
+        let message = outgoing::message(&queued, entries);
+        let (Some((id, properties, body)), Some(deadline)) = (message, deadline) else { return };
         let confirmed = queued.into_iter().map(|queued| queued.confirmed).collect();
-        let sent = Sent { confirmed, deadline };
-
-        let mut properties = BasicProperties::default()
-            .with_content_type("application/json".into())
-            .with_delivery_mode(PERSISTENT)
-            .with_message_id(id.to_string().into());
-        if entries.iter().any(|entry| entry.wants_reply) {
-            properties = properties.with_reply_to(REPLY_TO.into());
-        }
-        let (properties, body) = match entries.as_mut_slice() {
-            [alone] => {
-                if let Some(trace) = alone.trace.take() {
-                    properties = properties.with_headers(traces::headers(trace));
-                }
-                let body = std::mem::take(&mut alone.message);
-                (properties.with_type("status-update".into()), body)
-            }
-            several => {
-                let properties = properties.with_type("status-updates".into());
-                (properties.with_headers(ids_header(&ids)), envelope::encode(several.iter()))
-            }
-        };
+        let sent = Sent { confirmed, deadline, at: Instant::now() };
         let publishing = async {
             if self.channel.is_none() {
                 self.channel = self.link.channels.get().await.ok();
@@ -261,6 +236,7 @@ impl Sending {
     /// has never confirmed anything is replaced even then: it may refuse everything for ever.
     async fn settle(&mut self, confirmed: Vec<(Sent, Confirmed)>) {
         self.dropped = None;
+        self.link.fruitless.answered(self.partition);
         let mut refused = Vec::new();
         for (sent, confirmed) in confirmed {
             self.has_confirmed |= confirmed == Confirmed::Queued;
@@ -336,6 +312,9 @@ impl Sending {
             }
             return;
         }
+        if let Some(sent) = self.unconfirmed.iter().map(|sent| sent.at).min() {
+            self.link.fruitless.unconfirmed(self.partition, sent, now);
+        }
         let limit = if self.link.is_blocked() { UNREAD_LIMIT } else { UNCONFIRMED_LIMIT };
         // What waits behind a message may have an earlier deadline.
         let deadlines = self.unconfirmed.iter().map(|sent| sent.deadline).chain(self.dropped);
@@ -386,12 +365,4 @@ impl Sending {
         (self.renewal, self.has_confirmed, self.dropped) = (None, false, None);
         self.channel.take().map(Object::take)
     }
-}
-
-/// The header with the ids of an envelope's updates.
-fn ids_header(ids: &[UpdateId]) -> FieldTable {
-    let ids: Vec<String> = ids.iter().map(UpdateId::to_string).collect();
-    let mut headers = FieldTable::default();
-    headers.insert(envelope::IDS_HEADER.into(), AMQPValue::LongString(ids.join(",").into()));
-    headers
 }

@@ -11,16 +11,15 @@ use std::{
 
 use deadpool::managed;
 use lapin::{Channel, Connection};
-use parking_lot::Mutex;
 use shared::{
     broker::{Broker, ConnectError},
-    supervise,
     telemetry::chain,
     throttled,
     topology::{DeclareError, Topology},
+    update_id::UpdateId,
 };
-use tokio::time::{Instant, sleep, timeout};
-use tokio_util::task::AbortOnDropHandle;
+use tokio::time::{Instant, timeout};
+use uuid::Uuid;
 
 use super::{
     channels::{ChannelPool, Channels},
@@ -28,7 +27,7 @@ use super::{
     fruitless::Fruitless,
     lane::Lane,
     link_shared::LinkShared,
-    ticket::Queued,
+    ticket::{self, Queued},
 };
 use crate::{ingest::pending::PendingRequests, store::pools::Pool};
 
@@ -36,10 +35,10 @@ use crate::{ingest::pending::PendingRequests, store::pools::Pool};
 const ACQUIRE_LIMIT: Duration = Duration::from_secs(2);
 /// Time for declaring what is missing.
 const DECLARE_LIMIT: Duration = Duration::from_secs(30);
-/// Pause between two attempts to declare the next link's exchange.
-const PREPARE_PAUSE: Duration = Duration::from_secs(1);
 /// What connections for updates are for, in RabbitMQ's lists and in reports.
 pub(super) const PURPOSE: &str = "gateway: updates";
+/// The same for those that are ready for updates, on another node.
+pub(super) const STANDBY: &str = "gateway: updates, ready";
 
 /// Why there is no link.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +55,14 @@ pub(super) enum LinkError {
     Changing,
 }
 
+/// What links are opened with.
+#[derive(Clone)]
+pub(super) struct Opening {
+    pub(super) broker: Broker,
+    pub(super) database: Pool,
+    pub(super) pending: Arc<PendingRequests>,
+}
+
 /// One connection, with a lane for each partition.
 pub(super) struct Link {
     pub(super) topology: Topology,
@@ -63,8 +70,6 @@ pub(super) struct Link {
     lanes: Vec<Lane>,
     /// The exchange that only this link publishes to.
     pub(super) exchange: LinkExchange,
-    /// The exchange of the next link, declared ahead: while a node of a cluster stalls, none can be declared.
-    next_exchange: Mutex<Option<LinkExchange>>,
     fruitless: Arc<Fruitless>,
     pub(super) failed: Arc<AtomicBool>,
     /// Whether an update was unroutable and the queues have not been declared again since.
@@ -72,26 +77,31 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Connects, and declares what is missing; `prepared` is an exchange that was declared ahead.
-    pub(super) async fn open(
-        broker: &Broker,
-        database: &Pool,
-        topology: Topology,
-        pending: Arc<PendingRequests>,
-        prepared: Option<LinkExchange>,
-    ) -> Result<Arc<Self>, LinkError> {
-        let connection = broker.connect(PURPOSE).await?;
-        expect_or_declare(&connection, &topology, database).await?;
-        let exchange = match prepared {
-            Some(prepared) if prepared.fits(&connection, &topology).await => prepared,
-            Some(_) | None => {
-                let channel = connection.create_channel().await?;
-                let exchange = LinkExchange::declare(&channel, &topology).await?;
-                channel.close(200, "declared".into()).await?;
-                exchange
-            }
-        };
+    /// Connects, and declares what is missing.
+    pub(super) async fn open(with: &Opening, topology: Topology) -> Result<Arc<Self>, LinkError> {
+        let connection = with.broker.connect(PURPOSE).await?;
+        expect_or_declare(&connection, &topology, &with.database).await?;
+        Self::on(connection, with, topology).await
+    }
 
+    /// Connects to another node than that of the link in use.
+    pub(super) async fn open_apart(
+        with: &Opening,
+        topology: Topology,
+    ) -> Result<Arc<Self>, LinkError> {
+        let connection = with.broker.connect_apart(STANDBY, PURPOSE).await?;
+        Self::on(connection, with, topology).await
+    }
+
+    async fn on(
+        connection: Connection,
+        with: &Opening,
+        topology: Topology,
+    ) -> Result<Arc<Self>, LinkError> {
+        let channel = connection.create_channel().await?;
+        let exchange = LinkExchange::declare(&channel, &topology).await?;
+        channel.close(200, "declared".into()).await?;
+        let (broker, pending) = (&with.broker, with.pending.clone());
         let channels = channels(connection, pending.clone(), &topology);
         let fruitless = Arc::new(Fruitless::default());
         let failed = Arc::new(AtomicBool::new(false));
@@ -109,42 +119,21 @@ impl Link {
         let lanes = (0..topology.partitions)
             .map(|partition| Lane::start(common.clone(), partition))
             .collect();
-        let next_exchange = Mutex::default();
-        Ok(Arc::new(Self {
-            topology,
-            channels,
-            lanes,
-            exchange,
-            next_exchange,
-            fruitless,
-            failed,
-            incomplete,
-        }))
+        Ok(Arc::new(Self { topology, channels, lanes, exchange, fruitless, failed, incomplete }))
     }
 
-    /// Declares the exchange of the next link, for as long as it takes.
-    pub(super) fn prepare_next(self: Arc<Self>) -> AbortOnDropHandle<()> {
-        AbortOnDropHandle::new(supervise::spawn("next exchange", async move {
-            while let Err(error) = self.declare_next().await {
-                let reason = chain(&error);
-                tracing::debug!(reason, "no exchange is prepared: trying again");
-                sleep(PREPARE_PAUSE).await;
-            }
-        }))
+    /// Publishes a marker to a partition; returns whether it was confirmed by the deadline.
+    pub(super) async fn mark(&self, partition: u16, deadline: Instant) -> bool {
+        #[expect(clippy::disallowed_methods, reason = "a marker is no update")]
+        let id = UpdateId(Uuid::now_v7());
+        let (marker, ticket) = ticket::marker(id, deadline);
+        self.submit(partition, vec![marker]);
+        ticket.confirmed().await.is_ok()
     }
 
-    async fn declare_next(&self) -> Result<(), lapin::Error> {
-        let channel = self.connection().create_channel().await?;
-        let next = LinkExchange::declare(&channel, &self.topology).await?;
-        *self.next_exchange.lock() = Some(next);
-        // It is declared, whatever becomes of the channel.
-        drop(channel.close(200, "declared".into()).await);
-        Ok(())
-    }
-
-    /// Takes the exchange that was declared ahead, if it was.
-    pub(super) fn take_next_exchange(&self) -> Option<LinkExchange> {
-        self.next_exchange.lock().take()
+    /// A partition with messages that wait for long, if nothing else was confirmed meanwhile.
+    pub(super) fn silent_partition(&self) -> Option<u16> {
+        self.fruitless.silent_partition()
     }
 
     /// Submits updates to the lane of a partition, in order.
@@ -170,7 +159,7 @@ impl Link {
 
     /// Why it is given up.
     pub(super) fn why_failed(&self) -> &'static str {
-        if self.fruitless.is_of_the_node(Instant::now()) {
+        if self.fruitless.is_of_the_node(Instant::now()) || self.silent_partition().is_some() {
             "it took no updates: it may have lost the majority of its cluster"
         } else {
             "the connection was given up"

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use shared::{envelope::Entry, update_id::UpdateId};
+use shared::{envelope::Entry, marker, update_id::UpdateId};
 use tokio::{
     sync::oneshot,
     time::{Instant, timeout_at},
@@ -18,6 +18,8 @@ pub(super) type Unsent = Arc<Mutex<Option<Entry>>>;
 pub(super) struct Queued {
     pub(super) id: UpdateId,
     pub(super) bytes: usize,
+    /// Whether it is a marker instead, which is sent alone.
+    pub(super) is_marker: bool,
     pub(super) unsent: Unsent,
     /// When its client is answered.
     pub(super) deadline: Instant,
@@ -37,7 +39,21 @@ pub(super) fn queued(id: UpdateId, entry: Entry, deadline: Instant) -> (Queued, 
     let unsent = Arc::new(Mutex::new(Some(entry)));
     let (sender, confirmed) = oneshot::channel();
     let ticket = Ticket { unsent: unsent.clone(), deadline, confirmed };
-    (Queued { id, bytes, unsent, deadline, confirmed: sender }, ticket)
+    (Queued { id, bytes, is_marker: false, unsent, deadline, confirmed: sender }, ticket)
+}
+
+/// A marker for a lane, and its ticket.
+pub(super) fn marker(id: UpdateId, deadline: Instant) -> (Queued, Ticket) {
+    let message = br#"{"marker":"a gateway: shows that the queue takes messages"}"#.to_vec();
+    let (queued, ticket) = queued(id, Entry { message, wants_reply: false, trace: None }, deadline);
+    (Queued { is_marker: true, ..queued }, ticket)
+}
+
+impl Queued {
+    /// What RabbitMQ shows as the type of a message that has only this.
+    pub(super) const fn kind(&self) -> &'static str {
+        if self.is_marker { marker::TYPE } else { "status-update" }
+    }
 }
 
 impl Ticket {

@@ -62,6 +62,19 @@ impl Hosts {
         state.used.insert(purpose.to_owned(), host);
     }
 
+    /// The host of the last connection for a purpose.
+    pub(super) fn used(&self, purpose: &str) -> Option<usize> {
+        self.state.lock().used.get(purpose).copied()
+    }
+
+    /// The connection for a purpose is used for another one from now on.
+    pub(super) fn reuse(&self, purpose: &str, other: &str) {
+        let mut state = self.state.lock();
+        if let Some(host) = state.used.remove(purpose) {
+            state.used.insert(other.to_owned(), host);
+        }
+    }
+
     pub(super) fn failed(&self, host: usize, reason: String) {
         self.state.lock().failures.insert(host, Failure { at: Instant::now(), reason });
     }
@@ -125,7 +138,10 @@ mod tests {
         assert_eq!(report.server.as_deref(), Some("c:3"));
         let (server, reason) = ("a:1".to_owned(), "refused (0 s ago)".to_owned());
         assert_eq!(report.not_used, [ServerNotUsed { server, reason }]);
+        assert_eq!((hosts.used("updates"), hosts.used("replies")), (Some(2), None));
+        hosts.reuse("updates", "others");
+        assert_eq!((hosts.used("updates"), hosts.used("others")), (None, Some(2)));
         hosts.connected("replies", 0);
-        assert!(hosts.report("updates").not_used.is_empty());
+        assert!(hosts.report("others").not_used.is_empty());
     }
 }

@@ -18,12 +18,10 @@ use lapin::{
     },
     types::FieldTable,
 };
-use shared::topology::Topology;
+use shared::{marker, topology::Topology};
 use tokio::time::sleep;
 use uuid::Uuid;
 
-/// The type in the properties of a marker.
-const TYPE: &str = "topology-marker";
 /// The body of a marker, for people who find one.
 const BODY: &[u8] = br#"{"marker":"worker topology change: shows that the queue is empty"}"#;
 const PERSISTENT: u8 = 2;
@@ -31,9 +29,9 @@ const PERSISTENT: u8 = 2;
 const AT_ONCE: usize = 32;
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// Whether a delivery is a marker, which a killed command may leave behind.
+/// Whether a delivery is a marker, which a killed command may leave behind, and gateways publish.
 pub(crate) fn is_marker(delivery: &Delivery) -> bool {
-    delivery.properties.kind().as_ref().is_some_and(|kind| kind.as_str() == TYPE)
+    delivery.properties.kind().as_ref().is_some_and(|kind| kind.as_str() == marker::TYPE)
 }
 
 /// A queue that is empty and has no other consumer.
@@ -102,7 +100,7 @@ impl HeldQueue {
         #[expect(clippy::disallowed_methods, reason = "a marker is no update")]
         let id = Uuid::now_v7().to_string();
         let properties = BasicProperties::default()
-            .with_type(TYPE.into())
+            .with_type(marker::TYPE.into())
             .with_content_type("application/json".into())
             .with_delivery_mode(PERSISTENT)
             .with_message_id(id.as_str().into());
