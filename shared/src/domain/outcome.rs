@@ -150,15 +150,10 @@ impl Reason {
         self.into()
     }
 
-    /// The reason that a row of the inbox names.
-    ///
-    /// # Errors
-    /// If no reason has that word: another version wrote the row.
-    pub fn from_word(word: &str) -> Result<Self, UnknownReason> {
-        Self::ALL
-            .into_iter()
-            .find(|reason| reason.word() == word)
-            .ok_or_else(|| UnknownReason(word.to_owned()))
+    /// The reason with this word; none if only another version has it.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.word() == word)
     }
 }
 
@@ -194,14 +189,58 @@ impl Rejection {
         self.into()
     }
 
-    /// The rejection that a row of the inbox names; none if another version wrote the row.
+    /// The rejection with this word; none if only another version has it.
     #[must_use]
     pub fn from_word(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|rejection| rejection.word() == word)
     }
 }
 
-/// A row of the inbox with an unknown reason.
-#[derive(Debug, thiserror::Error)]
-#[error("`{0}` is not a known reason")]
-pub struct UnknownReason(String);
+/// What the inbox records of an update, in the columns `outcome` and `reason` of its row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InboxOutcome {
+    /// A rule decided it.
+    Decided(Reason),
+    /// Its idempotency key was used before, by an update with the same body: that one has the outcome.
+    Repeated,
+    /// It changed nothing and never will.
+    Rejected(Rejection),
+}
+
+impl InboxOutcome {
+    /// The outcome of rows that repeat another one. SQL in both programs has this word, too.
+    pub const REPEATED: &str = "repeated";
+    /// The outcome of rejected rows.
+    pub const REJECTED: &str = "rejected";
+    const KEY_REPEATED: &str = "idempotency_key_repeated";
+
+    /// The word in the column `outcome`.
+    #[must_use]
+    pub fn outcome(self) -> &'static str {
+        match self {
+            Self::Decided(reason) => reason.outcome().word(),
+            Self::Repeated => Self::REPEATED,
+            Self::Rejected(_) => Self::REJECTED,
+        }
+    }
+
+    /// The word in the column `reason`.
+    #[must_use]
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Decided(reason) => reason.word(),
+            Self::Repeated => Self::KEY_REPEATED,
+            Self::Rejected(rejection) => rejection.word(),
+        }
+    }
+
+    /// What a row says; none if another version wrote it, which knows other words.
+    #[must_use]
+    pub fn of_row(outcome: &str, reason: &str) -> Option<Self> {
+        match outcome {
+            Self::REPEATED => Some(Self::Repeated),
+            Self::REJECTED => Rejection::from_word(reason).map(Self::Rejected),
+            _ => Reason::from_word(reason).map(Self::Decided),
+        }
+    }
+}

@@ -7,7 +7,7 @@ use shared::{
     impact::Impact,
     incident::{IncidentId, IncidentSnapshot},
     message::{Idempotency, UpdateMessage, Verdict},
-    outcome::{Reason, Rejection},
+    outcome::{InboxOutcome, Reason, Rejection},
     timestamp::Timestamp,
     update_id::UpdateId,
 };
@@ -20,7 +20,7 @@ use crate::{
     domain::{ActiveState, IncidentRef, Reports, Ruling, Update, rule, timeline::TimelineEntry},
     store::{
         facts::Facts,
-        inbox::{PendingRow, RowResult},
+        inbox::PendingRow,
         parked::MessageToPark,
         reports::{ReportsRead, ReportsToWrite},
         row_locks::{LockableRow, RowLocks},
@@ -239,7 +239,7 @@ impl<'a> Planner<'a, '_> {
                 (None, None) => return None,
             };
         if key.fingerprint == fingerprint {
-            self.record(update, RowResult::repeated(original));
+            self.record(update, InboxOutcome::Repeated, None, Some(original));
             Some(repeated)
         } else {
             Some(self.reject(update, Rejection::KeyOfAnotherBody, Some(original)))
@@ -252,7 +252,7 @@ impl<'a> Planner<'a, '_> {
         reason: Rejection,
         original: Option<UpdateId>,
     ) -> Planned {
-        self.record(update, RowResult::rejected(reason, original));
+        self.record(update, InboxOutcome::Rejected(reason), None, original);
         Planned::Settled(Some(Verdict::Rejected { reason }))
     }
 
@@ -277,7 +277,7 @@ impl<'a> Planner<'a, '_> {
         let reason = decision.reason();
         let decided = Update { component, text, at };
         let incident = self.active.carry_out(&decision, decided, &mut self.plan.timeline);
-        self.record(update, RowResult::decided(reason, incident));
+        self.record(update, InboxOutcome::Decided(reason), incident, None);
         let shown = incident.map(|incident| DecidedIncident::new(self.active, component, incident));
         let planned = Planned::Decided { reason, shown };
         if let Some(Idempotency { key, fingerprint }) = idempotency {
@@ -292,10 +292,23 @@ impl<'a> Planner<'a, '_> {
     }
 
     /// Adds a row to the inbox.
-    fn record(&mut self, update: &'a UpdateMessage, result: RowResult) {
+    fn record(
+        &mut self,
+        update: &'a UpdateMessage,
+        outcome: InboxOutcome,
+        incident: Option<IncidentRef>,
+        original: Option<UpdateId>,
+    ) {
         let position = self.facts.position + 1 + self.plan.rows.len() as i64;
         let decided_at = self.next_time();
-        self.plan.rows.push(PendingRow { update, position, decided_at, result });
+        self.plan.rows.push(PendingRow {
+            update,
+            position,
+            decided_at,
+            outcome,
+            incident,
+            original,
+        });
     }
 }
 

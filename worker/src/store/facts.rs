@@ -11,7 +11,7 @@ use shared::{
     component::{Component, ComponentId},
     incident::IncidentId,
     message::Verdict,
-    outcome::{Reason, Rejection},
+    outcome::InboxOutcome,
     timestamp::Timestamp,
     update_id::UpdateId,
 };
@@ -21,7 +21,6 @@ use uuid::Uuid;
 use super::{
     active_state::{self, manual_ctes, manual_table, system_ctes, system_tables},
     covering::active_manual,
-    inbox,
     incidents::column,
     reports::{REPORT_COLUMNS, REPORT_TABLES, ReportsQuery, ReportsRead},
     scope_lock::ScopeGuard,
@@ -312,17 +311,19 @@ async fn originals(
 impl InboxRecord {
     /// The update that this one repeats, by its idempotency key.
     fn repeats(&self) -> Option<UpdateId> {
-        self.original.filter(|_| self.outcome == inbox::REPEATED)
+        self.original.filter(|_| self.outcome == InboxOutcome::REPEATED)
     }
 
     /// The verdict for a repetition; none if a version with other rules decided.
     fn verdict(&self) -> Option<Verdict> {
-        if self.outcome == inbox::REJECTED {
-            let reason = Rejection::from_word(&self.reason)?;
-            return Some(Verdict::Rejected { reason });
+        match InboxOutcome::of_row(&self.outcome, &self.reason)? {
+            InboxOutcome::Decided(reason) => {
+                Some(Verdict::Repeated { original: self.id, reason, incident: self.incident })
+            }
+            InboxOutcome::Rejected(reason) => Some(Verdict::Rejected { reason }),
+            // Its original is gone.
+            InboxOutcome::Repeated => None,
         }
-        let reason = Reason::from_word(&self.reason).ok()?;
-        Some(Verdict::Repeated { original: self.id, reason, incident: self.incident })
     }
 }
 

@@ -1,10 +1,7 @@
 //! The inbox: the record of every update, with the idempotency keys.
 
 use shared::{
-    incident::IncidentId,
-    message::UpdateMessage,
-    outcome::{Reason, Rejection},
-    timestamp::Timestamp,
+    incident::IncidentId, message::UpdateMessage, outcome::InboxOutcome, timestamp::Timestamp,
     update_id::UpdateId,
 };
 
@@ -17,53 +14,16 @@ use super::{
 };
 use crate::domain::IncidentRef;
 
-/// The outcome and the reason of a row that no rule decided: the body is that of the key's first use.
-pub(super) const REPEATED: &str = "repeated";
-const KEY_REPEATED: &str = "idempotency_key_repeated";
-
-/// The outcome of a row with a [`Rejection`].
-pub(super) const REJECTED: &str = "rejected";
-
 /// A row of the inbox, before the incidents that its batch opens have ids.
 pub(crate) struct PendingRow<'a> {
     pub(crate) update: &'a UpdateMessage,
     pub(crate) position: i64,
     pub(crate) decided_at: Timestamp,
-    pub(crate) result: RowResult,
-}
-
-/// The columns of a row that say what became of its update. A type of its own, because the words of the inbox
-/// include two that are not those of a rule ([`Reason`]), and because the incident may have no id yet.
-pub(crate) struct RowResult {
-    outcome: &'static str,
-    reason: &'static str,
-    incident: Option<IncidentRef>,
+    pub(crate) outcome: InboxOutcome,
+    /// The incident that holds or covers the component, or that it left, if a rule decided it.
+    pub(crate) incident: Option<IncidentRef>,
     /// The update that used the idempotency key first, where that is another one.
-    original: Option<UpdateId>,
-}
-
-impl RowResult {
-    /// A rule decided it.
-    pub(crate) fn decided(reason: Reason, incident: Option<IncidentRef>) -> Self {
-        let outcome = reason.outcome().word();
-        Self { outcome, reason: reason.word(), incident, original: None }
-    }
-
-    /// Its idempotency key was used before, for the same body.
-    pub(crate) const fn repeated(original: UpdateId) -> Self {
-        let original = Some(original);
-        Self { outcome: REPEATED, reason: KEY_REPEATED, incident: None, original }
-    }
-
-    /// It changed nothing and never will. `original` used its idempotency key first, if that is why.
-    pub(crate) fn rejected(reason: Rejection, original: Option<UpdateId>) -> Self {
-        Self { outcome: REJECTED, reason: reason.word(), incident: None, original }
-    }
-
-    /// Whether a rule decided it.
-    pub(crate) fn is_decided(&self) -> bool {
-        ![REPEATED, REJECTED].contains(&self.outcome)
-    }
+    pub(crate) original: Option<UpdateId>,
 }
 
 /// Writes the batch's rows, the idempotency keys used for the first time, the reports, and the position and time
@@ -77,7 +37,7 @@ pub(crate) async fn write(
     let Some(last) = rows.last() else { return Ok(ReportsWritten::default()) };
     let first_uses: Vec<_> = rows
         .iter()
-        .filter(|row| row.result.is_decided())
+        .filter(|row| matches!(row.outcome, InboxOutcome::Decided(_)))
         .filter_map(|row| Some((row.update.idempotency.as_ref()?, row)))
         .collect();
     let has_reports = rows.iter().any(|row| row.update.report.is_some());
@@ -90,10 +50,10 @@ pub(crate) async fn write(
         .bind(column(rows, |row| row.update.received_at))
         .bind(column(rows, |row| row.decided_at))
         .bind(column(rows, |row| row.position))
-        .bind(column(rows, |row| row.result.outcome))
-        .bind(column(rows, |row| row.result.reason))
-        .bind(column(rows, |row| row.result.incident.map(|incident| incident.id(new_ids))))
-        .bind(column(rows, |row| row.result.original))
+        .bind(column(rows, |row| row.outcome.outcome()))
+        .bind(column(rows, |row| row.outcome.reason()))
+        .bind(column(rows, |row| row.incident.map(|incident| incident.id(new_ids))))
+        .bind(column(rows, |row| row.original))
         .bind(last.position)
         .bind(last.decided_at)
         .bind(column(&first_uses, |(key, _)| key.key.as_str()))
@@ -155,23 +115,5 @@ fn statement(has_keys: bool, has_reports: bool, reports: &ReportsToWrite<'_>) ->
     } else {
         // All CTEs that write are executed, whether they are read or not.
         format!("{scope}{keys}, inbox AS ({insert}), {write}", write = reports.statement())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_words_of_rows_that_no_rule_decided_are_those_that_are_recorded() {
-        let words = include_str!("../../../shared/tests/wire/words.json");
-        let words: serde_json::Value = serde_json::from_str(words).expect("JSON");
-        let last = |kind: &str, count: usize| -> Vec<&str> {
-            let all = words[kind].as_array().expect("a list");
-            all[all.len() - count..].iter().filter_map(|word| word.as_str()).collect()
-        };
-        assert_eq!(last("outcome", 2), [REPEATED, REJECTED]);
-        let [of_another_body, too_many] = Rejection::ALL.map(Rejection::word);
-        assert_eq!(last("reason", 3), [KEY_REPEATED, of_another_body, too_many]);
     }
 }

@@ -10,7 +10,11 @@ use axum::{
 };
 use serde::Serialize;
 use serde_json::{Value, json};
-use shared::{outcome::Reason, timestamp::Timestamp, update_id::UpdateId};
+use shared::{
+    outcome::{InboxOutcome, Reason},
+    timestamp::Timestamp,
+    update_id::UpdateId,
+};
 use utoipa::{ToSchema, openapi::Object};
 
 use crate::{
@@ -135,7 +139,7 @@ async fn receipt(database: &Pool, record: Record) -> Result<Receipt, ApiError> {
         Some(id) => incidents::read(database, &[id]).await?.remove(&id),
         None => None,
     };
-    let rejected = record.outcome == "rejected";
+    let rejected = record.outcome == InboxOutcome::REJECTED;
     // A component that was removed since is still named by its id.
     let component = record.component.map_or_else(
         || json!({ "id": record.component_id, "name": null, "attributes": [] }),

@@ -6,7 +6,7 @@ use crate::{
     condition::Condition,
     impact::Impact,
     incident::{IncidentId, IncidentSnapshot},
-    outcome::{Outcome, Reason, Rejection},
+    outcome::{InboxOutcome, Outcome, Reason, Rejection},
     timestamp::Timestamp,
     topology::Phase,
     update_id::UpdateId,
@@ -281,16 +281,21 @@ fn the_database_has_the_words_that_are_recorded() {
         Phase::Open | Phase::Draining | Phase::Closed => phase.word(),
     });
     assert_eq!(recorded("phase"), phases);
-    // The worker has a test for those that follow these.
-    assert_eq!(recorded("outcome")[..Outcome::ALL.len()], Outcome::ALL.map(Outcome::word));
-    assert_eq!(recorded("reason")[..Reason::ALL.len()], Reason::ALL.map(Reason::word));
     for rejection in Rejection::ALL {
-        assert_eq!(Rejection::from_word(rejection.word()), Some(rejection));
         let in_json = serde_json::to_value(rejection).expect("JSON");
         assert_eq!(in_json, rejection.word());
     }
-    for reason in Reason::ALL {
-        assert_eq!(Reason::from_word(reason.word()).expect("known"), reason);
+    let rejected = Rejection::ALL.map(InboxOutcome::Rejected);
+    let mut all: Vec<_> = Reason::ALL.map(InboxOutcome::Decided).into();
+    all.push(InboxOutcome::Repeated);
+    all.extend(rejected);
+    assert_eq!(recorded("reason"), all.iter().map(|one| one.reason()).collect::<Vec<_>>());
+    let mut outcomes: Vec<_> = Outcome::ALL.map(Outcome::word).into();
+    outcomes.extend([InboxOutcome::Repeated, rejected[0]].map(InboxOutcome::outcome));
+    assert_eq!(recorded("outcome"), outcomes);
+    for one in all {
+        assert_eq!(InboxOutcome::of_row(one.outcome(), one.reason()), Some(one));
+        assert_eq!(InboxOutcome::of_row("postponed", "for_fun"), None);
     }
 }
 
