@@ -39,6 +39,12 @@ BEGIN
         -- Without the trigger, ids may have been given to other components.
         DELETE FROM sdb_report;
     END IF;
+    IF NOT EXISTS (SELECT FROM pg_trigger
+        WHERE tgrelid = 'component'::regclass AND tgname = 'sdb_forget_earlier_reports')
+    THEN
+        CREATE TRIGGER sdb_forget_earlier_reports AFTER INSERT ON component REFERENCING NEW TABLE AS gone
+            FOR EACH STATEMENT EXECUTE FUNCTION sdb_forget_reports();
+    END IF;
 END $$;
 
 -- Sets the sequences to the highest id: rows may have been copied in together with their ids.

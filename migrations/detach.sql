@@ -15,6 +15,7 @@ BEGIN
     IF to_regclass('component') IS NOT NULL THEN
         DROP TRIGGER IF EXISTS sdb_forget_reports ON component;
         DROP TRIGGER IF EXISTS sdb_forget_all_reports ON component;
+        DROP TRIGGER IF EXISTS sdb_forget_earlier_reports ON component;
     END IF;
 END $$;
 

@@ -14,7 +14,7 @@ use crate::{
     publisher::Publisher,
     report::{Figure, Row, Target},
     runs::{Changes, Outcome, Runs},
-    sequence::{Sequence, close_all},
+    sequence::{STORMING, Sequence, close_all},
 };
 
 /// Components that no update is about.
@@ -126,6 +126,53 @@ pub(crate) async fn broad(bench: &mut Bench) -> Result<()> {
     );
     narrow.publisher.close().await?;
     broad.publisher.close().await
+}
+
+/// What reports cost: a batch where many stand of other components, and a storm that ends.
+pub(crate) async fn reports(bench: &mut Bench) -> Result<()> {
+    let backlog = bench.scale.backlog;
+    let reports = 2 * backlog;
+    let what =
+        format!("one worker, a backlog of {backlog} updates, each a report, among {reports}");
+    say(&what);
+    let (few, many) = (bench.prepared("few_reports").await?, bench.prepared("many_reports").await?);
+    history::add_reports(&many, reports).await?;
+    let mut few = Drain::start(few, Sequence::Reported).await?;
+    let mut many = Drain::start(many, Sequence::Reported).await?;
+    let (mut fews, mut manys) = (Runs::default(), Runs::default());
+    // In turns, so that neither is always the first.
+    for run in 0..bench.scale.runs {
+        let mut pair = [(&mut many, &mut manys), (&mut few, &mut fews)];
+        pair.rotate_left(run % 2);
+        for (drain, runs) in pair {
+            drain.run(backlog, runs).await?;
+        }
+    }
+    bench.note(&what, &manys);
+    bench.add(
+        Row::rate(what, &manys)?
+            .beside("without any others", Figure::rate(&fews)?)
+            .target(Target::RatioAtLeast(0.97)),
+    );
+    few.publisher.close().await?;
+    many.publisher.close().await?;
+
+    let storm = STORMING as u64;
+    let what = format!("one worker, a storm that ends: {storm} `ok`, each of a component");
+    say(&what);
+    let mut drain = Drain::start(bench.prepared("storm").await?, Sequence::Storm).await?;
+    let (mut begins, mut ends) = (Runs::default(), Runs::default());
+    for _ in 0..bench.scale.runs {
+        drain.run(storm, &mut begins).await?;
+        drain.run(storm, &mut ends).await?;
+    }
+    bench.note(&what, &ends);
+    bench.add(
+        Row::rate(what, &ends)?
+            .beside("the updates with which it began", Figure::rate(&begins)?)
+            .target(Target::RatioAtLeast(0.9)),
+    );
+    drain.publisher.close().await
 }
 
 /// One worker and what fills its queues while it is away.

@@ -105,6 +105,24 @@ pub(crate) async fn add_inbox(system: &System, rows: u64) -> Result<()> {
     Ok(())
 }
 
+/// Adds components, each with a hundred reports that stand; so many reports in all.
+pub(crate) async fn add_reports(system: &System, reports: u64) -> Result<()> {
+    system
+        .sql(&format!(
+            "WITH reported AS (
+                INSERT INTO component (name)
+                SELECT 'Reported ' || n FROM generate_series(1, {reports} / 100) n RETURNING id
+            )
+            INSERT INTO sdb_report (component_id, source, key, is_live, first_at, last_at, update_id)
+            SELECT id, 'source ' || n, '', true, now, now, gen_random_uuid()
+            FROM reported, generate_series(1, 100) n, LATERAL (
+                SELECT clock_timestamp() AT TIME ZONE 'UTC' AS now
+            ) AS clock"
+        ))
+        .await?;
+    system.sql("VACUUM (ANALYZE) sdb_report").await
+}
+
 /// Cleans up and counts what was added, so that plans know the sizes and no clean-up comes in between.
 pub(crate) async fn settle(system: &System) -> Result<()> {
     system

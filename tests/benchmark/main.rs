@@ -83,6 +83,8 @@ enum Part {
     SlowDisk,
     /// A backlog among 10,000 components, as many incidents that stand, and many closed ones.
     Broad,
+    /// A backlog among many reports, and the end of a storm.
+    Reports,
     /// POST at a steady rate.
     Steady,
     /// GET of 50 incidents, also conditional.
@@ -185,6 +187,7 @@ async fn measure(bench: &mut Bench, arguments: &Arguments) -> Result<()> {
             Part::Drain => backlog::drain(bench).await,
             Part::SlowDisk => backlog::slow_disk(bench).await,
             Part::Broad => backlog::broad(bench).await,
+            Part::Reports => backlog::reports(bench).await,
             Part::Steady => updates::steady(bench).await,
             Part::Get => lists::small(bench).await,
             Part::Lists => lists::large(bench).await,

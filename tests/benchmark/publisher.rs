@@ -88,7 +88,7 @@ impl Publisher {
 
     /// The next update, as the gateway would send it.
     fn prepare(&mut self) -> Result<Prepared> {
-        let (component, impact) = self.sequence.update(self.next, &self.components)?;
+        let (component, condition, report) = self.sequence.update(self.next, &self.components)?;
         let number = self.made;
         self.next += 1;
         self.made += 1;
@@ -101,11 +101,11 @@ impl Publisher {
         let message = UpdateMessage {
             id: UpdateId(id),
             component,
-            condition: impact.into(),
+            condition,
             text: "Incident".to_owned(),
             received_at: Timestamp::from_micros(self.now)?,
             idempotency: None,
-            report: None,
+            report,
         };
         let key = self.topology.routing_key(partition);
         Ok(Prepared { body: message.encode(), key, id: id.to_string() })

@@ -110,7 +110,7 @@ impl Changes {
             return Ok(Self::default());
         }
         let applied = format!("SELECT count(*) FROM sdb_inbox WHERE position > {position}");
-        let changed = format!("{applied} AND outcome IN ('opened', 'joined', 'raised', 'moved')");
+        let changed = format!("{applied} AND outcome NOT IN ('unchanged', 'suppressed')");
         Ok(Self {
             changed: system.count(&changed).await?.unsigned_abs(),
             applied: system.count(&applied).await?.unsigned_abs(),

@@ -6,7 +6,10 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use harness::{System, burst};
 use serde_json::{Value, json};
-use shared::{component::Component, database::components, impact::Impact};
+use shared::{
+    component::Component, condition::Condition, database::components, impact::Impact,
+    message::Report,
+};
 use tokio::time::sleep;
 
 use crate::load::Bodies;
@@ -15,6 +18,10 @@ use crate::load::Bodies;
 const REPEATING: usize = 5_000;
 /// Components of which each is reported minor, then major, then an outage.
 const CHANGING: usize = 70_000;
+/// Components of a storm.
+pub(crate) const STORMING: usize = 10_000;
+/// The source of all reports.
+const SOURCE: &str = "monitor";
 /// How long an incident stands while updates change something and clients wait for the answers: each
 /// answer has all updates of its incident, and some hundred components fail together, not 70,000.
 const STORM: Duration = Duration::from_millis(50);
@@ -27,6 +34,10 @@ pub(crate) enum Sequence {
     /// All components minor, then all of them major, then all an outage: each changes something, for as
     /// long as this is not over.
     Changing,
+    /// Those of a burst, each a report.
+    Reported,
+    /// A storm: all components minor, each a report, and then `ok`, again and again. Each changes something.
+    Storm,
 }
 
 impl Sequence {
@@ -35,6 +46,8 @@ impl Sequence {
         match self {
             Self::Repeating => "repeating updates",
             Self::Changing => "updates that each change something",
+            Self::Reported => "repeating updates with reports",
+            Self::Storm => "updates of a storm",
         }
     }
 
@@ -42,6 +55,8 @@ impl Sequence {
         match self {
             Self::Repeating => "repeating",
             Self::Changing => "changing",
+            Self::Reported => "reported",
+            Self::Storm => "storm",
         }
     }
 
@@ -63,66 +78,100 @@ impl Sequence {
                 let (component, impact) = changing(number);
                 json!({ "name": name(component), "impact": impact })
             })),
+            Self::Reported => Box::new((0..REPEATING).map(|number| {
+                let mut update = burst::update(number);
+                update["source"] = SOURCE.into();
+                update
+            })),
+            Self::Storm => Box::new((0..STORMING * 2).map(|number| {
+                let (component, condition) = storming(number);
+                json!({ "name": name(component), "impact": condition, "source": SOURCE })
+            })),
+        }
+    }
+
+    /// The number of components that it has alone; those of a burst are in every system.
+    const fn own_components(self) -> usize {
+        match self {
+            Self::Repeating | Self::Reported => 0,
+            Self::Changing => CHANGING,
+            Self::Storm => STORMING,
         }
     }
 
     /// Adds its components.
     pub(crate) async fn prepare(self, system: &System) -> Result<()> {
-        match self {
-            // Every system has those.
-            Self::Repeating => Ok(()),
-            Self::Changing => {
-                let named = name("' || n || '");
-                let statement = format!(
-                    "INSERT INTO component (name) SELECT '{named}'
-                    FROM generate_series(0, {CHANGING} - 1) n;
-                    ANALYZE component"
-                );
-                system.sql(&statement).await?;
-                system.catalogue_seen().await
-            }
+        let count = self.own_components();
+        if count == 0 {
+            return Ok(());
         }
+        let named = name("' || n || '");
+        let statement = format!(
+            "INSERT INTO component (name) SELECT '{named}' FROM generate_series(0, {count} - 1) n;
+            ANALYZE component"
+        );
+        system.sql(&statement).await?;
+        system.catalogue_seen().await
     }
 
     /// Its components, in the order in which updates are about them.
     pub(crate) fn components(self, all: Vec<Component>) -> Vec<Component> {
-        let changing = name("");
-        let of_it = |component: &Component| match self {
-            Self::Repeating => !component.name.starts_with(&changing),
-            Self::Changing => component.name.starts_with(&changing),
-        };
+        let own = name("");
+        let has_own = self.own_components() > 0;
+        let of_it = |component: &Component| component.name.starts_with(&own) == has_own;
         all.into_iter().filter(of_it).collect()
     }
 
-    /// The component, of [`Self::components`], and the impact of its n-th update.
+    /// The component, of [`Self::components`], of its n-th update, what that says of it, and its report.
     pub(crate) fn update(
         self,
         number: usize,
         components: &[Component],
-    ) -> Result<(Component, Impact)> {
-        let (found, impact) = match self {
-            Self::Repeating => {
+    ) -> Result<(Component, Condition, Option<Report>)> {
+        let (found, condition) = match self {
+            Self::Repeating | Self::Reported => {
                 let body = burst::update(number);
                 let region = body["attributes"][0]["value"].as_str().unwrap_or_default();
                 let found = components.iter().find(|component| {
                     body["name"] == component.name.as_str()
                         && component.attributes.iter().any(|attribute| attribute.value == region)
                 });
-                (found, body["impact"].as_i64().unwrap_or_default())
+                (found, impact(body["impact"].as_i64().unwrap_or_default())?)
             }
             Self::Changing => {
-                let (component, impact) = changing(number);
-                (components.get(component), impact)
+                let (component, number) = changing(number);
+                (components.get(component), impact(number)?)
+            }
+            Self::Storm => {
+                let (component, condition) = storming(number);
+                (components.get(component), condition)
             }
         };
         let component = found.context("the catalogue has not the components of the load")?;
-        Ok((component.clone(), Impact::try_from(i16::try_from(impact)?)?))
+        let report = match self {
+            Self::Repeating | Self::Changing => None,
+            Self::Reported | Self::Storm => {
+                Some(Report { source: SOURCE.to_owned(), ..Report::default() })
+            }
+        };
+        Ok((component.clone(), condition, report))
     }
+}
+
+fn impact(number: i64) -> Result<Condition> {
+    Ok(Impact::try_from(i16::try_from(number)?)?.into())
 }
 
 /// The component and the impact of an update of which each changes something.
 const fn changing(number: usize) -> (usize, i64) {
     (number % CHANGING, (number / CHANGING % 3) as i64 + 1)
+}
+
+/// The component of an update of a storm, and what it says.
+const fn storming(number: usize) -> (usize, Condition) {
+    let is_over = number / STORMING % 2 == 1;
+    let condition = if is_over { Condition::Ok } else { Condition::Impact(Impact::Minor) };
+    (number % STORMING, condition)
 }
 
 fn name(component: impl std::fmt::Display) -> String {

@@ -31,7 +31,7 @@ pub(crate) async fn post_all(
     load: impl Future<Output = Result<Outcome>>,
 ) -> Result<Outcome> {
     match sequence {
-        Sequence::Repeating => load.await,
+        Sequence::Repeating | Sequence::Reported | Sequence::Storm => load.await,
         Sequence::Changing => {
             close_all(system).await?;
             tokio::select! {

@@ -19,6 +19,7 @@ use shared::{
     metrics::{AnsweredLabel, GATEWAY, Refused},
     outcome::{Reason, Rejection},
     throttled,
+    timestamp::Timestamp,
     traces::{self, Traces, Waiting},
     update_id::UpdateId,
 };
@@ -90,6 +91,9 @@ pub(crate) struct Decided {
     pub(crate) incident: Option<Arc<Shown>>,
     /// As it stood right after the update; none when the update was decided before.
     pub(crate) snapshot: Option<IncidentSnapshot>,
+    pub(crate) received_at: Timestamp,
+    /// When, if it was decided now, has no incident, and the worker says when.
+    pub(crate) decided_at: Option<Timestamp>,
 }
 
 /// Accepts updates: what that needs of the gateway.
@@ -286,9 +290,11 @@ impl<'a> Awaited<'a> {
 fn decided(message: UpdateMessage, arrived: ArrivedVerdict) -> Submitted {
     let ArrivedVerdict { verdict, incident } = arrived;
     let is_unread = verdict.incident().is_some() && incident.is_none();
-    let (id, reason, snapshot) = match verdict {
-        Verdict::Decided { reason, incident } => (message.id, reason, incident),
-        Verdict::Repeated { original, reason, .. } => (original, reason, None),
+    let (id, reason, snapshot, decided_at) = match verdict {
+        Verdict::Decided { reason, incident, decided_at } => {
+            (message.id, reason, incident, decided_at)
+        }
+        Verdict::Repeated { original, reason, .. } => (original, reason, None, None),
         Verdict::Parked => return Submitted::Accepted(message.id, UpdateState::Parked),
         Verdict::Rejected { reason } => {
             let text = match reason {
@@ -307,8 +313,17 @@ fn decided(message: UpdateMessage, arrived: ArrivedVerdict) -> Submitted {
     if is_unread {
         return Submitted::Accepted(id, UpdateState::Pending);
     }
-    let UpdateMessage { component, condition, .. } = message;
-    Submitted::Decided(Decided { id, component, condition, reason, incident, snapshot })
+    let UpdateMessage { component, condition, received_at, .. } = message;
+    Submitted::Decided(Decided {
+        id,
+        component,
+        condition,
+        reason,
+        incident,
+        snapshot,
+        received_at,
+        decided_at,
+    })
 }
 
 /// The label of the answer.

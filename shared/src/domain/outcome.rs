@@ -96,6 +96,8 @@ pub enum Reason {
     AnotherReportStands,
     /// `ok`: the component is in no active system incident.
     InNoSystemIncident,
+    /// `ok`: its report had ended before, so that the component's incident is about something else.
+    ReportHadEnded,
     /// What it reports began before an end that its sender gave: it is late, or doubled.
     BeganBeforeKnownEnd,
     /// `ok`: what ended began anew since: it is late.
@@ -104,7 +106,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, in the order of the rules.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::InRunningMaintenance,
         Self::CoveredByManualIncident,
         Self::CoveredBySystemIncident,
@@ -118,6 +120,7 @@ impl Reason {
         Self::RecoveredAsOnlyComponent,
         Self::AnotherReportStands,
         Self::InNoSystemIncident,
+        Self::ReportHadEnded,
         Self::BeganBeforeKnownEnd,
         Self::EndedBeforeKnownStart,
     ];
@@ -131,6 +134,7 @@ impl Reason {
             | Self::CoveredBySystemIncident
             | Self::AnotherReportStands
             | Self::InNoSystemIncident
+            | Self::ReportHadEnded
             | Self::BeganBeforeKnownEnd
             | Self::EndedBeforeKnownStart => Outcome::Unchanged,
             Self::JoinedIncidentOfImpact => Outcome::Joined,

@@ -181,6 +181,8 @@ metrics! {
             "Live workers according to the database";
         "sdb_parked_updates" parked: Gauge = Gauge::default(),
             "Parked updates; 10000 means as many or more";
+        "sdb_reports_live" live_reports: Gauge = Gauge::default(),
+            "Reports that stand, all in all; from 10000 on as PostgreSQL estimates them";
         "sdb_held_updates" held: Gauge = Gauge::default(),
             "Updates that this worker holds because another session has locked rows that they need";
         "sdb_commits_waiting_for_standby" waiting_commits: Gauge = Gauge::default(),

@@ -236,7 +236,7 @@ fn reported(run: &Run, decisions: &Decisions, verdict: &mut Verdict) {
     for result in &run.results {
         let row = inbox.get(&result.id);
         let is_right = match &result.verdict {
-            Reported::Decided { reason, incident } => {
+            Reported::Decided { reason, incident, .. } => {
                 let is_first = decided.insert(result.id);
                 let answer = decisions.get(&result.id).filter(|_| is_first);
                 answer.is_some_and(|answer| is_reported(answer, *reason, incident.as_ref()))

@@ -73,7 +73,7 @@ impl<'a> Replay<'a> {
     fn new(run: &'a Run) -> Self {
         let mut reported = HashMap::new();
         for result in &run.results {
-            if let Reported::Decided { reason, incident } = &result.verdict {
+            if let Reported::Decided { reason, incident, .. } = &result.verdict {
                 reported.entry(result.id).or_insert((*reason, incident.as_ref()));
             }
         }
@@ -222,7 +222,9 @@ impl<'a> Replay<'a> {
     /// What the keys say of an update. Where its key is not known, the inbox says whether it was used.
     fn key_use(&mut self, row: &InboxRow) -> KeyUse {
         let key_use = match (self.run.messages.get(&row.id), row.original) {
-            (Some(message), _) => self.keys.used(row.id, message.idempotency.as_ref()),
+            (Some(message), _) => {
+                self.keys.used(row.id, message.idempotency.as_ref(), row.source.as_deref())
+            }
             (None, None) => KeyUse::First,
             (None, Some(original)) => {
                 let same = |first: &&&InboxRow| {

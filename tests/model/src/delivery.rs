@@ -114,21 +114,33 @@ pub enum KeyUse {
     Rejected(UpdateId),
 }
 
-/// The idempotency keys that were used: for which body, and by which update.
+/// The idempotency keys that were used: for which body, by whom if that is known, and by which update.
 #[derive(Clone, Debug, Default)]
-pub struct Keys(BTreeMap<String, (String, UpdateId)>);
+pub struct Keys(BTreeMap<String, (String, Option<String>, UpdateId)>);
 
 impl Keys {
     /// An update is decided, or repeats another one.
-    pub fn used(&mut self, update: UpdateId, idempotency: Option<&Idempotency>) -> KeyUse {
+    pub fn used(
+        &mut self,
+        update: UpdateId,
+        idempotency: Option<&Idempotency>,
+        source: Option<&str>,
+    ) -> KeyUse {
         let Some(Idempotency { key, fingerprint }) = idempotency else { return KeyUse::First };
         match self.0.get(key) {
             None => {
-                self.0.insert(key.clone(), (fingerprint.clone(), update));
+                let source = source.map(str::to_owned);
+                self.0.insert(key.clone(), (fingerprint.clone(), source, update));
                 KeyUse::First
             }
-            Some((first, original)) if first == fingerprint => KeyUse::Repeats(*original),
-            Some((_, original)) => KeyUse::Rejected(*original),
+            Some((first, by, original)) => {
+                let other_source = matches!((by, source), (Some(by), Some(source)) if by != source);
+                if first == fingerprint && !other_source {
+                    KeyUse::Repeats(*original)
+                } else {
+                    KeyUse::Rejected(*original)
+                }
+            }
         }
     }
 }

@@ -125,13 +125,14 @@ pub fn apply(world: &mut World, post: &Post) -> Answer {
 /// The same, where an incident that the update opens gets this id: PostgreSQL's sequences leave ids
 /// out when a transaction is rolled back.
 pub fn apply_opening(world: &mut World, post: &Post, opens: IncidentId) -> Answer {
+    let was_over = reports::is_over(world, post);
     let (reason, holder) = match (reports::take_note(world, post), post.condition) {
         (Some(late), _) => (late, covering(world, post)),
         (None, Condition::Impact(impact)) => {
             let (reason, holder) = follow_the_rules(world, post, impact, opens);
             (reason, Some(holder))
         }
-        (None, Condition::Ok) => recover(world, post),
+        (None, Condition::Ok) => recover(world, post, was_over),
     };
     let incident = holder.map(|id| {
         let Incident { text, impact, start, end, updates, .. } = world.incidents[&id].clone();
@@ -140,8 +141,8 @@ pub fn apply_opening(world: &mut World, post: &Post, opens: IncidentId) -> Answe
     Answer { reason, incident }
 }
 
-/// An `ok`, after its report has ended.
-fn recover(world: &mut World, post: &Post) -> (Reason, Option<IncidentId>) {
+/// An `ok`, after its report has ended; `was_over` if it had ended before.
+fn recover(world: &mut World, post: &Post, was_over: bool) -> (Reason, Option<IncidentId>) {
     let (component, now) = (post.component, post.at);
     if reports::any_stands(world, component) {
         return (Reason::AnotherReportStands, covering(world, post));
@@ -149,6 +150,9 @@ fn recover(world: &mut World, post: &Post) -> (Reason, Option<IncidentId>) {
     let Some(worst) = own_incident(world, component) else {
         return (Reason::InNoSystemIncident, covering(world, post));
     };
+    if was_over {
+        return (Reason::ReportHadEnded, covering(world, post));
+    }
     let is_alone = |world: &World, id: IncidentId| world.incidents[&id].components.len() == 1;
     let reason = if is_alone(world, worst) {
         Reason::RecoveredAsOnlyComponent

@@ -5,6 +5,7 @@ use shared::{component::ComponentId, condition::Condition, outcome::Reason, time
 use super::{Post, World};
 
 const A_DAY: i64 = 86_400_000_000;
+const A_MINUTE: i64 = 60_000_000;
 
 /// What is known of a report.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,6 +55,16 @@ pub(super) fn any_stands(world: &World, component: ComponentId) -> bool {
     world.reports.iter().any(|((of, ..), report)| *of == component && report.stands)
 }
 
+/// Whether it is remembered that the update's report has ended.
+pub(super) fn is_over(world: &World, post: &Post) -> bool {
+    known(world, post).flatten().is_some_and(|known| !known.stands)
+}
+
+/// A time that its sender gave; none if it is more than a minute in the future, where no clock may be.
+fn trusted(time: Option<Timestamp>, post: &Post) -> Option<Timestamp> {
+    time.filter(|time| time.as_micros() - post.at.as_micros() <= A_MINUTE)
+}
+
 /// Notes what an update says; or says why it comes too late, and is not noted.
 pub(super) fn take_note(world: &mut World, post: &Post) -> Option<Reason> {
     let known = known(world, post)?;
@@ -74,20 +85,21 @@ pub(super) fn take_note(world: &mut World, post: &Post) -> Option<Reason> {
         end: None,
     });
     if post.condition == Condition::Ok {
-        let is_news = report.ends_at.is_some() && report.ends_at > standing.end;
+        let end = trusted(report.ends_at, post);
+        let is_news = end.is_some() && end > standing.end;
         if !standing.stands && !is_news {
             return None;
         }
         standing.stands = false;
         standing.ended = Some(now);
-        standing.end = standing.end.max(report.ends_at);
+        standing.end = standing.end.max(end);
     } else {
         if !standing.stands {
             standing.first = now;
         }
         standing.stands = true;
         standing.ttl = report.ttl.map(i64::from);
-        standing.start = standing.start.max(report.starts_at);
+        standing.start = standing.start.max(trusted(report.starts_at, post));
     }
     standing.last = now;
     world.reports.insert(entry, standing);
@@ -98,10 +110,10 @@ fn too_late(world: &World, post: &Post) -> Option<Reason> {
     let report = post.report.as_ref()?;
     let known = known(world, post)??;
     if post.condition == Condition::Ok {
-        let (end, start) = (report.ends_at?, known.start?);
+        let (end, start) = (trusted(report.ends_at, post)?, known.start?);
         return (end < start).then_some(Reason::EndedBeforeKnownStart);
     }
-    let (start, end) = (report.starts_at?, known.end?);
+    let (start, end) = (trusted(report.starts_at, post)?, known.end?);
     (start <= end).then_some(Reason::BeganBeforeKnownEnd)
 }
 

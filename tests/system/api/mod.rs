@@ -13,6 +13,7 @@ mod python_reporter;
 mod receipts;
 mod recovery;
 mod refusals;
+mod reports;
 mod request_limits;
 mod security_headers;
 mod tokens;
@@ -40,6 +41,7 @@ tests_of!(
     receipts,
     recovery,
     refusals,
+    reports,
     request_limits,
     security_headers,
     tokens,

@@ -6,9 +6,7 @@ use anyhow::{Context, Result, ensure};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use harness::{
-    Answer, CLAIM, COMPONENT_STATUS, Fixture, SECRET, System, answer, eventually, tests, token,
-};
+use harness::{Answer, CLAIM, COMPONENT_STATUS, Fixture, SECRET, System, answer, tests, token};
 
 tests!(
     the_only_component_closes_its_incident,
@@ -19,23 +17,20 @@ tests!(
     an_ok_is_never_a_conflict,
     a_key_belongs_to_what_was_said,
     many_updates_may_say_ok,
-    a_component_has_a_thousand_reports_at_most,
-    the_reports_of_a_component_go_with_it,
-    a_renewal_writes_no_index,
 );
 
-const SOURCE: &str = "a monitor";
+pub(super) const SOURCE: &str = "a monitor";
 
-fn bad(name: &str, impact: u8, source: &str) -> Value {
+pub(super) fn bad(name: &str, impact: u8, source: &str) -> Value {
     json!({ "name": name, "impact": impact, "text": "Slow", "source": source })
 }
 
-fn ok(name: &str, source: &str) -> Value {
+pub(super) fn ok(name: &str, source: &str) -> Value {
     json!({ "name": name, "impact": "ok", "source": source })
 }
 
 /// Posts an update that must be answered so.
-async fn post(system: &System, body: &Value, status: u16) -> Result<Answer> {
+pub(super) async fn post(system: &System, body: &Value, status: u16) -> Result<Answer> {
     let answer = answer(system.update(body).header("Prefer", "wait=20")).await?;
     ensure!(answer.status == status, "{body} is not {status}: {answer:?}");
     Ok(answer)
@@ -60,11 +55,11 @@ fn texts(incident: &Value) -> Vec<&str> {
     updates.filter_map(|update| update["text"].as_str()).collect()
 }
 
-async fn live(system: &System, such: &str) -> Result<i64> {
+pub(super) async fn live(system: &System, such: &str) -> Result<i64> {
     system.count(&format!("SELECT count(*) FROM sdb_report WHERE is_live AND {such}")).await
 }
 
-async fn with_components(fixture: &Arc<Fixture>) -> Result<System> {
+pub(super) async fn with_components(fixture: &Arc<Fixture>) -> Result<System> {
     System::start_with(fixture, &[("DNS", &[("region", "R1")]), ("CDN", &[])]).await
 }
 
@@ -274,86 +269,5 @@ async fn many_updates_may_say_ok(fixture: Arc<Fixture>) -> Result<()> {
     ensure!(id.is_i64() && results[1]["incident"] == *id, "{answer:?}");
     ensure!(results[2]["incident"].is_null() && results[2]["id"].is_string(), "{answer:?}");
     ensure!(answer.body["incidents"].as_array().is_some_and(|all| all.len() == 1), "{answer:?}");
-    system.finish().await
-}
-
-async fn a_component_has_a_thousand_reports_at_most(fixture: Arc<Fixture>) -> Result<()> {
-    let system = with_components(&fixture).await?;
-    for half in 0..2 {
-        let updates: Vec<Value> =
-            (0..500).map(|number| bad("DNS", 1, &format!("{}", half * 500 + number))).collect();
-        let request = system
-            .request_to(0, Method::POST, "/api/v1/updates")
-            .bearer_auth(&system.token)
-            .json(&json!({ "updates": updates }));
-        ensure!(answer(request).await?.status == 200);
-    }
-    eventually("a thousand reports stand", async || Ok(live(&system, "true").await? == 1_000))
-        .await?;
-    let keyed = async || {
-        let request = system.update(&bad("DNS", 1, "one more")).header("Idempotency-Key", "k");
-        answer(request.header("Prefer", "wait=20")).await
-    };
-    let refused = keyed().await?;
-    let text = refused.body["message"].as_str().unwrap_or_default();
-    ensure!(refused.status == 422 && text.contains("1,000"), "{refused:?}");
-    let receipt = system.receipt(refused.header("update-id")).await?;
-    ensure!(receipt["state"] == "rejected" && receipt["reason"] == "too_many_reports", "{receipt}");
-    post(&system, &bad("DNS", 1, "7"), 200).await?;
-    post(&system, &ok("DNS", "7"), 200).await?;
-    // Its idempotency key is not used.
-    ensure!(keyed().await?.status == 200);
-    post(&system, &bad("DNS", 1, "7"), 422).await?;
-    post(&system, &bad("CDN", 1, "7"), 201).await?;
-    ensure!(live(&system, "true").await? == 1_001);
-    system.finish().await
-}
-
-async fn the_reports_of_a_component_go_with_it(fixture: Arc<Fixture>) -> Result<()> {
-    let system = with_components(&fixture).await?;
-    for (name, statement) in [
-        (
-            "CDN",
-            "DELETE FROM incident_component_relation; DELETE FROM component WHERE name = 'CDN'",
-        ),
-        ("DNS", "TRUNCATE component CASCADE"),
-    ] {
-        post(&system, &bad(name, 1, SOURCE), 201).await?;
-        system.sql(statement).await?;
-        ensure!(live(&system, "true").await? == 0, "{name}");
-    }
-    // Its id comes again, and is another component.
-    system.sql("INSERT INTO component (id, name) VALUES (1, 'VPN')").await?;
-    let mut recovered = Value::Null;
-    eventually("the gateway knows the component", async || {
-        let posted = system.post(&bad("VPN", 2, "b")).await?;
-        recovered = posted.body;
-        Ok(posted.status == 201)
-    })
-    .await?;
-    post(&system, &ok("VPN", "b"), 201).await?;
-    system.finish().await
-}
-
-async fn a_renewal_writes_no_index(fixture: Arc<Fixture>) -> Result<()> {
-    let system = with_components(&fixture).await?;
-    for (name, impact) in [("DNS", 1), ("CDN", 2)] {
-        post(&system, &bad(name, impact, SOURCE), 201).await?;
-    }
-    let version = system.count("SELECT lists FROM sdb_version").await?;
-    for _ in 0..19 {
-        for (name, impact) in [("DNS", 1), ("CDN", 2)] {
-            post(&system, &bad(name, impact, SOURCE), 200).await?;
-        }
-    }
-    let after = system.count("SELECT lists FROM sdb_version").await?;
-    ensure!(after == version, "renewals moved the lists' version from {version} to {after}");
-    let updates = "n_tup_upd FROM pg_stat_user_tables WHERE relname = 'sdb_report'";
-    eventually("PostgreSQL has counted the renewals", async || {
-        Ok(system.count(&format!("SELECT {updates}")).await? == 38)
-    })
-    .await?;
-    let cold = system.count(&format!("SELECT n_tup_upd - n_tup_hot_upd, {updates}")).await?;
-    ensure!(cold == 0, "{cold} of 38 renewals wrote an index");
     system.finish().await
 }

@@ -42,6 +42,7 @@ tests!(
     the_role_for_queues_has_the_rights_that_it_needs,
     the_rights_on_rabbitmq_are_needed,
     what_uses_no_server_needs_no_rights,
+    functions_with_the_owners_rights_serve_nobody_else,
 );
 
 async fn the_owners_role_migrates_and_detaches(fixture: Arc<Fixture>) -> Result<()> {
@@ -235,6 +236,14 @@ async fn the_role_for_queues_has_the_rights_that_it_needs(fixture: Arc<Fixture>)
                 park(system).await?;
                 roles.works(&["parked", "list"], "queues").await?;
                 roles.works(&["parked", "put-back", "--all"], "queues").await?;
+                system
+                    .sql(
+                        "INSERT INTO sdb_report (component_id, source, key, is_live, first_at,
+                            last_at, update_id)
+                        SELECT id, '', '', true, now(), now(), gen_random_uuid() FROM component
+                        ON CONFLICT (component_id, source, key) DO UPDATE SET is_live = true",
+                    )
+                    .await?;
                 roles.works(&["report", "end", "DNS"], "queues").await?;
                 roles.works(&["topology", "show"], "queues").await?;
                 let wanted = (24 - partitions.load(Ordering::Relaxed)).to_string();
@@ -244,6 +253,39 @@ async fn the_role_for_queues_has_the_rights_that_it_needs(fixture: Arc<Fixture>)
             },
         )
         .await?;
+    roles.system.finish_with_logs()
+}
+
+async fn functions_with_the_owners_rights_serve_nobody_else(fixture: Arc<Fixture>) -> Result<()> {
+    let roles = Roles::new(&fixture, "rf").await?;
+    let system = &roles.system;
+    system.components(&[("DNS", &[])]).await?;
+    let report =
+        "INSERT INTO sdb_report (component_id, source, key, is_live, first_at, last_at, update_id)
+        SELECT id, '', '', true, now(), now(), gen_random_uuid() FROM component";
+    system.sql(report).await?;
+    let version = system.count("SELECT lists FROM sdb_version").await?;
+    // Tables of the session, with our names, are none of ours.
+    let mut session = system.database.acquire().await?.detach();
+    sqlx::raw_sql(
+        "CREATE TEMPORARY TABLE sdb_report (component_id integer);
+        CREATE TEMPORARY TABLE sdb_touched (what varchar);
+        DELETE FROM component",
+    )
+    .execute(&mut session)
+    .await?;
+    session.close().await?;
+    ensure!(system.count("SELECT count(*) FROM sdb_report").await? == 0, "its report is left");
+    ensure!(system.count("SELECT lists FROM sdb_version").await? > version, "no list is newer");
+    let callers = system
+        .texts(
+            "SELECT concat(role.rolname, ' ', proname) FROM pg_proc, pg_roles role
+            WHERE proname IN ('sdb_touch', 'sdb_move_version', 'sdb_forget_reports', 'sdb_keep_components')
+                AND role.rolname LIKE 'rf%' AND role.rolname <> 'rf_owner'
+                AND has_function_privilege(role.oid, pg_proc.oid, 'EXECUTE')",
+        )
+        .await?;
+    ensure!(callers == ["rf_worker sdb_keep_components"], "{callers:?}");
     roles.system.finish_with_logs()
 }
 

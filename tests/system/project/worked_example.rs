@@ -116,7 +116,8 @@ fn rule(reason: &str) -> Result<&'static str> {
         "recovered_among_others"
         | "recovered_as_only_component"
         | "another_report_stands"
-        | "in_no_system_incident" => "recovery",
+        | "in_no_system_incident"
+        | "report_had_ended" => "recovery",
         unknown => bail!("no rule has the reason {unknown}"),
     })
 }

@@ -126,9 +126,12 @@ async fn the_metrics_of_a_burst_add_up(fixture: Arc<Fixture>) -> Result<()> {
     applied.is("sdb_replies_dropped_total", &[], 0)?;
     applied.is("sdb_ready", &[], 1)?;
     system.sql("ANALYZE sdb_inbox").await?;
-    eventually("the inbox is estimated", async || {
-        let rows = Scrape::of(&system, worker).await?.sum("sdb_inbox_rows", &[]);
-        Ok(rows == UPDATES as f64)
+    let live = system.count("SELECT count(*) FROM sdb_report WHERE is_live").await?;
+    ensure!(live > 0);
+    eventually("the inbox is estimated, and the reports are counted", async || {
+        let scrape = Scrape::of(&system, worker).await?;
+        let rows = scrape.sum("sdb_inbox_rows", &[]);
+        Ok(rows == UPDATES as f64 && scrape.sum("sdb_reports_live", &[]) == live as f64)
     })
     .await?;
     system.finish().await

@@ -1,7 +1,7 @@
 //! The transaction that applies a batch. It is idempotent: updates that are in the inbox are ignored, and
 //! it has no effect outside the database.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use shared::{
     component::ComponentId,
@@ -13,6 +13,7 @@ use shared::{
 use sqlx::PgConnection;
 
 use super::{
+    crowded::{self, is_crowded},
     deferred::Blocked,
     message::{Applied, Incoming},
     plan::{Plan, plan},
@@ -85,36 +86,43 @@ pub(super) async fn apply_after(
     batch: &[Incoming],
     blocked: &Blocked,
 ) -> Result<Vec<Applied>, ApplyError> {
-    // Counting each component's reports would cost every batch something, and a component hardly ever has too many.
-    let mut counts_all = false;
+    // Counting each component's reports and locking each component would cost every batch something, and hardly
+    // ever matters.
+    let mut is_careful = false;
     loop {
-        let applied = attempt(database, member, batch, blocked, counts_all).await?;
+        let applied = attempt(database, member, batch, blocked, is_careful).await?;
         if let Some(applied) = applied {
             return Ok(applied);
         }
-        counts_all = true;
+        is_careful = true;
     }
 }
 
-/// One transaction. None if it was rolled back, because a component that was not counted may have too many reports,
-/// or because a component was deleted meanwhile.
+/// One transaction. None if it was rolled back, because a component whose reports were not counted may have too many
+/// of them, or because a component was deleted or locked meanwhile: then all are counted and locked.
 async fn attempt(
     database: &mut PgConnection,
     member: MemberId,
     batch: &[Incoming],
     blocked: &Blocked,
-    counts_all: bool,
+    is_careful: bool,
 ) -> Result<Option<Vec<Applied>>, ApplyError> {
     // Only this statement waits for a lock that other workers hold.
     let mut scope = ScopeGuard::for_batch(database).await?;
     let components = components(batch, |_| true);
-    let reports = reports(batch, counts_all);
-    let facts = read(&mut scope, member, batch, &components, reports).await?;
+    let reports = reports(batch, is_careful);
+    let mut facts = read(&mut scope, member, batch, &components, reports).await?;
+    if is_careful {
+        facts.may_be_held.extend(&components);
+    }
     let (plan, before, after) = decide(&mut scope, batch, &components, &facts, blocked).await?;
     let (new_ids, reports) = write(&mut scope, &facts, &plan, &before, &after)
         .await
         .map_err(ApplyError::in_transaction)?;
-    if reports.is_outdated(counts_all) {
+    let none = HashMap::new();
+    let counted = facts.reports.as_ref().map_or(&none, |read| &read.live);
+    crowded::note(&reports.crowded, counted);
+    if reports.is_outdated(counted) {
         scope.rollback().await.map_err(ApplyError::in_transaction)?;
         return Ok(None);
     }
@@ -214,14 +222,19 @@ fn components(batch: &[Incoming], of: impl Fn(&UpdateMessage) -> bool) -> Vec<Co
 /// The reports that must be read. A batch that only begins or renews some, without a start, does not depend on what
 /// they were.
 fn reports(batch: &[Incoming], counts_all: bool) -> Option<ReportsQuery<'_>> {
+    let is_counted = |update: &UpdateMessage| {
+        counts_all
+            || update.condition == Condition::Ok
+            || (update.report.is_some() && is_crowded(update.component.id))
+    };
     let depends = |update: &UpdateMessage| {
         let has_start = |report: &Report| report.starts_at.is_some();
-        update.condition == Condition::Ok || update.report.as_ref().is_some_and(has_start)
+        is_counted(update) || update.report.as_ref().is_some_and(has_start)
     };
-    if !counts_all && !updates(batch).any(depends) {
+    if !updates(batch).any(depends) {
         return None;
     }
     let named: BTreeSet<_> = updates(batch).filter_map(ReportId::of).collect();
-    let counted = components(batch, |update| counts_all || update.condition == Condition::Ok);
+    let counted = components(batch, is_counted);
     Some(ReportsQuery { named: named.into_iter().collect(), counted })
 }

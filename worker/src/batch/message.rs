@@ -4,13 +4,12 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 use shared::{
-    incident::IncidentId,
     message::{DecodeError, UpdateMessage, Verdict},
     traces::Processing,
     update_id::UpdateId,
 };
 
-use crate::store::parked::MessageToPark;
+use crate::store::{parked::MessageToPark, row_locks::LockableRow};
 
 /// A message, decoded separately: an unreadable one does not affect others.
 #[derive(Debug)]
@@ -82,10 +81,10 @@ pub enum Applied {
     /// It is applied, parked or ignored, now or before: it can be acknowledged. There is no verdict if a
     /// version decided it whose rules this one does not know.
     Settled(Option<Verdict>),
-    /// Another session has locked rows of these incidents that it needs, or an earlier update of its
-    /// component or idempotency key was deferred. Nothing was written: it must be retried before any
+    /// Another session has locked these rows that it needs, or an earlier update of its component or
+    /// idempotency key was deferred. Nothing was written: it must be retried before any
     /// later update of its component.
-    Deferred(Vec<IncidentId>),
+    Deferred(Vec<LockableRow>),
 }
 
 fn digest(bytes: &[u8]) -> String {

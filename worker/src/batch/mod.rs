@@ -2,6 +2,7 @@
 //! handling of failures.
 
 mod apply;
+mod crowded;
 mod deferred;
 mod message;
 mod plan;

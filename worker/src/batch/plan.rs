@@ -19,7 +19,7 @@ use super::{
 use crate::{
     domain::{ActiveState, IncidentRef, Reports, Ruling, Update, rule, timeline::TimelineEntry},
     store::{
-        facts::Facts,
+        facts::{Facts, is_same_source},
         inbox::PendingRow,
         parked::MessageToPark,
         reports::{ReportsRead, ReportsToWrite},
@@ -44,21 +44,21 @@ pub(super) struct Plan<'a> {
 #[derive(Clone)]
 enum Planned {
     /// A rule decides it.
-    Decided { reason: Reason, shown: Option<DecidedIncident> },
+    Decided { reason: Reason, at: Timestamp, shown: Option<DecidedIncident> },
     /// It repeats an update that the batch decides.
     Repeated { original: UpdateId, reason: Reason, incident: Option<IncidentRef> },
     /// It needs no decision: it was applied before, is rejected, or is parked. There is no verdict if a
     /// version with other rules applied it.
     Settled(Option<Verdict>),
-    /// Another session has locked these incidents, or an earlier update of the component is deferred.
-    Deferred(Vec<IncidentId>),
+    /// Another session has locked these rows, or an earlier update of the component is deferred.
+    Deferred(Vec<LockableRow>),
 }
 
 impl Planned {
     /// What becomes of a repetition of this update.
     fn repeated(&self, update: UpdateId) -> Self {
         match self {
-            Self::Decided { reason, shown } => {
+            Self::Decided { reason, shown, .. } => {
                 let (reason, incident) = (*reason, shown.as_ref().map(|shown| shown.incident));
                 Self::Repeated { original: update, reason, incident }
             }
@@ -69,9 +69,10 @@ impl Planned {
     /// The same, after the commit, with the ids of the incidents that were opened.
     fn applied(self, new_ids: &[IncidentId]) -> Applied {
         Applied::Settled(match self {
-            Self::Decided { reason, shown } => {
+            Self::Decided { reason, at, shown } => {
+                let decided_at = shown.is_none().then_some(at);
                 let incident = shown.map(|shown| shown.snapshot(new_ids));
-                Some(Verdict::Decided { reason, incident })
+                Some(Verdict::Decided { reason, incident, decided_at })
             }
             Self::Repeated { original, reason, incident } => {
                 let incident = incident.map(|incident| incident.id(new_ids));
@@ -147,9 +148,8 @@ struct Planner<'a, 'b> {
     blocked: Blocked,
     /// For each update that the batch has had so far, what becomes of a repetition.
     repetitions: HashMap<UpdateId, Planned>,
-    /// The idempotency keys first used by this batch: the fingerprint, the update, and what becomes of its
-    /// repetition.
-    keys: HashMap<&'a str, (&'a str, UpdateId, Planned)>,
+    /// The idempotency keys first used by this batch: the update, and what becomes of its repetition.
+    keys: HashMap<&'a str, (&'a UpdateMessage, Planned)>,
     /// The delivery keys of what is parked.
     parked: HashSet<String>,
     plan: Plan<'a>,
@@ -227,18 +227,21 @@ impl<'a> Planner<'a, '_> {
     /// What becomes of an update whose idempotency key is in use; none for the first use.
     fn key_in_use(&mut self, update: &'a UpdateMessage) -> Option<Planned> {
         let key = update.idempotency.as_ref()?;
-        let (fingerprint, original, repeated) =
+        let source = update.source();
+        let (is_same, original, repeated) =
             match (self.facts.keys.get(&key.key), self.keys.get(key.key.as_str())) {
                 (Some(first), _) => {
-                    let repeated = Planned::Settled(first.verdict.clone());
-                    (first.fingerprint.as_str(), first.original, repeated)
+                    let is_same = first.is_of(&key.fingerprint, source);
+                    (is_same, first.original, Planned::Settled(first.verdict.clone()))
                 }
-                (None, Some((fingerprint, original, repeated))) => {
-                    (*fingerprint, *original, repeated.clone())
+                (None, Some((first, repeated))) => {
+                    let is_same = first.idempotency.as_ref() == Some(key)
+                        && is_same_source(first.source(), source);
+                    (is_same, first.id, repeated.clone())
                 }
                 (None, None) => return None,
             };
-        if key.fingerprint == fingerprint {
+        if is_same {
             self.record(update, InboxOutcome::Repeated, None, Some(original));
             Some(repeated)
         } else {
@@ -264,7 +267,11 @@ impl<'a> Planner<'a, '_> {
             Ruling::Decided { decision, report } => (decision, report),
             Ruling::Rejected(reason) => return self.reject(update, reason, None),
         };
-        let rests_on = LockableRow::of(&decision.rests_on(), component, self.read);
+        let mut rests_on = LockableRow::of(&decision.rests_on(), component, self.read);
+        let needs_component = report.is_some() || decision.is_change();
+        if needs_component && self.facts.may_be_held.contains(&component) {
+            rests_on.push(LockableRow::Component(component));
+        }
         let held = self.locks.held_of(&rests_on);
         if !held.is_empty() {
             self.blocked.add(update);
@@ -279,9 +286,9 @@ impl<'a> Planner<'a, '_> {
         let incident = self.active.carry_out(&decision, decided, &mut self.plan.timeline);
         self.record(update, InboxOutcome::Decided(reason), incident, None);
         let shown = incident.map(|incident| DecidedIncident::new(self.active, component, incident));
-        let planned = Planned::Decided { reason, shown };
-        if let Some(Idempotency { key, fingerprint }) = idempotency {
-            self.keys.insert(key, (fingerprint, *id, planned.repeated(*id)));
+        let planned = Planned::Decided { reason, at, shown };
+        if let Some(Idempotency { key, .. }) = idempotency {
+            self.keys.insert(key, (update, planned.repeated(*id)));
         }
         planned
     }

@@ -19,7 +19,7 @@ use super::{
     message::{Applied, Incoming, Unusable},
     standby::within,
 };
-use crate::{maintenance::maintain_inbox, store::workers::MemberId};
+use crate::store::{inbox_partitions, workers::MemberId};
 
 /// The pause after the first failure of a batch; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -52,7 +52,7 @@ async fn remedy(database: &mut Database, error: &sqlx::Error, inbox_days: u32) -
     match code.as_deref() {
         // Partitions may be missing for all updates, not only for one with an implausible id.
         Some(_) if is_without_partition(error) => {
-            keep(database, inbox_days).await.map_or(Remedy::TryAgain, |()| Remedy::Park)
+            create_ahead(database, inbox_days).await.map_or(Remedy::TryAgain, |()| Remedy::Park)
         }
         Some(code) if BLAMES_DATA.iter().any(|class| code.starts_with(class)) => Remedy::Park,
         Some(_) | None => Remedy::TryAgain,
@@ -175,10 +175,11 @@ fn is_without_partition(error: &sqlx::Error) -> bool {
     })
 }
 
-async fn keep(database: &mut Database, inbox_days: u32) -> Result<(), sqlx::Error> {
-    database
-        .with(async |connection: &mut PgConnection| maintain_inbox(connection, inbox_days).await)
-        .await
+async fn create_ahead(database: &mut Database, inbox_days: u32) -> Result<(), sqlx::Error> {
+    let create = async |connection: &mut PgConnection| {
+        inbox_partitions::create_ahead(connection, inbox_days).await
+    };
+    database.with(create).await
 }
 
 async fn attempt(

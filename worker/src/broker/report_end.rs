@@ -7,6 +7,7 @@ use shared::{
     condition::Condition,
     incident::DEFAULT_TITLE,
     message::{REPORTS, Report, UpdateMessage},
+    output,
     update_id::UpdateId,
 };
 use sqlx::PgConnection;
@@ -14,18 +15,17 @@ use sqlx::PgConnection;
 use super::publish::CommandPublisher;
 use crate::store::incident_details;
 
-/// Queues the `ok`; returns its id.
+/// Queues the `ok`, with this id or a new one, after it has printed the id: so that it is known if the rest fails.
 ///
 /// # Errors
-/// When the recorded version of messages has no reports, or when RabbitMQ or the database fails. Ending a report
-/// twice is harmless.
+/// When the recorded version of messages has no reports, or when RabbitMQ or the database fails.
 pub(crate) async fn end(
     database: &mut PgConnection,
     broker: &Broker,
     component: Component,
-    source: String,
-    key: String,
-) -> Result<UpdateId> {
+    report: Report,
+    id: Option<UpdateId>,
+) -> Result<()> {
     let publisher = CommandPublisher::open(database, broker, "worker: report").await?;
     let wire = publisher.topology.wire;
     ensure!(
@@ -34,23 +34,25 @@ pub(crate) async fn end(
         workers are of this release, run `worker topology change --wire {REPORTS}`"
     );
     let received_at = incident_details::now(database).await?;
+    let id = id.unwrap_or_else(|| UpdateId::at(received_at));
+    output::line(format!("The `ok` is the update {id}."))?;
     let update = UpdateMessage {
-        id: UpdateId::at(received_at),
+        id,
         component,
         condition: Condition::Ok,
         text: DEFAULT_TITLE.to_owned(),
         received_at,
         idempotency: None,
-        report: Some(Report { source, key, ..Report::default() }),
+        report: Some(report),
     };
     let partition = update.component.id.partition(publisher.topology.partitions);
     let refusal = publisher
         .publish(partition, Some(update.id.to_string()), &update.encode())
         .await
-        .context("it may not have been queued: do it again")?;
+        .with_context(|| format!("it may not have been queued: do it again with `--id {id}`"))?;
     if let Some(reason) = refusal {
         bail!("it was not queued, since its queue is {reason}: do it again later");
     }
     publisher.close().await;
-    Ok(update.id)
+    Ok(())
 }

@@ -13,7 +13,6 @@ use lapin::Connection;
 use shared::{
     broker::{Broker, ConnectError},
     database::{ConnectOptions, Database},
-    incident::IncidentId,
     message::{UpdateResult, Verdict},
     metrics::WORKER,
     telemetry::chain,
@@ -44,7 +43,7 @@ use crate::{
         readiness::{PURPOSE, Readiness},
         sampling,
     },
-    store::workers::MemberId,
+    store::{row_locks::LockableRow, workers::MemberId},
 };
 
 /// Consumes this worker's share of the partitions.
@@ -296,7 +295,7 @@ impl Consumer {
     ) -> Result<Vec<Received>, ConsumeError> {
         let CommittedBatch { settled, deferred, blocked_by } = self.commit(member, batch).await?;
         if !blocked_by.is_empty() {
-            self.blockers.report(held.len() + deferred.len(), blocked_by.into_iter().collect());
+            self.blockers.report(held.len() + deferred.len(), blocked_by);
         }
         trace_decisions(&settled);
         let mut first_unsettled: HashMap<Arc<str>, u64> = HashMap::new();
@@ -347,8 +346,8 @@ impl Consumer {
             let received = Received { arrived, unsettled, reply_to, incoming };
             match applied {
                 Applied::Settled(verdict) => committed.settled.push((received, verdict)),
-                Applied::Deferred(incidents) => {
-                    committed.blocked_by.extend(incidents);
+                Applied::Deferred(held) => {
+                    committed.blocked_by.extend(held);
                     committed.deferred.push(received);
                 }
             }
@@ -363,8 +362,8 @@ struct CommittedBatch {
     /// Applied, parked or ignored as duplicates, each with its verdict ([`Applied::Settled`]).
     settled: Vec<(Received, Option<Verdict>)>,
     deferred: Vec<Received>,
-    /// The incidents whose rows another session has locked.
-    blocked_by: BTreeSet<IncidentId>,
+    /// The rows that another session has locked.
+    blocked_by: BTreeSet<LockableRow>,
 }
 
 /// Adds the verdicts to the spans of the messages.

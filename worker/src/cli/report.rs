@@ -2,12 +2,16 @@
 
 use std::collections::HashMap;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use shared::{
-    broker::Broker, component::ComponentId, database::components, message::is_source,
+    broker::Broker,
+    component::ComponentId,
+    database::components,
+    message::{Report, is_source},
     settings::Settings,
+    update_id::UpdateId,
 };
 
 use super::{connect, printed};
@@ -36,8 +40,8 @@ enum ReportCommand {
         #[arg(long)]
         json: bool,
     },
-    /// End a report, as an `ok` of its source does: through the queue of the component, behind all updates
-    /// that are in it. Without other reports, the component leaves its system incident.
+    /// End a report that stands, as an `ok` of its source does: through the queue of the component, behind all
+    /// updates that are in it. Without other reports, the component leaves its system incident.
     End {
         /// The component: its id, or its name, with attributes where several have it.
         component: ComponentName,
@@ -47,6 +51,14 @@ enum ReportCommand {
         /// The key; without it, the report without a key.
         #[arg(long, default_value = "", hide_default_value = true, value_parser = source)]
         key: String,
+        /// Send the `ok` even if no such report stands. If the component has no other report either, it leaves
+        /// its system incident, unless this report ended less than a day ago.
+        #[arg(long)]
+        force: bool,
+        /// The id of the `ok`, as an earlier run of this command printed it: however often it is sent, it is
+        /// applied once.
+        #[arg(long, value_parser = update_id)]
+        id: Option<UpdateId>,
     },
 }
 
@@ -64,6 +76,11 @@ fn source(text: &str) -> Result<String, &'static str> {
     } else {
         Err("it has more than 255 characters, or a control character")
     }
+}
+
+fn update_id(text: &str) -> Result<UpdateId, &'static str> {
+    let id = text.parse().map(UpdateId).ok();
+    id.filter(|id| id.made_at().is_some()).ok_or("it is not the id of an update, a UUIDv7")
 }
 
 /// Returns what to print.
@@ -86,12 +103,25 @@ pub(super) async fn run(arguments: ReportArguments, settings: &Settings) -> Resu
             let lines: Vec<Line> = live.into_iter().map(line).collect();
             printed(&lines, || list(&lines), json)
         }
-        ReportCommand::End { component, source, key } => {
+        ReportCommand::End { component, source, key, force, id } => {
             let component = one(database, &component).await?;
+            ensure!(
+                force || reports::is_live(database, component.id, &source, &key).await?,
+                "no such report stands: `worker report list --component {}` lists those that do, and \
+                `--force` sends the `ok` nevertheless",
+                component.id
+            );
             let broker = Broker::from_settings(settings)?;
             let label = component.label();
-            let id = report_end::end(database, &broker, component, source, key).await?;
-            Ok(format!("Queued: the report on {label} ends with the update {id}."))
+            report_end::end(
+                database,
+                &broker,
+                component,
+                Report { source, key, ..Report::default() },
+                id,
+            )
+            .await?;
+            Ok(format!("Queued: it ends the report on {label}."))
         }
     }
 }

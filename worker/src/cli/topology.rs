@@ -41,7 +41,8 @@ pub enum TopologyCommand {
         prefetch: Option<u16>,
         /// Newest version of messages that gateways write: 1, each update in a message of its own, which
         /// workers of the earlier release read; 2, several updates in one message; 3, also whose report
-        /// an update is, and `ok`.
+        /// an update is, and `ok`. Only 3 concerns gateways, too: first all of them must be of this release,
+        /// which is not checked.
         #[arg(long, value_parser = value_parser!(u16).range(1..=i64::from(message::NEWEST)))]
         wire: Option<u16>,
         /// Arguments of the queues: 1, those of earlier releases, which can't use others; 2, leaders are

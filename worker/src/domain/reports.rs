@@ -18,6 +18,10 @@ pub const MAX_LIVE_REPORTS: usize = 1_000;
 /// How long an end counts that a sender gave, in microseconds: for so long it may repeat what it sent before.
 const END_COUNTS: i64 = 24 * 3_600 * 1_000_000;
 
+/// How far a sender's clock may be ahead, in microseconds. A later time is not recorded: a start in the future
+/// would outlast every end, and an end in the future every firing.
+const AHEAD: i64 = 60 * 1_000_000;
+
 /// Identifies a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ReportId<'a> {
@@ -99,6 +103,8 @@ impl<'a> Reports<'a> {
             .report
             .as_ref()
             .map_or_else(Default::default, |r| (r.ttl.map(i64::from), r.starts_at, r.ends_at));
+        let is_believed = |time: &Timestamp| *time <= at.plus_micros(AHEAD);
+        let (starts_at, ends_at) = (starts_at.filter(is_believed), ends_at.filter(is_believed));
         let before = self.known.get(&id).filter(|report| report.counts(at));
         let said = Said { update: update.id, ttl, at };
         match update.condition {
@@ -129,6 +135,12 @@ impl<'a> Reports<'a> {
     pub fn has_another(&self, id: ReportId<'a>) -> bool {
         let own = self.known.get(&id).is_some_and(|report| report.is_live);
         self.live.get(&id.component).is_some_and(|live| *live > usize::from(own))
+    }
+
+    /// Whether it is known that the report has ended, and that it was not begun anew.
+    #[must_use]
+    pub fn has_ended(&self, id: ReportId<'a>, at: Timestamp) -> bool {
+        self.known.get(&id).is_some_and(|report| !report.is_live && report.counts(at))
     }
 
     /// Writes a report.

@@ -91,6 +91,12 @@ impl Decision {
         }
     }
 
+    /// Whether it changes an incident.
+    #[must_use]
+    pub const fn is_change(&self) -> bool {
+        !matches!(self, Self::Unchanged { .. })
+    }
+
     /// The part of the state on which the change depends; nothing for an update that changes nothing, or that
     /// opens an incident because there is none.
     #[must_use]
@@ -170,12 +176,9 @@ pub fn decide(state: &ActiveState, update: Update<'_>, impact: Impact) -> Decisi
     }
 }
 
-/// Decides an `ok`, given whether another report of the component stands.
+/// Decides an `ok` after which no report of the component stands.
 #[must_use]
-pub(super) fn recover(state: &ActiveState, update: Update<'_>, another_stands: bool) -> Decision {
-    if another_stands {
-        return unchanged(state, update, Reason::AnotherReportStands);
-    }
+pub(super) fn recover(state: &ActiveState, update: Update<'_>) -> Decision {
     let mut incidents: Vec<_> = incidents_of(state, update.component).collect();
     incidents.sort_by_key(|(id, incident)| (Reverse(incident.impact), **id));
     let mut left = incidents

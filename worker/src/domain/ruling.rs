@@ -1,7 +1,10 @@
 //! Decides an update as a whole: what becomes of its report, and so of the incidents of its component.
 
 use shared::{
-    condition::Condition, message::UpdateMessage, outcome::Rejection, timestamp::Timestamp,
+    condition::Condition,
+    message::UpdateMessage,
+    outcome::{Reason, Rejection},
+    timestamp::Timestamp,
 };
 
 use super::{
@@ -44,7 +47,25 @@ pub fn rule<'a>(
     };
     let decision = match update.condition {
         Condition::Impact(impact) => decide(state, posted, impact),
-        Condition::Ok => recover(state, posted, id.is_some_and(|id| reports.has_another(id))),
+        Condition::Ok => end(state, posted, id.map(|id| (id, reports))),
     };
     Ruling::Decided { decision, report: id.zip(written) }
+}
+
+/// Decides an `ok` that does not come too late, given its report as it was before.
+fn end(
+    state: &ActiveState,
+    posted: Update<'_>,
+    report: Option<(ReportId<'_>, &Reports<'_>)>,
+) -> Decision {
+    let Some((id, reports)) = report else { return recover(state, posted) };
+    if reports.has_another(id) {
+        return unchanged(state, posted, Reason::AnotherReportStands);
+    }
+    let recovery = recover(state, posted);
+    // The end is repeated, and the incident is about something else.
+    if recovery.is_change() && reports.has_ended(id, posted.at) {
+        return unchanged(state, posted, Reason::ReportHadEnded);
+    }
+    recovery
 }

@@ -101,6 +101,7 @@ async fn read_database(database: &mut PgConnection) -> Result<(), sqlx::Error> {
     let read = statistics::read(database).await?;
     WORKER.living.set(read.live_workers);
     WORKER.parked.set(read.parked);
+    WORKER.live_reports.set(read.live_reports);
     WORKER.inbox_rows.set(read.inbox_rows);
     WORKER.oldest_part.set(read.oldest_partition);
     WORKER.waiting_commits.set(standbys::waiting_commits(database).await?);

@@ -63,6 +63,8 @@ pub(crate) struct Facts {
     pub(crate) keys: HashMap<String, KeyUse>,
     /// The components as they are now, without deleted ones.
     pub(crate) components: HashMap<ComponentId, Component>,
+    /// Those of the components that another session may have locked, or is deleting.
+    pub(crate) may_be_held: HashSet<ComponentId>,
     /// The active state.
     pub(crate) active: ActiveState,
     /// The reports, if they were wanted.
@@ -71,11 +73,26 @@ pub(crate) struct Facts {
 
 /// The first use of an idempotency key, in an earlier transaction.
 pub(crate) struct KeyUse {
-    pub(crate) fingerprint: String,
+    fingerprint: String,
+    /// The source of that update's report, if it had one.
+    source: Option<String>,
     /// The update that used it first.
     pub(crate) original: UpdateId,
     /// Its result; none if a version with other rules decided.
     pub(crate) verdict: Option<Verdict>,
+}
+
+impl KeyUse {
+    /// Whether an update with this fingerprint and source repeats the first use.
+    pub(crate) fn is_of(&self, fingerprint: &str, source: Option<&str>) -> bool {
+        self.fingerprint == fingerprint && is_same_source(self.source.as_deref(), source)
+    }
+}
+
+/// Whether two updates with the same fingerprint are of the same source. Fingerprints do not include a source that
+/// the token named. An update without a report may be the same request, sent through an older gateway.
+pub(crate) fn is_same_source(first: Option<&str>, other: Option<&str>) -> bool {
+    first.is_none() || other.is_none() || first == other
 }
 
 #[derive(FromRow)]
@@ -89,6 +106,7 @@ struct FactsRow {
     parked: Json<Vec<ParkedBefore>>,
     keys: Json<Vec<KeyInUse>>,
     components: Json<Vec<Component>>,
+    may_be_held: Vec<ComponentId>,
 }
 
 /// A row of the inbox.
@@ -100,6 +118,8 @@ struct InboxRecord {
     /// For one whose idempotency key was used before.
     original: Option<UpdateId>,
     incident: Option<IncidentId>,
+    /// Of its report, if it had one.
+    source: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -119,7 +139,8 @@ struct KeyInUse {
 macro_rules! recorded {
     () => {
         "coalesce(json_agg(json_build_object('id', i.id, 'outcome', i.outcome,
-            'reason', i.reason, 'original', i.original, 'incident', i.incident_id)), '[]')"
+            'reason', i.reason, 'original', i.original, 'incident', i.incident_id,
+            'source', i.source)), '[]')"
     };
 }
 
@@ -229,9 +250,8 @@ fn statement(updates: &[UpdateId], parts: Parts) -> String {
                     'id', update_id, 'was_requeued', put_back_at IS NOT NULL)), '[]')
                 FROM sdb_parked WHERE update_id = ANY($3)) AS parked,
             {keys} AS keys,
-            {COMPONENTS} AS components,
-            {states}{report_columns}
-        FROM clock, {system_tables}{manual_table}{report_tables}",
+            state_0.*, {states}{report_columns}
+        FROM clock, {COMPONENTS}, {system_tables}{manual_table}{report_tables}",
         system_ctes = system_ctes!(),
         recorded = recorded!(),
         system_tables = system_tables!(),
@@ -244,7 +264,8 @@ const KEYS: &str = "(SELECT coalesce(json_agg(json_build_object(
                 FROM sdb_idempotency_key
                 WHERE key = ANY($4) AND used_at > clock.now - interval '24 hours')";
 
-/// The components as they are now.
+/// A table in a FROM, one row: the components as they are now, and those of them that another session may hold.
+/// The transaction of a row's `xmax` locks it or deletes it, and has ended if it is older than all that run.
 const COMPONENTS: &str =
     "(SELECT coalesce(json_agg(json_build_object('id', c.id, 'name', sdb_readable(c.name),
                     'attributes', coalesce(
@@ -252,7 +273,10 @@ const COMPONENTS: &str =
                                 'name', sdb_readable(a.name), 'value', sdb_readable(a.value))
                             ORDER BY a.id)
                         FROM component_attribute a WHERE a.component_id = c.id), '[]'))), '[]')
-                FROM component c WHERE c.id = ANY($1))";
+                    AS components,
+                coalesce(array_agg(c.id) FILTER (WHERE age(c.xmax) <=
+                    (SELECT age(pg_snapshot_xmin(pg_current_snapshot())::xid))), '{}') AS may_be_held
+            FROM component c WHERE c.id = ANY($1)) AS state_0";
 
 impl FactsRow {
     fn into_facts(self, active: ActiveState, originals: &HashMap<UpdateId, InboxRecord>) -> Facts {
@@ -266,6 +290,7 @@ impl FactsRow {
             requeued: HashSet::new(),
             keys: HashMap::new(),
             components: self.components.0.into_iter().map(|c| (c.id, c)).collect(),
+            may_be_held: self.may_be_held.into_iter().collect(),
             active,
             reports: None,
         };
@@ -284,8 +309,8 @@ impl FactsRow {
         }
         for KeyInUse { key, fingerprint, original } in self.keys.0 {
             if let Some(recorded) = originals.get(&original) {
-                let verdict = recorded.verdict();
-                found.keys.insert(key, KeyUse { fingerprint, original, verdict });
+                let (verdict, source) = (recorded.verdict(), recorded.source.clone());
+                found.keys.insert(key, KeyUse { fingerprint, source, original, verdict });
             }
         }
         found

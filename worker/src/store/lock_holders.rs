@@ -1,6 +1,6 @@
 //! Finds the sessions that have locked rows which updates need.
 
-use shared::incident::IncidentId;
+use shared::{component::ComponentId, incident::IncidentId};
 use sqlx::PgConnection;
 
 /// The session whose transaction is in a row's `xmax`.
@@ -17,23 +17,29 @@ pub(crate) const SESSION: &str = "concat('pid ', pid, ', user ', usename, ', app
     ', in its transaction for ',
     coalesce(extract(epoch FROM clock_timestamp() - xact_start)::integer, 0), ' s')";
 
-/// The sessions that have locked these incidents or their relations, in words. The worker's transaction
-/// never waits, so that PostgreSQL's `pg_blocking_pids` can't be used.
+/// The sessions that have locked these incidents, their relations, or these components, in words. The worker's
+/// transaction never waits, so that PostgreSQL's `pg_blocking_pids` can't be used.
 ///
 /// # Errors
 /// When the database fails.
 pub(crate) async fn find(
     database: &mut PgConnection,
     incidents: &[IncidentId],
+    components: &[ComponentId],
 ) -> Result<Vec<String>, sqlx::Error> {
-    let holders = sessions(database, OF_TRANSACTION, incidents).await?;
-    if holders.is_empty() { sessions(database, OF_SEVERAL, incidents).await } else { Ok(holders) }
+    let holders = sessions(database, OF_TRANSACTION, incidents, components).await?;
+    if holders.is_empty() {
+        sessions(database, OF_SEVERAL, incidents, components).await
+    } else {
+        Ok(holders)
+    }
 }
 
 async fn sessions(
     database: &mut PgConnection,
     pids: &'static str,
     incidents: &[IncidentId],
+    components: &[ComponentId],
 ) -> Result<Vec<String>, sqlx::Error> {
     let statement = format!(
         "WITH rows_held AS MATERIALIZED (
@@ -41,11 +47,17 @@ async fn sessions(
             UNION
             SELECT xmax FROM incident_component_relation
             WHERE incident_id = ANY($1) AND xmax <> '0'
+            UNION
+            SELECT xmax FROM component WHERE id = ANY($2) AND xmax <> '0'
         ), pids AS MATERIALIZED ({pids})
         SELECT {SESSION}
         FROM pg_stat_activity
         WHERE pid IN (SELECT pid FROM pids) AND pid <> pg_backend_pid()
         ORDER BY pid"
     );
-    sqlx::query_scalar(sqlx::AssertSqlSafe(statement)).bind(incidents).fetch_all(database).await
+    sqlx::query_scalar(sqlx::AssertSqlSafe(statement))
+        .bind(incidents)
+        .bind(components)
+        .fetch_all(database)
+        .await
 }

@@ -72,7 +72,8 @@ struct ReportsRow {
 #[derive(Debug)]
 pub(crate) struct ReportsRead {
     named: Vec<(ComponentId, String, String, ReportState)>,
-    live: HashMap<ComponentId, usize>,
+    /// The numbers of live reports of the components that are counted.
+    pub(crate) live: HashMap<ComponentId, usize>,
 }
 
 impl ReportsRead {
@@ -135,8 +136,8 @@ impl<'a> ReportsToWrite<'a> {
 
     /// Ends a `WITH` that has the CTE `inbox`: writes the reports. Those that begin, or whose row has no older version,
     /// prevent that their components are deleted until the transaction ends: a deletion that is not committed has
-    /// not seen them. Selects how many of these components are gone, and which ones may have too many reports: they
-    /// are counted in the snapshot before the statement, and those that begin are added.
+    /// not seen them. Selects how many of these components are gone or about to be, and which ones may have too many
+    /// reports: they are counted in the snapshot before the statement, and those that begin are added.
     pub(super) fn statement(&self) -> String {
         let written = if self.were_read { OVERWRITE } else { RENEW };
         format!(
@@ -205,27 +206,34 @@ const RENEW: &str = "is_live = true,
 /// What the statement of [`ReportsToWrite`] found.
 #[derive(Debug, Default, FromRow)]
 pub(crate) struct ReportsWritten {
-    /// The number of components that were deleted since the batch was read.
+    /// The number of components that were deleted, or locked by others, since the batch was read.
     gone: i64,
     /// Components that may have too many live reports.
-    crowded: Vec<ComponentId>,
+    pub(crate) crowded: Vec<ComponentId>,
 }
 
 impl ReportsWritten {
-    /// Whether the batch must be read and decided again.
-    pub(crate) fn is_outdated(&self, were_counted: bool) -> bool {
-        self.gone > 0 || (!were_counted && !self.crowded.is_empty())
+    /// Whether the batch must be read and decided again. It has counted the reports of some components.
+    pub(crate) fn is_outdated(&self, counted: &HashMap<ComponentId, usize>) -> bool {
+        self.gone > 0 || self.crowded.iter().any(|component| !counted.contains_key(component))
     }
 }
 
-/// Deletes reports whose end no longer counts, an hour later, in small steps.
+/// Deletes reports whose end no longer counts, an hour later, in small steps; and those of components that a
+/// transaction deleted which could not see them.
 pub(crate) async fn delete_expired(database: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "DELETE FROM sdb_report r
+        WHERE NOT EXISTS (SELECT FROM component WHERE id = r.component_id)",
+    )
+    .execute(&mut *database)
+    .await?;
     loop {
         let forgotten = sqlx::query(
             "DELETE FROM sdb_report WHERE (component_id, source, key) IN (
                 SELECT component_id, source, key FROM sdb_report
-                WHERE NOT is_live
-                    AND ended_at < (clock_timestamp() AT TIME ZONE 'UTC') - interval '25 hours'
+                WHERE NOT is_live AND ended_at <
+                    (SELECT (clock_timestamp() AT TIME ZONE 'UTC') - interval '25 hours')
                 LIMIT 10000 FOR UPDATE SKIP LOCKED)",
         )
         .execute(&mut *database)
@@ -253,6 +261,24 @@ pub(crate) struct LiveReport {
     pub(crate) ttl: Option<i64>,
     /// Its last update.
     pub(crate) update_id: UpdateId,
+}
+
+/// Whether a report stands.
+pub(crate) async fn is_live(
+    database: &mut PgConnection,
+    component: ComponentId,
+    source: &str,
+    key: &str,
+) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT EXISTS (SELECT FROM sdb_report
+            WHERE component_id = $1 AND source = $2 AND key = $3 AND is_live)",
+    )
+    .bind(component)
+    .bind(source)
+    .bind(key)
+    .fetch_one(database)
+    .await
 }
 
 /// The live reports of a component, or all; by component, the oldest first.

@@ -13,8 +13,8 @@ use super::scope_lock::ScopeGuard;
 use crate::domain::{ActiveState, IncidentRef, RestsOn};
 
 /// A row that a change depends on, or any one of several.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum LockableRow {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum LockableRow {
     /// An incident. While it is locked, no component can be added to it, because of the relation's
     /// foreign key.
     Incident(IncidentId),
@@ -22,6 +22,8 @@ pub(crate) enum LockableRow {
     Relation(IncidentId, ComponentId),
     /// Any component of an incident that the batch has no updates of.
     AnyOther(IncidentId),
+    /// A component: while it is locked, it can't be deleted.
+    Component(ComponentId),
 }
 
 impl LockableRow {
@@ -61,13 +63,6 @@ impl LockableRow {
             }
         }
     }
-
-    /// The incident that it is, or belongs to.
-    pub(crate) const fn incident(self) -> IncidentId {
-        match self {
-            Self::Incident(id) | Self::Relation(id, _) | Self::AnyOther(id) => id,
-        }
-    }
 }
 
 /// The rows that a transaction has locked, and those that another session has locked.
@@ -78,9 +73,9 @@ pub(crate) struct RowLocks {
 }
 
 impl RowLocks {
-    /// The incidents of the rows that another session has locked.
-    pub(crate) fn held_of(&self, rows: &[LockableRow]) -> Vec<IncidentId> {
-        rows.iter().filter(|row| self.held.contains(row)).map(|row| row.incident()).collect()
+    /// Those of these rows that another session has locked.
+    pub(crate) fn held_of(&self, rows: &[LockableRow]) -> Vec<LockableRow> {
+        rows.iter().filter(|row| self.held.contains(row)).copied().collect()
     }
 
     /// The rows that are not locked yet.
@@ -104,7 +99,7 @@ impl RowLocks {
         rows: &[LockableRow],
         batch: &[ComponentId],
     ) -> Result<(), sqlx::Error> {
-        let (mut incidents, mut others) = (Vec::new(), Vec::new());
+        let (mut incidents, mut others, mut components) = (Vec::new(), Vec::new(), Vec::new());
         let (mut relation_incidents, mut relation_components) = (Vec::new(), Vec::new());
         for row in rows {
             match *row {
@@ -114,6 +109,7 @@ impl RowLocks {
                     relation_components.push(component);
                 }
                 LockableRow::AnyOther(id) => others.push(id),
+                LockableRow::Component(id) => components.push(id),
             }
         }
         let taken: Taken = sqlx::query_as(LOCK)
@@ -122,6 +118,7 @@ impl RowLocks {
             .bind(relation_components)
             .bind(others)
             .bind(batch)
+            .bind(components)
             .fetch_one(scope.session())
             .await?;
         self.locked.extend(taken.rows());
@@ -131,7 +128,7 @@ impl RowLocks {
 }
 
 /// Locks incidents ($1), relations ($2 and $3, pairs), and for each of some incidents ($4) any relation with
-/// a component that is not among $5; returns which could be locked.
+/// a component that is not among $5, and components ($6); returns which could be locked.
 ///
 /// Each kind is a CTE of its own, which runs once and as a whole, in this order. Incidents are locked in
 /// the order of their ids. A pair or an id of a list can't be locked, so each is joined laterally with
@@ -157,7 +154,9 @@ const LOCK: &str = "WITH incidents AS MATERIALIZED (
             AS relation_incidents,
         ARRAY(SELECT component_id FROM relations ORDER BY incident_id, component_id)
             AS relation_components,
-        ARRAY(SELECT id FROM others) AS others";
+        ARRAY(SELECT id FROM others) AS others,
+        CASE WHEN $6::integer[] = '{}' THEN '{}' ELSE ARRAY(SELECT sdb_keep_components($6)) END
+            AS components";
 
 /// What [`LOCK`] has locked.
 #[derive(FromRow)]
@@ -166,6 +165,7 @@ struct Taken {
     relation_incidents: Vec<IncidentId>,
     relation_components: Vec<ComponentId>,
     others: Vec<IncidentId>,
+    components: Vec<ComponentId>,
 }
 
 impl Taken {
@@ -177,5 +177,6 @@ impl Taken {
                 relations.map(|(incident, component)| LockableRow::Relation(incident, component)),
             )
             .chain(self.others.into_iter().map(LockableRow::AnyOther))
+            .chain(self.components.into_iter().map(LockableRow::Component))
     }
 }

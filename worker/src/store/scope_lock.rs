@@ -7,8 +7,8 @@ use sqlx::{Connection, PgConnection, Postgres, Transaction};
 /// Begins a worker's transaction.
 ///
 /// Every worker waits for this transaction, so that a further wait for a lock is limited to half a
-/// second. Incidents and their components are never waited for, but a component that is being deleted or
-/// an incident that is being inserted may be.
+/// second. Incidents and their components are never waited for, but an incident that is being inserted may be, or
+/// a component that another session locked just now.
 const BEGIN_BATCH: &str =
     "BEGIN; SELECT FROM sdb_scope FOR UPDATE; SET LOCAL lock_timeout = '500ms'";
 

@@ -9,6 +9,8 @@ pub(crate) struct Statistics {
     pub(crate) live_workers: i64,
     /// Parked updates, 10,000 at most.
     pub(crate) parked: i64,
+    /// Live reports; from 10,000 on as PostgreSQL estimates them.
+    pub(crate) live_reports: i64,
     /// Rows of the inbox, as PostgreSQL estimates them.
     pub(crate) inbox_rows: i64,
     /// The beginning of the inbox's oldest partition, in seconds since 1970; 0 without any.
@@ -22,6 +24,10 @@ pub(crate) async fn read(database: &mut PgConnection) -> Result<Statistics, sqlx
             (SELECT count(*) FROM (SELECT FROM sdb_parked WHERE ",
         shared::is_parked!(),
         " LIMIT 10000) AS parked) AS parked,
+            (SELECT CASE WHEN live.count < 10000 THEN live.count
+                    ELSE greatest(live.count, pg_class.reltuples::bigint) END
+                FROM (SELECT count(*) FROM (SELECT FROM sdb_report WHERE is_live LIMIT 10000) AS first) AS live,
+                    pg_class WHERE pg_class.oid = 'sdb_report_live'::regclass) AS live_reports,
             coalesce(sum(greatest(part.reltuples, 0))::bigint, 0) AS inbox_rows,
             coalesce(min(extract(epoch FROM to_date(right(part.relname, 8), 'YYYYMMDD')))::bigint, 0)
                 AS oldest_partition

@@ -23,6 +23,7 @@ use crate::{
         error::{ApiError, RETRY_AFTER},
         schema,
     },
+    ingest::submit::Decided,
     store::{
         incidents::{self, Incident, IncidentJson},
         pools::Pool,
@@ -132,6 +133,22 @@ pub(super) async fn of_decided(app: &App, id: UpdateId) -> Result<Option<Receipt
         Some(record) => Ok(Some(receipt(&app.answers, record).await?)),
         None => Ok(None),
     }
+}
+
+/// The receipt of an update that was decided without an incident, as far as the reply says it all.
+pub(super) fn of_reply(decided: &Decided) -> Option<Receipt> {
+    let Decided { id, component, condition, reason, received_at, decided_at, .. } = decided;
+    Some(Receipt {
+        id: *id,
+        state: UpdateState::Done,
+        outcome: Some(reason.outcome().word().to_owned()),
+        reason: Some(reason.word().to_owned()),
+        component: Some(json!(component)),
+        impact: condition.impact().map(i16::from),
+        received_at: Some(received_at.to_the_microsecond()),
+        processed_at: Some((*decided_at)?.to_the_microsecond()),
+        incident: None,
+    })
 }
 
 async fn receipt(database: &Pool, record: Record) -> Result<Receipt, ApiError> {

@@ -113,7 +113,7 @@ pub(crate) async fn post(
             let status = status(&decided, app.conflict);
             match &decided.incident {
                 Some(shown) => decision(status, &decided, shown),
-                None => without_incident(&app, status, decided.id).await,
+                None => without_incident(&app, status, &decided).await,
             }
         }
         Submitted::Accepted(id, state) => accepted(id, state),
@@ -142,10 +142,16 @@ fn decision(status: StatusCode, decided: &Decided, shown: &Shown) -> Response {
 }
 
 /// The receipt of an update that was decided and has no incident.
-async fn without_incident(app: &App, status: StatusCode, id: UpdateId) -> Response {
-    match get_update::of_decided(app, id).await {
-        Ok(Some(receipt)) => receipt::with_link(id, (status, Json(receipt))),
-        Ok(None) | Err(_) => accepted(id, UpdateState::Pending),
+async fn without_incident(app: &App, status: StatusCode, decided: &Decided) -> Response {
+    let id = decided.id;
+    let receipt = match get_update::of_reply(decided) {
+        Some(receipt) => Some(receipt),
+        // It was decided before.
+        None => get_update::of_decided(app, id).await.ok().flatten(),
+    };
+    match receipt {
+        Some(receipt) => receipt::with_link(id, (status, Json(receipt))),
+        None => accepted(id, UpdateState::Pending),
     }
 }
 

@@ -104,6 +104,7 @@ impl Intake<'_> {
     ) -> Result<Report, Unresolved> {
         let source = if report.source.is_empty() { subject.to_owned() } else { report.source };
         self.check_text("source", &source, deadline).await?;
+        self.check_text("key", &report.key, deadline).await?;
         Ok(Report { source, ..report })
     }
 

@@ -6,6 +6,7 @@ use super::{DecodeError, VERSION, decode_body, encode, version};
 use crate::{
     incident::{IncidentId, IncidentSnapshot},
     outcome::{Reason, Rejection},
+    timestamp::Timestamp,
     update_id::UpdateId,
 };
 
@@ -40,6 +41,9 @@ pub enum Verdict {
         /// after. Only an update of version 3 may have none: readers of earlier ones need one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         incident: Option<IncidentSnapshot>,
+        /// When. Only a result without an incident has it: the answer to that is the receipt.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        decided_at: Option<Timestamp>,
     },
     /// Decided before: a redelivery, or another update with the same idempotency key.
     Repeated {

@@ -125,7 +125,8 @@ fn verdicts(kind: &Verdict) -> Vec<(String, Verdict)> {
                         Some(IncidentSnapshot { end_date: Some(at(2)), ..self::incident() })
                     }
                 };
-                (named("decided", reason), Verdict::Decided { reason, incident })
+                let decided_at = None;
+                (named("decided", reason), Verdict::Decided { reason, incident, decided_at })
             })
             .collect(),
         Verdict::Repeated { original, incident, .. } => Reason::ALL
@@ -182,7 +183,7 @@ fn reply(verdicts: impl IntoIterator<Item = Verdict>) -> ReplyMessage {
 /// Every kind of reply.
 fn replies() -> Vec<(String, ReplyMessage)> {
     let reason = Reason::NoIncidentOfImpact;
-    let decided = Verdict::Decided { reason, incident: Some(incident()) };
+    let decided = Verdict::Decided { reason, incident: Some(incident()), decided_at: None };
     let repeated = Verdict::Repeated { original: id(10), reason, incident: Some(IncidentId(42)) };
     let rejected = Verdict::Rejected { reason: Rejection::KeyOfAnotherBody };
     let kinds = [decided.clone(), repeated, rejected.clone(), Verdict::Parked];
@@ -196,10 +197,14 @@ fn replies() -> Vec<(String, ReplyMessage)> {
     replies.push(("reply-several".to_owned(), reply(several)));
     let reason = Reason::InNoSystemIncident;
     for (name, verdict) in [
-        ("decided", Verdict::Decided { reason, incident: None }),
-        ("repeated", Verdict::Repeated { original: id(10), reason, incident: None }),
+        ("decided-without-incident", Verdict::Decided { reason, incident: None, decided_at: None }),
+        ("decided-with-time", Verdict::Decided { reason, incident: None, decided_at: Some(at(3)) }),
+        (
+            "repeated-without-incident",
+            Verdict::Repeated { original: id(10), reason, incident: None },
+        ),
     ] {
-        replies.push((format!("reply-{name}-without-incident"), reply([verdict])));
+        replies.push((format!("reply-{name}"), reply([verdict])));
     }
     replies.push(("reply-empty".to_owned(), reply([])));
     replies

@@ -53,6 +53,12 @@ impl UpdateMessage {
         if self.report.is_some() { REPORTS } else { VERSION }
     }
 
+    /// Whose report it is, if it has one.
+    #[must_use]
+    pub fn source(&self) -> Option<&str> {
+        self.report.as_ref().map(|report| report.source.as_str())
+    }
+
     /// From the broker's bytes.
     ///
     /// # Errors

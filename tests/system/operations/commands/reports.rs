@@ -33,10 +33,14 @@ async fn an_operator_lists_and_ends_reports(fixture: Arc<Fixture>) -> Result<()>
     let said = system.worker_succeeds(&["report", "list", "--component", "R&D <lab>"]).await?;
     ensure!(said.lines().count() == 1 && said.contains("source \"a\""), "{said}");
 
-    for source in ["a", "b"] {
-        let said = system.worker_succeeds(&["report", "end", "CDN", "--source", source]).await?;
-        ensure!(said.contains("Queued"), "{said}");
-    }
+    // The second time with the id of the first: it is the same update.
+    let end = ["report", "end", "CDN", "--source", "a"];
+    let said = system.worker_succeeds(&end).await?;
+    let (_, id) = said.split_once("The `ok` is the update ").context("no id")?;
+    let (id, queued) = id.split_once(".\n").context("no id")?;
+    ensure!(queued.starts_with("Queued"), "{said}");
+    system.worker_succeeds(&[&end[..], &["--force", "--id", id]].concat()).await?;
+    system.worker_succeeds(&["report", "end", "CDN", "--source", "b"]).await?;
     eventually("the component has left", async || {
         let of = "SELECT count(*) FROM incident_component_relation WHERE component_id = 3";
         Ok(system.count(of).await? == 0)
@@ -44,6 +48,15 @@ async fn an_operator_lists_and_ends_reports(fixture: Arc<Fixture>) -> Result<()>
     .await?;
     let of = "SELECT count(*) FROM sdb_report WHERE is_live";
     ensure!(system.count(of).await? == 1);
+    ensure!(system.count("SELECT count(*) FROM sdb_inbox WHERE impact IS NULL").await? == 2);
+    // What does not stand is not ended by mistake.
+    let (done, said) = system.worker_command(&end).await?;
+    ensure!(!done && said.contains("no such report stands"), "{said}");
+    ensure!(said.contains("worker report list --component 3"), "{said}");
+    let (done, said) = system
+        .worker_command(&[&end[..], &["--id", "00000000-0000-4000-8000-000000000000"]].concat())
+        .await?;
+    ensure!(!done && said.contains("it is not the id of an update"), "{said}");
     for (arguments, problem) in [
         (["report", "end", "Nobody"], "there is no component Nobody"),
         (["report", "end", "DNS"], "several components are DNS"),

@@ -117,7 +117,9 @@ impl Roles {
             let Some(granted) = granted.strip_suffix(&to) else { continue };
             let Some((privileges, objects)) = granted.split_once(" ON ") else { continue };
             let (kind, objects) = match objects.split_once(' ') {
-                Some((kind @ ("SEQUENCE" | "SCHEMA"), objects)) => (format!("{kind} "), objects),
+                Some((kind @ ("SEQUENCE" | "SCHEMA" | "FUNCTION"), objects)) => {
+                    (format!("{kind} "), objects)
+                }
                 _ => (String::new(), objects),
             };
             for privilege in privileges.split(", ") {

@@ -21,6 +21,7 @@ use lapin::{
 use serde::Serialize;
 use shared::{
     broker::Broker,
+    message::REPORTS,
     telemetry::chain,
     topology::{Phase, Recorded, Topology},
 };
@@ -143,7 +144,7 @@ async fn change_alone(
     drop(may_stall(database).await);
     let deleted = emptied.delete(&channel, old).await;
     close(&connection).await;
-    let said = changed(new);
+    let said = changed(old, new);
     Ok(match deleted {
         Ok(()) => said,
         Err(error) => {
@@ -168,10 +169,17 @@ impl TopologyChange {
 }
 
 /// The message after a change.
-fn changed(new: Topology) -> String {
+fn changed(old: Topology, new: Topology) -> String {
+    // Gateways are recorded nowhere.
+    let warning = if old.wire < REPORTS && new.wire >= REPORTS {
+        " Gateways of earlier releases must not run any more: what they take begins no report, so that any `ok` \
+        ends its incident."
+    } else {
+        ""
+    };
     format!(
         "Updates take {}; a worker holds {} of each; gateways write \
-        version {} of messages. Where SDB_PARTITIONS, SDB_QUEUE_LIMIT or SDB_PREFETCH are set, set \
+        version {} of messages.{warning} Where SDB_PARTITIONS, SDB_QUEUE_LIMIT or SDB_PREFETCH are set, set \
         them to that before the next restart.",
         new.sizes(),
         new.prefetch,

@@ -127,6 +127,15 @@ impl History {
         Ok((world, answers))
     }
 
+    /// The microseconds from its first step to its last.
+    fn length(&self) -> i64 {
+        let gap = |step: &Step| match step {
+            Step::Update { gap, .. } => *gap,
+            Step::Edit(_) => 0,
+        };
+        self.steps.iter().map(gap).sum()
+    }
+
     /// Plays it with the decision, in the given batches.
     fn decided(
         &self,

@@ -18,7 +18,7 @@ use uuid::Uuid;
 use super::at;
 use crate::domain::{
     ActiveState, IncidentRef, MAX_LIVE_REPORTS, ManualIncident, ReportId, ReportState, Reports,
-    Ruling, SystemIncident, Update, rule,
+    Ruling, SystemIncident, Update, decide, rule,
     timeline::{TimelineEntry, TimelineEvent},
 };
 
@@ -255,6 +255,43 @@ fn an_end_that_overtakes_its_beginning_is_remembered() {
     assert!(
         played.says(&firing("k", 10)).is_ok_and(|(reason, _)| reason == Reason::NoIncidentOfImpact)
     );
+}
+
+#[test]
+fn a_clock_that_is_ahead_neither_keeps_a_report_nor_hides_the_next_one() {
+    let hour = HOUR;
+    let mut played = Played::new(&[], Vec::new());
+    let first = Some(IncidentRef::New(0));
+    assert_eq!(played.says(&firing("k", hour)), Ok((Reason::NoIncidentOfImpact, first)));
+    // The clock was corrected.
+    assert_eq!(played.says(&resolved("k", 10)), Ok((Reason::RecoveredAsOnlyComponent, first)));
+    let second = Some(IncidentRef::New(1));
+    assert_eq!(played.says(&firing("k", 11)), Ok((Reason::NoIncidentOfImpact, second)));
+    assert_eq!(played.says(&resolved("k", hour)), Ok((Reason::RecoveredAsOnlyComponent, second)));
+    let third = Some(IncidentRef::New(2));
+    assert_eq!(played.says(&firing("k", 12)), Ok((Reason::NoIncidentOfImpact, third)));
+    // By a minute it may be ahead.
+    let minute = 60_000_000;
+    assert_eq!(played.says(&resolved("k", minute)), Ok((Reason::RecoveredAsOnlyComponent, third)));
+    assert_eq!(played.says(&firing("k", minute)), Ok((Reason::BeganBeforeKnownEnd, None)));
+}
+
+#[test]
+fn an_end_that_is_repeated_ends_nothing_else() {
+    let mut played = Played::new(&[], Vec::new());
+    let first = Some(IncidentRef::New(0));
+    assert_eq!(played.says(&bad("a", Impact::Minor)), Ok((Reason::NoIncidentOfImpact, first)));
+    assert_eq!(played.says(&ok("a")), Ok((Reason::RecoveredAsOnlyComponent, first)));
+    // What an update without a report opens, as of an older gateway, is about something else.
+    let second = Some(IncidentRef::New(1));
+    let update = Update { component: DNS, text: "Incident", at: at(3) };
+    let decision = decide(&played.state, update, Impact::Minor);
+    assert_eq!(played.state.carry_out(&decision, update, &mut played.timeline), second);
+    assert_eq!(played.says(&ok("a")), Ok((Reason::ReportHadEnded, second)));
+    assert_eq!(played.timeline.len(), 2, "it changes nothing");
+    // After a day nobody knows that it is repeated.
+    played.now += 24 * HOUR;
+    assert_eq!(played.says(&ok("a")), Ok((Reason::RecoveredAsOnlyComponent, second)));
 }
 
 #[test]

@@ -2,14 +2,19 @@
 
 use model::{Post, World};
 use proptest::prelude::*;
-use shared::{component::ComponentId, outcome::Outcome};
+use shared::{
+    component::ComponentId, condition::Condition, impact::Impact, message::Report, outcome::Outcome,
+};
 
 use super::{
-    Batches, active_system_incidents,
+    Batches, active_system_incidents, at,
     generators::{Origin, histories},
     unwatched,
 };
 use crate::domain::tests::world::apply_batch;
+
+/// A minute and a microsecond: what a clock that is so much ahead says is not believed.
+const LATER: i64 = 60_000_001;
 
 type ReportKey = (ComponentId, String, String);
 
@@ -65,6 +70,36 @@ proptest! {
             }
             Ok(())
         })?;
+    }
+
+    #[test]
+    fn whatever_clocks_said_a_right_one_ends_and_begins_each_report(
+        history in histories(Origin::Anyone),
+    ) {
+        let (mut world, _) = history.decided(&Batches::OneEach, unwatched)?;
+        let now = at(history.length() + LATER);
+        let all: Vec<ReportKey> = world.reports.keys().cloned().collect();
+        for (component, source, key) in all {
+            let said = |condition, starts_at, ends_at| Post {
+                component,
+                condition,
+                report: Some(Report {
+                    source: source.clone(),
+                    key: key.clone(),
+                    ttl: None,
+                    starts_at,
+                    ends_at,
+                }),
+                text: "Incident".to_owned(),
+                at: now,
+            };
+            let firing = said(Condition::Impact(Impact::Minor), Some(now.plus_micros(1)), None);
+            for (post, stands) in [(said(Condition::Ok, None, Some(now)), false), (firing, true)] {
+                apply_batch(&mut world, &[post]);
+                let report = &world.reports[&(component, source.clone(), key.clone())];
+                prop_assert_eq!(report.stands, stands, "{:?}", report);
+            }
+        }
     }
 
     #[test]

@@ -1,0 +1,33 @@
+//! The components that had about as many reports as they may have when this process last counted them. Their
+//! reports are counted at once; those of others only after a batch found too many, which runs it again.
+//! It only decides which way is tried first.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Mutex, PoisonError},
+};
+
+use shared::component::ComponentId;
+
+use crate::domain::MAX_LIVE_REPORTS;
+
+static CROWDED: Mutex<BTreeSet<ComponentId>> = Mutex::new(BTreeSet::new());
+
+/// A component with fewer reports is not crowded any more. Less than the maximum, so that one that ends a report
+/// and begins another does not come and go.
+const FEW: usize = MAX_LIVE_REPORTS / 10 * 9;
+
+/// Whether a component was crowded.
+pub(super) fn is_crowded(component: ComponentId) -> bool {
+    CROWDED.lock().unwrap_or_else(PoisonError::into_inner).contains(&component)
+}
+
+/// Notes the components that were found to be crowded, and the numbers of reports of those that were counted.
+pub(super) fn note(found: &[ComponentId], counted: &HashMap<ComponentId, usize>) {
+    if found.is_empty() && counted.is_empty() {
+        return;
+    }
+    let mut crowded = CROWDED.lock().unwrap_or_else(PoisonError::into_inner);
+    crowded.retain(|component| counted.get(component).is_none_or(|count| *count >= FEW));
+    crowded.extend(found);
+}
