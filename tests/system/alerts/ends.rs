@@ -1,4 +1,4 @@
-//! Alerts that end, in their order and out of it, at either endpoint.
+//! Alerts that end, in their order and out of it, at either endpoint, and with times that can't be right.
 
 use std::{fs, sync::Arc};
 
@@ -16,6 +16,7 @@ tests!(
     what_is_older_than_a_known_end_changes_nothing,
     an_end_that_is_older_than_the_alert_changes_nothing,
     an_end_may_come_before_its_alert,
+    times_that_are_far_ahead_hold_up_nothing,
 );
 
 const OPEN: &str = "Slow: DNS";
@@ -206,5 +207,21 @@ async fn an_end_may_come_before_its_alert(fixture: Arc<Fixture>) -> Result<()> {
     for path in BOTH {
         becomes(&system, path, begun(&system, -600).await?, OLD, false).await?;
     }
+    system.finish().await
+}
+
+/// The clock of the sender is ten minutes ahead, until it is set.
+async fn times_that_are_far_ahead_hold_up_nothing(fixture: Arc<Fixture>) -> Result<()> {
+    let system = with_dns(&fixture).await?;
+    becomes(&system, WEBHOOK, begun(&system, 600).await?, OPENED, true).await?;
+    becomes(&system, ALERTS, begun(&system, 600).await?, COVERED, true).await?;
+    // By the endpoint that judges by times, it fires until then.
+    let ahead = ended(&system, 600, 700).await?;
+    becomes(&system, ALERTS, ahead.clone(), COVERED, true).await?;
+    becomes(&system, WEBHOOK, ahead, CLOSED, false).await?;
+    // The clock is right again.
+    becomes(&system, WEBHOOK, begun(&system, -30).await?, OPENED, true).await?;
+    becomes(&system, ALERTS, begun(&system, 600).await?, COVERED, true).await?;
+    becomes(&system, ALERTS, ended(&system, -30, -10).await?, CLOSED, false).await?;
     system.finish().await
 }
