@@ -106,9 +106,15 @@ async fn texts_of_others_are_shown_and_never_run(fixture: Arc<Fixture>) -> Resul
         let page = page(&system, path).await?;
         ensure!(page.status == 200, "{path}: {}", page.status);
         let markup = page.text.replace("page.js\" defer></script>", "");
-        for bad in
-            ["<script>", "</script>", "<img", "<svg onload", "onclick=", "href=\"javascript:"]
-        {
+        for bad in [
+            "<script>",
+            "</script>",
+            "<img",
+            "<svg onload",
+            "onclick='",
+            "onclick=\"",
+            "href=\"javascript:",
+        ] {
             ensure!(!markup.contains(bad), "{path} has {bad}: {markup}");
         }
         ensure!(!page.has("\u{202e}") && !page.has("\u{2066}"), "{path} turns what follows");

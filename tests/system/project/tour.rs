@@ -200,7 +200,7 @@ async fn the_printed_lines_run_as_they_are(fixture: Arc<Fixture>) -> Result<()> 
     let (_, usage) = printed.split_once("is running. Open").context("no usage is printed")?;
     // Commands and addresses are what is indented.
     let lines: Vec<&str> = usage.lines().filter_map(|line| line.strip_prefix("  ")).collect();
-    ensure!(lines.len() == 6, "{lines:#?}");
+    ensure!(lines.len() == 7, "{lines:#?}");
     for line in lines.iter().filter(|line| line.starts_with("curl ")) {
         let status = if line.contains(" -d ") { 201 } else { 200 };
         let step = Step { statuses: vec![status], script: format!("{line}\n") };
