@@ -16,6 +16,8 @@ tests!(alerts_and_dashboard_name_labels_that_metrics_have, the_settings_of_rabbi
 
 /// What Prometheus adds to every series of a target (deploy/monitoring), and the bound of a histogram.
 const TARGET_LABELS: [&str; 6] = ["job", "instance", "namespace", "pod", "program", "le"];
+/// What RabbitMQ adds to the series of a queue (`/metrics/detailed`), which is not asked here.
+const RABBITMQ_LABELS: [&str; 2] = ["vhost", "queue"];
 /// Labels whose values depend on what clients ask for.
 const OPEN_LABELS: [&str; 4] = ["route", "method", "status", "partition"];
 
@@ -99,9 +101,14 @@ fn problems(expression: &str, labels: &Labels) -> Vec<String> {
             }
         }
     }
+    if expression.contains("rabbitmq_detailed_") {
+        known.extend(RABBITMQ_LABELS);
+    }
     problems.extend(
         grouped
             .iter()
+            // `on ()` has none.
+            .filter(|label| !label.is_empty())
             .filter(|label| !known.contains(label.as_str()))
             .map(|label| format!("nothing has the label {label}")),
     );
