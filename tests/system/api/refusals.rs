@@ -138,7 +138,7 @@ async fn other_paths_and_methods_are_refused_in_the_error_format(
         "/api/v1/nothing",
         "/api/v1/updates/",
         "/api/v1/updates/a/b",
-        "/api/v2/incidents",
+        "/api/v3/incidents",
         "/API/v1/incidents",
         "/%ff",
         "/../etc/passwd",
