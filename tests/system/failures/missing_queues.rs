@@ -9,6 +9,7 @@ use lapin::{
     options::{ExchangeDeleteOptions, QueueDeleteOptions},
     types::FieldTable,
 };
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use shared::topology::Topology;
 use tokio::time::Instant;
@@ -156,12 +157,15 @@ async fn what_is_unbound_is_bound_again_while_nothing_is_sent(fixture: Arc<Fixtu
     let connection = Connection::connect(&system.amqp_uri, ConnectionProperties::default()).await?;
     let channel = connection.create_channel().await?;
     let dead = topology.dead_letter_queue();
+    // It would bind them again before they are listed.
+    system.workers[0].signal(Signal::SIGSTOP)?;
     unbind(&channel, dead.clone(), dead, "").await?;
     for exchange in [topology.exchange(), topology.publish_exchange()] {
         unbind(&channel, topology.queue(1), exchange, &topology.routing_key(1)).await?;
     }
     let damaged = bindings()?;
     ensure!(damaged.len() == before.len() - 3, "{before:?}, then {damaged:?}");
+    system.workers[0].signal(Signal::SIGCONT)?;
     eventually("they are bound again", async || Ok(bindings()? == before)).await?;
     connection.close(200, "done".into()).await?;
     system.finish().await
