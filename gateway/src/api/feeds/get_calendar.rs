@@ -107,7 +107,7 @@ fn entry(event: &PageEvent, names: &Names<'_>, root: &str) -> Option<Event> {
     let incident = &event.incident;
     let start = utc(incident.start_date)?;
     let newest = incident.update_times.first().copied().unwrap_or(incident.start_date);
-    let is_cancelled = incident.end_date.is_some_and(|end| end <= incident.start_date);
+    let is_cancelled = event.is_cancelled();
     let labels = named(&event.components, names).into_iter().map(|named| named.label);
     let text = incident.update_texts.first().map(|text| without_markup(text)).unwrap_or_default();
     let lines: Vec<String> = labels.chain([text]).filter(|line| !line.is_empty()).collect();

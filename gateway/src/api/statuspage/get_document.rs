@@ -87,7 +87,8 @@ impl Name {
 /// Show the state as Statuspage does
 ///
 /// In the format of Statuspage's public API v2: `summary.json`, `status.json`, `components.json`, `incidents.json`
-/// and `scheduled-maintenances.json`. At most 50 incidents and 50 maintenances, newest first.
+/// and `scheduled-maintenances.json`. At most 50 incidents and 50 maintenances, newest
+/// first; those to come, the next one first.
 #[utoipa::path(
     get,
     path = "/api/v2/{document}",
