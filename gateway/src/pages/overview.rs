@@ -160,11 +160,7 @@ fn levels(impacts: HashMap<ComponentId, i16>, shown: &[&Component]) -> HashMap<C
 
 impl Headline {
     /// `worst` is that of everything that is active, also of what has no component.
-    fn new(
-        levels: &HashMap<ComponentId, Level>,
-        worst: Option<Level>,
-        components: usize,
-    ) -> Self {
+    fn new(levels: &HashMap<ComponentId, Level>, worst: Option<Level>, components: usize) -> Self {
         let level = levels.values().copied().chain(worst).max().unwrap_or_default();
         let count = |level: Level| levels.values().filter(|of| **of == level).count();
         let affected = count(level);

@@ -158,14 +158,18 @@ impl HtmlSafe for Text {}
 
 /// The text of an update without its markup.
 pub(crate) fn without_markup(html: &str) -> String {
+    if !html.contains(['<', '&', '>']) {
+        return html.to_owned();
+    }
     let text = Builder::empty().clean(html).to_string();
     html_escape::decode_html_entities(&text).into_owned()
 }
 
 /// A text for places that have no markup, such as titles of windows: without marks that change the direction of what
-/// follows.
+/// follows. White space is a space.
 pub(crate) fn plain(text: &str) -> String {
-    text.chars().filter(|c| !is_mark(*c)).collect()
+    let spaced = text.chars().map(|c| if c.is_whitespace() { ' ' } else { c });
+    spaced.filter(|c| !is_mark(*c)).collect()
 }
 
 /// A text for an element of its own, such as `bdi`. One of these marks without its end would reach beyond the element
@@ -270,7 +274,7 @@ mod tests {
 
     #[test]
     fn titles_can_not_turn_what_follows() {
-        assert_eq!(plain("a\u{202e}b\u{2066}c\n\u{200f}"), "abc");
+        assert_eq!(plain("a\u{202e}b\u{2066}\nc\u{200f}"), "ab c");
         assert_eq!(contained("a\u{202e}b\u{2066}\u{200f}"), "ab\u{200f}");
         assert_eq!(Text::new("a &#x202e;b\u{2068}", "/").to_string(), "a b");
     }
