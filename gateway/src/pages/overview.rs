@@ -104,10 +104,10 @@ impl Document for Overview {
         let Self { app, region } = self;
         let all = catalogue::read(state).await?;
         let of = in_region(&all, region.as_deref())?;
-        let shown: Vec<&Component> = match &of {
-            Some(of) => all.iter().filter(|component| of.contains(&component.id)).collect(),
-            None => all.iter().collect(),
+        let is_shown = |component: &&Component| {
+            region.is_none() || catalogue::region(component) == region.as_deref()
         };
+        let shown: Vec<&Component> = all.iter().filter(is_shown).collect();
         let levels = levels(page_events::impacts(state).await?, &shown);
         let active = page_events::read(state, Which::Active, ACTIVE, of.as_deref()).await?;
         // What is active in a region has a component of it.

@@ -18,6 +18,8 @@ pub(crate) struct PageEvent {
     pub(crate) event: Event,
     /// The number of all its updates.
     pub(crate) updates: i64,
+    /// The ids of the updates that it has here.
+    pub(crate) update_ids: Vec<i32>,
 }
 
 /// Which of them. The order is newest start first, where nothing else is said.
@@ -151,7 +153,7 @@ pub(crate) async fn read(
     };
     let statement = format!(
         "SELECT {COLUMNS}, {DERIVED}, {STATUS} AS status,
-            (SELECT count(*) FROM incident_status s WHERE s.incident_id = i.id) AS updates
+            (SELECT count(*) FROM incident_status s WHERE s.incident_id = i.id) AS updates, u.update_ids
         FROM (
             -- Every value is named, because PostgreSQL has to know the type of each that is bound.
             SELECT * FROM incident i WHERE ({condition}) AND {of_components}
@@ -165,7 +167,8 @@ pub(crate) async fn read(
                 coalesce(array_agg(sdb_readable(text) ORDER BY \"timestamp\" DESC, id DESC), '{{}}')
                     AS update_texts,
                 coalesce(array_agg(\"timestamp\" ORDER BY \"timestamp\" DESC, id DESC), '{{}}')
-                    AS update_times
+                    AS update_times,
+                coalesce(array_agg(id ORDER BY \"timestamp\" DESC, id DESC), '{{}}') AS update_ids
             FROM (SELECT * FROM incident_status s WHERE s.incident_id = i.id
                 ORDER BY s.\"timestamp\" DESC, s.id DESC LIMIT $3) AS newest
         ) AS u ON true
@@ -185,12 +188,18 @@ pub(crate) async fn read(
         .await
 }
 
-/// The start of the earliest incident.
+/// The newest start before this time.
 ///
 /// # Errors
 /// When the database fails.
-pub(crate) async fn earliest(state: &mut Snapshot<'_>) -> Result<Option<Timestamp>, sqlx::Error> {
-    sqlx::query_scalar("SELECT min(start_date) FROM incident").fetch_one(&mut *state.database).await
+pub(crate) async fn last_start_before(
+    state: &mut Snapshot<'_>,
+    time: Timestamp,
+) -> Result<Option<Timestamp>, sqlx::Error> {
+    sqlx::query_scalar("SELECT max(start_date) FROM incident WHERE start_date < $1")
+        .bind(time)
+        .fetch_one(&mut *state.database)
+        .await
 }
 
 /// The worst impact of what is active now, of each component that has one.

@@ -64,7 +64,7 @@ pub(crate) struct UpdateView {
 
 impl EventView {
     pub(crate) fn new(event: &PageEvent, names: &Names<'_>, base: &str, now: Timestamp) -> Self {
-        let PageEvent { event, updates: all } = event;
+        let PageEvent { event, updates: all, .. } = event;
         let incident = &event.incident;
         let components = named(&event.components, names);
         let updates = incident.update_statuses.iter().zip(&incident.update_texts);

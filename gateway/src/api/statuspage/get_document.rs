@@ -25,7 +25,7 @@ use crate::{
         page_events::{self, Most, Which},
         snapshot::Snapshot,
     },
-    view::{catalogue, event::names, level::Level},
+    view::{catalogue, level::Level},
 };
 
 /// Incidents or maintenances in a document, and updates of each of them.
@@ -247,8 +247,8 @@ async fn events(
 ) -> Result<Option<Vec<IncidentJson>>, sqlx::Error> {
     let Some(which) = which else { return Ok(None) };
     let now: Timestamp = state.now;
-    let names = names(all);
+    let components = all.iter().map(|component| component.id).zip(components).collect();
     let events = page_events::read(state, which, MOST, None).await?;
-    let json = events.iter().map(|event| IncidentJson::new(event, components, &names, root, now));
+    let json = events.iter().map(|event| IncidentJson::new(event, &components, root, now));
     Ok(Some(json.collect()))
 }
