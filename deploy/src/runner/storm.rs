@@ -2,7 +2,7 @@
 
 use std::{thread, time::Duration};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use deploy::say;
 use serde_json::json;
 
@@ -30,7 +30,7 @@ const UPDATES: [(&str, &str, &str); 12] = [
 /// Posts the updates, if the components are there.
 ///
 /// # Errors
-/// When one is not taken, or the user asks to stop.
+/// When the user asks to stop. An update that is not taken is only said: the rest goes on.
 pub(super) fn play(usage: &Usage<'_>, mut healthy: impl FnMut() -> Result<()>) -> Result<()> {
     let Some(address) = usage.addresses.first().filter(|_| usage.has_samples) else {
         say("no storm is played: the database does not have the sample catalogue");
@@ -45,10 +45,13 @@ pub(super) fn play(usage: &Usage<'_>, mut healthy: impl FnMut() -> Result<()>) -
             "text": "Requests fail or take long",
             "attributes": [{ "name": "region", "value": region }],
         });
-        let answer = address.post("/api/v1/component_status", usage.token, &body.to_string())?;
-        if !answer.starts_with("HTTP/1.1 2") {
-            let line = answer.lines().next().unwrap_or_default();
-            bail!("an update of the storm was not taken: {line}");
+        match address.post("/api/v1/component_status", usage.token, &body.to_string()) {
+            Ok(answer) if answer.starts_with("HTTP/1.1 2") => {}
+            Ok(answer) => {
+                let line = answer.lines().next().unwrap_or_default();
+                say(&format!("an update of the storm was not taken: {line}"));
+            }
+            Err(error) => say(&format!("an update of the storm was not taken: {error:#}")),
         }
         thread::sleep(PAUSE);
     }

@@ -30,6 +30,8 @@ pub(super) enum Written {
     Held(List),
     /// It was too large for memory.
     TooLarge(Version),
+    /// It does not exist at this version.
+    Gone(Version, ApiError),
 }
 
 /// A list in memory, with the headers of its answers.
@@ -45,7 +47,9 @@ pub(super) struct List {
 impl Written {
     const fn version(&self) -> Version {
         match self {
-            Self::Held(List { version, .. }) | Self::TooLarge(version) => *version,
+            Self::Held(List { version, .. }) | Self::TooLarge(version) | Self::Gone(version, _) => {
+                *version
+            }
         }
     }
 }

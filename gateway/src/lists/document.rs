@@ -17,6 +17,8 @@ use crate::{
 pub(crate) trait Document: Send + 'static {
     /// Its media type.
     const TYPE: &'static str;
+    /// When it changes.
+    const DEPENDS_ON: DependsOn = DependsOn::Page;
 
     /// Everything that it depends on, except the version of the lists.
     fn name(&self) -> String;
@@ -44,7 +46,7 @@ pub(crate) async fn serve_document<D: Document>(
     document: D,
 ) -> Result<Response, ApiError> {
     let Reader { method, headers, transfer, .. } = reader;
-    let (list, kind, depends_on) = (document.name(), ListKind::One, DependsOn::Page);
+    let (list, kind, depends_on) = (document.name(), ListKind::One, D::DEPENDS_ON);
     let has_addresses = document.has_addresses();
     let asked = Asked { method, headers, transfer, list, kind, depends_on };
     let database = lists.database.clone();

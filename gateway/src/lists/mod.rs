@@ -174,9 +174,13 @@ where
             return Box::pin(writing).await;
         }
     };
-    if let Written::Held(list) = &*written {
-        GATEWAY.lists.of(ListSource::Memory).inc();
-        return Ok(held(list.clone(), coding));
+    match &*written {
+        Written::Held(list) => {
+            GATEWAY.lists.of(ListSource::Memory).inc();
+            return Ok(held(list.clone(), coding));
+        }
+        Written::Gone(_, error) => return Err(error.clone()),
+        Written::TooLarge(_) => {}
     }
     let Some(reader) = reader else { return Ok(bare(version, coding)) };
     Box::pin(stream_large(lists, (version, depends_on), coding, reader, produce)).await
@@ -197,11 +201,16 @@ where
     // Read again, so that the result serves all requests waiting by now: their versions are not later.
     // Read before the rows: if they change meanwhile, the list is newer than its tag, and the next
     // comparison finds another tag.
-    let rendered = async {
-        let version = now(lists, depends_on).await?;
-        Ok((version, render(lists, produce, coding).await?))
-    };
-    let (version, rendering) = rendered.await.inspect_err(|error| turn.failed(error))?;
+    let version = now(lists, depends_on).await.inspect_err(|error| turn.failed(error))?;
+    let rendering = render(lists, produce, coding).await.inspect_err(|error| {
+        // A crowd that follows a dead link is answered from memory, too. Documents may be a second old.
+        let may_be_old = matches!(depends_on, DependsOn::Page | DependsOn::Recent);
+        if may_be_old && error.status() == StatusCode::NOT_FOUND {
+            turn.written(Written::Gone(version, error.clone()));
+        } else {
+            turn.failed(error);
+        }
+    })?;
     match rendering {
         Rendering::Whole { body, next, version: read_at } => {
             GATEWAY.lists.of(ListSource::Rendered).inc();
@@ -276,7 +285,7 @@ fn kept(lists: &Lists, list: &str, coding: Coding, version: Version) -> Option<R
             GATEWAY.lists.of(ListSource::Memory).inc();
             Some(held(list.clone(), coding))
         }
-        Written::TooLarge(_) => None,
+        Written::TooLarge(_) | Written::Gone(..) => None,
     }
 }
 

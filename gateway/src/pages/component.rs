@@ -8,7 +8,10 @@ use axum::{
     http::StatusCode,
     response::Response,
 };
-use shared::component::{Attribute, ComponentId};
+use shared::{
+    component::{Attribute, ComponentId},
+    timestamp::Timestamp,
+};
 
 use super::{error::page, frame::Frame, table::percent};
 use crate::{
@@ -20,14 +23,14 @@ use crate::{
     },
     store::{
         bars,
-        page_events::{self, Most, Which},
+        page_events::{self, Most, PageEvent, Which},
         snapshot::Snapshot,
     },
     uptime::{Bar, last_months},
     view::{
         catalogue,
         catalogue::label,
-        event::{EventView, names},
+        event::{EventView, Names, names},
         html::{Days, Grid, Icon, plain},
         level::Level,
     },
@@ -69,8 +72,10 @@ struct ComponentPage<'a> {
     attributes: &'a [Attribute],
     level: Level,
     icon: Icon,
+    /// Those that it is in now.
     active: Vec<EventView>,
-    ended: Vec<EventView>,
+    /// Those that have ended, or that it has left.
+    earlier: Vec<EventView>,
     months: Vec<MonthView<'a>>,
     grids: Vec<Grid>,
     /// The lowest impact that reduces the uptime.
@@ -107,15 +112,12 @@ impl Document for ComponentDocument {
         let month = |(month, bar): (&crate::uptime::CalendarMonth, _)| {
             let Bar { days, uptime }: &Bar = bar;
             let name = format!("{}-{:02}", month.year, month.month);
-            MonthView { name, days: Days(days), uptime: percent(*uptime) }
+            MonthView { days: Days { caption: name.clone(), days }, name, uptime: percent(*uptime) }
         };
         let lengths: BTreeSet<usize> = bars.iter().map(|bar| bar.days.len()).collect();
         let level = impacts.get(&id).map_or(Level::Operational, |impact| Level::of(*impact));
         let frame = Frame::new(&app.pages, state, &all, None);
-        let (active, ended) = events
-            .iter()
-            .map(|event| EventView::new(event, &names, &frame.base, state.now))
-            .partition(|event: &EventView| event.is_running);
+        let (active, earlier) = now_and_earlier(&events, id, (&names, &frame.base, state.now));
         let page = ComponentPage {
             id: id.0,
             label: label(component),
@@ -124,7 +126,7 @@ impl Document for ComponentDocument {
             level,
             icon: Icon(level),
             active,
-            ended,
+            earlier,
             months: months.iter().zip(&bars).map(month).collect(),
             grids: lengths.into_iter().map(Grid).collect(),
             uptime_word: Level::of(impact).word(),
@@ -133,4 +135,19 @@ impl Document for ComponentDocument {
         page.write_into(out)?;
         Ok(())
     }
+}
+
+/// What the component is in now, and all else: an incident may go on without it.
+fn now_and_earlier(
+    events: &[PageEvent],
+    id: ComponentId,
+    (names, base, now): (&Names<'_>, &str, Timestamp),
+) -> (Vec<EventView>, Vec<EventView>) {
+    let (mut active, mut earlier) = (Vec::new(), Vec::new());
+    for event in events {
+        let view = EventView::new(event, names, base, now);
+        let is_in = view.is_running && event.event.components.contains(&id);
+        if is_in { active.push(view) } else { earlier.push(view) }
+    }
+    (active, earlier)
 }

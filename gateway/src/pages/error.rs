@@ -1,8 +1,11 @@
 //! Errors as pages.
 
+use std::sync::Arc;
+
 use askama::Template;
 use axum::{
-    http::{HeaderValue, StatusCode, header},
+    extract::State,
+    http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
 
@@ -27,6 +30,19 @@ pub(super) fn page(app: &App, answer: Result<Response, ApiError>) -> Response {
         .headers_mut()
         .insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
     response
+}
+
+/// What is at no path: a page for a person who does not ask for the API.
+pub(crate) async fn nothing(State(app): State<Arc<App>>, uri: Uri, headers: HeaderMap) -> Response {
+    let error = ApiError::new(StatusCode::NOT_FOUND, "There is nothing at this path");
+    let accepts = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    let is_person = accepts.is_some_and(|types| types.contains("text/html"));
+    let is_of_api = ["/api", "/v2"].iter().any(|path| uri.path().starts_with(path));
+    if app.pages.are_served && is_person && !is_of_api {
+        page(&app, Err(error))
+    } else {
+        error.into_response()
+    }
 }
 
 fn error_page(pages: &PageConfig, error: ApiError) -> Response {

@@ -106,13 +106,6 @@ impl CalendarMonth {
         }
     }
 
-    const fn previous(self) -> Self {
-        match self.month {
-            1 => Self { year: self.year - 1, month: 12 },
-            month => Self { month: month - 1, ..self },
-        }
-    }
-
     /// As in addresses.
     fn text(self) -> String {
         format!("{:04}-{:02}", self.year, self.month)
@@ -145,7 +138,7 @@ struct HistoryPage {
     events: Vec<EventView>,
     page: u32,
     has_more: bool,
-    /// The months beside it, if they have begun and may have incidents: their names and their addresses.
+    /// The last month before it with an incident, and the next one if it has begun: their names and their addresses.
     earlier: Option<(String, String)>,
     later: Option<(String, String)>,
 }
@@ -171,7 +164,7 @@ impl Document for History {
         let most = Most { events: ON_PAGE + 1, after: (page - 1) * ON_PAGE, updates: 1 };
         let which = Which::Started(begin, end);
         let events = page_events::read(state, which, most, of.as_deref()).await?;
-        let earliest = page_events::earliest(state).await?;
+        let before = page_events::last_start_before(state, begin).await?;
         let names = names(&all);
         let frame = Frame::new(&app.pages, state, &all, region.as_deref());
         let link = |month: CalendarMonth| (month.name(), month.text());
@@ -186,10 +179,7 @@ impl Document for History {
                 .map(|event| EventView::new(event, &names, &frame.base, state.now))
                 .collect(),
             page,
-            earlier: earliest
-                .is_some_and(|earliest| earliest < begin)
-                .then(|| link(month.previous()))
-                .filter(|_| month.previous().begin().is_some()),
+            earlier: before.and_then(CalendarMonth::of).map(link),
             later: (month < current).then(|| link(month.next())),
             frame,
         };
@@ -206,7 +196,6 @@ mod tests {
     fn months_follow_each_other() {
         let month = CalendarMonth::parse("2026-12").unwrap();
         assert_eq!(month.next().text(), "2027-01");
-        assert_eq!(month.next().previous(), month);
         assert_eq!(month.name(), "December 2026");
         assert_eq!(month.begin(), Some("2026-12-01 00:00".parse().unwrap()));
         for bad in [

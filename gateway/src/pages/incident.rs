@@ -61,6 +61,7 @@ struct IncidentPage {
     plain_title: String,
     event: EventView,
     parts: Vec<PartView>,
+    /// None if there are too many updates to know it.
     first_update: Option<Time>,
 }
 
@@ -95,7 +96,9 @@ impl Document for IncidentDocument {
         let parts = bars::of_incident(&mut state.database, id).await?;
         let names = names(&all);
         let frame = Frame::new(&app.pages, state, &all, None);
-        let first_update = event.event.incident.update_times.last().copied().map(Time);
+        let times = &event.event.incident.update_times;
+        let has_all = event.updates <= times.len() as i64;
+        let first_update = times.last().copied().filter(|_| has_all).map(Time);
         let event = EventView::new(&event, &names, &frame.base, state.now);
         let page = IncidentPage {
             plain_title: plain(&event.title),

@@ -15,6 +15,8 @@ use axum::{Router, routing::get};
 
 use crate::gateway::App;
 
+pub(crate) use self::error::nothing;
+
 /// The paths.
 pub(crate) fn router() -> Router<Arc<App>> {
     Router::new()

@@ -61,8 +61,9 @@ struct OverviewPage<'a> {
     icon: Icon,
     incidents: Vec<EventView>,
     maintenances: Vec<EventView>,
-    /// Whether there are more active ones than are shown.
+    /// Whether there are more active ones than are shown, and more to come.
     has_more: bool,
+    has_more_coming: bool,
     table: Table<'a>,
     /// Newest first.
     days: Vec<DayView>,
@@ -103,12 +104,14 @@ impl Document for Overview {
         let Self { app, region } = self;
         let all = catalogue::read(state).await?;
         let of = in_region(&all, region.as_deref())?;
-        let shown: Vec<&Component> = match &of {
-            Some(of) => all.iter().filter(|component| of.contains(&component.id)).collect(),
-            None => all.iter().collect(),
+        let is_shown = |component: &&Component| {
+            region.is_none() || catalogue::region(component) == region.as_deref()
         };
+        let shown: Vec<&Component> = all.iter().filter(is_shown).collect();
         let levels = levels(page_events::impacts(state).await?, &shown);
         let active = page_events::read(state, Which::Active, ACTIVE, of.as_deref()).await?;
+        // What is active in a region has a component of it.
+        let worst = if of.is_none() { page_events::worst(state).await? } else { None };
         let coming = page_events::read(state, Which::Coming, COMING, of.as_deref()).await?;
         let recent_days = Days::until(state.now, RECENT_DAYS);
         let from = recent_days.begin().unwrap_or(state.now);
@@ -117,13 +120,14 @@ impl Document for Overview {
         let affected = app.bars.of(state).await?;
         let names = names(&all);
         let frame = Frame::new(&app.pages, state, &all, region.as_deref());
-        let headline = Headline::new(&levels, &active, shown.len());
+        let headline = Headline::new(&levels, worst.map(Level::of), shown.len());
         let view = |event: &PageEvent| EventView::new(event, &names, &frame.base, state.now);
         let (incidents, running): (Vec<_>, Vec<_>) = active
             .iter()
             .take(ACTIVE.events as usize - 1)
             .map(view)
             .partition(|event: &EventView| !event.is_maintenance);
+        let has_more_coming = coming.len() == COMING.events as usize;
         let coming = coming.iter().take(COMING.events as usize - 1).map(view);
         let overview = OverviewPage {
             icon: Icon(headline.level),
@@ -131,6 +135,7 @@ impl Document for Overview {
             incidents,
             maintenances: running.into_iter().chain(coming).collect(),
             has_more: active.len() == ACTIVE.events as usize,
+            has_more_coming,
             table: Table::new(&shown, &levels, &affected),
             recent_days: RECENT_DAYS,
             days: by_day(&recent, &names, &frame.base, state.now),
@@ -154,9 +159,9 @@ fn levels(impacts: HashMap<ComponentId, i16>, shown: &[&Component]) -> HashMap<C
 }
 
 impl Headline {
-    fn new(levels: &HashMap<ComponentId, Level>, active: &[PageEvent], components: usize) -> Self {
-        let of_events = active.iter().map(|event| Level::of(event.event.incident.impact));
-        let level = levels.values().copied().chain(of_events).max().unwrap_or_default();
+    /// `worst` is that of everything that is active, also of what has no component.
+    fn new(levels: &HashMap<ComponentId, Level>, worst: Option<Level>, components: usize) -> Self {
+        let level = levels.values().copied().chain(worst).max().unwrap_or_default();
         let count = |level: Level| levels.values().filter(|of| **of == level).count();
         let affected = count(level);
         let some =

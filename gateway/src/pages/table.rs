@@ -80,7 +80,10 @@ impl<'a> Table<'a> {
                 kind: attribute(component, "type").unwrap_or_default(),
                 level,
                 icon: Icon(level),
-                days: Days(&bar.days),
+                days: Days {
+                    caption: format!("The last {} days", bar.days.len()),
+                    days: &bar.days,
+                },
                 uptime: percent(bar.uptime),
             };
             let cells = &mut table.groups[group].rows[row].cells;

@@ -78,7 +78,7 @@ pub(crate) fn router(app: Arc<App>, admin: AdminPlacement) -> Router {
         .method_not_allowed_fallback(async || {
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "This path does not take that method")
         })
-        .fallback(async || ApiError::new(StatusCode::NOT_FOUND, "There is nothing at this path"))
+        .fallback(pages::nothing)
         .layer(middleware::from_fn_with_state(app.clone(), limit_request))
         .layer(middleware::from_fn(api_v2))
         .layer(middleware::from_fn(measure_request));

@@ -71,11 +71,13 @@ pub enum BuildError {
 ///
 /// # Errors
 /// When the mapping of alerts can't be used, an address can't be bound, or the limit of open files is too low.
-pub async fn build(config: Config, stop: CancellationToken) -> Result<Server, BuildError> {
+pub async fn build(mut config: Config, stop: CancellationToken) -> Result<Server, BuildError> {
     config.auth.warn();
     let hangup = signal(SignalKind::hangup()).map_err(BuildError::Hangup)?;
     let mapping = LoadedMapping::new(config.alert_mapping.clone())?;
     let connections = open_files::connections(config.limits)?;
+    // Readers of events get a part of what there is.
+    config.limits.connections = connections;
     let address = config.bind;
     let refused = |error| BuildError::Address { address, error };
     let listener = Listener::bind(address, connections).map_err(refused)?;

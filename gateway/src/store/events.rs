@@ -18,6 +18,14 @@ pub(crate) struct Event {
     pub(crate) components: Vec<ComponentId>,
 }
 
+impl Event {
+    /// Whether it is a maintenance that was given an end before its start.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        let Incident { impact, start_date, end_date, .. } = &self.incident;
+        *impact == 0 && end_date.is_some_and(|end| end <= *start_date)
+    }
+}
+
 /// Which events a list has, newest start first. Empty lists mean no condition.
 #[derive(Debug, Default)]
 pub(crate) struct EventFilter {

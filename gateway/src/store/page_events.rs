@@ -18,6 +18,8 @@ pub(crate) struct PageEvent {
     pub(crate) event: Event,
     /// The number of all its updates.
     pub(crate) updates: i64,
+    /// The ids of the updates that it has here.
+    pub(crate) update_ids: Vec<i32>,
 }
 
 /// Which of them. The order is newest start first, where nothing else is said.
@@ -31,9 +33,9 @@ pub(crate) enum Which {
     ActiveMaintenances,
     /// Maintenances to come, the next one first.
     Coming,
-    /// Maintenances that are active now, and those to come.
+    /// Maintenances that are active now, and those to come, earliest start first.
     OpenMaintenances,
-    /// All maintenances.
+    /// All maintenances that were not cancelled.
     AllMaintenances,
     /// Maintenances that end after that time, or have no end.
     Maintenances(Timestamp),
@@ -68,6 +70,13 @@ const OF: &str = "i.start_date <= $4 AND i.id IN (
         UNION SELECT a.incident_id FROM sdb_affected a
             WHERE a.component_id = $7 AND a.ended IS DISTINCT FROM a.began)";
 
+/// The condition that one of the components $8 is in `incident i`.
+const HAS: &str = "EXISTS (SELECT FROM incident_component_relation r
+        WHERE r.incident_id = i.id AND r.component_id = ANY($8))";
+/// The condition that one of the components $8 was in `incident i`.
+const HAD: &str = "EXISTS (SELECT FROM sdb_affected a
+        WHERE a.incident_id = i.id AND a.component_id = ANY($8) AND a.ended IS DISTINCT FROM a.began)";
+
 impl Which {
     /// The condition on `incident i`, with now as $4, two times as $5 and $6, and an id as $7.
     fn condition(self) -> String {
@@ -77,7 +86,9 @@ impl Which {
             Self::ActiveMaintenances => format!("i.impact = 0 AND {ACTIVE}"),
             Self::Coming => format!("i.impact = 0 AND {COMING}"),
             Self::OpenMaintenances => format!("i.impact = 0 AND ({ACTIVE} OR {COMING})"),
-            Self::AllMaintenances => "i.impact = 0".to_owned(),
+            Self::AllMaintenances => {
+                "i.impact = 0 AND (i.end_date IS NULL OR i.end_date > i.start_date)".to_owned()
+            }
             Self::Maintenances(_) => {
                 "i.impact = 0 AND (i.end_date IS NULL OR i.end_date > $5 OR i.start_date > $5)"
                     .to_owned()
@@ -95,7 +106,7 @@ impl Which {
     const fn order(self) -> &'static str {
         if matches!(self, Self::Active) {
             "i.impact = 0, i.start_date DESC, i.id DESC"
-        } else if matches!(self, Self::Coming) {
+        } else if matches!(self, Self::Coming | Self::OpenMaintenances) {
             "i.start_date, i.id"
         } else {
             "i.start_date DESC, i.id DESC"
@@ -121,7 +132,8 @@ impl Which {
     }
 }
 
-/// Incidents and maintenances, of some components if they are given.
+/// Incidents and maintenances, of some components if they are given. Those that have started are also of the components
+/// that have left them.
 ///
 /// # Errors
 /// When the database fails.
@@ -133,16 +145,17 @@ pub(crate) async fn read(
 ) -> Result<Vec<PageEvent>, sqlx::Error> {
     let (condition, order) = (which.condition(), which.order());
     let of_components = match components {
-        Some(_) => {
-            "EXISTS (SELECT FROM incident_component_relation r
-                WHERE r.incident_id = i.id AND r.component_id = ANY($8))"
+        Some(_) if matches!(which, Which::Started(..) | Which::Newest) => {
+            format!("({HAS} OR {HAD})")
         }
-        None => "true",
+        Some(_) => HAS.to_owned(),
+        None => "true".to_owned(),
     };
     let statement = format!(
         "SELECT {COLUMNS}, {DERIVED}, {STATUS} AS status,
-            (SELECT count(*) FROM incident_status s WHERE s.incident_id = i.id) AS updates
+            (SELECT count(*) FROM incident_status s WHERE s.incident_id = i.id) AS updates, u.update_ids
         FROM (
+            -- Every value is named, because PostgreSQL has to know the type of each that is bound.
             SELECT * FROM incident i WHERE ({condition}) AND {of_components}
                 AND ($3::integer, $4::timestamp, $5::timestamp, $6::timestamp, $7::integer, $8::integer[])
                     IS NOT DISTINCT FROM ($3, $4, $5, $6, $7, $8)
@@ -154,7 +167,8 @@ pub(crate) async fn read(
                 coalesce(array_agg(sdb_readable(text) ORDER BY \"timestamp\" DESC, id DESC), '{{}}')
                     AS update_texts,
                 coalesce(array_agg(\"timestamp\" ORDER BY \"timestamp\" DESC, id DESC), '{{}}')
-                    AS update_times
+                    AS update_times,
+                coalesce(array_agg(id ORDER BY \"timestamp\" DESC, id DESC), '{{}}') AS update_ids
             FROM (SELECT * FROM incident_status s WHERE s.incident_id = i.id
                 ORDER BY s.\"timestamp\" DESC, s.id DESC LIMIT $3) AS newest
         ) AS u ON true
@@ -174,12 +188,18 @@ pub(crate) async fn read(
         .await
 }
 
-/// The start of the earliest incident.
+/// The newest start before this time.
 ///
 /// # Errors
 /// When the database fails.
-pub(crate) async fn earliest(state: &mut Snapshot<'_>) -> Result<Option<Timestamp>, sqlx::Error> {
-    sqlx::query_scalar("SELECT min(start_date) FROM incident").fetch_one(&mut *state.database).await
+pub(crate) async fn last_start_before(
+    state: &mut Snapshot<'_>,
+    time: Timestamp,
+) -> Result<Option<Timestamp>, sqlx::Error> {
+    sqlx::query_scalar("SELECT max(start_date) FROM incident WHERE start_date < $1")
+        .bind(time)
+        .fetch_one(&mut *state.database)
+        .await
 }
 
 /// The worst impact of what is active now, of each component that has one.

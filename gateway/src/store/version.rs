@@ -52,6 +52,8 @@ pub(crate) enum DependsOn {
     Windows,
     /// When anything changes, and every minute. The version may be a second old, so that a crowd costs nothing.
     Page,
+    /// When a row changes, or an incident starts or ends without a write. The version may be a second old.
+    Recent,
     /// When a component changes, and every minute. It reads too much to be read again for each incident of a storm.
     Minutes,
 }
@@ -93,10 +95,15 @@ impl Version {
     pub(crate) const fn of_list(self, depends_on: DependsOn) -> Self {
         match depends_on {
             DependsOn::Rows => Self { windows: None, minute: None, ..self },
-            DependsOn::Windows => Self { minute: None, ..self },
+            DependsOn::Windows | DependsOn::Recent => Self { minute: None, ..self },
             DependsOn::Page => self,
             DependsOn::Minutes => Self { lists: self.catalogue, windows: None, ..self },
         }
+    }
+
+    /// The number of changes of the lists.
+    pub(crate) const fn changes(self) -> i64 {
+        self.lists
     }
 
     /// Whether data read at this version or later is not older than `other`.
@@ -168,12 +175,13 @@ impl Versions {
     /// # Errors
     /// 503 when the database does not answer.
     pub(crate) async fn now(&self, depends_on: DependsOn) -> Result<Version, ApiError> {
-        let has_windows = matches!(depends_on, DependsOn::Windows | DependsOn::Page);
-        if depends_on == DependsOn::Page
+        let may_be_old = matches!(depends_on, DependsOn::Page | DependsOn::Recent);
+        let has_windows = may_be_old || depends_on == DependsOn::Windows;
+        if may_be_old
             && let Some((at, version)) = *self.recent.lock()
             && at.elapsed() < RECENT
         {
-            return Ok(version);
+            return Ok(version.of_list(depends_on));
         }
         Ok(self.ask(has_windows).await?.of_list(depends_on))
     }

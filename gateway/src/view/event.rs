@@ -34,6 +34,8 @@ pub(crate) struct EventView {
     pub(crate) is_running: bool,
     pub(crate) has_begun: bool,
     pub(crate) has_ended: bool,
+    /// A maintenance that was given an end before its start.
+    pub(crate) is_cancelled: bool,
     pub(crate) start: Time,
     pub(crate) end: Option<Time>,
     /// How long it took, or has taken until now.
@@ -62,7 +64,7 @@ pub(crate) struct UpdateView {
 
 impl EventView {
     pub(crate) fn new(event: &PageEvent, names: &Names<'_>, base: &str, now: Timestamp) -> Self {
-        let PageEvent { event, updates: all } = event;
+        let PageEvent { event, updates: all, .. } = event;
         let incident = &event.incident;
         let components = named(&event.components, names);
         let updates = incident.update_statuses.iter().zip(&incident.update_texts);
@@ -75,6 +77,7 @@ impl EventView {
             })
             .collect();
         let level = Level::of(incident.impact);
+        let is_cancelled = event.is_cancelled();
         let until = incident.end_date.filter(|end| *end <= now || incident.start_date > now);
         Self {
             id: incident.id.0,
@@ -82,10 +85,11 @@ impl EventView {
             level,
             icon: Icon(level),
             origin: if event.system { "detected by monitoring" } else { "confirmed" },
-            phase: phase(&event.status),
+            phase: if is_cancelled { "cancelled" } else { phase(&event.status) },
             is_maintenance: level == Level::Maintenance,
             has_begun: incident.start_date <= now,
             has_ended: incident.end_date.is_some_and(|end| end <= now),
+            is_cancelled,
             is_running: incident.start_date <= now && until.is_none(),
             start: Time(incident.start_date),
             end: incident.end_date.map(Time),

@@ -48,14 +48,19 @@ impl Display for Icon {
 impl HtmlSafe for Icon {}
 
 /// The days of a component as a picture: the worse the day, the higher its column.
-pub(crate) struct Days<'a>(pub(crate) &'a [Option<i16>]);
+pub(crate) struct Days<'a> {
+    /// Which days they are, in words.
+    pub(crate) caption: String,
+    /// The worst impact of each; none if nothing was reported.
+    pub(crate) days: &'a [Option<i16>],
+}
 
 impl Days<'_> {
     fn words(&self) -> String {
         let mut words = String::new();
         for level in Level::ALL {
             let is_level = |day: &&Option<i16>| day.map(Level::of) == Some(level);
-            let count = self.0.iter().filter(is_level).count();
+            let count = self.days.iter().filter(is_level).count();
             if count > 0 {
                 let comma = if words.is_empty() { "" } else { ", " };
                 let days = if count == 1 { "day" } else { "days" };
@@ -69,18 +74,19 @@ impl Days<'_> {
 
 impl Display for Days<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let count = self.0.len();
+        let count = self.days.len();
         write!(
             f,
             "<svg class=\"days\" role=\"img\" viewBox=\"0 0 {count} 8\" preserveAspectRatio=\"none\" \
-            aria-label=\"The last {count} days: {}\"><path class=\"operational\" d=\"M0 5h{count}v3h-{count}z\"/>",
+            aria-label=\"{}: {}\"><path class=\"operational\" d=\"M0 5h{count}v3h-{count}z\"/>",
+            self.caption,
             self.words()
         )?;
         for (level, height) in
             [(Level::Maintenance, 3), (Level::Minor, 4), (Level::Major, 6), (Level::Outage, 8)]
         {
             let is_level = |(_, day): &(usize, &Option<i16>)| day.map(Level::of) == Some(level);
-            let mut days = self.0.iter().enumerate().filter(is_level).peekable();
+            let mut days = self.days.iter().enumerate().filter(is_level).peekable();
             if days.peek().is_none() {
                 continue;
             }
@@ -152,14 +158,18 @@ impl HtmlSafe for Text {}
 
 /// The text of an update without its markup.
 pub(crate) fn without_markup(html: &str) -> String {
+    if !html.contains(['<', '&', '>']) {
+        return html.to_owned();
+    }
     let text = Builder::empty().clean(html).to_string();
     html_escape::decode_html_entities(&text).into_owned()
 }
 
 /// A text for places that have no markup, such as titles of windows: without marks that change the direction of what
-/// follows.
+/// follows. White space is a space.
 pub(crate) fn plain(text: &str) -> String {
-    text.chars().filter(|c| !is_mark(*c)).collect()
+    let spaced = text.chars().map(|c| if c.is_whitespace() { ' ' } else { c });
+    spaced.filter(|c| !is_mark(*c)).collect()
 }
 
 /// A text for an element of its own, such as `bdi`. One of these marks without its end would reach beyond the element
@@ -240,10 +250,11 @@ mod tests {
 
     #[test]
     fn the_days_are_said_in_words_too() {
-        let days = Days(&[None, Some(3), Some(3), Some(1), None]).to_string();
-        assert!(days.contains("\"The last 5 days: Outage on 2 days, Minor problem on 1 day\""));
+        let of = |days| Days { caption: "2026-11".to_owned(), days }.to_string();
+        let days = of(&[None, Some(3), Some(3), Some(1), None]);
+        assert!(days.contains("\"2026-11: Outage on 2 days, Minor problem on 1 day\""));
         assert!(days.contains("d=\"M1 0h1v8h-1zM2 0h1v8h-1z\""), "{days}");
-        assert!(Days(&[None]).to_string().contains("days: nothing\""));
+        assert!(of(&[None]).contains("\"2026-11: nothing\""));
     }
 
     #[test]
@@ -263,7 +274,7 @@ mod tests {
 
     #[test]
     fn titles_can_not_turn_what_follows() {
-        assert_eq!(plain("a\u{202e}b\u{2066}c\n\u{200f}"), "abc");
+        assert_eq!(plain("a\u{202e}b\u{2066}\nc\u{200f}"), "ab c");
         assert_eq!(contained("a\u{202e}b\u{2066}\u{200f}"), "ab\u{200f}");
         assert_eq!(Text::new("a &#x202e;b\u{2068}", "/").to_string(), "a b");
     }

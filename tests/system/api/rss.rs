@@ -62,7 +62,7 @@ async fn a_feed_has_the_incidents_of_a_region_or_a_component(fixture: Arc<Fixtur
         "<link>https://status.example.org/rss/?mt=R%262&amp;srv=DNS</link>",
         "<title>Incident &lt;1&gt;</title><link>https://status.example.org/incidents/1</link>",
         "&lt;small&gt;2026-01-01 03:00 UTC&lt;/small&gt;&lt;br&gt;&lt;strong&gt;resolved - &lt;/strong&gt;Done",
-        "We &lt;b&gt;look&lt;/b&gt;",
+        "&lt;/strong&gt;We look&lt;br&gt;",
         "Incident impact: minor&lt;br&gt;Incident has started on: 2026-01-01 01:00 UTC",
         "Incident end date: 2026-02-01 00:00 UTC",
         "<pubDate>Thu, 01 Jan 2026 02:00:00 +0000</pubDate>",

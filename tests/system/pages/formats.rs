@@ -36,8 +36,8 @@ async fn a_feed_has_what_has_started(fixture: Arc<Fixture>) -> Result<()> {
     ensure!(system.post(&status_update("DNS", 1)).await?.status == 201);
     let feed = shows(&system, "/feed.atom", "<entry>").await?;
     ensure!(parts(&feed.text, "<entry>", "</entry>").len() == 1, "{}", feed.text);
-    let id = format!("<id>http://{}/incidents/1</id>", system.addresses[0]);
-    ensure!(feed.has(&id) && feed.has("category term=\"minor\""), "{}", feed.text);
+    let id = "<id>tag:status-dashboard,2026:incidents/1</id>";
+    ensure!(feed.has(id) && feed.has("category term=\"minor\""), "{}", feed.text);
     ensure!(page(&system, "/feed.atom?component=1").await?.has("<entry>"));
     ensure!(!page(&system, "/feed.atom?component=2").await?.has("<entry>"));
     ensure!(page(&system, "/feed.atom?component=9").await?.status == 404);
@@ -73,10 +73,10 @@ async fn a_calendar_has_the_maintenances(fixture: Arc<Fixture>) -> Result<()> {
     };
     let switches = event("New switches")?;
     for line in [
-        "UID:maintenance-1@127.0.0.1\r\n",
+        "UID:maintenance-1@status-dashboard\r\n",
         "DTSTART:20980101T100000Z\r\n",
         "DTEND:20980101T120000Z\r\n",
-        "SEQUENCE:1\r\n",
+        "\r\nSEQUENCE:",
         "STATUS:CONFIRMED\r\n",
         "DNS (R1)\\nWe replace all of them",
     ] {

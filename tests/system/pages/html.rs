@@ -18,6 +18,8 @@ tests!(
     a_long_history_is_paged,
     uptime_leaves_maintenances_out,
     what_is_not_there_is_a_page_too,
+    what_a_component_has_left_is_not_now,
+    maintenances_are_planned_or_cancelled,
     a_crowd_is_answered_from_memory,
     without_the_database_the_page_says_so,
     pages_can_be_off,
@@ -211,6 +213,52 @@ async fn uptime_leaves_maintenances_out(fixture: Arc<Fixture>) -> Result<()> {
     system.finish().await
 }
 
+async fn what_a_component_has_left_is_not_now(fixture: Arc<Fixture>) -> Result<()> {
+    let system = System::start_with(&fixture, CATALOGUE).await?;
+    let update = json!({ "name": "DNS", "impact": 3, "text": "No answers",
+        "attributes": [{ "name": "region", "value": "R2" }] });
+    ensure!(system.post(&update).await?.status == 201);
+    shows(&system, "/components/2", "<h2 id=\"active\">Now</h2>").await?;
+    system
+        .sql(
+            "DELETE FROM incident_component_relation;
+            INSERT INTO incident_status (incident_id, timestamp, text, status)
+                SELECT 1, now() AT TIME ZONE 'UTC' + n * interval '1 ms', 'Still', 'fixing'
+                FROM generate_series(1, 1001) AS n",
+        )
+        .await?;
+    let left = shows(&system, "/components/2", "Operational</p>").await?;
+    ensure!(!left.has("<h2 id=\"active\">") && left.has("No answers"), "{}", left.text);
+    // Its region still has it in what has started, and not in what is active.
+    for path in ["/?region=R2", "/history?region=R2", "/feed.atom?region=R2"] {
+        ensure!(page(&system, path).await?.has("No answers"), "{path}");
+    }
+    ensure!(page(&system, "/?region=R2").await?.has("All components are operational"));
+    ensure!(page(&system, "/").await?.has("There is an outage"));
+    let incident = page(&system, "/incidents/1").await?;
+    ensure!(!incident.has("First update"), "the first of them is not known: {}", incident.text);
+    system.finish().await
+}
+
+async fn maintenances_are_planned_or_cancelled(fixture: Arc<Fixture>) -> Result<()> {
+    let system = System::start_with(&fixture, CATALOGUE).await?;
+    system
+        .sql(
+            "INSERT INTO incident (text, start_date, end_date, impact, system) VALUES
+                ('Runs', '2026-01-01', '2098-01-01', 0, false),
+                ('Called off', '2098-01-01', '2026-01-01', 0, false)",
+        )
+        .await?;
+    let runs = shows(&system, "/incidents/1", "Planned end").await?;
+    ensure!(runs.has("in progress") && !runs.has("Ended"), "{}", runs.text);
+    let off = page(&system, "/incidents/2").await?;
+    ensure!(off.has("Planned start") && off.has("<dt>Cancelled</dt>"), "{}", off.text);
+    ensure!(!off.has("Ended") && !off.has("Duration"), "{}", off.text);
+    let all = page(&system, "/api/v2/scheduled-maintenances.json").await?;
+    ensure!(all.has("Runs") && !all.has("Called off"), "{}", all.text);
+    system.finish().await
+}
+
 async fn what_is_not_there_is_a_page_too(fixture: Arc<Fixture>) -> Result<()> {
     let system = System::start_with(&fixture, CATALOGUE).await?;
     for path in [
@@ -226,6 +274,13 @@ async fn what_is_not_there_is_a_page_too(fixture: Arc<Fixture>) -> Result<()> {
         ensure!(gone.header("content-type").starts_with("text/html"), "{path}: {gone:?}");
         ensure!(gone.header("content-security-policy").contains("style-src 'self'"), "{gone:?}");
     }
+    let html = [("Accept", "text/html,*/*")];
+    for path in ["/history/", "/nothing"] {
+        let gone = page_with(&system, path, &html).await?;
+        ensure!(gone.status == 404 && gone.has("<h1>There is no such page</h1>"), "{gone:?}");
+    }
+    let gone = page_with(&system, "/api/nothing", &html).await?;
+    ensure!(gone.header("content-type") == "application/json", "{gone:?}");
     let refused = answer(system.request_to(0, Method::POST, "/")).await?;
     ensure!(refused.status == 405, "{refused:?}");
     for (path, kind) in [

@@ -12,7 +12,7 @@ use crate::{
     gateway::App,
     http::{address::address, error::ApiError, query::Query, reader::Reader},
     lists::{
-        ListError,
+        DependsOn, ListError,
         document::{Document, serve_document},
     },
     store::{
@@ -87,6 +87,8 @@ struct Feed {
 #[template(path = "feed.xml")]
 struct FeedXml<'a> {
     root: &'a str,
+    /// What ids begin with. They stay, whatever the address is that a request uses.
+    ids: &'a str,
     /// Its own path.
     path: String,
     /// The path of the page about the same.
@@ -115,6 +117,8 @@ struct EntryHtml<'a> {
 
 impl Document for Feed {
     const TYPE: &'static str = "application/atom+xml";
+    // Readers that poll find that nothing has changed.
+    const DEPENDS_ON: DependsOn = DependsOn::Recent;
 
     fn name(&self) -> String {
         let Self { root, region, component, .. } = self;
@@ -143,6 +147,7 @@ impl Document for Feed {
         let (path, page) = paths(region.as_deref(), component);
         let feed = FeedXml {
             root: &root,
+            ids: app.pages.url.as_deref().unwrap_or("tag:status-dashboard,2026:"),
             path,
             page,
             title: xml::clean(

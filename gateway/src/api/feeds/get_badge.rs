@@ -15,7 +15,7 @@ use crate::{
     gateway::App,
     http::{error::ApiError, reader::Reader},
     lists::{
-        ListError,
+        DependsOn, ListError,
         document::{Document, serve_document},
     },
     store::{page_events, snapshot::Snapshot},
@@ -89,6 +89,8 @@ struct BadgeSvg {
 
 impl Document for Badge {
     const TYPE: &'static str = "image/svg+xml";
+    // Readers that poll find that nothing has changed.
+    const DEPENDS_ON: DependsOn = DependsOn::Recent;
 
     fn name(&self) -> String {
         format!("badge {:?}", self.id)

@@ -11,7 +11,7 @@ use crate::{
     gateway::App,
     http::{address::address, error::ApiError, reader::Reader},
     lists::{
-        ListError,
+        DependsOn, ListError,
         document::{Document, serve_document},
     },
     store::{
@@ -75,6 +75,8 @@ struct Maintenances {
 
 impl Document for Maintenances {
     const TYPE: &'static str = "text/calendar; charset=utf-8";
+    // Readers that poll find that nothing has changed.
+    const DEPENDS_ON: DependsOn = DependsOn::Recent;
 
     fn name(&self) -> String {
         format!("calendar {} {:?}", self.root, self.region)
@@ -93,7 +95,10 @@ impl Document for Maintenances {
         let names = names(&all);
         let mut calendar = Calendar::new();
         calendar.name(&plain(&app.pages.title));
-        for event in events.iter().filter_map(|event| entry(event, &names, &root)) {
+        let host = host(app.pages.url.as_deref());
+        let about =
+            About { root: &root, host: &host, changes: state.version.changes(), now: state.now };
+        for event in events.iter().filter_map(|event| entry(event, &names, &about)) {
             calendar.push(event);
         }
         out.extend_from_slice(calendar.to_string().as_bytes());
@@ -101,28 +106,38 @@ impl Document for Maintenances {
     }
 }
 
-/// A maintenance; none if a calendar can't have its times.
-fn entry(event: &PageEvent, names: &Names<'_>, root: &str) -> Option<Event> {
-    let PageEvent { event, updates } = event;
+/// What all maintenances of a calendar have in common.
+struct About<'a> {
+    root: &'a str,
+    /// The host in their ids.
+    host: &'a str,
+    /// The number of changes of the lists: it counts the changes of each maintenance, too, whoever made them.
+    changes: i64,
+    now: Timestamp,
+}
+
+/// A maintenance; none if a calendar can't have its start.
+fn entry(event: &PageEvent, names: &Names<'_>, about: &About<'_>) -> Option<Event> {
+    let About { root, host, changes, now } = about;
+    let event = &event.event;
     let incident = &event.incident;
     let start = utc(incident.start_date)?;
-    let newest = incident.update_times.first().copied().unwrap_or(incident.start_date);
-    let is_cancelled = incident.end_date.is_some_and(|end| end <= incident.start_date);
+    let is_cancelled = event.is_cancelled();
     let labels = named(&event.components, names).into_iter().map(|named| named.label);
     let text = incident.update_texts.first().map(|text| without_markup(text)).unwrap_or_default();
     let lines: Vec<String> = labels.chain([text]).filter(|line| !line.is_empty()).collect();
     let mut entry = Event::new();
     entry
-        .uid(&format!("maintenance-{}@{}", incident.id, host(root)))
-        .sequence(u32::try_from(*updates).unwrap_or(u32::MAX))
+        .uid(&format!("maintenance-{}@{}", incident.id, host))
+        .sequence(u32::try_from((*changes).clamp(0, i64::from(i32::MAX))).unwrap_or_default())
         .summary(&plain(&title(&incident.text)))
         .description(&lines.iter().map(|line| plain(line)).collect::<Vec<_>>().join("\n"))
-        .add_property("DTSTAMP", utc(newest).unwrap_or_else(|| start.clone()))
+        .add_property("DTSTAMP", utc(*now).unwrap_or_else(|| start.clone()))
         .add_property("DTSTART", start)
         .add_property("URL", format!("{root}incidents/{}", incident.id))
         .status(if is_cancelled { EventStatus::Cancelled } else { EventStatus::Confirmed });
-    if let Some(end) = incident.end_date.filter(|_| !is_cancelled) {
-        entry.add_property("DTEND", utc(end)?);
+    if let Some(end) = incident.end_date.filter(|_| !is_cancelled).and_then(utc) {
+        entry.add_property("DTEND", end);
     }
     Some(entry.done())
 }
@@ -134,8 +149,9 @@ fn utc(time: Timestamp) -> Option<String> {
     Some(format!("{}Z", seconds.replace(['-', ':'], "")))
 }
 
-/// The host of an address.
-fn host(root: &str) -> String {
-    let url = url::Url::parse(root).ok();
-    url.and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_else(|| "localhost".to_owned())
+/// The host of the configured address. Without one it is the same for all requests, so that ids stay.
+fn host(configured: Option<&str>) -> String {
+    let url = configured.and_then(|address| url::Url::parse(address).ok());
+    url.and_then(|url| url.host_str().map(str::to_owned))
+        .unwrap_or_else(|| "status-dashboard".to_owned())
 }

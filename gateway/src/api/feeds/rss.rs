@@ -4,7 +4,10 @@ use shared::{impact::Impact, timestamp::Timestamp};
 use time::{OffsetDateTime, format_description::well_known::Rfc2822};
 
 use super::xml::escape;
-use crate::store::incidents::Incident;
+use crate::{
+    store::incidents::Incident,
+    view::html::{Text, contained},
+};
 
 /// The last words of every item.
 const APOLOGY: &str =
@@ -44,7 +47,7 @@ impl Feed<'_> {
             <pubDate>{}</pubDate></item>",
             escape(&incident.text),
             escape(&format!("{}incidents/{}", self.root, incident.id)),
-            escape(&content(incident)),
+            escape(&content(incident, self.root)),
             incident.id,
             // The oldest update: a date that stays.
             rfc2822(*incident.update_times.last().unwrap_or(&incident.start_date)),
@@ -53,11 +56,14 @@ impl Feed<'_> {
 }
 
 /// The timeline, the impact and the times of an incident, as HTML.
-fn content(incident: &Incident) -> String {
+fn content(incident: &Incident, root: &str) -> String {
     let mut lines = Vec::new();
     let updates = incident.update_statuses.iter().zip(&incident.update_texts);
     for ((status, text), time) in updates.zip(&incident.update_times) {
         let time = time.to_the_minute();
+        let text = Text::new(text, root);
+        let status = html_escape::encode_text(status);
+        let status = contained(&status);
         lines.push(format!("<small>{time} UTC</small><br><strong>{status} - </strong>{text}"));
         lines.push("<br>".to_owned());
     }

@@ -1,5 +1,7 @@
 //! The objects of Statuspage's API.
 
+use std::collections::HashMap;
+
 use serde::Serialize;
 use shared::{
     component::{Component, ComponentId},
@@ -10,7 +12,7 @@ use crate::{
     store::page_events::PageEvent,
     view::{
         catalogue::{attribute, label},
-        event::{Names, title},
+        event::title,
         html::without_markup,
         level::Level,
     },
@@ -173,8 +175,7 @@ struct UpdateJson {
 impl IncidentJson {
     pub(super) fn new(
         event: &PageEvent,
-        components: &[ComponentJson],
-        names: &Names<'_>,
+        components: &HashMap<ComponentId, &ComponentJson>,
         root: &str,
         now: Timestamp,
     ) -> Self {
@@ -186,12 +187,6 @@ impl IncidentJson {
         let ended = incident.end_date.filter(|end| *end <= now);
         let newest = incident.update_times.first().copied().unwrap_or(incident.start_date);
         let monitoring = updates.iter().find(|update| update.status == "monitoring");
-        let ids: Vec<String> = event
-            .components
-            .iter()
-            .filter(|id| names.contains_key(id))
-            .map(ToString::to_string)
-            .collect();
         Self {
             id: incident.id.to_string(),
             name: title(&incident.text),
@@ -205,10 +200,10 @@ impl IncidentJson {
             started_at: time(incident.start_date),
             page_id: PAGE_ID,
             incident_updates: updates,
-            components: components
+            components: event
+                .components
                 .iter()
-                .filter(|component| ids.contains(&component.id))
-                .cloned()
+                .filter_map(|id| components.get(id).map(|component| (*component).clone()))
                 .collect(),
             scheduled_for: is_maintenance.then(|| time(incident.start_date)),
             scheduled_until: is_maintenance.then(|| incident.end_date.map(time)),
@@ -216,18 +211,23 @@ impl IncidentJson {
     }
 }
 
-/// Newest first. Their ids are their places from the oldest one, which stay.
+/// Newest first.
 fn updates(event: &PageEvent) -> Vec<UpdateJson> {
-    let PageEvent { event, updates: all } = event;
+    let PageEvent { event, update_ids, .. } = event;
     let incident = &event.incident;
     let updates = incident.update_statuses.iter().zip(&incident.update_texts);
-    let is_maintenance = incident.impact == 0;
+    // What a status means that Statuspage does not have.
+    let of_others = |at: Timestamp| match (incident.impact, at < incident.start_date) {
+        (0, true) => "scheduled",
+        (0, false) => "in_progress",
+        _ => "investigating",
+    };
     updates
         .zip(&incident.update_times)
-        .zip((1..=*all).rev())
-        .map(|(((status, text), at), place)| UpdateJson {
-            id: format!("{}-{place}", incident.id),
-            status: update_status(status, is_maintenance),
+        .zip(update_ids)
+        .map(|(((status, text), at), id)| UpdateJson {
+            id: id.to_string(),
+            status: update_status(status, of_others(*at)),
             body: without_markup(text),
             incident_id: incident.id.to_string(),
             created_at: time(*at),
@@ -252,7 +252,7 @@ fn event_status(status: &str) -> &'static str {
 }
 
 /// The status of an update, from the word in the tables.
-fn update_status(status: &str, is_maintenance: bool) -> &'static str {
+fn update_status(status: &str, of_others: &'static str) -> &'static str {
     match status {
         "fixing" => "identified",
         "observing" => "monitoring",
@@ -260,8 +260,7 @@ fn update_status(status: &str, is_maintenance: bool) -> &'static str {
         "scheduled" | "planned" => "scheduled",
         "in progress" | "in_progress" => "in_progress",
         "completed" => "completed",
-        _ if is_maintenance => "scheduled",
-        _ => "investigating",
+        _ => of_others,
     }
 }
 

@@ -25,7 +25,7 @@ use crate::{
         page_events::{self, Most, Which},
         snapshot::Snapshot,
     },
-    view::{catalogue, event::names, level::Level},
+    view::{catalogue, level::Level},
 };
 
 /// Incidents or maintenances in a document, and updates of each of them.
@@ -87,7 +87,8 @@ impl Name {
 /// Show the state as Statuspage does
 ///
 /// In the format of Statuspage's public API v2: `summary.json`, `status.json`, `components.json`, `incidents.json`
-/// and `scheduled-maintenances.json`. At most 50 incidents and 50 maintenances, newest first.
+/// and `scheduled-maintenances.json`. At most 50 incidents and 50 maintenances, newest
+/// first; those to come, the next one first.
 #[utoipa::path(
     get,
     path = "/api/v2/{document}",
@@ -246,8 +247,8 @@ async fn events(
 ) -> Result<Option<Vec<IncidentJson>>, sqlx::Error> {
     let Some(which) = which else { return Ok(None) };
     let now: Timestamp = state.now;
-    let names = names(all);
+    let components = all.iter().map(|component| component.id).zip(components).collect();
     let events = page_events::read(state, which, MOST, None).await?;
-    let json = events.iter().map(|event| IncidentJson::new(event, components, &names, root, now));
+    let json = events.iter().map(|event| IncidentJson::new(event, &components, root, now));
     Ok(Some(json.collect()))
 }

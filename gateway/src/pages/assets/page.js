@@ -26,10 +26,10 @@
     }
   };
 
-  // What a page says, without its time.
+  // What a page says, without what changes every minute by itself.
   const content = (page) => {
     const main = page.querySelector("main").cloneNode(true);
-    for (const time of main.querySelectorAll(".as-of")) time.remove();
+    for (const time of main.querySelectorAll(".as-of, .duration")) time.remove();
     return main.innerHTML;
   };
   let shown = content(document);
@@ -41,10 +41,12 @@
     // A selection, or the place that somebody reads, is kept if nothing has changed.
     const isNews = shown !== (shown = content(fresh));
     const focused = document.activeElement?.getAttribute("href");
-    for (const part of isNews ? ["main", "footer"] : [".as-of"]) {
-      const places = fresh.querySelectorAll(part);
-      document.querySelectorAll(part).forEach((place, n) => place.replaceChildren(...places[n].childNodes));
-    }
+    if (isNews) document.querySelector("main").replaceChildren(...fresh.querySelector("main").childNodes);
+    const running = isNews ? "footer .as-of > time" : ".as-of > time, .duration";
+    const places = fresh.querySelectorAll(running);
+    document.querySelectorAll(running).forEach((place, n) => {
+      if (places[n]) place.replaceWith(places[n]);
+    });
     if (isNews && focused) {
       document.querySelector(`a[href="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
     }
@@ -55,24 +57,39 @@
   };
 
   let isLoading = false;
+  let began = 0;
+  let failures = 0;
   let wanted = null;
   let tries = 0;
   const load = async () => {
     if (isLoading) return;
     isLoading = true;
+    began = Date.now();
     try {
-      const answer = await fetch(location.href);
-      if (answer.ok) show(await answer.text());
+      const answer = await fetch(location.href, { signal: AbortSignal.timeout(10_000) });
+      if (!answer.ok) throw new Error(`status ${answer.status}`);
+      show(await answer.text());
+      if (failures > 1) document.querySelector("[data-old]").textContent = "";
+      failures = 0;
     } catch {
-      // The next event or the timer tries again.
+      // The next event or the timer tries again. One failure is no news.
+      failures += 1;
+      if (failures === 2) {
+        document.querySelector("[data-old]").textContent = "This page can't be refreshed now: it may be out of date.";
+      }
     }
     isLoading = false;
     // More has changed meanwhile, or another gateway answers that is a second behind. One of another release never
     // has the same version.
-    if (wanted && tries-- > 0) setTimeout(loadWanted, 1000);
+    if (wanted && wanted !== root.dataset.version && tries-- > 0) loadLater();
   };
-  const loadWanted = () => {
-    if (wanted !== root.dataset.version) load();
+  // At most once a second, and not all readers at once.
+  let timer = null;
+  const loadLater = () => {
+    timer ??= setTimeout(() => {
+      timer = null;
+      if (wanted !== root.dataset.version) load();
+    }, Math.max(0, began + 1000 - Date.now()) + Math.random() * 300);
   };
 
   // Only while somebody looks: browsers have few connections to one host, and gateways few places.
@@ -88,7 +105,7 @@
     events.addEventListener("version", (event) => {
       wanted = event.data;
       tries = 3;
-      loadWanted();
+      loadLater();
     });
   };
 
