@@ -22,7 +22,7 @@ impl Storm {
             MachineFault::KillNodes { nodes, away } => {
                 self.diary.note(format!("RabbitMQ: nodes {nodes:?} killed, away for {away:.1?}"));
                 for node in nodes.clone() {
-                    self.on_machines(move |m| Ok(m.cluster.node(node)?.kill())).await?;
+                    self.on_machines(move |m| m.cluster.node(node).map(|node| node.kill())).await?;
                 }
                 sleep(*away).await;
                 if let [first, _, ..] = nodes[..] {
@@ -35,14 +35,14 @@ impl Storm {
             MachineFault::StallNode { node, time } => {
                 let node = *node;
                 self.diary.note(format!("RabbitMQ: node {node} stalled for {time:.1?}"));
-                self.on_machines(move |m| Ok(m.cluster.node(node)?.pause())).await?;
+                self.on_machines(move |m| m.cluster.node(node).map(|node| node.pause())).await?;
                 sleep(*time).await;
                 self.heal_nodes(&[node]).await
             }
             MachineFault::RestartNodes { nodes, away } => {
                 for node in nodes.iter().copied() {
                     self.diary.note(format!("RabbitMQ: node {node} stopped for {away:.1?}"));
-                    self.on_machines(move |m| Ok(m.cluster.node(node)?.stop())).await?;
+                    self.on_machines(move |m| m.cluster.node(node).map(|node| node.stop())).await?;
                     sleep(*away).await;
                     self.heal_nodes(&[node]).await?;
                     self.decides().await?;
@@ -54,7 +54,11 @@ impl Storm {
             }
             MachineFault::RestartPrimary { away } => {
                 self.diary.note(format!("PostgreSQL: primary killed, away for {away:.1?}"));
-                self.on_machines(|m| Ok(m.primary().kill())).await?;
+                self.on_machines(|m| {
+                    m.primary().kill();
+                    Ok(())
+                })
+                .await?;
                 sleep(*away).await;
                 self.on_machines(|m| m.primary().start()).await?;
                 self.diary.note("PostgreSQL: primary started");
@@ -63,7 +67,11 @@ impl Storm {
             MachineFault::LoseStandby { loss, time } => {
                 let loss = *loss;
                 self.diary.note(format!("PostgreSQL: standby {loss:?} for {time:.1?}"));
-                self.on_machines(move |m| Ok(lose(m.standby(), loss))).await?;
+                self.on_machines(move |m| {
+                    lose(m.standby(), loss);
+                    Ok(())
+                })
+                .await?;
                 sleep(*time).await;
                 self.on_machines(move |m| bring_back(m.standby(), loss)).await?;
                 self.diary.note("PostgreSQL: standby is back");
@@ -76,7 +84,11 @@ impl Storm {
     /// for a while, and follows it then.
     async fn fail_over(&self, loss: Loss, away: Duration, beside: Duration) -> Result<()> {
         self.diary.note(format!("PostgreSQL: primary {loss:?}, promotion after {away:.1?}"));
-        self.on_machines(move |m| Ok(lose(m.primary(), loss))).await?;
+        self.on_machines(move |m| {
+            lose(m.primary(), loss);
+            Ok(())
+        })
+        .await?;
         sleep(away).await;
         self.on_machines(Machines::promote).await?;
         self.diary.note("PostgreSQL: standby promoted");
