@@ -53,14 +53,9 @@ pub(crate) enum BadAlert {
     /// A webhook's alert is neither firing nor resolved.
     #[error("its status is `{0}`, not `firing` or `resolved`")]
     Status(String),
-    /// A time is malformed.
-    #[error("its {field} is `{written}`, which is no time in RFC 3339")]
-    Time {
-        /// The field.
-        field: &'static str,
-        /// What it is, shortened.
-        written: String,
-    },
+    /// It is to be judged by its end, which is malformed.
+    #[error("its endsAt is `{0}`, which is no time in RFC 3339")]
+    End(String),
 }
 
 /// By what an alert is judged to be firing or resolved.
@@ -94,11 +89,14 @@ impl Alert {
             BadAlert::Form(shorten(&error.to_string(), 2 * MAX_QUOTED_CHARS).into_owned())
         })?;
         let given = posted.fingerprint.as_deref().and_then(Fingerprint::parse);
-        let starts_at = time("startsAt", posted.starts_at)?;
-        let ends_at = time("endsAt", posted.ends_at)?;
+        // A time that can't be read is one that is not given, where the alert has a meaning without it.
+        let starts_at = time(posted.starts_at.as_deref()).unwrap_or_default();
+        let ends_at = time(posted.ends_at.as_deref());
         let state = match judged_by {
-            JudgedBy::End => AlertState::by_end(ends_at, now),
-            JudgedBy::Status => AlertState::by_status(posted.status, ends_at, now)?,
+            JudgedBy::End => AlertState::by_end(ends_at?, now),
+            JudgedBy::Status => {
+                AlertState::by_status(posted.status, ends_at.unwrap_or_default(), now)?
+            }
         };
         let labels = without_empty(posted.labels);
         if labels.is_empty() {
@@ -146,17 +144,14 @@ fn remaining(ends_at: Option<Timestamp>, now: Timestamp) -> Option<Duration> {
     u64::try_from(micros).ok().filter(|micros| *micros > 0).map(Duration::from_micros)
 }
 
-/// A time; none where it is Go's zero, which senders write for "not known".
-fn time(field: &'static str, written: Option<String>) -> Result<Option<Timestamp>, BadAlert> {
+/// A time; none where it is empty or Go's zero, which senders write for "not known".
+fn time(written: Option<&str>) -> Result<Option<Timestamp>, BadAlert> {
     /// 0001-01-01T00:00:00Z in microseconds.
     const ZERO: i64 = -62_135_596_800_000_000;
-    let Some(written) = written else { return Ok(None) };
+    let Some(written) = written.filter(|written| !written.is_empty()) else { return Ok(None) };
     match written.parse::<Timestamp>() {
         Ok(time) => Ok(Some(time).filter(|time| time.as_micros() != ZERO)),
-        Err(_) => {
-            let written = shorten(&written, MAX_QUOTED_CHARS).into_owned();
-            Err(BadAlert::Time { field, written })
-        }
+        Err(_) => Err(BadAlert::End(shorten(written, MAX_QUOTED_CHARS).into_owned())),
     }
 }
 

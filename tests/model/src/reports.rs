@@ -114,7 +114,10 @@ fn too_late(world: &World, post: &Post) -> Option<Reason> {
         return (end < start).then_some(Reason::EndedBeforeKnownStart);
     }
     let (start, end) = (trusted(report.starts_at, post)?, known.end?);
-    (start <= end).then_some(Reason::BeganBeforeKnownEnd)
+    // Two minutes after it was taken back, what its source says again is no late copy.
+    let is_fresh =
+        known.ended.is_some_and(|ended| post.at.as_micros() - ended.as_micros() < 2 * A_MINUTE);
+    (is_fresh && start <= end).then_some(Reason::BeganBeforeKnownEnd)
 }
 
 /// What is known of the report of an update; none if it has no report.

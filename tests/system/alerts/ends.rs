@@ -14,6 +14,7 @@ tests!(
     a_component_recovers_with_its_last_alert,
     each_prometheus_of_a_pair_reports_by_itself,
     what_is_older_than_a_known_end_changes_nothing,
+    an_alert_that_goes_on_firing_after_an_end_opens_its_incident_again,
     an_end_that_is_older_than_the_alert_changes_nothing,
     an_end_may_come_before_its_alert,
     times_that_are_far_ahead_hold_up_nothing,
@@ -186,6 +187,25 @@ async fn what_is_older_than_a_known_end_changes_nothing(fixture: Arc<Fixture>) -
     // It fires anew.
     becomes(&system, WEBHOOK, begun(&system, -200).await?, OPENED, true).await?;
     system.finish().await
+}
+
+/// Alertmanager ends an alert by itself if it hears nothing from Prometheus; the alert keeps its start.
+async fn an_alert_that_goes_on_firing_after_an_end_opens_its_incident_again(
+    fixture: Arc<Fixture>,
+) -> Result<()> {
+    let system = with_dns(&fixture).await?;
+    for path in BOTH {
+        becomes(&system, path, begun(&system, -600).await?, OPENED, true).await?;
+        becomes(&system, WEBHOOK, ended(&system, -600, -100).await?, CLOSED, false).await?;
+        becomes(&system, path, begun(&system, -600).await?, OLD, false).await?;
+        system.sql("UPDATE sdb_report SET ended_at = ended_at - interval '3 minutes'").await?;
+        becomes(&system, path, begun(&system, -600).await?, OPENED, true).await?;
+        // The end that is repeated ends it again.
+        becomes(&system, WEBHOOK, ended(&system, -600, -100).await?, CLOSED, false).await?;
+        system.sql("DELETE FROM sdb_report").await?;
+    }
+    // Its times were moved.
+    system.finish_without_replay().await
 }
 
 async fn an_end_that_is_older_than_the_alert_changes_nothing(fixture: Arc<Fixture>) -> Result<()> {

@@ -15,8 +15,13 @@ use shared::{
 /// The maximum number of live reports of a component.
 pub const MAX_LIVE_REPORTS: usize = 1_000;
 
-/// How long an end counts that a sender gave, in microseconds: for so long it may repeat what it sent before.
+/// How long an end is remembered, in microseconds: for so long its sender may repeat it.
 const END_COUNTS: i64 = 24 * 3_600 * 1_000_000;
+
+/// How long an end keeps an alert from firing that began before it, in microseconds. A copy that is late by more
+/// is harmless, because its sender sends the end, too. But an alert whose end was a mistake, such as that of an
+/// Alertmanager without its Prometheus, goes on firing with its old start.
+const END_HIDES_FIRING: i64 = 120 * 1_000_000;
 
 /// How far a sender's clock may be ahead, in microseconds. A later time is not recorded: a start in the future
 /// would outlast every end, and an end in the future every firing.
@@ -109,7 +114,7 @@ impl<'a> Reports<'a> {
         let said = Said { update: update.id, ttl, at };
         match update.condition {
             Condition::Impact(_) => {
-                let known_end = before.and_then(|report| report.known_end(at));
+                let known_end = before.and_then(|report| report.hiding_end(at));
                 if starts_at.is_some_and(|start| known_end.is_some_and(|end| start <= end)) {
                     return ReportChange::Late(Reason::BeganBeforeKnownEnd);
                 }
@@ -166,12 +171,21 @@ impl ReportState {
     }
 
     fn has_recent_end(&self, at: Timestamp) -> bool {
-        self.ended_at.is_some_and(|ended| ended.plus_micros(END_COUNTS) > at)
+        self.ended_within(END_COUNTS, at)
+    }
+
+    fn ended_within(&self, micros: i64, at: Timestamp) -> bool {
+        self.ended_at.is_some_and(|ended| ended.plus_micros(micros) > at)
     }
 
     /// The end that its source gave, if it still counts.
     fn known_end(&self, at: Timestamp) -> Option<Timestamp> {
         self.ends_at.filter(|_| self.has_recent_end(at))
+    }
+
+    /// The end that its source gave, if a firing that began before it is still taken for a late copy.
+    fn hiding_end(&self, at: Timestamp) -> Option<Timestamp> {
+        self.ends_at.filter(|_| self.ended_within(END_HIDES_FIRING, at))
     }
 }
 

@@ -22,7 +22,7 @@ impl ToSchema for PostedAlerts {}
 
 /// What Alertmanager's webhook sends. Its other fields are ignored.
 #[derive(ToSchema)]
-#[schema(as = AlertmanagerWebhook)]
+#[schema(as = AlertmanagerWebhook, rename_all = "camelCase")]
 #[expect(dead_code, reason = "describes what `Alerts::of_webhook` takes")]
 pub(super) struct PostedWebhook {
     /// Always `4`.

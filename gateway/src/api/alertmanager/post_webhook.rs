@@ -26,7 +26,7 @@ use crate::{
 ///
 /// Takes the body of Alertmanager's webhook, version 4. It is like `POST /alertmanager/api/v2/alerts`, but
 /// each alert is firing or resolved by its own `status`, and the answer lists the alerts that are not mapped.
-/// Alertmanager sends again what is answered 5xx, and nothing else.
+/// Alertmanager sends again at once what is answered 5xx, and what is refused otherwise with its group's next interval.
 #[utoipa::path(
     post,
     path = "/alertmanager/webhook",
