@@ -32,7 +32,7 @@ use crate::{
     post,
     path = "/alertmanager/api/v2/alerts",
     operation_id = "alerts",
-    params(("dry_run" = Option<Switch>, Query, description = "`true`: show what would become of the alerts, and \
+    params(("dry_run" = inline(Option<Switch>), Query, description = "`true`: show what would become of the alerts, and \
         queue nothing")),
     request_body(content = PostedAlerts),
     responses(

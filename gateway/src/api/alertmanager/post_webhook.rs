@@ -31,7 +31,7 @@ use crate::{
     post,
     path = "/alertmanager/webhook",
     operation_id = "webhook",
-    params(("dry_run" = Option<Switch>, Query, description = "`true`: show what would become of the alerts, and \
+    params(("dry_run" = inline(Option<Switch>), Query, description = "`true`: show what would become of the alerts, and \
         queue nothing")),
     request_body(content = PostedWebhook),
     responses(

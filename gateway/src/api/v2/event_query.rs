@@ -18,8 +18,8 @@ const SIZES: [u32; 3] = [10, 20, 50];
 #[expect(dead_code, reason = "describes what `read` takes")]
 pub(super) struct Parameters {
     /// The page, from 1. One past the end has no events.
-    #[param(minimum = 1)]
-    page: Option<u32>,
+    #[param(minimum = 1, maximum = 4_294_967_295_u32)]
+    page: Option<u64>,
     /// The number of events on a page: 10, 20 or 50. 50 by default.
     #[param(value_type = Option<u32>, minimum = 10, maximum = 50)]
     limit: Option<u32>,
