@@ -45,21 +45,29 @@ pub(crate) async fn serve_document<D: Document>(
     reader: &Reader,
     document: D,
 ) -> Result<Response, ApiError> {
-    let Reader { method, headers, transfer, .. } = reader;
     let (list, kind, depends_on) = (document.name(), ListKind::One, D::DEPENDS_ON);
     let has_addresses = document.has_addresses();
-    let asked = Asked { method, headers, transfer, list, kind, depends_on };
+    let asked = Asked { reader, list, kind, depends_on };
     let database = lists.database.clone();
-    let mut response = serve(lists, asked, move |writer| write(database, document, writer)).await?;
+    let response = serve(lists, asked, move |writer| write(database, document, writer)).await?;
+    Ok(as_document(response, D::TYPE, has_addresses))
+}
+
+/// The answer with a list as one with a document of this media type. `has_addresses` as in [`Document`].
+pub(crate) fn as_document(
+    mut response: Response,
+    media_type: &'static str,
+    has_addresses: bool,
+) -> Response {
     let headers = response.headers_mut();
     if headers.contains_key(header::CONTENT_TYPE) {
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(D::TYPE));
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
     }
     if has_addresses {
         let vary = HeaderValue::from_static("Accept-Encoding, Host, X-Forwarded-Proto");
         headers.insert(header::VARY, vary);
     }
-    Ok(response)
+    response
 }
 
 async fn write<D: Document>(

@@ -13,7 +13,7 @@ use std::{convert::Infallible, future::Future, sync::Arc};
 
 use axum::{
     body::Body,
-    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
+    http::{HeaderValue, Method, StatusCode, header},
     response::Response,
 };
 use bytes::Bytes;
@@ -33,6 +33,7 @@ use crate::{
         content_coding::{Coding, coding},
         error::ApiError,
         if_none_match::IfNoneMatch,
+        reader::Reader,
         transfer::Transfer,
     },
     store::{
@@ -87,12 +88,8 @@ pub(crate) enum ListKind {
 
 /// The requested list.
 pub(crate) struct Asked<'a> {
-    /// The request's method.
-    pub(crate) method: &'a Method,
-    /// The request's headers.
-    pub(crate) headers: &'a HeaderMap,
-    /// The responses of the request's connection.
-    pub(crate) transfer: &'a Arc<Transfer>,
+    /// The request.
+    pub(crate) reader: &'a Reader,
     /// Everything that the content depends on, except the version of the lists.
     pub(crate) list: String,
     /// What kind of list it is.
@@ -114,7 +111,7 @@ pub(crate) async fn serve<P>(
 where
     P: Future<Output = Result<ListWriter, ListError>> + Send + 'static,
 {
-    let Asked { method, headers, kind, .. } = asked;
+    let Asked { reader: Reader { method, headers, transfer, .. }, kind, .. } = asked;
     let coding = coding(headers);
     let version = now(lists, asked.depends_on).await?;
     let unchanged = || {
@@ -136,7 +133,7 @@ where
             kept(lists, &asked.list, coding, version).unwrap_or_else(|| bare(version, coding))
         );
     }
-    let reader = (!is_head && !has_any).then_some(asked.transfer);
+    let reader = (!is_head && !has_any).then_some(transfer);
     let wanted =
         Request { list: asked.list, depends_on: asked.depends_on, coding, version, reader };
     let response = current(lists, wanted, produce).await?;

@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use axum::{
-    Extension,
     extract::State,
-    http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header},
+    http::{StatusCode, Uri},
     response::Response,
 };
 use futures_util::TryStreamExt;
@@ -15,8 +14,8 @@ use utoipa::IntoParams;
 use super::rss::{self, Feed};
 use crate::{
     gateway::App,
-    http::{address::address, error::ApiError, query::Query, transfer::Transfer},
-    lists::{self, Asked, DependsOn, ListError, ListKind, ListWriter},
+    http::{address::address, error::ApiError, query::Query, reader::Reader},
+    lists::{self, Asked, DependsOn, ListError, ListKind, ListWriter, document::as_document},
     store::{
         feeds::{FeedOf, FeedSelection},
         pools::Pool,
@@ -75,32 +74,16 @@ fn read(uri: &Uri) -> Result<FeedOf, ApiError> {
         (status = 503, description = "The database can't be read now"),
     ),
 )]
-pub(crate) async fn get(
-    State(app): State<Arc<App>>,
-    Extension(transfer): Extension<Arc<Transfer>>,
-    method: Method,
-    uri: Uri,
-    headers: HeaderMap,
-) -> Result<Response, ApiError> {
-    let of = read(&uri)?;
-    let root = address(app.pages.url.as_deref(), &headers);
+pub(crate) async fn get(State(app): State<Arc<App>>, reader: Reader) -> Result<Response, ApiError> {
+    let of = read(&reader.uri)?;
+    let root = address(app.pages.url.as_deref(), &reader.headers);
     let list = format!("rss {root} {of:?}");
-    let (method, headers, transfer) = (&method, &headers, &transfer);
     let (kind, depends_on) = (ListKind::One, DependsOn::Rows);
-    let asked = Asked { method, headers, transfer, list, kind, depends_on };
+    let asked = Asked { reader: &reader, list, kind, depends_on };
     let database = app.lists.database.clone();
-    let written =
-        lists::serve(&app.lists, asked, move |writer| write(database, of, root, writer)).await;
-    let mut response = written?;
-    if response.headers().contains_key(header::CONTENT_TYPE) {
-        let rss = HeaderValue::from_static("application/rss+xml");
-        response.headers_mut().insert(header::CONTENT_TYPE, rss);
-    }
-    if app.pages.url.is_none() {
-        let vary = HeaderValue::from_static("Accept-Encoding, Host, X-Forwarded-Proto");
-        response.headers_mut().insert(header::VARY, vary);
-    }
-    Ok(response)
+    let response =
+        lists::serve(&app.lists, asked, move |writer| write(database, of, root, writer)).await?;
+    Ok(as_document(response, "application/rss+xml", app.pages.url.is_none()))
 }
 
 async fn write(

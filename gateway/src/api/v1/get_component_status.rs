@@ -2,12 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::{
-    Extension,
-    extract::State,
-    http::{HeaderMap, Method, Uri},
-    response::Response,
-};
+use axum::{extract::State, response::Response};
 use futures_util::TryStreamExt;
 use serde::Serialize;
 use shared::{
@@ -23,8 +18,8 @@ use crate::{
     http::{
         error::ApiError,
         query::{Query, Switch},
+        reader::Reader,
         schema,
-        transfer::Transfer,
     },
     lists::{self, Asked, DependsOn, ListError, ListKind, ListWriter},
     store::{
@@ -100,14 +95,8 @@ struct ComponentJson<'a> {
         (status = 503, description = "The database can't be read now, or too many large lists are being read"),
     ),
 )]
-pub(crate) async fn get(
-    State(app): State<Arc<App>>,
-    Extension(transfer): Extension<Arc<Transfer>>,
-    method: Method,
-    uri: Uri,
-    headers: HeaderMap,
-) -> Result<Response, ApiError> {
-    let mut query = Query::new(&uri);
+pub(crate) async fn get(State(app): State<Arc<App>>, reader: Reader) -> Result<Response, ApiError> {
+    let mut query = Query::new(&reader.uri);
     let Parameters { name, attribute_name, attribute_value, active } = Parameters {
         name: query.text("name"),
         attribute_name: query.attribute_text("attribute_name"),
@@ -136,9 +125,8 @@ pub(crate) async fn get(
     let list = format!("component_status {active} {which:?}");
     let kind =
         if matches!(which, ComponentFilter::One(..)) { ListKind::One } else { ListKind::All };
-    let (method, headers, transfer) = (&method, &headers, &transfer);
     let depends_on = if active { DependsOn::Windows } else { DependsOn::Rows };
-    let asked = Asked { method, headers, transfer, list, kind, depends_on };
+    let asked = Asked { reader: &reader, list, kind, depends_on };
     let database = app.lists.database.clone();
     lists::serve(&app.lists, asked, move |writer| write(database, which, active, writer)).await
 }

@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use axum::{
-    Extension,
     extract::State,
-    http::{HeaderMap, HeaderValue, Method, Uri},
+    http::{HeaderValue, Uri},
     response::Response,
 };
 use futures_util::TryStreamExt;
@@ -18,7 +17,7 @@ use crate::{
     http::{
         error::ApiError,
         query::{AnyImpact, Cursor, Query, Switch},
-        transfer::Transfer,
+        reader::Reader,
     },
     lists::{self, Asked, DependsOn, ListError, ListKind, ListWriter},
     store::{
@@ -97,19 +96,12 @@ impl Filter {
         (status = 503, description = "The database can't be read now, or too many large lists are being read"),
     ),
 )]
-pub(crate) async fn get(
-    State(app): State<Arc<App>>,
-    Extension(transfer): Extension<Arc<Transfer>>,
-    method: Method,
-    uri: Uri,
-    headers: HeaderMap,
-) -> Result<Response, ApiError> {
-    let filter = Filter::read(&uri)?;
+pub(crate) async fn get(State(app): State<Arc<App>>, reader: Reader) -> Result<Response, ApiError> {
+    let filter = Filter::read(&reader.uri)?;
     let list = format!("incidents {filter:?}");
     let kind = if filter.limit.is_some() { ListKind::Page } else { ListKind::All };
-    let (method, headers, transfer) = (&method, &headers, &transfer);
     let depends_on = if filter.active { DependsOn::Windows } else { DependsOn::Rows };
-    let asked = Asked { method, headers, transfer, list, kind, depends_on };
+    let asked = Asked { reader: &reader, list, kind, depends_on };
     let database = app.lists.database.clone();
     lists::serve(&app.lists, asked, |writer| write(database, filter, writer)).await
 }

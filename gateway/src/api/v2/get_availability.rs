@@ -2,12 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::{
-    Extension,
-    extract::State,
-    http::{HeaderMap, Method},
-    response::Response,
-};
+use axum::{extract::State, response::Response};
 use futures_util::TryStreamExt;
 use serde::Serialize;
 use shared::component::ComponentId;
@@ -16,7 +11,7 @@ use utoipa::ToSchema;
 
 use crate::{
     gateway::App,
-    http::{error::ApiError, transfer::Transfer},
+    http::{error::ApiError, reader::Reader},
     lists::{self, Asked, DependsOn, ListError, ListKind, ListWriter},
     store::{
         availability::{self, Outages},
@@ -85,15 +80,9 @@ struct MonthJson {
         (status = 503, description = "The database can't be read now, or too many large lists are being read"),
     ),
 )]
-pub(crate) async fn get(
-    State(app): State<Arc<App>>,
-    Extension(transfer): Extension<Arc<Transfer>>,
-    method: Method,
-    headers: HeaderMap,
-) -> Result<Response, ApiError> {
+pub(crate) async fn get(State(app): State<Arc<App>>, reader: Reader) -> Result<Response, ApiError> {
     let (list, kind) = ("v2 availability".to_owned(), ListKind::All);
-    let (method, headers, transfer) = (&method, &headers, &transfer);
-    let asked = Asked { method, headers, transfer, list, kind, depends_on: DependsOn::Minutes };
+    let asked = Asked { reader: &reader, list, kind, depends_on: DependsOn::Minutes };
     let database = app.lists.database.clone();
     lists::serve(&app.lists, asked, |writer| write(database, writer)).await
 }

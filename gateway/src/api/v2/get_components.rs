@@ -2,12 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::{
-    Extension,
-    extract::State,
-    http::{HeaderMap, Method},
-    response::Response,
-};
+use axum::{extract::State, response::Response};
 use serde::Serialize;
 use shared::{
     component::{Component, ComponentId},
@@ -18,7 +13,7 @@ use utoipa::ToSchema;
 
 use crate::{
     gateway::App,
-    http::{error::ApiError, schema, transfer::Transfer},
+    http::{error::ApiError, reader::Reader, schema},
     lists::{self, Asked, DependsOn, ListError, ListKind, ListWriter},
     store::pools::Pool,
 };
@@ -51,15 +46,9 @@ struct ComponentJson<'a> {
         (status = 503, description = "The database can't be read now, or too many large lists are being read"),
     ),
 )]
-pub(crate) async fn get(
-    State(app): State<Arc<App>>,
-    Extension(transfer): Extension<Arc<Transfer>>,
-    method: Method,
-    headers: HeaderMap,
-) -> Result<Response, ApiError> {
+pub(crate) async fn get(State(app): State<Arc<App>>, reader: Reader) -> Result<Response, ApiError> {
     let (list, kind) = ("v2 components".to_owned(), ListKind::All);
-    let (method, headers, transfer) = (&method, &headers, &transfer);
-    let asked = Asked { method, headers, transfer, list, kind, depends_on: DependsOn::Rows };
+    let asked = Asked { reader: &reader, list, kind, depends_on: DependsOn::Rows };
     let database = app.lists.database.clone();
     lists::serve(&app.lists, asked, |writer| write(database, writer)).await
 }

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use axum::{
-    Extension,
     extract::{Path, State, rejection::PathRejection},
-    http::{HeaderMap, Method},
     response::Response,
 };
 use sqlx::{FromRow, PgConnection};
@@ -13,7 +11,7 @@ use sqlx::{FromRow, PgConnection};
 use super::event::EventJson;
 use crate::{
     gateway::App,
-    http::{error::ApiError, transfer::Transfer},
+    http::{error::ApiError, reader::Reader},
     lists::{self, Asked, DependsOn, ListError, ListKind, ListWriter},
     store::{
         events::{self, Event},
@@ -42,16 +40,13 @@ use crate::{
 )]
 pub(crate) async fn get(
     State(app): State<Arc<App>>,
-    Extension(transfer): Extension<Arc<Transfer>>,
     id: Result<Path<String>, PathRejection>,
-    method: Method,
-    headers: HeaderMap,
+    reader: Reader,
 ) -> Result<Response, ApiError> {
     let id: Option<i32> = id.ok().and_then(|Path(id)| id.parse().ok());
     let id = id.ok_or_else(|| ApiError::bad_request("event id is not a number"))?;
     let (list, kind) = (format!("v2 event {id}"), ListKind::One);
-    let (method, headers, transfer) = (&method, &headers, &transfer);
-    let asked = Asked { method, headers, transfer, list, kind, depends_on: DependsOn::Windows };
+    let asked = Asked { reader: &reader, list, kind, depends_on: DependsOn::Windows };
     let database = app.lists.database.clone();
     lists::serve(&app.lists, asked, move |writer| write(database, id, writer)).await
 }

@@ -2,12 +2,7 @@
 
 use std::{pin::pin, sync::Arc};
 
-use axum::{
-    Extension,
-    extract::State,
-    http::{HeaderMap, Method, Uri},
-    response::Response,
-};
+use axum::{extract::State, response::Response};
 use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 use serde::Serialize;
 use sqlx::{FromRow, PgConnection, Row, postgres::PgRow};
@@ -19,7 +14,7 @@ use super::{
 };
 use crate::{
     gateway::App,
-    http::{error::ApiError, transfer::Transfer},
+    http::{error::ApiError, reader::Reader},
     lists::{self, Asked, DependsOn, ListError, ListKind, ListWriter},
     store::{
         event_counts::EventCounts,
@@ -77,18 +72,10 @@ struct PaginationJson {
         (status = 503, description = "The database can't be read now, or too many large lists are being read"),
     ),
 )]
-pub(crate) async fn get(
-    State(app): State<Arc<App>>,
-    Extension(transfer): Extension<Arc<Transfer>>,
-    method: Method,
-    uri: Uri,
-    headers: HeaderMap,
-) -> Result<Response, ApiError> {
-    let (filter, page) = event_query::read(&uri)?;
+pub(crate) async fn get(State(app): State<Arc<App>>, reader: Reader) -> Result<Response, ApiError> {
+    let (filter, page) = event_query::read(&reader.uri)?;
     let list = format!("v2 events {filter:?} {page:?}");
-    let (method, headers, transfer) = (&method, &headers, &transfer);
-    let asked =
-        Asked { method, headers, transfer, list, kind: ListKind::All, depends_on: DEPENDS_ON };
+    let asked = Asked { reader: &reader, list, kind: ListKind::All, depends_on: DEPENDS_ON };
     let (database, counts) = (app.lists.database.clone(), app.event_counts.clone());
     lists::serve(&app.lists, asked, |writer| write(database, counts, (filter, page), writer)).await
 }
