@@ -365,7 +365,8 @@ done
 
 check "shell scripts" shellcheck --shell=bash --external-sources \
     .ci/run .ci/long deploy/tools.sh deploy/check.sh deploy/container/check.sh deploy/monitoring/check.sh \
-    deploy/kubernetes/monitoring/write-rule.sh tests/fuzz/run.sh
+    deploy/kubernetes/monitoring/write-rule.sh tests/private_system.sh tests/fuzz/run.sh \
+    tests/browser/run.sh
 check "shell scripts, plain" shellcheck --shell=sh deploy/src/install.sh
 
 if [ "$failed" != 0 ]; then

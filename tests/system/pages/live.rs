@@ -67,7 +67,7 @@ async fn every_reader_learns_of_a_change(fixture: Arc<Fixture>) -> Result<()> {
     ensure!(system.post(&status_update("DNS", 3)).await?.status == 201);
     let (next, also) = (one.next().await?, two.next().await?);
     ensure!(next.is_some() && next == also && next != first, "{first:?}, {next:?}, {also:?}");
-    // Whoever learns of it finds it on the page at once.
+    // A client that received the event finds the change on the page at once.
     let shown = page(&system, "/").await?;
     ensure!(shown.has("Outage of 1 component"), "{}", shown.text);
     ensure!(shown.has(&format!("data-version=\"{}\"", next.unwrap_or_default())), "its version");

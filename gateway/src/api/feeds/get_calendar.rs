@@ -111,7 +111,7 @@ struct About<'a> {
     root: &'a str,
     /// The host in their ids.
     host: &'a str,
-    /// The number of changes of the lists: it counts the changes of each maintenance, too, whoever made them.
+    /// The number of changes of the lists: it counts every change of each maintenance, by any program.
     changes: i64,
     now: Timestamp,
 }

@@ -130,7 +130,7 @@ impl Rig {
                 Plan::new(format!("UPDATE incident SET impact = {impact} WHERE id = {id}"))
             }
             Edit::Attach(index, component) => {
-                // Not to an active system incident: the component may be in another one, and nobody mends that before
+                // Not to an active system incident: the component may be in another one, and that stays until
                 // its next update.
                 let such = "(NOT system OR end_date IS NOT NULL)";
                 let Some(id) = self.any(*index, such).await? else { return Ok(None) };

@@ -90,7 +90,7 @@ async fn an_update_whose_part_was_dropped_is_not_applied_again(
     ensure!(says.contains("older than SDB_INBOX_DAYS"), "{says}");
     let (status, body) = receipt(&system, &id.to_string()).await?;
     ensure!(status == 200 && body["state"] == "parked", "{status} {body}");
-    // Put back it is parked again, not applied.
+    // Requeued, it is parked again, not applied.
     let before = text(&system, "SELECT max(parked_at)::text FROM sdb_parked").await?;
     let (done, said) = system.worker_command(&["parked", "put-back", "--all"]).await?;
     ensure!(done, "{said}");
