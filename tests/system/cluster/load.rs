@@ -13,7 +13,7 @@ use super::PARTITIONS;
 
 /// Time in which an update of a partition that has its leader is answered, the load of a busy machine
 /// included.
-const UNDISTURBED: Duration = Duration::from_secs(6);
+const UNDISTURBED: Duration = Duration::from_secs(3);
 /// How long the answers are observed after the time in which all must be well again.
 const OBSERVED: Duration = Duration::from_secs(4);
 
