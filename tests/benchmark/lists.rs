@@ -80,9 +80,7 @@ pub(crate) async fn small(bench: &mut Bench) -> Result<()> {
 
 /// Those of API v2, with 50 incidents.
 pub(crate) async fn v2(bench: &mut Bench) -> Result<()> {
-    let system = bench.system("lists_v2").await?;
-    history::add_incidents(&system, 50, 3, 2, Whose::Persons).await?;
-    history::settle(&system).await?;
+    let system = with_history(bench, "lists_v2", 50, 3, 2).await?;
     for path in ["/v2/events", "/v2/availability"] {
         beside_bare(bench, &system, path, &format!("GET {path}, 50 incidents")).await?;
     }
@@ -91,21 +89,31 @@ pub(crate) async fn v2(bench: &mut Bench) -> Result<()> {
 
 /// The page for people, with 50 incidents.
 pub(crate) async fn page(bench: &mut Bench) -> Result<()> {
-    let system = bench.system("page").await?;
-    history::add_incidents(&system, 50, 3, 2, Whose::Persons).await?;
-    history::settle(&system).await?;
+    let system = with_history(bench, "page", 50, 3, 2).await?;
     beside_bare(bench, &system, "/", "GET /, 50 incidents").await
 }
 
 /// With 1,000 incidents of history.
 pub(crate) async fn large(bench: &mut Bench) -> Result<()> {
-    let system = bench.system("large_lists").await?;
-    history::add_incidents(&system, 1_000, 6, 3, Whose::Persons).await?;
-    history::settle(&system).await?;
+    let system = with_history(bench, "large_lists", 1_000, 6, 3).await?;
     for path in ["/api/v1/incidents", "/api/v1/component_status"] {
         beside_bare(bench, &system, path, &format!("GET {path}, 1,000 incidents")).await?;
     }
     Ok(())
+}
+
+/// A system with so many incidents of persons, each with so many updates and components.
+async fn with_history(
+    bench: &mut Bench,
+    name: &str,
+    incidents: u32,
+    updates: u32,
+    components: u32,
+) -> Result<System> {
+    let system = bench.system(name).await?;
+    history::add_incidents(&system, incidents, updates, components, Whose::Persons).await?;
+    history::settle(&system).await?;
+    Ok(system)
 }
 
 /// A list, and the same bytes from a bare web server.

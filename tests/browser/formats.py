@@ -44,7 +44,7 @@ class Tags(html.parser.HTMLParser):
         self.found.add(tag)
 
 
-def feeds(system, hostile):
+def feeds(system):
     for path in ("/feed.atom", "/feed.atom?region=Region+1", "/feed.atom?component=1", "/rss/"):
         status, _, text = system.get(path)
         ensure(status == 200, f"{path} is answered {status}")
@@ -101,11 +101,11 @@ def badges(system):
         status, headers, text = system.get(path)
         ensure(status == 200 and headers["Content-Type"] == "image/svg+xml", path)
         picture = xml.etree.ElementTree.fromstring(text)
-        ensure(picture.tag.endswith("svg") and "Outage" in text or "problem" in text, text)
+        ensure(picture.tag.endswith("svg") and ("Outage" in text or "problem" in text), text)
 
 
 def formats(system, hostile):
-    feeds(system, hostile)
+    feeds(system)
     calendar(system, hostile)
     statuspage(system)
     badges(system)

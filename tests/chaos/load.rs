@@ -36,6 +36,7 @@ const COMPARED: usize = 5;
 const MANY: usize = 4;
 /// Updates with a key that are sent to both gateways at once, of a hundred.
 const TWICE: usize = 5;
+
 /// What the clients share.
 pub(crate) struct Load {
     pub(crate) client: Client,

@@ -69,22 +69,8 @@ impl Load {
 impl Answers {
     /// Whatever was sent to a gateway from so long after the beginning of the trouble on was taken.
     pub(super) fn are_taken_after(&self, gateway: usize, time: Duration) -> Result<()> {
-        let all: Vec<u16> = (0..PARTITIONS).collect();
-        self.of_partitions_are_taken_after(gateway, &all, time)
-    }
-
-    /// The same for some of the partitions.
-    pub(super) fn of_partitions_are_taken_after(
-        &self,
-        gateway: usize,
-        partitions: &[u16],
-        time: Duration,
-    ) -> Result<()> {
-        let of_these = |sent: &&Sent| {
-            sent.gateway == gateway && partitions.contains(&sent.component().partition(PARTITIONS))
-        };
-        let late = self.sent.iter().filter(of_these);
-        let late: Vec<&Sent> = late.filter(|sent| sent.at >= self.began + time).collect();
+        let is_late = |sent: &&Sent| sent.gateway == gateway && sent.at >= self.began + time;
+        let late: Vec<&Sent> = self.sent.iter().filter(is_late).collect();
         ensure!(late.len() > 20, "only {} updates were sent later", late.len());
         let refused: Vec<String> = late
             .iter()

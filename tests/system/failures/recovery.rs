@@ -211,8 +211,7 @@ async fn a_queue_that_is_full_by_bytes_refuses_too(fixture: Arc<Fixture>) -> Res
     ensure!(worker.ended().await?.success(), "{}", worker.log()?);
 
     // Earlier queues count messages alone.
-    let (done, said) = system.worker_command(&["topology", "change", "--arguments", "2"]).await?;
-    ensure!(done, "{said}");
+    system.worker_succeeds(&["topology", "change", "--arguments", "2"]).await?;
     eventually("updates are taken", async || {
         Ok(system.post(&status_update("DNS", 1)).await?.status == 202)
     })

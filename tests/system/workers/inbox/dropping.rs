@@ -77,8 +77,7 @@ async fn an_update_whose_part_was_dropped_is_not_applied_again(
     ensure!(old.status == 201, "{old:?}");
     let id = UpdateId(old.header("update-id").parse()?);
     // A person closes what it opened: applied again, it would open another one.
-    let (done, said) = system.worker_command(&["incident", "close", "1"]).await?;
-    ensure!(done, "{said}");
+    system.worker_succeeds(&["incident", "close", "1"]).await?;
     no_worker(&mut system).await?;
     set_clock(&system, "date_trunc('week', now) + interval '18 days'").await?;
     worker(&mut system, "10").await?;
@@ -92,8 +91,7 @@ async fn an_update_whose_part_was_dropped_is_not_applied_again(
     ensure!(status == 200 && body["state"] == "parked", "{status} {body}");
     // Requeued, it is parked again, not applied.
     let before = text(&system, "SELECT max(parked_at)::text FROM sdb_parked").await?;
-    let (done, said) = system.worker_command(&["parked", "put-back", "--all"]).await?;
-    ensure!(done, "{said}");
+    system.worker_succeeds(&["parked", "put-back", "--all"]).await?;
     eventually("it is parked again", async || {
         let now =
             "SELECT coalesce(max(parked_at)::text, '') FROM sdb_parked WHERE put_back_at IS NULL";

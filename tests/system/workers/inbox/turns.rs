@@ -23,6 +23,12 @@ tests!(
 
 const MONDAY: &str = "date_trunc('week', now) + interval '7 days'";
 
+/// The first day of the next week.
+async fn monday(system: &System) -> Result<String> {
+    let now = "pg_catalog.clock_timestamp() AT TIME ZONE 'UTC' AS now";
+    text(system, &format!("SELECT to_char({MONDAY}, 'YYYYMMDD') FROM (SELECT {now}) AS c")).await
+}
+
 async fn the_turn_of_a_week_changes_nothing_for_updates(fixture: Arc<Fixture>) -> Result<()> {
     let mut system = prepared(&fixture).await?;
     // Long enough for the start of the programs on a busy machine.
@@ -32,14 +38,7 @@ async fn the_turn_of_a_week_changes_nothing_for_updates(fixture: Arc<Fixture>) -
     gateway(&mut system, "90").await?;
     system.components(&[("DNS", &[]), ("CDN", &[])]).await?;
     sleep_until(almost).await;
-    let monday = text(
-        &system,
-        &format!(
-            "SELECT to_char({MONDAY}, 'YYYYMMDD') FROM (SELECT
-        pg_catalog.clock_timestamp() AT TIME ZONE 'UTC' AS now) AS c"
-        ),
-    )
-    .await?;
+    let monday = monday(&system).await?;
     // Updates without a pause until some are of the new week.
     let mut ids = Vec::new();
     let mut after = 0;
@@ -72,14 +71,7 @@ async fn one_batch_has_updates_of_two_weeks(fixture: Arc<Fixture>) -> Result<()>
     let mut ids = vec![system.post_async(0, &status_update("DNS", 1)).await?];
     ids.push(system.post_async(0, &json!({ "name": "CDN", "impact": 2 })).await?);
     set_clock(&system, &format!("{MONDAY} + interval '1 hour'")).await?;
-    let monday = text(
-        &system,
-        &format!(
-            "SELECT to_char({MONDAY}, 'YYYYMMDD') FROM (SELECT
-        pg_catalog.clock_timestamp() AT TIME ZONE 'UTC' AS now) AS c"
-        ),
-    )
-    .await?;
+    let monday = monday(&system).await?;
     eventually("the gateway stamps by the new week", async || {
         ids.push(system.post_async(0, &status_update("DNS", 2)).await?);
         let last = ids.last().context("an id")?;
