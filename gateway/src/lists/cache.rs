@@ -139,8 +139,8 @@ impl Turn<'_> {
         self.slot.latest.send_modify(|latest| latest.written = Some(Arc::new(written)));
     }
 
-    /// The list can't be written now. A missing object is not recorded as a failure, because it may be
-    /// created at any time.
+    /// The list can't be written now. A missing object is no failure: it may be created at any time. Where an answer may
+    /// be old, it is [`Written::Gone`].
     pub(super) fn failed(&self, error: &ApiError) {
         if error.status() == StatusCode::SERVICE_UNAVAILABLE {
             let failed = Some((Instant::now(), error.clone()));

@@ -6,11 +6,12 @@ use axum::{
     http::{HeaderValue, header},
     response::Response,
 };
+use sqlx::PgConnection;
 
-use super::{Asked, DependsOn, ListError, ListKind, ListWriter, Lists, give_back, lend, serve};
+use super::{Asked, DependsOn, ListError, ListKind, ListWriter, Lists, serve};
 use crate::{
     http::{error::ApiError, reader::Reader},
-    store::{pools::Pool, snapshot::Snapshot},
+    store::snapshot::Snapshot,
 };
 
 /// A document.
@@ -48,8 +49,8 @@ pub(crate) async fn serve_document<D: Document>(
     let (list, kind, depends_on) = (document.name(), ListKind::One, D::DEPENDS_ON);
     let has_addresses = document.has_addresses();
     let asked = Asked { reader, list, kind, depends_on };
-    let database = lists.database.clone();
-    let response = serve(lists, asked, move |writer| write(database, document, writer)).await?;
+    let response =
+        serve(lists, asked, |database, writer| Box::pin(write(database, document, writer))).await?;
     Ok(as_document(response, D::TYPE, has_addresses))
 }
 
@@ -71,20 +72,14 @@ pub(crate) fn as_document(
 }
 
 async fn write<D: Document>(
-    database: Pool,
+    database: &mut PgConnection,
     document: D,
-    writer: ListWriter,
+    mut writer: ListWriter,
 ) -> Result<ListWriter, ListError> {
-    let mut connection = lend(&database).await?;
-    let written = async {
-        let mut writer = writer;
-        let mut state = Snapshot::begin(&mut connection).await?;
-        writer.is_of(state.version)?;
-        document.write(&mut state, writer.buffer()).await?;
-        state.end().await?;
-        writer.advance().await?;
-        Ok(writer)
-    };
-    let written = written.await;
-    give_back(connection, written).await
+    let mut state = Snapshot::begin(database).await?;
+    writer.is_of(state.version.of_list(D::DEPENDS_ON))?;
+    document.write(&mut state, writer.buffer()).await?;
+    state.end().await?;
+    writer.advance().await?;
+    Ok(writer)
 }

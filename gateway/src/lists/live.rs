@@ -56,8 +56,8 @@ impl Live {
                 continue;
             }
             // While the database does not answer, there is no news. Its failure is logged by the reading.
-            if let Ok(version) = self.versions.fresh().await {
-                let version = Some(version.of_list(DependsOn::Windows));
+            if let Ok(version) = self.versions.now(DependsOn::Windows).await {
+                let version = Some(version);
                 self.last.send_if_modified(|last| {
                     let is_news = *last != version;
                     *last = version;

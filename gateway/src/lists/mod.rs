@@ -21,7 +21,7 @@ use futures_util::stream;
 use shared::metrics::{GATEWAY, ListSource};
 use tokio::sync::Semaphore;
 
-pub(crate) use self::writer::{ListError, ListWriter, give_back, lend};
+pub(crate) use self::writer::{ListError, ListWriter, WriteRows};
 use self::{
     budget::Budget,
     cache::{Cache, Found, List, Slot, Turn, Written},
@@ -98,22 +98,19 @@ pub(crate) struct Asked<'a> {
     pub(crate) depends_on: DependsOn,
 }
 
-/// Answers with a list written by `produce`, now or for an earlier request if nothing has changed since;
-/// or with 304 if the client has this version.
+/// Answers with a list whose rows `rows` writes, now or for an earlier request if nothing has changed since; or with 304
+/// if the client has this version.
 ///
 /// # Errors
 /// 503 when the database fails before the answer begins, or too many lists are being streamed.
-pub(crate) async fn serve<P>(
+pub(crate) async fn serve(
     lists: &Lists,
     asked: Asked<'_>,
-    produce: impl FnOnce(ListWriter) -> P,
-) -> Result<Response, ApiError>
-where
-    P: Future<Output = Result<ListWriter, ListError>> + Send + 'static,
-{
+    rows: impl WriteRows,
+) -> Result<Response, ApiError> {
     let Asked { reader: Reader { method, headers, transfer, .. }, kind, .. } = asked;
     let coding = coding(headers);
-    let version = now(lists, asked.depends_on).await?;
+    let version = lists.versions.now(asked.depends_on).await?;
     let unchanged = || {
         GATEWAY.lists.of(ListSource::Client).inc();
         let mut response = Response::new(unmeasured());
@@ -136,6 +133,8 @@ where
     let reader = (!is_head && !has_any).then_some(transfer);
     let wanted =
         Request { list: asked.list, depends_on: asked.depends_on, coding, version, reader };
+    let database = lists.database.clone();
+    let produce = |writer| writer::write_list(database, writer, rows);
     let response = current(lists, wanted, produce).await?;
     // Only now is it known that the object exists.
     Ok(if has_any { unchanged() } else { response })
@@ -180,7 +179,7 @@ where
         Written::TooLarge(_) => {}
     }
     let Some(reader) = reader else { return Ok(bare(version, coding)) };
-    Box::pin(stream_large(lists, (version, depends_on), coding, reader, produce)).await
+    Box::pin(stream_large(lists, version, coding, reader, produce)).await
 }
 
 /// Writes a list for all requests that wait for it.
@@ -198,12 +197,12 @@ where
     // Read again, so that the result serves all requests waiting by now: their versions are not later.
     // Read before the rows: if they change meanwhile, the list is newer than its tag, and the next
     // comparison finds another tag.
-    let version = now(lists, depends_on).await.inspect_err(|error| turn.failed(error))?;
+    let version = lists.versions.now(depends_on).await.inspect_err(|error| turn.failed(error))?;
     let rendering = render(lists, produce, coding).await.inspect_err(|error| {
-        // A crowd that follows a dead link is answered from memory, too. Documents may be a second old.
-        let may_be_old = matches!(depends_on, DependsOn::Page | DependsOn::Recent);
-        if may_be_old && error.status() == StatusCode::NOT_FOUND {
+        // A crowd that follows a dead link is answered from memory, too.
+        if depends_on.may_be_old() && error.status() == StatusCode::NOT_FOUND {
             turn.written(Written::Gone(version, error.clone()));
+            lists.written.weigh(slot, 0);
         } else {
             turn.failed(error);
         }
@@ -211,14 +210,14 @@ where
     match rendering {
         Rendering::Whole { body, next, version: read_at } => {
             GATEWAY.lists.of(ListSource::Rendered).inc();
-            let version = read_at.map_or(version, |read_at| read_at.of_list(depends_on));
+            let version = read_at.unwrap_or(version);
             lists.written.weigh(slot, body.len());
             let list = List::new(version, coding, body, next);
             turn.written(Written::Held(list.clone()));
             Ok(held(list, coding))
         }
         Rendering::Partial(part) => {
-            let version = part.version.map_or(version, |read_at| read_at.of_list(depends_on));
+            let version = part.version.unwrap_or(version);
             turn.written(Written::TooLarge(version));
             lists.written.weigh(slot, 0);
             drop(turn);
@@ -233,7 +232,7 @@ where
 /// Streams a list that was too large to hold at this version.
 async fn stream_large<P>(
     lists: &Lists,
-    (version, depends_on): (Version, DependsOn),
+    version: Version,
     coding: Coding,
     reader: &Arc<Transfer>,
     produce: impl FnOnce(ListWriter) -> P,
@@ -246,18 +245,14 @@ where
     match render(lists, produce, coding).await? {
         Rendering::Whole { body, next, version: read_at } => {
             GATEWAY.lists.of(ListSource::Rendered).inc();
-            let version = read_at.map_or(version, |read_at| read_at.of_list(depends_on));
+            let version = read_at.unwrap_or(version);
             Ok(held(List::new(version, coding, body, next), coding))
         }
         Rendering::Partial(part) => {
-            let version = part.version.map_or(version, |read_at| read_at.of_list(depends_on));
+            let version = part.version.unwrap_or(version);
             respond(lists, version, part, coding, place, reader).await
         }
     }
-}
-
-async fn now(lists: &Lists, depends_on: DependsOn) -> Result<Version, ApiError> {
-    lists.versions.now(depends_on).await
 }
 
 /// Answers with a list that is not cached.

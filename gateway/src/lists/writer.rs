@@ -10,7 +10,8 @@ use std::{
 use axum::http::HeaderValue;
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
-use sqlx::{Postgres, pool::PoolConnection};
+use futures_util::future::BoxFuture;
+use sqlx::{PgConnection, Postgres, pool::PoolConnection};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     time::{Instant, timeout},
@@ -76,9 +77,38 @@ pub(crate) enum ListError {
     Unfinished,
 }
 
+/// Writes a list from the rows that a connection reads.
+pub(super) async fn write_list(
+    database: Pool,
+    writer: ListWriter,
+    rows: impl WriteRows,
+) -> Result<ListWriter, ListError> {
+    let mut connection = lend(&database).await?;
+    let written = rows(&mut connection, writer).await;
+    give_back(connection, written).await
+}
+
+/// Reads the rows of a list and writes them.
+pub(crate) trait WriteRows:
+    for<'c> FnOnce(&'c mut PgConnection, ListWriter) -> BoxFuture<'c, Result<ListWriter, ListError>>
+    + Send
+    + 'static
+{
+}
+
+impl<W> WriteRows for W where
+    W: for<'c> FnOnce(
+            &'c mut PgConnection,
+            ListWriter,
+        ) -> BoxFuture<'c, Result<ListWriter, ListError>>
+        + Send
+        + 'static
+{
+}
+
 /// A connection for writing a list. It is closed unless it is passed to [`give_back`]: back in the pool
 /// it would first read all remaining rows. So it is also closed when a list is abandoned.
-pub(crate) async fn lend(database: &Pool) -> Result<PoolConnection<Postgres>, ListError> {
+async fn lend(database: &Pool) -> Result<PoolConnection<Postgres>, ListError> {
     let mut connection = database.acquire().await?;
     connection.close_on_drop();
     Ok(connection)
@@ -86,7 +116,7 @@ pub(crate) async fn lend(database: &Pool) -> Result<PoolConnection<Postgres>, Li
 
 /// Returns the connection of a list to the pool before the list ends: a client that has received the
 /// whole list and requests another one finds it there.
-pub(crate) async fn give_back(
+async fn give_back(
     mut connection: PoolConnection<Postgres>,
     written: Result<ListWriter, ListError>,
 ) -> Result<ListWriter, ListError> {

@@ -8,9 +8,9 @@ pub(crate) mod page;
 use utoipa::{
     Modify, OpenApi, ToSchema,
     openapi::{
-        Content, Header, Object, Ref, RefOr, Schema, Type,
+        Content, Header, Object, Ref, RefOr, Required, Schema, Type,
         link::Link,
-        path::{Operation, Parameter, PathItem},
+        path::{Operation, Parameter, ParameterBuilder, ParameterIn, PathItem},
         response::Response,
         schema::SchemaType,
         security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
@@ -143,6 +143,7 @@ fn allow_reading(operation: &mut Operation) {
 }
 
 fn complete_operation(operation: &mut Operation, is_v2: bool) {
+    complete_list(operation);
     for parameter in operation.parameters.iter_mut().flatten() {
         if let RefOr::T(Parameter { schema: Some(RefOr::T(schema)), .. }) = parameter {
             never_null(schema);
@@ -153,6 +154,26 @@ fn complete_operation(operation: &mut Operation, is_v2: bool) {
             complete(status, response, is_v2);
         }
     }
+}
+
+/// An answer with an `ETag` may be asked for conditionally, and compressed.
+fn complete_list(operation: &mut Operation) {
+    let Some(RefOr::T(list)) = operation.responses.responses.get_mut("200") else { return };
+    if !list.headers.contains_key("ETag") {
+        return;
+    }
+    let headers = |names: [&str; 2]| names.map(|name| (name.to_owned(), Header::default().into()));
+    list.headers.extend(headers(["Vary", "Content-Encoding"]));
+    let mut unchanged = Response::new("Nothing has changed since that answer");
+    unchanged.headers.extend(headers(["ETag", "Vary"]));
+    operation.responses.responses.insert("304".to_owned(), unchanged.into());
+    let tag = ParameterBuilder::new()
+        .name("If-None-Match")
+        .parameter_in(ParameterIn::Header)
+        .required(Required::False)
+        .description(Some("The `ETag` of an earlier answer"))
+        .schema(Some(Object::with_type(Type::String)));
+    operation.parameters.get_or_insert_default().push(tag.build().into());
 }
 
 fn operations(path: &mut PathItem) -> impl Iterator<Item = &mut Operation> {

@@ -58,6 +58,13 @@ pub(crate) enum DependsOn {
     Minutes,
 }
 
+impl DependsOn {
+    /// Whether the version may be a second old.
+    pub(crate) const fn may_be_old(self) -> bool {
+        matches!(self, Self::Page | Self::Recent)
+    }
+}
+
 /// The columns of a [`Version`], for one row. As the conditions on times in other parts of the same statement, it
 /// uses the time of the statement.
 pub(crate) const VERSION: &str = "SELECT
@@ -175,23 +182,14 @@ impl Versions {
     /// # Errors
     /// 503 when the database does not answer.
     pub(crate) async fn now(&self, depends_on: DependsOn) -> Result<Version, ApiError> {
-        let may_be_old = matches!(depends_on, DependsOn::Page | DependsOn::Recent);
-        let has_windows = may_be_old || depends_on == DependsOn::Windows;
-        if may_be_old
+        let has_windows = depends_on.may_be_old() || depends_on == DependsOn::Windows;
+        if depends_on.may_be_old()
             && let Some((at, version)) = *self.recent.lock()
             && at.elapsed() < RECENT
         {
             return Ok(version.of_list(depends_on));
         }
         Ok(self.ask(has_windows).await?.of_list(depends_on))
-    }
-
-    /// The version as it is now, with its windows.
-    ///
-    /// # Errors
-    /// 503 when the database does not answer.
-    pub(crate) async fn fresh(&self) -> Result<Version, ApiError> {
-        self.ask(true).await
     }
 
     async fn ask(&self, windows: bool) -> Result<Version, ApiError> {

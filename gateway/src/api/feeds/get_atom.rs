@@ -46,14 +46,10 @@ struct Parameters {
     get,
     path = "/feed.atom",
     operation_id = "atom",
-    params(
-        Parameters,
-        ("If-None-Match" = Option<String>, Header, description = "The `ETag` of an earlier answer"),
-    ),
+    params(Parameters),
     responses(
         (status = 200, description = "The feed", body = String, content_type = "application/atom+xml",
-            headers(("ETag"), ("Vary"), ("Content-Encoding"))),
-        (status = 304, description = "Nothing has changed since that answer", headers(("ETag"), ("Vary"))),
+            headers(("ETag"))),
         (status = 404, description = "There is no such region or component"),
         (status = 422, description = "A parameter is invalid"),
         (status = 503, description = "The database can't be read now"),

@@ -47,14 +47,10 @@ struct Parameters {
     get,
     path = "/maintenance.ics",
     operation_id = "calendar",
-    params(
-        Parameters,
-        ("If-None-Match" = Option<String>, Header, description = "The `ETag` of an earlier answer"),
-    ),
+    params(Parameters),
     responses(
         (status = 200, description = "The calendar", body = String, content_type = "text/calendar; charset=utf-8",
-            headers(("ETag"), ("Vary"), ("Content-Encoding"))),
-        (status = 304, description = "Nothing has changed since that answer", headers(("ETag"), ("Vary"))),
+            headers(("ETag"))),
         (status = 404, description = "There is no such region"),
         (status = 422, description = "A parameter is invalid"),
         (status = 503, description = "The database can't be read now"),

@@ -16,10 +16,7 @@ use crate::{
     gateway::App,
     http::{address::address, error::ApiError, query::Query, reader::Reader},
     lists::{self, Asked, DependsOn, ListError, ListKind, ListWriter, document::as_document},
-    store::{
-        feeds::{FeedOf, FeedSelection},
-        pools::Pool,
-    },
+    store::feeds::{FeedOf, FeedSelection},
 };
 
 const GONE: ListError = ListError::Gone("There is no such region or component");
@@ -61,14 +58,10 @@ fn read(uri: &Uri) -> Result<FeedOf, ApiError> {
     get,
     path = "/rss/",
     operation_id = "rss",
-    params(
-        Parameters,
-        ("If-None-Match" = Option<String>, Header, description = "The `ETag` of an earlier answer"),
-    ),
+    params(Parameters),
     responses(
         (status = 200, description = "The feed", body = String, content_type = "application/rss+xml",
-            headers(("ETag"), ("Vary"), ("Content-Encoding"))),
-        (status = 304, description = "Nothing has changed since that answer", headers(("ETag"), ("Vary"))),
+            headers(("ETag"))),
         (status = 404, description = "There is no such region or component"),
         (status = 422, description = "A parameter is invalid"),
         (status = 503, description = "The database can't be read now"),
@@ -80,32 +73,22 @@ pub(crate) async fn get(State(app): State<Arc<App>>, reader: Reader) -> Result<R
     let list = format!("rss {root} {of:?}");
     let (kind, depends_on) = (ListKind::One, DependsOn::Rows);
     let asked = Asked { reader: &reader, list, kind, depends_on };
-    let database = app.lists.database.clone();
-    let response =
-        lists::serve(&app.lists, asked, move |writer| write(database, of, root, writer)).await?;
+    let response = lists::serve(&app.lists, asked, |database, writer| {
+        Box::pin(write(database, of, root, writer))
+    })
+    .await?;
     Ok(as_document(response, "application/rss+xml", app.pages.url.is_none()))
 }
 
 async fn write(
-    database: Pool,
+    database: &mut PgConnection,
     of: FeedOf,
     root: String,
-    writer: ListWriter,
-) -> Result<ListWriter, ListError> {
-    let mut connection = lists::lend(&database).await?;
-    let written = write_feed(&mut connection, &of, &root, writer).await;
-    lists::give_back(connection, written).await
-}
-
-async fn write_feed(
-    database: &mut PgConnection,
-    of: &FeedOf,
-    root: &str,
     mut writer: ListWriter,
 ) -> Result<ListWriter, ListError> {
-    let selection = FeedSelection::read(database, of).await?.ok_or(GONE)?;
-    let (title, description, path) = about(of);
-    let feed = Feed { root, path: &path, title: &title, description: &description };
+    let selection = FeedSelection::read(database, &of).await?.ok_or(GONE)?;
+    let (title, description, path) = about(&of);
+    let feed = Feed { root: &root, path: &path, title: &title, description: &description };
     writer.buffer().extend_from_slice(feed.begin().as_bytes());
     let mut rows = selection.rows().fetch(database);
     while let Some(incident) = rows.try_next().await? {

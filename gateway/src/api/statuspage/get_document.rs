@@ -95,12 +95,10 @@ impl Name {
     operation_id = "statuspage",
     params(
         ("document" = String, Path, description = "Its name", example = "summary.json"),
-        ("If-None-Match" = Option<String>, Header, description = "The `ETag` of an earlier answer"),
     ),
     responses(
         (status = 200, description = "The document", body = Value,
-            headers(("ETag"), ("Vary"), ("Content-Encoding"))),
-        (status = 304, description = "Nothing has changed since that answer", headers(("ETag"), ("Vary"))),
+            headers(("ETag"))),
         (status = 404, description = "There is no such document"),
         (status = 503, description = "The database can't be read now"),
     ),
@@ -124,12 +122,10 @@ pub(crate) async fn get(
     params(
         ("kind" = String, Path, description = "Of what", example = "incidents"),
         ("document" = String, Path, description = "Its name", example = "unresolved.json"),
-        ("If-None-Match" = Option<String>, Header, description = "The `ETag` of an earlier answer"),
     ),
     responses(
         (status = 200, description = "The document", body = Value,
-            headers(("ETag"), ("Vary"), ("Content-Encoding"))),
-        (status = 304, description = "Nothing has changed since that answer", headers(("ETag"), ("Vary"))),
+            headers(("ETag"))),
         (status = 404, description = "There is no such document"),
         (status = 503, description = "The database can't be read now"),
     ),

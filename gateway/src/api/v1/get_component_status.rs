@@ -25,7 +25,6 @@ use crate::{
     store::{
         components::{ComponentFilter, ComponentSelection},
         incidents::{self, Incident},
-        pools::Pool,
     },
 };
 
@@ -82,14 +81,10 @@ struct ComponentJson<'a> {
     get,
     path = "/api/v1/component_status",
     operation_id = "component_status",
-    params(
-        Parameters,
-        ("If-None-Match" = Option<String>, Header, description = "The `ETag` of an earlier answer"),
-    ),
+    params(Parameters),
     responses(
         (status = 200, description = "The components; with a name and an attribute a single object, the \
-            component of the lowest id", body = Answer, headers(("ETag"), ("Vary"), ("Content-Encoding"))),
-        (status = 304, description = "Nothing has changed since that answer", headers(("ETag"), ("Vary"))),
+            component of the lowest id", body = Answer, headers(("ETag"))),
         (status = 404, description = "No component has this name and this attribute"),
         (status = 422, description = "A parameter is invalid, or `attribute_name` or `attribute_value` is missing"),
         (status = 503, description = "The database can't be read now, or too many large lists are being read"),
@@ -127,23 +122,14 @@ pub(crate) async fn get(State(app): State<Arc<App>>, reader: Reader) -> Result<R
         if matches!(which, ComponentFilter::One(..)) { ListKind::One } else { ListKind::All };
     let depends_on = if active { DependsOn::Windows } else { DependsOn::Rows };
     let asked = Asked { reader: &reader, list, kind, depends_on };
-    let database = app.lists.database.clone();
-    lists::serve(&app.lists, asked, move |writer| write(database, which, active, writer)).await
+    lists::serve(&app.lists, asked, move |database, writer| {
+        Box::pin(write(database, which, active, writer))
+    })
+    .await
 }
 
 /// Writes component by component, each with its incidents, newest start first.
 async fn write(
-    database: Pool,
-    which: ComponentFilter,
-    active: bool,
-    writer: ListWriter,
-) -> Result<ListWriter, ListError> {
-    let mut connection = lists::lend(&database).await?;
-    let written = write_rows(&mut connection, which, active, writer).await;
-    lists::give_back(connection, written).await
-}
-
-async fn write_rows(
     database: &mut PgConnection,
     which: ComponentFilter,
     active: bool,

@@ -20,10 +20,7 @@ use crate::{
         reader::Reader,
     },
     lists::{self, Asked, DependsOn, ListError, ListKind, ListWriter},
-    store::{
-        incidents::{Incident, IncidentJson, IncidentSelection},
-        pools::Pool,
-    },
+    store::incidents::{Incident, IncidentJson, IncidentSelection},
 };
 
 #[derive(Debug, IntoParams)]
@@ -84,14 +81,10 @@ impl Filter {
     get,
     path = "/api/v1/incidents",
     operation_id = "incidents",
-    params(
-        Filter,
-        ("If-None-Match" = Option<String>, Header, description = "The `ETag` of an earlier answer"),
-    ),
+    params(Filter),
     responses(
         (status = 200, description = "The incidents", body = [IncidentJson],
-            headers(("ETag"), ("Vary"), ("Content-Encoding"), ("Link"))),
-        (status = 304, description = "Nothing has changed since that answer", headers(("ETag"), ("Vary"))),
+            headers(("ETag"), ("Link"))),
         (status = 422, description = "A parameter is invalid"),
         (status = 503, description = "The database can't be read now, or too many large lists are being read"),
     ),
@@ -102,29 +95,23 @@ pub(crate) async fn get(State(app): State<Arc<App>>, reader: Reader) -> Result<R
     let kind = if filter.limit.is_some() { ListKind::Page } else { ListKind::All };
     let depends_on = if filter.active { DependsOn::Windows } else { DependsOn::Rows };
     let asked = Asked { reader: &reader, list, kind, depends_on };
-    let database = app.lists.database.clone();
-    lists::serve(&app.lists, asked, |writer| write(database, filter, writer)).await
+    lists::serve(&app.lists, asked, |database, writer| Box::pin(write(database, filter, writer)))
+        .await
 }
 
 async fn write(
-    database: Pool,
+    database: &mut PgConnection,
     filter: Filter,
     writer: ListWriter,
 ) -> Result<ListWriter, ListError> {
     match filter.limit {
-        None => all(database, filter, writer).await,
-        Some(limit) => page(database, filter, limit, writer).await,
+        None => write_all(database, &filter, writer).await,
+        Some(limit) => write_page(database, &filter, limit, writer).await,
     }
 }
 
 /// All of them.
-async fn all(database: Pool, filter: Filter, writer: ListWriter) -> Result<ListWriter, ListError> {
-    let mut connection = lists::lend(&database).await?;
-    let written = write_rows(&mut connection, &filter, writer).await;
-    lists::give_back(connection, written).await
-}
-
-async fn write_rows(
+async fn write_all(
     database: &mut PgConnection,
     filter: &Filter,
     mut writer: ListWriter,
@@ -141,17 +128,6 @@ async fn write_rows(
 }
 
 /// One page, and the address of the next.
-async fn page(
-    database: Pool,
-    filter: Filter,
-    limit: u32,
-    writer: ListWriter,
-) -> Result<ListWriter, ListError> {
-    let mut connection = lists::lend(&database).await?;
-    let written = write_page(&mut connection, &filter, limit, writer).await;
-    lists::give_back(connection, written).await
-}
-
 async fn write_page(
     database: &mut PgConnection,
     filter: &Filter,

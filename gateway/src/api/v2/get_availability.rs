@@ -13,10 +13,7 @@ use crate::{
     gateway::App,
     http::{error::ApiError, reader::Reader},
     lists::{self, Asked, DependsOn, ListError, ListKind, ListWriter},
-    store::{
-        availability::{self, Outages},
-        pools::Pool,
-    },
+    store::availability::{self, Outages},
     uptime::{CalendarMonth, last_months},
 };
 
@@ -72,28 +69,19 @@ struct MonthJson {
     get,
     path = "/v2/availability",
     operation_id = "availability",
-    params(("If-None-Match" = Option<String>, Header, description = "The `ETag` of an earlier answer")),
     responses(
         (status = 200, description = "The availability", body = AvailabilityJson,
-            headers(("ETag"), ("Vary"), ("Content-Encoding"))),
-        (status = 304, description = "Nothing has changed since that answer", headers(("ETag"), ("Vary"))),
+            headers(("ETag"))),
         (status = 503, description = "The database can't be read now, or too many large lists are being read"),
     ),
 )]
 pub(crate) async fn get(State(app): State<Arc<App>>, reader: Reader) -> Result<Response, ApiError> {
     let (list, kind) = ("v2 availability".to_owned(), ListKind::All);
     let asked = Asked { reader: &reader, list, kind, depends_on: DependsOn::Minutes };
-    let database = app.lists.database.clone();
-    lists::serve(&app.lists, asked, |writer| write(database, writer)).await
+    lists::serve(&app.lists, asked, |database, writer| Box::pin(write(database, writer))).await
 }
 
-async fn write(database: Pool, writer: ListWriter) -> Result<ListWriter, ListError> {
-    let mut connection = lists::lend(&database).await?;
-    let written = write_rows(&mut connection, writer).await;
-    lists::give_back(connection, written).await
-}
-
-async fn write_rows(
+async fn write(
     database: &mut PgConnection,
     mut writer: ListWriter,
 ) -> Result<ListWriter, ListError> {

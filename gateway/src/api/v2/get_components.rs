@@ -15,7 +15,6 @@ use crate::{
     gateway::App,
     http::{error::ApiError, reader::Reader, schema},
     lists::{self, Asked, DependsOn, ListError, ListKind, ListWriter},
-    store::pools::Pool,
 };
 
 /// A component.
@@ -38,28 +37,19 @@ struct ComponentJson<'a> {
     get,
     path = "/v2/components",
     operation_id = "components_v2",
-    params(("If-None-Match" = Option<String>, Header, description = "The `ETag` of an earlier answer")),
     responses(
         (status = 200, description = "The components", body = [ComponentJson],
-            headers(("ETag"), ("Vary"), ("Content-Encoding"))),
-        (status = 304, description = "Nothing has changed since that answer", headers(("ETag"), ("Vary"))),
+            headers(("ETag"))),
         (status = 503, description = "The database can't be read now, or too many large lists are being read"),
     ),
 )]
 pub(crate) async fn get(State(app): State<Arc<App>>, reader: Reader) -> Result<Response, ApiError> {
     let (list, kind) = ("v2 components".to_owned(), ListKind::All);
     let asked = Asked { reader: &reader, list, kind, depends_on: DependsOn::Rows };
-    let database = app.lists.database.clone();
-    lists::serve(&app.lists, asked, |writer| write(database, writer)).await
+    lists::serve(&app.lists, asked, |database, writer| Box::pin(write(database, writer))).await
 }
 
-async fn write(database: Pool, writer: ListWriter) -> Result<ListWriter, ListError> {
-    let mut connection = lists::lend(&database).await?;
-    let written = write_rows(&mut connection, writer).await;
-    lists::give_back(connection, written).await
-}
-
-async fn write_rows(
+async fn write(
     database: &mut PgConnection,
     mut writer: ListWriter,
 ) -> Result<ListWriter, ListError> {

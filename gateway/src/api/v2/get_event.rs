@@ -15,7 +15,6 @@ use crate::{
     lists::{self, Asked, DependsOn, ListError, ListKind, ListWriter},
     store::{
         events::{self, Event},
-        pools::Pool,
         version::Version,
     },
 };
@@ -27,12 +26,10 @@ use crate::{
     operation_id = "event",
     params(
         ("id" = i32, Path, description = "The id of the event"),
-        ("If-None-Match" = Option<String>, Header, description = "The `ETag` of an earlier answer"),
     ),
     responses(
         (status = 200, description = "The event", body = EventJson,
-            headers(("ETag"), ("Vary"), ("Content-Encoding"))),
-        (status = 304, description = "Nothing has changed since that answer", headers(("ETag"), ("Vary"))),
+            headers(("ETag"))),
         (status = 400, description = "The id is invalid"),
         (status = 404, description = "No event has this id"),
         (status = 503, description = "The database can't be read now"),
@@ -47,24 +44,18 @@ pub(crate) async fn get(
     let id = id.ok_or_else(|| ApiError::bad_request("event id is not a number"))?;
     let (list, kind) = (format!("v2 event {id}"), ListKind::One);
     let asked = Asked { reader: &reader, list, kind, depends_on: DependsOn::Windows };
-    let database = app.lists.database.clone();
-    lists::serve(&app.lists, asked, move |writer| write(database, id, writer)).await
+    lists::serve(&app.lists, asked, move |database, writer| Box::pin(write(database, id, writer)))
+        .await
 }
 
-async fn write(database: Pool, id: i32, writer: ListWriter) -> Result<ListWriter, ListError> {
-    let mut connection = lists::lend(&database).await?;
-    let written = write_one(&mut connection, id, writer).await;
-    lists::give_back(connection, written).await
-}
-
-async fn write_one(
+async fn write(
     database: &mut PgConnection,
     id: i32,
     mut writer: ListWriter,
 ) -> Result<ListWriter, ListError> {
     let row = events::one(id).fetch_optional(database).await?;
     let row = row.ok_or(ListError::Gone("event does not exist"))?;
-    writer.is_of(Version::from_row(&row)?)?;
+    writer.is_of(Version::from_row(&row)?.of_list(DependsOn::Windows))?;
     serde_json::to_writer(writer.buffer(), &EventJson::new(&Event::from_row(&row)?))?;
     Ok(writer)
 }
