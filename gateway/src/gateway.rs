@@ -58,7 +58,7 @@ pub(crate) struct App {
     /// The settings of pages and feeds.
     pub(crate) pages: PageConfig,
     /// The last 90 days of each component.
-    pub(crate) bars: Arc<Bars>,
+    pub(crate) bars: Bars,
     /// Tells readers when the lists change.
     pub(crate) live: Live,
     pub(crate) stop: Stop,
@@ -90,7 +90,7 @@ impl App {
                 limits.streamed_lists,
             ),
             event_counts: Arc::default(),
-            bars: Arc::new(Bars::new(pages.uptime_impact)),
+            bars: Bars::new(pages.uptime_impact),
             live: Live::new(versions.clone(), limits.connections),
             versions,
             conflict: config.conflict,

@@ -5,6 +5,7 @@ mod alert_mapping;
 mod alertmanager;
 mod api;
 pub mod auth;
+mod calendar;
 pub mod cli;
 pub mod config;
 mod gateway;

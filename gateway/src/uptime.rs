@@ -1,18 +1,19 @@
 //! How much of a time a component was available, and how badly it was affected on each day.
 
+use std::{iter, mem};
+
 use shared::timestamp::Timestamp;
 use sqlx::FromRow;
-use time::{Date, Duration, OffsetDateTime, Time};
+
+use crate::calendar::CalendarMonth;
 
 /// Microseconds of a day.
-const DAY: i64 = 86_400_000_000;
+pub(crate) const DAY: i64 = 86_400_000_000;
 
-/// A month of the calendar, in UTC.
+/// A month, or its elapsed part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct CalendarMonth {
-    pub(crate) year: i32,
-    /// From 1.
-    pub(crate) month: u8,
+pub(crate) struct MonthSoFar {
+    pub(crate) of: CalendarMonth,
     /// Its begin, in microseconds since 1970.
     begin: i64,
     /// The begin of the next one, or the time of the answer if that is earlier.
@@ -20,31 +21,17 @@ pub(crate) struct CalendarMonth {
 }
 
 /// The current month and those before it, newest first.
-pub(crate) fn last_months(now: Timestamp, count: usize) -> Vec<CalendarMonth> {
-    let now = now.as_micros();
-    let today = OffsetDateTime::from_unix_timestamp(now.div_euclid(1_000_000));
-    let Ok(mut last) = today.map(OffsetDateTime::date) else { return Vec::new() };
-    let mut end = now;
-    let mut months = Vec::with_capacity(count);
-    for _ in 0..count {
-        let first = last - Duration::days(i64::from(last.day()) - 1);
-        let begin = micros(first);
-        months.push(CalendarMonth { year: first.year(), month: first.month().into(), begin, end });
-        (last, end) = (first - Duration::DAY, begin);
-    }
-    months
+pub(crate) fn last_months(now: Timestamp, count: usize) -> Vec<MonthSoFar> {
+    let mut end = now.as_micros();
+    let months = iter::successors(CalendarMonth::of(now), |month| Some(month.previous()));
+    let elapsed = |of: CalendarMonth| {
+        let begin = of.begin()?.as_micros();
+        Some(MonthSoFar { of, begin, end: mem::replace(&mut end, begin) })
+    };
+    months.take(count).map_while(elapsed).collect()
 }
 
-fn micros(date: Date) -> i64 {
-    date.with_time(Time::MIDNIGHT).assume_utc().unix_timestamp() * 1_000_000
-}
-
-impl CalendarMonth {
-    /// When it begins.
-    pub(crate) fn begin(self) -> Option<Timestamp> {
-        Timestamp::from_micros(self.begin).ok()
-    }
-
+impl MonthSoFar {
     /// The share of its elapsed time, in percent with 5 decimals, that is in none of the outages. They may
     /// overlap, and are in the order of their begins.
     pub(crate) fn availability(self, outages: &[(Timestamp, Timestamp)]) -> f64 {
@@ -179,13 +166,14 @@ mod tests {
     #[test]
     fn months_go_back_from_the_elapsed_part_of_this_one() {
         let months = last_months(at("2026-03-31T12:00:00Z"), 12);
-        let names: Vec<(i32, u8)> = months.iter().map(|month| (month.year, month.month)).collect();
+        let names: Vec<(i32, u8)> =
+            months.iter().map(|month| (month.of.year, month.of.month)).collect();
         assert_eq!(names[..4], [(2026, 3), (2026, 2), (2026, 1), (2025, 12)]);
         assert_eq!(names[11], (2025, 4));
         let days: Vec<i64> =
             months.iter().map(|month| (month.end - month.begin) / 43_200_000_000).collect();
         assert_eq!(days, [61, 56, 62, 62, 60, 62, 60, 62, 62, 60, 62, 60]);
-        assert_eq!(months[1].begin(), Some(at("2026-02-01T00:00:00Z")));
+        assert_eq!(months[1].of.begin(), Some(at("2026-02-01T00:00:00Z")));
         let first = last_months(at("2026-03-01T00:00:00Z"), 1)[0];
         assert_eq!(
             first.availability(&[(at("2026-01-01T00:00:00Z"), at("2026-03-01T00:00:00Z"))]),

@@ -26,6 +26,15 @@ pub(crate) struct ApiError {
 #[derive(Clone)]
 pub(crate) struct Refusal(pub(crate) String);
 
+/// The same answer with another body.
+pub(crate) fn with_body(answer: Response, body: impl IntoResponse) -> Response {
+    let (mut parts, _) = answer.into_parts();
+    let (of_body, body) = body.into_response().into_parts();
+    parts.headers.remove(header::CONTENT_LENGTH);
+    parts.headers.extend(of_body.headers);
+    Response::from_parts(parts, body)
+}
+
 /// Why a request was refused.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Error, example = json!({

@@ -11,7 +11,7 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::http::error::Refusal;
+use crate::http::error::{Refusal, with_body};
 
 /// Where it is.
 pub(crate) const BELOW: &str = "/v2/";
@@ -36,17 +36,10 @@ pub(crate) async fn api_v2(request: Request, next: Next) -> Response {
         StatusCode::NO_CONTENT.into_response()
     } else {
         let mut response = next.run(request).await;
-        if let Some(Refusal(message)) = response.extensions_mut().remove() {
-            let body = Json(Body { message: &message }).into_response();
-            let (parts, body) = body.into_parts();
-            let length = parts.headers.get(header::CONTENT_LENGTH).cloned();
-            match length {
-                Some(length) => drop(response.headers_mut().insert(header::CONTENT_LENGTH, length)),
-                None => drop(response.headers_mut().remove(header::CONTENT_LENGTH)),
-            }
-            *response.body_mut() = body;
+        match response.extensions_mut().remove() {
+            Some(Refusal(message)) => with_body(response, Json(Body { message: &message })),
+            None => response,
         }
-        response
     };
     let headers = response.headers_mut();
     let allow = |value| HeaderValue::from_static(value);

@@ -14,6 +14,7 @@ use opentelemetry::{
 use opentelemetry_http::HeaderExtractor;
 use shared::traces::{Client, Traces};
 
+use super::api_v2;
 use crate::auth::Auth;
 
 /// Serves a request within a span.
@@ -25,7 +26,7 @@ pub(crate) async fn trace_request(
 ) -> Response {
     // The other paths are polled by monitoring, and are of no interest.
     let path = request.uri().path();
-    if !path.starts_with("/api/") && !path.starts_with("/v2/") {
+    if !path.starts_with("/api/") && !path.starts_with(api_v2::BELOW) {
         return next.run(request).await;
     }
     let method = request.method().as_str();

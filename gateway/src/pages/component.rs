@@ -26,7 +26,7 @@ use crate::{
         page_events::{self, Most, PageEvent, Which},
         snapshot::Snapshot,
     },
-    uptime::{Bar, last_months},
+    uptime::{Bar, MonthSoFar, last_months},
     view::{
         catalogue,
         catalogue::label,
@@ -104,18 +104,18 @@ impl Document for ComponentDocument {
         let impacts = page_events::impacts(state).await?;
         let events = page_events::read(state, Which::Of(id), MOST, None).await?;
         let months = last_months(state.now, MONTHS);
-        let from = months.last().and_then(|month| month.begin()).unwrap_or(state.now);
+        let from = months.last().and_then(|month| month.of.begin()).unwrap_or(state.now);
         let intervals = bars::of_component(&mut state.database, id, (from, state.now)).await?;
         let impact = app.bars.impact();
         let bars: Vec<Bar> =
             months.iter().map(|month| month.days().bar(&intervals, impact)).collect();
-        let month = |(month, bar): (&crate::uptime::CalendarMonth, _)| {
+        let month = |(month, bar): (&MonthSoFar, _)| {
             let Bar { days, uptime }: &Bar = bar;
-            let name = format!("{}-{:02}", month.year, month.month);
+            let name = month.of.text();
             MonthView { days: Days { caption: name.clone(), days }, name, uptime: percent(*uptime) }
         };
         let lengths: BTreeSet<usize> = bars.iter().map(|bar| bar.days.len()).collect();
-        let level = impacts.get(&id).map_or(Level::Operational, |impact| Level::of(*impact));
+        let level = Level::of_worst(impacts.get(&id).copied());
         let frame = Frame::new(&app.pages, state, &all, None);
         let (active, earlier) = now_and_earlier(&events, id, (&names, &frame.base, state.now));
         let page = ComponentPage {
@@ -145,9 +145,12 @@ fn now_and_earlier(
 ) -> (Vec<EventView>, Vec<EventView>) {
     let (mut active, mut earlier) = (Vec::new(), Vec::new());
     for event in events {
-        let view = EventView::new(event, names, base, now);
-        let is_in = view.is_running && event.event.components.contains(&id);
-        if is_in { active.push(view) } else { earlier.push(view) }
+        let line = EventView::line(event, now);
+        if line.is_running && event.event.components.contains(&id) {
+            active.push(EventView::new(event, names, base, now));
+        } else {
+            earlier.push(line);
+        }
     }
     (active, earlier)
 }

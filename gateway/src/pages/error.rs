@@ -6,11 +6,15 @@ use askama::Template;
 use axum::{
     extract::State,
     http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
-    response::{IntoResponse, Response},
+    response::{Html, IntoResponse, Response},
 };
 
 use super::frame::POLICY;
-use crate::{config::PageConfig, gateway::App, http::error::ApiError};
+use crate::{
+    config::PageConfig,
+    gateway::App,
+    http::error::{ApiError, with_body},
+};
 
 #[derive(Template)]
 #[template(path = "pages/error.html")]
@@ -47,7 +51,7 @@ pub(crate) async fn nothing(State(app): State<Arc<App>>, uri: Uri, headers: Head
 
 fn error_page(pages: &PageConfig, error: ApiError) -> Response {
     let status = error.status();
-    let mut response = error.clone().into_response();
+    let response = error.clone().into_response();
     let (_, message, _) = error.into_parts();
     let heading = match status {
         StatusCode::NOT_FOUND => "There is no such page",
@@ -62,11 +66,8 @@ fn error_page(pages: &PageConfig, error: ApiError) -> Response {
         is_temporary: status == StatusCode::SERVICE_UNAVAILABLE,
     };
     // Its texts always can be written; otherwise the error of the API is the answer.
-    if let Ok(html) = page.render() {
-        let headers = response.headers_mut();
-        headers.remove(header::CONTENT_LENGTH);
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
-        *response.body_mut() = html.into();
+    match page.render() {
+        Ok(html) => with_body(response, Html(html)),
+        Err(_) => response,
     }
-    response
 }

@@ -8,11 +8,10 @@ use axum::{
     http::StatusCode,
     response::Response,
 };
-use shared::timestamp::Timestamp;
-use time::{Date, Month, Time as TimeOfDay};
 
 use super::{error::page, frame::Frame};
 use crate::{
+    calendar::CalendarMonth,
     gateway::App,
     http::{error::ApiError, query::Query, reader::Reader},
     lists::{
@@ -65,57 +64,6 @@ async fn answer(
     };
     let history = History { month, region, page, app: app.clone() };
     serve_document(&app.lists, reader, history).await
-}
-
-/// A month of the calendar.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct CalendarMonth {
-    year: i32,
-    /// From 1.
-    month: u8,
-}
-
-impl CalendarMonth {
-    /// From `2026-11`.
-    fn parse(text: &str) -> Option<Self> {
-        let (year, month) = text.split_once('-')?;
-        let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-        if year.len() != 4 || month.len() != 2 || !is_number(year) || !is_number(month) {
-            return None;
-        }
-        let month = Self { year: year.parse().ok()?, month: month.parse().ok()? };
-        month.begin().map(|_| month)
-    }
-
-    /// The one with this time.
-    fn of(time: Timestamp) -> Option<Self> {
-        Self::parse(time.to_the_minute().get(..7)?)
-    }
-
-    fn begin(self) -> Option<Timestamp> {
-        let month = Month::try_from(self.month).ok()?;
-        let date = Date::from_calendar_date(self.year, month, 1).ok()?;
-        let seconds = date.with_time(TimeOfDay::MIDNIGHT).assume_utc().unix_timestamp();
-        Timestamp::from_micros(seconds * 1_000_000).ok()
-    }
-
-    const fn next(self) -> Self {
-        match self.month {
-            12 => Self { year: self.year + 1, month: 1 },
-            month => Self { month: month + 1, ..self },
-        }
-    }
-
-    /// As in addresses.
-    fn text(self) -> String {
-        format!("{:04}-{:02}", self.year, self.month)
-    }
-
-    /// For people.
-    fn name(self) -> String {
-        Month::try_from(self.month)
-            .map_or_else(|_| self.text(), |month| format!("{month} {}", self.year))
-    }
 }
 
 struct History {
@@ -185,31 +133,5 @@ impl Document for History {
         };
         page.write_into(out)?;
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn months_follow_each_other() {
-        let month = CalendarMonth::parse("2026-12").unwrap();
-        assert_eq!(month.next().text(), "2027-01");
-        assert_eq!(month.name(), "December 2026");
-        assert_eq!(month.begin(), Some("2026-12-01 00:00".parse().unwrap()));
-        for bad in [
-            "",
-            "2026",
-            "2026-13",
-            "2026-00",
-            "26-01",
-            "2026-1",
-            "+026-01",
-            "2026-+1",
-            "2026-11-01",
-        ] {
-            assert_eq!(CalendarMonth::parse(bad), None, "{bad}");
-        }
     }
 }

@@ -22,10 +22,10 @@ use crate::{
         page_events::{self, Most, PageEvent, Which},
         snapshot::Snapshot,
     },
-    uptime::Days,
+    uptime::{DAY, Days},
     view::{
         catalogue::{self, asked_region, in_region},
-        event::{EventView, Names, names},
+        event::{EventView, names},
         html::{Grid, Icon},
         level::Level,
     },
@@ -138,7 +138,7 @@ impl Document for Overview {
             has_more_coming,
             table: Table::new(&shown, &levels, &affected),
             recent_days: RECENT_DAYS,
-            days: by_day(&recent, &names, &frame.base, state.now),
+            days: by_day(&recent, state.now),
             has_more_recent: recent.len() == RECENT.events as usize,
             grid: Grid(bars::DAYS),
             bar_days: bars::DAYS,
@@ -196,8 +196,7 @@ impl Headline {
 }
 
 /// The last days, newest first, each with what started on it. Days without anything are one.
-fn by_day(recent: &[PageEvent], names: &Names<'_>, base: &str, now: Timestamp) -> Vec<DayView> {
-    const DAY: i64 = 86_400_000_000;
+fn by_day(recent: &[PageEvent], now: Timestamp) -> Vec<DayView> {
     let date = |time: Timestamp| time.to_the_minute().chars().take(10).collect::<String>();
     let is_cut = recent.len() == RECENT.events as usize;
     let mut rest = recent.iter().take(RECENT.events as usize - 1).peekable();
@@ -210,7 +209,7 @@ fn by_day(recent: &[PageEvent], names: &Names<'_>, base: &str, now: Timestamp) -
         let day = date(now.plus_micros(-back * DAY));
         let mut events = Vec::new();
         while let Some(event) = rest.next_if(|event| date(event.event.incident.start_date) == day) {
-            events.push(EventView::new(event, names, base, now));
+            events.push(EventView::line(event, now));
         }
         match days.last_mut() {
             Some(last) if last.events.is_empty() && events.is_empty() => last.first = Some(day),

@@ -112,7 +112,7 @@ pub(crate) struct Shown {
 impl Shown {
     pub(crate) fn new(incident: Incident) -> Self {
         let (mut updates, mut begins) = (Vec::new(), Vec::new());
-        for update in incident.updates() {
+        for update in incident.updates_json() {
             if !begins.is_empty() {
                 updates.push(b',');
             }
@@ -199,6 +199,9 @@ fn minute_or_null() -> Object {
     text
 }
 
+/// The status of updates that this service wrote.
+pub(crate) const SYSTEM: &str = "SYSTEM";
+
 impl<'a> IncidentJson<'a> {
     /// Without its updates.
     fn new(
@@ -219,9 +222,14 @@ impl Incident {
         IncidentJson::new(self.id, &self.text, self.impact, self.start_date, self.end_date)
     }
 
-    fn updates(&self) -> impl Iterator<Item = Update<'_>> {
+    /// Status, text and time of each update, newest first.
+    pub(crate) fn updates(&self) -> impl DoubleEndedIterator<Item = (&str, &str, Timestamp)> {
         let updates = self.update_statuses.iter().zip(&self.update_texts).zip(&self.update_times);
-        updates.map(|((status, text), time)| Update {
+        updates.map(|((status, text), time)| (status.as_str(), text.as_str(), *time))
+    }
+
+    fn updates_json(&self) -> impl Iterator<Item = Update<'_>> {
+        self.updates().map(|(status, text, time)| Update {
             status,
             text,
             timestamp: time.to_the_minute(),
@@ -253,7 +261,7 @@ struct Update<'a> {
 
 impl Serialize for Updates<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.0.updates())
+        serializer.collect_seq(self.0.updates_json())
     }
 }
 

@@ -12,7 +12,7 @@ use super::{
     html::{Icon, Text, Time, contained, duration},
     level::Level,
 };
-use crate::store::page_events::PageEvent;
+use crate::store::{incidents::SYSTEM, page_events::PageEvent};
 
 /// Components that an incident names before it says how many more there are.
 const MOST_NAMED: usize = 12;
@@ -63,19 +63,32 @@ pub(crate) struct UpdateView {
 }
 
 impl EventView {
+    /// With its components and updates.
     pub(crate) fn new(event: &PageEvent, names: &Names<'_>, base: &str, now: Timestamp) -> Self {
-        let PageEvent { event, updates: all, .. } = event;
-        let incident = &event.incident;
-        let components = named(&event.components, names);
-        let updates = incident.update_statuses.iter().zip(&incident.update_texts);
-        let updates: Vec<UpdateView> = updates
-            .zip(&incident.update_times)
-            .map(|((status, text), time)| UpdateView {
-                time: Time(*time),
-                status: if status == "SYSTEM" { String::new() } else { contained(status) },
+        let components = named(&event.event.components, names);
+        let updates: Vec<UpdateView> = event
+            .event
+            .incident
+            .updates()
+            .map(|(status, text, time)| UpdateView {
+                time: Time(time),
+                status: if status == SYSTEM { String::new() } else { contained(status) },
                 text: Text::new(text, base),
             })
             .collect();
+        Self {
+            more_components: components.len().saturating_sub(MOST_NAMED),
+            components: components.into_iter().take(MOST_NAMED).collect(),
+            more_updates: (event.updates - updates.len() as i64).max(0),
+            updates,
+            ..Self::line(event, now)
+        }
+    }
+
+    /// Without components and updates, for one line.
+    pub(crate) fn line(event: &PageEvent, now: Timestamp) -> Self {
+        let event = &event.event;
+        let incident = &event.incident;
         let level = Level::of(incident.impact);
         let is_cancelled = event.is_cancelled();
         let until = incident.end_date.filter(|end| *end <= now || incident.start_date > now);
@@ -94,10 +107,10 @@ impl EventView {
             start: Time(incident.start_date),
             end: incident.end_date.map(Time),
             duration: duration(incident.start_date, until.unwrap_or(now)),
-            more_components: components.len().saturating_sub(MOST_NAMED),
-            components: components.into_iter().take(MOST_NAMED).collect(),
-            more_updates: (all - updates.len() as i64).max(0),
-            updates,
+            components: Vec::new(),
+            more_components: 0,
+            updates: Vec::new(),
+            more_updates: 0,
         }
     }
 }

@@ -24,6 +24,11 @@ impl Level {
         }
     }
 
+    /// Of what is in incidents of which the worst has this impact, if it is in any.
+    pub(crate) fn of_worst(impact: Option<i16>) -> Self {
+        impact.map(Self::of).unwrap_or_default()
+    }
+
     /// The word for a component.
     pub(crate) const fn word(self) -> &'static str {
         match self {

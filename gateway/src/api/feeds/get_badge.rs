@@ -93,19 +93,16 @@ impl Document for Badge {
     }
 
     async fn write(self, state: &mut Snapshot<'_>, out: &mut Vec<u8>) -> Result<(), ListError> {
-        let impacts = page_events::impacts(state).await?;
-        let (name, level) = match self.id {
+        let (name, worst) = match self.id {
             Some(id) => {
                 let found = components::read(&mut state.database, &[id]).await?;
                 let component = found.first().ok_or(ListError::Gone(GONE))?;
-                (label(component), impacts.get(&id).map(|impact| Level::of(*impact)))
+                let impacts = page_events::impacts(state).await?;
+                (label(component), impacts.get(&id).copied())
             }
-            None => {
-                let worst = page_events::worst(state).await?;
-                (self.app.pages.title.clone(), worst.map(Level::of))
-            }
+            None => (self.app.pages.title.clone(), page_events::worst(state).await?),
         };
-        BadgeSvg::new(&name, level.unwrap_or_default()).write_into(out)?;
+        BadgeSvg::new(&name, Level::of_worst(worst)).write_into(out)?;
         Ok(())
     }
 }

@@ -18,6 +18,7 @@ use crate::{
         page_events::{self, Most, PageEvent, Which},
         snapshot::Snapshot,
     },
+    uptime::DAY,
     view::{
         catalogue::{self, asked_region, in_region},
         event::{Names, named, names, title},
@@ -28,7 +29,7 @@ use crate::{
 /// Maintenances, and updates of each of them.
 const MOST: Most = Most { events: 500, after: 0, updates: 1 };
 /// Those that ended longer ago are left out, in microseconds.
-const KEPT: i64 = 90 * 86_400_000_000;
+const KEPT: i64 = 90 * DAY;
 
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]

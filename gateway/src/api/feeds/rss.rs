@@ -58,8 +58,7 @@ impl Feed<'_> {
 /// The timeline, the impact and the times of an incident, as HTML.
 fn content(incident: &Incident, root: &str) -> String {
     let mut lines = Vec::new();
-    let updates = incident.update_statuses.iter().zip(&incident.update_texts);
-    for ((status, text), time) in updates.zip(&incident.update_times) {
+    for (status, text, time) in incident.updates() {
         let time = time.to_the_minute();
         let text = Text::new(text, root);
         let status = html_escape::encode_text(status);

@@ -215,24 +215,23 @@ impl IncidentJson {
 fn updates(event: &PageEvent) -> Vec<UpdateJson> {
     let PageEvent { event, update_ids, .. } = event;
     let incident = &event.incident;
-    let updates = incident.update_statuses.iter().zip(&incident.update_texts);
     // What a status means that Statuspage does not have.
     let of_others = |at: Timestamp| match (incident.impact, at < incident.start_date) {
         (0, true) => "scheduled",
         (0, false) => "in_progress",
         _ => "investigating",
     };
-    updates
-        .zip(&incident.update_times)
+    incident
+        .updates()
         .zip(update_ids)
-        .map(|(((status, text), at), id)| UpdateJson {
+        .map(|((status, text, at), id)| UpdateJson {
             id: id.to_string(),
-            status: update_status(status, of_others(*at)),
+            status: update_status(status, of_others(at)),
             body: without_markup(text),
             incident_id: incident.id.to_string(),
-            created_at: time(*at),
-            updated_at: time(*at),
-            display_at: time(*at),
+            created_at: time(at),
+            updated_at: time(at),
+            display_at: time(at),
             affected_components: None,
         })
         .collect()

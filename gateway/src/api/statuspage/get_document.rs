@@ -179,9 +179,7 @@ impl Document for StatuspageDocument {
         let Self { name, root, app } = self;
         let all = catalogue::read(state).await?;
         let impacts = page_events::impacts(state).await?;
-        let level = |component: &Component| {
-            impacts.get(&component.id).map_or(Level::Operational, |impact| Level::of(*impact))
-        };
+        let level = |component: &Component| Level::of_worst(impacts.get(&component.id).copied());
         let components: Vec<ComponentJson> = all
             .iter()
             .zip(1..)
@@ -191,12 +189,11 @@ impl Document for StatuspageDocument {
         let maintenances = events(state, name.maintenances(), &all, &components, &root).await?;
         let status = if matches!(name, Name::Summary | Name::Status) {
             let worst = page_events::worst(state).await?;
-            Some(worst.map_or(Level::Operational, Level::of).into())
+            Some(Level::of_worst(worst).into())
         } else {
             None
         };
         let is_of_components = matches!(name, Name::Summary | Name::Components);
-        let groups = groups(&all, level);
         let document = DocumentJson {
             page: PageJson {
                 id: PAGE_ID,
@@ -205,7 +202,10 @@ impl Document for StatuspageDocument {
                 time_zone: "Etc/UTC",
                 updated_at: time(state.now),
             },
-            components: is_of_components.then(|| components.into_iter().chain(groups).collect()),
+            components: is_of_components.then(|| {
+                let groups = groups(&all, level);
+                components.into_iter().chain(groups).collect()
+            }),
             incidents,
             scheduled_maintenances: maintenances,
             status,

@@ -8,12 +8,10 @@ use utoipa::{
 };
 
 use super::markdown;
-use crate::store::events::Event;
+use crate::store::{events::Event, incidents::SYSTEM};
 
 /// The status of an update that has the description of its event.
 const DESCRIPTION: &str = "description";
-/// The status of what this service did.
-const SYSTEM: &str = "SYSTEM";
 
 /// An incident or a maintenance.
 #[derive(Serialize, ToSchema)]
@@ -91,7 +89,7 @@ fn end() -> Object {
 }
 
 /// RFC 3339, which has no years before 0.
-pub(super) fn rfc3339(time: Timestamp) -> String {
+fn rfc3339(time: Timestamp) -> String {
     let text = time.to_the_microsecond();
     if text.starts_with('-') { "0000-01-01T00:00:00.000000Z".to_owned() } else { text }
 }
@@ -99,10 +97,9 @@ pub(super) fn rfc3339(time: Timestamp) -> String {
 impl<'a> EventJson<'a> {
     pub(super) fn new(event: &'a Event) -> Self {
         let Event { incident, system, status, components } = event;
-        let newest_first = || incident.update_statuses.iter().zip(&incident.update_texts);
-        let description = newest_first().find(|(status, _)| *status == DESCRIPTION);
-        let shown = newest_first().zip(&incident.update_times).rev();
-        let updates = shown.filter(|((status, _), _)| *status != DESCRIPTION).enumerate();
+        let description = incident.updates().find(|(status, ..)| *status == DESCRIPTION);
+        let oldest_first = incident.updates().rev();
+        let updates = oldest_first.filter(|(status, ..)| *status != DESCRIPTION).enumerate();
         Self {
             id: incident.id,
             title: &incident.text,
@@ -114,14 +111,18 @@ impl<'a> EventJson<'a> {
             kind: if incident.impact == 0 { EventType::Maintenance } else { EventType::Incident },
             status,
             updates: updates
-                .map(|(id, ((status, text), at))| UpdateJson {
+                .map(|(id, (status, text, at))| UpdateJson {
                     id,
                     status: word(status).to_owned(),
-                    text: if status == SYSTEM { markdown::from_html(text) } else { text.clone() },
-                    timestamp: rfc3339(*at),
+                    text: if status == SYSTEM {
+                        markdown::from_html(text)
+                    } else {
+                        text.to_owned()
+                    },
+                    timestamp: rfc3339(at),
                 })
                 .collect(),
-            description: description.map(|(_, text)| text.as_str()),
+            description: description.map(|(_, text, _)| text),
         }
     }
 }

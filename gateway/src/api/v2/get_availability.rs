@@ -14,7 +14,7 @@ use crate::{
     http::{error::ApiError, reader::Reader},
     lists::{self, Asked, DependsOn, ListError, ListKind, ListWriter},
     store::availability::{self, Outages},
-    uptime::{CalendarMonth, last_months},
+    uptime::{MonthSoFar, last_months},
 };
 
 /// The number of months, the current one included.
@@ -87,7 +87,7 @@ async fn write(
 ) -> Result<ListWriter, ListError> {
     let (now, is_incomplete) = availability::now(&mut *database).await?;
     let months = last_months(now, MONTHS);
-    let from = months.last().and_then(|month| month.begin()).unwrap_or(now);
+    let from = months.last().and_then(|month| month.of.begin()).unwrap_or(now);
     let mut rows = availability::outages(from, now).fetch(database);
     writer.buffer().extend_from_slice(b"{\"data\":[");
     let mut is_first = true;
@@ -109,15 +109,15 @@ async fn write(
 fn write_one(
     buffer: &mut Vec<u8>,
     component: &Outages,
-    months: &[CalendarMonth],
+    months: &[MonthSoFar],
 ) -> Result<(), serde_json::Error> {
     let Outages { id, name, region, began, ended } = component;
     let outages: Vec<_> = began.iter().copied().zip(ended.iter().copied()).collect();
     let availability = months
         .iter()
         .map(|month| MonthJson {
-            year: month.year,
-            month: month.month,
+            year: month.of.year,
+            month: month.of.month,
             percentage: month.availability(&outages),
         })
         .collect();

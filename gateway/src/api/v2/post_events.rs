@@ -96,8 +96,8 @@ pub(crate) async fn post(
     let place = intake.place().map_err(unread)?;
     let bytes = read(&app.stop, body::read(body)).await?;
     let event = PostedEvent::read(&bytes, app.clock.now())?;
-    let listed = event.components.clone();
-    let distinct = distinct(&listed);
+    let listed = &event.components;
+    let distinct = distinct(listed);
     let mut places = vec![place];
     for _ in 1..distinct.len() {
         intake.count(caller.token, arrived)?;
@@ -106,7 +106,7 @@ pub(crate) async fn post(
     let updates = updates(&event, &distinct, key.as_deref());
     let deadline = arrived + preference.wait;
     let submitted = intake.submit_all(updates, &caller.subject, &preference, deadline).await?;
-    Ok(preference.mark(answer(&listed, &distinct, submitted)))
+    Ok(preference.mark(answer(listed, &distinct, submitted)))
 }
 
 /// Each component once, where it is listed first.
