@@ -13,9 +13,9 @@ use tokio::{
 use super::{
     Document,
     alerts::alerts_and_webhook,
-    formats::{formats, formats_without_servers},
+    formats::{self, formats},
     many_updates::many_updates,
-    v2::{v2, v2_without_rabbitmq, v2_without_servers},
+    v2::{self, v2, v2_without_rabbitmq},
 };
 use harness::{Answer, COMPONENT_STATUS, Fixture, INCIDENTS, System, answer, eventually, tests};
 
@@ -227,18 +227,17 @@ async fn lists(system: &System, document: &mut Document) -> Result<()> {
 async fn without_servers(system: &mut System, document: &mut Document) -> Result<()> {
     system.start_gateway_unready(&NOWHERE).await?;
     let last = system.addresses.len() - 1;
-    for (path, asked) in [
+    let of_v1 = [
         (COMPONENT_STATUS, COMPONENT_STATUS),
         (INCIDENTS, INCIDENTS),
         (RECEIPT, "/api/v1/updates/019ce2a4-7c00-7000-8000-000000000000"),
         ("/readyz", "/readyz"),
-    ] {
+    ];
+    for (path, asked) in of_v1.into_iter().chain(v2::ASKED).chain(formats::ASKED) {
         let request = system.request_to(last, Method::GET, asked).bearer_auth(&system.token);
         let unavailable = document.check("GET", path, answer(request).await?)?;
         ensure!(unavailable.status == 503, "{unavailable:?}");
     }
-    v2_without_servers(system, document, last).await?;
-    formats_without_servers(system, document, last).await?;
     let unavailable = answer(system.update_to(last, &update("DNS", 1))).await?;
     let unavailable = document.check("POST", COMPONENT_STATUS, unavailable)?;
     ensure!(unavailable.status == 503, "{unavailable:?}");

@@ -4,8 +4,8 @@ use anyhow::{Context, Result, ensure};
 use reqwest::Method;
 use serde_json::Value;
 
-use super::Document;
-use harness::{Answer, System, answer, eventually};
+use super::{Document, are_cached};
+use harness::{Answer, System};
 
 const LIVE: &str = "/api/v1/live";
 const ATOM: &str = "/feed.atom";
@@ -16,7 +16,7 @@ const STATUSPAGE: &str = "/api/v2/{document}";
 const STATUSPAGE_PART: &str = "/api/v2/{kind}/{document}";
 
 /// Paths and how they are asked for.
-const ASKED: [(&str, &str); 6] = [
+pub(super) const ASKED: [(&str, &str); 6] = [
     (ATOM, ATOM),
     (CALENDAR, CALENDAR),
     (BADGE, BADGE),
@@ -47,20 +47,8 @@ pub(super) async fn formats(
     for (path, asked) in ASKED {
         let shown = document.check("GET", path, system.get(asked).await?)?;
         ensure!(shown.status == 200, "{shown:?}");
-        let request =
-            |method| system.request_to(0, method, asked).header("Accept-Encoding", "gzip");
-        let compressed = document.check("HEAD", path, answer(request(Method::HEAD)).await?)?;
-        ensure!(compressed.status == 200, "{compressed:?}");
-        // A minute may end between the two.
-        eventually("nothing has changed", async || {
-            let first = answer(request(Method::HEAD)).await?;
-            let again = request(Method::GET).header("If-None-Match", first.header("etag"));
-            let again = answer(again).await?;
-            // A compressed body is no text.
-            Ok(again.status == 304 && document.check("GET", path, again).is_ok())
-        })
-        .await?;
     }
+    are_cached(system, document, &ASKED).await?;
     events(system, document, limited).await
 }
 
@@ -80,18 +68,4 @@ async fn events(system: &System, document: &mut Document, limited: usize) -> Res
         readers.push(response);
         ensure!(readers.len() < 40, "events take all connections");
     }
-}
-
-/// What a gateway answers that can reach no server.
-pub(super) async fn formats_without_servers(
-    system: &System,
-    document: &mut Document,
-    gateway: usize,
-) -> Result<()> {
-    for (path, asked) in ASKED {
-        let unavailable = answer(system.request_to(gateway, Method::GET, asked)).await?;
-        let unavailable = document.check("GET", path, unavailable)?;
-        ensure!(unavailable.status == 503, "{unavailable:?}");
-    }
-    Ok(())
 }

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use harness::{Answer, System, answer, tests_of};
+use harness::{Answer, System, answer, eventually, tests_of};
 
 tests_of!(answers, document);
 
@@ -154,4 +154,28 @@ impl Document {
         }
         Ok(pairs.len())
     }
+}
+
+/// Each is there, compressed too, and is not sent again while nothing changes.
+async fn are_cached(
+    system: &System,
+    document: &mut Document,
+    asked: &[(&str, &str)],
+) -> Result<()> {
+    for (path, asked) in asked {
+        let request =
+            |method| system.request_to(0, method, asked).header("Accept-Encoding", "gzip");
+        let compressed = document.check("HEAD", path, answer(request(Method::HEAD)).await?)?;
+        ensure!(compressed.status == 200, "{compressed:?}");
+        // A minute may end between the two.
+        eventually("nothing has changed", async || {
+            let first = answer(request(Method::HEAD)).await?;
+            let again = request(Method::GET).header("If-None-Match", first.header("etag"));
+            let again = answer(again).await?;
+            // A compressed body is no text.
+            Ok(again.status == 304 && document.check("GET", path, again).is_ok())
+        })
+        .await?;
+    }
+    Ok(())
 }

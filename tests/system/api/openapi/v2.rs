@@ -7,6 +7,7 @@ use serde_json::json;
 use super::{
     Document,
     answers::{later, patient, without_its_body},
+    are_cached,
 };
 use crate::api::v2::{COMPONENTS, EVENTS, report, reported};
 use harness::{System, answer, eventually};
@@ -14,6 +15,15 @@ use harness::{System, answer, eventually};
 const EVENT: &str = "/v2/events/{id}";
 const AVAILABILITY: &str = "/v2/availability";
 const RSS: &str = "/rss/";
+
+/// Paths and how they are asked for.
+pub(super) const ASKED: [(&str, &str); 5] = [
+    (COMPONENTS, COMPONENTS),
+    (EVENTS, EVENTS),
+    (EVENT, "/v2/events/1"),
+    (AVAILABILITY, AVAILABILITY),
+    (RSS, RSS),
+];
 
 /// Lists, and reports of components that exist; `limited` is a gateway with a rate limit.
 pub(super) async fn v2(system: &System, document: &mut Document) -> Result<()> {
@@ -66,48 +76,7 @@ async fn lists(system: &System, document: &mut Document) -> Result<()> {
         let shown = document.check("GET", path, system.get(asked).await?)?;
         ensure!(shown.status == status, "not {status}: {shown:?}");
     }
-    for (path, asked) in [
-        (COMPONENTS, COMPONENTS),
-        (EVENTS, EVENTS),
-        (EVENT, "/v2/events/1"),
-        (AVAILABILITY, AVAILABILITY),
-        (RSS, RSS),
-    ] {
-        let request =
-            |method| system.request_to(0, method, asked).header("Accept-Encoding", "gzip");
-        let compressed = document.check("HEAD", path, answer(request(Method::HEAD)).await?)?;
-        ensure!(compressed.status == 200, "{compressed:?}");
-        // A minute may end between the two.
-        eventually("nothing has changed", async || {
-            let first = answer(request(Method::HEAD)).await?;
-            let again = request(Method::GET).header("If-None-Match", first.header("etag"));
-            let again = answer(again).await?;
-            // A compressed body is no text.
-            Ok(again.status == 304 && document.check("GET", path, again).is_ok())
-        })
-        .await?;
-    }
-    Ok(())
-}
-
-/// What a gateway answers that can reach neither server, and one that reaches only the database.
-pub(super) async fn v2_without_servers(
-    system: &System,
-    document: &mut Document,
-    gateway: usize,
-) -> Result<()> {
-    for (path, asked) in [
-        (COMPONENTS, COMPONENTS),
-        (EVENTS, EVENTS),
-        (EVENT, "/v2/events/1"),
-        (AVAILABILITY, AVAILABILITY),
-        (RSS, RSS),
-    ] {
-        let unavailable = answer(system.request_to(gateway, Method::GET, asked)).await?;
-        let unavailable = document.check("GET", path, unavailable)?;
-        ensure!(unavailable.status == 503, "{unavailable:?}");
-    }
-    Ok(())
+    are_cached(system, document, &ASKED).await
 }
 
 /// What a gateway answers that can't reach RabbitMQ.

@@ -127,7 +127,7 @@ async fn pages_of_one_version_have_every_event_once(fixture: Arc<Fixture>) -> Re
 }
 
 /// The check finds what it is for.
-async fn pages_that_do_not_fit_are_found(fixture: Arc<Fixture>) -> Result<()> {
+async fn pages_that_do_not_fit_are_found(_: Arc<Fixture>) -> Result<()> {
     let event = |id: usize| json!({ "id": id, "title": "x", "updates": [{ "text": "x" }] });
     let page = |index: usize, ids: std::ops::Range<usize>, total: usize| {
         let data: Vec<Value> = ids.map(event).collect();
@@ -151,5 +151,5 @@ async fn pages_that_do_not_fit_are_found(fixture: Arc<Fixture>) -> Result<()> {
     let mut half = page(1, 0..10, 10);
     half["data"][3]["title"] = json!("y");
     ensure!(fit(&[half]).is_err(), "half of a change is not found");
-    System::bare(&fixture).await?.finish_with_logs()
+    Ok(())
 }
