@@ -101,15 +101,13 @@ impl Publisher {
     }
 
     pub(crate) fn state(&self) -> BrokerState {
-        match self.link.load().as_ref() {
-            Some(link) if link.is_blocked() => BrokerState::Blocked,
-            Some(link) if link.is_alive() && link.is_incomplete() => BrokerState::Incomplete,
-            Some(link) if link.is_alive() && link.silent_partition().is_some() => {
-                BrokerState::Silent
-            }
-            Some(link) if link.is_alive() => BrokerState::Ready,
-            Some(_) | None if self.changing.load(Ordering::Relaxed) => BrokerState::Changing,
-            Some(_) | None => BrokerState::Absent,
+        match self.link() {
+            Ok(link) if link.is_incomplete() => BrokerState::Incomplete,
+            Ok(link) if link.silent_partition().is_some() => BrokerState::Silent,
+            Ok(_) => BrokerState::Ready,
+            Err(PublishError::Blocked) => BrokerState::Blocked,
+            Err(PublishError::Changing) => BrokerState::Changing,
+            Err(_) => BrokerState::Absent,
         }
     }
 
@@ -173,19 +171,11 @@ impl Publisher {
 
     /// The link, if it accepts updates.
     fn link(&self) -> Result<Arc<Link>, PublishError> {
-        match (self.state(), self.link.load_full()) {
-            (BrokerState::Ready | BrokerState::Incomplete | BrokerState::Silent, Some(link)) => {
-                Ok(link)
-            }
-            (BrokerState::Blocked, _) => Err(PublishError::Blocked),
-            (BrokerState::Changing, _) => Err(PublishError::Changing),
-            (
-                BrokerState::Ready
-                | BrokerState::Incomplete
-                | BrokerState::Silent
-                | BrokerState::Absent,
-                _,
-            ) => Err(PublishError::Absent),
+        match self.link.load_full() {
+            Some(link) if link.is_blocked() => Err(PublishError::Blocked),
+            Some(link) if link.is_alive() => Ok(link),
+            Some(_) | None if self.changing.load(Ordering::Relaxed) => Err(PublishError::Changing),
+            Some(_) | None => Err(PublishError::Absent),
         }
     }
 
