@@ -236,10 +236,14 @@ impl Sending {
     /// has never confirmed anything is replaced even then: it may refuse everything for ever.
     async fn settle(&mut self, confirmed: Vec<(Sent, Confirmed)>) {
         self.dropped = None;
-        self.link.fruitless.answered(self.partition);
+        if confirmed.iter().any(|(_, confirmed)| *confirmed == Confirmed::Queued) {
+            // That answers for all partitions, once it is settled.
+            self.has_confirmed = true;
+        } else {
+            self.link.fruitless.answered(self.partition);
+        }
         let mut refused = Vec::new();
         for (sent, confirmed) in confirmed {
-            self.has_confirmed |= confirmed == Confirmed::Queued;
             match confirmed {
                 Confirmed::Refused => refused.push(sent),
                 Confirmed::Queued
