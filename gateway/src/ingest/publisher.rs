@@ -58,7 +58,7 @@ use tokio_util::task::AbortOnDropHandle;
 pub(crate) use self::broker_state::{BrokerState, PublishError};
 use self::{
     exchange::{FenceError, LinkExchange, delete_all},
-    link::{Link, LinkError, Opening, PURPOSE, STANDBY},
+    link::{LOOK_EVERY, Link, LinkError, Opening, PURPOSE, STANDBY},
     standby::Standby,
     ticket::{Queued, Ticket},
 };
@@ -74,8 +74,6 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
 /// Time for opening a link.
 const CONNECT_LIMIT: Duration = Duration::from_secs(30);
-/// How often the link is checked, to detect a connection that broke while idle.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Pause between two declarations of missing queues.
 const COMPLETE_EVERY: Duration = Duration::from_secs(1);
 

@@ -18,15 +18,13 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     exchange::LinkExchange,
-    link::{Link, LinkError, Opening, STANDBY},
+    link::{LOOK_EVERY, Link, LinkError, Opening, STANDBY},
 };
 
 /// Time for opening it.
 const OPEN_LIMIT: Duration = Duration::from_secs(30);
 /// Pause after it was lost or could not be opened.
 const PAUSE: Duration = Duration::from_secs(5);
-/// How often it is checked.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Time for the first markers: longer than an election, or than RabbitMQ waits for a node that stalls.
 const MARKERS_LIMIT: Duration = Duration::from_secs(30);
 const MARK_PAUSE: Duration = Duration::from_secs(1);
@@ -58,20 +56,17 @@ impl Standby {
         let standby = self.clone();
         let keeping = supervise::keep("standby", async move {
             loop {
-                match timeout(OPEN_LIMIT, Link::open_apart(&with, topology)).await {
-                    Ok(Ok(link)) => {
+                let opening = timeout(OPEN_LIMIT, Link::open_apart(&with, topology));
+                match opening.await.unwrap_or(Err(LinkError::Silent)) {
+                    Ok(link) => {
                         standby.link.store(Some(link.clone()));
                         let reason = serve(&link).await;
                         tracing::info!(reason, "the second connection to RabbitMQ is given up");
                         with.broker.lost(STANDBY, reason);
                         standby.discard(&later);
                     }
-                    Ok(Err(error)) => {
+                    Err(error) => {
                         tracing::debug!(reason = chain(&error), "no second connection to RabbitMQ");
-                    }
-                    Err(_) => {
-                        let reason = chain(&LinkError::Silent);
-                        tracing::debug!(reason, "no second connection to RabbitMQ");
                     }
                 }
                 sleep(PAUSE).await;
