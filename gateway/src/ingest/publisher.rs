@@ -50,14 +50,14 @@ use shared::{
     traces::{self, Publishing},
 };
 use tokio::{
-    sync::{mpsc, watch},
+    sync::watch,
     time::{Instant, sleep, timeout},
 };
 use tokio_util::task::AbortOnDropHandle;
 
 pub(crate) use self::broker_state::{BrokerState, PublishError};
 use self::{
-    exchange::{FenceError, LinkExchange, delete_all},
+    exchange::{FenceError, Later, LinkExchange, RETRY_PAUSE, delete_all},
     link::{LOOK_EVERY, Link, LinkError, Opening, PURPOSE, STANDBY},
     standby::Standby,
     ticket::{Queued, Ticket},
@@ -182,9 +182,7 @@ impl Publisher {
         let (sender, mut recorded) = watch::channel(recorded);
         let _following =
             AbortOnDropHandle::new(supervise::keep("topology", follow(database.clone(), sender)));
-        let (later, to_delete) = mpsc::unbounded_channel();
-        let deleting = delete_later(self.broker.clone(), to_delete);
-        let _deleting = AbortOnDropHandle::new(supervise::keep("exchanges", deleting));
+        let (later, _deleting) = Later::start(self.broker.clone());
         let (broker, pending) = (self.broker.clone(), self.pending.clone());
         let with = Opening { broker, database: database.clone(), pending };
         let (mut said, mut linked_before) = (String::new(), false);
@@ -233,15 +231,15 @@ impl Publisher {
         &self,
         with: &Opening,
         topology: Topology,
-        later: &mpsc::UnboundedSender<LinkExchange>,
+        later: &Later,
     ) -> Result<Arc<Link>, LinkError> {
-        if let Some(ahead) = self.standby.take() {
-            if ahead.is_alive() && ahead.topology == topology {
+        match self.standby.take() {
+            Some(ahead) if ahead.is_alive() && ahead.topology == topology => {
                 self.broker.reuse(STANDBY, PURPOSE);
                 return Ok(ahead);
             }
-            // The receiver exists as long as the process does not stop.
-            drop(later.send(ahead.exchange.clone()));
+            Some(ahead) => later.delete(&ahead.exchange),
+            None => {}
         }
         timeout(CONNECT_LIMIT, Link::open(with, topology)).await.unwrap_or(Err(LinkError::Silent))
     }
@@ -308,20 +306,19 @@ impl Publisher {
     /// Ensures that nothing the link has sent is queued from now on. Retries while RabbitMQ can't be reached,
     /// because the next link needs it anyway. While a node of a cluster stalls, the deletion goes on in the
     /// background: it waits for that node, and updates must not.
-    async fn give_up(&self, link: &Link, later: &mpsc::UnboundedSender<LinkExchange>) {
+    async fn give_up(&self, link: &Link, later: &Later) {
         loop {
             match link.exchange.delete(&self.broker).await {
                 Ok(()) => break,
                 Err(FenceError::Silent) if self.broker.has_several_hosts() => {
                     tracing::warn!("RabbitMQ does not delete an exchange: a node may be stalled");
-                    // The receiver exists as long as the process does not stop.
-                    drop(later.send(link.exchange.clone()));
+                    later.delete(&link.exchange);
                     break;
                 }
                 Err(error) => {
                     let reason = chain(&error);
                     tracing::debug!(reason, "the exchange can't be deleted: trying again");
-                    sleep(RECONNECT_PAUSE).await;
+                    sleep(RETRY_PAUSE).await;
                 }
             }
         }
@@ -331,22 +328,6 @@ impl Publisher {
         }
         self.link.store(None);
     }
-}
-
-/// Deletes the exchanges of links that were given up, as soon as RabbitMQ does it.
-async fn delete_later(broker: Broker, mut later: mpsc::UnboundedReceiver<LinkExchange>) {
-    let mut exchanges = Vec::new();
-    while later.recv_many(&mut exchanges, 16).await > 0 {
-        while let Err(error) = delete_all(&broker, &mut exchanges).await {
-            tracing::debug!(reason = chain(&error), "an exchange can't be deleted: trying again");
-            sleep(RECONNECT_PAUSE).await;
-            while let Ok(another) = later.try_recv() {
-                exchanges.push(another);
-            }
-        }
-    }
-    // The last link is closed.
-    std::future::pending().await
 }
 
 /// Follows the recorded topology. While the database is unavailable, the last one remains in use.

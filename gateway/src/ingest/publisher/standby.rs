@@ -10,14 +10,11 @@ use arc_swap::ArcSwapOption;
 use futures_util::future::join_all;
 use parking_lot::Mutex;
 use shared::{message, supervise, telemetry::chain, topology::Topology};
-use tokio::{
-    sync::mpsc,
-    time::{Instant, sleep, timeout},
-};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    exchange::LinkExchange,
+    exchange::Later,
     link::{LOOK_EVERY, Link, LinkError, Opening, STANDBY},
 };
 
@@ -48,7 +45,7 @@ impl Standby {
         self: &Arc<Self>,
         with: Opening,
         topology: Topology,
-        later: mpsc::UnboundedSender<LinkExchange>,
+        later: Later,
     ) -> Option<AbortOnDropHandle<()>> {
         if !with.broker.has_several_hosts() {
             return None;
@@ -85,10 +82,9 @@ impl Standby {
     }
 
     /// Closes it, if there is one, and has its exchange deleted.
-    pub(super) fn discard(&self, later: &mpsc::UnboundedSender<LinkExchange>) {
+    pub(super) fn discard(&self, later: &Later) {
         if let Some(link) = self.take() {
-            // The receiver exists as long as the process does not stop.
-            drop(later.send(link.exchange.clone()));
+            later.delete(&link.exchange);
         }
     }
 
