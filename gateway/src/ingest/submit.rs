@@ -7,11 +7,9 @@ mod resolve;
 mod status_update;
 
 pub(crate) use self::{
-    resolve::unknown_id,
+    resolve::{Unresolved, unknown_id},
     status_update::{ComponentRef, StatusUpdate},
 };
-
-pub(crate) use self::resolve::Unresolved;
 
 use std::{sync::Arc, time::Duration};
 
