@@ -246,11 +246,12 @@ impl Publisher {
 
     /// Closes the links and deletes their exchanges.
     pub(crate) async fn close(&self) {
-        let Some(link) = self.link.swap(None) else { return };
-        let ahead = self.standby.take();
-        // The last one is deleted first.
-        let mut exchanges: Vec<LinkExchange> =
-            ahead.iter().chain([&link]).map(|link| link.exchange.clone()).collect();
+        // Between two links there may be the second one alone. The last one is deleted first.
+        let links = self.standby.take().into_iter().chain(self.link.swap(None));
+        let mut exchanges: Vec<LinkExchange> = links.map(|link| link.exchange.clone()).collect();
+        if exchanges.is_empty() {
+            return;
+        }
         let deleting = delete_all(&self.broker, &mut exchanges);
         if let Ok(Err(error)) = timeout(CLOSE_LIMIT, deleting).await {
             tracing::debug!(reason = chain(&error), "an exchange of this gateway stays behind");
