@@ -176,8 +176,7 @@ impl<'a> Intake<'a> {
             biased;
             resolved = resolving => resolved,
             () = self.stop.ends() => {
-                let message = "The gateway is stopping; nothing was queued, try again";
-                (0..count).map(|_| Err(ApiError::unavailable(message).into())).collect()
+                (0..count).map(|_| Err(ApiError::stopping().into())).collect()
             }
         }
     }
