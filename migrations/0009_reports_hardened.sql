@@ -28,19 +28,3 @@ BEGIN
         EXECUTE format('GRANT EXECUTE ON FUNCTION sdb_keep_components TO %s', writer);
     END LOOP;
 END $$;
-
--- Names of tables must not be looked up among the caller's temporary tables, which come first unless pg_temp is
--- named: a role that may write incidents could put a table of its own in the place of ours.
-DO $$
-DECLARE
-    path text := (SELECT string_agg(quote_ident(name), ', ' ORDER BY place)
-        FROM unnest(current_schemas(false)) WITH ORDINALITY AS schemas (name, place));
-    ours regprocedure;
-BEGIN
-    FOR ours IN SELECT oid FROM pg_proc
-        WHERE prosecdef AND proname LIKE 'sdb\_%' AND pronamespace = ANY(SELECT to_regnamespace(quote_ident(name))
-            FROM unnest(current_schemas(false)) AS schemas (name))
-    LOOP
-        EXECUTE format('ALTER FUNCTION %s SET search_path = %s, pg_temp', ours, path);
-    END LOOP;
-END $$;

@@ -358,7 +358,8 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION sdb_affected_compare_rest IS 'Compares some of the incidents that others had locked; returns those that are left';
 
--- Without the caller's temporary tables, as 0009 has it for the functions before.
+-- Names of tables must not be looked up among the caller's temporary tables, which come first unless pg_temp is
+-- named: a role that may write incidents could put a table of its own in the place of ours.
 DO $$
 DECLARE
     path text := (SELECT string_agg(quote_ident(name), ', ' ORDER BY place)

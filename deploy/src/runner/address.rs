@@ -61,7 +61,7 @@ impl Address {
 
     /// Whether the gateway there is ready; if not, its answer, if any.
     pub(super) fn readiness(&self) -> Result<(), Option<String>> {
-        match self.ask("GET /readyz", "") {
+        match self.ask("GET /readyz", "\r\n") {
             // 200 alone may mean that a server is still missing.
             Ok(answer) if answer.contains(r#""status":"ready""#) => Ok(()),
             Ok(answer) => Err(answer.lines().last().map(str::to_owned)),
@@ -78,11 +78,11 @@ impl Address {
         self.ask(&format!("POST {path}"), &rest)
     }
 
-    /// The beginning of the answer; `rest` is what follows the common headers.
+    /// The beginning of the answer; `rest` is what follows the common headers, with the empty line after the last.
     fn ask(&self, method_and_path: &str, rest: &str) -> std::io::Result<String> {
         let mut stream = TcpStream::connect_timeout(&self.reachable(), LIMIT)?;
         stream.set_read_timeout(Some(LIMIT))?;
-        let (host, rest) = (self.reachable(), if rest.is_empty() { "\r\n" } else { rest });
+        let host = self.reachable();
         write!(
             stream,
             "{method_and_path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{rest}"

@@ -47,9 +47,7 @@ pub(crate) async fn read<T>(
     let read = tokio::select! {
         biased;
         read = reading => read,
-        () = stop.ends() => {
-            Err(ApiError::unavailable("The gateway is stopping; nothing was queued, try again"))
-        }
+        () = stop.ends() => Err(ApiError::stopping()),
     };
     read.map_err(unread)
 }

@@ -78,6 +78,11 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, message).with(header::RETRY_AFTER, RETRY_AFTER)
     }
 
+    /// 503 for updates that were not queued, because the gateway stops.
+    pub(crate) fn stopping() -> Self {
+        Self::unavailable("The gateway is stopping; nothing was queued, try again")
+    }
+
     /// 429 for a client over its limit.
     pub(crate) fn too_many(message: impl Into<String>) -> Self {
         Self::new(StatusCode::TOO_MANY_REQUESTS, message).with(header::RETRY_AFTER, RETRY_AFTER)

@@ -50,15 +50,15 @@ use shared::{
     traces::{self, Publishing},
 };
 use tokio::{
-    sync::{mpsc, watch},
+    sync::watch,
     time::{Instant, sleep, timeout},
 };
 use tokio_util::task::AbortOnDropHandle;
 
 pub(crate) use self::broker_state::{BrokerState, PublishError};
 use self::{
-    exchange::{FenceError, LinkExchange, delete_all},
-    link::{Link, LinkError, Opening, PURPOSE, STANDBY},
+    exchange::{FenceError, Later, LinkExchange, RETRY_PAUSE, delete_all},
+    link::{LOOK_EVERY, Link, LinkError, Opening, PURPOSE, STANDBY},
     standby::Standby,
     ticket::{Queued, Ticket},
 };
@@ -74,8 +74,6 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
 /// Time for opening a link.
 const CONNECT_LIMIT: Duration = Duration::from_secs(30);
-/// How often the link is checked, to detect a connection that broke while idle.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Pause between two declarations of missing queues.
 const COMPLETE_EVERY: Duration = Duration::from_secs(1);
 
@@ -101,15 +99,13 @@ impl Publisher {
     }
 
     pub(crate) fn state(&self) -> BrokerState {
-        match self.link.load().as_ref() {
-            Some(link) if link.is_blocked() => BrokerState::Blocked,
-            Some(link) if link.is_alive() && link.is_incomplete() => BrokerState::Incomplete,
-            Some(link) if link.is_alive() && link.silent_partition().is_some() => {
-                BrokerState::Silent
-            }
-            Some(link) if link.is_alive() => BrokerState::Ready,
-            Some(_) | None if self.changing.load(Ordering::Relaxed) => BrokerState::Changing,
-            Some(_) | None => BrokerState::Absent,
+        match self.link() {
+            Ok(link) if link.is_incomplete() => BrokerState::Incomplete,
+            Ok(link) if link.silent_partition().is_some() => BrokerState::Silent,
+            Ok(_) => BrokerState::Ready,
+            Err(PublishError::Blocked) => BrokerState::Blocked,
+            Err(PublishError::Changing) => BrokerState::Changing,
+            Err(_) => BrokerState::Absent,
         }
     }
 
@@ -173,19 +169,11 @@ impl Publisher {
 
     /// The link, if it accepts updates.
     fn link(&self) -> Result<Arc<Link>, PublishError> {
-        match (self.state(), self.link.load_full()) {
-            (BrokerState::Ready | BrokerState::Incomplete | BrokerState::Silent, Some(link)) => {
-                Ok(link)
-            }
-            (BrokerState::Blocked, _) => Err(PublishError::Blocked),
-            (BrokerState::Changing, _) => Err(PublishError::Changing),
-            (
-                BrokerState::Ready
-                | BrokerState::Incomplete
-                | BrokerState::Silent
-                | BrokerState::Absent,
-                _,
-            ) => Err(PublishError::Absent),
+        match self.link.load_full() {
+            Some(link) if link.is_blocked() => Err(PublishError::Blocked),
+            Some(link) if link.is_alive() => Ok(link),
+            Some(_) | None if self.changing.load(Ordering::Relaxed) => Err(PublishError::Changing),
+            Some(_) | None => Err(PublishError::Absent),
         }
     }
 
@@ -194,9 +182,7 @@ impl Publisher {
         let (sender, mut recorded) = watch::channel(recorded);
         let _following =
             AbortOnDropHandle::new(supervise::keep("topology", follow(database.clone(), sender)));
-        let (later, to_delete) = mpsc::unbounded_channel();
-        let deleting = delete_later(self.broker.clone(), to_delete);
-        let _deleting = AbortOnDropHandle::new(supervise::keep("exchanges", deleting));
+        let (later, _deleting) = Later::start(self.broker.clone());
         let (broker, pending) = (self.broker.clone(), self.pending.clone());
         let with = Opening { broker, database: database.clone(), pending };
         let (mut said, mut linked_before) = (String::new(), false);
@@ -245,26 +231,27 @@ impl Publisher {
         &self,
         with: &Opening,
         topology: Topology,
-        later: &mpsc::UnboundedSender<LinkExchange>,
+        later: &Later,
     ) -> Result<Arc<Link>, LinkError> {
-        if let Some(ahead) = self.standby.take() {
-            if ahead.is_alive() && ahead.topology == topology {
+        match self.standby.take() {
+            Some(ahead) if ahead.is_alive() && ahead.topology == topology => {
                 self.broker.reuse(STANDBY, PURPOSE);
                 return Ok(ahead);
             }
-            // The receiver exists as long as the process does not stop.
-            drop(later.send(ahead.exchange.clone()));
+            Some(ahead) => later.delete(&ahead.exchange),
+            None => {}
         }
         timeout(CONNECT_LIMIT, Link::open(with, topology)).await.unwrap_or(Err(LinkError::Silent))
     }
 
     /// Closes the links and deletes their exchanges.
     pub(crate) async fn close(&self) {
-        let Some(link) = self.link.swap(None) else { return };
-        let ahead = self.standby.take();
-        // The last one is deleted first.
-        let mut exchanges: Vec<LinkExchange> =
-            ahead.iter().chain([&link]).map(|link| link.exchange.clone()).collect();
+        // Between two links there may be the second one alone. The last one is deleted first.
+        let links = self.standby.take().into_iter().chain(self.link.swap(None));
+        let mut exchanges: Vec<LinkExchange> = links.map(|link| link.exchange.clone()).collect();
+        if exchanges.is_empty() {
+            return;
+        }
         let deleting = delete_all(&self.broker, &mut exchanges);
         if let Ok(Err(error)) = timeout(CLOSE_LIMIT, deleting).await {
             tracing::debug!(reason = chain(&error), "an exchange of this gateway stays behind");
@@ -320,20 +307,19 @@ impl Publisher {
     /// Ensures that nothing the link has sent is queued from now on. Retries while RabbitMQ can't be reached,
     /// because the next link needs it anyway. While a node of a cluster stalls, the deletion goes on in the
     /// background: it waits for that node, and updates must not.
-    async fn give_up(&self, link: &Link, later: &mpsc::UnboundedSender<LinkExchange>) {
+    async fn give_up(&self, link: &Link, later: &Later) {
         loop {
             match link.exchange.delete(&self.broker).await {
                 Ok(()) => break,
                 Err(FenceError::Silent) if self.broker.has_several_hosts() => {
                     tracing::warn!("RabbitMQ does not delete an exchange: a node may be stalled");
-                    // The receiver exists as long as the process does not stop.
-                    drop(later.send(link.exchange.clone()));
+                    later.delete(&link.exchange);
                     break;
                 }
                 Err(error) => {
                     let reason = chain(&error);
                     tracing::debug!(reason, "the exchange can't be deleted: trying again");
-                    sleep(RECONNECT_PAUSE).await;
+                    sleep(RETRY_PAUSE).await;
                 }
             }
         }
@@ -343,22 +329,6 @@ impl Publisher {
         }
         self.link.store(None);
     }
-}
-
-/// Deletes the exchanges of links that were given up, as soon as RabbitMQ does it.
-async fn delete_later(broker: Broker, mut later: mpsc::UnboundedReceiver<LinkExchange>) {
-    let mut exchanges = Vec::new();
-    while later.recv_many(&mut exchanges, 16).await > 0 {
-        while let Err(error) = delete_all(&broker, &mut exchanges).await {
-            tracing::debug!(reason = chain(&error), "an exchange can't be deleted: trying again");
-            sleep(RECONNECT_PAUSE).await;
-            while let Ok(another) = later.try_recv() {
-                exchanges.push(another);
-            }
-        }
-    }
-    // The last link is closed.
-    std::future::pending().await
 }
 
 /// Follows the recorded topology. While the database is unavailable, the last one remains in use.

@@ -7,11 +7,9 @@ mod resolve;
 mod status_update;
 
 pub(crate) use self::{
-    resolve::unknown_id,
+    resolve::{Unresolved, unknown_id},
     status_update::{ComponentRef, StatusUpdate},
 };
-
-pub(crate) use self::resolve::Unresolved;
 
 use std::{sync::Arc, time::Duration};
 
@@ -178,8 +176,7 @@ impl<'a> Intake<'a> {
             biased;
             resolved = resolving => resolved,
             () = self.stop.ends() => {
-                let message = "The gateway is stopping; nothing was queued, try again";
-                (0..count).map(|_| Err(ApiError::unavailable(message).into())).collect()
+                (0..count).map(|_| Err(ApiError::stopping().into())).collect()
             }
         }
     }

@@ -123,7 +123,8 @@ impl Broker {
         other: &str,
     ) -> Result<Connection, ConnectError> {
         let mut hosts = self.hosts.order(Instant::now());
-        hosts.retain(|host| self.hosts.used(other) != Some(*host));
+        let used = self.hosts.used(other);
+        hosts.retain(|host| used != Some(*host));
         self.connect_to_one(hosts, purpose).await
     }
 

@@ -170,6 +170,12 @@ async fn no_report_outlives_its_component(fixture: Arc<Fixture>) -> Result<()> {
     ensure!(live(&system, "true").await? == 0, "another component has its report");
     // Nobody gets its id.
     delete_unseen(&system, "DNS").await?;
+    // A batch may hold its row, which nobody waits for.
+    let mut batch = system.database.begin().await?;
+    sqlx::query("SELECT FROM sdb_report FOR UPDATE").execute(&mut *batch).await?;
+    system.worker_succeeds(&["migrate"]).await?;
+    ensure!(live(&system, "true").await? == 1, "a row that is held was deleted");
+    batch.rollback().await?;
     system.worker_succeeds(&["migrate"]).await?;
     ensure!(live(&system, "true").await? == 0, "nobody's report stands");
     system.finish().await

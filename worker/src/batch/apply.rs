@@ -13,7 +13,7 @@ use shared::{
 use sqlx::PgConnection;
 
 use super::{
-    crowded::{self, is_crowded},
+    crowded,
     deferred::Blocked,
     message::{Applied, Incoming},
     plan::{Plan, plan},
@@ -222,10 +222,11 @@ fn components(batch: &[Incoming], of: impl Fn(&UpdateMessage) -> bool) -> Vec<Co
 /// The reports that must be read. A batch that only begins or renews some, without a start, does not depend on what
 /// they were.
 fn reports(batch: &[Incoming], counts_all: bool) -> Option<ReportsQuery<'_>> {
+    let crowded = crowded::lock();
     let is_counted = |update: &UpdateMessage| {
         counts_all
             || update.condition == Condition::Ok
-            || (update.report.is_some() && is_crowded(update.component.id))
+            || (update.report.is_some() && crowded.contains(&update.component.id))
     };
     let depends = |update: &UpdateMessage| {
         let has_start = |report: &Report| report.starts_at.is_some();

@@ -2,11 +2,9 @@
 //! reports are counted at once; those of others only after a batch found too many, which runs it again.
 //! It only decides which way is tried first.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::{Mutex, PoisonError},
-};
+use std::collections::{BTreeSet, HashMap};
 
+use parking_lot::{Mutex, MutexGuard};
 use shared::component::ComponentId;
 
 use crate::domain::MAX_LIVE_REPORTS;
@@ -17,9 +15,9 @@ static CROWDED: Mutex<BTreeSet<ComponentId>> = Mutex::new(BTreeSet::new());
 /// and begins another does not come and go.
 const FEW: usize = MAX_LIVE_REPORTS / 10 * 9;
 
-/// Whether a component was crowded.
-pub(super) fn is_crowded(component: ComponentId) -> bool {
-    CROWDED.lock().unwrap_or_else(PoisonError::into_inner).contains(&component)
+/// The crowded components, locked.
+pub(super) fn lock() -> MutexGuard<'static, BTreeSet<ComponentId>> {
+    CROWDED.lock()
 }
 
 /// Notes the components that were found to be crowded, and the numbers of reports of those that were counted.
@@ -27,7 +25,7 @@ pub(super) fn note(found: &[ComponentId], counted: &HashMap<ComponentId, usize>)
     if found.is_empty() && counted.is_empty() {
         return;
     }
-    let mut crowded = CROWDED.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut crowded = lock();
     crowded.retain(|component| counted.get(component).is_none_or(|count| *count >= FEW));
     crowded.extend(found);
 }

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     domain::{ActiveState, IncidentRef, Reports, Ruling, Update, rule, timeline::TimelineEntry},
     store::{
-        facts::{Facts, is_same_source},
+        facts::Facts,
         inbox::PendingRow,
         parked::MessageToPark,
         reports::{ReportsRead, ReportsToWrite},
@@ -227,21 +227,19 @@ impl<'a> Planner<'a, '_> {
     /// What becomes of an update whose idempotency key is in use; none for the first use.
     fn key_in_use(&mut self, update: &'a UpdateMessage) -> Option<Planned> {
         let key = update.idempotency.as_ref()?;
-        let source = update.source();
-        let (is_same, original, repeated) =
+        let (fingerprint, source, original, repeated) =
             match (self.facts.keys.get(&key.key), self.keys.get(key.key.as_str())) {
                 (Some(first), _) => {
-                    let is_same = first.is_of(&key.fingerprint, source);
-                    (is_same, first.original, Planned::Settled(first.verdict.clone()))
+                    let repeated = Planned::Settled(first.verdict.clone());
+                    (Some(&first.fingerprint), first.source.as_deref(), first.original, repeated)
                 }
                 (None, Some((first, repeated))) => {
-                    let is_same = first.idempotency.as_ref() == Some(key)
-                        && is_same_source(first.source(), source);
-                    (is_same, first.id, repeated.clone())
+                    let fingerprint = first.idempotency.as_ref().map(|first| &first.fingerprint);
+                    (fingerprint, first.source(), first.id, repeated.clone())
                 }
                 (None, None) => return None,
             };
-        if is_same {
+        if fingerprint == Some(&key.fingerprint) && is_same_source(source, update.source()) {
             self.record(update, InboxOutcome::Repeated, None, Some(original));
             Some(repeated)
         } else {
@@ -361,4 +359,10 @@ impl Plan<'_> {
     pub(super) fn results(self, new_ids: &[IncidentId]) -> Vec<Applied> {
         self.planned.into_iter().map(|planned| planned.applied(new_ids)).collect()
     }
+}
+
+/// Whether two updates with the same fingerprint are of the same source. Fingerprints do not include a source that
+/// the token named. An update without a report may be the same request, sent through an older gateway.
+fn is_same_source(first: Option<&str>, other: Option<&str>) -> bool {
+    first.is_none() || other.is_none() || first == other
 }

@@ -145,7 +145,7 @@ impl Consumer {
         WORKER.held.set(0);
         let mut acknowledgements = Acknowledgements::new(share.topology().prefetch);
         let is_tried = self.broker.has_several_hosts() && share.recorded.phase == Phase::Open;
-        let mut failing = pin!(trial::fails(&connection, share.topology(), &self.stop, is_tried));
+        let mut failing = pin!(trial::fails(&connection, share.topology(), &self.stop));
         let ended = match started {
             Some(Ok(Ok(()))) => {
                 self.readiness.consuming(member.id, share.clone());
@@ -156,7 +156,7 @@ impl Consumer {
                     () = lost(&connection) => Err(DeliveryError::Ended.into()),
                     () = sampling::queues(&connection, &share), if self.is_measured => Ok(()),
                     () = redeclare(&connection, &share, declared_by) => Ok(()),
-                    failure = &mut failing => Err(failure.into()),
+                    failure = &mut failing, if is_tried => Err(failure.into()),
                 };
                 let rest = self.acknowledge_rest(&mut acknowledgements, &connection).await;
                 let ended = ended.and(rest);

@@ -88,17 +88,13 @@ pub(super) async fn consume(
     consume_one(connection, &topology, stop).await
 }
 
-/// Tries again while the worker consumes, if `is_tried`; returns once the node can't serve it any more, because it
-/// is cut off from the others. To be dropped when the connection is closed.
+/// Tries again while the worker consumes; returns once the node can't serve it any more, because it is cut off
+/// from the others. To be dropped when the connection is closed.
 pub(super) async fn fails(
     connection: &Connection,
     topology: &Topology,
     stop: &CancellationToken,
-    is_tried: bool,
 ) -> TrialError {
-    if !is_tried {
-        return std::future::pending().await;
-    }
     loop {
         sleep(EVERY).await;
         // A queue that is missing is declared again, and a connection that fails is noticed.

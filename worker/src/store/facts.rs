@@ -73,26 +73,13 @@ pub(crate) struct Facts {
 
 /// The first use of an idempotency key, in an earlier transaction.
 pub(crate) struct KeyUse {
-    fingerprint: String,
+    pub(crate) fingerprint: String,
     /// The source of that update's report, if it had one.
-    source: Option<String>,
+    pub(crate) source: Option<String>,
     /// The update that used it first.
     pub(crate) original: UpdateId,
     /// Its result; none if a version with other rules decided.
     pub(crate) verdict: Option<Verdict>,
-}
-
-impl KeyUse {
-    /// Whether an update with this fingerprint and source repeats the first use.
-    pub(crate) fn is_of(&self, fingerprint: &str, source: Option<&str>) -> bool {
-        self.fingerprint == fingerprint && is_same_source(self.source.as_deref(), source)
-    }
-}
-
-/// Whether two updates with the same fingerprint are of the same source. Fingerprints do not include a source that
-/// the token named. An update without a report may be the same request, sent through an older gateway.
-pub(crate) fn is_same_source(first: Option<&str>, other: Option<&str>) -> bool {
-    first.is_none() || other.is_none() || first == other
 }
 
 #[derive(FromRow)]

@@ -219,29 +219,23 @@ impl ReportsWritten {
     }
 }
 
-/// Deletes reports whose end no longer counts, an hour later, in small steps; and those of components that a
-/// transaction deleted which could not see them.
+/// Deletes reports whose end no longer counts, an hour later, and those of components that a transaction deleted
+/// which could not see them: in small steps, and without those that others hold.
 pub(crate) async fn delete_expired(database: &mut PgConnection) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "DELETE FROM sdb_report r
-        WHERE NOT EXISTS (SELECT FROM component WHERE id = r.component_id)",
-    )
-    .execute(&mut *database)
-    .await?;
-    loop {
-        let forgotten = sqlx::query(
-            "DELETE FROM sdb_report WHERE (component_id, source, key) IN (
-                SELECT component_id, source, key FROM sdb_report
-                WHERE NOT is_live AND ended_at <
-                    (SELECT (clock_timestamp() AT TIME ZONE 'UTC') - interval '25 hours')
-                LIMIT 10000 FOR UPDATE SKIP LOCKED)",
-        )
-        .execute(&mut *database)
-        .await?;
-        if forgotten.rows_affected() == 0 {
-            return Ok(());
-        }
+    for expired in [
+        "DELETE FROM sdb_report WHERE (component_id, source, key) IN (
+            SELECT component_id, source, key FROM sdb_report r
+            WHERE NOT EXISTS (SELECT FROM component WHERE id = r.component_id)
+            LIMIT 10000 FOR UPDATE SKIP LOCKED)",
+        "DELETE FROM sdb_report WHERE (component_id, source, key) IN (
+            SELECT component_id, source, key FROM sdb_report
+            WHERE NOT is_live AND ended_at <
+                (SELECT (clock_timestamp() AT TIME ZONE 'UTC') - interval '25 hours')
+            LIMIT 10000 FOR UPDATE SKIP LOCKED)",
+    ] {
+        while sqlx::query(expired).execute(&mut *database).await?.rows_affected() > 0 {}
     }
+    Ok(())
 }
 
 /// A live report, for an operator.

@@ -9,6 +9,19 @@ use crate::{
     http::schema,
 };
 
+/// What became of the alerts, or what would become of them.
+#[derive(Serialize, ToSchema)]
+#[schema(as = WebhookAnswer)]
+#[serde(untagged)]
+pub(super) enum Received {
+    // All mapped alerts are queued.
+    #[schema(title = "Taken")]
+    Taken(Taken),
+    // Nothing was queued, as the client asked.
+    #[schema(title = "DryRun")]
+    DryRun(DryRun),
+}
+
 /// What became of alerts that were taken.
 #[derive(Serialize, ToSchema)]
 #[schema(as = TakenAlerts)]

@@ -11,9 +11,9 @@ use axum::{
 };
 
 use super::{
-    answer::DryRun,
+    answer::{DryRun, Received},
     document::PostedAlerts,
-    receive::{Received, receive},
+    receive::receive,
 };
 use crate::{
     alertmanager::body::Alerts,

@@ -9,13 +9,8 @@ use axum::{
     http::Request,
     response::{IntoResponse, Response},
 };
-use utoipa::ToSchema;
 
-use super::{
-    answer::{DryRun, Taken},
-    document::PostedWebhook,
-    receive::{Received, receive},
-};
+use super::{answer::Received, document::PostedWebhook, receive::receive};
 use crate::{
     alertmanager::body::Alerts,
     gateway::App,
@@ -36,7 +31,7 @@ use crate::{
     request_body(content = PostedWebhook),
     responses(
         (status = 200, description = "All mapped alerts are queued. With `dry_run`, what would become of each \
-            alert", body = WebhookAnswer, example = json!({
+            alert", body = Received, example = json!({
                 "accepted": 2,
                 "unmapped": [{ "fingerprint": "03f8b6a16c633a06", "reason": "no rule matches it" }],
             })),
@@ -56,20 +51,6 @@ pub(crate) async fn post(
     State(app): State<Arc<App>>,
     request: Request<Body>,
 ) -> Result<Response, ApiError> {
-    Ok(match receive(&app, request, |body| Alerts::of_webhook(body)).await? {
-        Received::Taken(taken) => Json(taken).into_response(),
-        Received::DryRun(planned) => Json(planned).into_response(),
-    })
-}
-
-/// What became of the alerts, or what would become of them.
-#[derive(ToSchema)]
-#[schema(as = WebhookAnswer)]
-#[serde(untagged)]
-#[expect(dead_code, reason = "describes what is answered")]
-enum WebhookAnswer {
-    #[schema(title = "Taken")]
-    Taken(Taken),
-    #[schema(title = "DryRun")]
-    DryRun(DryRun),
+    let received = receive(&app, request, |body| Alerts::of_webhook(body)).await?;
+    Ok(Json(received).into_response())
 }

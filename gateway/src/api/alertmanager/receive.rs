@@ -15,7 +15,7 @@ use tokio::{
     time::{Duration, Instant},
 };
 
-use super::answer::{DryRun, PassedOverJson, PlannedJson, Taken, UnmappedJson};
+use super::answer::{DryRun, PassedOverJson, PlannedJson, Received, Taken, UnmappedJson};
 use crate::{
     alertmanager::{
         alert::{Alert, AlertState, BadAlert, Fingerprint},
@@ -32,14 +32,6 @@ use crate::{
 const WAIT: Duration = Duration::from_secs(8);
 /// Maximum number of alerts whose updates are in memory and in flight at once.
 const PORTION: usize = 500;
-
-/// What became of a request that was not refused.
-pub(super) enum Received {
-    /// All mapped alerts are queued.
-    Taken(Taken),
-    /// Nothing was queued, as the client asked.
-    DryRun(DryRun),
-}
 
 /// Takes the alerts of a request, which `cut` finds in its body.
 ///

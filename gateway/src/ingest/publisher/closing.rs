@@ -7,7 +7,7 @@ use lapin::Channel;
 use tokio::time::Instant;
 
 /// Time in which RabbitMQ closes a channel, unless a queue or a node hangs.
-const LIMIT: Duration = Duration::from_secs(8);
+pub(super) const CLOSE_LIMIT: Duration = Duration::from_secs(8);
 
 /// A channel that is being closed.
 pub(super) struct Closing {
@@ -20,7 +20,7 @@ impl Closing {
     /// Begins, once it is waited for.
     pub(super) fn new(channel: Channel, now: Instant) -> Self {
         let closed = async move { channel.close(200, "overdue".into()).await.is_ok() };
-        Self { closed: closed.boxed(), late: now + LIMIT }
+        Self { closed: closed.boxed(), late: now + CLOSE_LIMIT }
     }
 
     /// Waits until the channel is closed, if one is being closed; false if the connection failed before.
@@ -35,7 +35,7 @@ impl Closing {
     pub(super) fn is_late(&mut self, now: Instant) -> bool {
         let is_late = self.late <= now;
         if is_late {
-            self.late = now + LIMIT;
+            self.late = now + CLOSE_LIMIT;
         }
         is_late
     }

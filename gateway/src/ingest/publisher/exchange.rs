@@ -9,13 +9,22 @@ use lapin::{
 };
 use shared::{
     broker::{Broker, ConnectError},
+    supervise,
+    telemetry::chain,
     topology::Topology,
 };
-use tokio::time::timeout;
+use tokio::{
+    sync::mpsc,
+    time::{sleep, timeout},
+};
+use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 /// Time for deleting an exchange. RabbitMQ takes milliseconds, unless a node of a cluster stalls.
 const FENCE_LIMIT: Duration = Duration::from_secs(2);
+
+/// Pause before an exchange is deleted again.
+pub(super) const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 /// Why an exchange was not deleted.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +68,39 @@ impl LinkExchange {
     pub(super) async fn delete(&self, broker: &Broker) -> Result<(), FenceError> {
         delete_all(broker, &mut vec![self.clone()]).await
     }
+}
+
+/// Deletes the exchanges of links that were given up, as soon as RabbitMQ does it.
+#[derive(Clone)]
+pub(super) struct Later(mpsc::UnboundedSender<LinkExchange>);
+
+impl Later {
+    /// Starts the task that deletes them.
+    pub(super) fn start(broker: Broker) -> (Self, AbortOnDropHandle<()>) {
+        let (later, to_delete) = mpsc::unbounded_channel();
+        let deleting = supervise::keep("exchanges", delete_later(broker, to_delete));
+        (Self(later), AbortOnDropHandle::new(deleting))
+    }
+
+    pub(super) fn delete(&self, exchange: &LinkExchange) {
+        // The receiver exists as long as the process does not stop.
+        drop(self.0.send(exchange.clone()));
+    }
+}
+
+async fn delete_later(broker: Broker, mut later: mpsc::UnboundedReceiver<LinkExchange>) {
+    let mut exchanges = Vec::new();
+    while later.recv_many(&mut exchanges, 16).await > 0 {
+        while let Err(error) = delete_all(&broker, &mut exchanges).await {
+            tracing::debug!(reason = chain(&error), "an exchange can't be deleted: trying again");
+            sleep(RETRY_PAUSE).await;
+            while let Ok(another) = later.try_recv() {
+                exchanges.push(another);
+            }
+        }
+    }
+    // The last link is closed.
+    std::future::pending().await
 }
 
 /// Deletes exchanges, on one connection; those that were not deleted remain in the list.

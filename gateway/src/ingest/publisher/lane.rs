@@ -20,7 +20,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{
     PublishError,
     channels::Channels,
-    closing::Closing,
+    closing::{CLOSE_LIMIT, Closing},
     confirms::{Confirmed, Unconfirmed},
     limits::EnvelopeLimits,
     link_shared::LinkShared,
@@ -40,8 +40,6 @@ const UNREAD_LIMIT: Duration = Duration::from_secs(5);
 const RENEWAL_PAUSE: Duration = Duration::from_millis(600);
 /// How often a busy lane checks for overdue confirmations.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
-/// Time for closing a channel on which nothing is unconfirmed.
-const CLOSE_LIMIT: Duration = Duration::from_secs(8);
 /// How long the length of a queue counts as known.
 const MEASURED: Duration = Duration::from_secs(1);
 /// Maximum number of updates taken from the channel at once.
@@ -236,10 +234,14 @@ impl Sending {
     /// has never confirmed anything is replaced even then: it may refuse everything for ever.
     async fn settle(&mut self, confirmed: Vec<(Sent, Confirmed)>) {
         self.dropped = None;
-        self.link.fruitless.answered(self.partition);
+        if confirmed.iter().any(|(_, confirmed)| *confirmed == Confirmed::Queued) {
+            // That answers for all partitions, once it is settled.
+            self.has_confirmed = true;
+        } else {
+            self.link.fruitless.answered(self.partition);
+        }
         let mut refused = Vec::new();
         for (sent, confirmed) in confirmed {
-            self.has_confirmed |= confirmed == Confirmed::Queued;
             match confirmed {
                 Confirmed::Refused => refused.push(sent),
                 Confirmed::Queued

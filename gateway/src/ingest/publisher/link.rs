@@ -35,6 +35,8 @@ use crate::{ingest::pending::PendingRequests, store::pools::Pool};
 const ACQUIRE_LIMIT: Duration = Duration::from_secs(2);
 /// Time for declaring what is missing.
 const DECLARE_LIMIT: Duration = Duration::from_secs(30);
+/// How often a link is checked, to detect a connection that broke while idle.
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// What connections for updates are for, in RabbitMQ's lists and in reports.
 pub(super) const PURPOSE: &str = "gateway: updates";
 /// The same for those that are ready for updates, on another node.

@@ -31,7 +31,7 @@ pub(super) struct LinkShared {
     pub(super) pending: Arc<PendingRequests>,
     /// Whether there are several nodes of a cluster to connect to.
     pub(super) is_cluster: bool,
-    /// The channels that were given up since the last confirmation.
+    /// What the lanes have to show since the last confirmation: channels given up, silent partitions.
     pub(super) fruitless: Arc<Fruitless>,
     /// Set when the link is to be given up.
     pub(super) failed: Arc<AtomicBool>,

@@ -10,23 +10,18 @@ use arc_swap::ArcSwapOption;
 use futures_util::future::join_all;
 use parking_lot::Mutex;
 use shared::{message, supervise, telemetry::chain, topology::Topology};
-use tokio::{
-    sync::mpsc,
-    time::{Instant, sleep, timeout},
-};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    exchange::LinkExchange,
-    link::{Link, LinkError, Opening, STANDBY},
+    exchange::Later,
+    link::{LOOK_EVERY, Link, LinkError, Opening, STANDBY},
 };
 
 /// Time for opening it.
 const OPEN_LIMIT: Duration = Duration::from_secs(30);
 /// Pause after it was lost or could not be opened.
 const PAUSE: Duration = Duration::from_secs(5);
-/// How often it is checked.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Time for the first markers: longer than an election, or than RabbitMQ waits for a node that stalls.
 const MARKERS_LIMIT: Duration = Duration::from_secs(30);
 const MARK_PAUSE: Duration = Duration::from_secs(1);
@@ -50,7 +45,7 @@ impl Standby {
         self: &Arc<Self>,
         with: Opening,
         topology: Topology,
-        later: mpsc::UnboundedSender<LinkExchange>,
+        later: Later,
     ) -> Option<AbortOnDropHandle<()>> {
         if !with.broker.has_several_hosts() {
             return None;
@@ -58,20 +53,17 @@ impl Standby {
         let standby = self.clone();
         let keeping = supervise::keep("standby", async move {
             loop {
-                match timeout(OPEN_LIMIT, Link::open_apart(&with, topology)).await {
-                    Ok(Ok(link)) => {
+                let opening = timeout(OPEN_LIMIT, Link::open_apart(&with, topology));
+                match opening.await.unwrap_or(Err(LinkError::Silent)) {
+                    Ok(link) => {
                         standby.link.store(Some(link.clone()));
                         let reason = serve(&link).await;
                         tracing::info!(reason, "the second connection to RabbitMQ is given up");
                         with.broker.lost(STANDBY, reason);
                         standby.discard(&later);
                     }
-                    Ok(Err(error)) => {
+                    Err(error) => {
                         tracing::debug!(reason = chain(&error), "no second connection to RabbitMQ");
-                    }
-                    Err(_) => {
-                        let reason = chain(&LinkError::Silent);
-                        tracing::debug!(reason, "no second connection to RabbitMQ");
                     }
                 }
                 sleep(PAUSE).await;
@@ -90,10 +82,9 @@ impl Standby {
     }
 
     /// Closes it, if there is one, and has its exchange deleted.
-    pub(super) fn discard(&self, later: &mpsc::UnboundedSender<LinkExchange>) {
+    pub(super) fn discard(&self, later: &Later) {
         if let Some(link) = self.take() {
-            // The receiver exists as long as the process does not stop.
-            drop(later.send(link.exchange.clone()));
+            later.delete(&link.exchange);
         }
     }
 

@@ -6,6 +6,9 @@ use tokio::{sync::SemaphorePermit, time::Instant};
 use super::Intake;
 use crate::http::error::ApiError;
 
+/// Said of a token that has reached its rate limit.
+const OVER_RATE: &str = "This token sends more updates than it may; nothing was queued, try again";
+
 impl<'a> Intake<'a> {
     /// Counts one update of this token.
     ///
@@ -15,9 +18,7 @@ impl<'a> Intake<'a> {
         if self.rate_limit.is_none_or(|limit| limit.take(token, now)) {
             return Ok(());
         }
-        Err(ApiError::too_many(
-            "This token sends more updates than it may; nothing was queued, try again",
-        ))
+        Err(ApiError::too_many(OVER_RATE))
     }
 
     /// Counts updates of this token that must be taken together, however many they are.
@@ -35,9 +36,7 @@ impl<'a> Intake<'a> {
             return Ok(());
         }
         GATEWAY.refused.of(Refused::RateLimit).inc_by(count.into());
-        Err(ApiError::unavailable(
-            "This token sends more updates than it may; nothing was queued, try again",
-        ))
+        Err(ApiError::unavailable(OVER_RATE))
     }
 
     /// A place for one update among those in flight.
