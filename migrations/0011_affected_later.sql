@@ -24,9 +24,11 @@ COMMENT ON COLUMN sdb_affected_change.impact IS 'The impact of intervals that be
 COMMENT ON COLUMN sdb_affected_change.began IS 'Begin of intervals; none: the components'' intervals end';
 COMMENT ON COLUMN sdb_affected_change.ended IS 'End of the intervals, as in sdb_affected. If they only end here: those that end earlier stay as they are';
 
--- The end of a whole incident also counts for components that were added to it afterwards: they were never affected, and
--- end when they began.
+-- Batches change active incidents only, so what has ended stays as it is: conditions on it reach the table. The end of a
+-- whole incident also counts for components that were added to it afterwards: they end when they began.
 CREATE VIEW sdb_affected_interval AS
+SELECT incident_id, component_id, impact, began, ended FROM sdb_affected WHERE ended IS NOT NULL
+UNION ALL
 SELECT incident_id, component_id, impact, began,
     CASE WHEN coalesce(ended, own_until, until) IS NOT NULL THEN greatest(began, least(ended, own_until, until)) END AS ended
 FROM (
@@ -36,6 +38,7 @@ FROM (
         FROM sdb_affected_change, unnest(components) AS component_id
         WHERE began IS NULL GROUP BY 1, 2
     ) AS own USING (incident_id, component_id)
+    WHERE ended IS NULL
     UNION ALL
     SELECT * FROM (
         SELECT incident_id, component_id, impact, began, ended,
@@ -43,7 +46,7 @@ FROM (
                 ORDER BY id ROWS BETWEEN CURRENT ROW AND UNBOUNDED FOLLOWING) AS own_until
         FROM sdb_affected_change, unnest(components) AS component_id
     ) AS noted WHERE began IS NOT NULL
-) AS intervals LEFT JOIN (
+) AS going LEFT JOIN (
     SELECT incident_id, min(ended) AS until FROM sdb_affected_change
     WHERE began IS NULL AND components IS NULL GROUP BY 1
 ) AS whole USING (incident_id);

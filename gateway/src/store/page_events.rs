@@ -73,9 +73,11 @@ const OF: &str = "i.start_date <= $4 AND i.id IN (
 /// The condition that one of the components $8 is in `incident i`.
 const HAS: &str = "EXISTS (SELECT FROM incident_component_relation r
         WHERE r.incident_id = i.id AND r.component_id = ANY($8))";
-/// The condition that one of the components $8 was in `incident i`.
+/// The condition that one of the components $8 was in `incident i`. By `OFFSET`, only those incidents are looked up that
+/// the list comes to: otherwise PostgreSQL might read what all incidents ever affected.
 const HAD: &str = "EXISTS (SELECT FROM sdb_affected_interval a
-        WHERE a.incident_id = i.id AND a.component_id = ANY($8) AND a.ended IS DISTINCT FROM a.began)";
+        WHERE a.incident_id = i.id AND a.component_id = ANY($8) AND a.ended IS DISTINCT FROM a.began
+        OFFSET 0)";
 
 impl Which {
     /// The condition on `incident i`, with now as $4, two times as $5 and $6, and an id as $7.
