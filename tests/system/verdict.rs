@@ -244,7 +244,8 @@ const FAULTS: [Fault; 16] = [
     Fault {
         name: "an interval begins with the transaction",
         trigger: "BEFORE INSERT ON sdb_affected_change FOR EACH ROW",
-        body: "NEW.began := least(NEW.began, now() AT TIME ZONE 'UTC');",
+        body: "IF NEW.began IS NOT NULL THEN
+            NEW.began := least(NEW.began, now() AT TIME ZONE 'UTC'); END IF;",
         returns: "NEW",
         kind: Kind::Affected,
     },
