@@ -23,9 +23,9 @@ pub(crate) async fn compare_rest(
     }
 }
 
-/// Applies to the record what batches have noted, of incidents that have had no change for a second, and what was
-/// noted ten seconds ago: while a storm goes on, it would only take time away from batches. Each call of the
-/// function is a short transaction of its own. What others keep it from is left for the next time.
+/// Applies to the record what batches have noted, of incidents that have had no change for 5 s, and what was
+/// noted 20 s ago: while a storm goes on, it would only take time away from batches, and what begins and ends
+/// meanwhile is cheaper to apply together. Each call of the function is a short transaction of its own. What others keep it from is left for the next time.
 ///
 /// # Errors
 /// When the database fails; what was applied before remains so.
