@@ -107,7 +107,7 @@ impl Cluster {
     /// When the asked node does not answer.
     pub fn leader(&self, asked: usize, vhost: &str, queue: &str) -> Result<Option<usize>> {
         let query = format!("ra_leaderboard:lookup_leader('{vhost}_{queue}').");
-        let answer = self.node(asked)?.ctl(&["eval", &query])?;
+        let answer = self.node(asked)?.eval(&query)?;
         Ok(NODES.iter().position(|[_, name]| answer.contains(&format!("{name}@"))))
     }
 
@@ -121,9 +121,9 @@ impl Cluster {
             "{{ok, Queue}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<\"{vhost}\">>, queue, \
              <<\"{queue}\">>)), rabbit_quorum_queue:transfer_leadership(Queue, '{name}')."
         );
-        let answer = self.node(leader)?.ctl(&["eval", &transfer])?;
+        let answer = self.node(leader)?.eval(&transfer)?;
         let done = answer.contains("migrated") || answer.contains("already_leader");
-        ensure!(done, "the leader stays: {}", answer.trim());
+        ensure!(done, "the leader stays: {answer}");
         Ok(())
     }
 
@@ -139,10 +139,9 @@ impl Cluster {
             others.iter().map(|name| format!("erlang:set_cookie('{name}', apart)")).collect();
         let cut: Vec<String> =
             others.iter().map(|name| format!("erlang:disconnect_node('{name}')")).collect();
-        let answer = self
-            .node(index)?
-            .ctl(&["eval", &format!("{}, [{}].", refuse.join(", "), cut.join(", "))])?;
-        ensure!(answer.trim() == "[true,true]", "it is not cut off: {}", answer.trim());
+        let answer =
+            self.node(index)?.eval(&format!("{}, [{}].", refuse.join(", "), cut.join(", ")))?;
+        ensure!(answer == "[true, true]", "it is not cut off: {answer}");
         Ok(())
     }
 
@@ -162,17 +161,16 @@ impl Cluster {
             .iter()
             .map(|name| format!("erlang:set_cookie('{name}', erlang:get_cookie())"))
             .collect();
-        node.ctl(&["eval", &format!("{}.", accept.join(", "))])?;
+        node.eval(&format!("{}.", accept.join(", ")))?;
         let mut answer = String::new();
         for _ in 0..HEAL_ATTEMPTS {
-            answer = node.ctl(&[
-                "eval",
+            answer = node.eval(
                 "{length(rabbit_mnesia:cluster_nodes(running)), rabbit_node_monitor:partitions()}.",
-            ])?;
-            if answer.trim() == format!("{{{},[]}}", NODES.len()) {
+            )?;
+            if answer == format!("{{{}, []}}", NODES.len()) {
                 return Ok(());
             }
-            if !answer.trim().ends_with(",[]}") {
+            if !answer.ends_with(", []}") {
                 node.ctl(&["stop_app"])?;
                 node.ctl(&["start_app"])?;
             }

@@ -90,8 +90,8 @@ async fn worker_works(roles: &Roles) -> Result<()> {
     );
     eventually("the queues are empty", async || {
         let (servers, purge) = (system.context.clone(), purge.clone());
-        let left = spawn_blocking(move || servers.rabbitmq().ctl(&["eval", &purge])).await??;
-        Ok(left.trim() == "0")
+        let left = spawn_blocking(move || servers.rabbitmq().eval(&purge)).await??;
+        Ok(left == "0")
     })
     .await?;
     let newest = "SELECT max(inhrelid::regclass::text) FROM pg_inherits
