@@ -327,13 +327,8 @@ async fn every_other_command_works(fixture: Arc<Fixture>) -> Result<()> {
 
 /// Runs a command for what stands in the place of its examples.
 async fn prepared(system: &System, shell: &Shell, command: &str) -> Result<String> {
-    let mut command = command.replace("VHOST", &system.vhost);
-    // The admin address of a process: that of a gateway of this test, which is one, too.
-    let address = &system.addresses[0];
-    command = command.replace("127.0.0.1:9091", &address.to_string());
-    if command == "worker health --ready" {
-        command = format!("SDB_ADMIN_ADDRESS={address} {command}");
-    }
+    // Numbers first: names and addresses may have the same digits.
+    let mut command = command.to_owned();
     if command.contains("17") {
         let update = "INSERT INTO sdb_parked (delivery_key, queue, reason, parked_at, payload)
             VALUES (gen_random_uuid(), 'sdb.updates.v1.p0', 'for a test', now(), '{}') RETURNING id";
@@ -349,6 +344,13 @@ async fn prepared(system: &System, shell: &Shell, command: &str) -> Result<Strin
     } else {
         None
     };
+    command = command.replace("VHOST", &system.vhost);
+    // The admin address of a process: that of a gateway of this test, which is one, too.
+    let address = &system.addresses[0];
+    command = command.replace("127.0.0.1:9091", &address.to_string());
+    if command == "worker health --ready" {
+        command = format!("SDB_ADMIN_ADDRESS={address} {command}");
+    }
     if command.contains("delete_queue") {
         // One that a command left behind that was killed at its end.
         command = command.replace("vN.pM", "v0.p3");
