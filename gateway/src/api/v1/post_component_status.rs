@@ -40,8 +40,8 @@ use crate::{
 ///
 /// The update is checked and queued, and the answer waits for its outcome: for 1.5 s, or as long as `Prefer`
 /// says. While no outcomes arrive at all, as without a worker, only `Prefer: wait=N` waits. An update that is
-/// answered 2xx is applied exactly once, or parked, even if processes crash. One that is answered 4xx changes
-/// nothing.
+/// answered 2xx is decided exactly once, even if processes crash: it is applied, rejected or parked. One that is
+/// answered 4xx changes nothing.
 #[utoipa::path(
     post,
     path = "/api/v1/component_status",
