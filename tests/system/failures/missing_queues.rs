@@ -218,7 +218,7 @@ async fn an_update_requeued_without_a_queue_stays_parked(fixture: Arc<Fixture>) 
     let channel = connection.create_channel().await?;
     delete_queue(&channel, topology.queue(0)).await?;
     connection.close(200, "done".into()).await?;
-    let arguments = ["parked", "put-back", "--all"];
+    let arguments = ["parked", "requeue", "--all"];
     let (done, said) = system.worker_command(&arguments).await?;
     ensure!(!done && said.contains("was not requeued, since its queue is missing"), "{said}");
     ensure!(system.count(parked).await? == 1);

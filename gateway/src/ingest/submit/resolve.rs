@@ -195,8 +195,8 @@ fn needs_reports(wire: u16) -> ApiError {
     GATEWAY.refused.of(Refused::Wire).inc();
     ApiError::unavailable(format!(
         "`ok`, `source` and alerts need version {needed} of messages, and the database records version \
-        {wire}: once all workers are of this release, run `worker topology change --wire {needed}`; nothing was \
-        queued",
+        {wire}: once all workers and all gateways are of this release, run `worker topology change --wire \
+        {needed}`; nothing was queued",
         needed = message::REPORTS
     ))
 }

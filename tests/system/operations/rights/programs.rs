@@ -151,7 +151,7 @@ async fn worker_works(roles: &Roles) -> Result<()> {
     })
     .await?;
     system.sql("UPDATE component SET name = 'DNS' WHERE name = 'Other'").await?;
-    let (done, said) = system.worker_command(&["parked", "put-back", "--all"]).await?;
+    let (done, said) = system.worker_command(&["parked", "requeue", "--all"]).await?;
     ensure!(done, "{said}");
     eventually("it is applied", async || {
         denied(&worker.log()?)?;
@@ -265,7 +265,7 @@ pub(super) async fn the_rights_on_rabbitmq_are_needed(fixture: Arc<Fixture>) -> 
                     roles.system.start_worker(&[]).await?;
                     let change =
                         roles.works(&["topology", "change", "--partitions", "9"], role).await;
-                    let put_back = roles.works(&["parked", "put-back", "--all"], role).await;
+                    let put_back = roles.works(&["parked", "requeue", "--all"], role).await;
                     change.and(put_back).map(drop)
                 }
                 other => bail!("no test of {other}"),
