@@ -2,6 +2,7 @@
 //! it is, all that was answered 2xx takes effect once and in order, and no process needs a restart.
 
 mod load;
+mod machines;
 mod nodes;
 mod own_node;
 mod several;
@@ -14,7 +15,7 @@ use harness::{ADMIN, Fixture, System, tests_of};
 
 use self::load::Load;
 
-tests_of!(nodes, own_node, several);
+tests_of!(nodes, own_node, several, machines);
 
 /// One for each node to lead.
 const PARTITIONS: u16 = 3;
