@@ -147,17 +147,32 @@ for _, port in servers:
 
 # What an operator of Prometheus makes of the pods is what prometheus-kubernetes.yaml makes of them.
 [monitor] = parsed.get(folder / "monitoring/pod-monitor.yaml", [{}])
-[scrape] = parsed[deploy / "monitoring/prometheus-kubernetes.yaml"][0]["scrape_configs"]
-made = {}
-for rule in monitor["spec"]["podMetricsEndpoints"][0]["relabelings"]:
-    made[rule["targetLabel"]] = rule.get("replacement") or rule["sourceLabels"]
-written = {"job": scrape["job_name"]}
-for rule in scrape["relabel_configs"]:
-    # The operator sets these two.
-    if rule.get("target_label") not in (None, "namespace", "pod"):
-        written[rule["target_label"]] = rule["source_labels"]
-if made != written:
-    problems.append(f"pod-monitor.yaml makes the labels {made}, prometheus-kubernetes.yaml {written}")
+[monitor_of_rabbitmq] = parsed.get(folder / "monitoring/pod-monitor-rabbitmq.yaml", [{}])
+scrapes = parsed[deploy / "monitoring/prometheus-kubernetes.yaml"][0]["scrape_configs"]
+def made_by_operator(monitor):
+    [endpoint] = monitor["spec"]["podMetricsEndpoints"]
+    made = {key: endpoint.get(key) for key in ("path", "params")}
+    for rule in endpoint["relabelings"]:
+        made[rule["targetLabel"]] = rule.get("replacement") or rule["sourceLabels"]
+    made |= {"names": [*monitor["spec"]["selector"]["matchLabels"].values()], "port": endpoint["port"]}
+    own, *_ = parsed[folder / "namespace.yaml"]
+    selected = monitor["spec"].get("namespaceSelector", {"matchNames": [own["metadata"]["name"]]})
+    return made | {"namespaces": selected["matchNames"]}
+def made_by_prometheus(scrape):
+    made = {"job": scrape["job_name"], "path": scrape.get("metrics_path"), "params": scrape.get("params")}
+    for rule in scrape["relabel_configs"]:
+        # The operator sets these two.
+        if rule.get("target_label") not in (None, "namespace", "pod"):
+            made[rule["target_label"]] = rule.get("replacement") or rule["source_labels"]
+        elif rule.get("source_labels") == ["__meta_kubernetes_pod_label_app_kubernetes_io_name"]:
+            made["names"] = [rule["regex"]]
+        elif rule.get("source_labels") == ["__meta_kubernetes_pod_container_port_name"]:
+            made["port"] = rule["regex"]
+    return made | {"namespaces": scrape["kubernetes_sd_configs"][0]["namespaces"]["names"]}
+for one, other in zip((monitor, monitor_of_rabbitmq), scrapes, strict=True):
+    made, written = made_by_operator(one), made_by_prometheus(other)
+    if made != written:
+        problems.append(f"the PodMonitor {one['metadata']['name']} finds {made}, prometheus-kubernetes.yaml {written}")
 if not any(monitor["spec"]["selector"]["matchLabels"].items() <= labels.items() for labels in pods_made):
     problems.append("pod-monitor.yaml selects no pods of ours")
 
@@ -169,6 +184,8 @@ for name in ("postgresql", "rabbitmq"):
 [rabbitmq], [budget] = (parsed[folder / f"servers/{name}.yaml"] for name in ("rabbitmq", "rabbitmq-budget"))
 if budget["spec"]["selector"]["matchLabels"] != {"app.kubernetes.io/name": rabbitmq["metadata"]["name"]}:
     problems.append("rabbitmq-budget.yaml is for other pods than those of rabbitmq.yaml")
+if monitor_of_rabbitmq["spec"]["selector"] != budget["spec"]["selector"]:
+    problems.append("pod-monitor-rabbitmq.yaml selects other pods than those of rabbitmq.yaml")
 
 # Compose
 compose = parsed.get(deploy / "container/compose.yaml", [{}])[0]
@@ -318,6 +335,7 @@ servers/postgresql.yaml|s/instances: 3/instances: three/|spec.instances is 'thre
 servers/postgresql.yaml|s/"200"/200/|spec.postgresql.parameters.max_connections is 200
 servers/postgresql.yaml|s/kind: Cluster/kind: Clusters/|no types of Clusters
 monitoring/pod-monitor.yaml|s/targetLabel: program/target_label: program/|there is no spec.podMetricsEndpoints[0].relabelings[1].target_label
+monitoring/pod-monitor-rabbitmq.yaml|s/\[ra_metrics\]/ra_metrics/|spec.podMetricsEndpoints[0].params.family is no list
 monitoring/prometheus-rule.yaml|s/ alert: NoGateway/ alerts: NoGateway/|.alerts
 FAULTS
 }
@@ -348,7 +366,7 @@ for folder in servers monitoring; do
 done
 check "rules of the Prometheus operator" compare_rules
 check "custom resources" check_custom_resources deploy/kubernetes/servers/postgresql.yaml \
-    deploy/kubernetes/monitoring/{pod-monitor,prometheus-rule}.yaml
+    deploy/kubernetes/monitoring/{pod-monitor,pod-monitor-rabbitmq,prometheus-rule}.yaml
 check "planted faults in custom resources" find_planted_faults
 manifests+=("$scratch/rendered.yaml" "$scratch/overlaid.yaml" deploy/kubernetes/servers/{namespace,rabbitmq-budget}.yaml)
 for version in "${kubernetes_versions[@]}"; do

@@ -267,7 +267,7 @@ impl Publisher {
         recorded: &mut watch::Receiver<Recorded>,
     ) {
         let expected = Recorded { topology: link.topology, phase: Phase::Open };
-        let mut blocked = false;
+        let (mut blocked, mut reason) = (false, None);
         let mut completing: Option<(Instant, AbortOnDropHandle<()>)> = None;
         while link.is_alive() {
             match (std::mem::replace(&mut blocked, link.is_blocked()), blocked) {
@@ -290,6 +290,7 @@ impl Publisher {
                 && self.second.takes(partition).await
             {
                 link.failed.store(true, Ordering::Relaxed);
+                reason = Some("it took no updates, and another node did");
                 break;
             }
             if link.is_incomplete() && is_due {
@@ -299,7 +300,7 @@ impl Publisher {
             sleep(LOOK_EVERY).await;
         }
         let host = self.servers().server;
-        let reason = link.why_failed();
+        let reason = reason.unwrap_or_else(|| link.why_failed());
         tracing::warn!(host, reason, "the connection to RabbitMQ is given up");
         self.broker.lost(PURPOSE, reason);
     }

@@ -30,6 +30,7 @@ use super::{
     acknowledgements::Acknowledgements,
     consume_error::ConsumeError,
     deliveries::{DeliveryError, QueueKind, Received},
+    nodes,
     redeclare::redeclare,
     replies::{Reply, ReplySender},
     starting::Starting,
@@ -144,8 +145,7 @@ impl Consumer {
         let mut batches = select_all(deliveries.into_deliveries()).ready_chunks(self.batch);
         WORKER.held.set(0);
         let mut acknowledgements = Acknowledgements::new(share.topology().prefetch);
-        let is_tried = self.broker.has_several_hosts() && share.recorded.phase == Phase::Open;
-        let mut failing = pin!(trial::fails(&connection, share.topology(), &self.stop));
+        let mut failing = pin!(trial::fails(&connection, &self.broker, &share, &self.stop));
         let ended = match started {
             Some(Ok(Ok(()))) => {
                 self.readiness.consuming(member.id, share.clone());
@@ -156,7 +156,8 @@ impl Consumer {
                     () = lost(&connection) => Err(DeliveryError::Ended.into()),
                     () = sampling::queues(&connection, &share), if self.is_measured => Ok(()),
                     () = redeclare(&connection, &share, declared_by) => Ok(()),
-                    failure = &mut failing, if is_tried => Err(failure.into()),
+                    () = nodes::watch(&self.broker, &share) => Ok(()),
+                    failure = &mut failing => Err(failure.into()),
                 };
                 let rest = self.acknowledge_rest(&mut acknowledgements, &connection).await;
                 let ended = ended.and(rest);

@@ -119,6 +119,7 @@ async fn serve(link: &Link) -> &'static str {
                 return "it took no updates";
             }
         }
+        tracing::info!("the second connection to RabbitMQ is ready");
         std::future::pending().await
     };
     tokio::select! {
