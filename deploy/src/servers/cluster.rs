@@ -134,7 +134,7 @@ impl Cluster {
     /// When a node does not answer.
     pub fn give_up_after(&self, seconds: u32) -> Result<()> {
         for node in &self.nodes {
-            node.ctl(&["eval", &format!("{}.", set_tick_time(seconds))])?;
+            node.eval(&format!("{}.", set_tick_time(seconds)))?;
         }
         Ok(())
     }

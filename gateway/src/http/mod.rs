@@ -1,6 +1,7 @@
 //! HTTP in general: errors, headers, queries, bodies. It depends on no endpoint and no server.
 
 pub(crate) mod address;
+pub(crate) mod api_path;
 pub(crate) mod body;
 pub(crate) mod body_headers;
 pub(crate) mod content_coding;

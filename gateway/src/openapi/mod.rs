@@ -223,3 +223,28 @@ fn complete(status: &str, response: &mut Response, is_v2: bool) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::api_path::is_of_api;
+
+    #[test]
+    fn a_path_is_of_an_api_or_polled() {
+        let paths = Document::openapi().paths.paths;
+        let (of_api, polled): (Vec<_>, Vec<_>) = paths.keys().partition(|path| is_of_api(path));
+        assert!(of_api.len() > 10, "{of_api:?}");
+        let known = [
+            "/badge.svg",
+            "/badge/components/{file}",
+            "/feed.atom",
+            "/healthz",
+            "/maintenance.ics",
+            "/metrics",
+            "/readyz",
+            "/rss/",
+        ];
+        assert_eq!(polled, known);
+        assert!(is_of_api("/api") && is_of_api("/v2/nothing") && !is_of_api("/api-docs"));
+    }
+}
