@@ -13,6 +13,10 @@ BEGIN
     LOOP
         EXECUTE format('DROP TRIGGER %I ON %s', ours.tgname, ours.shared_table);
     END LOOP;
+    -- What batches have noted of incidents as they are now.
+    IF to_regclass('sdb_affected_change') IS NOT NULL THEN
+        PERFORM sdb_affected_apply_all(ARRAY(SELECT DISTINCT incident_id FROM sdb_affected_change));
+    END IF;
     IF to_regclass('component') IS NOT NULL THEN
         DROP TRIGGER IF EXISTS sdb_forget_reports ON component;
         DROP TRIGGER IF EXISTS sdb_forget_all_reports ON component;

@@ -146,7 +146,7 @@ struct Fault {
     kind: Kind,
 }
 
-const FAULTS: [Fault; 15] = [
+const FAULTS: [Fault; 16] = [
     Fault {
         name: "an entry of a timeline is missing",
         trigger: "BEFORE INSERT ON incident_status FOR EACH ROW",
@@ -243,8 +243,16 @@ const FAULTS: [Fault; 15] = [
     },
     Fault {
         name: "an interval begins with the transaction",
-        trigger: "BEFORE INSERT ON sdb_affected FOR EACH ROW",
-        body: "NEW.began := least(NEW.began, now() AT TIME ZONE 'UTC');",
+        trigger: "BEFORE INSERT ON sdb_affected_change FOR EACH ROW",
+        body: "IF NEW.began IS NOT NULL THEN
+            NEW.began := least(NEW.began, now() AT TIME ZONE 'UTC'); END IF;",
+        returns: "NEW",
+        kind: Kind::Affected,
+    },
+    Fault {
+        name: "an end is not noted",
+        trigger: "BEFORE INSERT ON sdb_affected_change FOR EACH ROW",
+        body: "IF NEW.began IS NULL AND NEW.components @> '{1}' THEN RETURN NULL; END IF;",
         returns: "NEW",
         kind: Kind::Affected,
     },

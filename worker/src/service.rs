@@ -19,6 +19,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
+    affected,
     broker::{Consumer, ReplySender},
     config::Config,
     housekeeping::Housekeeping,
@@ -80,6 +81,8 @@ pub async fn run(
         () = stop.cancelled() => return Ok(()),
     }
     let housekeeping = supervise::keep("housekeeping", housekeeping.run());
+    let applying = affected::apply(Database::new(config.database.clone()));
+    let _applying = AbortOnDropHandle::new(supervise::keep("affected components", applying));
     readiness.waiting_for("RabbitMQ has not answered yet");
     let _measuring = config.admin.map(|_| {
         let database = Database::new(config.database.clone());

@@ -30,14 +30,14 @@ pub(crate) fn outages(from: Timestamp, now: Timestamp) -> Rows {
             coalesce((SELECT sdb_readable(value) FROM component_attribute
                 WHERE component_id = c.id AND name = 'region' ORDER BY id LIMIT 1), '') AS region,
             coalesce(a.began, '{}') AS began, coalesce(a.ended, '{}') AS ended
-        FROM component c, LATERAL (
-            SELECT array_agg(greatest(began, $1) ORDER BY began, ended) AS began,
+        FROM component c LEFT JOIN (
+            SELECT component_id, array_agg(greatest(began, $1) ORDER BY began, ended) AS began,
                 array_agg(least(ended, $2) ORDER BY began, ended) AS ended
-            FROM sdb_affected
-            -- An outage; as a number, so that the index of outages is used.
-            WHERE component_id = c.id AND impact >= 3
-                AND began < $2 AND (ended IS NULL OR ended > $1)
-        ) AS a
+            FROM sdb_affected_interval
+            -- An outage; as a number, so that the index of outages can be used.
+            WHERE impact >= 3 AND began < $2 AND (ended IS NULL OR ended > $1)
+            GROUP BY component_id
+        ) AS a ON a.component_id = c.id
         ORDER BY c.id",
     )
     .bind(from)

@@ -70,7 +70,7 @@ impl Bars {
         let (mut bars, mut of, mut intervals) = (HashMap::new(), None, Vec::new());
         let mut rows = sqlx::query_as::<_, (ComponentId, i16, Timestamp, Timestamp)>(
             "SELECT component_id, impact, greatest(began, $1), least(coalesce(ended, $2), $2)
-            FROM sdb_affected WHERE began < $2 AND (ended IS NULL OR ended > $1)
+            FROM sdb_affected_interval WHERE began < $2 AND (ended IS NULL OR ended > $1)
             ORDER BY component_id, began, ended",
         )
         .bind(from)
@@ -101,7 +101,7 @@ pub(crate) async fn of_component(
 ) -> Result<Vec<Interval>, sqlx::Error> {
     sqlx::query_as(
         "SELECT impact, greatest(began, $2) AS began, least(coalesce(ended, $3), $3) AS ended
-        FROM sdb_affected
+        FROM sdb_affected_interval
         WHERE component_id = $1 AND began < $3 AND (ended IS NULL OR ended > $2)
         ORDER BY began, ended",
     )
@@ -132,7 +132,7 @@ pub(crate) async fn of_incident(
     sqlx::query_as(
         "SELECT component_id, min(began) AS began,
             CASE WHEN bool_and(ended IS NOT NULL) THEN max(ended) END AS ended
-        FROM sdb_affected WHERE incident_id = $1
+        FROM sdb_affected_interval WHERE incident_id = $1
         GROUP BY component_id ORDER BY min(began), component_id",
     )
     .bind(id)

@@ -67,15 +67,17 @@ const COMING: &str = "i.start_date > $4 AND (i.end_date IS NULL OR i.end_date > 
 /// The condition that a component with the id $7 is or was in `incident i`.
 const OF: &str = "i.start_date <= $4 AND i.id IN (
         SELECT r.incident_id FROM incident_component_relation r WHERE r.component_id = $7
-        UNION SELECT a.incident_id FROM sdb_affected a
+        UNION SELECT a.incident_id FROM sdb_affected_interval a
             WHERE a.component_id = $7 AND a.ended IS DISTINCT FROM a.began)";
 
 /// The condition that one of the components $8 is in `incident i`.
 const HAS: &str = "EXISTS (SELECT FROM incident_component_relation r
         WHERE r.incident_id = i.id AND r.component_id = ANY($8))";
-/// The condition that one of the components $8 was in `incident i`.
-const HAD: &str = "EXISTS (SELECT FROM sdb_affected a
-        WHERE a.incident_id = i.id AND a.component_id = ANY($8) AND a.ended IS DISTINCT FROM a.began)";
+/// The condition that one of the components $8 was in `incident i`. By `OFFSET`, only those incidents are looked up that
+/// the list comes to: otherwise PostgreSQL might read what all incidents ever affected.
+const HAD: &str = "EXISTS (SELECT FROM sdb_affected_interval a
+        WHERE a.incident_id = i.id AND a.component_id = ANY($8) AND a.ended IS DISTINCT FROM a.began
+        OFFSET 0)";
 
 impl Which {
     /// The condition on `incident i`, with now as $4, two times as $5 and $6, and an id as $7.

@@ -4,6 +4,7 @@ mod delivery;
 mod edit;
 mod members;
 mod queue;
+mod record;
 mod worker;
 
 use std::{
@@ -28,6 +29,7 @@ use self::{
     delivery::{Batch, Delivery, Posted},
     edit::{insert_component, make},
     queue::Again,
+    record::apply_noted_beside,
     worker::{apply_batch, is_tried_again},
 };
 use super::{
@@ -42,6 +44,8 @@ use crate::{
 const PARTITIONS: u16 = 3;
 /// Tries of one batch.
 const TRIES: usize = 5;
+/// Steps until what batches have noted is applied to the record of affected components.
+const APPLIES_EVERY: usize = 3;
 /// Batches until all queues are empty.
 const ROUNDS: usize = 200;
 
@@ -89,6 +93,7 @@ pub(super) struct Rig {
     renamed: usize,
     /// Transactions that were begun for a batch.
     tries: usize,
+    steps: usize,
     played: Played,
     fault: Option<Broken>,
 }
@@ -121,6 +126,7 @@ impl Rig {
             results: Vec::new(),
             renamed: 0,
             tries: 0,
+            steps: 0,
             played: Played::default(),
             fault,
         };
@@ -143,6 +149,10 @@ impl Rig {
     }
 
     pub(super) async fn take(&mut self, step: &Step) -> Result<()> {
+        self.steps += 1;
+        if self.steps.is_multiple_of(APPLIES_EVERY) {
+            self.apply_noted().await?;
+        }
         match step {
             Step::Post(update) => self.post(update),
             Step::PostMany(updates, flaw) => self.post_many(updates, *flaw),
@@ -305,7 +315,11 @@ impl Rig {
                 through.send_replace(true);
                 applied
             };
-            tokio::join!(finish, make(&mut self.operator, &plan, hold, done))
+            let beside = apply_noted_beside(&mut self.database, done.clone());
+            let (applied, made, noted) =
+                tokio::join!(finish, make(&mut self.operator, &plan, hold, done), beside);
+            noted?;
+            (applied, made)
         };
         if made? {
             self.was_made(plan);

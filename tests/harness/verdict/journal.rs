@@ -83,9 +83,10 @@ async fn read_in(database: &mut PgConnection) -> Result<Run> {
         .fetch_all(&mut *database)
         .await?;
     run.parked = parked.iter().map(ParkedRow::read).collect::<Result<_>>()?;
-    let affected: Vec<Value> = sqlx::query_scalar("SELECT to_jsonb(a) FROM sdb_affected a")
-        .fetch_all(&mut *database)
-        .await?;
+    let affected: Vec<Value> =
+        sqlx::query_scalar("SELECT to_jsonb(a) FROM sdb_affected_interval a")
+            .fetch_all(&mut *database)
+            .await?;
     for row in &affected {
         add_interval(&mut run.affected, row)?;
     }

@@ -92,7 +92,9 @@ BEGIN
     IF to_regclass('sdb_report') IS NOT NULL THEN
         INSERT INTO verdict.start SELECT 'sdb_report', to_jsonb(t) FROM sdb_report t;
     END IF;
-    IF to_regclass('sdb_affected') IS NOT NULL THEN
+    IF to_regclass('sdb_affected_interval') IS NOT NULL THEN
+        INSERT INTO verdict.start SELECT 'sdb_affected', to_jsonb(t) FROM sdb_affected_interval t;
+    ELSIF to_regclass('sdb_affected') IS NOT NULL THEN
         INSERT INTO verdict.start SELECT 'sdb_affected', to_jsonb(t) FROM sdb_affected t;
     END IF;
 END $$;

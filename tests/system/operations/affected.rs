@@ -11,6 +11,7 @@ use harness::{Fixture, NOW, System, eventually, tests};
 tests!(
     incidents_of_before_affected_their_components_from_start_to_end,
     what_was_written_while_detached_is_compared,
+    what_batches_have_noted_is_recorded_before_a_detach,
     rows_that_others_hold_are_completed_when_they_are_free,
     a_migration_that_is_killed_while_it_compares_is_repeated,
 );
@@ -120,6 +121,36 @@ async fn what_was_written_while_detached_is_compared(fixture: Arc<Fixture>) -> R
         ensure!(changed[8..] == ["20 3 3 start other", "20 3 1 later open"], "{changed:#?}");
         system.worker_succeeds(&["detach"]).await?;
     }
+    system.finish_without_replay().await
+}
+
+async fn what_batches_have_noted_is_recorded_before_a_detach(fixture: Arc<Fixture>) -> Result<()> {
+    let system = python_database(&fixture, ORM).await?;
+    migrate(&system).await?;
+    let mut batch = system.database.begin().await?;
+    sqlx::raw_sql(
+        "SET LOCAL sdb.affected_later = 'on';
+        DELETE FROM incident_component_relation WHERE incident_id = 11;
+        INSERT INTO incident_component_relation VALUES (10, 7)",
+    )
+    .execute(&mut *batch)
+    .await?;
+    batch.commit().await?;
+    are(&system, &FILLED).await?;
+    system.worker_succeeds(&["detach"]).await?;
+    ensure!(system.count("SELECT count(*) FROM sdb_affected_change").await? == 0);
+    let expected = [
+        "4 3 3 start end",
+        "4 7 3 start end",
+        "10 3 2 start open",
+        "10 7 2 later open",
+        "11 7 1 start other",
+        "15 12 0 start end",
+        "16 3 0 start end",
+    ];
+    are(&system, &expected).await?;
+    migrate(&system).await?;
+    are(&system, &expected).await?;
     system.finish_without_replay().await
 }
 

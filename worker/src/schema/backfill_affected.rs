@@ -69,6 +69,12 @@ async fn attempt(database: &mut PgConnection) -> Result<Vec<IncidentId>, sqlx::E
 }
 
 async fn delete_orphans(database: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "DELETE FROM sdb_affected_change a
+        WHERE NOT EXISTS (SELECT FROM incident i WHERE i.id = a.incident_id)",
+    )
+    .execute(&mut *database)
+    .await?;
     loop {
         let deleted = sqlx::query(
             "DELETE FROM sdb_affected WHERE ctid = ANY(ARRAY(SELECT a.ctid FROM sdb_affected a

@@ -1,4 +1,4 @@
-//! Completes the record of when components were affected.
+//! The record of when components were affected: what batches have noted is applied to it, and it is completed.
 
 use shared::incident::IncidentId;
 use sqlx::PgConnection;
@@ -21,4 +21,16 @@ pub(crate) async fn compare_rest(
         }
         left = rest.len();
     }
+}
+
+/// Applies to the record what batches have noted, of incidents that have had no change for a second, and what was
+/// noted ten seconds ago: while a storm goes on, it would only take time away from batches. Each call of the
+/// function is a short transaction of its own. What others keep it from is left for the next time.
+///
+/// # Errors
+/// When the database fails; what was applied before remains so.
+pub(crate) async fn apply_noted(database: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let apply = "SELECT sdb_affected_apply_some('1 second', '10 seconds')";
+    while sqlx::query_scalar(apply).fetch_one(&mut *database).await? {}
+    Ok(())
 }

@@ -1,24 +1,25 @@
 //! The availability of components over a year of incidents.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use shared::timestamp::Timestamp;
+use shared::{component::ComponentId, timestamp::Timestamp};
 
-use super::read;
+use super::{
+    read,
+    year::{Outage, Year},
+};
 use harness::{Fixture, NOW, System, tests};
 
 tests!(
     availability_is_what_the_incidents_of_a_year_make_of_it,
+    availability_is_that_of_a_year_with_moves,
     availability_has_every_component_and_twelve_months,
 );
 
 const AVAILABILITY: &str = "/v2/availability";
 const COMPONENTS: i32 = 6;
-
-/// An outage in microseconds since 1970; the end is none while it goes on.
-type Outage = (i64, Option<i64>);
 
 /// Incidents of all impacts, which overlap, over 14 months until now; one goes on.
 const HISTORY: &str = "
@@ -39,31 +40,73 @@ async fn availability_is_what_the_incidents_of_a_year_make_of_it(
     }
     // In one transaction: they affected their components from their start.
     system.sql(&format!("BEGIN; {}; COMMIT", HISTORY.replace("now_utc", NOW))).await?;
-    let now = async || -> Result<Timestamp> {
-        Ok(sqlx::query_scalar(sqlx::AssertSqlSafe(format!("SELECT {NOW}")))
-            .fetch_one(&system.database)
-            .await?)
-    };
-    let before = now().await?;
-    let answer = read(&system, AVAILABILITY).await?;
-    let after = now().await?;
+    let mut of_each = BTreeMap::new();
+    for component in 1..=COMPONENTS {
+        of_each.insert(ComponentId(component), outages(&system, component).await?);
+    }
+    is_available(&system, &of_each).await?;
+    system.finish().await
+}
+
+/// Intervals of a year, half of which are only noted yet.
+async fn availability_is_that_of_a_year_with_moves(fixture: Arc<Fixture>) -> Result<()> {
+    let mut system = System::start(&fixture).await?;
+    system.workers.clear();
+    for number in 1..=COMPONENTS {
+        system.components(&[(&format!("Service {number}"), &[])]).await?;
+    }
+    let year = Year::new(COMPONENTS, now(&system).await?)?;
+    ensure!(year.moves > 50, "only {} moves", year.moves);
+    for (number, ((incident, component, began), (impact, ended))) in
+        year.telling.intervals().iter().enumerate()
+    {
+        let statement = if number.is_multiple_of(2) {
+            "INSERT INTO sdb_affected (incident_id, component_id, impact, began, ended)
+            VALUES ($1, $2, $3, $4, $5)"
+        } else {
+            "INSERT INTO sdb_affected_change (recorded_at, incident_id, components, impact, began, ended)
+            VALUES ('infinity', $1, ARRAY[$2::integer], $3, $4, $5)"
+        };
+        sqlx::query(statement)
+            .bind(incident)
+            .bind(component)
+            .bind(impact)
+            .bind(began)
+            .bind(ended)
+            .execute(&system.database)
+            .await?;
+    }
+    is_available(&system, &year.outages).await?;
+    system.finish_with_logs()
+}
+
+async fn now(system: &System) -> Result<Timestamp> {
+    let now = sqlx::AssertSqlSafe(format!("SELECT {NOW}"));
+    Ok(sqlx::query_scalar(now).fetch_one(&system.database).await?)
+}
+
+/// Holds the answer against these outages.
+async fn is_available(system: &System, of_each: &BTreeMap<ComponentId, Vec<Outage>>) -> Result<()> {
+    let before = now(system).await?;
+    let answer = read(system, AVAILABILITY).await?;
+    let after = now(system).await?;
     let mut with_outage = 0;
     for component in 1..=COMPONENTS {
-        let outages = outages(&system, component).await?;
+        let outages = of_each.get(&ComponentId(component)).map_or(&[][..], Vec::as_slice);
         let shown = &answer.body["data"][usize::try_from(component)? - 1];
         ensure!(shown["id"] == component, "{shown}");
         for month in shown["availability"].as_array().context("no months")? {
             let percentage = month["percentage"].as_f64().context("no percentage")?;
-            let (least, most) = expected(&system, month, &outages, before, after).await?;
+            let (least, most) = expected(system, month, outages, before, after).await?;
             ensure!(
                 (least - 1e-5..=most + 1e-5).contains(&percentage),
-                "{month}: not between {least} and {most}"
+                "{component}, {month}: not between {least} and {most}"
             );
             with_outage += usize::from(percentage < 100.0);
         }
     }
     ensure!(with_outage > 40, "only {with_outage} months have an outage");
-    system.finish().await
+    Ok(())
 }
 
 /// From the incidents themselves, not from what was recorded of them.

@@ -6,6 +6,7 @@ mod events;
 mod filters;
 mod paging;
 mod reporter;
+mod year;
 
 use anyhow::{Result, ensure};
 use reqwest::{Method, RequestBuilder};

@@ -1,6 +1,10 @@
 //! The reporter: what it sends, and what becomes of it.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use futures_util::future::try_join_all;
@@ -12,6 +16,7 @@ use harness::{Fixture, System, answer, eventually, tests};
 
 tests!(
     a_reporter_works_unchanged_in_a_burst_on_two_gateways,
+    answers_and_incidents_that_are_wrong_are_found,
     a_report_of_several_components_has_a_result_for_each,
     a_report_that_is_refused_changes_nothing,
     an_idempotency_key_counts_for_each_component,
@@ -42,8 +47,90 @@ async fn burst(system: &System, gateway: usize) -> Result<()> {
     Ok(())
 }
 
-/// As the reporter does: it reads the components once, posts one report after the other within 2 s each, and looks
-/// only at whether the status is 2xx.
+/// The impacts that a reporter reports of its component at this place, one after the other.
+const fn impacts(place: usize) -> &'static [u8] {
+    if place.is_multiple_of(2) { &[1, 1, 2, 3, 3] } else { &[1, 1, 2, 2] }
+}
+
+/// A report and its answer.
+struct Reported {
+    component: i64,
+    impact: i64,
+    result: Value,
+}
+
+/// As the reporter does: it posts one report after the other within 2 s each, and looks only at whether the status is
+/// 2xx. Returns what else was answered.
+async fn report_as_it_does(
+    program: &Client,
+    system: &System,
+    components: &[i64],
+) -> Result<Vec<Reported>> {
+    let mut all = Vec::new();
+    for round in 0..impacts(0).len() {
+        for (place, component) in components.iter().enumerate() {
+            let Some(impact) = impacts(place).get(round) else { continue };
+            let address = &system.addresses[(round + place) % 2];
+            let response = program
+                .post(format!("http://{address}{EVENTS}"))
+                .bearer_auth(&system.token)
+                .json(&report(&[i32::try_from(*component)?], *impact))
+                .send()
+                .await?
+                .error_for_status()?;
+            let said: Value = response.json().await?;
+            let result = said["result"][0].clone();
+            all.push(Reported { component: *component, impact: i64::from(*impact), result });
+        }
+    }
+    Ok(all)
+}
+
+/// What became of a component's updates: impact, incident and id, in the order in which they were applied.
+type Applied = BTreeMap<i64, Vec<(i64, i64, String)>>;
+
+/// Holds each answer against what became of its update.
+fn is_answered(reported: &[Reported], applied: &Applied) -> Result<()> {
+    let mut places: BTreeMap<i64, usize> = BTreeMap::new();
+    for Reported { component, impact, result } in reported {
+        let place = places.entry(*component).or_default();
+        let update = applied.get(component).and_then(|updates| updates.get(*place));
+        *place += 1;
+        let (of, incident, id) = update.with_context(|| format!("{component} has too few"))?;
+        ensure!(result["component_id"] == *component && of == impact, "{result}: {update:?}");
+        // One that is queued has a receipt instead of an incident.
+        let is_right = match result.get("incident_id") {
+            Some(given) => *given == *incident && result.get("id").is_none(),
+            None => result["id"] == id.as_str(),
+        };
+        ensure!(is_right, "{result}: {update:?}");
+    }
+    let count = |updates: &Vec<_>| updates.len();
+    ensure!(
+        applied.values().map(count).sum::<usize>() == reported.len(),
+        "some were applied twice"
+    );
+    Ok(())
+}
+
+/// Holds the active incidents against what each component was reported last.
+fn are_in_their_incidents(active: &[Value], expected: &BTreeMap<i64, BTreeSet<i64>>) -> Result<()> {
+    ensure!(active.len() == expected.len(), "{active:?}");
+    for event in active {
+        let of = event["impact"].as_i64().context("no impact")?;
+        let components: Vec<i64> = event["components"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_i64)
+            .collect();
+        let expected: Vec<i64> = expected.get(&of).into_iter().flatten().copied().collect();
+        ensure!(components == expected, "impact {of}: {components:?}, not {expected:?}");
+        ensure!(event["system"] == true && event["status"] == "detected", "{event}");
+    }
+    Ok(())
+}
+
 async fn a_reporter_works_unchanged_in_a_burst_on_two_gateways(
     fixture: Arc<Fixture>,
 ) -> Result<()> {
@@ -56,12 +143,8 @@ async fn a_reporter_works_unchanged_in_a_burst_on_two_gateways(
         names.iter().chain(&others).map(|name| (name.as_str(), &[][..])).collect();
     system.components(&components).await?;
     let program = Client::builder().timeout(Duration::from_secs(2)).no_proxy().build()?;
-    let listed: Value = program
-        .get(format!("http://{}{COMPONENTS}", system.addresses[0]))
-        .send()
-        .await?
-        .json()
-        .await?;
+    let listed = program.get(format!("http://{}{COMPONENTS}", system.addresses[0]));
+    let listed: Value = listed.send().await?.json().await?;
     let ids: BTreeMap<&str, i64> = listed
         .as_array()
         .into_iter()
@@ -69,43 +152,44 @@ async fn a_reporter_works_unchanged_in_a_burst_on_two_gateways(
         .filter_map(|component| Some((component["name"].as_str()?, component["id"].as_i64()?)))
         .collect();
     ensure!(ids.len() == names.len() + others.len(), "{listed}");
+    let of = |names: &[String]| names.iter().map(|name| ids[name.as_str()]).collect::<Vec<i64>>();
+    let (own, others) = (of(&names), of(&others));
 
-    let (shared, program, known) = (&system, &program, &ids);
-    let reporters = names.chunks(EACH).enumerate().map(async |(number, own)| {
-        for impact in [1, 1, 2, 3, 3] {
-            for (place, name) in own.iter().enumerate() {
-                let address = &shared.addresses[(number + place) % 2];
-                let id = i32::try_from(known[name.as_str()])?;
-                let response = program
-                    .post(format!("http://{address}{EVENTS}"))
-                    .bearer_auth(&shared.token)
-                    .json(&report(&[id], impact))
-                    .send()
-                    .await?
-                    .error_for_status()?;
-                let said: Value = response.json().await?;
-                ensure!(said["result"][0]["component_id"] == id, "{said}");
-            }
+    let reporters = own.chunks(EACH).map(|each| report_as_it_does(&program, &system, each));
+    let reported = tokio::select! {
+        reported = try_join_all(reporters) => reported?.into_iter().flatten().collect::<Vec<_>>(),
+        refused = try_join_all((0..2).map(|gateway| burst(&system, gateway))) => {
+            anyhow::bail!("{refused:?}")
         }
-        anyhow::Ok(())
-    });
-    tokio::select! {
-        reported = try_join_all(reporters) => drop(reported?),
-        refused = try_join_all((0..2).map(|gateway| burst(shared, gateway))) => drop(refused?),
-    }
-    system.drained().await?;
-    let active = events(&system, "?active=true&type=incident").await?;
-    let [outage] = &active.iter().filter(|event| event["impact"] != 1).collect::<Vec<_>>()[..]
-    else {
-        anyhow::bail!("not one outage: {active:?}")
     };
-    ensure!(active.len() == 2, "{active:?}");
-    let mut all: Vec<i64> = names.iter().map(|name| ids[name.as_str()]).collect();
-    all.sort_unstable();
-    ensure!(outage["impact"] == 3 && outage["components"] == json!(all), "{outage}");
-    ensure!(outage["title"] == "System incident from monitoring system", "{outage}");
-    ensure!(outage["system"] == true && outage["status"] == "detected", "{outage}");
+    system.drained().await?;
+    is_answered(&reported, &applied(&system, &own).await?)?;
+    let burst = applied(&system, &others).await?;
+    let mut expected = BTreeMap::from([(1, burst.into_keys().collect::<BTreeSet<i64>>())]);
+    for each in own.chunks(EACH) {
+        for (place, component) in each.iter().enumerate() {
+            let last = impacts(place).last().copied().map(i64::from).context("no impact")?;
+            expected.entry(last).or_default().insert(*component);
+        }
+    }
+    are_in_their_incidents(&events(&system, "?active=true&type=incident").await?, &expected)?;
     system.finish().await
+}
+
+/// What became of the updates of these components.
+async fn applied(system: &System, components: &[i64]) -> Result<Applied> {
+    let rows: Vec<(i64, i64, i64, String)> = sqlx::query_as(
+        "SELECT component_id::bigint, impact::bigint, incident_id::bigint, id::text FROM sdb_inbox
+        WHERE component_id = ANY($1::bigint[]) ORDER BY position",
+    )
+    .bind(components)
+    .fetch_all(&system.database)
+    .await?;
+    let mut applied = Applied::new();
+    for (component, impact, incident, id) in rows {
+        applied.entry(component).or_default().push((impact, incident, id));
+    }
+    Ok(applied)
 }
 
 async fn with_components(fixture: &Arc<Fixture>) -> Result<System> {
@@ -225,4 +309,39 @@ async fn ids_of_components_are_not_given_again(fixture: Arc<Fixture>) -> Result<
         "component does not exist, component_id: 3",
     )?;
     system.finish().await
+}
+
+/// The checks find what they are for.
+async fn answers_and_incidents_that_are_wrong_are_found(_: Arc<Fixture>) -> Result<()> {
+    let reported = |result: Value| [Reported { component: 7, impact: 2, result }];
+    let row = |impact, incident| (impact, incident, "u".to_owned());
+    let updates = |rows: Vec<_>| Applied::from([(7, rows)]);
+    let right = || json!({ "component_id": 7, "incident_id": 5 });
+    is_answered(&reported(right()), &updates(vec![row(2, 5)]))?;
+    is_answered(&reported(json!({ "component_id": 7, "id": "u" })), &updates(vec![row(2, 5)]))?;
+    for (what, result, rows) in [
+        ("another incident", right(), vec![row(2, 6)]),
+        ("another component", json!({ "component_id": 8, "incident_id": 5 }), vec![row(2, 5)]),
+        ("another receipt", json!({ "component_id": 7, "id": "x" }), vec![row(2, 5)]),
+        ("another impact", right(), vec![row(1, 5)]),
+        ("lost", right(), vec![]),
+        ("applied twice", right(), vec![row(2, 5), row(2, 5)]),
+    ] {
+        ensure!(is_answered(&reported(result), &updates(rows)).is_err(), "{what} is not found");
+    }
+    let event = |impact, components: &[i64]| {
+        json!({ "impact": impact, "components": components,
+        "system": true, "status": "detected" })
+    };
+    let expected = BTreeMap::from([(2, BTreeSet::from([7, 8])), (3, BTreeSet::from([9]))]);
+    are_in_their_incidents(&[event(3, &[9]), event(2, &[7, 8])], &expected)?;
+    for wrong in [
+        vec![event(3, &[8]), event(2, &[7, 9])],
+        vec![event(3, &[9]), event(2, &[7])],
+        vec![event(1, &[9]), event(2, &[7, 8])],
+        vec![event(2, &[7, 8])],
+    ] {
+        ensure!(are_in_their_incidents(&wrong, &expected).is_err(), "{wrong:?} is not found");
+    }
+    Ok(())
 }

@@ -33,14 +33,14 @@ async fn intervals(system: &System, incident: i64) -> Result<Vec<String>> {
     system
         .texts(&format!(
             "SELECT component_id || ' ' || impact || ' ' || {} || ' ' || coalesce({}, 'open')
-            FROM sdb_affected WHERE incident_id = {incident} ORDER BY component_id, began",
+            FROM sdb_affected_interval WHERE incident_id = {incident} ORDER BY component_id, began",
             hour("began"),
             hour("ended")
         ))
         .await
 }
 
-async fn are(system: &System, incident: i64, expected: &[&str]) -> Result<()> {
+pub(super) async fn are(system: &System, incident: i64, expected: &[&str]) -> Result<()> {
     let found = intervals(system, incident).await?;
     ensure!(found == expected, "{found:?}, not {expected:?}");
     Ok(())

@@ -9,8 +9,11 @@ use sqlx::{Connection, PgConnection, Postgres, Transaction};
 /// Every worker waits for this transaction, so that a further wait for a lock is limited to half a
 /// second. Incidents and their components are never waited for, but an incident that is being inserted may be, or
 /// a component that another session locked just now.
+///
+/// When components were affected is only noted (`migrations/0011_affected_later.sql`): everybody waits meanwhile.
 const BEGIN_BATCH: &str =
-    "BEGIN; SELECT FROM sdb_scope FOR UPDATE; SET LOCAL lock_timeout = '500ms'";
+    "BEGIN; SELECT FROM sdb_scope FOR UPDATE; SET LOCAL lock_timeout = '500ms';
+    SET LOCAL sdb.affected_later = 'on'";
 
 /// Takes the lock in an operator's transaction. Every worker waits for it, so PostgreSQL ends it if the
 /// command stalls or waits too long.
