@@ -127,7 +127,11 @@ impl Document for ComponentDocument {
         let month = |(month, bar): (&MonthSoFar, _)| {
             let Bar { days, uptime }: &Bar = bar;
             let name = month.of.text();
-            MonthView { days: Days { caption: name.clone(), days }, name, uptime: percent(*uptime) }
+            MonthView {
+                days: Days { caption: name.clone(), days: days.into() },
+                name,
+                uptime: percent(*uptime),
+            }
         };
         let lengths: BTreeSet<usize> = bars.iter().map(|bar| bar.days.len()).collect();
         let level = Level::of_worst(impacts.get(&id).copied());

@@ -113,7 +113,8 @@ impl Document for Overview {
         let all = catalogue::read(state).await?;
         let of = region.ids(&all)?;
         let shown: Vec<&Component> = all.iter().filter(|of| region.has(of)).collect();
-        let levels = levels(page_events::impacts(state).await?, &shown);
+        let impacts = page_events::impacts(state).await?;
+        let levels = levels(&impacts, &shown);
         let active = page_events::read(state, Which::Active, ACTIVE, of.as_deref()).await?;
         // What is active in a region has a component of it.
         let worst = if of.is_none() { page_events::worst(state).await? } else { None };
@@ -140,7 +141,7 @@ impl Document for Overview {
             maintenances: running.into_iter().chain(coming).collect(),
             has_more: active.len() == ACTIVE.events as usize,
             has_more_coming,
-            table: Table::new(&shown, &levels, &affected),
+            table: Table::new(&shown, &impacts, &affected, state.now),
             recent_days: RECENT_DAYS,
             days: by_day(&recent, state.now),
             has_more_recent: recent.len() == RECENT.events as usize,
@@ -155,7 +156,10 @@ impl Document for Overview {
 }
 
 /// The states of the components that are shown.
-fn levels(impacts: HashMap<ComponentId, i16>, shown: &[&Component]) -> HashMap<ComponentId, Level> {
+fn levels(
+    impacts: &HashMap<ComponentId, i16>,
+    shown: &[&Component],
+) -> HashMap<ComponentId, Level> {
     let level = |component: &&Component| {
         impacts.get(&component.id).map(|impact| (component.id, Level::of(*impact)))
     };

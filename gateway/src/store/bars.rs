@@ -34,6 +34,7 @@ const READ_LIMIT: Duration = Duration::from_secs(95);
 
 /// The bars of components that were affected.
 pub(crate) struct Affected {
+    days: Days,
     bars: HashMap<ComponentId, Bar>,
     unaffected: Bar,
 }
@@ -42,6 +43,11 @@ impl Affected {
     /// The bar of a component.
     pub(crate) fn bar(&self, id: ComponentId) -> &Bar {
         self.bars.get(&id).unwrap_or(&self.unaffected)
+    }
+
+    /// Whether its last day is today.
+    pub(crate) fn is_of_today(&self, now: Timestamp) -> bool {
+        self.days.begin() == Days::until(now, DAYS).begin()
     }
 }
 
@@ -169,7 +175,7 @@ impl Shared {
         if let Some(of) = of {
             bars.insert(of, bar(&intervals));
         }
-        Ok(Affected { bars, unaffected: bar(&[]) })
+        Ok(Affected { days, unaffected: bar(&[]), bars })
     }
 }
 

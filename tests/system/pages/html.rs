@@ -49,9 +49,14 @@ async fn the_page_says_what_is_wrong_and_since_when(fixture: Arc<Fixture>) -> Re
         "attributes": [{ "name": "region", "value": "R1" }] });
     ensure!(system.post(&update).await?.status == 201);
     let now = shows(&system, "/", "Outage of 1 component").await?;
-    for text in
-        ["No answers", "detected by monitoring", "3 of 4 components are operational", "DNS (R1)"]
-    {
+    for text in [
+        "No answers",
+        "detected by monitoring",
+        "3 of 4 components are operational",
+        "DNS (R1)",
+        // The bars are of before.
+        "The last 90 days: Outage on 1 day",
+    ] {
         ensure!(now.has(text), "{text}: {}", now.text);
     }
     let incident = page(&system, "/incidents/1").await?;
