@@ -62,7 +62,10 @@ pub(crate) struct Bench {
     pub(crate) servers: Arc<Servers>,
     /// Partitions of each system, if not the default number.
     partitions: Option<u16>,
-    binaries: Arc<Binaries>,
+    /// What is measured.
+    programs: Arc<Binaries>,
+    /// Those of this checkout, which prepare what baselines need.
+    own: Arc<Binaries>,
     /// Systems that were made.
     names: BTreeSet<String>,
 }
@@ -73,7 +76,7 @@ impl Bench {
         folder: &Path,
         token: String,
         servers: Servers,
-        binaries: Binaries,
+        [programs, own]: [Binaries; 2],
         partitions: Option<u16>,
     ) -> Self {
         Self {
@@ -83,13 +86,23 @@ impl Bench {
             report: Report::default(),
             servers: Arc::new(servers),
             partitions,
-            binaries: Arc::new(binaries),
+            programs: Arc::new(programs),
+            own: Arc::new(own),
             names: BTreeSet::new(),
         }
     }
 
     /// A database and a virtual host with the catalogue, and no process yet.
     pub(crate) async fn prepared(&mut self, name: &str) -> Result<System> {
+        self.prepared_by(name, self.programs.clone()).await
+    }
+
+    /// The same for a baseline.
+    pub(crate) async fn prepared_bare(&mut self, name: &str) -> Result<System> {
+        self.prepared_by(name, self.own.clone()).await
+    }
+
+    async fn prepared_by(&mut self, name: &str, binaries: Arc<Binaries>) -> Result<System> {
         ensure!(self.names.insert(name.to_owned()), "two systems are called {name}");
         let folder = self.folder.join(name);
         std::fs::create_dir(&folder)?;
@@ -98,7 +111,7 @@ impl Bench {
             own_postgres: None,
             cluster: None,
             shared_cluster: SharedCluster::new(self.folder.join("cluster")),
-            binaries: self.binaries.clone(),
+            binaries,
             name: format!("benchmark_{name}"),
             folder,
             has_journal: false,
