@@ -111,11 +111,8 @@ impl Document for ComponentDocument {
         let Self { id, app } = self;
         let impacts = page_events::impacts(state).await?;
         let events = page_events::read(state, Which::Of(id), MOST, None).await?;
-        // Those that an active incident names.
-        let named = events.iter().filter(|event| is_now(event, id, state.now));
-        let named = named.flat_map(|event| event.event.components.iter().copied());
-        let all: Vec<ComponentId> = named.chain([id]).collect();
-        let components = catalogue::read_some(state, &all).await?;
+        let ids = with_neighbours(&events, id, state.now);
+        let components = catalogue::read_some(state, &ids).await?;
         let names = names(&components);
         let component = *names.get(&id).ok_or(ListError::Gone(GONE))?;
         let months = last_months(state.now, MONTHS);
@@ -159,6 +156,12 @@ impl Document for ComponentDocument {
 /// Whether the component is in it now: an incident may go on without it.
 fn is_now(event: &PageEvent, id: ComponentId, now: Timestamp) -> bool {
     event.event.is_running(now) && event.event.components.contains(&id)
+}
+
+/// The components that are named: it, and those that are in the same incidents now.
+fn with_neighbours(events: &[PageEvent], id: ComponentId, now: Timestamp) -> Vec<ComponentId> {
+    let active = events.iter().filter(|event| is_now(event, id, now));
+    active.flat_map(|event| event.event.components.iter().copied()).chain([id]).collect()
 }
 
 /// What the component is in now, and all else.
