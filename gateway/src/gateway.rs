@@ -90,7 +90,7 @@ impl App {
                 limits.streamed_lists,
             ),
             event_counts: Arc::default(),
-            bars: Bars::new(pages.uptime_impact),
+            bars: Bars::new(database, pages.uptime_impact),
             live: Live::new(versions.clone(), limits.connections),
             versions,
             conflict: config.conflict,

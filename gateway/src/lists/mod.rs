@@ -7,6 +7,7 @@ pub(crate) mod document;
 pub(crate) mod live;
 mod render;
 mod streamed;
+mod turns;
 mod writer;
 
 use std::{convert::Infallible, future::Future, sync::Arc};
@@ -26,6 +27,7 @@ use self::{
     budget::Budget,
     cache::{Cache, Found, List, Slot, Turn, Written},
     render::{Rendering, render},
+    turns::Turns,
 };
 pub(crate) use crate::store::version::DependsOn;
 use crate::{
@@ -60,12 +62,15 @@ pub(crate) struct Lists {
     memory: Budget,
     /// One permit for each streamed list.
     streamed: Arc<Semaphore>,
+    /// How many documents are written at once.
+    turns: Arc<Turns>,
 }
 
 impl Lists {
     /// `streamed` is the maximum number of lists streamed at once.
     pub(crate) fn new(database: Pool, versions: Versions, streamed: usize) -> Self {
         Self {
+            turns: Arc::new(Turns::new(database.connections())),
             database,
             versions,
             written: Cache::default(),
@@ -108,6 +113,18 @@ pub(crate) async fn serve(
     asked: Asked<'_>,
     rows: impl WriteRows,
 ) -> Result<Response, ApiError> {
+    serve_by(lists, asked, |database, writer| writer::write_list(database, writer, rows)).await
+}
+
+/// Likewise, with a list that `produce` writes.
+async fn serve_by<P>(
+    lists: &Lists,
+    asked: Asked<'_>,
+    produce: impl FnOnce(Pool, ListWriter) -> P,
+) -> Result<Response, ApiError>
+where
+    P: Future<Output = Result<ListWriter, ListError>> + Send + 'static,
+{
     let Asked { reader: Reader { method, headers, transfer, .. }, kind, .. } = asked;
     let coding = coding(headers);
     let version = lists.versions.now(asked.depends_on).await?;
@@ -134,8 +151,7 @@ pub(crate) async fn serve(
     let wanted =
         ListRequest { list: asked.list, depends_on: asked.depends_on, coding, version, reader };
     let database = lists.database.clone();
-    let produce = |writer| writer::write_list(database, writer, rows);
-    let response = current(lists, wanted, produce).await?;
+    let response = current(lists, wanted, |writer| produce(database, writer)).await?;
     // Only now is it known that the object exists.
     Ok(if has_any { unchanged() } else { response })
 }

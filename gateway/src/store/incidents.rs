@@ -79,16 +79,27 @@ pub(crate) const COLUMNS: &str =
     "i.id, sdb_readable(i.text) AS text, i.impact, i.start_date, i.end_date,
     u.update_statuses, u.update_texts, u.update_times";
 
-/// The updates of `incident i`, newest first.
-pub(crate) const UPDATES: &str = "LEFT JOIN LATERAL (
-        SELECT
-            coalesce(array_agg(sdb_readable(status) ORDER BY \"timestamp\" DESC, id DESC), '{}')
+/// The updates of an incident as the arrays of [`Incident`], newest first.
+macro_rules! update_arrays {
+    () => {
+        "coalesce(array_agg(sdb_readable(status) ORDER BY \"timestamp\" DESC, id DESC), '{}')
                 AS update_statuses,
             coalesce(array_agg(sdb_readable(text) ORDER BY \"timestamp\" DESC, id DESC), '{}')
                 AS update_texts,
-            coalesce(array_agg(\"timestamp\" ORDER BY \"timestamp\" DESC, id DESC), '{}') AS update_times
-        FROM incident_status WHERE incident_id = i.id
-    ) AS u ON true";
+            coalesce(array_agg(\"timestamp\" ORDER BY \"timestamp\" DESC, id DESC), '{}') AS update_times"
+    };
+}
+
+pub(super) const UPDATE_ARRAYS: &str = update_arrays!();
+
+/// The updates of `incident i`, newest first.
+pub(crate) const UPDATES: &str = concat!(
+    "LEFT JOIN LATERAL (
+        SELECT ",
+    update_arrays!(),
+    " FROM incident_status WHERE incident_id = i.id
+    ) AS u ON true"
+);
 
 /// The status of updates that this service wrote.
 pub(crate) const SYSTEM: &str = "SYSTEM";

@@ -117,6 +117,12 @@ impl Version {
             && (self.lists, self.windows, self.minute) >= (other.lists, other.windows, other.minute)
     }
 
+    /// Whether data read at this version is of the same server, and of the same minute as `other` or the one before.
+    pub(crate) fn is_of_this_minute_or_the_last(self, other: Self) -> bool {
+        let minutes = self.minute.zip(other.minute);
+        self.server == other.server && minutes.is_some_and(|(of, now)| of + 1 >= now)
+    }
+
     /// Logs that the database has lost what it had at this version before: an asynchronous standby was
     /// promoted, or a backup was restored.
     fn report_loss_since(self, last: Self) {
