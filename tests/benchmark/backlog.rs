@@ -13,7 +13,7 @@ use crate::{
     history::{self, Whose},
     publisher::Publisher,
     report::{Figure, Row, Target},
-    runs::{Changes, Outcome, Runs},
+    runs::{Changes, LoadRun, Runs},
     sequence::{STORMING, Sequence, WORSENING, close_all},
 };
 
@@ -255,7 +255,7 @@ impl Drain {
         let parked = self.system.count("SELECT count(*) FROM sdb_parked").await?;
         ensure!(parked == 0, "{parked} updates are parked");
         runs.changes = runs.changes.plus(Changes::since(&self.system, before).await?);
-        runs.add(Outcome { requests: backlog, seconds, ..Outcome::default() });
+        runs.add(LoadRun { requests: backlog, seconds, ..LoadRun::default() });
         Ok(())
     }
 }

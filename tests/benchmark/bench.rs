@@ -16,7 +16,7 @@ use tokio::time::sleep;
 use crate::{
     load::{self, Request},
     report::{Load, Report, Row},
-    runs::{Changes, Outcome, Runs},
+    runs::{Changes, LoadRun, Runs},
     sequence::Sequence,
     usage::Meter,
 };
@@ -62,7 +62,10 @@ pub(crate) struct Bench {
     pub(crate) servers: Arc<Servers>,
     /// Partitions of each system, if not the default number.
     partitions: Option<u16>,
-    binaries: Arc<Binaries>,
+    /// What is measured.
+    programs: Arc<Binaries>,
+    /// Those of this checkout, which prepare what baselines need.
+    own: Arc<Binaries>,
     /// Systems that were made.
     names: BTreeSet<String>,
 }
@@ -73,7 +76,7 @@ impl Bench {
         folder: &Path,
         token: String,
         servers: Servers,
-        binaries: Binaries,
+        [programs, own]: [Binaries; 2],
         partitions: Option<u16>,
     ) -> Self {
         Self {
@@ -83,13 +86,23 @@ impl Bench {
             report: Report::default(),
             servers: Arc::new(servers),
             partitions,
-            binaries: Arc::new(binaries),
+            programs: Arc::new(programs),
+            own: Arc::new(own),
             names: BTreeSet::new(),
         }
     }
 
     /// A database and a virtual host with the catalogue, and no process yet.
     pub(crate) async fn prepared(&mut self, name: &str) -> Result<System> {
+        self.prepared_by(name, self.programs.clone()).await
+    }
+
+    /// The same for a baseline.
+    pub(crate) async fn prepared_bare(&mut self, name: &str) -> Result<System> {
+        self.prepared_by(name, self.own.clone()).await
+    }
+
+    async fn prepared_by(&mut self, name: &str, binaries: Arc<Binaries>) -> Result<System> {
         ensure!(self.names.insert(name.to_owned()), "two systems are called {name}");
         let folder = self.folder.join(name);
         std::fs::create_dir(&folder)?;
@@ -98,7 +111,7 @@ impl Bench {
             own_postgres: None,
             cluster: None,
             shared_cluster: SharedCluster::new(self.folder.join("cluster")),
-            binaries: self.binaries.clone(),
+            binaries,
             name: format!("benchmark_{name}"),
             folder,
             has_journal: false,
@@ -129,8 +142,8 @@ impl Bench {
         &mut self,
         what: &str,
         system: &System,
-        mut load: impl AsyncFnMut(Duration) -> Result<Outcome>,
-        mut other: impl AsyncFnMut(Duration) -> Result<Option<Outcome>>,
+        mut load: impl AsyncFnMut(Duration) -> Result<LoadRun>,
+        mut other: impl AsyncFnMut(Duration) -> Result<Option<LoadRun>>,
     ) -> Result<(Runs, Runs)> {
         say(what);
         // Connections are made, code is loaded, caches fill.
@@ -162,7 +175,7 @@ impl Bench {
         &mut self,
         what: &str,
         system: &System,
-        load: impl AsyncFnMut(Duration) -> Result<Outcome>,
+        load: impl AsyncFnMut(Duration) -> Result<LoadRun>,
     ) -> Result<Runs> {
         Ok(self.alternate(what, system, load, async |_| Ok(None)).await?.0)
     }
@@ -178,7 +191,7 @@ pub(crate) async fn closed(
     request: &Request,
     connections: usize,
     time: Duration,
-) -> Result<Outcome> {
+) -> Result<LoadRun> {
     load::closed(address(system)?, request, connections, time).await
 }
 

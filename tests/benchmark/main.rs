@@ -27,7 +27,10 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
-use deploy::{binaries, servers::Servers};
+use deploy::{
+    binaries::{self, Binaries},
+    servers::Servers,
+};
 use harness::{CLAIM, SECRET, token};
 use serde_json::json;
 use sqlx::{Connection, PgConnection};
@@ -59,6 +62,10 @@ struct Arguments {
     /// Print JSON instead of a table.
     #[arg(long)]
     json: bool,
+    /// Measure the `gateway` and the `worker` in this folder instead of those of this checkout, for a
+    /// comparison of two versions. Parts that publish by themselves need this version's topology.
+    #[arg(long, value_name = "FOLDER")]
+    programs: Option<PathBuf>,
     /// Be the bare web server that lists are compared with, for this file.
     #[arg(long, hide = true)]
     serve: Option<PathBuf>,
@@ -124,15 +131,25 @@ fn run(arguments: &Arguments) -> Result<()> {
         say("this is not a release build: its figures mean nothing");
     }
     let begin = Instant::now();
-    let binaries = binaries::build()?;
+    let own = binaries::build()?;
+    let programs = match &arguments.programs {
+        Some(folder) => Binaries::of_folder(folder)?,
+        None => own.clone(),
+    };
     let folder =
         PathBuf::from(format!("/var/tmp/status-dashboard-benchmark-{}", std::process::id()));
     fs::create_dir(&folder)?;
     let servers = Servers::start(&folder.join("servers"))?;
     let token = token(SECRET, &json!({ CLAIM: "benchmark" }));
-    let mut bench =
-        Bench::new(scale(arguments), &folder, token, servers, binaries, arguments.partitions);
-    let circumstances = runtime.block_on(circumstances(&bench))?;
+    let mut bench = Bench::new(
+        scale(arguments),
+        &folder,
+        token,
+        servers,
+        [programs, own],
+        arguments.partitions,
+    );
+    let circumstances = runtime.block_on(circumstances(&bench, arguments.programs.as_deref()))?;
     let measured = runtime.block_on(measure(&mut bench, arguments));
     // Whatever was measured before an error is shown.
     if arguments.json {
@@ -210,7 +227,10 @@ async fn measure(bench: &mut Bench, arguments: &Arguments) -> Result<()> {
 }
 
 /// What it was measured on: without it a figure says nothing.
-async fn circumstances(bench: &Bench) -> Result<Vec<(&'static str, String)>> {
+async fn circumstances(
+    bench: &Bench,
+    programs: Option<&Path>,
+) -> Result<Vec<(&'static str, String)>> {
     let mut database = PgConnection::connect(&bench.servers.postgres().uri()).await?;
     let (date, postgres, settings): (String, String, String) = sqlx::query_as(
         "SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI') || ' UTC',
@@ -226,6 +246,13 @@ async fn circumstances(bench: &Bench) -> Result<Vec<(&'static str, String)>> {
     let seconds = bench.scale.time.as_secs_f64();
     Ok(vec![
         ("Commit", format!("{}, {profile}", commit())),
+        (
+            "Programs",
+            match programs {
+                Some(folder) => folder.display().to_string(),
+                None => "of this commit".to_owned(),
+            },
+        ),
         ("Date", date),
         ("Machine", machine()),
         ("Servers", format!("PostgreSQL {postgres} ({settings}), RabbitMQ {}", rabbitmq.trim())),

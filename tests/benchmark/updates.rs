@@ -10,7 +10,7 @@ use crate::{
     load::{self, Request},
     publisher::Publisher,
     report::{Figure, Row, Target, Unit},
-    runs::{Outcome, Runs, median},
+    runs::{LoadRun, Runs, median},
     sequence::{Sequence, close_all, keep_closing},
 };
 
@@ -28,8 +28,8 @@ const STORM: usize = 32;
 pub(crate) async fn post_all(
     system: &System,
     sequence: Sequence,
-    load: impl Future<Output = Result<Outcome>>,
-) -> Result<Outcome> {
+    load: impl Future<Output = Result<LoadRun>>,
+) -> Result<LoadRun> {
     match sequence {
         Sequence::Repeating | Sequence::Reported | Sequence::Storm => load.await,
         Sequence::Changing | Sequence::Worsening => {
@@ -74,7 +74,7 @@ async fn both(
     for sequence in [Sequence::Repeating, Sequence::Changing] {
         let system = bench.system(&format!("{name}_{}", sequence.word())).await?;
         sequence.prepare(&system).await?;
-        let bare = bench.prepared(&format!("{name}_{}_bare", sequence.word())).await?;
+        let bare = bench.prepared_bare(&format!("{name}_{}_bare", sequence.word())).await?;
         let mut publisher = Publisher::connect(&bare, Sequence::Repeating).await?;
         let bodies = sequence.bodies();
         let request = asked(Request::post(&bodies, &bench.token)?)?;
@@ -119,7 +119,7 @@ async fn both(
 /// One at a time.
 pub(crate) async fn alone(bench: &mut Bench) -> Result<()> {
     let system = bench.system("alone").await?;
-    let bare = bench.prepared("alone_bare").await?;
+    let bare = bench.prepared_bare("alone_bare").await?;
     let mut publisher = Publisher::connect(&bare, Sequence::Repeating).await?;
     let request = bench.updates(Sequence::Repeating)?;
     let what = "POST with its outcome, one connection";

@@ -21,7 +21,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use crate::{
     broker::{Consumer, ReplySender},
     config::Config,
-    maintenance::Maintenance,
+    housekeeping::Housekeeping,
     observe::{blockers::Blockers, http, readiness::Readiness, sampling},
 };
 
@@ -68,18 +68,18 @@ pub async fn run(
         Some(address) => Some(serve_admin(address, readiness.clone()).await?),
         None => None,
     };
-    let mut maintenance =
-        Maintenance::new(Database::new(config.database.clone()), config.inbox_days);
+    let mut housekeeping =
+        Housekeeping::new(Database::new(config.database.clone()), config.inbox_days);
     tokio::select! {
         recorded = Topology::read_once_up(&config.database, settings) => drop(recorded?),
         () = stop.cancelled() => return Ok(()),
     };
     // Without partitions the inbox accepts no rows.
     tokio::select! {
-        () = maintenance.once() => {}
+        () = housekeeping.once() => {}
         () = stop.cancelled() => return Ok(()),
     }
-    let maintenance = supervise::keep("maintenance", maintenance.run());
+    let housekeeping = supervise::keep("housekeeping", housekeeping.run());
     readiness.waiting_for("RabbitMQ has not answered yet");
     let _measuring = config.admin.map(|_| {
         let database = Database::new(config.database.clone());
@@ -88,7 +88,7 @@ pub async fn run(
     });
 
     consume(config, readiness, &stop).await;
-    maintenance.abort();
+    housekeeping.abort();
     tracing::info!("stopped");
     Ok(())
 }

@@ -2,12 +2,12 @@
 
 pub(crate) mod address;
 pub(crate) mod body;
+pub(crate) mod body_headers;
 pub(crate) mod content_coding;
 pub(crate) mod error;
 pub(crate) mod idempotency_key;
 pub(crate) mod if_none_match;
 pub(crate) mod impact;
-pub(crate) mod json_body;
 pub(crate) mod list;
 pub(crate) mod prefer;
 pub(crate) mod query;

@@ -40,10 +40,8 @@ use crate::{
     auth::rate_limit::RateLimit,
     http::{error::ApiError, prefer::Preference, receipt},
     stop::Stop,
-    store::{
-        catalogue::CatalogueCopy, clock::DatabaseClock, incidents::Shown, pools::Pool,
-        receipts::UpdateState,
-    },
+    store::{catalogue::CatalogueCopy, clock::DatabaseClock, pools::Pool},
+    view::{incident_json::ShownIncident, update_state::UpdateState},
 };
 
 /// Time for queries needed by one of several updates: an unknown component, or a text that some encodings
@@ -71,7 +69,7 @@ pub(crate) struct Decided {
     pub(crate) condition: Condition,
     pub(crate) reason: Reason,
     /// The incident that holds or covers the component, or that it left, as it was read after the update.
-    pub(crate) incident: Option<Arc<Shown>>,
+    pub(crate) incident: Option<Arc<ShownIncident>>,
     /// As it stood right after the update; none when the update was decided before.
     pub(crate) snapshot: Option<IncidentSnapshot>,
     pub(crate) received_at: Timestamp,

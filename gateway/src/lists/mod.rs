@@ -38,7 +38,7 @@ use crate::{
     },
     store::{
         pools::Pool,
-        version::{Version, Versions},
+        version::{Version, VersionUnreadable, Versions},
     },
 };
 
@@ -132,7 +132,7 @@ pub(crate) async fn serve(
     }
     let reader = (!is_head && !has_any).then_some(transfer);
     let wanted =
-        Request { list: asked.list, depends_on: asked.depends_on, coding, version, reader };
+        ListRequest { list: asked.list, depends_on: asked.depends_on, coding, version, reader };
     let database = lists.database.clone();
     let produce = |writer| writer::write_list(database, writer, rows);
     let response = current(lists, wanted, produce).await?;
@@ -141,7 +141,7 @@ pub(crate) async fn serve(
 }
 
 /// A list to find in memory or to write.
-struct Request<'a> {
+struct ListRequest<'a> {
     list: String,
     depends_on: DependsOn,
     coding: Coding,
@@ -155,13 +155,13 @@ struct Request<'a> {
 /// a kilobyte to the allocation of every request.
 async fn current<P>(
     lists: &Lists,
-    wanted: Request<'_>,
+    wanted: ListRequest<'_>,
     produce: impl FnOnce(ListWriter) -> P,
 ) -> Result<Response, ApiError>
 where
     P: Future<Output = Result<ListWriter, ListError>> + Send + 'static,
 {
-    let Request { list, depends_on, coding, version, reader } = wanted;
+    let ListRequest { list, depends_on, coding, version, reader } = wanted;
     let slot = lists.written.slot(list, coding);
     let written = match slot.find(version).await? {
         Found::Written(written) => written,
@@ -197,7 +197,8 @@ where
     // Read again, so that the result serves all requests waiting by now: their versions are not later.
     // Read before the rows: if they change meanwhile, the list is newer than its tag, and the next
     // comparison finds another tag.
-    let version = lists.versions.now(depends_on).await.inspect_err(|error| turn.failed(error))?;
+    let version = lists.versions.now(depends_on).await.map_err(ApiError::from);
+    let version = version.inspect_err(|error| turn.failed(error))?;
     let rendering = render(lists, produce, coding).await.inspect_err(|error| {
         // A crowd that follows a dead link is answered from memory, too.
         if depends_on.may_be_old() && error.status() == StatusCode::NOT_FOUND {
@@ -336,4 +337,10 @@ fn with_headers(mut response: Response, etag: HeaderValue, coding: Coding) -> Re
         }
     }
     response
+}
+
+impl From<VersionUnreadable> for ApiError {
+    fn from(_: VersionUnreadable) -> Self {
+        Self::no_database()
+    }
 }

@@ -99,10 +99,10 @@ const CROSS_ORIGIN: [(&str, &str); 4] = [
         health::readyz,
         metrics::get,
     ),
-    components(schemas(error::Body, api_v2::Body)),
+    components(schemas(error::ErrorJson, api_v2::ErrorV2Json)),
     modifiers(&Common),
 )]
-pub(crate) struct Document;
+pub(crate) struct OpenApiDocument;
 
 /// Fills in what many answers have in common.
 struct Common;
@@ -194,7 +194,7 @@ fn never_null(schema: &mut Schema) {
 /// of every header.
 fn complete(status: &str, response: &mut Response, is_v2: bool) {
     if status.starts_with(['4', '5']) && response.content.is_empty() {
-        let name = if is_v2 { api_v2::Body::name() } else { error::Body::name() };
+        let name = if is_v2 { api_v2::ErrorV2Json::name() } else { error::ErrorJson::name() };
         let body = Content::new(Some(Ref::from_schema_name(name)));
         response.content.insert("application/json".to_owned(), body.into());
         let implied = match status {

@@ -17,8 +17,6 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::http::error::ApiError;
-
 /// Maximum number of requests that share one reading.
 const MAX_AT_ONCE: usize = 1_024;
 /// Age up to which a version is good enough for pages.
@@ -167,6 +165,11 @@ struct Question {
     answer: oneshot::Sender<Version>,
 }
 
+/// The version of the lists can't be read now.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the version of the lists can't be read")]
+pub(crate) struct VersionUnreadable;
+
 impl Versions {
     /// Starts the reader, a task that ends when the last clone is dropped.
     pub(crate) fn new(database: ConnectOptions) -> Self {
@@ -180,8 +183,8 @@ impl Versions {
     /// The version as it is now, as far as it matters to such a list.
     ///
     /// # Errors
-    /// 503 when the database does not answer.
-    pub(crate) async fn now(&self, depends_on: DependsOn) -> Result<Version, ApiError> {
+    /// When the database does not answer; the reason is logged once for all requests that wait.
+    pub(crate) async fn now(&self, depends_on: DependsOn) -> Result<Version, VersionUnreadable> {
         let has_windows = depends_on.may_be_old() || depends_on == DependsOn::Windows;
         if depends_on.may_be_old()
             && let Some((at, version)) = *self.recent.lock()
@@ -192,11 +195,10 @@ impl Versions {
         Ok(self.ask(has_windows).await?.of_list(depends_on))
     }
 
-    async fn ask(&self, windows: bool) -> Result<Version, ApiError> {
-        let unavailable = || ApiError::unavailable("The database can't be read now; try again");
+    async fn ask(&self, windows: bool) -> Result<Version, VersionUnreadable> {
         let (answer, version) = oneshot::channel();
-        self.asking.send(Question { windows, answer }).map_err(|_| unavailable())?;
-        version.await.map_err(|_| unavailable())
+        self.asking.send(Question { windows, answer }).map_err(|_| VersionUnreadable)?;
+        version.await.map_err(|_| VersionUnreadable)
     }
 }
 

@@ -36,14 +36,14 @@ use super::{
     trial,
 };
 use crate::{
-    batch::{Applied, DeferredQueue, Expired, Incoming, apply_with_retries, within},
+    batch::{DeferredQueue, Expired, Incoming, MessageResult, apply_with_retries, within},
     membership::{Member, MembershipError, Share},
     observe::{
         blockers::Blockers,
         readiness::{PURPOSE, Readiness},
         sampling,
     },
-    store::{row_locks::LockableRow, workers::MemberId},
+    store::{locks::rows::LockableRow, workers::MemberId},
 };
 
 /// Consumes this worker's share of the partitions.
@@ -347,8 +347,8 @@ impl Consumer {
         {
             let received = Received { arrived, unsettled, reply_to, incoming };
             match applied {
-                Applied::Settled(verdict) => committed.settled.push((received, verdict)),
-                Applied::Deferred(held) => {
+                MessageResult::Settled(verdict) => committed.settled.push((received, verdict)),
+                MessageResult::Deferred(held) => {
                     committed.blocked_by.extend(held);
                     committed.deferred.push(received);
                 }
@@ -361,7 +361,7 @@ impl Consumer {
 /// The messages of a committed batch, in order.
 #[derive(Default)]
 struct CommittedBatch {
-    /// Applied, parked or ignored as duplicates, each with its verdict ([`Applied::Settled`]).
+    /// Applied, parked or ignored as duplicates, each with its verdict ([`MessageResult::Settled`]).
     settled: Vec<(Received, Option<Verdict>)>,
     deferred: Vec<Received>,
     /// The rows that another session has locked.

@@ -13,10 +13,10 @@ use axum::{
 use super::{
     answer::{DryRun, Received},
     document::PostedAlerts,
-    receive::receive,
+    receive_alerts::receive,
 };
 use crate::{
-    alertmanager::body::Alerts,
+    alertmanager::payload::Alerts,
     gateway::App,
     http::{error::ApiError, query::Switch},
 };

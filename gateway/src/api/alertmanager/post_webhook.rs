@@ -10,9 +10,9 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::{answer::Received, document::PostedWebhook, receive::receive};
+use super::{answer::Received, document::PostedWebhook, receive_alerts::receive};
 use crate::{
-    alertmanager::body::Alerts,
+    alertmanager::payload::Alerts,
     gateway::App,
     http::{error::ApiError, query::Switch},
 };

@@ -30,9 +30,9 @@ use crate::{
         receipt, schema,
     },
     ingest::submit::{Decided, Submitted},
-    store::{
-        incidents::{IncidentJson, Shown},
-        receipts::UpdateState,
+    view::{
+        incident_json::{IncidentJson, ShownIncident},
+        update_state::UpdateState,
     },
 };
 
@@ -123,7 +123,7 @@ pub(crate) async fn post(
 }
 
 /// The incident of an update that was decided, as it stood right after.
-fn decision(status: StatusCode, decided: &Decided, shown: &Shown) -> Response {
+fn decision(status: StatusCode, decided: &Decided, shown: &ShownIncident) -> Response {
     let Decided { id, component, snapshot, .. } = decided;
     if status == StatusCode::CONFLICT {
         let text = snapshot.as_ref().map_or(&shown.incident.text, |snapshot| &snapshot.text);

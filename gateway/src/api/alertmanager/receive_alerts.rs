@@ -19,8 +19,8 @@ use super::answer::{DryRun, PassedOverJson, PlannedJson, Received, Taken, Unmapp
 use crate::{
     alertmanager::{
         alert::{Alert, AlertState, BadAlert, Fingerprint},
-        body::{Alerts, NoAlerts},
         mapping::{Mapped, MappedUpdate, Mapping, PassedOver, Rule, Unmapped, named},
+        payload::{Alerts, NoAlerts},
     },
     api::admission::{check_type, read, unread},
     gateway::App,
