@@ -4,8 +4,8 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 /// How far an update has come: it is `pending`, so queued or possibly queued; `done`, so decided, and `outcome` says
-/// how; `rejected`, because its idempotency key was used for another update; or `parked`, because it can't be
-/// applied as it is and an operator has to look at it.
+/// how; `rejected`, because its idempotency key was used for another update or its component has 1,000 reports; or
+/// `parked`, because it can't be applied as it is and an operator has to look at it.
 // Derived from the table that holds the update (`store/receipts.rs`); only a `done` update has an outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
