@@ -171,10 +171,10 @@ async fn apply_record(system: &System, updates: u64, runs: &mut Runs) -> Result<
         sleep(Duration::from_millis(100)).await;
     }
     runs.usage = runs.usage.plus(meter.stop()?);
-    runs.add(Outcome {
+    runs.add(LoadRun {
         requests: updates,
         seconds: begin.elapsed().as_secs_f64(),
-        ..Outcome::default()
+        ..LoadRun::default()
     });
     Ok(())
 }

@@ -231,7 +231,7 @@ mod tests {
 
     #[test]
     fn a_path_is_of_an_api_or_polled() {
-        let paths = Document::openapi().paths.paths;
+        let paths = OpenApiDocument::openapi().paths.paths;
         let (of_api, polled): (Vec<_>, Vec<_>) = paths.keys().partition(|path| is_of_api(path));
         assert!(of_api.len() > 10, "{of_api:?}");
         let known = [
