@@ -147,17 +147,32 @@ for _, port in servers:
 
 # What an operator of Prometheus makes of the pods is what prometheus-kubernetes.yaml makes of them.
 [monitor] = parsed.get(folder / "monitoring/pod-monitor.yaml", [{}])
-[scrape] = parsed[deploy / "monitoring/prometheus-kubernetes.yaml"][0]["scrape_configs"]
-made = {}
-for rule in monitor["spec"]["podMetricsEndpoints"][0]["relabelings"]:
-    made[rule["targetLabel"]] = rule.get("replacement") or rule["sourceLabels"]
-written = {"job": scrape["job_name"]}
-for rule in scrape["relabel_configs"]:
-    # The operator sets these two.
-    if rule.get("target_label") not in (None, "namespace", "pod"):
-        written[rule["target_label"]] = rule["source_labels"]
-if made != written:
-    problems.append(f"pod-monitor.yaml makes the labels {made}, prometheus-kubernetes.yaml {written}")
+[monitor_of_rabbitmq] = parsed.get(folder / "monitoring/pod-monitor-rabbitmq.yaml", [{}])
+scrapes = parsed[deploy / "monitoring/prometheus-kubernetes.yaml"][0]["scrape_configs"]
+def made_by_operator(monitor):
+    [endpoint] = monitor["spec"]["podMetricsEndpoints"]
+    made = {key: endpoint.get(key) for key in ("path", "params")}
+    for rule in endpoint["relabelings"]:
+        made[rule["targetLabel"]] = rule.get("replacement") or rule["sourceLabels"]
+    made |= {"names": [*monitor["spec"]["selector"]["matchLabels"].values()], "port": endpoint["port"]}
+    own, *_ = parsed[folder / "namespace.yaml"]
+    selected = monitor["spec"].get("namespaceSelector", {"matchNames": [own["metadata"]["name"]]})
+    return made | {"namespaces": selected["matchNames"]}
+def made_by_prometheus(scrape):
+    made = {"job": scrape["job_name"], "path": scrape.get("metrics_path"), "params": scrape.get("params")}
+    for rule in scrape["relabel_configs"]:
+        # The operator sets these two.
+        if rule.get("target_label") not in (None, "namespace", "pod"):
+            made[rule["target_label"]] = rule.get("replacement") or rule["source_labels"]
+        elif rule.get("source_labels") == ["__meta_kubernetes_pod_label_app_kubernetes_io_name"]:
+            made["names"] = [rule["regex"]]
+        elif rule.get("source_labels") == ["__meta_kubernetes_pod_container_port_name"]:
+            made["port"] = rule["regex"]
+    return made | {"namespaces": scrape["kubernetes_sd_configs"][0]["namespaces"]["names"]}
+for one, other in zip((monitor, monitor_of_rabbitmq), scrapes, strict=True):
+    made, written = made_by_operator(one), made_by_prometheus(other)
+    if made != written:
+        problems.append(f"the PodMonitor {one['metadata']['name']} finds {made}, prometheus-kubernetes.yaml {written}")
 if not any(monitor["spec"]["selector"]["matchLabels"].items() <= labels.items() for labels in pods_made):
     problems.append("pod-monitor.yaml selects no pods of ours")
 
@@ -169,6 +184,8 @@ for name in ("postgresql", "rabbitmq"):
 [rabbitmq], [budget] = (parsed[folder / f"servers/{name}.yaml"] for name in ("rabbitmq", "rabbitmq-budget"))
 if budget["spec"]["selector"]["matchLabels"] != {"app.kubernetes.io/name": rabbitmq["metadata"]["name"]}:
     problems.append("rabbitmq-budget.yaml is for other pods than those of rabbitmq.yaml")
+if monitor_of_rabbitmq["spec"]["selector"] != budget["spec"]["selector"]:
+    problems.append("pod-monitor-rabbitmq.yaml selects other pods than those of rabbitmq.yaml")
 
 # Compose
 compose = parsed.get(deploy / "container/compose.yaml", [{}])[0]
@@ -248,6 +265,59 @@ render_kustomization() {
     "$tools/bin/kubectl" kustomize deploy/kubernetes >"$scratch/rendered.yaml"
 }
 
+# The block of a document that has this text.
+example() {
+    awk -v text="$2" '
+        /^```/ { if (found) exit; inside = !inside; block = ""; next }
+        inside { block = block $0 "\n"; if (index($0, text)) found = 1 }
+        END { if (!found) exit 1; printf "%s", block }' "$1"
+}
+
+# The README's example of a mapping of alerts, in an overlay.
+render_mapping() {
+    mkdir "$scratch/mapping"
+    cp -R deploy/kubernetes "$scratch/mapping/base"
+    printf 'rules:\n  - match: {alertname: Watchdog}\n    ignore: true\n' >"$scratch/mapping/mapping.yaml"
+    {
+        printf 'resources: [base]\nnamespace: status-dashboard\n'
+        example deploy/kubernetes/README.md 'name: SDB_ALERT_MAPPING' || return 1
+    } >"$scratch/mapping/kustomization.yaml"
+    "$tools/bin/kubectl" kustomize "$scratch/mapping" >"$scratch/mapped.yaml" || return 1
+    # The file is where the setting says, in the ConfigMap that is mounted.
+    "$tools/bin/python" - "$scratch/mapped.yaml" <<'PYTHON'
+import sys
+from ruamel.yaml import YAML
+
+resources = list(YAML(typ="safe").load_all(open(sys.argv[1])))
+[gateway] = [r for r in resources if r["kind"] == "Deployment" and r["metadata"]["name"].endswith("gateway")]
+pod = gateway["spec"]["template"]["spec"]
+[container] = pod["containers"]
+[path] = [e["value"] for e in container["env"] if e["name"] == "SDB_ALERT_MAPPING"]
+[mount] = [m for m in container["volumeMounts"] if path.startswith(m["mountPath"] + "/")]
+[volume] = [v for v in pod["volumes"] if v["name"] == mount["name"]]
+[files] = [r["data"] for r in resources if r["kind"] == "ConfigMap" and r["metadata"]["name"] == volume["configMap"]["name"]]
+if path.removeprefix(mount["mountPath"] + "/") not in files:
+    sys.exit(f"there is no {path}")
+PYTHON
+}
+
+# The README's example of a mapping of alerts, beside compose.yaml.
+check_override() {
+    example deploy/container/README.md '# compose.override.yaml' >"$scratch/compose.override.yaml" || return 1
+    "$tools/bin/check-jsonschema" --builtin-schema vendor.compose-spec "$scratch/compose.override.yaml" || return 1
+    "$tools/bin/python" - "$scratch/compose.override.yaml" deploy/container/compose.yaml <<'PYTHON'
+import sys
+from ruamel.yaml import YAML
+
+override, compose = (YAML(typ="safe").load(open(path))["services"] for path in sys.argv[1:])
+if not override.keys() <= compose.keys():
+    sys.exit(f"compose.yaml has no {override.keys() - compose.keys()}")
+[volume] = override["gateway"]["volumes"]
+if not override["gateway"]["environment"]["SDB_ALERT_MAPPING"].startswith(volume["target"] + "/"):
+    sys.exit("SDB_ALERT_MAPPING is not below what is mounted")
+PYTHON
+}
+
 # An overlay as deploy/kubernetes/README.md recommends: what it changes is changed, and nothing else is lost.
 render_overlay() {
     mkdir "$scratch/overlay"
@@ -267,7 +337,8 @@ configMapGenerator:
     literals: ["OTEL_EXPORTER_OTLP_ENDPOINT=http://collector.tracing:4318"]
 YAML
     # The README's example of a secret in a file.
-    sed -n '/^patches:$/,/^$/p' deploy/kubernetes/README.md | grep '^[p ]' >>"$scratch/overlay/kustomization.yaml"
+    example deploy/kubernetes/README.md 'name: SDB_SECRET_KEY_FILE' \
+        >>"$scratch/overlay/kustomization.yaml" || return 1
     "$tools/bin/kubectl" kustomize "$scratch/overlay" >"$scratch/overlaid.yaml"
     local wanted
     for wanted in 'image: registry.example/gateway:7' 'image: status-dashboard-worker:' 'replicas: 5' \
@@ -318,6 +389,7 @@ servers/postgresql.yaml|s/instances: 3/instances: three/|spec.instances is 'thre
 servers/postgresql.yaml|s/"200"/200/|spec.postgresql.parameters.max_connections is 200
 servers/postgresql.yaml|s/kind: Cluster/kind: Clusters/|no types of Clusters
 monitoring/pod-monitor.yaml|s/targetLabel: program/target_label: program/|there is no spec.podMetricsEndpoints[0].relabelings[1].target_label
+monitoring/pod-monitor-rabbitmq.yaml|s/\[ra_metrics\]/ra_metrics/|spec.podMetricsEndpoints[0].params.family is no list
 monitoring/prometheus-rule.yaml|s/ alert: NoGateway/ alerts: NoGateway/|.alerts
 FAULTS
 }
@@ -332,6 +404,7 @@ prepare_units
 
 check "names and settings agree" names_agree
 check "compose.yaml" "$tools/bin/check-jsonschema" --builtin-schema vendor.compose-spec deploy/container/compose.yaml
+check "an override of compose.yaml" check_override
 # Several RUNs in a row are wanted: each is a layer of its own only while images are built.
 check "Dockerfile" "$tools/bin/hadolint" --no-color --failure-threshold warning deploy/container/Dockerfile
 
@@ -343,14 +416,15 @@ for index in "${!manifests[@]}"; do
 done
 check "kustomization" render_kustomization
 check "an overlay of the kustomization" render_overlay
+check "an overlay with a mapping of alerts" render_mapping
 for folder in servers monitoring; do
     check "kustomization of $folder" "$tools/bin/kubectl" kustomize "deploy/kubernetes/$folder"
 done
 check "rules of the Prometheus operator" compare_rules
 check "custom resources" check_custom_resources deploy/kubernetes/servers/postgresql.yaml \
-    deploy/kubernetes/monitoring/{pod-monitor,prometheus-rule}.yaml
+    deploy/kubernetes/monitoring/{pod-monitor,pod-monitor-rabbitmq,prometheus-rule}.yaml
 check "planted faults in custom resources" find_planted_faults
-manifests+=("$scratch/rendered.yaml" "$scratch/overlaid.yaml" deploy/kubernetes/servers/{namespace,rabbitmq-budget}.yaml)
+manifests+=("$scratch/rendered.yaml" "$scratch/overlaid.yaml" "$scratch/mapped.yaml" deploy/kubernetes/servers/{namespace,rabbitmq-budget}.yaml)
 for version in "${kubernetes_versions[@]}"; do
     for manifest in "${manifests[@]}"; do
         check "Kubernetes $version: $(basename "$manifest")" \

@@ -51,4 +51,6 @@ found prometheus.yaml 's/ra_metrics/channel_metrics/' 'is no address for metrics
 found prometheus.yaml '/program: worker/d' 'differ in their labels'
 found prometheus-kubernetes.yaml 's/target_label: pod$/target_label: pod_name/' 'its target has the labels'
 found prometheus-kubernetes.yaml 's/regex: admin/regex: admin|http/' 'is no address for metrics'
+found prometheus-kubernetes.yaml 's/regex: prometheus/regex: amqp/' 'is no address for metrics'
+found prometheus-kubernetes.yaml 's/replacement: rabbitmq/replacement: broker/' 'finds the programs'
 echo "each planted fault is found"

@@ -25,6 +25,7 @@ from ruamel.yaml import YAML
 # What Prometheus's example for pods with the annotations `prometheus.io/…` gives.
 BY_ANNOTATIONS = {"kubernetes-pods": {"job", "instance", "namespace", "pod"}}
 TARGET_LABELS = {"job", "instance", "namespace", "pod", "program"}
+RABBITMQ_JOBS = {"rabbitmq", "rabbitmq-kubernetes"}
 SECONDS_TO_START = 30
 # Where metrics are.
 PROGRAMS = r"http://[^/]+:909\d/metrics"
@@ -91,16 +92,41 @@ def pods(manifests):
     return found
 
 
+def nodes(manifests):
+    """Each port of each node of RabbitMQ, as its operator names them and Prometheus discovers them."""
+    [cluster] = read(manifests / "servers/rabbitmq.yaml")
+    name = cluster["metadata"]["name"]
+    ports = {"epmd": 4369, "amqp": 5672, "management": 15672, "prometheus": 15692}
+    return [
+        {
+            "targets": [f"10.0.1.{node + 1}:{number}"],
+            "labels": {
+                "__meta_kubernetes_namespace": "status-dashboard-servers",
+                "__meta_kubernetes_pod_name": f"{name}-server-{node}",
+                "__meta_kubernetes_pod_phase": "Running",
+                "__meta_kubernetes_pod_container_port_name": port,
+                "__meta_kubernetes_pod_label_app_kubernetes_io_name": name,
+                "__meta_kubernetes_pod_label_app_kubernetes_io_component": "rabbitmq",
+            },
+        }
+        for node in range(cluster["spec"]["replicas"])
+        for port, number in ports.items()
+    ]
+
+
 def targets(folder, manifests):
     """The labels of all targets, from a Prometheus that runs with both configurations."""
     jobs = copy.deepcopy(read(folder / "prometheus.yaml")[0]["scrape_configs"])
+    discovered = {}
+    for of_namespace, found in (("namespace.yaml", pods), ("servers/namespace.yaml", nodes)):
+        discovered[read(manifests / of_namespace)[0]["metadata"]["name"]] = found(manifests)
     for job in copy.deepcopy(read(folder / "prometheus-kubernetes.yaml")[0]["scrape_configs"]):
-        discovery = job.pop("kubernetes_sd_configs")
-        namespace = read(manifests / "namespace.yaml")[0]["metadata"]["name"]
-        if discovery != [{"role": "pod", "namespaces": {"names": [namespace]}}]:
-            sys.exit(f"prometheus-kubernetes.yaml does not discover the pods of {namespace}")
+        [discovery] = job.pop("kubernetes_sd_configs")
+        [namespace] = discovery["namespaces"]["names"]
+        if discovery["role"] != "pod" or namespace not in discovered:
+            sys.exit(f"prometheus-kubernetes.yaml does not discover the pods of {', '.join(discovered)}")
         # Debian's Prometheus has no Kubernetes: it gets what that would discover.
-        job["static_configs"] = pods(manifests)
+        job["static_configs"] = discovered[namespace]
         jobs.append(job)
     with socket.socket() as free, tempfile.TemporaryDirectory() as scratch:
         free.bind(("127.0.0.1", 0))
@@ -141,11 +167,11 @@ def labels_agree(active, tests):
         programs.add(labels.get("program"))
         if set(labels) != names:
             yield f"targets of {labels['job']} differ in their labels: {names} and {set(labels)}"
-        address = RABBITMQ if labels["job"] == "rabbitmq" else PROGRAMS
+        address = RABBITMQ if labels["job"] in RABBITMQ_JOBS else PROGRAMS
         if not re.fullmatch(address, target["scrapeUrl"]):
             yield f"{target['scrapeUrl']} is no address for metrics"
     for job, (_, programs) in given.items():
-        if programs not in (None, {"rabbitmq"} if job == "rabbitmq" else {"gateway", "worker"}):
+        if programs not in (None, {"rabbitmq"} if job in RABBITMQ_JOBS else {"gateway", "worker"}):
             yield f"the job {job} finds the programs {programs}"
     for series in {each["series"] for test in tests for each in test["input_series"]}:
         labels = labels_of(series)

@@ -34,6 +34,8 @@ pub struct Packages {
     pub rabbitmq: PathBuf,
     /// Erlang's port mapper, which RabbitMQ's tools find the server by.
     pub epmd: PathBuf,
+    /// Erlang's tool that has a running node evaluate something.
+    pub erl_call: PathBuf,
 }
 
 /// A program that only tests use.
@@ -111,6 +113,7 @@ pub fn find() -> Result<Result<Packages, Vec<&'static str>>> {
         postgresql: postgresql.map(|(_, folder)| folder.join("bin")).unwrap_or_default(),
         rabbitmq: PathBuf::from("/usr/lib/rabbitmq/bin"),
         epmd: PathBuf::from("/usr/bin/epmd"),
+        erl_call: PathBuf::from("/usr/bin/erl_call"),
     };
     let all = |folder: &Path, programs: &[&str]| {
         programs.iter().all(|program| folder.join(program).exists())
@@ -119,7 +122,8 @@ pub fn find() -> Result<Result<Packages, Vec<&'static str>>> {
     if !all(&found.postgresql, &["postgres", "initdb", "psql"]) {
         missing.push(POSTGRESQL);
     }
-    if !all(&found.rabbitmq, &["rabbitmq-server", "rabbitmqctl"]) || !found.epmd.exists() {
+    let of_erlang = found.epmd.exists() && found.erl_call.exists();
+    if !all(&found.rabbitmq, &["rabbitmq-server", "rabbitmqctl"]) || !of_erlang {
         missing.push(RABBITMQ);
     }
     Ok(if missing.is_empty() { Ok(found) } else { Err(missing) })

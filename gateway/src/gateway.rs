@@ -7,12 +7,12 @@ use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    alert_mapping::LoadedMapping,
     auth::{Auth, rate_limit::RateLimit},
     config::{Config, PageConfig},
     http::body::BodyMemory,
     ingest::{pending::PendingRequests, publisher::Publisher, submit::Intake},
     lists::{Lists, live::Live},
+    loaded_mapping::LoadedMapping,
     stop::Stop,
     store::{
         bars::Bars,
@@ -90,7 +90,7 @@ impl App {
                 limits.streamed_lists,
             ),
             event_counts: Arc::default(),
-            bars: Bars::new(pages.uptime_impact),
+            bars: Bars::new(database, pages.uptime_impact),
             live: Live::new(versions.clone(), limits.connections),
             versions,
             conflict: config.conflict,

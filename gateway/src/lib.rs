@@ -1,7 +1,6 @@
 //! The gateway: accepts status updates over HTTP and publishes them to RabbitMQ, and serves what is in
 //! the database. It never applies updates and never writes.
 
-mod alert_mapping;
 mod alertmanager;
 mod api;
 pub mod auth;
@@ -12,6 +11,7 @@ mod gateway;
 mod http;
 mod ingest;
 mod lists;
+mod loaded_mapping;
 mod middleware;
 mod openapi;
 mod pages;

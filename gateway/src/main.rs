@@ -40,6 +40,8 @@ enum Command {
         #[arg(long, default_value = "monitor", value_parser = NonEmptyStringValueParser::new())]
         client: String,
         /// The source of its updates that name none, and of its alerts: the claim `sub`; without this, the client.
+        /// It must differ from sender to sender, such as each Prometheus of a pair; the Alertmanagers of one
+        /// cluster share one.
         #[arg(long, value_parser = source)]
         source: Option<String>,
         /// Days after which it expires; without this it never does.

@@ -13,7 +13,7 @@ use crate::{
     history::{self, Whose},
     publisher::Publisher,
     report::{Figure, Row, Target},
-    runs::{Changes, Outcome, Runs},
+    runs::{Changes, LoadRun, Runs},
     sequence::{STORMING, Sequence, WORSENING, close_all},
 };
 
@@ -171,10 +171,10 @@ async fn apply_record(system: &System, updates: u64, runs: &mut Runs) -> Result<
         sleep(Duration::from_millis(100)).await;
     }
     runs.usage = runs.usage.plus(meter.stop()?);
-    runs.add(Outcome {
+    runs.add(LoadRun {
         requests: updates,
         seconds: begin.elapsed().as_secs_f64(),
-        ..Outcome::default()
+        ..LoadRun::default()
     });
     Ok(())
 }
@@ -279,7 +279,7 @@ impl Drain {
         let parked = self.system.count("SELECT count(*) FROM sdb_parked").await?;
         ensure!(parked == 0, "{parked} updates are parked");
         runs.changes = runs.changes.plus(Changes::since(&self.system, before).await?);
-        runs.add(Outcome { requests: backlog, seconds, ..Outcome::default() });
+        runs.add(LoadRun { requests: backlog, seconds, ..LoadRun::default() });
         Ok(())
     }
 }

@@ -17,7 +17,7 @@ use nix::sys::signal::Signal;
 use sqlx::{PgPool, postgres::PgPoolOptions};
 use tokio::net::TcpListener;
 
-use crate::runs::Outcome;
+use crate::runs::LoadRun;
 
 /// As `gateway/src/store/version.rs` has it for lists that do not depend on which incidents are active.
 const VERSION: &str =
@@ -67,14 +67,14 @@ impl Drop for Bare {
 }
 
 /// The question by which a gateway knows that a list is current, again and again on so many connections.
-pub(crate) async fn version_reads(uri: &str, clients: u32, time: Duration) -> Result<Outcome> {
+pub(crate) async fn version_reads(uri: &str, clients: u32, time: Duration) -> Result<LoadRun> {
     let pool = PgPoolOptions::new().max_connections(clients).connect(uri).await?;
     let begin = Instant::now();
     let reads = (0..clients).map(|_| read_until(&pool, begin + time));
     let requests = try_join_all(reads).await?.iter().sum();
     let seconds = begin.elapsed().as_secs_f64();
     pool.close().await;
-    Ok(Outcome { requests, seconds, ..Outcome::default() })
+    Ok(LoadRun { requests, seconds, ..LoadRun::default() })
 }
 
 async fn read_until(pool: &PgPool, end: Instant) -> Result<u64> {
@@ -91,7 +91,7 @@ async fn read_until(pool: &PgPool, end: Instant) -> Result<u64> {
 const BATCH: i64 = 512;
 
 /// Rows of the inbox's form, written by one client in one transaction after the other.
-pub(crate) async fn batch_commits(database: &PgPool, time: Duration) -> Result<Outcome> {
+pub(crate) async fn batch_commits(database: &PgPool, time: Duration) -> Result<LoadRun> {
     sqlx::query("DROP TABLE IF EXISTS benchmark_inbox").execute(database).await?;
     sqlx::query("CREATE TABLE benchmark_inbox (LIKE sdb_inbox INCLUDING ALL)")
         .execute(database)
@@ -117,7 +117,7 @@ pub(crate) async fn batch_commits(database: &PgPool, time: Duration) -> Result<O
     }
     let seconds = begin.elapsed().as_secs_f64();
     sqlx::query("DROP TABLE benchmark_inbox").execute(database).await?;
-    Ok(Outcome { requests: rows as u64, seconds, ..Outcome::default() })
+    Ok(LoadRun { requests: rows as u64, seconds, ..LoadRun::default() })
 }
 
 /// The times in ms, sorted, that the disk takes to have 4 KiB for good.

@@ -16,7 +16,7 @@ use tokio::time::sleep;
 use crate::{
     load::{self, Request},
     report::{Load, Report, Row},
-    runs::{Changes, Outcome, Runs},
+    runs::{Changes, LoadRun, Runs},
     sequence::Sequence,
     usage::Meter,
 };
@@ -142,8 +142,8 @@ impl Bench {
         &mut self,
         what: &str,
         system: &System,
-        mut load: impl AsyncFnMut(Duration) -> Result<Outcome>,
-        mut other: impl AsyncFnMut(Duration) -> Result<Option<Outcome>>,
+        mut load: impl AsyncFnMut(Duration) -> Result<LoadRun>,
+        mut other: impl AsyncFnMut(Duration) -> Result<Option<LoadRun>>,
     ) -> Result<(Runs, Runs)> {
         say(what);
         // Connections are made, code is loaded, caches fill.
@@ -175,7 +175,7 @@ impl Bench {
         &mut self,
         what: &str,
         system: &System,
-        load: impl AsyncFnMut(Duration) -> Result<Outcome>,
+        load: impl AsyncFnMut(Duration) -> Result<LoadRun>,
     ) -> Result<Runs> {
         Ok(self.alternate(what, system, load, async |_| Ok(None)).await?.0)
     }
@@ -191,7 +191,7 @@ pub(crate) async fn closed(
     request: &Request,
     connections: usize,
     time: Duration,
-) -> Result<Outcome> {
+) -> Result<LoadRun> {
     load::closed(address(system)?, request, connections, time).await
 }
 

@@ -24,7 +24,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 
-use crate::runs::Outcome;
+use crate::runs::LoadRun;
 
 /// Connections of a steady rate.
 const STEADY_CONNECTIONS: usize = 64;
@@ -115,7 +115,7 @@ pub(crate) async fn closed(
     request: &Request,
     connections: usize,
     time: Duration,
-) -> Result<Outcome> {
+) -> Result<LoadRun> {
     run(address, request, connections, time, None).await
 }
 
@@ -126,7 +126,7 @@ pub(crate) async fn steady(
     request: &Request,
     rate: u32,
     time: Duration,
-) -> Result<Outcome> {
+) -> Result<LoadRun> {
     run(address, request, STEADY_CONNECTIONS, time, Some(rate)).await
 }
 
@@ -136,7 +136,7 @@ async fn run(
     connections: usize,
     time: Duration,
     rate: Option<u32>,
-) -> Result<Outcome> {
+) -> Result<LoadRun> {
     let begin = Instant::now();
     let schedule = rate.map(|rate| Arc::new(Schedule { begin, rate, next: AtomicU64::new(0) }));
     let mut clients = JoinSet::new();
@@ -148,7 +148,7 @@ async fn run(
             Ok::<_, anyhow::Error>(client)
         });
     }
-    let mut outcome = Outcome::with_latencies()?;
+    let mut outcome = LoadRun::with_latencies()?;
     while let Some(client) = clients.join_next().await {
         let client = client??;
         outcome.requests += client.answered + client.failed;

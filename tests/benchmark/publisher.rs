@@ -27,7 +27,7 @@ use tokio::{task::JoinSet, time::Instant};
 use uuid::Builder;
 
 use crate::{
-    runs::Outcome,
+    runs::LoadRun,
     sequence::{self, Sequence},
 };
 
@@ -113,7 +113,7 @@ impl Publisher {
 
     /// As fast as RabbitMQ confirms, with so many unconfirmed at once: on as many channels as a gateway
     /// has, each of which sends on while confirmations are on their way.
-    pub(crate) async fn publish(&mut self, in_flight: usize, time: Duration) -> Result<Outcome> {
+    pub(crate) async fn publish(&mut self, in_flight: usize, time: Duration) -> Result<LoadRun> {
         let prepared = (0..PREPARED).map(|_| self.prepare()).collect::<Result<_>>()?;
         self.send(prepared, u64::MAX, self.channels.len(), in_flight, time).await
     }
@@ -139,7 +139,7 @@ impl Publisher {
         channels: usize,
         in_flight: usize,
         time: Duration,
-    ) -> Result<Outcome> {
+    ) -> Result<LoadRun> {
         let begin = Instant::now();
         let sending = Arc::new(Sending {
             prepared,
@@ -154,7 +154,7 @@ impl Publisher {
             let window = in_flight.div_ceil(channels);
             tasks.spawn(async move { sending.on(&channel, window).await });
         }
-        let mut outcome = Outcome::default();
+        let mut outcome = LoadRun::default();
         while let Some(sent) = tasks.join_next().await {
             let (confirmed, failed) = sent??;
             outcome.requests += confirmed + failed;
@@ -166,7 +166,7 @@ impl Publisher {
 
     /// One message at a time: published and confirmed, consumed, answered and acknowledged. No system
     /// that waits for an outcome can have it sooner.
-    pub(crate) async fn round_trips(&mut self, system: &System, time: Duration) -> Result<Outcome> {
+    pub(crate) async fn round_trips(&mut self, system: &System, time: Duration) -> Result<LoadRun> {
         let message = self.prepare()?;
         let properties = ConnectionProperties::default();
         let consumer = Connection::connect(&system.amqp_uri, properties).await?;
@@ -178,7 +178,7 @@ impl Publisher {
         let name = replies.name().clone();
         let mut replies =
             channel.basic_consume(name.clone(), "".into(), no_ack, FieldTable::default()).await?;
-        let mut outcome = Outcome::with_latencies()?;
+        let mut outcome = LoadRun::with_latencies()?;
         let begin = Instant::now();
         while begin.elapsed() < time {
             let sent = Instant::now();

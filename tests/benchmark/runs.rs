@@ -8,7 +8,7 @@ use crate::{load, usage::Usage};
 
 /// One run of a load.
 #[derive(Clone, Default)]
-pub(crate) struct Outcome {
+pub(crate) struct LoadRun {
     pub(crate) requests: u64,
     pub(crate) seconds: f64,
     /// Without an answer, and with one of 400 and more.
@@ -17,7 +17,7 @@ pub(crate) struct Outcome {
     pub(crate) latencies: Option<Histogram<u64>>,
 }
 
-impl Outcome {
+impl LoadRun {
     pub(crate) fn with_latencies() -> Result<Self> {
         Ok(Self { latencies: Some(load::latencies()?), ..Self::default() })
     }
@@ -31,7 +31,7 @@ impl Outcome {
 /// All runs of one load.
 #[derive(Clone, Default)]
 pub(crate) struct Runs {
-    outcomes: Vec<Outcome>,
+    outcomes: Vec<LoadRun>,
     /// The CPU time of all of them.
     pub(crate) usage: Usage,
     /// What its updates did, if it had any.
@@ -39,7 +39,7 @@ pub(crate) struct Runs {
 }
 
 impl Runs {
-    pub(crate) fn add(&mut self, outcome: Outcome) {
+    pub(crate) fn add(&mut self, outcome: LoadRun) {
         self.outcomes.push(outcome);
     }
 
@@ -56,12 +56,12 @@ impl Runs {
     /// # Errors
     /// When nothing was run.
     pub(crate) fn rate(&self) -> Result<f64> {
-        median(self.outcomes.iter().map(Outcome::rate).collect()).context("nothing was run")
+        median(self.outcomes.iter().map(LoadRun::rate).collect()).context("nothing was run")
     }
 
     /// The least and the highest of the runs' rates.
     pub(crate) fn rates(&self) -> (f64, f64) {
-        spread(self.outcomes.iter().map(Outcome::rate))
+        spread(self.outcomes.iter().map(LoadRun::rate))
     }
 
     /// A latency of all requests of all runs, in ms: 0.99 for p99, 1 for the longest.

@@ -10,7 +10,7 @@ use crate::{
     load::{self, Request},
     publisher::Publisher,
     report::{Figure, Row, Target, Unit},
-    runs::{Outcome, Runs, median},
+    runs::{LoadRun, Runs, median},
     sequence::{Sequence, close_all, keep_closing},
 };
 
@@ -28,8 +28,8 @@ const STORM: usize = 32;
 pub(crate) async fn post_all(
     system: &System,
     sequence: Sequence,
-    load: impl Future<Output = Result<Outcome>>,
-) -> Result<Outcome> {
+    load: impl Future<Output = Result<LoadRun>>,
+) -> Result<LoadRun> {
     match sequence {
         Sequence::Repeating | Sequence::Reported | Sequence::Storm => load.await,
         Sequence::Changing | Sequence::Worsening => {

@@ -69,6 +69,10 @@ class Browser:
                 continue
         raise Failed(f"{selector} is replaced all the time")
 
+    def names(self, selector):
+        """What a screen reader calls these elements."""
+        return [found.accessible_name for found in self.driver.find_elements(By.CSS_SELECTOR, selector)]
+
     def size(self, width, height, dark=False):
         """The size of the window's inside, and the reader's setting."""
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}

@@ -1,11 +1,17 @@
-"""Feeds, the calendar and Statuspage's JSON, read by the libraries that others read them with."""
+"""Feeds, the calendar and Statuspage's JSON, read by the programs and libraries that others read them with."""
 
 import html.parser
 import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
 import xml.etree.ElementTree
 
 import feedparser
 import icalendar
+import prometheus_client.parser
 
 from browser import ensure
 
@@ -96,6 +102,54 @@ def statuspage(system):
     ensure(groups and all(set(group["components"]) <= ids for group in groups), f"{groups}")
 
 
+def exported(system):
+    """What an exporter for Prometheus makes of Statuspage's summary: the labels and the value of each sample, by name."""
+    with tempfile.TemporaryDirectory() as folder:
+        services, metrics = pathlib.Path(folder, "services.json"), pathlib.Path(folder, "metrics")
+        service = {"url": system.url + "/api/v2/summary.json", "name": "ours"}
+        services.write_text(json.dumps({"ours": service}))
+        environment = os.environ | {
+            "RUN_MODE": "once",
+            "SERVICES_JSON_PATH": str(services),
+            "METRICS_TEXTFILE_PATH": str(metrics),
+        }
+        program = pathlib.Path(sys.executable).with_name("statuspage-prometheus-exporter")
+        subprocess.run([program], cwd=folder, env=environment, check=True, capture_output=True)
+        found = {}
+        for family in prometheus_client.parser.text_string_to_metric_families(metrics.read_text()):
+            for sample in family.samples:
+                found.setdefault(sample.name, []).append((sample.labels, sample.value))
+        return found
+
+
+def statuspage_is_understood(system, hostile):
+    """The exporter finds the state that the API has."""
+    found = exported(system)
+    ensure(found["statuspage_probe_check"][0][1] == 1, "the summary can't be read")
+    ensure(found["statuspage_service_status"][0][1] == 0, "all is well in spite of a storm")
+    states = {labels["component_name"]: value for labels, value in found["statuspage_component_status"]}
+    active = {incident["id"] for incident in json.loads(system.get("/api/v1/incidents?active=true")[2])}
+    for component in system.components():
+        region = component["attributes"][0]["value"]
+        is_well = not any(incident["id"] in active for incident in component["incidents"])
+        name = f"{component['name']} ({region})"
+        ensure(states.get(name) == is_well, f"{name}: {states}")
+    incidents = {labels["incident_id"]: labels for labels, _ in found["statuspage_incident_info"]}
+    ensure(set(incidents) == {str(id) for id in active}, f"{set(incidents)}, not {active}")
+    words = {1: "minor", 2: "major", 3: "critical"}
+    for incident in json.loads(system.get("/api/v1/incidents?active=true")[2]):
+        labels = incidents[str(incident["id"])]
+        ensure(labels["impact"] == words[incident["impact"]], f"{labels}, not {incident}")
+        ensure(labels["shortlink"] == f"{system.url}/incidents/{incident['id']}", f"{labels}")
+        ensure(labels["affected_components"] and labels["started_at"], f"{labels}")
+    ensure(any("WWW" in labels["incident_name"] for labels in incidents.values()), f"{incidents}")
+    maintenances = [labels for labels, _ in found["statuspage_maintenance_info"]]
+    ensure(len(maintenances) == len(hostile) + 1, f"{maintenances}")
+    (switches,) = [labels for labels in maintenances if labels["maintenance_name"] == "New switches"]
+    ensure(switches["scheduled_start"].startswith("2099-01-01T10:00"), f"{switches}")
+    ensure("Kubernetes (Region 1)" in switches["affected_components"], f"{switches}")
+
+
 def badges(system):
     for path in ("/badge.svg", "/badge/components/1.svg"):
         status, headers, text = system.get(path)
@@ -108,4 +162,5 @@ def formats(system, hostile):
     feeds(system)
     calendar(system, hostile)
     statuspage(system)
+    statuspage_is_understood(system, hostile)
     badges(system)

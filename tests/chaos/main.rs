@@ -39,7 +39,7 @@ use deploy::{
 use harness::{Fixture, SEVERAL_PARTITIONS, SharedCluster, System, burst::add_components, verdict};
 
 use crate::{
-    diary::Diary, load::Load, machines::Machines, member::Member, published::Published,
+    diary::Diary, load::Load, machines::Machines, member::Member, plan::Plan, published::Published,
     random::Random, record::Record, storm::Storm,
 };
 
@@ -63,6 +63,9 @@ struct Arguments {
     /// and the standby is promoted.
     #[arg(long, conflicts_with = "upgrade_from")]
     machines: bool,
+    /// Break each kind of machine in little time, instead of going on.
+    #[arg(long, requires = "machines", conflicts_with = "minutes")]
+    smoke: bool,
     /// Instead of breaking things at random, upgrade from the programs of an earlier commit, go back, and
     /// upgrade again, one process after the other.
     #[arg(long, value_name = "COMMIT", num_args = 0..=1, default_missing_value = earlier::DEFAULT)]
@@ -75,6 +78,15 @@ struct Arguments {
 impl Arguments {
     fn clients(&self) -> usize {
         self.clients.unwrap_or(if self.machines { 16 } else { 48 }).into()
+    }
+
+    fn plan(&self, random: Random) -> Plan {
+        let members = GATEWAYS + WORKERS;
+        match (self.machines, self.smoke) {
+            (_, true) => Plan::smoke(random),
+            (true, false) => Plan::Machines { random, members, next: Vec::new() },
+            (false, false) => Plan::OneMachine { random, members },
+        }
     }
 }
 
@@ -144,7 +156,7 @@ async fn storm_and_check(
     let rage = async {
         match earlier {
             Some(earlier) => storm.upgrade_and_back(earlier).await,
-            None => storm.rage(Random::new(seed, 0), time).await,
+            None => storm.rage(arguments.plan(Random::new(seed, 0)), time).await,
         }
     };
     let raged = tokio::select! {

@@ -150,32 +150,44 @@ pub(crate) struct Episode {
     pub(crate) quiet: Duration,
 }
 
-/// What is broken in a run.
-pub(crate) struct Plan {
-    random: Random,
-    /// The number of processes.
-    members: usize,
-    /// What is broken next of several machines; none if there is one of each.
-    machines: Option<Vec<MachineFault>>,
+/// What is broken in a run. It ends with the run's time, unless it has an end of its own.
+pub(crate) enum Plan {
+    /// One machine of each kind, with so many processes.
+    OneMachine { random: Random, members: usize },
+    /// Several machines; these faults of theirs are next.
+    Machines { random: Random, members: usize, next: Vec<MachineFault> },
+    /// Several machines, for a moment: these times of trouble, the last one first.
+    Smoke(Vec<Episode>),
 }
 
 impl Plan {
-    pub(crate) fn new(random: Random, members: usize, several_machines: bool) -> Self {
-        Self { random, members, machines: several_machines.then(Vec::new) }
+    /// Each kind of machine fails, in little time.
+    pub(crate) fn smoke(mut random: Random) -> Self {
+        Self::Smoke(MachineFault::some_at_once(&mut random).map(Episode::at_once).into())
     }
 
-    /// The next faults.
-    pub(crate) fn next(&mut self) -> Episode {
-        let Self { random, members, machines } = self;
-        let Some(machines) = machines else { return Episode::draw(random, *members) };
-        if machines.is_empty() {
-            *machines = MachineFault::one_of_each(random);
+    /// The next faults; none when nothing more is to be broken.
+    pub(crate) fn next(&mut self) -> Option<Episode> {
+        match self {
+            Self::OneMachine { random, members } => Some(Episode::draw(random, *members)),
+            Self::Machines { random, members, next } => {
+                if next.is_empty() {
+                    *next = MachineFault::one_of_each(random);
+                }
+                Some(Episode::of_machines(next.pop(), random, *members))
+            }
+            Self::Smoke(next) => next.pop(),
         }
-        Episode::of_machines(machines.pop(), random, *members)
     }
 }
 
 impl Episode {
+    /// Faults that begin together.
+    fn at_once(faults: [MachineFault; 2]) -> Self {
+        let faults = faults.map(|fault| (Duration::ZERO, Fault::Machine(fault)));
+        Self { faults: faults.into(), quiet: Duration::ZERO }
+    }
+
     /// A fault of machines, perhaps with other faults at the same time.
     fn of_machines(fault: Option<MachineFault>, random: &mut Random, members: usize) -> Self {
         let mut episode = if random.percent(BESIDE) {

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use harness::verdict::{Kind, Verdict};
+use harness::verdict::{Kind, RunVerdict};
 use shared::condition::Condition;
 
 use crate::{
@@ -24,7 +24,7 @@ pub(crate) struct Report<'a> {
     pub(crate) attempts: &'a [Attempt],
     pub(crate) reads: usize,
     pub(crate) tally: &'a Tally,
-    pub(crate) verdict: &'a Verdict,
+    pub(crate) verdict: &'a RunVerdict,
     /// Rows of the inbox.
     pub(crate) rows: usize,
     pub(crate) edits: &'a Edits,

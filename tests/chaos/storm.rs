@@ -29,7 +29,6 @@ use crate::{
     machines::Machines,
     member::Member,
     plan::{Cut, Fault, Plan, Server},
-    random::Random,
 };
 
 /// Time for the system to recover: much, for a machine that is busy with other things.
@@ -85,13 +84,12 @@ pub(crate) struct Storm {
 }
 
 impl Storm {
-    /// Breaks things until the time is over; returns when all is well again.
-    pub(crate) async fn rage(&self, random: Random, time: Duration) -> Result<()> {
+    /// Breaks things until the time is over, or the plan is; returns when all is well again.
+    pub(crate) async fn rage(&self, mut plan: Plan, time: Duration) -> Result<()> {
         let begin = Instant::now();
-        let mut plan = Plan::new(random, self.members.len(), self.machines.is_some());
         self.recover(begin).await?;
         while begin.elapsed() < time && !self.ended.load(Ordering::Relaxed) {
-            let episode = plan.next();
+            let Some(episode) = plan.next() else { break };
             self.tally().episodes += 1;
             let breaking = episode.faults.iter().map(async |(begin, fault)| {
                 sleep(*begin).await;

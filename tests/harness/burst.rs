@@ -4,6 +4,7 @@ mod sent;
 
 use std::{
     collections::BTreeSet,
+    fmt::Debug,
     ops::Range,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -141,16 +142,27 @@ impl Burst {
         what: &str,
         such: impl Fn(&Sent) -> bool,
     ) -> Result<()> {
+        let what = format!("gateways answer {what}");
+        self.hears_of(gateways, &what, |sent| such(sent).then_some(sent.gateway)).await
+    }
+
+    /// Waits until each of these was seen in an update that was sent from now on.
+    async fn hears_of<Seen: Ord + Debug>(
+        &self,
+        these: impl IntoIterator<Item = Seen>,
+        what: &str,
+        seen_in: impl Fn(&Sent) -> Option<Seen>,
+    ) -> Result<()> {
         let (now, mut looked) = (Instant::now(), 0);
-        let mut missing: BTreeSet<usize> = gateways.into_iter().collect();
-        eventually(&format!("gateways {missing:?} answer {what}"), async || {
+        let mut missing: BTreeSet<Seen> = these.into_iter().collect();
+        eventually(&format!("{what}: {missing:?}"), async || {
             let seen = self.shared.seen();
             if let Some(wrong) = &seen.wrong {
                 bail!("{wrong}");
             }
             for sent in seen.sent.get(looked..).unwrap_or_default() {
-                if sent.at > now && such(sent) {
-                    missing.remove(&sent.gateway);
+                if let Some(seen) = seen_in(sent).filter(|_| sent.at > now) {
+                    missing.remove(&seen);
                 }
             }
             looked = seen.sent.len();
@@ -192,6 +204,16 @@ impl Burst {
     async fn accept(&self, gateways: impl IntoIterator<Item = usize>) -> Result<()> {
         let such = |sent: &Sent| sent.waited && matches!(sent.answer, Answered::Accepted(_));
         self.hears(gateways, "202 to one that waits", such).await
+    }
+
+    /// Waits until every gateway takes updates of each of so many partitions.
+    pub async fn is_taken_everywhere(&self, partitions: u16) -> Result<()> {
+        let ways =
+            self.everyone().flat_map(|gateway| (0..partitions).map(move |one| (gateway, one)));
+        self.hears_of(ways, "gateways take updates of partitions", |sent| {
+            sent.is_taken().then(|| (sent.gateway, sent.component().partition(partitions)))
+        })
+        .await
     }
 
     /// Waits until this gateway does not know whether an update was queued.

@@ -1,23 +1,27 @@
 //! Debian's Prometheus and Alertmanager, and something for a Prometheus to watch.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use anyhow::{Context, Result};
-use axum::{Router, routing::get};
+use axum::{Router, extract::RawQuery, routing::get};
 use deploy::packages::Tool;
 use nix::sys::signal::Signal;
+use serde_json::Value;
 use tokio::{net::TcpListener, task::JoinHandle};
 
 use super::{Process, eventually};
 
-/// Something with metrics, which the test sets. It is gone when dropped.
+/// Something with metrics, which the test sets: at `/metrics`, and at `/probe` as an exporter that is told by its
+/// query whom to ask. It is gone when dropped.
 pub struct Watched {
     address: String,
     metrics: Arc<Mutex<String>>,
+    probed: Arc<Mutex<BTreeSet<String>>>,
     serving: JoinHandle<std::io::Result<()>>,
 }
 
@@ -26,13 +30,26 @@ impl Watched {
     pub async fn start() -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?.to_string();
-        let metrics = Arc::new(Mutex::new(String::new()));
-        let shown = metrics.clone();
-        let text = move || {
-            std::future::ready(shown.lock().unwrap_or_else(PoisonError::into_inner).clone())
+        let metrics = Arc::<Mutex<String>>::default();
+        let probed = Arc::<Mutex<BTreeSet<String>>>::default();
+        let (shown, asked) = (metrics.clone(), probed.clone());
+        let text = move || std::future::ready(locked(&shown).clone());
+        let probe = {
+            let text = text.clone();
+            move |RawQuery(query): RawQuery| {
+                locked(&asked).extend(query);
+                text()
+            }
         };
-        let serving = axum::serve(listener, Router::new().route("/metrics", get(text)));
-        Ok(Self { address, metrics, serving: tokio::spawn(serving.into_future()) })
+        let router = Router::new().route("/metrics", get(text)).route("/probe", get(probe));
+        let serving = tokio::spawn(axum::serve(listener, router).into_future());
+        Ok(Self { address, metrics, probed, serving })
+    }
+
+    /// With which queries `/probe` was asked.
+    #[must_use]
+    pub fn probed(&self) -> Vec<String> {
+        locked(&self.probed).iter().cloned().collect()
     }
 
     /// Where it is.
@@ -43,8 +60,12 @@ impl Watched {
 
     /// Sets its metrics, in the text format of Prometheus.
     pub fn show(&self, metrics: &str) {
-        metrics.clone_into(&mut self.metrics.lock().unwrap_or_else(PoisonError::into_inner));
+        metrics.clone_into(&mut locked(&self.metrics));
     }
+}
+
+fn locked<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for Watched {
@@ -78,12 +99,44 @@ impl Program {
 
     /// Starts Alertmanager with these files, of which `alertmanager.yml` is its configuration.
     pub async fn alertmanager(folder: &Path, files: &[(&str, &str)]) -> Result<Self> {
+        let alone = vec!["--cluster.listen-address=".to_owned()];
+        Self::start_alertmanager(folder, files, alone).await
+    }
+
+    /// The same as a member of a cluster: at one address for the others, who are at these. It soon takes
+    /// over from one that is gone.
+    pub async fn member(
+        folder: &Path,
+        files: &[(&str, &str)],
+        address: &str,
+        others: &[String],
+    ) -> Result<Self> {
+        let mut cluster: Vec<String> = [
+            "peer-timeout=1s",
+            "gossip-interval=50ms",
+            "pushpull-interval=1s",
+            "probe-interval=200ms",
+            "probe-timeout=150ms",
+            "reconnect-interval=1s",
+        ]
+        .map(|setting| format!("--cluster.{setting}"))
+        .to_vec();
+        cluster.push(format!("--cluster.listen-address={address}"));
+        cluster.extend(others.iter().map(|other| format!("--cluster.peer={other}")));
+        Self::start_alertmanager(folder, files, cluster).await
+    }
+
+    async fn start_alertmanager(
+        folder: &Path,
+        files: &[(&str, &str)],
+        cluster: Vec<String>,
+    ) -> Result<Self> {
         let path = |name: &str| folder.join(name).display().to_string();
-        let arguments = vec![
+        let mut arguments = vec![
             format!("--config.file={}", path("alertmanager.yml")),
             format!("--storage.path={}", path("data")),
-            "--cluster.listen-address=".to_owned(),
         ];
+        arguments.extend(cluster);
         Self::start(Tool::Alertmanager, arguments, folder, files).await
     }
 
@@ -115,9 +168,32 @@ impl Program {
         Ok(())
     }
 
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)
+    }
+
+    /// What it says at a path, as JSON.
+    pub async fn get(&self, path: &str) -> Result<Value> {
+        let url = format!("http://{}{path}", self.address);
+        Ok(reqwest::get(url).await?.error_for_status()?.json().await?)
+    }
+
     /// Kills it and starts it again at the same address, with what it has stored.
     pub async fn restart(&mut self) -> Result<()> {
         self.kill().await?;
+        self.start_again().await
+    }
+
+    /// The same without what it has stored.
+    pub async fn restart_empty(&mut self) -> Result<()> {
+        self.kill().await?;
+        fs::remove_dir_all(self.folder.join("data"))?;
+        self.start_again().await
+    }
+
+    /// Starts it again after it was killed, at the same address and with what it has stored.
+    pub async fn start_again(&mut self) -> Result<()> {
         self.starts += 1;
         self.process =
             launch(self.tool, &self.arguments, &self.folder, &self.address, self.starts)?;
@@ -139,6 +215,11 @@ fn launch(
     // Beside the folder: the ends of logs there are shown when the test fails.
     let log = folder.with_extension(format!("{start}.log"));
     Process::start(tool.program(), &arguments, &[], log)
+}
+
+/// An address at which nothing listens yet.
+pub async fn free_address() -> Result<String> {
+    Ok(TcpListener::bind("127.0.0.1:0").await?.local_addr()?.to_string())
 }
 
 /// Waits until a program listens; returns its address.

@@ -289,8 +289,8 @@ impl System {
         );
         eventually("the queues are empty", async || {
             let (servers, query) = (self.context.clone(), query.clone());
-            let total = spawn_blocking(move || servers.rabbitmq().ctl(&["eval", &query])).await??;
-            Ok(total.trim() == "0")
+            let total = spawn_blocking(move || servers.rabbitmq().eval(&query)).await??;
+            Ok(total == "0")
         })
         .await
     }

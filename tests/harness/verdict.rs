@@ -158,14 +158,14 @@ impl Compared {
 
 /// What is to be said of a run.
 #[derive(Clone, Debug, Default)]
-pub struct Verdict {
+pub struct RunVerdict {
     /// All that is wrong.
     pub violations: Vec<Violation>,
     /// What was compared.
     pub compared: Compared,
 }
 
-impl Verdict {
+impl RunVerdict {
     fn add(&mut self, kind: Kind, what: impl Into<String>) {
         self.violations.push(Violation { kind, what: what.into() });
     }
@@ -202,8 +202,8 @@ impl Verdict {
 
 /// Compares all there is.
 #[must_use]
-pub fn judge(run: &Run) -> Verdict {
-    let mut verdict = Verdict::default();
+pub fn judge(run: &Run) -> RunVerdict {
+    let mut verdict = RunVerdict::default();
     let decisions = replay::replay(run, &mut verdict);
     answers::compare(run, &decisions, &mut verdict);
     affected::compare(run, &mut verdict);

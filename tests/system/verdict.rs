@@ -12,7 +12,7 @@ use harness::{
         Broken, Edit, End, Flaw, History, Hold, Pick, Step, Update, drawn, prepare, record,
     },
     tests,
-    verdict::{Kind, Run, Verdict, judge},
+    verdict::{Kind, Run, RunVerdict, judge},
 };
 use shared::impact::Impact;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
@@ -303,7 +303,7 @@ async fn found(
     histories: &[History],
     broken: Option<Broken>,
     kind: Kind,
-) -> Result<Verdict> {
+) -> Result<RunVerdict> {
     let mut others = String::new();
     for history in histories {
         match record(uri, history, broken).await {

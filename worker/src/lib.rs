@@ -7,7 +7,7 @@ mod catalogue;
 pub mod cli;
 pub mod config;
 pub mod domain;
-mod maintenance;
+mod housekeeping;
 mod membership;
 mod observe;
 mod operator;

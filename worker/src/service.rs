@@ -22,7 +22,7 @@ use crate::{
     affected,
     broker::{Consumer, ReplySender},
     config::Config,
-    maintenance::Maintenance,
+    housekeeping::Housekeeping,
     observe::{blockers::Blockers, http, readiness::Readiness, sampling},
 };
 
@@ -69,18 +69,18 @@ pub async fn run(
         Some(address) => Some(serve_admin(address, readiness.clone()).await?),
         None => None,
     };
-    let mut maintenance =
-        Maintenance::new(Database::new(config.database.clone()), config.inbox_days);
+    let mut housekeeping =
+        Housekeeping::new(Database::new(config.database.clone()), config.inbox_days);
     tokio::select! {
         recorded = Topology::read_once_up(&config.database, settings) => drop(recorded?),
         () = stop.cancelled() => return Ok(()),
     };
     // Without partitions the inbox accepts no rows.
     tokio::select! {
-        () = maintenance.once() => {}
+        () = housekeeping.once() => {}
         () = stop.cancelled() => return Ok(()),
     }
-    let maintenance = supervise::keep("maintenance", maintenance.run());
+    let housekeeping = supervise::keep("housekeeping", housekeeping.run());
     let applying = affected::apply(Database::new(config.database.clone()));
     let _applying = AbortOnDropHandle::new(supervise::keep("affected components", applying));
     readiness.waiting_for("RabbitMQ has not answered yet");
@@ -91,7 +91,7 @@ pub async fn run(
     });
 
     consume(config, readiness, &stop).await;
-    maintenance.abort();
+    housekeeping.abort();
     tracing::info!("stopped");
     Ok(())
 }

@@ -3,6 +3,7 @@
 mod configuration;
 mod epmd;
 mod erlang;
+mod evaluation;
 
 use std::{
     ffi::OsStr,
@@ -25,6 +26,7 @@ pub(super) use self::{
 use self::{
     configuration::{config, environment},
     erlang::{binaries, binary, percent_encode},
+    evaluation::evaluate,
 };
 use super::{
     DEFAULT_NAME, USER,
@@ -40,8 +42,10 @@ const AMQP_HEADER: &[u8; 8] = b"AMQP\0\0\x09\x01";
 /// A private RabbitMQ server.
 pub struct RabbitMq {
     programs: PathBuf,
+    erl_call: PathBuf,
     account: Account,
     home: PathBuf,
+    erlang_name: String,
     environment: Vec<(&'static str, String)>,
     password: String,
     ports: Ports,
@@ -77,6 +81,8 @@ impl RabbitMq {
         let environment = environment(folder, &node, &config(&password, &ports), &ports)?;
         Ok(Self {
             programs: packages.rabbitmq.clone(),
+            erl_call: packages.erl_call.clone(),
+            erlang_name: node.erlang_name(),
             account: folder.account(),
             environment,
             password,
@@ -193,7 +199,7 @@ impl RabbitMq {
     /// When the server does not answer.
     pub fn create_vhosts(&self, names: &[&str]) -> Result<Vec<String>> {
         let user = binary(USER);
-        self.eval(&format!(
+        self.eval_to_ok(&format!(
             "lists:foreach(fun(V) -> \
                case rabbit_vhost:exists(V) of true -> ok; false -> rabbit_vhost:add(V, {user}) end, \
                rabbit_auth_backend_internal:set_permissions\
@@ -218,7 +224,7 @@ impl RabbitMq {
     /// # Errors
     /// When the server does not answer.
     pub fn delete_vhosts(&self, names: &[&str]) -> Result<()> {
-        self.eval(&format!(
+        self.eval_to_ok(&format!(
             "lists:foreach(fun(V) -> \
                case rabbit_vhost:exists(V) of true -> rabbit_vhost:delete(V, {}); false -> ok end \
              end, {}).",
@@ -227,11 +233,22 @@ impl RabbitMq {
         ))
     }
 
-    /// Has the server evaluate an Erlang expression that is to return `ok`.
-    pub(super) fn eval(&self, expression: &str) -> Result<()> {
-        let answer = self.ctl(&["eval", expression])?;
-        if answer.trim() != "ok" {
-            bail!("rabbitmqctl eval answered `{}`", answer.trim());
+    /// Has the server evaluate Erlang expressions, with a full stop at their end, and returns the value of the
+    /// last one as `erl_call` prints it, with a space after each comma. It takes a hundredth of the time that
+    /// `rabbitmqctl eval` takes, which starts an Erlang VM.
+    ///
+    /// # Errors
+    /// When the server does not answer, or the expressions fail, with what it said.
+    pub fn eval(&self, expressions: &str) -> Result<String> {
+        let erl_call = self.prepared(self.account.command(&self.erl_call));
+        evaluate(erl_call, &self.erlang_name, expressions)
+    }
+
+    /// The same for what is to return `ok`.
+    fn eval_to_ok(&self, expressions: &str) -> Result<()> {
+        let value = self.eval(expressions)?;
+        if value != "ok" {
+            bail!("RabbitMQ answered `{value}` to `{expressions}`");
         }
         Ok(())
     }

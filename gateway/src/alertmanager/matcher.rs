@@ -16,12 +16,12 @@ pub(crate) type Groups<'a> = BTreeMap<&'a str, &'a str>;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Matcher {
     label: String,
-    condition: Condition,
+    comparison: Comparison,
 }
 
 /// What the label's value must be.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Condition {
+enum Comparison {
     Equal(String),
     NotEqual(String),
     Matching(Expression),
@@ -46,7 +46,7 @@ impl Eq for Expression {}
 impl Matcher {
     /// The matcher for one value.
     pub(crate) fn equal(label: &str, value: &str) -> Self {
-        Self { label: label.to_owned(), condition: Condition::Equal(value.to_owned()) }
+        Self { label: label.to_owned(), comparison: Comparison::Equal(value.to_owned()) }
     }
 
     /// The label.
@@ -56,43 +56,43 @@ impl Matcher {
 
     /// The only value that it admits, if it is for one value.
     pub(crate) fn value(&self) -> Option<&str> {
-        match &self.condition {
-            Condition::Equal(value) => Some(value),
-            Condition::NotEqual(_) | Condition::Matching(_) | Condition::NotMatching(_) => None,
+        match &self.comparison {
+            Comparison::Equal(value) => Some(value),
+            Comparison::NotEqual(_) | Comparison::Matching(_) | Comparison::NotMatching(_) => None,
         }
     }
 
     /// The expression that values must match as it is written, if it has one.
     pub(crate) fn expression(&self) -> Option<&str> {
-        match &self.condition {
-            Condition::Matching(expression) => Some(&expression.written),
-            Condition::Equal(_) | Condition::NotEqual(_) | Condition::NotMatching(_) => None,
+        match &self.comparison {
+            Comparison::Matching(expression) => Some(&expression.written),
+            Comparison::Equal(_) | Comparison::NotEqual(_) | Comparison::NotMatching(_) => None,
         }
     }
 
     /// The names of the groups that it gives a value.
     pub(crate) fn groups(&self) -> impl Iterator<Item = &str> {
-        let compiled = match &self.condition {
-            Condition::Matching(expression) => Some(&expression.compiled),
-            Condition::Equal(_) | Condition::NotEqual(_) | Condition::NotMatching(_) => None,
+        let compiled = match &self.comparison {
+            Comparison::Matching(expression) => Some(&expression.compiled),
+            Comparison::Equal(_) | Comparison::NotEqual(_) | Comparison::NotMatching(_) => None,
         };
         compiled.into_iter().flat_map(Regex::capture_names).flatten()
     }
 
     /// Whether it admits this value of its label.
     pub(crate) fn admits(&self, value: &str) -> bool {
-        match &self.condition {
-            Condition::Equal(wanted) => value == wanted,
-            Condition::NotEqual(unwanted) => value != unwanted,
-            Condition::Matching(expression) => expression.compiled.is_match(value),
-            Condition::NotMatching(expression) => !expression.compiled.is_match(value),
+        match &self.comparison {
+            Comparison::Equal(wanted) => value == wanted,
+            Comparison::NotEqual(unwanted) => value != unwanted,
+            Comparison::Matching(expression) => expression.compiled.is_match(value),
+            Comparison::NotMatching(expression) => !expression.compiled.is_match(value),
         }
     }
 
     /// Whether it matches an alert with these labels; adds what its groups matched.
     pub(crate) fn matches<'a>(&'a self, labels: &'a Labels, groups: &mut Groups<'a>) -> bool {
         let value = labels.get(&self.label).map_or("", String::as_str);
-        let Condition::Matching(Expression { compiled, .. }) = &self.condition else {
+        let Comparison::Matching(Expression { compiled, .. }) = &self.comparison else {
             return self.admits(value);
         };
         let Some(captures) = compiled.captures(value) else { return false };
@@ -156,21 +156,21 @@ fn one(rest: &mut Peekable<Chars<'_>>) -> Result<Matcher, String> {
     };
     skip_spaces(rest);
     let value = value(rest)?;
-    let condition = match (is_equal, has_expression) {
-        (true, false) => Condition::Equal(value),
-        (false, false) => Condition::NotEqual(value),
+    let comparison = match (is_equal, has_expression) {
+        (true, false) => Comparison::Equal(value),
+        (false, false) => Comparison::NotEqual(value),
         (is_equal, true) => {
             let compiled = expression::compile(&value)
                 .map_err(|problem| format!("the expression `{value}` can't be used: {problem}"))?;
             let expression = Expression { written: value, compiled };
             if is_equal {
-                Condition::Matching(expression)
+                Comparison::Matching(expression)
             } else {
-                Condition::NotMatching(expression)
+                Comparison::NotMatching(expression)
             }
         }
     };
-    Ok(Matcher { label, condition })
+    Ok(Matcher { label, comparison })
 }
 
 fn label(rest: &mut Peekable<Chars<'_>>) -> Result<String, String> {
@@ -251,11 +251,11 @@ impl fmt::Display for Matcher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let is_plain = !self.label.contains(|c: char| c.is_whitespace() || RESERVED.contains(&c));
         let label = if is_plain { self.label.clone() } else { quote(&self.label) };
-        let (operator, value) = match &self.condition {
-            Condition::Equal(value) => ("=", value),
-            Condition::NotEqual(value) => ("!=", value),
-            Condition::Matching(expression) => ("=~", &expression.written),
-            Condition::NotMatching(expression) => ("!~", &expression.written),
+        let (operator, value) = match &self.comparison {
+            Comparison::Equal(value) => ("=", value),
+            Comparison::NotEqual(value) => ("!=", value),
+            Comparison::Matching(expression) => ("=~", &expression.written),
+            Comparison::NotMatching(expression) => ("!~", &expression.written),
         };
         write!(f, "{label}{operator}{}", quote(value))
     }

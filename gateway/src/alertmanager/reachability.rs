@@ -12,7 +12,7 @@ use super::{
     expression::NamedGroup,
     mapping::{Action, ImpactOf, Mapping, Rule, ToUpdate},
     matcher::Matcher,
-    template::{Part, Source, Template},
+    template::{Placeholder, Template, TemplatePart},
 };
 
 /// What a mapping does not reach.
@@ -79,12 +79,12 @@ struct Reaching<'a> {
 
 /// The texts that a template can be.
 struct Pattern<'a> {
-    sources: Vec<&'a Source>,
+    placeholders: Vec<&'a Placeholder>,
     texts: Regex,
 }
 
 /// The values that an alert must have to be about a component.
-type Values<'a> = BTreeMap<&'a Source, &'a str>;
+type Values<'a> = BTreeMap<&'a Placeholder, &'a str>;
 
 impl<'a> Reaching<'a> {
     /// None for a rule that passes its alerts over.
@@ -136,39 +136,42 @@ impl<'a> Reaching<'a> {
     fn fits(&self, pattern: &Pattern<'a>, text: &'a str, values: &mut Values<'a>) -> bool {
         let Some(captures) = pattern.texts.captures(text) else { return false };
         // Of several values in one text, it is not known where one ends and the next begins.
-        let ([source], Some(value)) = (pattern.sources.as_slice(), captures.get(1)) else {
+        let ([placeholder], Some(value)) = (pattern.placeholders.as_slice(), captures.get(1))
+        else {
             return true;
         };
         let value = value.as_str();
-        if values.get(source).is_some_and(|known| *known != value) || !self.admits(source, value) {
+        if values.get(placeholder).is_some_and(|known| *known != value)
+            || !self.admits(placeholder, value)
+        {
             return false;
         }
-        values.insert(source, value);
+        values.insert(placeholder, value);
         true
     }
 
     /// Whether an alert that the rule matches can have this value.
-    fn admits(&self, source: &Source, value: &str) -> bool {
-        match source {
-            Source::Label(label) => self.of_label(label).all(|matcher| matcher.admits(value)),
-            Source::Group(name) => {
+    fn admits(&self, placeholder: &Placeholder, value: &str) -> bool {
+        match placeholder {
+            Placeholder::Label(label) => self.of_label(label).all(|matcher| matcher.admits(value)),
+            Placeholder::Group(name) => {
                 self.groups.get(name.as_str()).is_none_or(|group| group.values.is_match(value))
             }
-            Source::Annotation(_) => true,
+            Placeholder::Annotation(_) => true,
         }
     }
 
     /// Whether an alert can lack a value that a template needs.
     fn may_be_left_out(&self, pattern: &Pattern<'a>, values: &Values<'a>) -> bool {
-        pattern.sources.iter().filter(|source| !values.contains_key(**source)).any(|source| {
-            match source {
-                Source::Label(label) => self.of_label(label).all(|matcher| matcher.admits("")),
-                Source::Group(name) => {
+        pattern.placeholders.iter().filter(|placeholder| !values.contains_key(**placeholder)).any(
+            |placeholder| match placeholder {
+                Placeholder::Label(label) => self.of_label(label).all(|matcher| matcher.admits("")),
+                Placeholder::Group(name) => {
                     self.groups.get(name.as_str()).is_none_or(|group| group.is_optional)
                 }
-                Source::Annotation(_) => true,
-            }
-        })
+                Placeholder::Annotation(_) => true,
+            },
+        )
     }
 
     fn of_label(&self, label: &str) -> impl Iterator<Item = &Matcher> {
@@ -180,11 +183,11 @@ impl<'a> Pattern<'a> {
     /// None if it is too large for an expression.
     fn of(template: &'a Template) -> Option<Self> {
         let parts = template.parts.iter().map(|part| match part {
-            Part::Text(text) => regex::escape(text),
-            Part::Value(_) => "(.+)".to_owned(),
+            TemplatePart::Text(text) => regex::escape(text),
+            TemplatePart::Value(_) => "(.+)".to_owned(),
         });
         let texts = Regex::new(&format!("(?s)^{}$", parts.collect::<String>())).ok()?;
-        Some(Self { sources: template.sources().collect(), texts })
+        Some(Self { placeholders: template.placeholders().collect(), texts })
     }
 }
 

@@ -5,21 +5,21 @@ use super::{alert::Alert, matcher::Groups};
 /// A text, or parts of one between values of an alert.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Template {
-    pub(super) parts: Vec<Part>,
+    pub(super) parts: Vec<TemplatePart>,
 }
 
 /// A part of a template.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Part {
+pub(super) enum TemplatePart {
     /// What stands there.
     Text(String),
     /// What the alert has.
-    Value(Source),
+    Value(Placeholder),
 }
 
 /// Where a value comes from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Source {
+pub(super) enum Placeholder {
     /// A label of the alert.
     Label(String),
     /// An annotation of the alert.
@@ -55,13 +55,13 @@ impl Template {
                 .split_once("}}")
                 .ok_or_else(|| format!("`{text}` has a `{{{{` without its `}}}}`"))?;
             if !before.is_empty() {
-                parts.push(Part::Text(before.to_owned()));
+                parts.push(TemplatePart::Text(before.to_owned()));
             }
-            parts.push(Part::Value(Source::parse(name.trim(), groups)?));
+            parts.push(TemplatePart::Value(Placeholder::parse(name.trim(), groups)?));
             rest = after;
         }
         if !rest.is_empty() {
-            parts.push(Part::Text(rest.to_owned()));
+            parts.push(TemplatePart::Text(rest.to_owned()));
         }
         Ok(Self { parts })
     }
@@ -70,16 +70,16 @@ impl Template {
     pub(super) fn constant(&self) -> Option<&str> {
         match self.parts.as_slice() {
             [] => Some(""),
-            [Part::Text(text)] => Some(text),
+            [TemplatePart::Text(text)] => Some(text),
             _ => None,
         }
     }
 
     /// The values that it needs.
-    pub(super) fn sources(&self) -> impl Iterator<Item = &Source> {
+    pub(super) fn placeholders(&self) -> impl Iterator<Item = &Placeholder> {
         self.parts.iter().filter_map(|part| match part {
-            Part::Text(_) => None,
-            Part::Value(source) => Some(source),
+            TemplatePart::Text(_) => None,
+            TemplatePart::Value(placeholder) => Some(placeholder),
         })
     }
 
@@ -91,9 +91,9 @@ impl Template {
         let mut text = String::new();
         for part in &self.parts {
             text.push_str(match part {
-                Part::Text(text) => text,
-                Part::Value(source) => {
-                    source.value(alert, groups).ok_or_else(|| source.missing())?
+                TemplatePart::Text(text) => text,
+                TemplatePart::Value(placeholder) => {
+                    placeholder.value(alert, groups).ok_or_else(|| placeholder.missing())?
                 }
             });
         }
@@ -103,14 +103,16 @@ impl Template {
     /// With the values of an alert, and nothing in the place of those that it lacks.
     pub(super) fn fill_what_is_there(&self, alert: &Alert, groups: &Groups<'_>) -> String {
         let parts = self.parts.iter().map(|part| match part {
-            Part::Text(text) => text,
-            Part::Value(source) => source.value(alert, groups).unwrap_or_default(),
+            TemplatePart::Text(text) => text,
+            TemplatePart::Value(placeholder) => {
+                placeholder.value(alert, groups).unwrap_or_default()
+            }
         });
         parts.collect()
     }
 }
 
-impl Source {
+impl Placeholder {
     fn parse(name: &str, groups: &[&str]) -> Result<Self, String> {
         let is_plain = |name: &str| {
             let mut characters = name.chars();

@@ -4,8 +4,8 @@ use axum::http::{HeaderMap, StatusCode, header};
 
 use crate::{
     http::{
+        body_headers::{is_json, is_uncoded},
         error::ApiError,
-        json_body::{is_json, is_uncoded},
     },
     stop::Stop,
 };

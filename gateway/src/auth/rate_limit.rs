@@ -28,12 +28,20 @@ impl RateLimit {
     /// Counts one update of this token, unless the limit is reached; the token can send the next one
     /// within a second then.
     pub(crate) fn take(&self, token: &str, now: Instant) -> bool {
-        self.take_together(token, 1, now)
+        self.take_together(token, 1, now).is_ok()
     }
 
     /// Counts updates that must be taken together, unless the limit is reached. If they are more than a second's
     /// worth, the token can send the next one when their time has passed: otherwise they could never be taken.
-    pub(crate) fn take_together(&self, token: &str, count: u32, now: Instant) -> bool {
+    ///
+    /// # Errors
+    /// If the limit is reached: when the token can send again.
+    pub(crate) fn take_together(
+        &self,
+        token: &str,
+        count: u32,
+        now: Instant,
+    ) -> Result<(), Instant> {
         let key = Sha256::digest(token.as_bytes()).into();
         let mut taken = self.taken.lock();
         if taken.len() >= KEPT && !taken.contains_key(&key) {
@@ -45,11 +53,11 @@ impl RateLimit {
         }
         let until = taken.entry(key).or_insert(now);
         let begin = (*until).max(now);
-        let may = begin + self.interval <= now + BURST;
-        if may {
-            *until = begin + self.interval * count;
+        if begin + self.interval > now + BURST {
+            return Err(begin + self.interval - BURST);
         }
-        may
+        *until = begin + self.interval * count;
+        Ok(())
     }
 }
 
@@ -78,14 +86,16 @@ mod tests {
     fn what_is_more_than_a_seconds_worth_is_taken_together_and_paid_off() {
         let (limit, begin) = (limit(10), Instant::now());
         let at = |millis| begin + Duration::from_millis(millis);
-        assert!(limit.take_together("a", 25, begin));
-        for (millis, may) in [(0, false), (1_599, false), (1_600, true), (1_600, false)] {
-            assert_eq!(limit.take_together("a", 1, at(millis)), may, "{millis}");
+        assert_eq!(limit.take_together("a", 25, begin), Ok(()));
+        let then = Err(at(1_600));
+        for (millis, taken) in [(0, then), (1_599, then), (1_600, Ok(())), (1_600, Err(at(1_700)))]
+        {
+            assert_eq!(limit.take_together("a", 1, at(millis)), taken, "{millis}");
         }
         // One that may still be sent is enough for the next ones.
-        assert!(limit.take_together("b", 9, begin) && limit.take_together("b", 9, begin));
+        assert_eq!([9, 9].map(|count| limit.take_together("b", count, begin)), [Ok(()); 2]);
         assert!(!limit.take("b", begin));
-        assert!(limit.take_together("c", 0, begin));
+        assert_eq!(limit.take_together("c", 0, begin), Ok(()));
     }
 
     #[test]

@@ -16,15 +16,15 @@ use shared::{
 };
 
 use crate::{
-    alert_mapping,
     alertmanager::{
         alert::{Alert, AlertState, BadAlert, Labels},
-        body::Alerts,
         mapping::{Mapped, Mapping, PassedOver, named},
         matcher,
+        payload::Alerts,
         reachability::{self, Unreached, Useless},
     },
     config::Config,
+    loaded_mapping,
     store::catalogue,
 };
 
@@ -90,7 +90,7 @@ pub async fn run(command: MappingCommand, settings: &Settings) -> Result<String>
 /// The mapping of a file, or the default one where none is named.
 fn read(file: Option<PathBuf>, settings: &Settings) -> Result<Mapping> {
     let file = file.or_else(|| Config::alert_mapping(settings));
-    Ok(alert_mapping::read(file.as_deref())?)
+    Ok(loaded_mapping::read(file.as_deref())?)
 }
 
 fn content(path: &Path) -> Result<String> {

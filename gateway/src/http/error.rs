@@ -43,7 +43,7 @@ pub(crate) fn with_body(answer: Response, body: impl IntoResponse) -> Response {
     "message": "Some fields can't be used: see `errors`",
     "errors": { "json": { "impact": ["Missing data for required field."] } },
 }))]
-pub(crate) struct Body<'a> {
+pub(crate) struct ErrorJson<'a> {
     /// The HTTP status of the answer.
     code: u16,
     /// The standard name of the status.
@@ -78,6 +78,11 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, message).with(header::RETRY_AFTER, RETRY_AFTER)
     }
 
+    /// 503 because the database did not answer.
+    pub(crate) fn no_database() -> Self {
+        Self::unavailable("The database can't be read now; try again")
+    }
+
     /// 503 for updates that were not queued, because the gateway stops.
     pub(crate) fn stopping() -> Self {
         Self::unavailable("The gateway is stopping; nothing was queued, try again")
@@ -109,13 +114,13 @@ impl From<sqlx::Error> for ApiError {
     fn from(error: sqlx::Error) -> Self {
         let reason = chain(&error);
         throttled!(warn, &reason, reason, "the database did not answer a request");
-        Self::unavailable("The database can't be read now; try again")
+        Self::no_database()
     }
 }
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let body = Body {
+        let body = ErrorJson {
             code: self.status.as_u16(),
             status: self.status.canonical_reason().unwrap_or("Error"),
             message: &self.message,

@@ -92,30 +92,30 @@ fn seconds(text: &str) -> Option<u64> {
 /// The preferences of one header, each a name in lower case with its value, empty without one. Their
 /// parameters are left out. A malformed part ends the list.
 fn preferences(header: &[u8]) -> Vec<(String, String)> {
-    let mut reader = Reader { rest: header };
+    let mut parser = Parser { rest: header };
     let mut preferences = Vec::new();
     loop {
-        while reader.skips(b',') {}
-        let Some(preference) = reader.pair() else { return preferences };
-        while reader.skips(b';') {
+        while parser.skips(b',') {}
+        let Some(preference) = parser.pair() else { return preferences };
+        while parser.skips(b';') {
             // There may be none after it.
-            let is_none = matches!(reader.rest, [] | [b';' | b',', ..]);
-            if !is_none && reader.pair().is_none() {
+            let is_none = matches!(parser.rest, [] | [b';' | b',', ..]);
+            if !is_none && parser.pair().is_none() {
                 return preferences;
             }
         }
         preferences.push(preference);
-        if !reader.skips(b',') {
+        if !parser.skips(b',') {
             return preferences;
         }
     }
 }
 
-struct Reader<'a> {
+struct Parser<'a> {
     rest: &'a [u8],
 }
 
-impl Reader<'_> {
+impl Parser<'_> {
     /// Skips white space, and this byte if it is next, with the white space after it.
     fn skips(&mut self, byte: u8) -> bool {
         self.rest = self.rest.trim_ascii_start();

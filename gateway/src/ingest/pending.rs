@@ -20,10 +20,13 @@ use tokio::{
 };
 
 use super::circuit_breaker::CircuitBreaker;
-use crate::store::{
-    incidents::{self, Shown},
-    pools::Pool,
-    version::{DependsOn, Version, Versions},
+use crate::{
+    store::{
+        incidents,
+        pools::Pool,
+        version::{DependsOn, Version, VersionUnreadable, Versions},
+    },
+    view::incident_json::ShownIncident,
 };
 
 /// Time for reading the incidents of a batch.
@@ -37,7 +40,7 @@ const KEPT: usize = 64;
 pub(crate) struct ArrivedVerdict {
     pub(crate) verdict: Verdict,
     /// The incident as it is now. None if the verdict names none, or it can't be read.
-    pub(crate) incident: Option<Arc<Shown>>,
+    pub(crate) incident: Option<Arc<ShownIncident>>,
 }
 
 /// The requests waiting for an outcome, by the id of their update.
@@ -46,7 +49,7 @@ pub(crate) struct PendingRequests {
     versions: Versions,
     state: Mutex<PendingState>,
     /// The incidents read recently, with the version at which they were read.
-    incidents: Mutex<HashMap<IncidentId, (Version, Arc<Shown>)>>,
+    incidents: Mutex<HashMap<IncidentId, (Version, Arc<ShownIncident>)>>,
 }
 
 #[derive(Default)]
@@ -170,7 +173,7 @@ impl PendingRequests {
     pub(crate) async fn shown(
         &self,
         ids: &BTreeSet<IncidentId>,
-    ) -> HashMap<IncidentId, Arc<Shown>> {
+    ) -> HashMap<IncidentId, Arc<ShownIncident>> {
         if ids.is_empty() {
             return HashMap::new();
         }
@@ -188,10 +191,10 @@ impl PendingRequests {
     async fn incidents(
         &self,
         ids: &BTreeSet<IncidentId>,
-    ) -> Result<HashMap<IncidentId, Arc<Shown>>, sqlx::Error> {
+    ) -> Result<HashMap<IncidentId, Arc<ShownIncident>>, sqlx::Error> {
         // Read before the incidents: a cached incident may be newer than its version, and is then read
         // again.
-        let unread = |_| sqlx::Error::Protocol("the version of the lists can't be read".to_owned());
+        let unread = |error: VersionUnreadable| sqlx::Error::Protocol(error.to_string());
         let version = self.versions.now(DependsOn::Rows).await.map_err(unread)?;
         let mut incidents = HashMap::new();
         {
@@ -213,7 +216,7 @@ impl PendingRequests {
             kept.clear();
         }
         for (id, incident) in read {
-            let shown = Arc::new(Shown::new(incident));
+            let shown = Arc::new(ShownIncident::new(incident));
             kept.insert(id, (version, shown.clone()));
             incidents.insert(id, shown);
         }

@@ -8,21 +8,21 @@
 //! What a closed link has sent may still be unread in a socket: while RabbitMQ is short of memory, it
 //! stops reading, possibly for minutes. So that such updates are not queued later, each link publishes
 //! through its own exchange ([`exchange`]), which is deleted before the next link is used. While a node of
-//! a cluster stalls, no exchange can be declared or deleted: the next link was opened ahead then ([`standby`]),
+//! a cluster stalls, no exchange can be declared or deleted: the next link was opened ahead then ([`second_link`]),
 //! and the deletion goes on meanwhile.
 
 mod broker_state;
 mod channels;
 mod closing;
 mod confirms;
+mod envelope_limits;
 mod exchange;
-mod fruitless;
 mod lane;
-mod limits;
 mod link;
 mod link_shared;
+mod node_progress;
 mod outgoing;
-mod standby;
+mod second_link;
 mod ticket;
 
 use std::{
@@ -58,8 +58,8 @@ use tokio_util::task::AbortOnDropHandle;
 pub(crate) use self::broker_state::{BrokerState, PublishError};
 use self::{
     exchange::{FenceError, Later, LinkExchange, RETRY_PAUSE, delete_all},
-    link::{LOOK_EVERY, Link, LinkError, Opening, PURPOSE, STANDBY},
-    standby::Standby,
+    link::{LOOK_EVERY, Link, LinkError, Opening, PURPOSE, SECOND_PURPOSE},
+    second_link::SecondLink,
     ticket::{Queued, Ticket},
 };
 use super::pending::PendingRequests;
@@ -81,7 +81,7 @@ const COMPLETE_EVERY: Duration = Duration::from_secs(1);
 pub(crate) struct Publisher {
     broker: Broker,
     link: ArcSwapOption<Link>,
-    standby: Arc<Standby>,
+    second: Arc<SecondLink>,
     pending: Arc<PendingRequests>,
     /// Whether there is no link because the topology is being changed.
     changing: AtomicBool,
@@ -90,7 +90,7 @@ pub(crate) struct Publisher {
 impl Publisher {
     pub(crate) fn new(broker: Broker, pending: Arc<PendingRequests>) -> Self {
         let changing = AtomicBool::new(false);
-        Self { broker, link: ArcSwapOption::empty(), standby: Arc::default(), pending, changing }
+        Self { broker, link: ArcSwapOption::empty(), second: Arc::default(), pending, changing }
     }
 
     /// The node of RabbitMQ that is in use, and why others are not.
@@ -191,7 +191,7 @@ impl Publisher {
             let linked = match now.phase {
                 Phase::Open => self.next_link(&with, now.topology, &later).await,
                 Phase::Draining | Phase::Closed => {
-                    self.standby.discard(&later);
+                    self.second.discard(&later);
                     Err(LinkError::Changing)
                 }
             };
@@ -206,11 +206,11 @@ impl Publisher {
                     tracing::info!(topology = now.topology.version, host, "connected to RabbitMQ");
                     self.pending.link_replaced();
                     self.link.store(Some(link.clone()));
-                    let standby = self.standby.keep(with.clone(), now.topology, later.clone());
+                    let second = self.second.keep(with.clone(), now.topology, later.clone());
                     self.watch(&link, &database, &mut recorded).await;
                     self.give_up(&link, &later).await;
-                    drop(standby);
-                    if self.standby.is_ready() {
+                    drop(second);
+                    if self.second.is_ready() {
                         continue;
                     }
                 }
@@ -233,9 +233,9 @@ impl Publisher {
         topology: Topology,
         later: &Later,
     ) -> Result<Arc<Link>, LinkError> {
-        match self.standby.take() {
+        match self.second.take() {
             Some(ahead) if ahead.is_alive() && ahead.topology == topology => {
-                self.broker.reuse(STANDBY, PURPOSE);
+                self.broker.reuse(SECOND_PURPOSE, PURPOSE);
                 return Ok(ahead);
             }
             Some(ahead) => later.delete(&ahead.exchange),
@@ -247,7 +247,7 @@ impl Publisher {
     /// Closes the links and deletes their exchanges.
     pub(crate) async fn close(&self) {
         // Between two links there may be the second one alone. The last one is deleted first.
-        let links = self.standby.take().into_iter().chain(self.link.swap(None));
+        let links = self.second.take().into_iter().chain(self.link.swap(None));
         let mut exchanges: Vec<LinkExchange> = links.map(|link| link.exchange.clone()).collect();
         if exchanges.is_empty() {
             return;
@@ -267,7 +267,7 @@ impl Publisher {
         recorded: &mut watch::Receiver<Recorded>,
     ) {
         let expected = Recorded { topology: link.topology, phase: Phase::Open };
-        let mut blocked = false;
+        let (mut blocked, mut reason) = (false, None);
         let mut completing: Option<(Instant, AbortOnDropHandle<()>)> = None;
         while link.is_alive() {
             match (std::mem::replace(&mut blocked, link.is_blocked()), blocked) {
@@ -287,9 +287,10 @@ impl Publisher {
                 completing.is_finished() && began.elapsed() > COMPLETE_EVERY
             });
             if let Some(partition) = link.silent_partition()
-                && self.standby.takes(partition).await
+                && self.second.takes(partition).await
             {
                 link.failed.store(true, Ordering::Relaxed);
+                reason = Some("it took no updates, and another node did");
                 break;
             }
             if link.is_incomplete() && is_due {
@@ -299,7 +300,7 @@ impl Publisher {
             sleep(LOOK_EVERY).await;
         }
         let host = self.servers().server;
-        let reason = link.why_failed();
+        let reason = reason.unwrap_or_else(|| link.why_failed());
         tracing::warn!(host, reason, "the connection to RabbitMQ is given up");
         self.broker.lost(PURPOSE, reason);
     }

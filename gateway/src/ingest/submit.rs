@@ -5,10 +5,12 @@
 mod limits;
 mod resolve;
 mod status_update;
+mod terms;
 
 pub(crate) use self::{
     resolve::{Unresolved, unknown_id},
     status_update::{ComponentRef, StatusUpdate},
+    terms::Terms,
 };
 
 use std::{sync::Arc, time::Duration};
@@ -40,14 +42,11 @@ use crate::{
     auth::rate_limit::RateLimit,
     http::{error::ApiError, prefer::Preference, receipt},
     stop::Stop,
-    store::{
-        catalogue::CatalogueCopy, clock::DatabaseClock, incidents::Shown, pools::Pool,
-        receipts::UpdateState,
-    },
+    store::{catalogue::CatalogueCopy, clock::DatabaseClock, pools::Pool},
+    view::{incident_json::ShownIncident, update_state::UpdateState},
 };
 
-/// Time for queries needed by one of several updates: an unknown component, or a text that some encodings
-/// lack. Less than half of the default wait.
+/// Time to look up the unknown component of one of several updates. Less than half of the default wait.
 const RESOLVE_LIMIT: Duration = Duration::from_millis(400);
 
 /// What became of an update by the end of its request, as far as its answer goes: the same for every endpoint.
@@ -71,7 +70,7 @@ pub(crate) struct Decided {
     pub(crate) condition: Condition,
     pub(crate) reason: Reason,
     /// The incident that holds or covers the component, or that it left, as it was read after the update.
-    pub(crate) incident: Option<Arc<Shown>>,
+    pub(crate) incident: Option<Arc<ShownIncident>>,
     /// As it stood right after the update; none when the update was decided before.
     pub(crate) snapshot: Option<IncidentSnapshot>,
     pub(crate) received_at: Timestamp,
@@ -119,7 +118,7 @@ impl<'a> Intake<'a> {
         deadline: Instant,
     ) -> Vec<Submitted> {
         let (mut messages, mut refused) = (Vec::new(), Vec::new());
-        for resolved in self.resolve(updates, subject, deadline).await {
+        for resolved in self.resolve(updates, &Terms::of_updates(subject, deadline)).await {
             refused.push(match resolved {
                 Ok(message) => {
                     messages.push(message);
@@ -148,7 +147,7 @@ impl<'a> Intake<'a> {
         deadline: Instant,
     ) -> Result<Vec<Submitted>, ApiError> {
         let updates = updates.into_iter().map(Ok).collect();
-        let resolved = self.resolve(updates, subject, deadline).await;
+        let resolved = self.resolve(updates, &Terms::of_updates(subject, deadline)).await;
         let messages = resolved.into_iter().collect::<Result<_, _>>()?;
         Ok(self.deliver(messages, preference, deadline).await)
     }
@@ -157,18 +156,17 @@ impl<'a> Intake<'a> {
     pub(crate) async fn resolve(
         &self,
         updates: Vec<Result<StatusUpdate, ApiError>>,
-        subject: &str,
-        deadline: Instant,
+        terms: &Terms<'_>,
     ) -> Vec<Result<UpdateMessage, Unresolved>> {
-        let count = updates.len();
+        let (count, deadline) = (updates.len(), terms.deadline);
         // Once for all: the publisher takes none of them if it is lowered meanwhile.
-        let wire = self.publisher.wire();
+        let wire = if terms.is_dry_run { None } else { self.publisher.wire() };
         // Updates of one component keep their order, so all wait until the last one is resolved. The
         // limit leaves time to publish them.
         let by = if count > 1 { deadline.min(Instant::now() + RESOLVE_LIMIT) } else { deadline };
         // Concurrently: updates with unknown components share one reading of the catalogue.
         let message = async |update| match update {
-            Ok(update) => self.message(update, subject, wire, by).await,
+            Ok(update) => self.message(update, terms, wire, by).await,
             Err(error) => Err(Unresolved::Refused(error)),
         };
         let resolving = join_all(updates.into_iter().map(message));

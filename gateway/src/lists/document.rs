@@ -8,7 +8,9 @@ use axum::{
 };
 use sqlx::PgConnection;
 
-use super::{Asked, DependsOn, ListError, ListKind, ListWriter, Lists, serve};
+use super::{
+    Asked, DependsOn, ListError, ListKind, ListWriter, Lists, serve_by, writer::write_list,
+};
 use crate::{
     http::{error::ApiError, reader::Reader},
     store::snapshot::Snapshot,
@@ -29,11 +31,17 @@ pub(crate) trait Document: Send + 'static {
         false
     }
 
-    /// Writes it.
+    /// Whether clients can ask for any number of different ones. Without an address that is set, that is so for all
+    /// that have addresses: each `Host` has its own.
+    fn is_one_of_many(&self) -> bool {
+        self.has_addresses()
+    }
+
+    /// Writes it. What grows with the catalogue is passed on piece by piece.
     fn write(
         self,
         state: &mut Snapshot<'_>,
-        out: &mut Vec<u8>,
+        writer: &mut ListWriter,
     ) -> impl Future<Output = Result<(), ListError>> + Send;
 }
 
@@ -49,8 +57,13 @@ pub(crate) async fn serve_document<D: Document>(
     let (list, kind, depends_on) = (document.name(), ListKind::One, D::DEPENDS_ON);
     let has_addresses = document.has_addresses();
     let asked = Asked { reader, list, kind, depends_on };
-    let response =
-        serve(lists, asked, |database, writer| Box::pin(write(database, document, writer))).await?;
+    let (turns, is_one_of_many) = (lists.turns.clone(), document.is_one_of_many());
+    let response = serve_by(lists, asked, |database, writer| async move {
+        let _turn = turns.next(is_one_of_many).await?;
+        write_list(database, writer, |database, writer| Box::pin(write(database, document, writer)))
+            .await
+    })
+    .await?;
     Ok(as_document(response, D::TYPE, has_addresses))
 }
 
@@ -78,7 +91,7 @@ async fn write<D: Document>(
 ) -> Result<ListWriter, ListError> {
     let mut state = Snapshot::begin(database).await?;
     writer.is_of(state.version.of_list(D::DEPENDS_ON))?;
-    document.write(&mut state, writer.buffer()).await?;
+    document.write(&mut state, &mut writer).await?;
     state.end().await?;
     writer.advance().await?;
     Ok(writer)

@@ -7,6 +7,7 @@ pub(crate) mod document;
 pub(crate) mod live;
 mod render;
 mod streamed;
+mod turns;
 mod writer;
 
 use std::{convert::Infallible, future::Future, sync::Arc};
@@ -26,6 +27,7 @@ use self::{
     budget::Budget,
     cache::{Cache, Found, List, Slot, Turn, Written},
     render::{Rendering, render},
+    turns::Turns,
 };
 pub(crate) use crate::store::version::DependsOn;
 use crate::{
@@ -38,7 +40,7 @@ use crate::{
     },
     store::{
         pools::Pool,
-        version::{Version, Versions},
+        version::{Version, VersionUnreadable, Versions},
     },
 };
 
@@ -60,12 +62,15 @@ pub(crate) struct Lists {
     memory: Budget,
     /// One permit for each streamed list.
     streamed: Arc<Semaphore>,
+    /// How many documents are written at once.
+    turns: Arc<Turns>,
 }
 
 impl Lists {
     /// `streamed` is the maximum number of lists streamed at once.
     pub(crate) fn new(database: Pool, versions: Versions, streamed: usize) -> Self {
         Self {
+            turns: Arc::new(Turns::new(database.connections())),
             database,
             versions,
             written: Cache::default(),
@@ -108,6 +113,18 @@ pub(crate) async fn serve(
     asked: Asked<'_>,
     rows: impl WriteRows,
 ) -> Result<Response, ApiError> {
+    serve_by(lists, asked, |database, writer| writer::write_list(database, writer, rows)).await
+}
+
+/// Likewise, with a list that `produce` writes.
+async fn serve_by<P>(
+    lists: &Lists,
+    asked: Asked<'_>,
+    produce: impl FnOnce(Pool, ListWriter) -> P,
+) -> Result<Response, ApiError>
+where
+    P: Future<Output = Result<ListWriter, ListError>> + Send + 'static,
+{
     let Asked { reader: Reader { method, headers, transfer, .. }, kind, .. } = asked;
     let coding = coding(headers);
     let version = lists.versions.now(asked.depends_on).await?;
@@ -132,16 +149,15 @@ pub(crate) async fn serve(
     }
     let reader = (!is_head && !has_any).then_some(transfer);
     let wanted =
-        Request { list: asked.list, depends_on: asked.depends_on, coding, version, reader };
+        ListRequest { list: asked.list, depends_on: asked.depends_on, coding, version, reader };
     let database = lists.database.clone();
-    let produce = |writer| writer::write_list(database, writer, rows);
-    let response = current(lists, wanted, produce).await?;
+    let response = current(lists, wanted, |writer| produce(database, writer)).await?;
     // Only now is it known that the object exists.
     Ok(if has_any { unchanged() } else { response })
 }
 
 /// A list to find in memory or to write.
-struct Request<'a> {
+struct ListRequest<'a> {
     list: String,
     depends_on: DependsOn,
     coding: Coding,
@@ -155,13 +171,13 @@ struct Request<'a> {
 /// a kilobyte to the allocation of every request.
 async fn current<P>(
     lists: &Lists,
-    wanted: Request<'_>,
+    wanted: ListRequest<'_>,
     produce: impl FnOnce(ListWriter) -> P,
 ) -> Result<Response, ApiError>
 where
     P: Future<Output = Result<ListWriter, ListError>> + Send + 'static,
 {
-    let Request { list, depends_on, coding, version, reader } = wanted;
+    let ListRequest { list, depends_on, coding, version, reader } = wanted;
     let slot = lists.written.slot(list, coding);
     let written = match slot.find(version).await? {
         Found::Written(written) => written,
@@ -197,7 +213,8 @@ where
     // Read again, so that the result serves all requests waiting by now: their versions are not later.
     // Read before the rows: if they change meanwhile, the list is newer than its tag, and the next
     // comparison finds another tag.
-    let version = lists.versions.now(depends_on).await.inspect_err(|error| turn.failed(error))?;
+    let version = lists.versions.now(depends_on).await.map_err(ApiError::from);
+    let version = version.inspect_err(|error| turn.failed(error))?;
     let rendering = render(lists, produce, coding).await.inspect_err(|error| {
         // A crowd that follows a dead link is answered from memory, too.
         if depends_on.may_be_old() && error.status() == StatusCode::NOT_FOUND {
@@ -336,4 +353,10 @@ fn with_headers(mut response: Response, etag: HeaderValue, coding: Coding) -> Re
         }
     }
     response
+}
+
+impl From<VersionUnreadable> for ApiError {
+    fn from(_: VersionUnreadable) -> Self {
+        Self::no_database()
+    }
 }

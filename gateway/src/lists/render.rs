@@ -91,7 +91,7 @@ where
     let collected = collect(chunks, &lists.memory, &lists.written);
     timeout(RENDER_LIMIT, collected).await.unwrap_or_else(|_| {
         throttled!(warn, "", "a list ended early: the database takes too long");
-        Err(ApiError::unavailable("The database can't be read now; try again"))
+        Err(ApiError::no_database())
     })
 }
 
@@ -146,9 +146,7 @@ async fn collect(
             Err(ListError::Gone(message)) => {
                 return Err(ApiError::new(StatusCode::NOT_FOUND, message));
             }
-            Err(_) => {
-                return Err(ApiError::unavailable("The database can't be read now; try again"));
-            }
+            Err(_) => return Err(ApiError::no_database()),
         }
     }
     if let Some(share) = &mut share {

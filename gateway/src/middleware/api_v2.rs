@@ -21,7 +21,7 @@ const MAX_AGE: HeaderValue = HeaderValue::from_static("86400");
 /// Why a request was refused.
 #[derive(Serialize, ToSchema)]
 #[schema(as = ErrorV2, example = json!({ "errMsg": "event does not exist" }))]
-pub(crate) struct Body<'a> {
+pub(crate) struct ErrorV2Json<'a> {
     /// What is wrong, for people.
     #[serde(rename = "errMsg")]
     message: &'a str,
@@ -37,7 +37,7 @@ pub(crate) async fn api_v2(request: Request, next: Next) -> Response {
     } else {
         let mut response = next.run(request).await;
         match response.extensions_mut().remove() {
-            Some(Refusal(message)) => with_body(response, Json(Body { message: &message })),
+            Some(Refusal(message)) => with_body(response, Json(ErrorV2Json { message: &message })),
             None => response,
         }
     };

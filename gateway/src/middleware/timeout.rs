@@ -64,7 +64,7 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
-    use crate::{alert_mapping::LoadedMapping, config::Config};
+    use crate::{config::Config, loaded_mapping::LoadedMapping};
 
     /// With unreachable servers.
     fn app() -> Arc<App> {

@@ -1,4 +1,4 @@
-//! A span for each request, if traces are enabled. Its names follow the semantic conventions for HTTP;
+//! A span for each request to an API, if traces are enabled. Its names follow the semantic conventions for HTTP;
 //! those of other spans are in [`shared::traces`].
 
 use axum::{
@@ -14,8 +14,7 @@ use opentelemetry::{
 use opentelemetry_http::HeaderExtractor;
 use shared::traces::{Client, Traces};
 
-use super::api_v2;
-use crate::auth::Auth;
+use crate::{auth::Auth, http::api_path::is_of_api};
 
 /// Serves a request within a span.
 pub(crate) async fn trace_request(
@@ -24,9 +23,8 @@ pub(crate) async fn trace_request(
     request: Request,
     next: Next,
 ) -> Response {
-    // The other paths are polled by monitoring, and are of no interest.
-    let path = request.uri().path();
-    if !path.starts_with("/api/") && !path.starts_with(api_v2::BELOW) {
+    // The others are polled, or are pages and feeds, which nobody follows further.
+    if !is_of_api(request.uri().path()) {
         return next.run(request).await;
     }
     let method = request.method().as_str();

@@ -99,10 +99,10 @@ const CROSS_ORIGIN: [(&str, &str); 4] = [
         health::readyz,
         metrics::get,
     ),
-    components(schemas(error::Body, api_v2::Body)),
+    components(schemas(error::ErrorJson, api_v2::ErrorV2Json)),
     modifiers(&Common),
 )]
-pub(crate) struct Document;
+pub(crate) struct OpenApiDocument;
 
 /// Fills in what many answers have in common.
 struct Common;
@@ -194,7 +194,7 @@ fn never_null(schema: &mut Schema) {
 /// of every header.
 fn complete(status: &str, response: &mut Response, is_v2: bool) {
     if status.starts_with(['4', '5']) && response.content.is_empty() {
-        let name = if is_v2 { api_v2::Body::name() } else { error::Body::name() };
+        let name = if is_v2 { api_v2::ErrorV2Json::name() } else { error::ErrorJson::name() };
         let body = Content::new(Some(Ref::from_schema_name(name)));
         response.content.insert("application/json".to_owned(), body.into());
         let implied = match status {
@@ -221,5 +221,30 @@ fn complete(status: &str, response: &mut Response, is_v2: bool) {
             let meaning = HEADERS.iter().chain(&CROSS_ORIGIN).find(|(known, _)| known == name);
             header.description = meaning.map(|(_, meaning)| (*meaning).to_owned());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::api_path::is_of_api;
+
+    #[test]
+    fn a_path_is_of_an_api_or_polled() {
+        let paths = OpenApiDocument::openapi().paths.paths;
+        let (of_api, polled): (Vec<_>, Vec<_>) = paths.keys().partition(|path| is_of_api(path));
+        assert!(of_api.len() > 10, "{of_api:?}");
+        let known = [
+            "/badge.svg",
+            "/badge/components/{file}",
+            "/feed.atom",
+            "/healthz",
+            "/maintenance.ics",
+            "/metrics",
+            "/readyz",
+            "/rss/",
+        ];
+        assert_eq!(polled, known);
+        assert!(is_of_api("/api") && is_of_api("/v2/nothing") && !is_of_api("/api-docs"));
     }
 }

@@ -13,7 +13,7 @@ use axum::{
 use bytes::Bytes;
 use utoipa::OpenApi;
 
-use super::Document;
+use super::OpenApiDocument;
 use crate::gateway::App;
 
 /// What the page may load: its own script and style, and the document.
@@ -23,7 +23,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
 /// The document, made for the first request for it.
 static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| {
     #[expect(clippy::expect_used, reason = "every request for it shows, and a test asks")]
-    let json = serde_json::to_vec(&Document::openapi()).expect("the document is JSON");
+    let json = serde_json::to_vec(&OpenApiDocument::openapi()).expect("the document is JSON");
     json.into()
 });
 

@@ -18,7 +18,7 @@ use crate::{
     gateway::App,
     http::{error::ApiError, reader::Reader},
     lists::{
-        ListError,
+        ListError, ListWriter,
         document::{Document, serve_document},
     },
     store::{
@@ -52,6 +52,9 @@ pub(super) async fn get(
         let id = id.ok().and_then(|Path(id)| id.parse().ok());
         let id = id.ok_or_else(|| ApiError::new(StatusCode::NOT_FOUND, GONE))?;
         let id = ComponentId(id);
+        if app.catalogue.lacks(id) {
+            return Err(ApiError::new(StatusCode::NOT_FOUND, GONE));
+        }
         serve_document(&app.lists, &reader, ComponentDocument { id, app: app.clone() }).await
     };
     page(&app, answer.await)
@@ -96,13 +99,22 @@ impl Document for ComponentDocument {
         format!("page component {}", self.id)
     }
 
-    async fn write(self, state: &mut Snapshot<'_>, out: &mut Vec<u8>) -> Result<(), ListError> {
+    fn is_one_of_many(&self) -> bool {
+        true
+    }
+
+    async fn write(
+        self,
+        state: &mut Snapshot<'_>,
+        writer: &mut ListWriter,
+    ) -> Result<(), ListError> {
         let Self { id, app } = self;
-        let all = catalogue::read(state).await?;
-        let names = names(&all);
-        let component = *names.get(&id).ok_or(ListError::Gone(GONE))?;
         let impacts = page_events::impacts(state).await?;
         let events = page_events::read(state, Which::Of(id), MOST, None).await?;
+        let ids = with_neighbours(&events, id, state.now);
+        let components = catalogue::read_some(state, &ids).await?;
+        let names = names(&components);
+        let component = *names.get(&id).ok_or(ListError::Gone(GONE))?;
         let months = last_months(state.now, MONTHS);
         let from = months.last().and_then(|month| month.of.begin()).unwrap_or(state.now);
         let intervals = bars::of_component(&mut state.database, id, (from, state.now)).await?;
@@ -112,11 +124,15 @@ impl Document for ComponentDocument {
         let month = |(month, bar): (&MonthSoFar, _)| {
             let Bar { days, uptime }: &Bar = bar;
             let name = month.of.text();
-            MonthView { days: Days { caption: name.clone(), days }, name, uptime: percent(*uptime) }
+            MonthView {
+                days: Days { caption: name.clone(), days: days.into() },
+                name,
+                uptime: percent(*uptime),
+            }
         };
         let lengths: BTreeSet<usize> = bars.iter().map(|bar| bar.days.len()).collect();
         let level = Level::of_worst(impacts.get(&id).copied());
-        let frame = Frame::new(&app.pages, state, &all, None);
+        let frame = Frame::new(&app.pages, state);
         let (active, earlier) = now_and_earlier(&events, id, (&names, &frame.base, state.now));
         let page = ComponentPage {
             id: id.0,
@@ -132,12 +148,23 @@ impl Document for ComponentDocument {
             uptime_word: Level::of(impact).word(),
             frame,
         };
-        page.write_into(out)?;
+        page.write_into(writer.buffer())?;
         Ok(())
     }
 }
 
-/// What the component is in now, and all else: an incident may go on without it.
+/// Whether the component is in it now: an incident may go on without it.
+fn is_now(event: &PageEvent, id: ComponentId, now: Timestamp) -> bool {
+    event.event.is_running(now) && event.event.components.contains(&id)
+}
+
+/// The components that are named: it, and those that are in the same incidents now.
+fn with_neighbours(events: &[PageEvent], id: ComponentId, now: Timestamp) -> Vec<ComponentId> {
+    let active = events.iter().filter(|event| is_now(event, id, now));
+    active.flat_map(|event| event.event.components.iter().copied()).chain([id]).collect()
+}
+
+/// What the component is in now, and all else.
 fn now_and_earlier(
     events: &[PageEvent],
     id: ComponentId,
@@ -145,11 +172,10 @@ fn now_and_earlier(
 ) -> (Vec<EventView>, Vec<EventView>) {
     let (mut active, mut earlier) = (Vec::new(), Vec::new());
     for event in events {
-        let line = EventView::line(event, now);
-        if line.is_running && event.event.components.contains(&id) {
+        if is_now(event, id, now) {
             active.push(EventView::new(event, names, base, now));
         } else {
-            earlier.push(line);
+            earlier.push(EventView::line(event, now));
         }
     }
     (active, earlier)

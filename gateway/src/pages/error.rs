@@ -13,7 +13,10 @@ use super::frame::POLICY;
 use crate::{
     config::PageConfig,
     gateway::App,
-    http::error::{ApiError, with_body},
+    http::{
+        api_path::is_of_api,
+        error::{ApiError, with_body},
+    },
 };
 
 #[derive(Template)]
@@ -41,8 +44,7 @@ pub(crate) async fn nothing(State(app): State<Arc<App>>, uri: Uri, headers: Head
     let error = ApiError::new(StatusCode::NOT_FOUND, "There is nothing at this path");
     let accepts = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
     let is_person = accepts.is_some_and(|types| types.contains("text/html"));
-    let is_of_api = ["/api", "/v2"].iter().any(|path| uri.path().starts_with(path));
-    if app.pages.are_served && is_person && !is_of_api {
+    if app.pages.are_served && is_person && !is_of_api(uri.path()) {
         page(&app, Err(error))
     } else {
         error.into_response()

@@ -6,7 +6,10 @@ use crate::{
     config::PageConfig,
     lists::DependsOn,
     store::snapshot::Snapshot,
-    view::{catalogue::regions, html::Time},
+    view::{
+        catalogue::{AskedRegion, regions},
+        html::Time,
+    },
 };
 
 /// What a page may load: its own style, script and pictures, and events. Nothing is inline.
@@ -22,6 +25,7 @@ pub(crate) struct Frame {
     /// The version of the lists, as events have it.
     pub(crate) version: String,
     pub(crate) as_of: Time,
+    /// The regions to choose from.
     pub(crate) regions: Vec<Region>,
     /// The query of the region that is shown; empty for all.
     pub(crate) query: String,
@@ -36,23 +40,27 @@ pub(crate) struct Region {
 }
 
 impl Frame {
-    pub(super) fn new(
-        pages: &PageConfig,
-        state: &Snapshot<'_>,
-        components: &[Component],
-        shown: Option<&str>,
-    ) -> Self {
-        let region = |name: String| {
-            let query = query(&name);
-            Region { is_shown: shown == Some(name.as_str()), query, name }
-        };
+    pub(super) fn new(pages: &PageConfig, state: &Snapshot<'_>) -> Self {
         Self {
             base: pages.base(),
             site: pages.title.clone(),
             version: state.version.of_list(DependsOn::Windows).text(),
             as_of: Time(state.now),
+            regions: Vec::new(),
+            query: String::new(),
+        }
+    }
+
+    /// Around a page that can be about one region.
+    pub(super) fn of_region(self, components: &[Component], asked: &AskedRegion) -> Self {
+        let region = |name: String| {
+            let query = query(&name);
+            Region { is_shown: asked.name() == Some(name.as_str()), query, name }
+        };
+        Self {
             regions: regions(components).into_iter().map(region).collect(),
-            query: shown.map(query).unwrap_or_default(),
+            query: asked.name().map(query).unwrap_or_default(),
+            ..self
         }
     }
 }

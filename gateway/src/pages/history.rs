@@ -15,7 +15,7 @@ use crate::{
     gateway::App,
     http::{error::ApiError, query::Query, reader::Reader},
     lists::{
-        ListError,
+        ListError, ListWriter,
         document::{Document, serve_document},
     },
     store::{
@@ -23,7 +23,7 @@ use crate::{
         snapshot::Snapshot,
     },
     view::{
-        catalogue::{self, asked_region, in_region},
+        catalogue::{self, AskedRegion},
         event::{EventView, names},
     },
 };
@@ -55,7 +55,7 @@ async fn answer(
 ) -> Result<Response, ApiError> {
     let missing = || ApiError::new(StatusCode::NOT_FOUND, GONE);
     let month = month.map(|month| CalendarMonth::parse(month).ok_or_else(missing)).transpose()?;
-    let region = asked_region(reader)?;
+    let region = AskedRegion::of(reader, &app.catalogue)?;
     let mut query = Query::new(&reader.uri);
     let number = |text: String| text.parse().ok().filter(|page| (1..=MOST_PAGES).contains(page));
     let page = match query.text("page") {
@@ -69,7 +69,7 @@ async fn answer(
 struct History {
     /// None for the current one.
     month: Option<CalendarMonth>,
-    region: Option<String>,
+    region: AskedRegion,
     /// From 1.
     page: u32,
     app: Arc<App>,
@@ -99,7 +99,15 @@ impl Document for History {
         format!("page history {month:?} {region:?} {page}")
     }
 
-    async fn write(self, state: &mut Snapshot<'_>, out: &mut Vec<u8>) -> Result<(), ListError> {
+    fn is_one_of_many(&self) -> bool {
+        self.month.is_some() || self.page > 1
+    }
+
+    async fn write(
+        self,
+        state: &mut Snapshot<'_>,
+        writer: &mut ListWriter,
+    ) -> Result<(), ListError> {
         let Self { month, region, page, app } = self;
         let current = CalendarMonth::of(state.now).ok_or(NOT_YET)?;
         let month = month.unwrap_or(current);
@@ -108,13 +116,13 @@ impl Document for History {
         }
         let (begin, end) = (month.begin().ok_or(NOT_YET)?, month.next().begin().ok_or(NOT_YET)?);
         let all = catalogue::read(state).await?;
-        let of = in_region(&all, region.as_deref())?;
+        let of = region.ids(&all)?;
         let most = Most { events: ON_PAGE + 1, after: (page - 1) * ON_PAGE, updates: 1 };
         let which = Which::Started(begin, end);
         let events = page_events::read(state, which, most, of.as_deref()).await?;
         let before = page_events::last_start_before(state, begin).await?;
         let names = names(&all);
-        let frame = Frame::new(&app.pages, state, &all, region.as_deref());
+        let frame = Frame::new(&app.pages, state).of_region(&all, &region);
         let link = |month: CalendarMonth| (month.name(), month.text());
         let page = HistoryPage {
             here: format!("{}history/{}", frame.base, month.text()),
@@ -131,7 +139,7 @@ impl Document for History {
             later: (month < current).then(|| link(month.next())),
             frame,
         };
-        page.write_into(out)?;
+        page.write_into(writer.buffer())?;
         Ok(())
     }
 }

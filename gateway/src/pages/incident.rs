@@ -14,7 +14,7 @@ use crate::{
     gateway::App,
     http::{error::ApiError, reader::Reader},
     lists::{
-        ListError,
+        ListError, ListWriter,
         document::{Document, serve_document},
     },
     store::{
@@ -61,7 +61,7 @@ struct IncidentPage {
     plain_title: String,
     event: EventView,
     parts: Vec<PartView>,
-    /// None if there are too many updates to know it.
+    /// None if there is none.
     first_update: Option<Time>,
 }
 
@@ -88,17 +88,26 @@ impl Document for IncidentDocument {
         format!("page incident {}", self.id)
     }
 
-    async fn write(self, state: &mut Snapshot<'_>, out: &mut Vec<u8>) -> Result<(), ListError> {
+    fn is_one_of_many(&self) -> bool {
+        true
+    }
+
+    async fn write(
+        self,
+        state: &mut Snapshot<'_>,
+        writer: &mut ListWriter,
+    ) -> Result<(), ListError> {
         let Self { id, app } = self;
         let found = page_events::read(state, Which::One(id), MOST, None).await?;
         let event = found.into_iter().next().ok_or(ListError::Gone(GONE))?;
-        let all = catalogue::read(state).await?;
         let parts = bars::of_incident(&mut state.database, id).await?;
-        let names = names(&all);
-        let frame = Frame::new(&app.pages, state, &all, None);
-        let times = &event.event.incident.update_times;
-        let has_all = event.updates <= times.len() as i64;
-        let first_update = times.last().copied().filter(|_| has_all).map(Time);
+        // Also those that are in it without an interval: it may not be compared yet.
+        let all = event.event.components.iter().copied();
+        let all: Vec<_> = parts.iter().map(|part| part.component_id).chain(all).collect();
+        let components = catalogue::read_some(state, &all).await?;
+        let names = names(&components);
+        let frame = Frame::new(&app.pages, state);
+        let first_update = page_events::first_update(state, id).await?.map(Time);
         let event = EventView::new(&event, &names, &frame.base, state.now);
         let page = IncidentPage {
             plain_title: plain(&event.title),
@@ -107,7 +116,7 @@ impl Document for IncidentDocument {
             event,
             frame,
         };
-        page.write_into(out)?;
+        page.write_into(writer.buffer())?;
         Ok(())
     }
 }

@@ -14,17 +14,17 @@ use crate::{
     gateway::App,
     http::reader::Reader,
     lists::{
-        ListError,
+        DependsOn, ListError, ListWriter,
         document::{Document, serve_document},
     },
     store::{
-        bars,
+        bars::{self, Affected},
         page_events::{self, Most, PageEvent, Which},
         snapshot::Snapshot,
     },
     uptime::{DAY, Days},
     view::{
-        catalogue::{self, asked_region, in_region},
+        catalogue::{self, AskedRegion},
         event::{EventView, names},
         html::{Grid, Icon},
         level::Level,
@@ -42,14 +42,18 @@ const RECENT_DAYS: usize = 14;
 
 pub(super) async fn get(State(app): State<Arc<App>>, reader: Reader) -> Response {
     let answer = async {
-        let overview = Overview { region: asked_region(&reader)?, app: app.clone() };
+        let region = AskedRegion::of(&reader, &app.catalogue)?;
+        // Not while it is written, when it has a connection that others may need.
+        let affected = app.bars.of(app.versions.now(DependsOn::Page).await?).await?;
+        let overview = Overview { region, affected, app: app.clone() };
         serve_document(&app.lists, &reader, overview).await
     };
     page(&app, answer.await)
 }
 
 struct Overview {
-    region: Option<String>,
+    region: AskedRegion,
+    affected: Arc<Affected>,
     app: Arc<App>,
 }
 
@@ -100,15 +104,17 @@ impl Document for Overview {
         format!("page {:?}", self.region)
     }
 
-    async fn write(self, state: &mut Snapshot<'_>, out: &mut Vec<u8>) -> Result<(), ListError> {
-        let Self { app, region } = self;
+    async fn write(
+        self,
+        state: &mut Snapshot<'_>,
+        writer: &mut ListWriter,
+    ) -> Result<(), ListError> {
+        let Self { region, affected, app } = self;
         let all = catalogue::read(state).await?;
-        let of = in_region(&all, region.as_deref())?;
-        let is_shown = |component: &&Component| {
-            region.is_none() || catalogue::region(component) == region.as_deref()
-        };
-        let shown: Vec<&Component> = all.iter().filter(is_shown).collect();
-        let levels = levels(page_events::impacts(state).await?, &shown);
+        let of = region.ids(&all)?;
+        let shown: Vec<&Component> = all.iter().filter(|of| region.has(of)).collect();
+        let impacts = page_events::impacts(state).await?;
+        let levels = levels(&impacts, &shown);
         let active = page_events::read(state, Which::Active, ACTIVE, of.as_deref()).await?;
         // What is active in a region has a component of it.
         let worst = if of.is_none() { page_events::worst(state).await? } else { None };
@@ -117,9 +123,8 @@ impl Document for Overview {
         let from = recent_days.begin().unwrap_or(state.now);
         let which = Which::Started(from, state.now.plus_micros(1));
         let recent = page_events::read(state, which, RECENT, of.as_deref()).await?;
-        let affected = app.bars.of(state).await?;
         let names = names(&all);
-        let frame = Frame::new(&app.pages, state, &all, region.as_deref());
+        let frame = Frame::new(&app.pages, state).of_region(&all, &region);
         let headline = Headline::new(&levels, worst.map(Level::of), shown.len());
         let view = |event: &PageEvent| EventView::new(event, &names, &frame.base, state.now);
         let (incidents, running): (Vec<_>, Vec<_>) = active
@@ -136,7 +141,7 @@ impl Document for Overview {
             maintenances: running.into_iter().chain(coming).collect(),
             has_more: active.len() == ACTIVE.events as usize,
             has_more_coming,
-            table: Table::new(&shown, &levels, &affected),
+            table: Table::new(&shown, &impacts, &affected, state.now),
             recent_days: RECENT_DAYS,
             days: by_day(&recent, state.now),
             has_more_recent: recent.len() == RECENT.events as usize,
@@ -145,13 +150,16 @@ impl Document for Overview {
             uptime_word: Level::of(app.bars.impact()).word(),
             frame,
         };
-        overview.write_into(out)?;
+        overview.write_into(writer.buffer())?;
         Ok(())
     }
 }
 
 /// The states of the components that are shown.
-fn levels(impacts: HashMap<ComponentId, i16>, shown: &[&Component]) -> HashMap<ComponentId, Level> {
+fn levels(
+    impacts: &HashMap<ComponentId, i16>,
+    shown: &[&Component],
+) -> HashMap<ComponentId, Level> {
     let level = |component: &&Component| {
         impacts.get(&component.id).map(|impact| (component.id, Level::of(*impact)))
     };

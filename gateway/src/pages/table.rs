@@ -1,8 +1,11 @@
 //! The catalogue as a table: category by category, components as rows, regions as columns.
 
-use std::collections::HashMap;
+use std::{borrow::Cow, collections::HashMap};
 
-use shared::component::{Component, ComponentId};
+use shared::{
+    component::{Component, ComponentId},
+    timestamp::Timestamp,
+};
 
 use crate::{
     store::bars::Affected,
@@ -55,12 +58,14 @@ pub(crate) struct State<'a> {
 }
 
 impl<'a> Table<'a> {
-    /// Of components in the order of the catalogue.
+    /// Of components in the order of the catalogue, with the worst impacts that they have now.
     pub(super) fn new(
         components: &[&'a Component],
-        levels: &HashMap<ComponentId, Level>,
+        impacts: &HashMap<ComponentId, i16>,
         affected: &'a Affected,
+        now: Timestamp,
     ) -> Self {
+        let is_of_today = affected.is_of_today(now);
         let mut columns: Vec<&str> =
             components.iter().map(|component| region(component).unwrap_or_default()).collect();
         columns.sort_unstable();
@@ -74,7 +79,8 @@ impl<'a> Table<'a> {
                 .or_insert_with(|| table.add_row(category, &component.name));
             let column = region(component).unwrap_or_default();
             let bar = affected.bar(component.id);
-            let level = levels.get(&component.id).copied().unwrap_or_default();
+            let impact = impacts.get(&component.id).copied();
+            let level = Level::of_worst(impact);
             let state = State {
                 id: component.id,
                 kind: attribute(component, "type").unwrap_or_default(),
@@ -82,7 +88,7 @@ impl<'a> Table<'a> {
                 icon: Icon(level),
                 days: Days {
                     caption: format!("The last {} days", bar.days.len()),
-                    days: &bar.days,
+                    days: with_today(&bar.days, impact.filter(|_| is_of_today)),
                 },
                 uptime: percent(bar.uptime),
             };
@@ -106,6 +112,17 @@ impl<'a> Table<'a> {
         rows.push(Row { name, cells: self.columns.iter().map(cell).collect() });
         (group, rows.len() - 1)
     }
+}
+
+/// The days of a bar, of which the last one is at least as bad as the state now: the bar may be older than that.
+fn with_today(days: &[Option<i16>], impact: Option<i16>) -> Cow<'_, [Option<i16>]> {
+    let mut days = Cow::Borrowed(days);
+    if days.last().is_some_and(|last| *last < impact)
+        && let Some(last) = days.to_mut().last_mut()
+    {
+        *last = impact;
+    }
+    days
 }
 
 /// A share in percent. It is not rounded up, so that 100 % is without any outage.

@@ -22,10 +22,10 @@ use super::{
     router::{AdminPlacement, admin_router, router},
 };
 use crate::{
-    alert_mapping::{LoadedMapping, MappingError},
     api::health::Readiness,
     config::Config,
     gateway::App,
+    loaded_mapping::{LoadedMapping, MappingError},
 };
 
 /// A gateway with bound addresses.

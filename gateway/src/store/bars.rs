@@ -1,23 +1,40 @@
 //! When components were affected, and a copy of what that makes of the last 90 days.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures_util::TryStreamExt;
-use shared::{component::ComponentId, timestamp::Timestamp};
+use shared::{
+    component::ComponentId,
+    database::{ConnectOptions, Database, sqlstate},
+    supervise,
+    telemetry::chain,
+    throttled,
+    timestamp::Timestamp,
+};
 use sqlx::{FromRow, PgConnection};
-use tokio::sync::Mutex;
+use tokio::{
+    sync::{Mutex, watch},
+    time::timeout,
+};
 
 use super::{
+    pools::LIST_LIMITS,
     snapshot::Snapshot,
     version::{DependsOn, Version},
 };
-use crate::uptime::{Bar, Days, Interval};
+use crate::{
+    http::error::ApiError,
+    uptime::{Bar, Days, Interval},
+};
 
 /// The days of a bar.
 pub(crate) const DAYS: usize = 90;
+/// Time for reading the bars of all components: a little more than PostgreSQL gives a list.
+const READ_LIMIT: Duration = Duration::from_secs(95);
 
 /// The bars of components that were affected.
 pub(crate) struct Affected {
+    days: Days,
     bars: HashMap<ComponentId, Bar>,
     unaffected: Bar,
 }
@@ -27,43 +44,115 @@ impl Affected {
     pub(crate) fn bar(&self, id: ComponentId) -> &Bar {
         self.bars.get(&id).unwrap_or(&self.unaffected)
     }
+
+    /// Whether its last day is today.
+    pub(crate) fn is_of_today(&self, now: Timestamp) -> bool {
+        self.days.begin() == Days::until(now, DAYS).begin()
+    }
 }
 
-/// The bars of the last minute: they are made of far more rows than the rest of a page.
-pub(crate) struct Bars {
+/// The bars, which are made of far more rows than the rest of a page. Readers of a page wait for the first ones only:
+/// when a minute has passed, they have those of the minute before until the next ones are there.
+pub(crate) struct Bars(Arc<Shared>);
+
+struct Shared {
     /// The lowest impact that reduces the uptime.
     impact: i16,
-    last: Mutex<Option<(Version, Arc<Affected>)>>,
+    /// A connection of its own, so that a long reading holds up nothing else. Locked while they are read.
+    database: Arc<Mutex<Database>>,
+    latest: watch::Sender<Latest>,
+}
+
+/// The last bars, and how often reading them has ended.
+#[derive(Default)]
+struct Latest {
+    bars: Option<(Version, Arc<Affected>)>,
+    readings: u64,
+}
+
+impl Latest {
+    /// The bars, unless they are older than the minute before this version.
+    fn good(&self, version: Version) -> Option<Arc<Affected>> {
+        let (of, affected) = self.bars.as_ref()?;
+        of.is_of_this_minute_or_the_last(version).then(|| affected.clone())
+    }
+
+    fn is_new(&self, version: Version) -> bool {
+        let wanted = version.of_list(DependsOn::Minutes);
+        self.bars.as_ref().is_some_and(|(of, _)| of.reaches(wanted))
+    }
 }
 
 impl Bars {
-    pub(crate) fn new(impact: i16) -> Self {
-        Self { impact, last: Mutex::default() }
+    pub(crate) fn new(database: ConnectOptions, impact: i16) -> Self {
+        let database = Arc::new(Mutex::new(Database::new(database.with(LIST_LIMITS))));
+        Self(Arc::new(Shared { impact, database, latest: watch::Sender::default() }))
     }
 
     /// The lowest impact that reduces the uptime.
-    pub(crate) const fn impact(&self) -> i16 {
-        self.impact
+    pub(crate) fn impact(&self) -> i16 {
+        self.0.impact
     }
 
-    /// The bars at this time. Pages that are made at once share one reading.
+    /// The bars for a page of this version.
     ///
     /// # Errors
-    /// When the database fails.
-    pub(crate) async fn of(&self, state: &mut Snapshot<'_>) -> Result<Arc<Affected>, sqlx::Error> {
-        let version = state.version.of_list(DependsOn::Minutes);
-        let mut last = self.last.lock().await;
-        if let Some((of, affected)) = &*last
-            && of.reaches(version)
-        {
-            return Ok(affected.clone());
-        }
-        let affected = Arc::new(self.read(state).await?);
-        *last = Some((version, affected.clone()));
-        Ok(affected)
+    /// 503 when there are none, and the database fails.
+    pub(crate) async fn of(&self, version: Version) -> Result<Arc<Affected>, ApiError> {
+        let readings = {
+            let latest = self.0.latest.borrow();
+            match latest.good(version) {
+                Some(affected) if latest.is_new(version) => return Ok(affected),
+                Some(affected) => {
+                    self.read_next();
+                    return Ok(affected);
+                }
+                None => latest.readings,
+            }
+        };
+        let mut latest = self.0.latest.subscribe();
+        self.read_next();
+        let ended = |latest: &Latest| latest.good(version).is_some() || latest.readings > readings;
+        // It fails only without the sender, which `self` has.
+        let found = latest.wait_for(ended).await.ok().and_then(|latest| latest.good(version));
+        found.ok_or_else(|| ApiError::unavailable("The database can't be read now; try again"))
     }
 
-    async fn read(&self, state: &mut Snapshot<'_>) -> Result<Affected, sqlx::Error> {
+    /// Begins to read them, unless they are being read.
+    fn read_next(&self) {
+        let Ok(mut database) = self.0.database.clone().try_lock_owned() else { return };
+        let shared = self.0.clone();
+        supervise::spawn("bars", async move {
+            let reading = database.with(async |connection| shared.read(connection).await);
+            let read = timeout(READ_LIMIT, reading).await;
+            let read = read.unwrap_or_else(|_| Err(sqlstate::timed_out()));
+            if let Err(error) = &read {
+                let reason = chain(error);
+                throttled!(warn, &reason, reason, "the bars of the pages can't be read");
+            }
+            shared.latest.send_modify(|latest| {
+                latest.readings += 1;
+                latest.bars = read.ok().or_else(|| latest.bars.take());
+                // Before others see that it has ended: one of them may be the next to read.
+                drop(database);
+            });
+        });
+    }
+}
+
+impl Shared {
+    async fn read(
+        &self,
+        database: &mut PgConnection,
+    ) -> Result<(Version, Arc<Affected>), sqlx::Error> {
+        let mut state = Snapshot::begin(database).await?;
+        let affected = self.read_all(&mut state).await?;
+        let version = state.version.of_list(DependsOn::Minutes);
+        state.end().await?;
+        Ok((version, Arc::new(affected)))
+    }
+
+    async fn read_all(&self, state: &mut Snapshot<'_>) -> Result<Affected, sqlx::Error> {
         let days = Days::until(state.now, DAYS);
         let from = days.begin().unwrap_or(state.now);
         let bar = |intervals: &[Interval]| days.bar(intervals, self.impact);
@@ -86,7 +175,7 @@ impl Bars {
         if let Some(of) = of {
             bars.insert(of, bar(&intervals));
         }
-        Ok(Affected { bars, unaffected: bar(&[]) })
+        Ok(Affected { days, unaffected: bar(&[]), bars })
     }
 }
 

@@ -40,6 +40,11 @@ impl Catalogue {
         self.components.len()
     }
 
+    /// The components, ordered by id.
+    pub(crate) fn all(&self) -> &[Component] {
+        self.components.all()
+    }
+
     /// The component with this id.
     pub(crate) fn with_id(&self, id: ComponentId) -> Option<&Component> {
         self.components.with_id(id)
@@ -73,6 +78,11 @@ impl CatalogueCopy {
     /// The copy; none until the database has answered for the first time.
     pub(crate) fn get(&self) -> Option<Arc<Catalogue>> {
         self.current.load_full()
+    }
+
+    /// Whether it is known that there is no component with this id.
+    pub(crate) fn lacks(&self, id: ComponentId) -> bool {
+        self.current.load().as_ref().is_some_and(|current| current.with_id(id).is_none())
     }
 
     /// Compares the version periodically, and reads the catalogue again after a change. While the

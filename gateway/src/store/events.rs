@@ -19,6 +19,12 @@ pub(crate) struct Event {
 }
 
 impl Event {
+    /// Whether it has started and has not ended.
+    pub(crate) fn is_running(&self, now: Timestamp) -> bool {
+        let Incident { start_date, end_date, .. } = &self.incident;
+        *start_date <= now && end_date.is_none_or(|end| end > now)
+    }
+
     /// Whether it is a maintenance that was given an end before its start.
     pub(crate) fn is_cancelled(&self) -> bool {
         let Incident { impact, start_date, end_date, .. } = &self.incident;
@@ -79,9 +85,9 @@ pub(super) const STATUS: &str = "CASE
                 'impact changed', 'observing', 'reopened')
             ORDER BY s.\"timestamp\" DESC, s.id DESC LIMIT 1), 'detected') END";
 
-/// What [`Event`] has beside its incident.
-pub(super) const DERIVED: &str =
-    "i.system, ARRAY(SELECT r.component_id FROM incident_component_relation r
+/// The components of `incident i`.
+pub(super) const COMPONENTS: &str = "ARRAY(SELECT r.component_id
+        FROM incident_component_relation r
         WHERE r.incident_id = i.id ORDER BY r.component_id) AS components";
 
 /// What an event with this status has at least: conditions for which no update has to be read.
@@ -148,7 +154,7 @@ impl EventFilter {
             FROM ({VERSION}) AS version,
                 ({total}) AS matching
             LEFT JOIN LATERAL (
-                SELECT {COLUMNS}, {DERIVED}, {STATUS} AS status FROM (
+                SELECT {COLUMNS}, i.system, {COMPONENTS}, {STATUS} AS status FROM (
                     SELECT * FROM incident i WHERE {conditions}
                     ORDER BY i.start_date DESC, i.id DESC LIMIT $1 OFFSET $2
                 ) AS i {UPDATES}
@@ -172,7 +178,7 @@ impl EventFilter {
 /// One event, with the version of the lists.
 pub(crate) fn one(id: i32) -> Query<'static, Postgres, PgArguments> {
     let statement = format!(
-        "SELECT version.*, {COLUMNS}, {DERIVED}, {STATUS} AS status
+        "SELECT version.*, {COLUMNS}, i.system, {COMPONENTS}, {STATUS} AS status
         FROM ({VERSION}) AS version, incident i {UPDATES} WHERE i.id = $1"
     );
     sqlx::query(AssertSqlSafe(statement)).bind(id)

@@ -6,8 +6,8 @@ use shared::{component::ComponentId, timestamp::Timestamp};
 use sqlx::{AssertSqlSafe, FromRow};
 
 use super::{
-    events::{DERIVED, Event, STATUS},
-    incidents::COLUMNS,
+    events::{COMPONENTS, Event, STATUS},
+    incidents::{COLUMNS, UPDATE_ARRAYS},
     snapshot::Snapshot,
 };
 
@@ -51,7 +51,8 @@ pub(crate) enum Which {
     One(i32),
 }
 
-/// How many of them, and of each how many updates.
+/// How many of them, and of each how many updates. With no updates, they are for single lines, and have no components
+/// either.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Most {
     pub(crate) events: u32,
@@ -60,27 +61,27 @@ pub(crate) struct Most {
     pub(crate) updates: u32,
 }
 
-/// The condition that `incident i` is active at $4.
-const ACTIVE: &str = "i.start_date <= $4 AND (i.end_date IS NULL OR i.end_date > $4)";
-/// The condition that `incident i` is to come after $4, and was not cancelled.
-const COMING: &str = "i.start_date > $4 AND (i.end_date IS NULL OR i.end_date > i.start_date)";
-/// The condition that a component with the id $7 is or was in `incident i`.
-const OF: &str = "i.start_date <= $4 AND i.id IN (
-        SELECT r.incident_id FROM incident_component_relation r WHERE r.component_id = $7
+/// The condition that `incident i` is active at $1.
+const ACTIVE: &str = "i.start_date <= $1 AND (i.end_date IS NULL OR i.end_date > $1)";
+/// The condition that `incident i` is to come after $1, and was not cancelled.
+const COMING: &str = "i.start_date > $1 AND (i.end_date IS NULL OR i.end_date > i.start_date)";
+/// The condition that a component with the id $4 is or was in `incident i`.
+const OF: &str = "i.start_date <= $1 AND i.id IN (
+        SELECT r.incident_id FROM incident_component_relation r WHERE r.component_id = $4
         UNION SELECT a.incident_id FROM sdb_affected_interval a
-            WHERE a.component_id = $7 AND a.ended IS DISTINCT FROM a.began)";
+            WHERE a.component_id = $4 AND a.ended IS DISTINCT FROM a.began)";
 
-/// The condition that one of the components $8 is in `incident i`.
+/// The condition that one of the components $5 is in `incident i`.
 const HAS: &str = "EXISTS (SELECT FROM incident_component_relation r
-        WHERE r.incident_id = i.id AND r.component_id = ANY($8))";
-/// The condition that one of the components $8 was in `incident i`. By `OFFSET`, only those incidents are looked up that
+        WHERE r.incident_id = i.id AND r.component_id = ANY($5))";
+/// The condition that one of the components $5 was in `incident i`. By `OFFSET`, only those incidents are looked up that
 /// the list comes to: otherwise PostgreSQL might read what all incidents ever affected.
 const HAD: &str = "EXISTS (SELECT FROM sdb_affected_interval a
-        WHERE a.incident_id = i.id AND a.component_id = ANY($8) AND a.ended IS DISTINCT FROM a.began
+        WHERE a.incident_id = i.id AND a.component_id = ANY($5) AND a.ended IS DISTINCT FROM a.began
         OFFSET 0)";
 
 impl Which {
-    /// The condition on `incident i`, with now as $4, two times as $5 and $6, and an id as $7.
+    /// The condition on `incident i`, with now as $1, two times as $2 and $3, and an id as $4.
     fn condition(self) -> String {
         match self {
             Self::Active => ACTIVE.to_owned(),
@@ -92,16 +93,16 @@ impl Which {
                 "i.impact = 0 AND (i.end_date IS NULL OR i.end_date > i.start_date)".to_owned()
             }
             Self::Maintenances(_) => {
-                "i.impact = 0 AND (i.end_date IS NULL OR i.end_date > $5 OR i.start_date > $5)"
+                "i.impact = 0 AND (i.end_date IS NULL OR i.end_date > $2 OR i.start_date > $2)"
                     .to_owned()
             }
-            Self::Incidents => "i.impact <> 0 AND i.start_date <= $4".to_owned(),
-            Self::Newest => "i.start_date <= $4".to_owned(),
+            Self::Incidents => "i.impact <> 0 AND i.start_date <= $1".to_owned(),
+            Self::Newest => "i.start_date <= $1".to_owned(),
             Self::Started(..) => {
-                "i.start_date >= $5 AND i.start_date < $6 AND i.start_date <= $4".to_owned()
+                "i.start_date >= $2 AND i.start_date < $3 AND i.start_date <= $1".to_owned()
             }
             Self::Of(_) => OF.to_owned(),
-            Self::One(_) => "i.id = $7".to_owned(),
+            Self::One(_) => "i.id = $4".to_owned(),
         }
     }
 
@@ -115,7 +116,7 @@ impl Which {
         }
     }
 
-    /// The values of $5 to $7.
+    /// The values of $2 to $4.
     const fn values(self) -> (Option<Timestamp>, Option<Timestamp>, Option<i32>) {
         match self {
             Self::Started(from, to) => (Some(from), Some(to), None),
@@ -153,40 +154,49 @@ pub(crate) async fn read(
         Some(_) => HAS.to_owned(),
         None => "true".to_owned(),
     };
+    let of_event = if most.updates == 0 { "'{}'::integer[] AS components" } else { COMPONENTS };
     let statement = format!(
-        "SELECT {COLUMNS}, {DERIVED}, {STATUS} AS status,
+        "SELECT {COLUMNS}, i.system, {of_event}, {STATUS} AS status,
             (SELECT count(*) FROM incident_status s WHERE s.incident_id = i.id) AS updates, u.update_ids
         FROM (
             -- Every value is named, because PostgreSQL has to know the type of each that is bound.
             SELECT * FROM incident i WHERE ({condition}) AND {of_components}
-                AND ($3::integer, $4::timestamp, $5::timestamp, $6::timestamp, $7::integer, $8::integer[])
-                    IS NOT DISTINCT FROM ($3, $4, $5, $6, $7, $8)
-            ORDER BY {order} LIMIT $1 OFFSET $2
+                AND ($1::timestamp, $2::timestamp, $3::timestamp, $4::integer, $5::integer[])
+                    IS NOT DISTINCT FROM ($1, $2, $3, $4, $5)
+            ORDER BY {order} LIMIT $6 OFFSET $7
         ) AS i LEFT JOIN LATERAL (
-            SELECT
-                coalesce(array_agg(sdb_readable(status) ORDER BY \"timestamp\" DESC, id DESC), '{{}}')
-                    AS update_statuses,
-                coalesce(array_agg(sdb_readable(text) ORDER BY \"timestamp\" DESC, id DESC), '{{}}')
-                    AS update_texts,
-                coalesce(array_agg(\"timestamp\" ORDER BY \"timestamp\" DESC, id DESC), '{{}}')
-                    AS update_times,
+            SELECT {UPDATE_ARRAYS},
                 coalesce(array_agg(id ORDER BY \"timestamp\" DESC, id DESC), '{{}}') AS update_ids
             FROM (SELECT * FROM incident_status s WHERE s.incident_id = i.id
-                ORDER BY s.\"timestamp\" DESC, s.id DESC LIMIT $3) AS newest
+                ORDER BY s.\"timestamp\" DESC, s.id DESC LIMIT $8) AS newest
         ) AS u ON true
         ORDER BY {order}"
     );
     let (from, to, id) = which.values();
     sqlx::query_as(AssertSqlSafe(statement))
-        .bind(i64::from(most.events))
-        .bind(i64::from(most.after))
-        .bind(most.updates as i32)
         .bind(state.now)
         .bind(from)
         .bind(to)
         .bind(id)
         .bind(components)
+        .bind(i64::from(most.events))
+        .bind(i64::from(most.after))
+        .bind(i64::from(most.updates))
         .fetch_all(&mut *state.database)
+        .await
+}
+
+/// The time of the first update of an incident; none if it has none.
+///
+/// # Errors
+/// When the database fails.
+pub(crate) async fn first_update(
+    state: &mut Snapshot<'_>,
+    id: i32,
+) -> Result<Option<Timestamp>, sqlx::Error> {
+    sqlx::query_scalar("SELECT min(\"timestamp\") FROM incident_status WHERE incident_id = $1")
+        .bind(id)
+        .fetch_one(&mut *state.database)
         .await
 }
 
@@ -211,15 +221,15 @@ pub(crate) async fn last_start_before(
 pub(crate) async fn impacts(
     state: &mut Snapshot<'_>,
 ) -> Result<HashMap<ComponentId, i16>, sqlx::Error> {
-    let rows: Vec<(ComponentId, i16)> = sqlx::query_as(
+    let statement = format!(
         "SELECT r.component_id, max(i.impact)
         FROM incident i JOIN incident_component_relation r ON r.incident_id = i.id
-        WHERE i.start_date <= $1 AND (i.end_date IS NULL OR i.end_date > $1)
-        GROUP BY r.component_id",
-    )
-    .bind(state.now)
-    .fetch_all(&mut *state.database)
-    .await?;
+        WHERE {ACTIVE} GROUP BY r.component_id"
+    );
+    let rows: Vec<(ComponentId, i16)> = sqlx::query_as(AssertSqlSafe(statement))
+        .bind(state.now)
+        .fetch_all(&mut *state.database)
+        .await?;
     Ok(rows.into_iter().collect())
 }
 
@@ -228,11 +238,9 @@ pub(crate) async fn impacts(
 /// # Errors
 /// When the database fails.
 pub(crate) async fn worst(state: &mut Snapshot<'_>) -> Result<Option<i16>, sqlx::Error> {
-    sqlx::query_scalar(
-        "SELECT max(i.impact) FROM incident i
-        WHERE i.start_date <= $1 AND (i.end_date IS NULL OR i.end_date > $1)",
-    )
-    .bind(state.now)
-    .fetch_one(&mut *state.database)
-    .await
+    let statement = format!("SELECT max(i.impact) FROM incident i WHERE {ACTIVE}");
+    sqlx::query_scalar(AssertSqlSafe(statement))
+        .bind(state.now)
+        .fetch_one(&mut *state.database)
+        .await
 }

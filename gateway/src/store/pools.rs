@@ -21,7 +21,7 @@ const ACQUIRE_LIMIT: Duration = Duration::from_secs(2);
 /// A connection that was idle for longer is tested before it is used.
 const TRUSTED_FOR: Duration = Duration::from_secs(1);
 /// Session options for lists.
-const LIST_LIMITS: [(&str, &str); 2] = [
+pub(super) const LIST_LIMITS: [(&str, &str); 2] = [
     // A backstop: a gateway gives up a list sooner.
     ("statement_timeout", "90s"),
     // Longer than a list may wait for its reader: otherwise PostgreSQL would consider its gateway gone.
@@ -84,6 +84,11 @@ impl Pool {
             tokio::spawn(async move { drop(timeout(CLOSE_LIMIT, before.close()).await) });
         }
         current.1.clone()
+    }
+
+    /// The number of connections at most.
+    pub(crate) fn connections(&self) -> u32 {
+        self.0.connections
     }
 
     /// A connection to the current primary.

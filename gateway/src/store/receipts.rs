@@ -1,27 +1,12 @@
 //! Receipts: what the database has of single updates.
 
-use serde::Serialize;
 use serde_json::Value;
 use shared::{
     component::ComponentId, incident::IncidentId, timestamp::Timestamp, update_id::UpdateId,
 };
 use sqlx::FromRow;
-use utoipa::ToSchema;
 
 use super::{clock, pools::Pool};
-
-/// How far an update has come: it is `pending`, so queued or possibly queued; `done`, so decided, and `outcome` says
-/// how; `rejected`, because its idempotency key was used for another update; or `parked`, because it can't be
-/// applied as it is and an operator has to look at it.
-// Derived from the table that holds the update; only a `done` update has an outcome.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum UpdateState {
-    Pending,
-    Done,
-    Rejected,
-    Parked,
-}
 
 /// An update in the inbox, with its component as it is now.
 #[derive(FromRow)]

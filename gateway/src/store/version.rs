@@ -17,8 +17,6 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::http::error::ApiError;
-
 /// Maximum number of requests that share one reading.
 const MAX_AT_ONCE: usize = 1_024;
 /// Age up to which a version is good enough for pages.
@@ -119,6 +117,12 @@ impl Version {
             && (self.lists, self.windows, self.minute) >= (other.lists, other.windows, other.minute)
     }
 
+    /// Whether data read at this version is of the same server, and of the same minute as `other` or the one before.
+    pub(crate) fn is_of_this_minute_or_the_last(self, other: Self) -> bool {
+        let minutes = self.minute.zip(other.minute);
+        self.server == other.server && minutes.is_some_and(|(of, now)| of + 1 >= now)
+    }
+
     /// Logs that the database has lost what it had at this version before: an asynchronous standby was
     /// promoted, or a backup was restored.
     fn report_loss_since(self, last: Self) {
@@ -167,6 +171,11 @@ struct Question {
     answer: oneshot::Sender<Version>,
 }
 
+/// The version of the lists can't be read now.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the version of the lists can't be read")]
+pub(crate) struct VersionUnreadable;
+
 impl Versions {
     /// Starts the reader, a task that ends when the last clone is dropped.
     pub(crate) fn new(database: ConnectOptions) -> Self {
@@ -180,8 +189,8 @@ impl Versions {
     /// The version as it is now, as far as it matters to such a list.
     ///
     /// # Errors
-    /// 503 when the database does not answer.
-    pub(crate) async fn now(&self, depends_on: DependsOn) -> Result<Version, ApiError> {
+    /// When the database does not answer; the reason is logged once for all requests that wait.
+    pub(crate) async fn now(&self, depends_on: DependsOn) -> Result<Version, VersionUnreadable> {
         let has_windows = depends_on.may_be_old() || depends_on == DependsOn::Windows;
         if depends_on.may_be_old()
             && let Some((at, version)) = *self.recent.lock()
@@ -192,11 +201,10 @@ impl Versions {
         Ok(self.ask(has_windows).await?.of_list(depends_on))
     }
 
-    async fn ask(&self, windows: bool) -> Result<Version, ApiError> {
-        let unavailable = || ApiError::unavailable("The database can't be read now; try again");
+    async fn ask(&self, windows: bool) -> Result<Version, VersionUnreadable> {
         let (answer, version) = oneshot::channel();
-        self.asking.send(Question { windows, answer }).map_err(|_| unavailable())?;
-        version.await.map_err(|_| unavailable())
+        self.asking.send(Question { windows, answer }).map_err(|_| VersionUnreadable)?;
+        version.await.map_err(|_| VersionUnreadable)
     }
 }
 

@@ -5,16 +5,21 @@ use shared::{
     database::components,
 };
 
-use super::html::contained;
+use axum::http::StatusCode;
 
+use super::html::contained;
 use crate::{
     http::{error::ApiError, query::Query, reader::Reader},
     lists::ListError,
-    store::snapshot::Snapshot,
+    store::{
+        catalogue::{Catalogue, CatalogueCopy},
+        snapshot::Snapshot,
+    },
 };
 
 /// The attribute by which components are shown side by side.
 const REGION: &str = "region";
+const NO_REGION: &str = "There is no such region";
 
 /// All components, in the order of their ids, with names and values that can be shown beside others.
 ///
@@ -22,6 +27,18 @@ const REGION: &str = "region";
 /// When the database fails.
 pub(crate) async fn read(state: &mut Snapshot<'_>) -> Result<Vec<Component>, sqlx::Error> {
     let components = components::read_all(&mut state.database).await?;
+    Ok(components.into_iter().map(shown).collect())
+}
+
+/// The components with these ids, likewise.
+///
+/// # Errors
+/// When the database fails.
+pub(crate) async fn read_some(
+    state: &mut Snapshot<'_>,
+    ids: &[ComponentId],
+) -> Result<Vec<Component>, sqlx::Error> {
+    let components = components::read(&mut state.database, ids).await?;
     Ok(components.into_iter().map(shown).collect())
 }
 
@@ -69,27 +86,69 @@ pub(crate) fn label(component: &Component) -> String {
     }
 }
 
-/// The region that a request is about; none for all.
-///
-/// # Errors
-/// 422 if it can't be one.
-pub(crate) fn asked_region(reader: &Reader) -> Result<Option<String>, ApiError> {
-    let mut query = Query::new(&reader.uri);
-    let region = query.attribute_text(REGION).filter(|region| !region.is_empty());
-    query.finish()?;
-    Ok(region)
+/// The region that a request is about, or all of them.
+#[derive(Clone, Debug)]
+pub(crate) struct AskedRegion(Option<String>);
+
+impl AskedRegion {
+    /// From the query of a request that has no other parameter.
+    ///
+    /// # Errors
+    /// 422 if it can't be a region, 404 if there is none of this name.
+    pub(crate) fn of(reader: &Reader, catalogue: &CatalogueCopy) -> Result<Self, ApiError> {
+        let mut query = Query::new(&reader.uri);
+        let asked = Self::take(&mut query);
+        query.finish()?;
+        asked.known(catalogue)
+    }
+
+    /// Takes it out of a query.
+    pub(crate) fn take(query: &mut Query) -> Self {
+        Self(query.attribute_text(REGION).filter(|region| !region.is_empty()))
+    }
+
+    /// Refuses a region that does not exist, so that nothing is read for names that somebody makes up.
+    ///
+    /// # Errors
+    /// 404 if there is none of this name.
+    pub(crate) fn known(self, catalogue: &CatalogueCopy) -> Result<Self, ApiError> {
+        let asked = self.name().zip(catalogue.get());
+        if asked.is_some_and(|(asked, catalogue)| !has_region(&catalogue, asked)) {
+            return Err(ApiError::new(StatusCode::NOT_FOUND, NO_REGION));
+        }
+        Ok(self)
+    }
+
+    /// Its name; none for all.
+    pub(crate) fn name(&self) -> Option<&str> {
+        self.0.as_deref()
+    }
+
+    /// Whether a component is in it.
+    pub(crate) fn has(&self, component: &Component) -> bool {
+        self.0.is_none() || region(component) == self.name()
+    }
+
+    /// The ids of its components; none for all.
+    ///
+    /// # Errors
+    /// If there is no such region.
+    pub(crate) fn ids(
+        &self,
+        components: &[Component],
+    ) -> Result<Option<Vec<ComponentId>>, ListError> {
+        if self.0.is_none() {
+            return Ok(None);
+        }
+        let of = components.iter().filter(|component| self.has(component));
+        let ids: Vec<ComponentId> = of.map(|component| component.id).collect();
+        if ids.is_empty() { Err(ListError::Gone(NO_REGION)) } else { Ok(Some(ids)) }
+    }
 }
 
-/// The components of a region; none for all.
-///
-/// # Errors
-/// If there is no such region.
-pub(crate) fn in_region(
-    components: &[Component],
-    asked: Option<&str>,
-) -> Result<Option<Vec<ComponentId>>, ListError> {
-    let Some(asked) = asked else { return Ok(None) };
-    let of = components.iter().filter(|component| region(component) == Some(asked));
-    let ids: Vec<ComponentId> = of.map(|component| component.id).collect();
-    if ids.is_empty() { Err(ListError::Gone("There is no such region")) } else { Ok(Some(ids)) }
+/// Whether the catalogue has a region that is shown under this name.
+fn has_region(catalogue: &Catalogue, asked: &str) -> bool {
+    let is_asked =
+        |region: &str| region == asked || (!region.is_ascii() && contained(region) == asked);
+    catalogue.all().iter().filter_map(region).any(is_asked)
 }

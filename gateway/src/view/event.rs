@@ -8,7 +8,7 @@ use shared::{
 };
 
 use super::{
-    catalogue::label,
+    catalogue::{label, region},
     html::{Icon, Text, Time, contained, duration},
     level::Level,
 };
@@ -65,7 +65,7 @@ pub(crate) struct UpdateView {
 impl EventView {
     /// With its components and updates.
     pub(crate) fn new(event: &PageEvent, names: &Names<'_>, base: &str, now: Timestamp) -> Self {
-        let components = named(&event.event.components, names);
+        let (components, more_components) = named(&event.event.components, names, MOST_NAMED);
         let updates: Vec<UpdateView> = event
             .event
             .incident
@@ -77,8 +77,8 @@ impl EventView {
             })
             .collect();
         Self {
-            more_components: components.len().saturating_sub(MOST_NAMED),
-            components: components.into_iter().take(MOST_NAMED).collect(),
+            components,
+            more_components,
             more_updates: (event.updates - updates.len() as i64).max(0),
             updates,
             ..Self::line(event, now)
@@ -103,7 +103,7 @@ impl EventView {
             has_begun: incident.start_date <= now,
             has_ended: incident.end_date.is_some_and(|end| end <= now),
             is_cancelled,
-            is_running: incident.start_date <= now && until.is_none(),
+            is_running: event.is_running(now),
             start: Time(incident.start_date),
             end: incident.end_date.map(Time),
             duration: duration(incident.start_date, until.unwrap_or(now)),
@@ -122,13 +122,22 @@ pub(crate) fn title(text: &str) -> String {
         .unwrap_or_else(|| "Untitled".to_owned())
 }
 
-/// The components with these ids, in the order of their labels. Those that are deleted are left out.
-pub(crate) fn named(ids: &[ComponentId], names: &Names<'_>) -> Vec<Named> {
-    let components = ids.iter().filter_map(|id| names.get(id));
-    let mut named: Vec<Named> =
-        components.map(|component| Named { id: component.id, label: label(component) }).collect();
-    named.sort_by(|a, b| a.label.cmp(&b.label).then(a.id.cmp(&b.id)));
-    named
+/// The first components with these ids, by name and region, and how many there are beyond. Those that are deleted are
+/// left out. An incident may have all of a large catalogue: only what is shown is sorted and written.
+pub(crate) fn named(ids: &[ComponentId], names: &Names<'_>, most: usize) -> (Vec<Named>, usize) {
+    let by_name = |a: &&Component, b: &&Component| {
+        (&a.name, region(a), a.id).cmp(&(&b.name, region(b), b.id))
+    };
+    let mut components: Vec<&Component> =
+        ids.iter().filter_map(|id| names.get(id).copied()).collect();
+    let more = components.len().saturating_sub(most);
+    if more > 0 {
+        components.select_nth_unstable_by(most, by_name);
+        components.truncate(most);
+    }
+    components.sort_unstable_by(by_name);
+    let named = |component: &Component| Named { id: component.id, label: label(component) };
+    (components.into_iter().map(named).collect(), more)
 }
 
 /// A status of an event in words.

@@ -1,6 +1,7 @@
 //! Pieces of HTML that are safe by themselves.
 
 use std::{
+    borrow::Cow,
     collections::{HashMap, HashSet},
     fmt::{self, Display, Formatter, Write},
     sync::LazyLock,
@@ -52,7 +53,7 @@ pub(crate) struct Days<'a> {
     /// Which days they are, in words.
     pub(crate) caption: String,
     /// The worst impact of each; none if nothing was reported.
-    pub(crate) days: &'a [Option<i16>],
+    pub(crate) days: Cow<'a, [Option<i16>]>,
 }
 
 impl Days<'_> {
@@ -250,7 +251,9 @@ mod tests {
 
     #[test]
     fn the_days_are_said_in_words_too() {
-        let of = |days| Days { caption: "2026-11".to_owned(), days }.to_string();
+        let of = |days: &[_]| {
+            Days { caption: "2026-11".to_owned(), days: Cow::Borrowed(days) }.to_string()
+        };
         let days = of(&[None, Some(3), Some(3), Some(1), None]);
         assert!(days.contains("\"2026-11: Outage on 2 days, Minor problem on 1 day\""));
         assert!(days.contains("d=\"M1 0h1v8h-1zM2 0h1v8h-1z\""), "{days}");

@@ -148,7 +148,10 @@ impl Broker {
                         if matches!(error, ConnectError::Silent(_)) {
                             silent.push(host);
                         }
-                        self.record(&mut errors, host, error);
+                        self.record(host, &error);
+                        if let Some(place) = errors.get_mut(host) {
+                            *place = Some(error);
+                        }
                     }
                 }
             }
@@ -157,15 +160,30 @@ impl Broker {
         Err(self.failure(errors))
     }
 
-    fn record(&self, errors: &mut [Option<ConnectError>], host: usize, error: ConnectError) {
-        let (name, reason) = (self.hosts.name(host), chain(&error));
+    /// Connects to each host for a moment, and returns how many can't be reached.
+    pub async fn count_unreachable(&self, purpose: &str) -> usize {
+        let mut unreachable = 0;
+        for host in 0..self.uris.len() {
+            match self.connect_to(host, purpose, CONNECT_LIMIT).await {
+                // If it is not closed in time, it ends with its socket.
+                Ok(connection) => {
+                    drop(timeout(FIRST_LIMIT, connection.close(200, "tried".into())).await);
+                }
+                Err(error) => {
+                    self.record(host, &error);
+                    unreachable += 1;
+                }
+            }
+        }
+        unreachable
+    }
+
+    fn record(&self, host: usize, error: &ConnectError) {
+        let (name, reason) = (self.hosts.name(host), chain(error));
         if self.uris.len() > 1 {
             throttled!(warn, name, host = name, reason, "a host of RabbitMQ can't be used");
         }
         self.hosts.failed(host, reason);
-        if let Some(place) = errors.get_mut(host) {
-            *place = Some(error);
-        }
     }
 
     fn failure(&self, mut errors: Vec<Option<ConnectError>>) -> ConnectError {

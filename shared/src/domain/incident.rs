@@ -28,10 +28,11 @@ impl fmt::Display for IncidentId {
 /// An incident as it was right after one update was applied.
 ///
 /// Its timeline is read from the database: the entries up to `last_update_at` belong to this state.
+/// `Id` is how it is named: within a batch, an incident may have no [`IncidentId`] yet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct IncidentSnapshot {
+pub struct IncidentSnapshot<Id = IncidentId> {
     /// Its id.
-    pub id: IncidentId,
+    pub id: Id,
     /// Its title.
     pub text: String,
     /// Its impact at that time.
@@ -42,4 +43,12 @@ pub struct IncidentSnapshot {
     pub end_date: Option<Timestamp>,
     /// The time of its newest timeline entry at that time; none if it had none.
     pub last_update_at: Option<Timestamp>,
+}
+
+impl<Id> IncidentSnapshot<Id> {
+    /// The same incident, named otherwise.
+    pub fn with_id<Other>(self, other: impl FnOnce(Id) -> Other) -> IncidentSnapshot<Other> {
+        let Self { id, text, impact, start_date, end_date, last_update_at } = self;
+        IncidentSnapshot { id: other(id), text, impact, start_date, end_date, last_update_at }
+    }
 }

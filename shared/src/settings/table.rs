@@ -141,7 +141,7 @@ pub const SETTINGS: &[Setting] = &[
         "SDB_PARTITIONS",
         Some("1"),
         "both",
-        "Number of queues over which the components are distributed, and of workers that share them. Recorded by `worker migrate`, changed by `worker topology change`; a process with another value does not start",
+        "Number of queues over which the components are distributed, and so the maximum number of workers that have work. Recorded by `worker migrate`, changed by `worker topology change`; a process with another value does not start",
     ),
     setting(
         "SDB_QUEUE_LIMIT",

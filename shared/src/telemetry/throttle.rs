@@ -14,10 +14,10 @@ const MAX_KINDS: usize = 32;
 
 /// Lets one line of each kind through per interval. Created by [`throttled!`](crate::throttled!).
 #[derive(Debug)]
-pub struct Throttle(Mutex<Said>);
+pub struct Throttle(Mutex<LoggedKinds>);
 
 #[derive(Debug)]
-struct Said {
+struct LoggedKinds {
     /// When each kind was last logged.
     last: BTreeMap<String, Instant>,
     /// Number of suppressed lines since the last logged one.
@@ -28,7 +28,7 @@ impl Throttle {
     /// Nothing was said yet.
     #[must_use]
     pub const fn new() -> Self {
-        Self(Mutex::new(Said { last: BTreeMap::new(), unsaid: 0 }))
+        Self(Mutex::new(LoggedKinds { last: BTreeMap::new(), unsaid: 0 }))
     }
 
     /// Whether a line of this kind may be logged now; if so, the number of lines suppressed before it.

@@ -15,6 +15,8 @@ pub(crate) enum MachineFault {
     KillNodes { nodes: Vec<usize>, away: Duration },
     /// A node of RabbitMQ is stalled (SIGSTOP) for a while.
     StallNode { node: usize, time: Duration },
+    /// A node of RabbitMQ and the others don't reach each other for a while; clients reach all of them.
+    CutOffNode { node: usize, time: Duration },
     /// Nodes of RabbitMQ are stopped and started again after a while, one after the other.
     RestartNodes { nodes: Vec<usize>, away: Duration },
     /// PostgreSQL's primary is lost, and its standby promoted after a while. The old primary comes back, and
@@ -45,8 +47,23 @@ impl MachineFault {
             Self::LoseStandby { loss: Loss::Stalled, time: away() },
         ];
         faults.push(Self::StallNode { node: two, time: stall(random) });
+        faults.push(Self::CutOffNode { node: one, time: stall(random) });
         shuffle(&mut faults, random);
         faults
+    }
+
+    /// Two times of trouble, each with a fault of RabbitMQ and one of PostgreSQL. Restarts of all nodes and stalls
+    /// are left out, since they take long.
+    pub(super) fn some_at_once(random: &mut Random) -> [[Self; 2]; 2] {
+        let node = random.below(NODES);
+        let another = (node + 1) % NODES;
+        let [short, long] = [1, 3].map(Duration::from_secs);
+        let fail_over = Self::FailOver { loss: Loss::Killed, away: short, beside: short };
+        let lose_standby = Self::LoseStandby { loss: Loss::Killed, time: long };
+        [
+            [Self::KillNodes { nodes: vec![node, another], away: long }, lose_standby],
+            [Self::KillNodes { nodes: vec![node], away: long }, fail_over],
+        ]
     }
 
     /// Of which kind it is, in the words of the table.
@@ -55,6 +72,7 @@ impl MachineFault {
             Self::KillNodes { nodes, .. } if nodes.len() == 1 => "one RabbitMQ node killed",
             Self::KillNodes { .. } => "two RabbitMQ nodes killed",
             Self::StallNode { .. } => "one RabbitMQ node stalled",
+            Self::CutOffNode { .. } => "one RabbitMQ node cut off",
             Self::RestartNodes { nodes, .. } if nodes.len() == 1 => "one RabbitMQ node restarted",
             Self::RestartNodes { .. } => "all RabbitMQ nodes restarted, one after the other",
             Self::FailOver { loss: Loss::Killed, .. } => "primary killed, standby promoted",
@@ -67,9 +85,10 @@ impl MachineFault {
 
     pub(super) const fn server(&self) -> Server {
         match self {
-            Self::KillNodes { .. } | Self::StallNode { .. } | Self::RestartNodes { .. } => {
-                Server::RabbitMq
-            }
+            Self::KillNodes { .. }
+            | Self::StallNode { .. }
+            | Self::CutOffNode { .. }
+            | Self::RestartNodes { .. } => Server::RabbitMq,
             Self::FailOver { .. } | Self::RestartPrimary { .. } | Self::LoseStandby { .. } => {
                 Server::PostgreSql
             }

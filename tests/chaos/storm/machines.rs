@@ -19,19 +19,7 @@ impl Storm {
     /// One fault, from its beginning to its end.
     pub(super) async fn suffer_on_machines(&self, fault: &MachineFault) -> Result<()> {
         match fault {
-            MachineFault::KillNodes { nodes, away } => {
-                self.diary.note(format!("RabbitMQ: nodes {nodes:?} killed, away for {away:.1?}"));
-                for node in nodes.clone() {
-                    self.on_machines(move |m| m.cluster.node(node).map(|node| node.kill())).await?;
-                }
-                sleep(*away).await;
-                if let [first, _, ..] = nodes[..] {
-                    self.on_machines(move |m| m.cluster.node(first)?.start()).await?;
-                    self.diary.note(format!("RabbitMQ: node {first} started, which makes two"));
-                    self.decides().await?;
-                }
-                self.heal_nodes(nodes).await
-            }
+            MachineFault::KillNodes { nodes, away } => self.kill_nodes(nodes, *away).await,
             MachineFault::StallNode { node, time } => {
                 let node = *node;
                 self.diary.note(format!("RabbitMQ: node {node} stalled for {time:.1?}"));
@@ -39,16 +27,14 @@ impl Storm {
                 sleep(*time).await;
                 self.heal_nodes(&[node]).await
             }
-            MachineFault::RestartNodes { nodes, away } => {
-                for node in nodes.iter().copied() {
-                    self.diary.note(format!("RabbitMQ: node {node} stopped for {away:.1?}"));
-                    self.on_machines(move |m| m.cluster.node(node).map(|node| node.stop())).await?;
-                    sleep(*away).await;
-                    self.heal_nodes(&[node]).await?;
-                    self.decides().await?;
-                }
-                Ok(())
+            MachineFault::CutOffNode { node, time } => {
+                let node = *node;
+                self.diary.note(format!("RabbitMQ: node {node} cut off for {time:.1?}"));
+                self.on_machines(move |m| m.cluster.cut_off(node)).await?;
+                sleep(*time).await;
+                self.heal_nodes(&[node]).await
             }
+            MachineFault::RestartNodes { nodes, away } => self.restart_nodes(nodes, *away).await,
             MachineFault::FailOver { loss, away, beside } => {
                 self.fail_over(*loss, *away, *beside).await
             }
@@ -64,20 +50,46 @@ impl Storm {
                 self.diary.note("PostgreSQL: primary started");
                 Ok(())
             }
-            MachineFault::LoseStandby { loss, time } => {
-                let loss = *loss;
-                self.diary.note(format!("PostgreSQL: standby {loss:?} for {time:.1?}"));
-                self.on_machines(move |m| {
-                    lose(m.standby(), loss);
-                    Ok(())
-                })
-                .await?;
-                sleep(*time).await;
-                self.on_machines(move |m| bring_back(m.standby(), loss)).await?;
-                self.diary.note("PostgreSQL: standby is back");
-                Ok(())
-            }
+            MachineFault::LoseStandby { loss, time } => self.lose_standby(*loss, *time).await,
         }
+    }
+
+    async fn kill_nodes(&self, nodes: &[usize], away: Duration) -> Result<()> {
+        self.diary.note(format!("RabbitMQ: nodes {nodes:?} killed, away for {away:.1?}"));
+        for node in nodes.iter().copied() {
+            self.on_machines(move |m| m.cluster.node(node).map(|node| node.kill())).await?;
+        }
+        sleep(away).await;
+        if let [first, _, ..] = nodes[..] {
+            self.on_machines(move |m| m.cluster.node(first)?.start()).await?;
+            self.diary.note(format!("RabbitMQ: node {first} started, which makes two"));
+            self.decides().await?;
+        }
+        self.heal_nodes(nodes).await
+    }
+
+    async fn restart_nodes(&self, nodes: &[usize], away: Duration) -> Result<()> {
+        for node in nodes.iter().copied() {
+            self.diary.note(format!("RabbitMQ: node {node} stopped for {away:.1?}"));
+            self.on_machines(move |m| m.cluster.node(node).map(|node| node.stop())).await?;
+            sleep(away).await;
+            self.heal_nodes(&[node]).await?;
+            self.decides().await?;
+        }
+        Ok(())
+    }
+
+    async fn lose_standby(&self, loss: Loss, time: Duration) -> Result<()> {
+        self.diary.note(format!("PostgreSQL: standby {loss:?} for {time:.1?}"));
+        self.on_machines(move |m| {
+            lose(m.standby(), loss);
+            Ok(())
+        })
+        .await?;
+        sleep(time).await;
+        self.on_machines(move |m| bring_back(m.standby(), loss)).await?;
+        self.diary.note("PostgreSQL: standby is back");
+        Ok(())
     }
 
     /// The primary is lost, and its standby promoted. The old primary comes back, runs beside the new one

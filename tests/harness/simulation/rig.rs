@@ -14,7 +14,7 @@ use std::{
     task::Poll,
 };
 
-use ::worker::{batch::Applied, store::workers::MemberId};
+use ::worker::{batch::MessageResult, store::workers::MemberId};
 use anyhow::{Context, Result, bail, ensure};
 use shared::{
     component::{Attribute, Component, ComponentId},
@@ -252,7 +252,7 @@ impl Rig {
     }
 
     /// A batch as a worker settles it: tried again when others were in its way.
-    async fn settled(&mut self, member: MemberId, batch: &Batch) -> Result<Vec<Applied>> {
+    async fn settled(&mut self, member: MemberId, batch: &Batch) -> Result<Vec<MessageResult>> {
         let mut connection = self.connection().await?;
         for _ in 0..TRIES {
             self.tries += 1;
@@ -270,17 +270,17 @@ impl Rig {
     }
 
     /// What a live worker knows about a batch, and reports.
-    fn heard(&mut self, batch: &Batch, applied: &[Applied]) -> Result<()> {
+    fn heard(&mut self, batch: &Batch, applied: &[MessageResult]) -> Result<()> {
         let batch = batch.incoming(self.fault);
         ensure!(batch.len() == applied.len(), "{} of {}", applied.len(), batch.len());
         for (incoming, applied) in batch.iter().zip(applied) {
             match applied {
-                Applied::Settled(verdict) => {
+                MessageResult::Settled(verdict) => {
                     let id = incoming.update_id().context("a message without an id")?;
                     let verdict = verdict.clone().context("no verdict")?;
                     self.results.push(UpdateResult { id, verdict });
                 }
-                Applied::Deferred(_) => self.played.deferred += 1,
+                MessageResult::Deferred(_) => self.played.deferred += 1,
             }
         }
         Ok(())

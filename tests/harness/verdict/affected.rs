@@ -5,13 +5,13 @@ use std::collections::BTreeSet;
 use model::affected::{Event, Intervals, Span, Telling};
 
 use super::{
-    Kind, Verdict,
+    Kind, RunVerdict,
     run::Run,
     tables::{Change, IncidentRow, Row},
 };
 
 /// Tells the journal once more, and notes where `sdb_affected` is otherwise.
-pub(super) fn compare(run: &Run, verdict: &mut Verdict) {
+pub(super) fn compare(run: &Run, verdict: &mut RunVerdict) {
     let incidents = run.start.incidents.iter().map(|(id, row)| (*id, span(row))).collect();
     let mut telling =
         Telling::new(incidents, run.start.relations.clone(), run.start_affected.clone());
@@ -56,7 +56,7 @@ fn events(change: &Change) -> Vec<Event> {
     }
 }
 
-fn note_differences(told: &Intervals, found: &Intervals, verdict: &mut Verdict) {
+fn note_differences(told: &Intervals, found: &Intervals, verdict: &mut RunVerdict) {
     let keys: BTreeSet<_> = told.keys().chain(found.keys()).collect();
     for key in keys {
         let (told, found) = (told.get(key), found.get(key));

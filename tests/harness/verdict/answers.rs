@@ -4,18 +4,18 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use model::Answer;
 use shared::{
-    component::ComponentId, condition::Condition, incident::IncidentSnapshot,
-    message::Verdict as Reported, outcome::Reason, update_id::UpdateId,
+    component::ComponentId, condition::Condition, incident::IncidentSnapshot, message::Verdict,
+    outcome::Reason, update_id::UpdateId,
 };
 
 use super::{
-    Kind, Verdict,
+    Kind, RunVerdict,
     replay::Decisions,
     run::{Answered, Attempt, InboxRow, Run},
 };
 
 /// Compares answers with the inbox and with what is parked.
-pub(super) fn compare(run: &Run, decisions: &Decisions, verdict: &mut Verdict) {
+pub(super) fn compare(run: &Run, decisions: &Decisions, verdict: &mut RunVerdict) {
     let mut answers = Answers::new(run);
     answers.attribute(verdict);
     for attempt in &run.attempts {
@@ -74,7 +74,7 @@ impl<'a> Answers<'a> {
 
     /// Finds the update that each row of the inbox is of: by an answer with its id, by its text, or by
     /// the one that it repeats.
-    fn attribute(&mut self, verdict: &mut Verdict) {
+    fn attribute(&mut self, verdict: &mut RunVerdict) {
         if self.run.attempts.is_empty() {
             return;
         }
@@ -107,7 +107,7 @@ impl<'a> Answers<'a> {
     }
 
     /// One answer, and what became of the update.
-    fn answered(&self, attempt: &Attempt, verdict: &mut Verdict) {
+    fn answered(&self, attempt: &Attempt, verdict: &mut RunVerdict) {
         let row = |id: &UpdateId| self.inbox.get(id).copied();
         match &attempt.answer {
             Answered::Outcome { id, changed, incident } => {
@@ -141,7 +141,7 @@ impl<'a> Answers<'a> {
         &self,
         update: &'a str,
         attempts: &[&Attempt],
-        verdict: &mut Verdict,
+        verdict: &mut RunVerdict,
     ) -> Option<Effect<'a>> {
         let rows = self.rows.get(update).map_or(&[][..], Vec::as_slice);
         let is_sent = |row: &InboxRow| {
@@ -172,7 +172,7 @@ impl<'a> Answers<'a> {
     }
 
     /// An update is in the inbox or parked, never both.
-    fn parked(&self, verdict: &mut Verdict) {
+    fn parked(&self, verdict: &mut RunVerdict) {
         let mut seen = HashSet::new();
         for row in self.run.parked.iter().filter(|row| !row.is_put_back) {
             let Some(id) = row.update else { continue };
@@ -206,7 +206,7 @@ fn says(attempt: &Attempt, row: &InboxRow) -> bool {
 
 /// An update that was sent after another one of its component was taken stands after it, whichever
 /// clients and gateways they came through.
-fn in_order(mut effects: Vec<Effect<'_>>, verdict: &mut Verdict) {
+fn in_order(mut effects: Vec<Effect<'_>>, verdict: &mut RunVerdict) {
     effects.sort_by_key(|effect| effect.position);
     let mut latest: HashMap<ComponentId, &Effect<'_>> = HashMap::new();
     for effect in &effects {
@@ -230,7 +230,7 @@ fn in_order(mut effects: Vec<Effect<'_>>, verdict: &mut Verdict) {
 }
 
 /// What workers reported is what the model decided.
-fn reported(run: &Run, decisions: &Decisions, verdict: &mut Verdict) {
+fn reported(run: &Run, decisions: &Decisions, verdict: &mut RunVerdict) {
     let inbox: HashMap<UpdateId, &InboxRow> = run.inbox.iter().map(|row| (row.id, row)).collect();
     let parked: HashSet<UpdateId> = run
         .transactions
@@ -242,12 +242,12 @@ fn reported(run: &Run, decisions: &Decisions, verdict: &mut Verdict) {
     for result in &run.results {
         let row = inbox.get(&result.id);
         let is_right = match &result.verdict {
-            Reported::Decided { reason, incident, .. } => {
+            Verdict::Decided { reason, incident, .. } => {
                 let is_first = decided.insert(result.id);
                 let answer = decisions.get(&result.id).filter(|_| is_first);
                 answer.is_some_and(|answer| is_reported(answer, *reason, incident.as_ref()))
             }
-            Reported::Repeated { original, reason, incident } => {
+            Verdict::Repeated { original, reason, incident } => {
                 let stands_for = row.map(|row| row.original.unwrap_or(row.id));
                 let answer = decisions.get(original);
                 stands_for == Some(*original)
@@ -256,8 +256,8 @@ fn reported(run: &Run, decisions: &Decisions, verdict: &mut Verdict) {
                         answer.reason == *reason && shown == *incident
                     })
             }
-            Reported::Rejected { .. } => row.is_some_and(|row| row.outcome == "rejected"),
-            Reported::Parked => parked.contains(&result.id),
+            Verdict::Rejected { .. } => row.is_some_and(|row| row.outcome == "rejected"),
+            Verdict::Parked => parked.contains(&result.id),
         };
         if !is_right {
             let answer = decisions.get(&result.id);
@@ -285,7 +285,7 @@ pub(super) fn is_reported(
 }
 
 /// Changes that were reported to operators as committed exist.
-fn confirmed(run: &Run, verdict: &mut Verdict) {
+fn confirmed(run: &Run, verdict: &mut RunVerdict) {
     let all: HashSet<u64> = run.transactions.iter().map(|transaction| transaction.xid).collect();
     for (xid, what) in &run.confirmed {
         if !all.contains(xid) {

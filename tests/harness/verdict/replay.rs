@@ -12,7 +12,7 @@ use model::{
 use shared::{
     component::ComponentId,
     incident::{IncidentId, IncidentSnapshot},
-    message::Verdict as Reported,
+    message::Verdict,
     outcome::Reason,
     timestamp::Timestamp,
     update_id::UpdateId,
@@ -20,7 +20,7 @@ use shared::{
 
 use self::trial::{Trial, placements};
 use super::{
-    Kind, Verdict, Violation,
+    Kind, RunVerdict, Violation,
     model_state::ModelState,
     run::{InboxRow, ParkedChange, ParkedRow, Run, Transaction},
     tables::{Change, Row, Tables},
@@ -37,7 +37,7 @@ const CLOCK_SET_BACK: i64 = -9_000_000;
 pub(super) type Decisions = HashMap<UpdateId, Answer>;
 
 /// Replays a run; notes what is wrong, and returns what the model decided.
-pub(super) fn replay(run: &Run, verdict: &mut Verdict) -> Decisions {
+pub(super) fn replay(run: &Run, verdict: &mut RunVerdict) -> Decisions {
     let mut replay = Replay::new(run);
     for transaction in &run.transactions {
         replay.take(transaction);
@@ -63,7 +63,7 @@ struct Replay<'a> {
     settled: HashSet<UpdateId>,
     parked: BTreeMap<i64, &'a ParkedRow>,
     decisions: Decisions,
-    verdict: Verdict,
+    verdict: RunVerdict,
 }
 
 /// A row of the inbox, and what the idempotency keys say of it.
@@ -73,7 +73,7 @@ impl<'a> Replay<'a> {
     fn new(run: &'a Run) -> Self {
         let mut reported = HashMap::new();
         for result in &run.results {
-            if let Reported::Decided { reason, incident, .. } = &result.verdict {
+            if let Verdict::Decided { reason, incident, .. } = &result.verdict {
                 reported.entry(result.id).or_insert((*reason, incident.as_ref()));
             }
         }
@@ -90,7 +90,7 @@ impl<'a> Replay<'a> {
             settled: HashSet::new(),
             parked: BTreeMap::new(),
             decisions: Decisions::new(),
-            verdict: Verdict::default(),
+            verdict: RunVerdict::default(),
         }
     }
 

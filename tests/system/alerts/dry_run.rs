@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-use super::{ALERTS, BOTH, firing, from_now, metrics, of, send, written};
-use harness::{Clock, Fixture, System, answer, same, tests};
+use super::{ALERTS, BOTH, WEBHOOK, firing, from_now, metrics, of, send, written};
+use harness::{Clock, Fixture, System, answer, eventually, same, tests};
 
 tests!(
     a_dry_run_shows_what_would_become_of_alerts_and_sends_nothing,
+    a_dry_run_says_that_it_can_not_look_a_component_up,
     alerts_are_judged_by_the_databases_clock,
 );
 
@@ -83,6 +84,23 @@ async fn a_dry_run_shows_what_would_become_of_alerts_and_sends_nothing(
     // The same without it.
     let taken = answer(send(&system, &format!("{}?dry_run=false", BOTH[1]), &alerts)).await?;
     ensure!(taken.body["accepted"] == 1, "{taken:?}");
+    system.finish().await
+}
+
+async fn a_dry_run_says_that_it_can_not_look_a_component_up(fixture: Arc<Fixture>) -> Result<()> {
+    let fixture = fixture.with_own_postgres()?;
+    let system = System::start_with(&fixture, &[("DNS", &[])]).await?;
+    fixture.postgres().kill();
+    let path = format!("{WEBHOOK}?dry_run=true");
+    let unknown = answer(send(&system, &path, &[of("DNS", "Slow"), of("Nobody", "Slow")])).await?;
+    let message = unknown.body["message"].as_str().context("no message")?;
+    ensure!(unknown.status == 503, "{unknown:?}");
+    ensure!(message.starts_with("It is not known what becomes of 1 alerts; nothing"), "{message}");
+    fixture.postgres().start()?;
+    eventually("the database is there, and was told nothing", async || {
+        Ok(system.count("SELECT count(*) FROM sdb_inbox").await.is_ok_and(|count| count == 0))
+    })
+    .await?;
     system.finish().await
 }
 

@@ -2,7 +2,9 @@
 
 mod check;
 mod dry_run;
+mod encodings;
 mod ends;
+mod interrupted;
 mod limits;
 mod pipeline;
 mod receive;
@@ -10,6 +12,7 @@ mod recipes;
 mod reference;
 mod refusals;
 mod reload;
+mod setup;
 mod try_out;
 
 use std::{fs, path::Path, sync::Arc};
@@ -22,7 +25,19 @@ use super::telemetry::Scrape;
 use harness::{Fixture, System, tests_of};
 
 tests_of!(
-    check, dry_run, ends, limits, pipeline, receive, recipes, reference, refusals, reload, try_out
+    check,
+    dry_run,
+    encodings,
+    ends,
+    interrupted,
+    limits,
+    pipeline,
+    receive,
+    recipes,
+    reference,
+    refusals,
+    reload,
+    try_out
 );
 
 /// Where alerts are posted as to an Alertmanager.

@@ -137,7 +137,7 @@ async fn prometheus_that_sends_to_a_gateway(fixture: Arc<Fixture>) -> Result<()>
     let watched = Watched::start().await?;
     let replaced = [
         ("gateway.example:8080", system.addresses[0].as_str()),
-        ("probe.example:9115", watched.address()),
+        ("blackbox.example:9115", watched.address()),
         ("15s", "250ms"),
     ];
     let recipe = Recipe::read(&fixture, "Prometheus", &replaced)?;
@@ -151,6 +151,10 @@ async fn prometheus_that_sends_to_a_gateway(fixture: Arc<Fixture>) -> Result<()>
     let folder = fixture.folder.join("prometheus");
     let mut prometheus = Program::prometheus(&folder, &files).await?;
     fails_and_recovers(&system, &watched).await?;
+    // As the exporter wants to be asked.
+    let probed = watched.probed();
+    let asked = ["module=http_2xx&target=https%3A%2F%2Fobject-storage.example%2F"];
+    ensure!(probed == asked, "{probed:?}");
     prometheus.kill().await?;
     system.finish().await
 }

@@ -14,6 +14,7 @@ tests!(
     without_a_token_nothing_is_read,
     a_body_that_is_too_large_is_refused,
     what_can_not_be_queued_is_answered_503,
+    a_request_that_was_queued_in_part_is_sent_again,
     alerts_are_refused_until_workers_read_reports,
 );
 
@@ -120,6 +121,45 @@ async fn what_can_not_be_queued_is_answered_503(fixture: Arc<Fixture>) -> Result
     system.finish().await
 }
 
+/// The partition of one of two components is full.
+async fn a_request_that_was_queued_in_part_is_sent_again(fixture: Arc<Fixture>) -> Result<()> {
+    let settings = [("SDB_QUEUE_LIMIT", "5"), ("SDB_PARTITIONS", "2")];
+    let mut system = System::prepared_with(&fixture, &settings).await?;
+    system.start_gateway(&[]).await?;
+    system.components(&[("DNS", &[]), ("CDN", &[])]).await?;
+    let mut filled = 0;
+    while answer(send(&system, ALERTS, &[of("DNS", "Slow")])).await?.status == 200 {
+        filled += 1;
+        ensure!(filled < 50, "the queue never fills");
+    }
+    let alerts = [of("DNS", "Down"), of("CDN", "Down")];
+    for _ in 0..2 {
+        let refused = answer(send(&system, WEBHOOK, &alerts)).await?;
+        let message = refused.body["message"].as_str().context("no message")?;
+        ensure!(refused.status == 503, "{refused:?}");
+        ensure!(message.starts_with("1 of 2 alerts were not queued"), "{message}");
+        ensure!(message.contains("the queue is full"), "{message}");
+    }
+    metrics(&system, 0).await?.is("sdb_alerts_total", &["result=\"accepted\""], filled + 2)?;
+    system.start_worker(&[]).await?;
+    eventually("the whole of it is taken", async || {
+        Ok(answer(send(&system, WEBHOOK, &alerts)).await?.status == 200)
+    })
+    .await?;
+    system.drained().await?;
+    let applied = "SELECT string_agg(outcome, ' ' ORDER BY position) FROM sdb_inbox
+        WHERE component_id = 2";
+    let applied = system.texts(applied).await?.pop().context("nothing was applied")?;
+    // The first one counted, and its repetitions changed nothing.
+    let (first, repeated) = applied.split_once(' ').context("it was applied once")?;
+    ensure!(["opened", "joined"].contains(&first), "{applied}");
+    ensure!(repeated.split(' ').all(|outcome| outcome == "unchanged"), "{applied}");
+    let reports = "SELECT count(*) FROM sdb_report WHERE is_live";
+    ensure!(system.count(reports).await? == 3);
+    ensure!(incidents(&system).await?.len() == 1);
+    system.finish().await
+}
+
 /// An older version of messages is recorded, as after an upgrade.
 async fn alerts_are_refused_until_workers_read_reports(fixture: Arc<Fixture>) -> Result<()> {
     let mut system = System::prepared(&fixture).await?;
@@ -135,7 +175,12 @@ async fn alerts_are_refused_until_workers_read_reports(fixture: Arc<Fixture>) ->
         ensure!(message.starts_with("2 of 2 alerts were not queued"), "{message}");
         ensure!(message.contains("alerts need version 3 of messages"), "{message}");
         ensure!(message.contains("run `worker topology change --wire 3`"), "{message}");
+        // What would become of them is shown before.
+        let planned = answer(send(&system, &format!("{path}?dry_run=true"), &alerts)).await?;
+        let updates = planned.body["updates"].as_array().map(Vec::len);
+        ensure!(planned.status == 200 && updates == Some(2), "{planned:?}");
     }
+    metrics(&system, 0).await?.is("sdb_updates_refused_total", &[], 4)?;
     system.worker_succeeds(&["topology", "change", "--wire", "3"]).await?;
     for path in BOTH {
         eventually("the gateway takes alerts", async || {

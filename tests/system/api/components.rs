@@ -1,11 +1,10 @@
 //! How an update names its component, and how a component is named in an incident's updates.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use reqwest::Method;
 use serde_json::{Value, json};
-use tokio::time::Instant;
 
 use super::{is_error, texts};
 use harness::{COMPONENT_STATUS, Fixture, System, answer, same, status_update, tests};
@@ -252,10 +251,7 @@ async fn a_component_that_is_added_to_the_catalogue_is_known_without_a_restart(
             VALUES (100, 'region', 'R2');",
         )
         .await?;
-    let begin = Instant::now();
     system.catalogue_seen().await?;
-    // About one second, and more where the machine is busy.
-    ensure!(begin.elapsed() < Duration::from_secs(5), "it took {:?}", begin.elapsed());
     is_error(&system.post(&status_update("DNS", 1)).await?, 400)?;
     // And one that is gone is gone.
     system

@@ -77,14 +77,10 @@ async fn outcomes_come(system: &System) -> Result<()> {
 
 async fn without_a_worker_updates_are_soon_answered_at_once(fixture: Arc<Fixture>) -> Result<()> {
     let mut system = start(&fixture).await?;
-    // Each would wait for 1.5 s: 60 s for these. Two or three do.
-    let began = Instant::now();
+    // Two or three wait for 1.5 s each.
     for number in 0..40 {
         is_pending(&system.post(&update(number % COMPONENTS + 1)).await?)?;
     }
-    let took = began.elapsed();
-    ensure!(took < Duration::from_secs(15), "40 updates took {took:?}");
-    ensure!(took > Duration::from_millis(1_500), "the first ones are waited for: {took:?}");
     let at_once = not_awaited(&system).await?;
     ensure!((35..40).contains(&at_once), "{at_once} were answered at once");
 
@@ -149,7 +145,7 @@ async fn a_partition_without_a_worker_holds_up_no_other(fixture: Arc<Fixture>) -
 
     // One component of it, then two, then a third: no other partition is taken for silent.
     for silent in [1, 9, 17] {
-        let began = Instant::now();
+        let before = not_awaited(&system).await?;
         for _ in 0..10 {
             is_pending(&system.post(&update(silent)).await?)?;
             for component in [2, 3, 8, 16] {
@@ -157,8 +153,8 @@ async fn a_partition_without_a_worker_holds_up_no_other(fixture: Arc<Fixture>) -
                 ensure!(is_decided(&answer), "beside {silent}: {answer:?}");
             }
         }
-        let took = began.elapsed();
-        ensure!(took < Duration::from_secs(10), "10 updates of {silent} took {took:?}");
+        let at_once = not_awaited(&system).await? - before;
+        ensure!(at_once >= 5, "of 10 updates of {silent}, {at_once} were answered at once");
     }
     connection.close(200, "done".into()).await?;
     outcomes_come(&system).await?;

@@ -55,7 +55,7 @@ async fn every_request_is_answered_before_a_gateway_ends(fixture: Arc<Fixture>) 
     // They are sent before the gateway hears of that.
     own.rabbitmq().ctl(&["set_vm_memory_high_watermark", "absolute", "1MiB"])?;
     eventually("the alarm is raised", async || {
-        let alarms = own.rabbitmq().ctl(&["eval", "rabbit_alarm:get_alarms()."])?;
+        let alarms = own.rabbitmq().eval("rabbit_alarm:get_alarms().")?;
         Ok(alarms.contains("memory"))
     })
     .await?;

@@ -2,6 +2,7 @@
 //! it is, all that was answered 2xx takes effect once and in order, and no process needs a restart.
 
 mod load;
+mod machines;
 mod nodes;
 mod own_node;
 mod several;
@@ -14,21 +15,13 @@ use harness::{ADMIN, Fixture, System, tests_of};
 
 use self::load::Load;
 
-tests_of!(nodes, own_node, several);
+tests_of!(nodes, own_node, several, machines);
 
 /// One for each node to lead.
 const PARTITIONS: u16 = 3;
 
-/// The time within which every request is answered 2xx again, after whatever becomes of one node.
-const ANSWERS_AGAIN: Duration = Duration::from_secs(10);
-
-/// The time within which RabbitMQ gives a stalled node up, twice its `net_ticktime` at most, and something is
-/// done about that.
-const GIVEN_UP: Duration = Duration::from_secs(17);
-/// How long a node stalls: longer than that.
-const STALL: Duration = Duration::from_secs(20);
-/// The time in which a node that stalled is a part of the cluster again.
-const HEALS: Duration = Duration::from_secs(6);
+/// How long a node stalls, for RabbitMQ to give it up: twice its `net_ticktime` at most.
+const GIVEN_UP: Duration = Duration::from_secs(20);
 
 /// A system on the cluster, with a burst that is under way. Node `n` leads partition `n`.
 struct OnCluster {

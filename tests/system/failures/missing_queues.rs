@@ -12,7 +12,6 @@ use lapin::{
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use shared::topology::Topology;
-use tokio::time::Instant;
 use uuid::Uuid;
 
 use harness::{
@@ -219,14 +218,12 @@ async fn an_update_requeued_without_a_queue_stays_parked(fixture: Arc<Fixture>) 
     let channel = connection.create_channel().await?;
     delete_queue(&channel, topology.queue(0)).await?;
     connection.close(200, "done".into()).await?;
-    let arguments = ["parked", "put-back", "--all"];
+    let arguments = ["parked", "requeue", "--all"];
     let (done, said) = system.worker_command(&arguments).await?;
     ensure!(!done && said.contains("was not requeued, since its queue is missing"), "{said}");
     ensure!(system.count(parked).await? == 1);
-    let began = Instant::now();
     system.start_worker(&[]).await?;
     eventually("it is put back", async || Ok(system.worker_command(&arguments).await?.0)).await?;
-    ensure!(began.elapsed().as_secs() < 30);
     eventually("it is applied", async || {
         Ok(system.count("SELECT count(*) FROM sdb_inbox").await? == 1)
     })

@@ -108,8 +108,7 @@ async fn leader(system: &System, queue: &str, action: &str) -> Result<()> {
         system.vhost
     );
     let servers = system.context.clone();
-    let said = tokio::task::spawn_blocking(move || servers.rabbitmq().ctl(&["eval", &statement]))
-        .await??;
-    ensure!(said.trim() == "ok", "{said}");
+    let said = tokio::task::spawn_blocking(move || servers.rabbitmq().eval(&statement)).await??;
+    ensure!(said == "ok", "{said}");
     Ok(())
 }

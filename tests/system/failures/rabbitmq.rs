@@ -42,6 +42,7 @@ async fn rabbitmq_is_stopped_and_started(fixture: Arc<Fixture>) -> Result<()> {
     let own = fixture.with_own_servers()?;
     let (system, burst) = start_on(&own).await?;
     own.rabbitmq().stop();
+    ensure!(own.rabbitmq().eval("ok.").is_err(), "it is not stopped");
     refuses(&system, &burst, ABSENT, ABSENT).await?;
     own.rabbitmq().start()?;
     survived(system, burst).await
@@ -112,7 +113,7 @@ async fn an_update_whose_confirm_timed_out_is_not_queued_later(
     ensure!(system.post(&update(0)).await?.status == 201);
     own.rabbitmq().ctl(&["set_vm_memory_high_watermark", "absolute", "1MiB"])?;
     eventually("the alarm is raised", async || {
-        let alarms = own.rabbitmq().ctl(&["eval", "rabbit_alarm:get_alarms()."])?;
+        let alarms = own.rabbitmq().eval("rabbit_alarm:get_alarms().")?;
         Ok(alarms.contains("memory"))
     })
     .await?;
@@ -165,7 +166,7 @@ async fn rabbitmq_takes_no_more_connections(fixture: Arc<Fixture>) -> Result<()>
             "length([C || C <- rabbit_networking:connections(),
                 [{{vhost, <<\"{vhost}\">>}}] =:= catch rabbit_networking:connection_info(C, [vhost])])."
         );
-        Ok(rabbitmq.ctl(&["eval", &query])?.trim().parse()?)
+        Ok(rabbitmq.eval(&query)?.parse()?)
     };
     let all = connections()?;
     ensure!(all == 6, "one for each gateway, two for each worker, but there are {all}");

@@ -11,7 +11,6 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use reqwest::Method;
 use serde_json::{Value, json};
-use tokio::time::Instant;
 
 use super::{CATALOGUE, ask, get, ids};
 use harness::{COMPONENT_STATUS, Fixture, INCIDENTS, System, eventually, eventually_within, tests};
@@ -272,7 +271,6 @@ async fn a_slow_reader_holds_no_snapshot_and_is_cut_off(fixture: Arc<Fixture>) -
     system.components(&CATALOGUE[..2]).await?;
     // More than is read ahead for a reader.
     incidents(&system, 3 * MANY).await?;
-    let began = Instant::now();
     let readers = ["1.1", "1.0"].map(|version| {
         let address = system.addresses[0].clone();
         (version, thread::spawn(move || read_slowly(&address, version)))
@@ -287,7 +285,6 @@ async fn a_slow_reader_holds_no_snapshot_and_is_cut_off(fixture: Arc<Fixture>) -
         Ok(readers.iter().all(|(_, reader)| reader.is_finished()))
     })
     .await?;
-    ensure!(began.elapsed() < Duration::from_secs(75), "{:?}", began.elapsed());
     for (version, reader) in readers {
         let (got, end) = reader.join().map_err(|_| anyhow::anyhow!("a reader panicked"))??;
         ensure!(got.starts_with(format!("HTTP/{version} 200").as_bytes()), "{version}");

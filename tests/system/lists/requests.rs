@@ -1,11 +1,10 @@
 //! How lists are asked for, and how they are sent.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use reqwest::Method;
 use serde_json::Value;
-use tokio::time::Instant;
 
 use super::{CATALOGUE, ask, get, ids, tag, windows};
 use harness::{COMPONENT_STATUS, Fixture, INCIDENTS, System, answer, same, tests};
@@ -209,10 +208,9 @@ async fn what_has_no_content_reads_none(fixture: Arc<Fixture>) -> Result<()> {
             )
         {
             let headers = [headers, vec![("Accept-Encoding", coding)]].concat();
-            let began = Instant::now();
+            // One that reads the list waits for the lock until PostgreSQL ends it, and is answered 503.
             let got = ask(&system, method.clone(), path, &headers).await?;
             ensure!(got.status == status, "{method} {path}: {} {:?}", got.status, got.headers);
-            ensure!(began.elapsed() < Duration::from_secs(2), "{method} {path} reads the list");
             ensure!(got.bytes.is_empty() && !got.header("etag").is_empty(), "{:?}", got.headers);
             // What it would be is not known, and 0 would be wrong.
             ensure!(got.header("content-length").is_empty(), "{:?}", got.headers);

@@ -75,7 +75,7 @@ async fn commands_whose_output_is_not_read_do_their_work(fixture: Arc<Fixture>) 
     system.start_gateway(&[]).await?;
     for (program, arguments, code) in [
         ("gateway", &["health", "--ready"][..], 0),
-        ("worker", &["parked", "put-back", "--all"], 0),
+        ("worker", &["parked", "requeue", "--all"], 0),
         // A refusal that nobody hears is still one.
         ("worker", &["health"], 1),
         ("worker", &["incident", "close", "1"], 1),

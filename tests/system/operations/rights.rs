@@ -235,7 +235,7 @@ async fn the_role_for_queues_has_the_rights_that_it_needs(fixture: Arc<Fixture>)
                 system.sql("DELETE FROM sdb_parked").await?;
                 park(system).await?;
                 roles.works(&["parked", "list"], "queues").await?;
-                roles.works(&["parked", "put-back", "--all"], "queues").await?;
+                roles.works(&["parked", "requeue", "--all"], "queues").await?;
                 system
                     .sql(
                         "INSERT INTO sdb_report (component_id, source, key, is_live, first_at,

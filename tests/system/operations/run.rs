@@ -22,6 +22,7 @@ tests!(
     a_child_that_fails_ends_all_with_its_reason,
     an_unprepared_database_is_not_prepared_unasked,
     a_prepared_database_is_used_as_it_is,
+    what_is_printed_leads_a_stranger_to_the_page_and_its_storm,
     one_address_of_two_is_refused,
     the_environment_file_keeps_any_value,
     an_ordinary_user_can_run_everything,
@@ -273,6 +274,39 @@ async fn a_prepared_database_is_used_as_it_is(fixture: Arc<Fixture>) -> Result<(
     run.runs().await?;
     ensure!(system.count("SELECT count(*) FROM component").await? == 13, "12 samples and Mail");
     ensure!(run.printed()?.contains("Post an update"), "there is a component to name");
+    run.signal(Signal::SIGINT)?;
+    run.ended().await?;
+    Ok(())
+}
+
+async fn what_is_printed_leads_a_stranger_to_the_page_and_its_storm(
+    fixture: Arc<Fixture>,
+) -> Result<()> {
+    let system = System::prepared(&fixture).await?;
+    let arguments = ["--sample-catalogue", "--storm"];
+    let mut run = start_on(&system, &arguments).await?.spawn()?;
+    run.runs().await?;
+    let said = run.printed()?;
+    let first = said.split_whitespace().find(|word| word.starts_with("http://"));
+    ensure!(first == Some(run.url(0, "/").as_str()), "the page's address is not the first: {said}");
+    let client = reqwest::Client::builder().no_proxy().build()?;
+    let shows = async |path: &str, text: &str| {
+        let page = client.get(run.url(0, path)).send().await?.text().await?;
+        anyhow::Ok(page.contains(text))
+    };
+    // Its end: one incident has been joined, raised and left.
+    let end = "Also 1 with a minor problem.";
+    eventually_within(Duration::from_secs(60), "the storm is on the page", async || {
+        Ok(shows("/", "Outage of 2 components").await? && shows("/", end).await?)
+    })
+    .await?;
+    // The line to paste.
+    let paste = said.lines().find(|line| line.trim().starts_with("curl -i ")).context("no line")?;
+    let answered = shell(&run.environment(), paste).await?;
+    ensure!(answered.starts_with("HTTP/1.1 20"), "{answered}");
+    for path in ["/components/1", "/history", "/feed.atom", "/incidents/1"] {
+        ensure!(shows(path, "Object Storage").await?, "{path}");
+    }
     run.signal(Signal::SIGINT)?;
     run.ended().await?;
     Ok(())

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use super::{HOSTILE, page, page_with, plant, shows};
+use super::{hostile, page, page_with, plant, shows};
 use harness::{Component, Fixture, System, status_update, tests};
 
 tests!(
@@ -164,20 +164,28 @@ async fn badges_have_a_word(fixture: Arc<Fixture>) -> Result<()> {
 }
 
 async fn texts_of_others_break_no_format(fixture: Arc<Fixture>) -> Result<()> {
-    let components: Vec<Component<'_>> = HOSTILE.iter().map(|text| (*text, &[][..])).collect();
+    let hostile = hostile();
+    let components: Vec<Component<'_>> =
+        hostile.iter().map(|text| (text.as_str(), &[][..])).collect();
     let system = System::start_with(&fixture, &components).await?;
-    for text in HOSTILE {
+    for text in &hostile {
         plant(&system, text).await?;
     }
-    shows(&system, "/feed.atom", "desrever").await?;
-    for path in ["/feed.atom", "/rss/", "/badge/components/1.svg", "/badge/components/2.svg"] {
-        let feed = page(&system, path).await?.text;
+    shows(&system, "/feed.atom", "WWW").await?;
+    let badges = (1..=hostile.len()).map(|id| format!("/badge/components/{id}.svg"));
+    for path in ["/feed.atom".to_owned(), "/rss/".to_owned()].into_iter().chain(badges) {
+        let feed = page(&system, &path).await?;
+        ensure!(feed.status == 200, "{path}: {feed:?}");
+        let feed = feed.text;
+        // It ends where a name is cut, too.
+        ensure!(["</feed>", "</rss>", "</svg>"].iter().any(|end| feed.trim_end().ends_with(end)));
+        ensure!(!path.ends_with(".svg") || feed.len() < 1_500, "{path} is wide: {feed}");
         for bad in ["<script", "<img", "onload=alert(1)>", "\u{8}", "\u{fffe}"] {
             ensure!(!feed.contains(bad), "{path} has {bad:?}: {feed}");
         }
     }
     let calendar = page(&system, "/maintenance.ics").await?.text;
-    ensure!(parts(&calendar, "BEGIN:VEVENT", "END:VEVENT").len() == HOSTILE.len(), "{calendar}");
+    ensure!(parts(&calendar, "BEGIN:VEVENT", "END:VEVENT").len() == hostile.len(), "{calendar}");
     for line in calendar.split("\r\n") {
         ensure!(line.len() <= 75 && !line.contains(['\n', '\u{202e}', '\u{8}']), "{line:?}");
     }
@@ -188,7 +196,7 @@ async fn texts_of_others_break_no_format(fixture: Arc<Fixture>) -> Result<()> {
         .flatten()
         .filter_map(|i| i["name"].as_str())
         .collect();
-    for text in HOSTILE {
+    for text in &hostile {
         let shown = text.replace(['\u{202e}', '\u{2066}'], "");
         ensure!(names.contains(&shown.as_str()), "{shown:?} is not among {names:?}");
     }

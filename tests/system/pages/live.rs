@@ -22,13 +22,13 @@ const LIVE: &str = "/api/v1/live";
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// A reader of events.
-struct Reader {
+pub(super) struct Reader {
     response: Response,
     text: String,
 }
 
 impl Reader {
-    async fn new(system: &System) -> Result<Self> {
+    pub(super) async fn new(system: &System) -> Result<Self> {
         let response = system.request_to(0, Method::GET, LIVE).send().await?;
         ensure!(response.status() == 200, "{response:?}");
         let content_type = response.headers()["content-type"].to_str()?;
@@ -37,7 +37,7 @@ impl Reader {
     }
 
     /// The id of the next event; none at the end.
-    async fn next(&mut self) -> Result<Option<String>> {
+    pub(super) async fn next(&mut self) -> Result<Option<String>> {
         loop {
             if let Some((event, rest)) = self.text.split_once("\n\n") {
                 let id = event.lines().find_map(|line| line.strip_prefix("id: "));

@@ -1,15 +1,17 @@
 //! Pages for people, events of changes, feeds, and the formats of others.
 
+mod crowds;
 mod formats;
 mod html;
 mod live;
+mod python;
 
 use anyhow::Result;
 use reqwest::{Method, header::HeaderMap};
 
 use harness::{System, eventually, tests_of};
 
-tests_of!(formats, html, live);
+tests_of!(crowds, formats, html, live, python);
 
 /// An answer whose body is text.
 #[derive(Debug)]
@@ -54,13 +56,20 @@ async fn shows(system: &System, path: &str, text: &str) -> Result<Page> {
     found.ok_or_else(|| anyhow::anyhow!("it was there"))
 }
 
-/// Texts that would run, or turn what follows them, if they were taken for markup.
-const HOSTILE: [&str; 4] = [
-    "<script>alert(1)</script><img src=x onerror=alert(1)>",
-    "\"'><svg onload=alert(1)></bdi></main></body><!-- ]]> &amp; &lt;b&gt;",
-    "\u{202e}txet desrever \u{2066} شبكة\u{200f}",
-    "{{ 7 * 7 }} ${x} %00 \\ \u{fffe}\u{8}",
-];
+/// Texts that would run, turn what follows them, or be too wide, if they were taken as they are.
+fn hostile() -> Vec<String> {
+    let long: String = ["W".repeat(120), "ä漢🔥 &<".repeat(30)].concat();
+    let mut texts: Vec<String> = [
+        "<script>alert(1)</script><img src=x onerror=alert(1)>",
+        "\"'><svg onload=alert(1)></bdi></main></body><!-- ]]> &amp; &lt;b&gt;",
+        "\u{202e}txet desrever \u{2066} شبكة\u{200f}",
+        "{{ 7 * 7 }} ${x} %00 \\ \u{fffe}\u{8}",
+    ]
+    .map(str::to_owned)
+    .into();
+    texts.push(long.chars().take(255).collect());
+    texts
+}
 
 /// An active manual incident of component 1 and a maintenance to come, both with this title, and an update.
 async fn plant(system: &System, text: &str) -> Result<()> {

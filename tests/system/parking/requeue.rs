@@ -99,12 +99,13 @@ async fn a_parked_update_is_listed_shown_and_requeued_at_the_end(
     rename(&system, "DNS").await?;
     let third = system.post(&dns(1, "third")).await?;
     ensure!(third.status == 201, "{third:?}");
-    system.worker_succeeds(&["parked", "put-back", &number]).await?;
+    system.worker_succeeds(&["parked", "requeue", &number]).await?;
     let applied = receipt(&system, &first, "done").await?;
     ensure!(applied["outcome"] == "unchanged" && applied["incident"]["text"] == "third");
     // Put back again by mistake: there is nothing any more.
-    let (done, said) = system.worker_command(&["parked", "put-back", &number]).await?;
+    let (done, said) = system.worker_command(&["parked", "requeue", &number]).await?;
     ensure!(!done && said.contains(&format!("nothing is parked under {number}")), "{said}");
+    // Its name in earlier releases.
     let said = system.worker_succeeds(&["parked", "put-back", "--all"]).await?;
     ensure!(said.contains("Requeued: 1."), "{said}");
     let applied = receipt(&system, &second, "done").await?;
@@ -124,7 +125,7 @@ async fn what_can_not_be_applied_again_is_parked_again(fixture: Arc<Fixture>) ->
     let before = parked(&system, 1).await?;
     // Put back while no worker runs: it waits, and its receipt says so.
     drop(system.workers.remove(0));
-    system.worker_succeeds(&["parked", "put-back", "--all"]).await?;
+    system.worker_succeeds(&["parked", "requeue", "--all"]).await?;
     let all = listed(&system).await?;
     ensure!(all.len() == 1 && !all[0]["put_back_at"].is_null(), "{all:?}");
     ensure!(
@@ -132,14 +133,14 @@ async fn what_can_not_be_applied_again_is_parked_again(fixture: Arc<Fixture>) ->
     );
     receipt(&system, &update, "pending").await?;
     // And again, as after a command that was killed.
-    system.worker_succeeds(&["parked", "put-back", "--all"]).await?;
+    system.worker_succeeds(&["parked", "requeue", "--all"]).await?;
     system.start_worker(&[]).await?;
     let after = parked(&system, 1).await?;
     ensure!(after[0]["id"] == before[0]["id"] && after[0]["parked_at"] != before[0]["parked_at"]);
     receipt(&system, &update, "parked").await?;
 
     rename(&system, "DNS").await?;
-    system.worker_succeeds(&["parked", "put-back", "--all"]).await?;
+    system.worker_succeeds(&["parked", "requeue", "--all"]).await?;
     // The same by its other name; to do it twice does no harm.
     system.worker_succeeds(&["parked", "requeue", "--all"]).await?;
     ensure!(receipt(&system, &update, "done").await?["outcome"] == "opened");
@@ -182,7 +183,7 @@ async fn an_update_of_an_older_gateway_without_a_queue_is_parked_and_requeued(
     let reason = all[0]["reason"].as_str().unwrap_or_default();
     ensure!(reason == "dead-lettered by RabbitMQ: there was no queue for p1", "{reason}");
     // The worker has made the queue anew.
-    system.worker_succeeds(&["parked", "put-back", "--all"]).await?;
+    system.worker_succeeds(&["parked", "requeue", "--all"]).await?;
     ensure!(receipt(&system, &update, "done").await?["outcome"] == "opened");
     connection.close(200, "done".into()).await?;
     system.finish().await
@@ -211,7 +212,7 @@ async fn a_message_that_rabbitmq_gave_up_is_parked(fixture: Arc<Fixture>) -> Res
     system.drained().await?;
     connection.close(200, "done".into()).await?;
     // Put back, they are known again by what they have for an id.
-    system.worker_succeeds(&["parked", "put-back", "--all"]).await?;
+    system.worker_succeeds(&["parked", "requeue", "--all"]).await?;
     let again = parked(&system, 2).await?;
     for (before, after) in all.iter().zip(&again) {
         ensure!(
@@ -242,7 +243,7 @@ async fn what_a_full_queue_refuses_stays_parked(fixture: Arc<Fixture>) -> Result
         }
         ensure!(answer.status == 202, "{answer:?}");
     }
-    let (done, said) = system.worker_command(&["parked", "put-back", "--all"]).await?;
+    let (done, said) = system.worker_command(&["parked", "requeue", "--all"]).await?;
     ensure!(!done && said.contains("was not requeued, since its queue is full"), "{said}");
     parked(&system, 1).await?;
     receipt(&system, &update, "parked").await?;
@@ -256,7 +257,7 @@ async fn what_a_full_queue_refuses_stays_parked(fixture: Arc<Fixture>) -> Result
 
     system.start_worker(&[]).await?;
     system.drained().await?;
-    system.worker_succeeds(&["parked", "put-back", "--all"]).await?;
+    system.worker_succeeds(&["parked", "requeue", "--all"]).await?;
     receipt(&system, &update, "done").await?;
     system.finish().await
 }
@@ -265,8 +266,8 @@ async fn an_invalid_command_names_what_is_expected(fixture: Arc<Fixture>) -> Res
     let system = System::prepared(&fixture).await?;
     for (arguments, says) in [
         (["parked", "show", "7"], "nothing is parked under 7: `worker parked list` shows what is"),
-        (["parked", "put-back", "--all"], "there are no queues yet: start a worker first"),
-        (["parked", "put-back", "x"], "invalid value 'x'"),
+        (["parked", "requeue", "--all"], "there are no queues yet: start a worker first"),
+        (["parked", "requeue", "x"], "invalid value 'x'"),
     ] {
         let (done, said) = system.worker_command(&arguments).await?;
         ensure!(!done && said.contains(says), "{arguments:?}: {said}");

@@ -174,7 +174,7 @@ fn understood(fixture: &Fixture, settings: &str) -> Result<String> {
         end.",
         bytes(settings)
     );
-    Ok(fixture.rabbitmq().ctl(&["eval", &expression])?.trim().to_owned())
+    fixture.rabbitmq().eval(&expression)
 }
 
 /// The same of `advanced.config`: the terms, as Erlang reads them.
@@ -184,7 +184,7 @@ fn terms(fixture: &Fixture, text: &str) -> Result<String> {
         case erl_parse:parse_term(Tokens) of {{ok, Terms}} -> Terms; Other -> Other end.",
         bytes(text)
     );
-    let answer = fixture.rabbitmq().ctl(&["eval", &expression])?;
+    let answer = fixture.rabbitmq().eval(&expression)?;
     Ok(answer.split_ascii_whitespace().collect())
 }
 
@@ -220,5 +220,12 @@ async fn the_settings_of_rabbitmq_are_understood(fixture: Arc<Fixture>) -> Resul
     ensure!(answer == expected, "{advanced} is {answer}");
     let answer = terms(&fixture, &advanced.replacen('}', "", 1))?;
     ensure!(answer.contains("error"), "a fault is not found: {answer}");
+    // What RabbitMQ can't evaluate is no answer.
+    for expressions in ["no_module:no_function().", "not an expression"] {
+        let answer = fixture.rabbitmq().eval(expressions);
+        let failed =
+            answer.as_ref().is_err_and(|error| error.to_string().contains("can't evaluate"));
+        ensure!(failed, "{expressions}: {answer:?}");
+    }
     Ok(())
 }

@@ -145,12 +145,19 @@ async fn a_python_database_is_taken_over_and_given_back_and_taken_over_again(
     let (all, python) = (schema(&shell).await?, python_schema(&shell).await?);
     take_over(&mut system, 200).await?;
 
-    let [parked, detach, drop_ours] = &expect(
+    let [queues, parked, detach, drop_ours] = &expect(
         "Go back to the Python dashboard",
-        &["worker parked list", "worker detach", "psql "],
+        &["rabbitmqctl list_queues ", "worker parked list", "worker detach", "psql "],
     )?[..] else {
         unreachable!("there are as many as are expected")
     };
+    let queues = queues.replace("VHOST", &system.vhost);
+    eventually("the queues are empty", async || {
+        let listed = shell.run(&queues).await?;
+        let mut ours = listed.lines().filter(|line| line.starts_with("sdb.updates.")).peekable();
+        Ok(ours.peek().is_some() && ours.all(|line| line.ends_with("\t0")))
+    })
+    .await?;
     system.drained().await?;
     let list = shell.run(parked).await?;
     ensure!(list.contains("Nothing is parked") || list.trim().is_empty(), "{list}");
@@ -174,9 +181,10 @@ async fn a_python_database_is_taken_over_and_given_back_and_taken_over_again(
 }
 
 async fn a_backup_is_restored(fixture: Arc<Fixture>) -> Result<()> {
-    let [dump, restore, migrate] =
-        &expect("Back up and restore", &["pg_dump ", "pg_restore ", "worker migrate"])?[..]
-    else {
+    let [dump, restore, migrate, queues] = &expect(
+        "Back up and restore",
+        &["pg_dump ", "pg_restore ", "worker migrate", "rabbitmqctl list_queues "],
+    )?[..] else {
         unreachable!("there are as many as are expected")
     };
     let mut system = System::start(&fixture).await?;
@@ -192,6 +200,13 @@ async fn a_backup_is_restored(fixture: Arc<Fixture>) -> Result<()> {
     let waiting = answer(waiting.header("Prefer", "respond-async")).await?;
     ensure!(waiting.status == 202, "{waiting:?}");
     stop(&mut system).await?;
+    // Its numbers are some seconds old.
+    let queues = queues.replace("VHOST", &system.vhost);
+    eventually("the update that waits is listed, without a consumer", async || {
+        let listed = shell.run(&queues).await?;
+        Ok(listed.lines().any(|row| row.starts_with("sdb.updates.") && row.ends_with("\t1\t0")))
+    })
+    .await?;
 
     let (servers, name) = (fixture.clone(), format!("{}_n", system.vhost));
     let uri = spawn_blocking(move || servers.postgres().create_database(&name)).await??;
@@ -216,9 +231,14 @@ async fn a_backup_is_restored(fixture: Arc<Fixture>) -> Result<()> {
 }
 
 async fn an_upgrade_follows_the_procedure(fixture: Arc<Fixture>) -> Result<()> {
-    let commands =
-        ["worker migrate", "worker topology change --wire 3", "worker topology change --wire 1"];
-    let [migrate, raise, lower] = &expect("Upgrade without downtime", &commands)?[..] else {
+    let commands = [
+        "worker migrate",
+        "worker topology change --wire 3",
+        "worker topology change --arguments 3",
+        "worker topology change --wire 1 --arguments 1",
+    ];
+    let [migrate, raise, replace, lower] = &expect("Upgrade without downtime", &commands)?[..]
+    else {
         unreachable!("there are as many as are expected")
     };
     let mut system = System::start(&fixture).await?;
@@ -248,9 +268,13 @@ async fn an_upgrade_follows_the_procedure(fixture: Arc<Fixture>) -> Result<()> {
     ensure!(old.ended().await?.success());
     system.addresses.remove(0);
     ensure!(system.post(&json!({ "name": "DNS", "impact": 2 })).await?.status == 201);
-    for (command, wire) in [(raise, 3), (lower, 1)] {
+    for (command, wire, arguments) in [(raise, 3, 1), (replace, 3, 3), (lower, 1, 1)] {
         shell.run(command).await?;
-        ensure!(system.topology().await?.wire == wire, "{command} did not change the version");
+        let topology = system.topology().await?;
+        ensure!(
+            (topology.wire, topology.arguments) == (wire, arguments),
+            "{command}: {topology:?}"
+        );
         taken(&system).await?;
     }
     system.finish().await
@@ -303,13 +327,8 @@ async fn every_other_command_works(fixture: Arc<Fixture>) -> Result<()> {
 
 /// Runs a command for what stands in the place of its examples.
 async fn prepared(system: &System, shell: &Shell, command: &str) -> Result<String> {
-    let mut command = command.replace("VHOST", &system.vhost);
-    // The admin address of a process: that of a gateway of this test, which is one, too.
-    let address = &system.addresses[0];
-    command = command.replace("127.0.0.1:9091", &address.to_string());
-    if command == "worker health --ready" {
-        command = format!("SDB_ADMIN_ADDRESS={address} {command}");
-    }
+    // Numbers first: names and addresses may have the same digits.
+    let mut command = command.to_owned();
     if command.contains("17") {
         let update = "INSERT INTO sdb_parked (delivery_key, queue, reason, parked_at, payload)
             VALUES (gen_random_uuid(), 'sdb.updates.v1.p0', 'for a test', now(), '{}') RETURNING id";
@@ -325,6 +344,13 @@ async fn prepared(system: &System, shell: &Shell, command: &str) -> Result<Strin
     } else {
         None
     };
+    command = command.replace("VHOST", &system.vhost);
+    // The admin address of a process: that of a gateway of this test, which is one, too.
+    let address = &system.addresses[0];
+    command = command.replace("127.0.0.1:9091", &address.to_string());
+    if command == "worker health --ready" {
+        command = format!("SDB_ADMIN_ADDRESS={address} {command}");
+    }
     if command.contains("delete_queue") {
         // One that a command left behind that was killed at its end.
         command = command.replace("vN.pM", "v0.p3");

@@ -153,7 +153,7 @@ async fn all_refuse(system: &mut System, uri: &str, says: &str) -> Result<()> {
         &["catalogue", "apply", &catalogue],
         &["incident", "list"],
         &["parked", "list"],
-        &["parked", "put-back", "--all"],
+        &["parked", "requeue", "--all"],
         &["topology", "show"],
         &["topology", "change", "--partitions", "2"],
     ] {

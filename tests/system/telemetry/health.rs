@@ -5,7 +5,6 @@ use std::{io::Write, net::TcpStream, sync::Arc, time::Duration};
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::json;
-use tokio::time::Instant;
 
 use super::{Scrape, ready, watched};
 use harness::{ADMIN, Fixture, System, answer, eventually, tests, token};
@@ -67,12 +66,9 @@ async fn health_commands_report_whether_the_process_is_healthy(
         let address = format!("0.0.0.0:{port}");
         let variables = [(name, address.as_str())];
         process.signal(Signal::SIGSTOP)?;
-        let asked = Instant::now();
         let (well, said) = fixture.command(program, &["health"], &variables).await?;
-        let took = asked.elapsed();
         process.signal(Signal::SIGCONT)?;
         ensure!(!well && said.contains("does not answer within"), "{said}");
-        ensure!(took < Duration::from_secs(3), "{took:?}");
         let nobody = [(name, "127.0.0.1:1")];
         let (well, said) = fixture.command(program, &["health"], &nobody).await?;
         ensure!(!well && said.contains("127.0.0.1:1 does not answer"), "{said}");

@@ -206,7 +206,7 @@ async fn what_cannot_be_applied_is_parked_alone_and_applied_when_it_is_requeued(
     }
     // The catalogue is put right, and what is requeued goes alone.
     system.sql("UPDATE component SET name = 'Renamed' WHERE id = 2").await?;
-    let (done, said) = system.worker_command(&["parked", "put-back", "--all"]).await?;
+    let (done, said) = system.worker_command(&["parked", "requeue", "--all"]).await?;
     ensure!(done, "{said}");
     system.drained().await?;
     ensure!(applied(&system, updates[2].id).await?);
@@ -262,7 +262,7 @@ async fn an_envelope_that_rabbitmq_gave_up_is_parked_update_by_update(
         );
         ensure!(*payload == update.encode(), "{rows:?}");
     }
-    let (done, said) = system.worker_command(&["parked", "put-back", "--all"]).await?;
+    let (done, said) = system.worker_command(&["parked", "requeue", "--all"]).await?;
     ensure!(done, "{said}");
     system.drained().await?;
     for update in &updates {

@@ -254,8 +254,8 @@ async fn a_queue_without_a_leader_is_not_deleted(fixture: Arc<Fixture>) -> Resul
                 ra:{action}_server(quorum_queues, amqqueue:get_pid(Q)) end.",
             system.vhost
         );
-        let done = fixture.rabbitmq().ctl(&["eval", &query])?;
-        ensure!(done.trim() == "ok", "{done}");
+        let done = fixture.rabbitmq().eval(&query)?;
+        ensure!(done == "ok", "{done}");
         Ok(())
     };
     leader("stop")?;

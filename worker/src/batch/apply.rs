@@ -13,9 +13,9 @@ use shared::{
 use sqlx::PgConnection;
 
 use super::{
-    crowded,
+    crowded_components,
     deferred::Blocked,
-    message::{Applied, Incoming},
+    message::{Incoming, MessageResult},
     plan::{Plan, plan},
 };
 use crate::{
@@ -25,10 +25,10 @@ use crate::{
         facts::{self, Facts, FactsQuery},
         inbox,
         incidents::{self, Changes},
+        locks::rows::RowLocks,
+        locks::scope::ScopeGuard,
         parked,
         reports::{ReportsQuery, ReportsWritten},
-        row_locks::RowLocks,
-        scope_lock::ScopeGuard,
         workers::MemberId,
     },
 };
@@ -75,7 +75,7 @@ pub async fn apply(
     database: &mut PgConnection,
     member: MemberId,
     batch: &[Incoming],
-) -> Result<Vec<Applied>, ApplyError> {
+) -> Result<Vec<MessageResult>, ApplyError> {
     apply_after(database, member, batch, &Blocked::default()).await
 }
 
@@ -85,7 +85,7 @@ pub(super) async fn apply_after(
     member: MemberId,
     batch: &[Incoming],
     blocked: &Blocked,
-) -> Result<Vec<Applied>, ApplyError> {
+) -> Result<Vec<MessageResult>, ApplyError> {
     // Counting each component's reports and locking each component would cost every batch something, and hardly
     // ever matters.
     let mut is_careful = false;
@@ -106,7 +106,7 @@ async fn attempt(
     batch: &[Incoming],
     blocked: &Blocked,
     is_careful: bool,
-) -> Result<Option<Vec<Applied>>, ApplyError> {
+) -> Result<Option<Vec<MessageResult>>, ApplyError> {
     // Only this statement waits for a lock that other workers hold.
     let mut scope = ScopeGuard::for_batch(database).await?;
     let components = components(batch, |_| true);
@@ -121,7 +121,7 @@ async fn attempt(
         .map_err(ApplyError::in_transaction)?;
     let none = HashMap::new();
     let counted = facts.reports.as_ref().map_or(&none, |read| &read.live);
-    crowded::note(&reports.crowded, counted);
+    crowded_components::note(&reports.crowded, counted);
     if reports.is_outdated(counted) {
         scope.rollback().await.map_err(ApplyError::in_transaction)?;
         return Ok(None);
@@ -222,7 +222,7 @@ fn components(batch: &[Incoming], of: impl Fn(&UpdateMessage) -> bool) -> Vec<Co
 /// The reports that must be read. A batch that only begins or renews some, without a start, does not depend on what
 /// they were.
 fn reports(batch: &[Incoming], counts_all: bool) -> Option<ReportsQuery<'_>> {
-    let crowded = crowded::lock();
+    let crowded = crowded_components::lock();
     let is_counted = |update: &UpdateMessage| {
         counts_all
             || update.condition == Condition::Ok

@@ -4,12 +4,16 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 use shared::{
+    incident::IncidentId,
     message::{DecodeError, UpdateMessage, Verdict},
     traces::Processing,
     update_id::UpdateId,
 };
 
-use crate::store::{parked::MessageToPark, row_locks::LockableRow};
+use crate::{
+    domain::IncidentRef,
+    store::{locks::rows::LockableRow, parked::MessageToPark},
+};
 
 /// A message, decoded separately: an unreadable one does not affect others.
 #[derive(Debug)]
@@ -74,17 +78,47 @@ impl Incoming {
     }
 }
 
-/// What became of one message of a batch, once its transaction is committed: the [`Verdict`] for its gateway, or
-/// that there is none yet, which no reply says.
+/// What became of one message of a batch: the [`Verdict`] for its gateway, or that there is none yet, which no
+/// reply says. While the batch is planned, `Id` is an [`IncidentRef`]: the incidents that it opens get their ids
+/// when they are written.
 #[derive(Clone, Debug)]
-pub enum Applied {
+pub enum MessageResult<Id = IncidentId> {
     /// It is applied, parked or ignored, now or before: it can be acknowledged. There is no verdict if a
     /// version decided it whose rules this one does not know.
-    Settled(Option<Verdict>),
+    Settled(Option<Verdict<Id>>),
     /// Another session has locked these rows that it needs, or an earlier update of its component or
     /// idempotency key was deferred. Nothing was written: it must be retried before any
     /// later update of its component.
     Deferred(Vec<LockableRow>),
+}
+
+impl MessageResult<IncidentRef> {
+    /// The result of a message that an earlier batch settled.
+    pub(super) fn settled_before(verdict: Option<&Verdict>) -> Self {
+        Self::Settled(verdict.map(|verdict| verdict.clone().with_id(IncidentRef::Existing)))
+    }
+
+    /// The result of a repetition of this update.
+    pub(super) fn repeated(&self, update: UpdateId) -> Self {
+        match self {
+            Self::Settled(Some(Verdict::Decided { reason, incident, .. })) => {
+                let (reason, incident) = (*reason, incident.as_ref().map(|shown| shown.id));
+                Self::Settled(Some(Verdict::Repeated { original: update, reason, incident }))
+            }
+            other @ (Self::Settled(_) | Self::Deferred(_)) => other.clone(),
+        }
+    }
+
+    /// The result once the batch is committed, with the ids of the incidents that it opened.
+    pub(super) fn committed(self, new_ids: &[IncidentId]) -> MessageResult {
+        match self {
+            Self::Settled(verdict) => {
+                let with_id = |verdict: Verdict<IncidentRef>| verdict.with_id(|id| id.id(new_ids));
+                MessageResult::Settled(verdict.map(with_id))
+            }
+            Self::Deferred(held) => MessageResult::Deferred(held),
+        }
+    }
 }
 
 fn digest(bytes: &[u8]) -> String {

@@ -2,21 +2,21 @@
 //! handling of failures.
 
 mod apply;
-mod crowded;
+mod crowded_components;
 mod deferred;
 mod message;
 mod plan;
 mod retry;
-mod standby;
+mod standby_wait;
 mod unpack;
 
 pub use self::{
     apply::{ApplyError, apply},
-    message::{Applied, Incoming, Unusable},
-    unpack::{Delivered, Part},
+    message::{Incoming, MessageResult, Unusable},
+    unpack::{Delivered, UnpackedUpdate},
 };
 pub(crate) use self::{
     deferred::{Deferrable, DeferredQueue},
     retry::{Expired, apply_with_retries},
-    standby::within,
+    standby_wait::within,
 };

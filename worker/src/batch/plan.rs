@@ -4,26 +4,28 @@ use std::collections::{HashMap, HashSet};
 
 use shared::{
     component::ComponentId,
-    impact::Impact,
     incident::{IncidentId, IncidentSnapshot},
     message::{Idempotency, UpdateMessage, Verdict},
-    outcome::{InboxOutcome, Reason, Rejection},
+    outcome::{InboxOutcome, Rejection},
     timestamp::Timestamp,
     update_id::UpdateId,
 };
 
 use super::{
     deferred::Blocked,
-    message::{Applied, Incoming, Unusable},
+    message::{Incoming, MessageResult, Unusable},
 };
 use crate::{
-    domain::{ActiveState, IncidentRef, Reports, Ruling, Update, rule, timeline::TimelineEntry},
+    domain::{
+        ActiveState, IncidentRef, Reports, Update, UpdateDecision, decide_update,
+        timeline::TimelineEntry,
+    },
     store::{
         facts::Facts,
         inbox::PendingRow,
+        locks::rows::{LockableRow, RowLocks},
         parked::MessageToPark,
         reports::{ReportsRead, ReportsToWrite},
-        row_locks::{LockableRow, RowLocks},
     },
 };
 
@@ -39,61 +41,8 @@ pub(super) struct Plan<'a> {
     pub(super) rests_on: HashSet<LockableRow>,
 }
 
-/// What becomes of one message: what [`Applied`] will say of it once the incidents that the batch opens have
-/// their ids.
-#[derive(Clone)]
-enum Planned {
-    /// A rule decides it.
-    Decided { reason: Reason, at: Timestamp, shown: Option<DecidedIncident> },
-    /// It repeats an update that the batch decides.
-    Repeated { original: UpdateId, reason: Reason, incident: Option<IncidentRef> },
-    /// It needs no decision: it was applied before, is rejected, or is parked. There is no verdict if a
-    /// version with other rules applied it.
-    Settled(Option<Verdict>),
-    /// Another session has locked these rows, or an earlier update of the component is deferred.
-    Deferred(Vec<LockableRow>),
-}
-
-impl Planned {
-    /// What becomes of a repetition of this update.
-    fn repeated(&self, update: UpdateId) -> Self {
-        match self {
-            Self::Decided { reason, shown, .. } => {
-                let (reason, incident) = (*reason, shown.as_ref().map(|shown| shown.incident));
-                Self::Repeated { original: update, reason, incident }
-            }
-            other @ (Self::Repeated { .. } | Self::Settled(_) | Self::Deferred(_)) => other.clone(),
-        }
-    }
-
-    /// The same, after the commit, with the ids of the incidents that were opened.
-    fn applied(self, new_ids: &[IncidentId]) -> Applied {
-        Applied::Settled(match self {
-            Self::Decided { reason, at, shown } => {
-                let decided_at = shown.is_none().then_some(at);
-                let incident = shown.map(|shown| shown.snapshot(new_ids));
-                Some(Verdict::Decided { reason, incident, decided_at })
-            }
-            Self::Repeated { original, reason, incident } => {
-                let incident = incident.map(|incident| incident.id(new_ids));
-                Some(Verdict::Repeated { original, reason, incident })
-            }
-            Self::Settled(verdict) => verdict,
-            Self::Deferred(held) => return Applied::Deferred(held),
-        })
-    }
-}
-
-/// The incident of an answer, which may have no id yet.
-#[derive(Clone)]
-struct DecidedIncident {
-    incident: IncidentRef,
-    text: String,
-    impact: Impact,
-    start_date: Timestamp,
-    end_date: Option<Timestamp>,
-    last_update_at: Option<Timestamp>,
-}
+/// The result of a message that is planned.
+type Planned = MessageResult<IncidentRef>;
 
 /// Plans a batch. `read` is the state as it was read; `active` starts equal to it and is changed by the
 /// decisions.
@@ -201,7 +150,7 @@ impl<'a> Planner<'a, '_> {
 
     /// What becomes of an update that an earlier batch applied or parked.
     fn before(&self, id: UpdateId) -> Option<Planned> {
-        self.facts.known.get(&id).map(|verdict| Planned::Settled(verdict.clone()))
+        self.facts.known.get(&id).map(|verdict| Planned::settled_before(verdict.as_ref()))
     }
 
     /// Why the update can't be applied to its component.
@@ -230,7 +179,7 @@ impl<'a> Planner<'a, '_> {
         let (fingerprint, source, original, repeated) =
             match (self.facts.keys.get(&key.key), self.keys.get(key.key.as_str())) {
                 (Some(first), _) => {
-                    let repeated = Planned::Settled(first.verdict.clone());
+                    let repeated = Planned::settled_before(first.verdict.as_ref());
                     (Some(&first.fingerprint), first.source.as_deref(), first.original, repeated)
                 }
                 (None, Some((first, repeated))) => {
@@ -261,9 +210,9 @@ impl<'a> Planner<'a, '_> {
     fn decide(&mut self, update: &'a UpdateMessage) -> Planned {
         let UpdateMessage { id, component, text, idempotency, .. } = update;
         let (component, at) = (component.id, self.next_time());
-        let (decision, report) = match rule(self.active, &self.reports, update, at) {
-            Ruling::Decided { decision, report } => (decision, report),
-            Ruling::Rejected(reason) => return self.reject(update, reason, None),
+        let (decision, report) = match decide_update(self.active, &self.reports, update, at) {
+            Ok(UpdateDecision { decision, report }) => (decision, report),
+            Err(reason) => return self.reject(update, reason, None),
         };
         let mut rests_on = LockableRow::of(&decision.rests_on(), component, self.read);
         let needs_component = report.is_some() || decision.is_change();
@@ -283,8 +232,9 @@ impl<'a> Planner<'a, '_> {
         let decided = Update { component, text, at };
         let incident = self.active.carry_out(&decision, decided, &mut self.plan.timeline);
         self.record(update, InboxOutcome::Decided(reason), incident, None);
-        let shown = incident.map(|incident| DecidedIncident::new(self.active, component, incident));
-        let planned = Planned::Decided { reason, at, shown };
+        let incident = incident.map(|incident| snapshot(self.active, component, incident));
+        let decided_at = incident.is_none().then_some(at);
+        let planned = Planned::Settled(Some(Verdict::Decided { reason, incident, decided_at }));
         if let Some(Idempotency { key, .. }) = idempotency {
             self.keys.insert(key, (update, planned.repeated(*id)));
         }
@@ -317,47 +267,38 @@ impl<'a> Planner<'a, '_> {
     }
 }
 
-impl DecidedIncident {
-    /// The incident that holds or covers a component, in its current state.
-    fn new(active: &ActiveState, component: ComponentId, incident: IncidentRef) -> Self {
-        if let Some(shown) = active.any_incident(incident) {
-            return Self {
-                incident,
-                text: shown.text.clone(),
-                impact: shown.impact,
-                start_date: shown.start_date,
-                end_date: shown.end_date,
-                last_update_at: shown.last_update_at,
-            };
-        }
-        #[expect(clippy::expect_used, reason = "a decision names incidents of the state")]
-        let shown = active.manual_incident(component, incident).expect("an incident of the state");
-        Self {
-            incident,
+/// The incident that holds or covers a component, in its current state.
+fn snapshot(
+    active: &ActiveState,
+    component: ComponentId,
+    id: IncidentRef,
+) -> IncidentSnapshot<IncidentRef> {
+    if let Some(shown) = active.any_incident(id) {
+        return IncidentSnapshot {
+            id,
             text: shown.text.clone(),
             impact: shown.impact,
             start_date: shown.start_date,
             end_date: shown.end_date,
             last_update_at: shown.last_update_at,
-        }
+        };
     }
-
-    fn snapshot(self, new_ids: &[IncidentId]) -> IncidentSnapshot {
-        IncidentSnapshot {
-            id: self.incident.id(new_ids),
-            text: self.text,
-            impact: self.impact,
-            start_date: self.start_date,
-            end_date: self.end_date,
-            last_update_at: self.last_update_at,
-        }
+    #[expect(clippy::expect_used, reason = "a decision names incidents of the state")]
+    let shown = active.manual_incident(component, id).expect("an incident of the state");
+    IncidentSnapshot {
+        id,
+        text: shown.text.clone(),
+        impact: shown.impact,
+        start_date: shown.start_date,
+        end_date: shown.end_date,
+        last_update_at: shown.last_update_at,
     }
 }
 
 impl Plan<'_> {
-    /// What became of each message, after the commit.
-    pub(super) fn results(self, new_ids: &[IncidentId]) -> Vec<Applied> {
-        self.planned.into_iter().map(|planned| planned.applied(new_ids)).collect()
+    /// The result of each message, after the commit.
+    pub(super) fn results(self, new_ids: &[IncidentId]) -> Vec<MessageResult> {
+        self.planned.into_iter().map(|planned| planned.committed(new_ids)).collect()
     }
 }
 

@@ -16,8 +16,8 @@ use tokio::time::{Instant, sleep};
 use super::{
     apply::{ApplyError, apply_after},
     deferred::Blocked,
-    message::{Applied, Incoming, Unusable},
-    standby::within,
+    message::{Incoming, MessageResult, Unusable},
+    standby_wait::within,
 };
 use crate::store::{inbox_partitions, workers::MemberId};
 
@@ -74,7 +74,7 @@ pub(crate) async fn apply_with_retries(
     member: MemberId,
     batch: &[Incoming],
     inbox_days: u32,
-) -> Result<Vec<Applied>, Expired> {
+) -> Result<Vec<MessageResult>, Expired> {
     apply_with_retries_after(database, member, batch, inbox_days, &Blocked::default()).await
 }
 
@@ -84,7 +84,7 @@ async fn apply_with_retries_after(
     batch: &[Incoming],
     inbox_days: u32,
     blocked: &Blocked,
-) -> Result<Vec<Applied>, Expired> {
+) -> Result<Vec<MessageResult>, Expired> {
     let mut pause = FIRST_PAUSE;
     let mut tries = 0;
     loop {
@@ -105,7 +105,7 @@ async fn apply_with_retries_after(
             }
             (Remedy::Halve, [_]) => {
                 report(&error, batch);
-                return Ok(vec![Applied::Deferred(Vec::new())]);
+                return Ok(vec![MessageResult::Deferred(Vec::new())]);
             }
             (Remedy::Park | Remedy::Halve, several) => {
                 let (updates, reason) = (several.len(), chain(&error));
@@ -132,7 +132,7 @@ async fn park(
     incoming: &Incoming,
     error: &sqlx::Error,
     blocked: &Blocked,
-) -> Result<Option<Vec<Applied>>, Expired> {
+) -> Result<Option<Vec<MessageResult>>, Expired> {
     let refused = [refused(incoming, error)];
     match attempt(database, member, &refused, blocked).await {
         Ok(results) => Ok(Some(results)),
@@ -151,13 +151,13 @@ async fn halve(
     batch: &[Incoming],
     inbox_days: u32,
     blocked: &Blocked,
-) -> Result<Vec<Applied>, Expired> {
+) -> Result<Vec<MessageResult>, Expired> {
     let (first, second) = batch.split_at(batch.len() / 2);
     let mut blocked = blocked.clone();
     let mut results =
         Box::pin(apply_with_retries_after(database, member, first, inbox_days, &blocked)).await?;
     for (incoming, applied) in first.iter().zip(&results) {
-        if let (Ok(update), Applied::Deferred(_)) = (&incoming.content, applied) {
+        if let (Ok(update), MessageResult::Deferred(_)) = (&incoming.content, applied) {
             blocked.add(update);
         }
     }
@@ -187,7 +187,7 @@ async fn attempt(
     member: MemberId,
     batch: &[Incoming],
     blocked: &Blocked,
-) -> Result<Vec<Applied>, ApplyError> {
+) -> Result<Vec<MessageResult>, ApplyError> {
     let began = Instant::now();
     let transaction = traces::get().and_then(|traces| {
         traces.transaction(batch.len(), batch.iter().filter_map(|one| one.trace.as_ref()))

@@ -9,7 +9,7 @@ use super::message::Unusable;
 
 /// One update of a delivery.
 #[derive(Debug)]
-pub struct Part {
+pub struct UnpackedUpdate {
     /// The id that its publisher gave it.
     pub message_id: Option<String>,
     /// Its message, as it would be sent alone.
@@ -38,7 +38,7 @@ pub struct Delivered<'a> {
 impl Delivered<'_> {
     /// Its updates, in order; at least one.
     #[must_use]
-    pub fn unpack(self) -> Vec<Part> {
+    pub fn unpack(self) -> Vec<UnpackedUpdate> {
         let ids: Vec<&str> = self.ids.map(|ids| ids.split(',').collect()).unwrap_or_default();
         match envelope::decode(&self.body) {
             Ok(Content::Entries(entries)) => {
@@ -54,8 +54,8 @@ impl Delivered<'_> {
         }
     }
 
-    fn alone(self, content: Result<UpdateMessage, DecodeError>) -> Part {
-        Part {
+    fn alone(self, content: Result<UpdateMessage, DecodeError>) -> UnpackedUpdate {
+        UnpackedUpdate {
             message_id: self.message_id.map(str::to_owned),
             content: self.content(content),
             payload: self.body,
@@ -64,7 +64,7 @@ impl Delivered<'_> {
         }
     }
 
-    fn entry(&self, entry: Result<Entry, UnreadableEntry>, id: &str) -> Part {
+    fn entry(&self, entry: Result<Entry, UnreadableEntry>, id: &str) -> UnpackedUpdate {
         let (payload, content, wants_reply, trace) = match entry {
             Ok(Entry { message, wants_reply, trace }) => {
                 let content = UpdateMessage::decode(&message);
@@ -77,12 +77,12 @@ impl Delivered<'_> {
             (Err(_), "") => None,
             (Err(_), id) => Some(id.to_owned()),
         };
-        Part { message_id, payload, content: self.content(content), wants_reply, trace }
+        UnpackedUpdate { message_id, payload, content: self.content(content), wants_reply, trace }
     }
 
     /// One update of an unreadable envelope.
-    fn unreadable(&self, id: &str, error: DecodeError) -> Part {
-        Part {
+    fn unreadable(&self, id: &str, error: DecodeError) -> UnpackedUpdate {
+        UnpackedUpdate {
             message_id: Some(id.to_owned()),
             payload: self.body.clone(),
             content: self.content(Err(error)),

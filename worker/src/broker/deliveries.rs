@@ -19,7 +19,7 @@ use shared::{envelope, traces};
 
 use super::repartition::is_marker;
 use crate::{
-    batch::{Deferrable, Delivered, Incoming, Part},
+    batch::{Deferrable, Delivered, Incoming, UnpackedUpdate},
     store::workers::MemberId,
 };
 
@@ -166,8 +166,8 @@ fn read(
     let (tag, acker) = (delivery.delivery_tag, delivery.acker.clone());
     let unsettled = Arc::new(Unsettled { tag, acker, updates });
     let reply_to = delivery.properties.reply_to().as_ref().map(|name| Arc::from(name.as_str()));
-    let received = |part: Part| {
-        let Part { message_id, payload, content, wants_reply, trace } = part;
+    let received = |unpacked: UnpackedUpdate| {
+        let UnpackedUpdate { message_id, payload, content, wants_reply, trace } = unpacked;
         let trace = traces::get()
             .map(|traces| traces.process(queue, &delivery, message_id.as_deref(), trace.as_ref()));
         Received {

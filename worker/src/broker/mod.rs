@@ -4,6 +4,7 @@
 mod acknowledgements;
 mod consume_error;
 mod deliveries;
+mod nodes;
 pub(crate) mod policies;
 mod publish;
 mod redeclare;

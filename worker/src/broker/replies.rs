@@ -1,4 +1,4 @@
-//! Sends gateways the results of their updates: one message for each gateway and batch.
+//! Sends gateways the results of their updates: one message for each batch and channel on which a gateway published.
 //!
 //! Replies are optional: the receipt has the same answer. So nothing waits for them, and they are dropped
 //! when the broker can't accept them.

@@ -31,7 +31,7 @@ pub(crate) async fn end(
     ensure!(
         wire >= REPORTS,
         "reports need version {REPORTS} of messages, and the database records version {wire}: once all \
-        workers are of this release, run `worker topology change --wire {REPORTS}`"
+        workers and all gateways are of this release, run `worker topology change --wire {REPORTS}`"
     );
     let received_at = incident_details::now(database).await?;
     let id = id.unwrap_or_else(|| UpdateId::at(received_at));

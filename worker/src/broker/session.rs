@@ -30,20 +30,21 @@ use super::{
     acknowledgements::Acknowledgements,
     consume_error::ConsumeError,
     deliveries::{DeliveryError, QueueKind, Received},
+    nodes,
     redeclare::redeclare,
     replies::{Reply, ReplySender},
     starting::Starting,
     trial,
 };
 use crate::{
-    batch::{Applied, DeferredQueue, Expired, Incoming, apply_with_retries, within},
+    batch::{DeferredQueue, Expired, Incoming, MessageResult, apply_with_retries, within},
     membership::{Member, MembershipError, Share},
     observe::{
         blockers::Blockers,
         readiness::{PURPOSE, Readiness},
         sampling,
     },
-    store::{row_locks::LockableRow, workers::MemberId},
+    store::{locks::rows::LockableRow, workers::MemberId},
 };
 
 /// Consumes this worker's share of the partitions.
@@ -144,8 +145,7 @@ impl Consumer {
         let mut batches = select_all(deliveries.into_deliveries()).ready_chunks(self.batch);
         WORKER.held.set(0);
         let mut acknowledgements = Acknowledgements::new(share.topology().prefetch);
-        let is_tried = self.broker.has_several_hosts() && share.recorded.phase == Phase::Open;
-        let mut failing = pin!(trial::fails(&connection, share.topology(), &self.stop));
+        let mut failing = pin!(trial::fails(&connection, &self.broker, &share, &self.stop));
         let ended = match started {
             Some(Ok(Ok(()))) => {
                 self.readiness.consuming(member.id, share.clone());
@@ -156,7 +156,8 @@ impl Consumer {
                     () = lost(&connection) => Err(DeliveryError::Ended.into()),
                     () = sampling::queues(&connection, &share), if self.is_measured => Ok(()),
                     () = redeclare(&connection, &share, declared_by) => Ok(()),
-                    failure = &mut failing, if is_tried => Err(failure.into()),
+                    () = nodes::watch(&self.broker, &share) => Ok(()),
+                    failure = &mut failing => Err(failure.into()),
                 };
                 let rest = self.acknowledge_rest(&mut acknowledgements, &connection).await;
                 let ended = ended.and(rest);
@@ -347,8 +348,8 @@ impl Consumer {
         {
             let received = Received { arrived, unsettled, reply_to, incoming };
             match applied {
-                Applied::Settled(verdict) => committed.settled.push((received, verdict)),
-                Applied::Deferred(held) => {
+                MessageResult::Settled(verdict) => committed.settled.push((received, verdict)),
+                MessageResult::Deferred(held) => {
                     committed.blocked_by.extend(held);
                     committed.deferred.push(received);
                 }
@@ -361,7 +362,7 @@ impl Consumer {
 /// The messages of a committed batch, in order.
 #[derive(Default)]
 struct CommittedBatch {
-    /// Applied, parked or ignored as duplicates, each with its verdict ([`Applied::Settled`]).
+    /// Applied, parked or ignored as duplicates, each with its verdict ([`MessageResult::Settled`]).
     settled: Vec<(Received, Option<Verdict>)>,
     deferred: Vec<Received>,
     /// The rows that another session has locked.

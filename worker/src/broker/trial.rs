@@ -16,6 +16,7 @@ use lapin::{
     types::FieldTable,
 };
 use shared::{
+    broker::Broker,
     database::Database,
     topology::{DeclareError, Phase, Recorded, Topology},
 };
@@ -25,6 +26,8 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
+
+use crate::membership::Share;
 
 /// Time for a node to start a delivery.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -88,17 +91,23 @@ pub(super) async fn consume(
     consume_one(connection, &topology, stop).await
 }
 
-/// Tries again while the worker consumes; returns once the node can't serve it any more, because it is cut off
-/// from the others. To be dropped when the connection is closed.
+/// Tries again while the worker consumes, if there are several nodes; returns once this one can't serve it any
+/// more, because it is cut off from the others. To be dropped when the connection is closed.
 pub(super) async fn fails(
     connection: &Connection,
-    topology: &Topology,
+    broker: &Broker,
+    share: &Share,
     stop: &CancellationToken,
 ) -> TrialError {
+    if !broker.has_several_hosts() || share.recorded.phase != Phase::Open {
+        return std::future::pending().await;
+    }
     loop {
         sleep(EVERY).await;
         // A queue that is missing is declared again, and a connection that fails is noticed.
-        if let Err(error @ TrialError::Silent) = consume_one(connection, topology, stop).await {
+        if let Err(error @ TrialError::Silent) =
+            consume_one(connection, share.topology(), stop).await
+        {
             return error;
         }
     }

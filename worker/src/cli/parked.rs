@@ -30,7 +30,7 @@ pub enum ParkedCommand {
     },
     /// Requeue some, when the cause is fixed: each at the end of its queue. What can't be applied
     /// again is parked again.
-    #[command(name = "put-back", visible_alias = "requeue", arg_required_else_help = true)]
+    #[command(visible_alias = "put-back", arg_required_else_help = true)]
     Requeue {
         /// Their numbers.
         #[arg(conflicts_with = "all", required_unless_present = "all")]

@@ -5,16 +5,16 @@ mod effects;
 mod incident_ref;
 mod reports;
 mod rules;
-mod ruling;
 mod state;
 pub mod timeline;
+mod update_decision;
 
 pub use self::{
     incident_ref::IncidentRef,
     reports::{MAX_LIVE_REPORTS, ReportId, ReportState, Reports},
     rules::{Decision, RestsOn, decide},
-    ruling::{Ruling, rule},
     state::{ActiveState, ManualIncident, SystemIncident, Update},
+    update_decision::{UpdateDecision, decide_update},
 };
 
 #[cfg(test)]

@@ -102,7 +102,7 @@ impl Decision {
     #[must_use]
     pub fn rests_on(&self) -> RestsOn {
         let on = |target, sources| RestsOn { target, sources };
-        let source = |from, others_stay| vec![Source { from, others_stay }];
+        let source = |from, others_stay| vec![SourceIncident { from, others_stay }];
         match self {
             Self::Unchanged { .. } | Self::Open(_) => RestsOn::default(),
             Self::Join(to) => on(Some(*to), Vec::new()),
@@ -111,7 +111,8 @@ impl Decision {
             Self::MoveToNew { from, .. } => on(None, source(*from, true)),
             Self::Recover { first, others } => {
                 let left = std::iter::once(first).chain(others);
-                let source = |left: &Leaving| Source { from: left.from, others_stay: !left.closes };
+                let source =
+                    |left: &Leaving| SourceIncident { from: left.from, others_stay: !left.closes };
                 on(None, left.map(source).collect())
             }
         }
@@ -124,12 +125,12 @@ pub struct RestsOn {
     /// This incident is active and has its impact.
     pub target: Option<IncidentRef>,
     /// So are these, and each has the component.
-    pub sources: Vec<Source>,
+    pub sources: Vec<SourceIncident>,
 }
 
 /// An incident from which a component is taken, or whose impact is raised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Source {
+pub struct SourceIncident {
     /// The incident.
     pub from: IncidentRef,
     /// Whether the change depends on that it also has other components.

@@ -35,7 +35,7 @@ pub(crate) struct Readiness {
 }
 
 /// The answer of `/readyz`.
-pub(crate) struct Report {
+pub(crate) struct ReadinessReport {
     pub(crate) ready: bool,
     pub(crate) body: Value,
 }
@@ -92,7 +92,7 @@ impl Readiness {
     }
 
     /// The answer of `/readyz`.
-    pub(crate) fn report(&self) -> Report {
+    pub(crate) fn report(&self) -> ReadinessReport {
         let (is_consuming, mut reasons, share) = match &*self.state.lock() {
             WorkerState::WaitingFor(reason) => (false, vec![(*reason).to_owned()], Value::Null),
             WorkerState::Unavailable(reason) => (false, vec![reason.clone()], Value::Null),
@@ -131,6 +131,6 @@ impl Readiness {
             "rabbitmq": self.broker.report(PURPOSE),
             "database": self.servers.report(),
         });
-        Report { ready, body }
+        ReadinessReport { ready, body }
     }
 }

@@ -23,10 +23,10 @@ const INTERVAL: Duration = Duration::from_secs(5);
 const LIMIT: Duration = Duration::from_secs(5);
 
 /// Counts the outcomes of a committed batch. A deferred update is counted when it is applied or parked.
-pub(crate) fn count_applied(batch: &[Incoming], results: &[batch::Applied]) {
+pub(crate) fn count_applied(batch: &[Incoming], results: &[batch::MessageResult]) {
     let settled = batch.iter().zip(results).filter_map(|(incoming, applied)| match applied {
-        batch::Applied::Settled(verdict) => Some((incoming, verdict.as_ref())),
-        batch::Applied::Deferred(_) => None,
+        batch::MessageResult::Settled(verdict) => Some((incoming, verdict.as_ref())),
+        batch::MessageResult::Deferred(_) => None,
     });
     let mut count = 0;
     for (incoming, verdict) in settled {

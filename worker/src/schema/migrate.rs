@@ -8,8 +8,8 @@ use shared::{
 };
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use super::{adopt, affected};
-use crate::{maintenance::maintain_inbox, store::command_lock::alone};
+use super::{adopt, backfill_affected};
+use crate::{housekeeping::housekeep, store::locks::commands::alone};
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
 
@@ -44,11 +44,11 @@ async fn migrate_alone(database: &mut PgConnection, settings: &Settings) -> Resu
     said.extend(about_encoding(database).await?);
     said.extend(adopt::constrain(database).await?);
     said.push(record_topology(database, settings).await?);
-    maintain_inbox(database, settings.number("SDB_INBOX_DAYS", 1..=3_650)?)
+    housekeep(database, settings.number("SDB_INBOX_DAYS", 1..=3_650)?)
         .await
         .context("the inbox's partitions can't be made")?;
     // Last, since it takes long and may leave something: the database is usable without it.
-    said.extend(affected::complete(database).await?);
+    said.extend(backfill_affected::complete(database).await?);
     Ok(said)
 }
 

@@ -3,7 +3,7 @@
 //! `store`.
 
 mod adopt;
-mod affected;
+mod backfill_affected;
 mod detach;
 mod migrate;
 

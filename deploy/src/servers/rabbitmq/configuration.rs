@@ -32,6 +32,13 @@ pub(in crate::servers) struct NodeSetup<'a> {
     pub(in crate::servers) arguments: &'a str,
 }
 
+impl NodeSetup<'_> {
+    /// Its whole Erlang name.
+    pub(super) fn erlang_name(&self) -> String {
+        format!("{}@localhost", self.name)
+    }
+}
+
 /// The configuration file. The user and the virtual host are made at the first start only.
 pub(super) fn config(password: &str, ports: &Ports) -> String {
     let mut config = format!(
@@ -82,7 +89,7 @@ pub(super) fn environment(
         ("RABBITMQ_MNESIA_BASE", text(folder.subfolder(&format!("{files}/mnesia"))?)),
         ("RABBITMQ_LOG_BASE", text(folder.subfolder(&format!("{files}/log"))?)),
         ("RABBITMQ_PID_FILE", text(folder.subfolder(files)?.join("pid"))),
-        ("RABBITMQ_NODENAME", format!("{}@localhost", node.name)),
+        ("RABBITMQ_NODENAME", node.erlang_name()),
         ("RABBITMQ_DIST_PORT", ports.distribution.to_string()),
         ("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", server_arguments),
         ("RABBITMQ_CTL_DIST_PORT_MIN", ports.control.to_string()),

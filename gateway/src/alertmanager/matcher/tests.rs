@@ -112,13 +112,13 @@ fn matchers() -> impl Strategy<Value = Matcher> {
             let compiled = expression::compile(&written).expect("it is escaped");
             Expression { written, compiled }
         };
-        let condition = match operator {
-            0 => Condition::Equal(value),
-            1 => Condition::NotEqual(value),
-            2 => Condition::Matching(expression()),
-            _ => Condition::NotMatching(expression()),
+        let comparison = match operator {
+            0 => Comparison::Equal(value),
+            1 => Comparison::NotEqual(value),
+            2 => Comparison::Matching(expression()),
+            _ => Comparison::NotMatching(expression()),
         };
-        Matcher { label, condition }
+        Matcher { label, comparison }
     })
 }
 

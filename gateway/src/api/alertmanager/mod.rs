@@ -4,4 +4,4 @@ mod answer;
 mod document;
 pub(crate) mod post_alerts;
 pub(crate) mod post_webhook;
-mod receive;
+mod receive_alerts;

@@ -13,10 +13,10 @@ use axum::{
 use super::{
     answer::{DryRun, Received},
     document::PostedAlerts,
-    receive::receive,
+    receive_alerts::receive,
 };
 use crate::{
-    alertmanager::body::Alerts,
+    alertmanager::payload::Alerts,
     gateway::App,
     http::{error::ApiError, query::Switch},
 };
@@ -27,7 +27,7 @@ use crate::{
 /// update of the component that the mapping names; it is firing until its `endsAt`. The answer waits until
 /// RabbitMQ has confirmed all updates, for 8 s, and not for their outcomes. An alert that is malformed or not
 /// mapped is counted and logged, and does not affect the others. If not all mapped alerts could be queued,
-/// the answer is 503. `SDB_RATE_LIMIT` and `SDB_MAX_IN_FLIGHT` count alerts.
+/// the answer is 503. `SDB_RATE_LIMIT` and `SDB_MAX_IN_FLIGHT` count alerts; a request that exceeds them waits, too.
 #[utoipa::path(
     post,
     path = "/alertmanager/api/v2/alerts",
@@ -40,13 +40,13 @@ use crate::{
             become of each alert", body = DryRun),
         (status = 400, description = "The body is not a list, or was cut off"),
         (status = 401, description = "No token, or none that is valid"),
-        (status = 408, description = "The body did not arrive within 10 s"),
         (status = 413, description = "The body is larger than 4 MiB, or has more than 20000 alerts"),
         (status = 415, description = "The `Content-Type` is not `application/json`, or the body is compressed",
             headers(("Accept-Encoding"))),
-        (status = 422, description = "`dry_run` is neither true nor false"),
-        (status = 503, description = "Not all mapped alerts could be queued, or the token sends more than \
-            `SDB_RATE_LIMIT` allows. Sending all of them again is harmless"),
+        (status = 422, description = "`dry_run` is neither true nor false, or the database's encoding lacks a \
+            character of the token's `sub`"),
+        (status = 503, description = "Not all mapped alerts could be queued, the token sends more than \
+            `SDB_RATE_LIMIT` allows, or the body did not arrive within 10 s. Sending all of them again is harmless"),
     ),
     security(("token" = [])),
 )]

@@ -10,9 +10,9 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::{answer::Received, document::PostedWebhook, receive::receive};
+use super::{answer::Received, document::PostedWebhook, receive_alerts::receive};
 use crate::{
-    alertmanager::body::Alerts,
+    alertmanager::payload::Alerts,
     gateway::App,
     http::{error::ApiError, query::Switch},
 };
@@ -37,13 +37,13 @@ use crate::{
             })),
         (status = 400, description = "The body is not that of the webhook, or was cut off"),
         (status = 401, description = "No token, or none that is valid"),
-        (status = 408, description = "The body did not arrive within 10 s"),
         (status = 413, description = "The body is larger than 4 MiB, or has more than 20000 alerts"),
         (status = 415, description = "The `Content-Type` is not `application/json`, or the body is compressed",
             headers(("Accept-Encoding"))),
-        (status = 422, description = "`dry_run` is neither true nor false"),
-        (status = 503, description = "Not all mapped alerts could be queued, or the token sends more than \
-            `SDB_RATE_LIMIT` allows. Sending all of them again is harmless"),
+        (status = 422, description = "`dry_run` is neither true nor false, or the database's encoding lacks a \
+            character of the token's `sub`"),
+        (status = 503, description = "Not all mapped alerts could be queued, the token sends more than \
+            `SDB_RATE_LIMIT` allows, or the body did not arrive within 10 s. Sending all of them again is harmless"),
     ),
     security(("token" = [])),
 )]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use askama::Template;
-use axum::{extract::State, response::Response};
+use axum::{extract::State, http::StatusCode, response::Response};
 use shared::{component::ComponentId, timestamp::Timestamp};
 use utoipa::IntoParams;
 
@@ -12,7 +12,7 @@ use crate::{
     gateway::App,
     http::{address::address, error::ApiError, query::Query, reader::Reader},
     lists::{
-        DependsOn, ListError,
+        DependsOn, ListError, ListWriter,
         document::{Document, serve_document},
     },
     store::{
@@ -20,13 +20,15 @@ use crate::{
         snapshot::Snapshot,
     },
     view::{
-        catalogue::{self, in_region, label},
+        catalogue::{self, AskedRegion, label},
         event::{EventView, Names, names},
     },
 };
 
 /// Entries, and updates of each of them.
 const MOST: Most = Most { events: 30, after: 0, updates: 50 };
+
+const NO_COMPONENT: &str = "There is no such component";
 
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -57,7 +59,7 @@ struct Parameters {
 )]
 pub(crate) async fn get(State(app): State<Arc<App>>, reader: Reader) -> Result<Response, ApiError> {
     let mut query = Query::new(&reader.uri);
-    let region = query.attribute_text("region").filter(|region| !region.is_empty());
+    let region = AskedRegion::take(&mut query);
     let component = query.text("component").and_then(|text| {
         let id = text.parse().ok().map(ComponentId);
         if id.is_none() {
@@ -66,6 +68,10 @@ pub(crate) async fn get(State(app): State<Arc<App>>, reader: Reader) -> Result<R
         id
     });
     query.finish()?;
+    let region = region.known(&app.catalogue)?;
+    if component.is_some_and(|id| app.catalogue.lacks(id)) {
+        return Err(ApiError::new(StatusCode::NOT_FOUND, NO_COMPONENT));
+    }
     let root = address(app.pages.url.as_deref(), &reader.headers);
     let feed = Feed { root, region, component, app: app.clone() };
     serve_document(&app.lists, &reader, feed).await
@@ -74,7 +80,7 @@ pub(crate) async fn get(State(app): State<Arc<App>>, reader: Reader) -> Result<R
 struct Feed {
     /// The address of the service, with a slash at its end.
     root: String,
-    region: Option<String>,
+    region: AskedRegion,
     component: Option<ComponentId>,
     app: Arc<App>,
 }
@@ -125,22 +131,26 @@ impl Document for Feed {
         self.app.pages.url.is_none()
     }
 
-    async fn write(self, state: &mut Snapshot<'_>, out: &mut Vec<u8>) -> Result<(), ListError> {
+    async fn write(
+        self,
+        state: &mut Snapshot<'_>,
+        writer: &mut ListWriter,
+    ) -> Result<(), ListError> {
         let Self { root, region, component, app } = self;
         let all = catalogue::read(state).await?;
         let names = names(&all);
-        let of = in_region(&all, region.as_deref())?;
+        let of = region.ids(&all)?;
         let (which, about) = match component {
             Some(id) => {
-                let gone = ListError::Gone("There is no such component");
-                (Which::Of(id), Some(label(names.get(&id).ok_or(gone)?)))
+                let component = names.get(&id).ok_or(ListError::Gone(NO_COMPONENT))?;
+                (Which::Of(id), Some(label(component)))
             }
-            None => (Which::Newest, region.clone()),
+            None => (Which::Newest, region.name().map(str::to_owned)),
         };
         let events = page_events::read(state, which, MOST, of.as_deref()).await?;
         let site = &app.pages.title;
         let entries = entries(&events, &names, &root, state.now)?;
-        let (path, page) = paths(region.as_deref(), component);
+        let (path, page) = paths(region.name(), component);
         let feed = FeedXml {
             root: &root,
             ids: app.pages.url.as_deref().unwrap_or("tag:status-dashboard,2026:"),
@@ -153,7 +163,7 @@ impl Document for Feed {
             updated: entries.iter().map(|entry| entry.updated.clone()).max().unwrap_or_else(never),
             entries,
         };
-        feed.write_into(out)?;
+        feed.write_into(writer.buffer())?;
         Ok(())
     }
 }

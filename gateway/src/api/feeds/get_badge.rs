@@ -15,7 +15,7 @@ use crate::{
     gateway::App,
     http::{error::ApiError, reader::Reader},
     lists::{
-        DependsOn, ListError,
+        DependsOn, ListError, ListWriter,
         document::{Document, serve_document},
     },
     store::{page_events, snapshot::Snapshot},
@@ -63,6 +63,9 @@ pub(crate) async fn get_of_component(
 ) -> Result<Response, ApiError> {
     let id = |Path(file): Path<String>| Some(ComponentId(file.strip_suffix(".svg")?.parse().ok()?));
     let id = file.ok().and_then(id).ok_or_else(|| ApiError::new(StatusCode::NOT_FOUND, GONE))?;
+    if app.catalogue.lacks(id) {
+        return Err(ApiError::new(StatusCode::NOT_FOUND, GONE));
+    }
     serve_document(&app.lists, &reader, Badge { id: Some(id), app: app.clone() }).await
 }
 
@@ -92,7 +95,11 @@ impl Document for Badge {
         format!("badge {:?}", self.id)
     }
 
-    async fn write(self, state: &mut Snapshot<'_>, out: &mut Vec<u8>) -> Result<(), ListError> {
+    async fn write(
+        self,
+        state: &mut Snapshot<'_>,
+        writer: &mut ListWriter,
+    ) -> Result<(), ListError> {
         let (name, worst) = match self.id {
             Some(id) => {
                 let found = components::read(&mut state.database, &[id]).await?;
@@ -102,7 +109,7 @@ impl Document for Badge {
             }
             None => (self.app.pages.title.clone(), page_events::worst(state).await?),
         };
-        BadgeSvg::new(&name, Level::of_worst(worst)).write_into(out)?;
+        BadgeSvg::new(&name, Level::of_worst(worst)).write_into(writer.buffer())?;
         Ok(())
     }
 }

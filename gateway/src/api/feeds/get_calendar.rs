@@ -11,7 +11,7 @@ use crate::{
     gateway::App,
     http::{address::address, error::ApiError, reader::Reader},
     lists::{
-        DependsOn, ListError,
+        DependsOn, ListError, ListWriter,
         document::{Document, serve_document},
     },
     store::{
@@ -20,7 +20,7 @@ use crate::{
     },
     uptime::DAY,
     view::{
-        catalogue::{self, asked_region, in_region},
+        catalogue::{self, AskedRegion},
         event::{Names, named, names, title},
         html::{plain, without_markup},
     },
@@ -33,7 +33,7 @@ const KEPT: i64 = 90 * DAY;
 
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
-#[expect(dead_code, reason = "describes what `asked_region` takes")]
+#[expect(dead_code, reason = "describes what `AskedRegion` takes")]
 struct Parameters {
     /// Only maintenances of components in this region.
     #[param(max_length = 255)]
@@ -58,7 +58,7 @@ struct Parameters {
     ),
 )]
 pub(crate) async fn get(State(app): State<Arc<App>>, reader: Reader) -> Result<Response, ApiError> {
-    let region = asked_region(&reader)?;
+    let region = AskedRegion::of(&reader, &app.catalogue)?;
     let root = address(app.pages.url.as_deref(), &reader.headers);
     serve_document(&app.lists, &reader, Maintenances { root, region, app: app.clone() }).await
 }
@@ -66,7 +66,7 @@ pub(crate) async fn get(State(app): State<Arc<App>>, reader: Reader) -> Result<R
 struct Maintenances {
     /// The address of the service, with a slash at its end.
     root: String,
-    region: Option<String>,
+    region: AskedRegion,
     app: Arc<App>,
 }
 
@@ -83,10 +83,14 @@ impl Document for Maintenances {
         self.app.pages.url.is_none()
     }
 
-    async fn write(self, state: &mut Snapshot<'_>, out: &mut Vec<u8>) -> Result<(), ListError> {
+    async fn write(
+        self,
+        state: &mut Snapshot<'_>,
+        writer: &mut ListWriter,
+    ) -> Result<(), ListError> {
         let Self { root, region, app } = self;
         let all = catalogue::read(state).await?;
-        let of = in_region(&all, region.as_deref())?;
+        let of = region.ids(&all)?;
         let which = Which::Maintenances(state.now.plus_micros(-KEPT));
         let events = page_events::read(state, which, MOST, of.as_deref()).await?;
         let names = names(&all);
@@ -98,7 +102,7 @@ impl Document for Maintenances {
         for event in events.iter().filter_map(|event| entry(event, &names, &about)) {
             calendar.push(event);
         }
-        out.extend_from_slice(calendar.to_string().as_bytes());
+        writer.buffer().extend_from_slice(calendar.to_string().as_bytes());
         Ok(())
     }
 }
@@ -120,7 +124,8 @@ fn entry(event: &PageEvent, names: &Names<'_>, about: &About<'_>) -> Option<Even
     let incident = &event.incident;
     let start = utc(incident.start_date)?;
     let is_cancelled = event.is_cancelled();
-    let labels = named(&event.components, names).into_iter().map(|named| named.label);
+    let (named, _) = named(&event.components, names, usize::MAX);
+    let labels = named.into_iter().map(|named| named.label);
     let text = incident.update_texts.first().map(|text| without_markup(text)).unwrap_or_default();
     let lines: Vec<String> = labels.chain([text]).filter(|line| !line.is_empty()).collect();
     let mut entry = Event::new();

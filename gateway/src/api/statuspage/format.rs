@@ -49,7 +49,7 @@ impl From<Level> for StatusJson {
     }
 }
 
-#[derive(Clone, Serialize)]
+#[derive(Serialize)]
 pub(super) struct ComponentJson {
     pub(super) id: String,
     name: String,
@@ -139,7 +139,7 @@ const fn component_status(level: Level) -> &'static str {
 }
 
 #[derive(Serialize)]
-pub(super) struct IncidentJson {
+pub(super) struct IncidentJson<'a> {
     id: String,
     name: String,
     status: &'static str,
@@ -152,7 +152,7 @@ pub(super) struct IncidentJson {
     started_at: String,
     page_id: &'static str,
     incident_updates: Vec<UpdateJson>,
-    components: Vec<ComponentJson>,
+    components: Vec<&'a ComponentJson>,
     #[serde(skip_serializing_if = "Option::is_none")]
     scheduled_for: Option<String>,
     /// Null while the end of a maintenance is not known.
@@ -172,10 +172,10 @@ struct UpdateJson {
     affected_components: Option<Vec<String>>,
 }
 
-impl IncidentJson {
+impl<'a> IncidentJson<'a> {
     pub(super) fn new(
         event: &PageEvent,
-        components: &HashMap<ComponentId, &ComponentJson>,
+        components: &HashMap<ComponentId, &'a ComponentJson>,
         root: &str,
         now: Timestamp,
     ) -> Self {
@@ -203,7 +203,7 @@ impl IncidentJson {
             components: event
                 .components
                 .iter()
-                .filter_map(|id| components.get(id).map(|component| (*component).clone()))
+                .filter_map(|id| components.get(id).copied())
                 .collect(),
             scheduled_for: is_maintenance.then(|| time(incident.start_date)),
             scheduled_until: is_maintenance.then(|| incident.end_date.map(time)),

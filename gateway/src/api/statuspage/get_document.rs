@@ -1,6 +1,6 @@
 //! `GET /api/v2/{document}` and `GET /api/v2/{kind}/{document}`: the state as Statuspage has it.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, mem, sync::Arc};
 
 use axum::{
     extract::{Path, State, rejection::PathRejection},
@@ -8,21 +8,18 @@ use axum::{
     response::Response,
 };
 use serde::Serialize;
-use shared::{
-    component::{Component, ComponentId},
-    timestamp::Timestamp,
-};
+use shared::component::{Component, ComponentId};
 
 use super::format::{ComponentJson, IncidentJson, PAGE_ID, PageJson, StatusJson, category, time};
 use crate::{
     gateway::App,
     http::{address::address, error::ApiError, reader::Reader},
     lists::{
-        ListError,
+        ListError, ListWriter,
         document::{Document, serve_document},
     },
     store::{
-        page_events::{self, Most, Which},
+        page_events::{self, Most, PageEvent, Which},
         snapshot::Snapshot,
     },
     view::{catalogue, level::Level},
@@ -151,17 +148,51 @@ struct StatuspageDocument {
     app: Arc<App>,
 }
 
-#[derive(Serialize)]
-struct DocumentJson<'a> {
-    page: PageJson<'a>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    components: Option<Vec<ComponentJson>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    incidents: Option<Vec<IncidentJson>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    scheduled_maintenances: Option<Vec<IncidentJson>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    status: Option<StatusJson>,
+/// A document as an object, field by field: with many components, an incident alone may be large.
+struct Fields<'w> {
+    writer: &'w mut ListWriter,
+}
+
+impl<'w> Fields<'w> {
+    fn begin(writer: &'w mut ListWriter, page: &PageJson<'_>) -> Result<Self, ListError> {
+        writer.buffer().extend_from_slice(b"{\"page\":");
+        serde_json::to_writer(writer.buffer(), page)?;
+        Ok(Self { writer })
+    }
+
+    fn name(&mut self, name: &str) {
+        self.writer.buffer().extend_from_slice(format!(",\"{name}\":").as_bytes());
+    }
+
+    fn field(&mut self, name: &str, value: &impl Serialize) -> Result<(), ListError> {
+        self.name(name);
+        Ok(serde_json::to_writer(self.writer.buffer(), value)?)
+    }
+
+    /// A field with an array.
+    async fn array(
+        &mut self,
+        name: &str,
+        values: impl Iterator<Item = impl Serialize>,
+    ) -> Result<(), ListError> {
+        self.name(name);
+        let mut separator = b'[';
+        for value in values {
+            self.writer.buffer().push(mem::replace(&mut separator, b','));
+            serde_json::to_writer(self.writer.buffer(), &value)?;
+            drop(value);
+            self.writer.advance().await?;
+        }
+        if separator == b'[' {
+            self.writer.buffer().push(b'[');
+        }
+        self.writer.buffer().push(b']');
+        Ok(())
+    }
+
+    fn end(self) {
+        self.writer.buffer().push(b'}');
+    }
 }
 
 impl Document for StatuspageDocument {
@@ -175,7 +206,11 @@ impl Document for StatuspageDocument {
         self.app.pages.url.is_none()
     }
 
-    async fn write(self, state: &mut Snapshot<'_>, out: &mut Vec<u8>) -> Result<(), ListError> {
+    async fn write(
+        self,
+        state: &mut Snapshot<'_>,
+        writer: &mut ListWriter,
+    ) -> Result<(), ListError> {
         let Self { name, root, app } = self;
         let all = catalogue::read(state).await?;
         let impacts = page_events::impacts(state).await?;
@@ -185,32 +220,34 @@ impl Document for StatuspageDocument {
             .zip(1..)
             .map(|(component, position)| ComponentJson::new(component, position, level(component)))
             .collect();
-        let incidents = events(state, name.incidents(), &all, &components, &root).await?;
-        let maintenances = events(state, name.maintenances(), &all, &components, &root).await?;
-        let status = if matches!(name, Name::Summary | Name::Status) {
+        let by_id = all.iter().map(|component| component.id).zip(&components).collect();
+        let now = state.now;
+        let incident = |event: &PageEvent| IncidentJson::new(event, &by_id, &root, now);
+        let page = PageJson {
+            id: PAGE_ID,
+            name: &app.pages.title,
+            url: &root,
+            time_zone: "Etc/UTC",
+            updated_at: time(now),
+        };
+        let mut fields = Fields::begin(writer, &page)?;
+        if matches!(name, Name::Summary | Name::Components) {
+            let groups = groups(&all, level);
+            fields.array("components", components.iter().chain(&groups)).await?;
+        }
+        if let Some(which) = name.incidents() {
+            let events = page_events::read(state, which, MOST, None).await?;
+            fields.array("incidents", events.iter().map(incident)).await?;
+        }
+        if let Some(which) = name.maintenances() {
+            let events = page_events::read(state, which, MOST, None).await?;
+            fields.array("scheduled_maintenances", events.iter().map(incident)).await?;
+        }
+        if matches!(name, Name::Summary | Name::Status) {
             let worst = page_events::worst(state).await?;
-            Some(Level::of_worst(worst).into())
-        } else {
-            None
-        };
-        let is_of_components = matches!(name, Name::Summary | Name::Components);
-        let document = DocumentJson {
-            page: PageJson {
-                id: PAGE_ID,
-                name: &app.pages.title,
-                url: &root,
-                time_zone: "Etc/UTC",
-                updated_at: time(state.now),
-            },
-            components: is_of_components.then(|| {
-                let groups = groups(&all, level);
-                components.into_iter().chain(groups).collect()
-            }),
-            incidents,
-            scheduled_maintenances: maintenances,
-            status,
-        };
-        serde_json::to_writer(out, &document)?;
+            fields.field("status", &StatusJson::from(Level::of_worst(worst)))?;
+        }
+        fields.end();
         Ok(())
     }
 }
@@ -232,19 +269,4 @@ fn groups(all: &[Component], level: impl Fn(&Component) -> Level) -> Vec<Compone
         Some(ComponentJson::group(name, ids, position, *level))
     };
     order.into_iter().zip(all.len() + 1..).filter_map(group).collect()
-}
-
-async fn events(
-    state: &mut Snapshot<'_>,
-    which: Option<Which>,
-    all: &[Component],
-    components: &[ComponentJson],
-    root: &str,
-) -> Result<Option<Vec<IncidentJson>>, sqlx::Error> {
-    let Some(which) = which else { return Ok(None) };
-    let now: Timestamp = state.now;
-    let components = all.iter().map(|component| component.id).zip(components).collect();
-    let events = page_events::read(state, which, MOST, None).await?;
-    let json = events.iter().map(|event| IncidentJson::new(event, &components, root, now));
-    Ok(Some(json.collect()))
 }

@@ -24,8 +24,9 @@ use crate::{
     lists::{self, Asked, DependsOn, ListError, ListKind, ListWriter},
     store::{
         components::{ComponentFilter, ComponentSelection},
-        incidents::{self, Incident},
+        incidents::Incident,
     },
+    view::incident_json::IncidentJson,
 };
 
 const GONE: ListError = ListError::Gone("Component does not exist");
@@ -70,7 +71,7 @@ struct ComponentJson<'a> {
     attributes: &'a serde_json::Value,
     /// Its incidents and maintenances, newest start first.
     // They are written one by one, in the place of this.
-    #[schema(value_type = Vec<incidents::IncidentJson>)]
+    #[schema(value_type = Vec<IncidentJson>)]
     incidents: Option<()>,
 }
 
@@ -138,7 +139,7 @@ async fn write(
     let one = matches!(which, ComponentFilter::One(..));
     let selection = ComponentSelection::of(database, which, active).await?.ok_or(GONE)?;
     let mut rows = selection.rows().fetch(database);
-    let mut written = Written::default();
+    let mut written = WrittenSoFar::default();
     if !one {
         writer.buffer().push(b'[');
     }
@@ -165,14 +166,14 @@ async fn write(
 
 /// What is written so far.
 #[derive(Default)]
-struct Written {
+struct WrittenSoFar {
     /// The last component, which is not ended yet.
     component: Option<ComponentId>,
     /// Whether it has an incident already.
     has_incidents: bool,
 }
 
-impl Written {
+impl WrittenSoFar {
     /// Writes a row: an incident of a component, or a component without incidents.
     fn add(&mut self, writer: &mut ListWriter, row: &PgRow) -> Result<(), ListError> {
         let id: ComponentId = row.try_get("component_id")?;

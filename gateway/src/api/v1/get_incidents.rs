@@ -20,7 +20,8 @@ use crate::{
         reader::Reader,
     },
     lists::{self, Asked, DependsOn, ListError, ListKind, ListWriter},
-    store::incidents::{Incident, IncidentJson, IncidentSelection},
+    store::incidents::{Incident, IncidentSelection},
+    view::incident_json::IncidentJson,
 };
 
 #[derive(Debug, IntoParams)]

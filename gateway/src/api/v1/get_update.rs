@@ -25,10 +25,11 @@ use crate::{
     },
     ingest::submit::Decided,
     store::{
-        incidents::{self, Incident, IncidentJson},
+        incidents::{self, Incident},
         pools::Pool,
-        receipts::{self, Record, UpdateState},
+        receipts::{self, Record},
     },
+    view::{incident_json::IncidentJson, update_state::UpdateState},
 };
 
 /// What became of an update. All fields are always there.

@@ -30,9 +30,9 @@ use crate::{
         receipt, schema,
     },
     ingest::submit::{Decided, Submitted},
-    store::{
-        incidents::{IncidentJson, Shown},
-        receipts::UpdateState,
+    view::{
+        incident_json::{IncidentJson, ShownIncident},
+        update_state::UpdateState,
     },
 };
 
@@ -40,8 +40,8 @@ use crate::{
 ///
 /// The update is checked and queued, and the answer waits for its outcome: for 1.5 s, or as long as `Prefer`
 /// says. While no outcomes arrive at all, as without a worker, only `Prefer: wait=N` waits. An update that is
-/// answered 2xx is applied exactly once, or parked, even if processes crash. One that is answered 4xx changes
-/// nothing.
+/// answered 2xx is decided exactly once, even if processes crash: it is applied, rejected or parked. One that is
+/// answered 4xx changes nothing.
 #[utoipa::path(
     post,
     path = "/api/v1/component_status",
@@ -123,7 +123,7 @@ pub(crate) async fn post(
 }
 
 /// The incident of an update that was decided, as it stood right after.
-fn decision(status: StatusCode, decided: &Decided, shown: &Shown) -> Response {
+fn decision(status: StatusCode, decided: &Decided, shown: &ShownIncident) -> Response {
     let Decided { id, component, snapshot, .. } = decided;
     if status == StatusCode::CONFLICT {
         let text = snapshot.as_ref().map_or(&shown.incident.text, |snapshot| &snapshot.text);

@@ -24,9 +24,10 @@ use crate::{
     gateway::App,
     http::{body, error::ApiError, prefer::Preference, schema::EXAMPLE_ID},
     ingest::submit::Submitted,
-    store::{
-        incidents::{Incident, IncidentJson, Shown},
-        receipts::UpdateState,
+    store::incidents::Incident,
+    view::{
+        incident_json::{IncidentJson, ShownIncident},
+        update_state::UpdateState,
     },
 };
 
@@ -179,7 +180,7 @@ impl ResultJson {
 fn results(
     submitted: Vec<Submitted>,
     as_python: bool,
-) -> (Vec<ResultJson>, BTreeMap<IncidentId, Arc<Shown>>) {
+) -> (Vec<ResultJson>, BTreeMap<IncidentId, Arc<ShownIncident>>) {
     let mut incidents = BTreeMap::new();
     let result = |submitted| match submitted {
         Submitted::Decided(decided) => {

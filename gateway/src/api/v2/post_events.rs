@@ -62,7 +62,7 @@ const KEY_SEPARATOR: char = '\u{1f}';
         (status = 200, description = "The incident or maintenance that each component is in or covered by",
             body = Results, headers(("Preference-Applied"))),
         (status = 202, description = "They are queued and will be applied; an outcome did not arrive in time, \
-            or a report is parked. The receipts show which", body = Queued,
+            or a report is parked. The receipts show which", body = QueuedEventsJson,
             headers(("Retry-After" = u32), ("Preference-Applied"))),
         (status = 400, description = "The report is invalid, or the Idempotency-Key"),
         (status = 401, description = "No token, or none that is valid"),
@@ -133,7 +133,7 @@ fn updates(
 
 /// A component that was taken.
 #[derive(Clone, Copy)]
-struct Taken {
+struct TakenComponent {
     id: UpdateId,
     /// The incident that it is in or covered by, if it was decided in time.
     incident: Option<IncidentId>,
@@ -153,7 +153,7 @@ fn answer(listed: &[ComponentId], distinct: &[ComponentId], submitted: Vec<Submi
                 continue;
             }
         };
-        taken.insert(component_id, Taken { id, incident });
+        taken.insert(component_id, TakenComponent { id, incident });
     }
     if let Some((component, error)) = refused {
         return refusal(component, error, taken.len(), distinct.len()).into_response();
@@ -169,7 +169,8 @@ fn answer(listed: &[ComponentId], distinct: &[ComponentId], submitted: Vec<Submi
     }
     let result = of_each().map(|(component_id, taken)| QueuedJson { component_id, id: taken.id });
     let retry_after = [(header::RETRY_AFTER, RETRY_AFTER)];
-    (StatusCode::ACCEPTED, retry_after, Json(Queued { result: result.collect() })).into_response()
+    (StatusCode::ACCEPTED, retry_after, Json(QueuedEventsJson { result: result.collect() }))
+        .into_response()
 }
 
 /// The error of one component. It must not say of the whole report that nothing was queued, if other components were.
@@ -213,7 +214,7 @@ struct ResultJson {
 /// A report that is queued.
 #[derive(Serialize, ToSchema)]
 #[schema(as = QueuedEvents)]
-struct Queued {
+struct QueuedEventsJson {
     /// One for each component, in the order of the report.
     result: Vec<QueuedJson>,
 }

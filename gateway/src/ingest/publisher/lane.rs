@@ -22,7 +22,7 @@ use super::{
     channels::Channels,
     closing::{CLOSE_LIMIT, Closing},
     confirms::{Confirmed, Unconfirmed},
-    limits::EnvelopeLimits,
+    envelope_limits::EnvelopeLimits,
     link_shared::LinkShared,
     outgoing,
     ticket::Queued,
@@ -139,7 +139,7 @@ impl Sending {
                     }
                 }
                 closed = Closing::closed(&mut self.closing) => {
-                    self.link.fruitless.answered(self.partition);
+                    self.link.progress.answered(self.partition);
                     self.link.failed.fetch_or(!closed, Ordering::Relaxed);
                 }
                 _ = looks.tick(), if self.is_busy() => self.look(),
@@ -238,7 +238,7 @@ impl Sending {
             // That answers for all partitions, once it is settled.
             self.has_confirmed = true;
         } else {
-            self.link.fruitless.answered(self.partition);
+            self.link.progress.answered(self.partition);
         }
         let mut refused = Vec::new();
         for (sent, confirmed) in confirmed {
@@ -315,7 +315,7 @@ impl Sending {
             return;
         }
         if let Some(sent) = self.unconfirmed.iter().map(|sent| sent.at).min() {
-            self.link.fruitless.unconfirmed(self.partition, sent, now);
+            self.link.progress.unconfirmed(self.partition, sent, now);
         }
         let limit = if self.link.is_blocked() { UNREAD_LIMIT } else { UNCONFIRMED_LIMIT };
         // What waits behind a message may have an earlier deadline.
@@ -343,7 +343,7 @@ impl Sending {
             sent.settle(Err(PublishError::Unconfirmed));
         }
         let Some(channel) = self.take_channel() else { return };
-        self.link.channel_was_fruitless();
+        self.link.channel_given_up();
         self.link.pending.channel_replaced(self.partition);
         self.closing = Some(Closing::new(channel, now));
     }
@@ -354,7 +354,7 @@ impl Sending {
         let Some(channel) = self.take_channel() else { return };
         // A full queue says nothing about the node.
         if !self.measured.is_some_and(|(is_full, _)| is_full) {
-            self.link.channel_was_fruitless();
+            self.link.channel_given_up();
         }
         self.link.pending.channel_replaced(self.partition);
         supervise::spawn("closing", async move {

@@ -24,9 +24,9 @@ use uuid::Uuid;
 use super::{
     channels::{ChannelPool, Channels},
     exchange::LinkExchange,
-    fruitless::Fruitless,
     lane::Lane,
     link_shared::LinkShared,
+    node_progress::NodeProgress,
     ticket::{self, Queued},
 };
 use crate::{ingest::pending::PendingRequests, store::pools::Pool};
@@ -40,7 +40,7 @@ pub(super) const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// What connections for updates are for, in RabbitMQ's lists and in reports.
 pub(super) const PURPOSE: &str = "gateway: updates";
 /// The same for those that are ready for updates, on another node.
-pub(super) const STANDBY: &str = "gateway: updates, ready";
+pub(super) const SECOND_PURPOSE: &str = "gateway: updates, ready";
 
 /// Why there is no link.
 #[derive(Debug, thiserror::Error)]
@@ -72,7 +72,7 @@ pub(super) struct Link {
     lanes: Vec<Lane>,
     /// The exchange that only this link publishes to.
     pub(super) exchange: LinkExchange,
-    fruitless: Arc<Fruitless>,
+    progress: Arc<NodeProgress>,
     pub(super) failed: Arc<AtomicBool>,
     /// Whether an update was unroutable and the queues have not been declared again since.
     incomplete: Arc<AtomicBool>,
@@ -91,7 +91,7 @@ impl Link {
         with: &Opening,
         topology: Topology,
     ) -> Result<Arc<Self>, LinkError> {
-        let connection = with.broker.connect_apart(STANDBY, PURPOSE).await?;
+        let connection = with.broker.connect_apart(SECOND_PURPOSE, PURPOSE).await?;
         Self::on(connection, with, topology).await
     }
 
@@ -105,7 +105,7 @@ impl Link {
         channel.close(200, "declared".into()).await?;
         let (broker, pending) = (&with.broker, with.pending.clone());
         let channels = channels(connection, pending.clone(), &topology);
-        let fruitless = Arc::new(Fruitless::default());
+        let progress = Arc::new(NodeProgress::default());
         let failed = Arc::new(AtomicBool::new(false));
         let incomplete = Arc::new(AtomicBool::new(false));
         let common = LinkShared {
@@ -114,14 +114,14 @@ impl Link {
             topology,
             pending,
             is_cluster: broker.has_several_hosts(),
-            fruitless: fruitless.clone(),
+            progress: progress.clone(),
             failed: failed.clone(),
             incomplete: incomplete.clone(),
         };
         let lanes = (0..topology.partitions)
             .map(|partition| Lane::start(common.clone(), partition))
             .collect();
-        Ok(Arc::new(Self { topology, channels, lanes, exchange, fruitless, failed, incomplete }))
+        Ok(Arc::new(Self { topology, channels, lanes, exchange, progress, failed, incomplete }))
     }
 
     /// Publishes a marker to a partition; returns whether it was confirmed by the deadline.
@@ -135,7 +135,7 @@ impl Link {
 
     /// A partition with messages that wait for long, if nothing else was confirmed meanwhile.
     pub(super) fn silent_partition(&self) -> Option<u16> {
-        self.fruitless.silent_partition()
+        self.progress.silent_partition()
     }
 
     /// Submits updates to the lane of a partition, in order.
@@ -161,7 +161,7 @@ impl Link {
 
     /// Why it is given up.
     pub(super) fn why_failed(&self) -> &'static str {
-        if self.fruitless.is_of_the_node(Instant::now()) || self.silent_partition().is_some() {
+        if self.progress.is_of_the_node(Instant::now()) || self.silent_partition().is_some() {
             "it took no updates: it may have lost the majority of its cluster"
         } else {
             "the connection was given up"

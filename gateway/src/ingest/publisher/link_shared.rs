@@ -16,7 +16,9 @@ use lapin::{
 use shared::{metrics::GATEWAY, topology::Topology};
 use tokio::time::{Instant, timeout};
 
-use super::{PublishError, channels::ChannelPool, confirms::Confirmed, fruitless::Fruitless};
+use super::{
+    PublishError, channels::ChannelPool, confirms::Confirmed, node_progress::NodeProgress,
+};
 use crate::ingest::pending::PendingRequests;
 
 /// Time for finding out whether a queue is full.
@@ -32,7 +34,7 @@ pub(super) struct LinkShared {
     /// Whether there are several nodes of a cluster to connect to.
     pub(super) is_cluster: bool,
     /// What the lanes have to show since the last confirmation: channels given up, silent partitions.
-    pub(super) fruitless: Arc<Fruitless>,
+    pub(super) progress: Arc<NodeProgress>,
     /// Set when the link is to be given up.
     pub(super) failed: Arc<AtomicBool>,
     /// Set when a queue or its binding is missing.
@@ -66,8 +68,8 @@ impl LinkShared {
 
     /// A channel is given up: its messages were refused or are overdue. If several were and none of the link
     /// gets a confirmation, another node is tried.
-    pub(super) fn channel_was_fruitless(&self) {
-        if self.fruitless.given_up(Instant::now()) && self.is_cluster {
+    pub(super) fn channel_given_up(&self) {
+        if self.progress.given_up(Instant::now()) && self.is_cluster {
             self.failed.store(true, Ordering::Relaxed);
         }
     }
@@ -78,7 +80,7 @@ impl LinkShared {
         if self.is_blocked() {
             self.failed.store(true, Ordering::Relaxed);
         } else {
-            self.channel_was_fruitless();
+            self.channel_given_up();
         }
     }
 
@@ -86,7 +88,7 @@ impl LinkShared {
     pub(super) fn result(&self, confirmed: Confirmed) -> Result<(), PublishError> {
         match confirmed {
             Confirmed::Queued => {
-                self.fruitless.confirmed();
+                self.progress.confirmed();
                 GATEWAY.messages.inc();
                 Ok(())
             }

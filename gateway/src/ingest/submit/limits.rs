@@ -1,7 +1,10 @@
 //! What limits updates before they are looked at: the rate of their token, and the places in flight.
 
 use shared::metrics::{GATEWAY, Refused};
-use tokio::{sync::SemaphorePermit, time::Instant};
+use tokio::{
+    sync::SemaphorePermit,
+    time::{Instant, sleep_until, timeout_at},
+};
 
 use super::Intake;
 use crate::http::error::ApiError;
@@ -21,22 +24,32 @@ impl<'a> Intake<'a> {
         Err(ApiError::too_many(OVER_RATE))
     }
 
-    /// Counts updates of this token that must be taken together, however many they are.
+    /// Counts updates of this token that must be taken together, however many they are. Waits while the token
+    /// has reached its rate limit, if it can send again before the deadline.
     ///
     /// # Errors
-    /// 503 if the token has reached its rate limit.
-    pub(crate) fn count_together(
+    /// 503 if it can't, or if the gateway stops.
+    pub(crate) async fn count_together(
         &self,
         token: &str,
         count: usize,
-        now: Instant,
+        deadline: Instant,
     ) -> Result<(), ApiError> {
+        let Some(limit) = self.rate_limit else { return Ok(()) };
         let count = u32::try_from(count).unwrap_or(u32::MAX);
-        if self.rate_limit.is_none_or(|limit| limit.take_together(token, count, now)) {
-            return Ok(());
+        // Nothing is reserved while this waits: a request that its client gives up costs none of the rate.
+        while let Err(then) = limit.take_together(token, count, Instant::now()) {
+            if then >= deadline {
+                GATEWAY.refused.of(Refused::RateLimit).inc_by(count.into());
+                return Err(ApiError::unavailable(OVER_RATE));
+            }
+            tokio::select! {
+                biased;
+                () = sleep_until(then) => {}
+                _ = self.stop.stops() => return Err(ApiError::stopping()),
+            }
         }
-        GATEWAY.refused.of(Refused::RateLimit).inc_by(count.into());
-        Err(ApiError::unavailable(OVER_RATE))
+        Ok(())
     }
 
     /// A place for one update among those in flight.
@@ -44,20 +57,30 @@ impl<'a> Intake<'a> {
     /// # Errors
     /// 503 when none is free.
     pub(crate) fn place(&self) -> Result<SemaphorePermit<'a>, ApiError> {
-        self.places.try_acquire().map_err(|_| {
-            GATEWAY.refused.of(Refused::InFlight).inc();
-            ApiError::unavailable("Too many updates are in flight; nothing was queued, try again")
-        })
+        self.places.try_acquire().map_err(|_| none_free())
     }
 
-    /// Places for some of this many updates, for at least one of them.
+    /// Places for some of this many updates, for at least one of them. Waits until one is free.
     ///
     /// # Errors
-    /// 503 when none is free.
-    pub(crate) fn some_places(&self, count: usize) -> Result<SemaphorePermit<'a>, ApiError> {
-        let free = self.places.available_permits().min(count);
-        let places = u32::try_from(free).ok().filter(|free| *free > 0);
-        let places = places.and_then(|free| self.places.try_acquire_many(free).ok());
-        places.map_or_else(|| self.place(), Ok)
+    /// 503 when none is free by the deadline.
+    pub(crate) async fn some_places(
+        &self,
+        count: usize,
+        deadline: Instant,
+    ) -> Result<SemaphorePermit<'a>, ApiError> {
+        let first = timeout_at(deadline, self.places.acquire()).await;
+        let mut places = first.ok().and_then(Result::ok).ok_or_else(none_free)?;
+        let more = self.places.available_permits().min(count.saturating_sub(1));
+        let more = u32::try_from(more).unwrap_or(u32::MAX);
+        if let Ok(more) = self.places.try_acquire_many(more) {
+            places.merge(more);
+        }
+        Ok(places)
     }
+}
+
+fn none_free() -> ApiError {
+    GATEWAY.refused.of(Refused::InFlight).inc();
+    ApiError::unavailable("Too many updates are in flight; nothing was queued, try again")
 }

@@ -6,7 +6,6 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 use shared::{
     component::{Component, NoComponent},
-    database,
     message::{self, Idempotency, Report, UpdateMessage},
     metrics::{GATEWAY, Refused},
     timestamp::Timestamp,
@@ -14,8 +13,11 @@ use shared::{
 };
 use tokio::time::{Instant, timeout_at};
 
-use super::{ComponentRef, Intake, StatusUpdate};
-use crate::{http::error::ApiError, store::catalogue};
+use super::{
+    ComponentRef, Intake, StatusUpdate,
+    terms::{Checked, Terms},
+};
+use crate::http::error::ApiError;
 
 /// Why an update has no message.
 #[derive(Debug)]
@@ -24,7 +26,7 @@ pub(crate) enum Unresolved {
     NotFound,
     /// There are several: the first few of them.
     Ambiguous(String),
-    /// The database's encoding lacks a character of a text.
+    /// The database's encoding lacks a character of a text, or may lack one.
     Text {
         /// The field of a status update that has the text.
         field: &'static str,
@@ -67,11 +69,11 @@ pub(crate) fn unknown_id(id: impl Display) -> ApiError {
 
 impl Intake<'_> {
     /// The message for the worker: here an update gets its id and its time of arrival, both by the
-    /// database's clock. `wire` is the version of messages that is recorded, if it is known.
+    /// database's clock. `wire` is the version of messages that is recorded, if it is known and matters.
     pub(super) async fn message(
         &self,
         update: StatusUpdate,
-        subject: &str,
+        terms: &Terms<'_>,
         wire: Option<u16>,
         deadline: Instant,
     ) -> Result<UpdateMessage, Unresolved> {
@@ -80,7 +82,7 @@ impl Intake<'_> {
             return Err(needs_reports(wire).into());
         }
         let component = self.find_component(&update.component, deadline).await?;
-        self.check_text("text", &update.text, deadline).await?;
+        self.check_text("text", &update.text, terms).await?;
         let now = self.now()?;
         let StatusUpdate { condition, text, idempotency_key, report, .. } = update;
         let idempotency = idempotency_key.map(|key| {
@@ -96,23 +98,27 @@ impl Intake<'_> {
         });
         let report = match older {
             Some(_) => None,
-            None => Some(self.with_source(report, subject, deadline).await?),
+            None => Some(self.with_source(report, terms).await?),
         };
         let (id, received_at) = (UpdateId::at(now), now);
         Ok(UpdateMessage { id, component, condition, text, received_at, idempotency, report })
     }
 
     /// A report with its source: the given one, or else the subject of the token.
-    async fn with_source(
-        &self,
-        report: Report,
-        subject: &str,
-        deadline: Instant,
-    ) -> Result<Report, Unresolved> {
-        let source = if report.source.is_empty() { subject.to_owned() } else { report.source };
-        self.check_text("source", &source, deadline).await?;
-        self.check_text("key", &report.key, deadline).await?;
+    async fn with_source(&self, report: Report, terms: &Terms<'_>) -> Result<Report, Unresolved> {
+        let source =
+            if report.source.is_empty() { terms.subject.to_owned() } else { report.source };
+        self.check_text("source", &source, terms).await?;
+        self.check_text("key", &report.key, terms).await?;
         Ok(Report { source, ..report })
+    }
+
+    /// Checks that the subject can be the source of updates.
+    ///
+    /// # Errors
+    /// 422 when the database's encoding lacks a character of it.
+    pub(crate) async fn check_subject(&self, terms: &Terms<'_>) -> Result<(), ApiError> {
+        Ok(self.check_text("source", terms.subject, terms).await?)
     }
 
     /// The present, by the database's clock.
@@ -170,23 +176,25 @@ impl Intake<'_> {
         })
     }
 
-    /// Refuses a text that the database can't store. If the database is unavailable, the update is
-    /// accepted; it is parked if it turns out that its text can't be stored.
+    /// Refuses a text that the database can't store.
     async fn check_text(
         &self,
         field: &'static str,
         text: &str,
-        deadline: Instant,
+        terms: &Terms<'_>,
     ) -> Result<(), Unresolved> {
         let catalogue = self.catalogue.get();
         let encoding = catalogue.as_ref().and_then(|c| c.narrow_encoding.as_ref());
         let Some(encoding) = encoding.filter(|_| !text.is_ascii()) else { return Ok(()) };
-        match timeout_at(deadline, catalogue::hold(self.database, text)).await {
-            Ok(Err(error)) if database::lacks_characters(&error) => {
-                Err(Unresolved::Text { field, encoding: encoding.clone() })
-            }
-            Ok(_) | Err(_) => Ok(()),
+        let is_refused = match terms.check(self.database, text).await {
+            Checked::Storable => false,
+            Checked::Lacking => true,
+            Checked::Unknown => terms.refuses_unchecked && field == "text",
+        };
+        if is_refused {
+            return Err(Unresolved::Text { field, encoding: encoding.clone() });
         }
+        Ok(())
     }
 }
 
@@ -195,8 +203,8 @@ fn needs_reports(wire: u16) -> ApiError {
     GATEWAY.refused.of(Refused::Wire).inc();
     ApiError::unavailable(format!(
         "`ok`, `source` and alerts need version {needed} of messages, and the database records version \
-        {wire}: once all workers are of this release, run `worker topology change --wire {needed}`; nothing was \
-        queued",
+        {wire}: once all workers and all gateways are of this release, run `worker topology change --wire \
+        {needed}`; nothing was queued",
         needed = message::REPORTS
     ))
 }

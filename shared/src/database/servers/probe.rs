@@ -24,10 +24,10 @@ pub(super) async fn probe(
     session: Option<PgConnection>,
 ) -> (Server, Option<PgConnection>, Result<Origin, Unfit>) {
     match timeout(SERVER_LIMIT, ask(&server, session)).await {
-        Ok(Ok((session, Answer { is_read_only: false, origin }))) => {
+        Ok(Ok((session, ProbeAnswer { is_read_only: false, origin }))) => {
             (server, Some(session), Ok(origin))
         }
-        Ok(Ok((session, Answer { is_read_only: true, origin }))) => match origin.timeline {
+        Ok(Ok((session, ProbeAnswer { is_read_only: true, origin }))) => match origin.timeline {
             // Only of this session, perhaps.
             Some(_) => (server, None, Err(Unfit::ReadOnly)),
             None => (server, Some(session), Ok(origin)),
@@ -37,7 +37,7 @@ pub(super) async fn probe(
     }
 }
 
-struct Answer {
+struct ProbeAnswer {
     is_read_only: bool,
     origin: Origin,
 }
@@ -45,7 +45,7 @@ struct Answer {
 async fn ask(
     server: &Server,
     session: Option<PgConnection>,
-) -> Result<(PgConnection, Answer), sqlx::Error> {
+) -> Result<(PgConnection, ProbeAnswer), sqlx::Error> {
     if let Some(mut session) = session
         && let Ok(answer) = question(&mut session).await
     {
@@ -57,9 +57,9 @@ async fn ask(
     Ok((session, answer))
 }
 
-async fn question(session: &mut PgConnection) -> Result<Answer, sqlx::Error> {
+async fn question(session: &mut PgConnection) -> Result<ProbeAnswer, sqlx::Error> {
     let statement = format!("SELECT current_setting('transaction_read_only'), {ORIGIN}");
     let row = raw_sql(AssertSqlSafe(statement)).fetch_one(session).await?;
     let is_read_only = row.try_get::<String, _>(0)? == "on";
-    Ok(Answer { is_read_only, origin: Origin::read(&row, &mut (1..))? })
+    Ok(ProbeAnswer { is_read_only, origin: Origin::read(&row, &mut (1..))? })
 }

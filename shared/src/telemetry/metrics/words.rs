@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use crate::{message::Verdict, outcome::Outcome};
+use crate::{
+    message::Verdict,
+    outcome::{InboxOutcome, Outcome},
+};
 
 /// A closed set of label values.
 pub trait Words: Copy + fmt::Debug + Send + Sync + 'static {
@@ -148,7 +151,7 @@ words! {
     }
 }
 
-/// What became of an update, as metrics count it: a [`Verdict`] without its details. It is no set of label
+/// What became of an update, as metrics count it and spans name it: a [`Verdict`] without its details. It is no set of label
 /// values itself, but a part of [`AnsweredLabel`] and [`AppliedLabel`]: gateways and workers count one case
 /// more each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -180,11 +183,12 @@ impl ResultLabel {
         decided.chain([Self::Repeated, Self::Rejected, Self::Parked]).collect()
     }
 
-    fn word(self) -> &'static str {
+    /// Its word, also of the inbox's column `outcome`, in which nothing is parked.
+    pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Decided(outcome) => outcome.word(),
-            Self::Repeated => "repeated",
-            Self::Rejected => "rejected",
+            Self::Repeated => InboxOutcome::REPEATED,
+            Self::Rejected => InboxOutcome::REJECTED,
             Self::Parked => "parked",
         }
     }

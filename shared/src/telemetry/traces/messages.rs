@@ -13,7 +13,7 @@ use super::{
     Traces,
     headers::{self, Headers},
 };
-use crate::{envelope::TraceContext, message::Verdict, update_id::UpdateId};
+use crate::{envelope::TraceContext, message::Verdict, metrics::ResultLabel, update_id::UpdateId};
 
 /// The name for what updates are published to: without the version of the topology, which changes.
 const UPDATES: &str = "sdb.updates";
@@ -224,13 +224,13 @@ impl Replying {
 
 /// The attributes of a verdict.
 fn answer_attributes(verdict: &Verdict) -> Vec<KeyValue> {
-    let (outcome, reason) = match verdict {
-        Verdict::Decided { reason, .. } => (reason.outcome().word(), Some(*reason)),
-        Verdict::Repeated { reason, .. } => ("repeated", Some(*reason)),
-        Verdict::Rejected { .. } => ("rejected", None),
-        Verdict::Parked => ("parked", None),
+    let outcome = ResultLabel::from(verdict).word();
+    let reason = match verdict {
+        Verdict::Decided { reason, .. } | Verdict::Repeated { reason, .. } => {
+            Some(KeyValue::new("sdb.reason", reason.word()))
+        }
+        Verdict::Rejected { .. } | Verdict::Parked => None,
     };
-    let reason = reason.map(|reason| KeyValue::new("sdb.reason", reason.word()));
     let incident = verdict.incident().map(|id| KeyValue::new("sdb.incident.id", i64::from(id.0)));
     [Some(KeyValue::new("sdb.outcome", outcome)), reason, incident].into_iter().flatten().collect()
 }

@@ -10,10 +10,10 @@ use crate::{
     update_id::UpdateId,
 };
 
-/// The outcomes of one batch for one gateway.
+/// The outcomes of one batch for one channel of a gateway.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReplyMessage {
-    /// One for each of the gateway's updates in the batch.
+    /// One for each update of the batch that was published on the channel and whose outcome is requested.
     pub results: Vec<UpdateResult>,
 }
 
@@ -29,10 +29,11 @@ pub struct UpdateResult {
 /// What became of a status update, as a worker reports it to the gateway that waits.
 ///
 /// An [`Outcome`](crate::outcome::Outcome) is only what a rule decided. A verdict also says that there is
-/// none, and has the incident for the answer.
+/// none, and has the incident for the answer. `Id` is how incidents are named: on the wire by their ids, which
+/// those that a batch opens do not have before its commit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "state", rename_all = "snake_case")]
-pub enum Verdict {
+#[serde(tag = "state", rename_all = "snake_case", bound(deserialize = "Id: Deserialize<'de>"))]
+pub enum Verdict<Id = IncidentId> {
     /// Decided in this batch.
     Decided {
         /// By which rule, and so with which outcome.
@@ -40,7 +41,7 @@ pub enum Verdict {
         /// The incident that now holds or covers the component, or that it left, as it stood right
         /// after. Only an update of version 3 may have none: readers of earlier ones need one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        incident: Option<IncidentSnapshot>,
+        incident: Option<IncidentSnapshot<Id>>,
         /// When. Only a result without an incident has it: the answer to that is the receipt.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         decided_at: Option<Timestamp>,
@@ -53,7 +54,7 @@ pub enum Verdict {
         reason: Reason,
         /// The incident that held or covered the component, or that it left.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        incident: Option<IncidentId>,
+        incident: Option<Id>,
     },
     /// It changed nothing and never will.
     Rejected {
@@ -73,6 +74,23 @@ impl Verdict {
             Self::Decided { incident, .. } => Some(incident.as_ref()?.id),
             Self::Repeated { incident, .. } => *incident,
             Self::Rejected { .. } | Self::Parked => None,
+        }
+    }
+}
+
+impl<Id> Verdict<Id> {
+    /// The same verdict, with incidents that are named otherwise.
+    pub fn with_id<Other>(self, other: impl FnOnce(Id) -> Other) -> Verdict<Other> {
+        match self {
+            Self::Decided { reason, incident, decided_at } => {
+                let incident = incident.map(|incident| incident.with_id(other));
+                Verdict::Decided { reason, incident, decided_at }
+            }
+            Self::Repeated { original, reason, incident } => {
+                Verdict::Repeated { original, reason, incident: incident.map(other) }
+            }
+            Self::Rejected { reason } => Verdict::Rejected { reason },
+            Self::Parked => Verdict::Parked,
         }
     }
 }

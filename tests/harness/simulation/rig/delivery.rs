@@ -2,7 +2,7 @@
 
 use model::delivery::Content;
 use shared::{component::ComponentId, envelope, envelope::Entry, update_id::UpdateId};
-use worker::batch::{Delivered, Incoming, Part, Unusable};
+use worker::batch::{Delivered, Incoming, UnpackedUpdate, Unusable};
 
 use super::{
     PARTITIONS,
@@ -74,8 +74,8 @@ impl Delivery {
             given_up: self.given_up.then_some("played"),
         };
         let queue = format!("p{}", self.partition().unwrap_or_default()).into();
-        let incoming = |part: Part| {
-            let Part { message_id, payload, content, .. } = part;
+        let incoming = |unpacked: UnpackedUpdate| {
+            let UnpackedUpdate { message_id, payload, content, .. } = unpacked;
             let queue = std::sync::Arc::clone(&queue);
             let mut incoming = Incoming { queue, message_id, payload, content, trace: None };
             if incoming.update_id().is_some_and(|id| self.refused.contains(&id)) {

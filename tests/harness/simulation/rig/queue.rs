@@ -12,7 +12,7 @@ use shared::{
     update_id::UpdateId,
 };
 use uuid::Uuid;
-use worker::batch::Applied;
+use worker::batch::MessageResult;
 
 use super::{
     Broken, PARTITIONS, Rig,
@@ -203,7 +203,7 @@ impl Rig {
 
     /// Takes the messages off the queues whose updates are all settled. Acknowledgements of a partition
     /// stop before an update that waits; it heads the next batch.
-    pub(super) fn acknowledge(&mut self, place: usize, applied: &[Applied]) {
+    pub(super) fn acknowledge(&mut self, place: usize, applied: &[MessageResult]) {
         let living = self.live_workers.len().max(1);
         let mut applied = applied.iter();
         for queue in self.queues.iter_mut().skip(place).step_by(living) {
@@ -212,7 +212,7 @@ impl Rig {
             for delivery in queue.iter_mut() {
                 let updates = delivery.unpack(self.fault).len();
                 for one in applied.by_ref().take(updates - delivery.settled) {
-                    waits |= matches!(one, Applied::Deferred(_));
+                    waits |= matches!(one, MessageResult::Deferred(_));
                     delivery.settled += usize::from(!waits);
                 }
                 let is_early = self.fault == Some(Broken::AcknowledgesEarly);

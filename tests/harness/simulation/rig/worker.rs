@@ -5,7 +5,7 @@ use anyhow::Result;
 use shared::message::Verdict;
 use sqlx::PgConnection;
 use worker::{
-    batch::{Applied, ApplyError, Delivered, Incoming, Part, Unusable, apply},
+    batch::{ApplyError, Delivered, Incoming, MessageResult, UnpackedUpdate, Unusable, apply},
     store::workers::MemberId,
 };
 
@@ -29,7 +29,7 @@ pub enum Broken {
 }
 
 /// The updates of a delivery.
-pub(super) fn unpack(delivered: Delivered<'_>, broken: Option<Broken>) -> Vec<Part> {
+pub(super) fn unpack(delivered: Delivered<'_>, broken: Option<Broken>) -> Vec<UnpackedUpdate> {
     let mut parts = delivered.unpack();
     let Some(broken) = broken.filter(|_| parts.len() > 1) else { return parts };
     match broken {
@@ -54,7 +54,7 @@ pub(super) async fn apply_batch(
     member: MemberId,
     mut batch: Vec<Incoming>,
     broken: Option<Broken>,
-) -> Result<Vec<Applied>, ApplyError> {
+) -> Result<Vec<MessageResult>, ApplyError> {
     if broken == Some(Broken::ParksEverything) {
         for incoming in &mut batch {
             incoming.content = Err(Unusable::GivenUp("as all others".to_owned()));
@@ -63,8 +63,9 @@ pub(super) async fn apply_batch(
     let mut applied = apply(connection, member, &batch).await?;
     if broken == Some(Broken::AnswersOtherwise) {
         for applied in &mut applied {
-            if let Applied::Settled(Some(Verdict::Decided { incident: Some(incident), .. })) =
-                applied
+            if let MessageResult::Settled(Some(Verdict::Decided {
+                incident: Some(incident), ..
+            })) = applied
             {
                 incident.id.0 += 1;
             }

@@ -19,15 +19,25 @@ fn alerts() -> Value {
     json!([labels("CDN", "error"), labels("CDN", "info"), labels("Nobody", "error"), 5])
 }
 
-/// Both endpoints; the last gateway has a rate limit that is reached.
+/// The webhook's body with these alerts.
+fn webhook(alerts: &Value) -> Value {
+    json!({ "version": "4", "alerts": alerts, "truncatedAlerts": 1 })
+}
+
+/// Both endpoints; the last gateway has a rate limit of 1.
 pub(super) async fn alerts_and_webhook(system: &System, document: &mut Document) -> Result<()> {
-    let webhook = json!({ "version": "4", "alerts": alerts(), "truncatedAlerts": 1 });
     let limited = system.addresses.len() - 1;
-    for (path, body) in [(ALERTS, &alerts()), (WEBHOOK, &webhook)] {
+    // More than the rate limit allows while a request waits.
+    let many = json!(vec![json!({}); 100]);
+    for (path, body, many) in
+        [(ALERTS, &alerts(), &many), (WEBHOOK, &webhook(&alerts()), &webhook(&many))]
+    {
         let post = |gateway: usize, query: &str| {
             let path = format!("{path}{query}");
             system.request_to(gateway, Method::POST, &path).bearer_auth(&system.token)
         };
+        let described = &document.spec["paths"][path]["post"]["requestBody"];
+        document.fits(&described["content"]["application/json"]["schema"], body)?;
         let taken = document.check("POST", path, answer(post(0, "").json(body)).await?)?;
         ensure!(taken.status == 200, "{taken:?}");
         let planned = answer(post(0, "?dry_run=true").json(body)).await?;
@@ -51,11 +61,12 @@ pub(super) async fn alerts_and_webhook(system: &System, document: &mut Document)
             ensure!(refused.status == status, "not {status}: {refused:?}");
         }
         eventually("the token has sent too much", async || {
-            let sent = answer(post(limited, "").json(body)).await?;
+            let sent = answer(post(limited, "").json(many)).await?;
             Ok(document.check("POST", path, sent)?.status == 503)
         })
         .await?;
-        document.check("POST", path, without_its_body(system, path).await?)?;
+        let slow = without_its_body(system, path).await?;
+        ensure!(document.check("POST", path, slow)?.status == 503);
     }
     Ok(())
 }

@@ -90,8 +90,8 @@ async fn worker_works(roles: &Roles) -> Result<()> {
     );
     eventually("the queues are empty", async || {
         let (servers, purge) = (system.context.clone(), purge.clone());
-        let left = spawn_blocking(move || servers.rabbitmq().ctl(&["eval", &purge])).await??;
-        Ok(left.trim() == "0")
+        let left = spawn_blocking(move || servers.rabbitmq().eval(&purge)).await??;
+        Ok(left == "0")
     })
     .await?;
     let newest = "SELECT max(inhrelid::regclass::text) FROM pg_inherits
@@ -151,7 +151,7 @@ async fn worker_works(roles: &Roles) -> Result<()> {
     })
     .await?;
     system.sql("UPDATE component SET name = 'DNS' WHERE name = 'Other'").await?;
-    let (done, said) = system.worker_command(&["parked", "put-back", "--all"]).await?;
+    let (done, said) = system.worker_command(&["parked", "requeue", "--all"]).await?;
     ensure!(done, "{said}");
     eventually("it is applied", async || {
         denied(&worker.log()?)?;
@@ -265,7 +265,7 @@ pub(super) async fn the_rights_on_rabbitmq_are_needed(fixture: Arc<Fixture>) -> 
                     roles.system.start_worker(&[]).await?;
                     let change =
                         roles.works(&["topology", "change", "--partitions", "9"], role).await;
-                    let put_back = roles.works(&["parked", "put-back", "--all"], role).await;
+                    let put_back = roles.works(&["parked", "requeue", "--all"], role).await;
                     change.and(put_back).map(drop)
                 }
                 other => bail!("no test of {other}"),

@@ -13,6 +13,7 @@ use harness::{Fixture, System, answer, eventually, proxy::Proxy, status_update, 
 
 tests!(
     one_trace_leads_from_the_request_to_the_reply,
+    an_alert_has_a_trace,
     a_batch_is_linked_to_the_messages_of_all_its_traces,
     a_redelivered_update_stays_in_its_trace,
     an_update_that_is_parked_is_logged_with_its_trace,
@@ -58,6 +59,29 @@ const WAIT: &str = "wait for the outcome";
 const TRANSACTION: &str = "transaction";
 
 const REPLY: &str = "publish sdb.replies";
+
+async fn an_alert_has_a_trace(fixture: Arc<Fixture>) -> Result<()> {
+    let collector = Collector::start().await?;
+    let mut system = System::prepared(&fixture).await?;
+    system.start_worker(&collector.variables()).await?;
+    system.start_gateway(&collector.variables()).await?;
+    system.components(&[("DNS", &[])]).await?;
+    let alert = json!({ "status": "firing", "labels": { "component": "DNS" } });
+    let bodies = [
+        ("/alertmanager/api/v2/alerts", json!([alert])),
+        ("/alertmanager/webhook", json!({ "version": "4", "alerts": [alert] })),
+    ];
+    for (number, (path, body)) in (0..).zip(bodies) {
+        let trace = trace_id(number);
+        let posted = system.request_to(0, Method::POST, path).bearer_auth(&system.token);
+        ensure!(answer(within(posted.json(&body), &trace)).await?.status == 200);
+        let request = format!("POST {path}");
+        let spans = collector.wait_for(&trace, &[&request, PUBLISH, PROCESS]).await?;
+        ensure!(named(&spans, &request)?.parent == CLIENT, "{spans:#?}");
+        ensure!(named(&spans, PUBLISH)?.parent == named(&spans, &request)?.id, "{spans:#?}");
+    }
+    system.finish().await
+}
 
 async fn one_trace_leads_from_the_request_to_the_reply(fixture: Arc<Fixture>) -> Result<()> {
     let collector = Collector::start().await?;

@@ -91,7 +91,7 @@ async fn an_update_whose_part_was_dropped_is_not_applied_again(
     ensure!(status == 200 && body["state"] == "parked", "{status} {body}");
     // Requeued, it is parked again, not applied.
     let before = text(&system, "SELECT max(parked_at)::text FROM sdb_parked").await?;
-    system.worker_succeeds(&["parked", "put-back", "--all"]).await?;
+    system.worker_succeeds(&["parked", "requeue", "--all"]).await?;
     eventually("it is parked again", async || {
         let now =
             "SELECT coalesce(max(parked_at)::text, '') FROM sdb_parked WHERE put_back_at IS NULL";

@@ -18,7 +18,7 @@ use uuid::Uuid;
 use super::at;
 use crate::domain::{
     ActiveState, IncidentRef, MAX_LIVE_REPORTS, ManualIncident, ReportId, ReportState, Reports,
-    Ruling, SystemIncident, Update, decide, rule,
+    SystemIncident, Update, UpdateDecision, decide, decide_update,
     timeline::{TimelineEntry, TimelineEvent},
 };
 
@@ -92,18 +92,15 @@ impl Played {
         let message = message(said, now);
         let known = self.reports.clone();
         let mut reports = reports(&known);
-        match rule(&self.state, &reports, &message, now) {
-            Ruling::Rejected(reason) => Err(reason),
-            Ruling::Decided { decision, report } => {
-                if let Some((id, state)) = report {
-                    reports.carry_out(id, state);
-                    self.reports.insert((id.source.to_owned(), id.key.to_owned()), state);
-                }
-                let update = Update { component: DNS, text: "Incident", at: now };
-                let incident = self.state.carry_out(&decision, update, &mut self.timeline);
-                Ok((decision.reason(), incident))
-            }
+        let UpdateDecision { decision, report } =
+            decide_update(&self.state, &reports, &message, now)?;
+        if let Some((id, state)) = report {
+            reports.carry_out(id, state);
+            self.reports.insert((id.source.to_owned(), id.key.to_owned()), state);
         }
+        let update = Update { component: DNS, text: "Incident", at: now };
+        let incident = self.state.carry_out(&decision, update, &mut self.timeline);
+        Ok((decision.reason(), incident))
     }
 
     fn live(&self) -> usize {

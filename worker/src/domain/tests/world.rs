@@ -15,8 +15,8 @@ use shared::{
 use uuid::Uuid;
 
 use crate::domain::{
-    ActiveState, IncidentRef, ManualIncident, ReportId, ReportState, Reports, Ruling,
-    SystemIncident, Update, rule,
+    ActiveState, IncidentRef, ManualIncident, ReportId, ReportState, Reports, SystemIncident,
+    Update, UpdateDecision, decide_update,
     timeline::{self, Names, TimelineEntry},
 };
 
@@ -77,7 +77,9 @@ pub(super) fn apply_batch(world: &mut World, posts: &[Post]) -> Vec<Answer> {
     let mut answers = Vec::new();
     let mut entries: Vec<TimelineEntry> = Vec::new();
     for (post, message) in posts.iter().zip(&messages) {
-        let Ruling::Decided { decision, report } = rule(&after, &reports, message, post.at) else {
+        let Ok(UpdateDecision { decision, report }) =
+            decide_update(&after, &reports, message, post.at)
+        else {
             panic!("no history has so many reports");
         };
         if let Some((id, state)) = report {

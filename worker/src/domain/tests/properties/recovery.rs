@@ -3,11 +3,12 @@
 use model::{Post, World};
 use proptest::prelude::*;
 use shared::{
-    component::ComponentId, condition::Condition, impact::Impact, message::Report, outcome::Outcome,
+    component::ComponentId, condition::Condition, impact::Impact, message::Report,
+    outcome::Outcome, timestamp::Timestamp,
 };
 
 use super::{
-    Batches, active_system_incidents, at,
+    A_DAY, Batches, active_system_incidents, at,
     generators::{Origin, histories},
     unwatched,
 };
@@ -20,6 +21,16 @@ type ReportKey = (ComponentId, String, String);
 
 fn standing(world: &World) -> impl Iterator<Item = &ReportKey> {
     world.reports.iter().filter(|(_, report)| report.stands).map(|(id, _)| id)
+}
+
+/// Whether an `ok` that was said before would be said twice, or is older than what its source has said since.
+fn is_old(world: &World, ok: &Post, now: Timestamp) -> bool {
+    let Some(said) = &ok.report else { return false };
+    let report = (ok.component, said.source.clone(), said.key.clone());
+    let Some(known) = world.reports.get(&report) else { return false };
+    let is_doubled = !known.stands && known.ended.is_some_and(|at| at.plus_micros(A_DAY) > now);
+    let is_late = said.ends_at.is_some_and(|end| known.start.is_some_and(|start| end < start));
+    is_doubled || known.stands && is_late
 }
 
 proptest! {
@@ -114,6 +125,25 @@ proptest! {
                         *id == (post.component, said.source.clone(), said.key.clone())
                     });
                     assert!(said || before.get(id) == Some(report), "{id:?} changed");
+                }
+            }
+            answers
+        };
+        history.play(&Batches::OneEach, apply, unwatched)?;
+    }
+
+    #[test]
+    fn an_ok_that_is_doubled_or_late_changes_no_incident(history in histories(Origin::Anyone)) {
+        let mut said: Vec<Post> = Vec::new();
+        let apply = |world: &mut World, posts: &[Post]| {
+            let mut answers = Vec::new();
+            for post in posts {
+                answers.extend(apply_batch(world, std::slice::from_ref(post)));
+                said.extend((post.condition == Condition::Ok).then(|| post.clone()));
+                for ok in said.iter().filter(|ok| is_old(world, ok, post.at)) {
+                    let mut again = world.clone();
+                    apply_batch(&mut again, &[Post { at: post.at, ..ok.clone() }]);
+                    assert_eq!(again.incidents, world.incidents, "{ok:?}");
                 }
             }
             answers

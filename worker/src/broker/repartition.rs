@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use self::proof::is_marker;
 use self::proof::{HeldQueue, hold_all};
 use crate::store::{
-    command_lock,
+    locks::commands,
     topology::{end_when_stalled, expect_all_read, may_stall, record},
     workers::{self, MemberId},
 };
@@ -108,7 +108,7 @@ pub(crate) async fn change(
 ) -> Result<String> {
     let change =
         async |database: &mut PgConnection| change_alone(database, broker, wanted, stop).await;
-    command_lock::alone(database, change).await
+    commands::alone(database, change).await
 }
 
 async fn change_alone(

@@ -15,7 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     exchange::Later,
-    link::{LOOK_EVERY, Link, LinkError, Opening, STANDBY},
+    link::{LOOK_EVERY, Link, LinkError, Opening, SECOND_PURPOSE},
 };
 
 /// Time for opening it.
@@ -32,13 +32,13 @@ const COMPARE_EVERY: Duration = Duration::from_secs(5);
 
 /// The second link, if there is one.
 #[derive(Default)]
-pub(super) struct Standby {
+pub(super) struct SecondLink {
     link: ArcSwapOption<Link>,
     /// When it was last compared with the first one.
     compared: Mutex<Option<Instant>>,
 }
 
-impl Standby {
+impl SecondLink {
     /// Keeps one open, until this is dropped, if there are several nodes. The exchanges of those that were lost
     /// are deleted later.
     pub(super) fn keep(
@@ -50,17 +50,17 @@ impl Standby {
         if !with.broker.has_several_hosts() {
             return None;
         }
-        let standby = self.clone();
-        let keeping = supervise::keep("standby", async move {
+        let second = self.clone();
+        let keeping = supervise::keep("second link", async move {
             loop {
                 let opening = timeout(OPEN_LIMIT, Link::open_apart(&with, topology));
                 match opening.await.unwrap_or(Err(LinkError::Silent)) {
                     Ok(link) => {
-                        standby.link.store(Some(link.clone()));
+                        second.link.store(Some(link.clone()));
                         let reason = serve(&link).await;
                         tracing::info!(reason, "the second connection to RabbitMQ is given up");
-                        with.broker.lost(STANDBY, reason);
-                        standby.discard(&later);
+                        with.broker.lost(SECOND_PURPOSE, reason);
+                        second.discard(&later);
                     }
                     Err(error) => {
                         tracing::debug!(reason = chain(&error), "no second connection to RabbitMQ");
@@ -119,6 +119,7 @@ async fn serve(link: &Link) -> &'static str {
                 return "it took no updates";
             }
         }
+        tracing::info!("the second connection to RabbitMQ is ready");
         std::future::pending().await
     };
     tokio::select! {

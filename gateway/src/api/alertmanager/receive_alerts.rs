@@ -19,13 +19,13 @@ use super::answer::{DryRun, PassedOverJson, PlannedJson, Received, Taken, Unmapp
 use crate::{
     alertmanager::{
         alert::{Alert, AlertState, BadAlert, Fingerprint},
-        body::{Alerts, NoAlerts},
         mapping::{Mapped, MappedUpdate, Mapping, PassedOver, Rule, Unmapped, named},
+        payload::{Alerts, NoAlerts},
     },
     api::admission::{check_type, read, unread},
     gateway::App,
     http::{body, error::ApiError, prefer::Preference, query::Query},
-    ingest::submit::{ComponentRef, Intake, StatusUpdate, Submitted, Unresolved},
+    ingest::submit::{ComponentRef, Intake, StatusUpdate, Submitted, Terms, Unresolved},
 };
 
 /// Time from a request's arrival to its answer: Prometheus gives up after 10 s.
@@ -48,15 +48,20 @@ pub(super) async fn receive(
     let caller = app.auth.check(&parts.headers).map_err(unread)?;
     check_type(&parts.headers).map_err(unread)?;
     let is_dry_run = is_dry_run(&parts.uri).map_err(unread)?;
-    let (bytes, _memory) = read(&app.stop, body::read_alerts(body, &app.bodies)).await?;
+    let read = read(&app.stop, body::read_alerts(body, &app.bodies)).await;
+    let (bytes, _memory) = read.map_err(slow_is_unavailable)?;
     let alerts = cut(&bytes).map_err(refused)?;
     let intake = app.intake();
-    intake.count_together(caller.token, alerts.len(), Instant::now())?;
+    if !is_dry_run {
+        intake.count_together(caller.token, alerts.len(), deadline).await?;
+    }
+    let terms = Terms::of_alerts(&caller.subject, deadline, is_dry_run);
+    intake.check_subject(&terms).await?;
     let now = intake.now()?;
     let mapping = app.mapping.get();
     let mut receiver = Receiver {
         intake,
-        subject: &caller.subject,
+        terms,
         mapping: &mapping,
         deadline,
         is_dry_run,
@@ -77,6 +82,15 @@ fn is_dry_run(uri: &axum::http::Uri) -> Result<bool, ApiError> {
     Ok(is_dry_run)
 }
 
+/// Alertmanager sends again at once what is answered 503, and what is answered 408 with its group's next interval.
+fn slow_is_unavailable(error: ApiError) -> ApiError {
+    if error.status() != StatusCode::REQUEST_TIMEOUT {
+        return error;
+    }
+    let (_, message, _) = error.into_parts();
+    unread(ApiError::unavailable(message))
+}
+
 /// The answer to a body that brings no alerts.
 fn refused(error: NoAlerts) -> ApiError {
     match error {
@@ -93,8 +107,7 @@ fn refused(error: NoAlerts) -> ApiError {
 /// Makes updates of alerts, portion by portion.
 struct Receiver<'a> {
     intake: Intake<'a>,
-    /// That of the token, or empty.
-    subject: &'a str,
+    terms: Terms<'a>,
     mapping: &'a Mapping,
     deadline: Instant,
     is_dry_run: bool,
@@ -133,7 +146,7 @@ impl<'a> Receiver<'a> {
         }
         while !planned.is_empty() {
             // A request may have more alerts than there are places.
-            let places = match self.places(planned.len()) {
+            let places = match self.places(planned.len()).await {
                 Ok(places) => places,
                 Err(error) => {
                     self.found.refuse(planned.len(), error);
@@ -149,8 +162,11 @@ impl<'a> Receiver<'a> {
     }
 
     /// Some of these places for updates in flight; none for a dry run, which needs none.
-    fn places(&self, count: usize) -> Result<Option<SemaphorePermit<'a>>, ApiError> {
-        if self.is_dry_run { Ok(None) } else { self.intake.some_places(count).map(Some) }
+    async fn places(&self, count: usize) -> Result<Option<SemaphorePermit<'a>>, ApiError> {
+        if self.is_dry_run {
+            return Ok(None);
+        }
+        self.intake.some_places(count, self.deadline).await.map(Some)
     }
 
     /// What the mapping makes of an alert.
@@ -189,11 +205,10 @@ impl<'a> Receiver<'a> {
 
     /// Resolves updates and queues them.
     async fn take(&mut self, planned: Vec<Planned<'a>>) {
-        let updates = planned.iter().map(|planned| Ok(planned.update.clone())).collect();
-        let resolved = self.intake.resolve(updates, self.subject, self.deadline).await;
         let mut messages = Vec::with_capacity(planned.len());
+        let resolved = self.resolve(&planned).await;
         for (planned, resolved) in planned.into_iter().zip(resolved) {
-            match self.with_plain_text(&planned, resolved).await {
+            match resolved {
                 Ok(message) => messages.push((planned, message)),
                 Err(reason) => self.unresolved(&planned, reason),
             }
@@ -219,19 +234,25 @@ impl<'a> Receiver<'a> {
         }
     }
 
-    /// The message of an alert whose text the database can't store has what is left of it in ASCII: a title with
-    /// a part missing is better than no incident.
-    async fn with_plain_text(
-        &self,
-        planned: &Planned<'_>,
-        resolved: Result<UpdateMessage, Unresolved>,
-    ) -> Result<UpdateMessage, Unresolved> {
-        let Err(Unresolved::Text { field: "text", .. }) = resolved else { return resolved };
-        let mut update = planned.update.clone();
-        update.text = update.text.replace(|c: char| !c.is_ascii(), "?");
-        let mut resolved = self.intake.resolve(vec![Ok(update)], self.subject, self.deadline).await;
-        #[expect(clippy::expect_used, reason = "each update has its result")]
-        resolved.pop().expect("the message of the one update")
+    /// The message of each alert. If the database can't store its title, or does not say so in time, the title
+    /// has what is left of it in ASCII: one with a part missing is better than no incident.
+    async fn resolve(&self, planned: &[Planned<'_>]) -> Vec<Result<UpdateMessage, Unresolved>> {
+        let updates = planned.iter().map(|planned| Ok(planned.update.clone())).collect();
+        let mut resolved = self.intake.resolve(updates, &self.terms).await;
+        let (mut places, mut plain) = (Vec::new(), Vec::new());
+        for (planned, resolved) in planned.iter().zip(&mut resolved) {
+            if matches!(resolved, Err(Unresolved::Text { field: "text", .. })) {
+                let mut update = planned.update.clone();
+                update.text = update.text.replace(|c: char| !c.is_ascii(), "?");
+                places.push(resolved);
+                plain.push(Ok(update));
+            }
+        }
+        let plain = self.intake.resolve(plain, &self.terms).await;
+        for (place, plain) in places.into_iter().zip(plain) {
+            *place = plain;
+        }
+        resolved
     }
 
     fn unresolved(&mut self, planned: &Planned<'_>, reason: Unresolved) {
@@ -284,11 +305,18 @@ impl<'a> Receiver<'a> {
         let Found { accepted, planned, passed_over, unmapped, refused } = self.found;
         if let Some((count, first)) = refused {
             let (_, message, _) = first.into_parts();
-            return Err(ApiError::unavailable(format!(
-                "{count} of {} alerts were not queued, or that is unknown; send all of them again. The \
-                first: {message}",
-                count + accepted
-            )));
+            return Err(ApiError::unavailable(if self.is_dry_run {
+                format!(
+                    "It is not known what becomes of {count} alerts; nothing was to be queued. The first: \
+                    {message}"
+                )
+            } else {
+                format!(
+                    "{count} of {} alerts were not queued, or that is unknown; send all of them again. The \
+                    first: {message}",
+                    count + accepted
+                )
+            }));
         }
         if self.is_dry_run {
             return Ok(Received::DryRun(DryRun { updates: planned, passed_over, unmapped }));

@@ -1,4 +1,4 @@
-//! Maintains the inbox: creates its partitions ahead of time, drops expired ones, and deletes expired
+//! Housekeeping of the inbox: creates its partitions ahead of time, drops expired ones, and deletes expired
 //! idempotency keys and reports. Completes the record of when components were affected, if `worker migrate` has left
 //! something.
 
@@ -20,13 +20,13 @@ const RETRY_PAUSE: Duration = Duration::from_secs(5);
 /// Time limit of one attempt: a silent connection must not stop it forever.
 const LIMIT: Duration = Duration::from_secs(600);
 
-/// The maintenance of the inbox, on a connection of its own.
-pub(crate) struct Maintenance {
+/// The housekeeping of the inbox, on a connection of its own.
+pub(crate) struct Housekeeping {
     database: Database,
     inbox_days: u32,
 }
 
-impl Maintenance {
+impl Housekeeping {
     pub(crate) const fn new(database: Database, inbox_days: u32) -> Self {
         Self { database, inbox_days }
     }
@@ -63,15 +63,15 @@ impl Maintenance {
     pub(crate) async fn once(&mut self) {
         let days = self.inbox_days;
         loop {
-            let maintained = self
+            let done = self
                 .database
-                .with(async |connection: &mut PgConnection| maintain_inbox(connection, days).await);
+                .with(async |connection: &mut PgConnection| housekeep(connection, days).await);
             let silent = |_| Err(sqlstate::timed_out());
-            match timeout(LIMIT, maintained).await.unwrap_or_else(silent) {
+            match timeout(LIMIT, done).await.unwrap_or_else(silent) {
                 Ok(()) => return,
                 Err(error) => {
                     let reason = chain(&error);
-                    tracing::warn!(reason, "the inbox's maintenance failed, trying again");
+                    tracing::warn!(reason, "the housekeeping of the inbox failed, trying again");
                     sleep(RETRY_PAUSE).await;
                 }
             }
@@ -83,7 +83,7 @@ impl Maintenance {
 ///
 /// # Errors
 /// When a statement fails. What the ones before it did remains; the next run does the rest.
-pub(crate) async fn maintain_inbox(
+pub(crate) async fn housekeep(
     database: &mut PgConnection,
     inbox_days: u32,
 ) -> Result<(), sqlx::Error> {

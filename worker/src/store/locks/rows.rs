@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use shared::{component::ComponentId, incident::IncidentId};
 use sqlx::FromRow;
 
-use super::scope_lock::ScopeGuard;
+use super::scope::ScopeGuard;
 use crate::domain::{ActiveState, IncidentRef, RestsOn};
 
 /// A row that a change depends on, or any one of several.
@@ -112,7 +112,7 @@ impl RowLocks {
                 LockableRow::Component(id) => components.push(id),
             }
         }
-        let taken: Taken = sqlx::query_as(LOCK)
+        let taken: LockedRows = sqlx::query_as(LOCK)
             .bind(incidents)
             .bind(relation_incidents)
             .bind(relation_components)
@@ -160,7 +160,7 @@ const LOCK: &str = "WITH incidents AS MATERIALIZED (
 
 /// What [`LOCK`] has locked.
 #[derive(FromRow)]
-struct Taken {
+struct LockedRows {
     incidents: Vec<IncidentId>,
     relation_incidents: Vec<IncidentId>,
     relation_components: Vec<ComponentId>,
@@ -168,7 +168,7 @@ struct Taken {
     components: Vec<ComponentId>,
 }
 
-impl Taken {
+impl LockedRows {
     fn rows(self) -> impl Iterator<Item = LockableRow> {
         let relations = self.relation_incidents.into_iter().zip(self.relation_components);
         let incidents = self.incidents.into_iter().map(LockableRow::Incident);

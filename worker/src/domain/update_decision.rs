@@ -15,32 +15,29 @@ use super::{
 
 /// What an update does, before it is carried out.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ruling<'a> {
-    /// A rule decides it.
-    Decided {
-        /// The change of incidents.
-        decision: Decision,
-        /// The report that it writes.
-        report: Option<(ReportId<'a>, ReportState)>,
-    },
-    /// It changes nothing and never will.
-    Rejected(Rejection),
+pub struct UpdateDecision<'a> {
+    /// The change of incidents.
+    pub decision: Decision,
+    /// The report that it writes.
+    pub report: Option<(ReportId<'a>, ReportState)>,
 }
 
 /// Decides an update at this time.
-#[must_use]
-pub fn rule<'a>(
+///
+/// # Errors
+/// When it is rejected: it changes nothing and never will.
+pub fn decide_update<'a>(
     state: &ActiveState,
     reports: &Reports<'a>,
     update: &'a UpdateMessage,
     at: Timestamp,
-) -> Ruling<'a> {
+) -> Result<UpdateDecision<'a>, Rejection> {
     let posted = Update { component: update.component.id, text: &update.text, at };
     let id = ReportId::of(update);
     let written = match id.map(|id| reports.change(id, update, at)) {
-        Some(ReportChange::Rejected(reason)) => return Ruling::Rejected(reason),
+        Some(ReportChange::Rejected(reason)) => return Err(reason),
         Some(ReportChange::Late(reason)) => {
-            return Ruling::Decided { decision: unchanged(state, posted, reason), report: None };
+            return Ok(UpdateDecision { decision: unchanged(state, posted, reason), report: None });
         }
         Some(ReportChange::Written(written)) => written,
         None => None,
@@ -49,7 +46,7 @@ pub fn rule<'a>(
         Condition::Impact(impact) => decide(state, posted, impact),
         Condition::Ok => end(state, posted, id.map(|id| (id, reports))),
     };
-    Ruling::Decided { decision, report: id.zip(written) }
+    Ok(UpdateDecision { decision, report: id.zip(written) })
 }
 
 /// Decides an `ok` that does not come too late, given its report as it was before.

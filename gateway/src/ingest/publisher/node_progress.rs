@@ -16,7 +16,7 @@ const SILENT: Duration = Duration::from_secs(3);
 
 /// What a link has to show for itself since its last confirmation.
 #[derive(Default)]
-pub(super) struct Fruitless(Mutex<Since>);
+pub(super) struct NodeProgress(Mutex<Since>);
 
 #[derive(Default)]
 struct Since {
@@ -29,7 +29,7 @@ struct Since {
     silent: BTreeSet<u16>,
 }
 
-impl Fruitless {
+impl NodeProgress {
     /// A message was confirmed.
     pub(super) fn confirmed(&self) {
         *self.0.lock() = Since { confirmed: Some(Instant::now()), ..Since::default() };
@@ -80,42 +80,42 @@ mod tests {
 
     #[test]
     fn a_node_is_given_up_after_several_channels_and_some_time() {
-        let (fruitless, begin) = (Fruitless::default(), Instant::now());
+        let (progress, begin) = (NodeProgress::default(), Instant::now());
         let at = |seconds| begin + Duration::from_secs(seconds);
         for _ in 0..10 {
-            assert!(!fruitless.given_up(at(0)), "an election takes some time");
+            assert!(!progress.given_up(at(0)), "an election takes some time");
         }
-        assert!(!fruitless.given_up(at(4)));
-        assert!(fruitless.given_up(at(5)) && fruitless.is_of_the_node(at(5)));
+        assert!(!progress.given_up(at(4)));
+        assert!(progress.given_up(at(5)) && progress.is_of_the_node(at(5)));
     }
 
     #[test]
     fn a_link_is_silent_only_if_nothing_is_confirmed_anywhere() {
-        let (fruitless, sent) = (Fruitless::default(), Instant::now() + Duration::from_secs(60));
+        let (progress, sent) = (NodeProgress::default(), Instant::now() + Duration::from_secs(60));
         let after = |seconds| sent + Duration::from_secs(seconds);
-        fruitless.unconfirmed(4, sent, after(2));
-        assert_eq!(fruitless.silent_partition(), None);
-        fruitless.unconfirmed(4, sent, after(3));
-        fruitless.unconfirmed(2, sent, after(3));
-        assert_eq!(fruitless.silent_partition(), Some(2));
-        fruitless.answered(2);
-        assert_eq!(fruitless.silent_partition(), Some(4));
+        progress.unconfirmed(4, sent, after(2));
+        assert_eq!(progress.silent_partition(), None);
+        progress.unconfirmed(4, sent, after(3));
+        progress.unconfirmed(2, sent, after(3));
+        assert_eq!(progress.silent_partition(), Some(2));
+        progress.answered(2);
+        assert_eq!(progress.silent_partition(), Some(4));
         // One of another partition.
-        fruitless.confirmed();
-        assert_eq!(fruitless.silent_partition(), None);
+        progress.confirmed();
+        assert_eq!(progress.silent_partition(), None);
         let earlier = Instant::now() - Duration::from_secs(1);
-        fruitless.unconfirmed(4, earlier, after(3));
-        assert_eq!(fruitless.silent_partition(), None, "others are confirmed");
+        progress.unconfirmed(4, earlier, after(3));
+        assert_eq!(progress.silent_partition(), None, "others are confirmed");
     }
 
     #[test]
     fn a_confirmation_begins_anew() {
-        let (fruitless, begin) = (Fruitless::default(), Instant::now());
+        let (progress, begin) = (NodeProgress::default(), Instant::now());
         let at = |seconds| begin + Duration::from_secs(seconds);
-        fruitless.given_up(at(0));
-        fruitless.given_up(at(5));
-        fruitless.confirmed();
-        assert!(!fruitless.given_up(at(6)) && !fruitless.given_up(at(20)));
-        assert!(fruitless.given_up(at(21)));
+        progress.given_up(at(0));
+        progress.given_up(at(5));
+        progress.confirmed();
+        assert!(!progress.given_up(at(6)) && !progress.given_up(at(20)));
+        assert!(progress.given_up(at(21)));
     }
 }

@@ -1,0 +1,68 @@
+//! What applies to all updates of a request, and whether the database can store their texts.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use shared::database;
+use tokio::{
+    sync::OnceCell,
+    time::{Instant, timeout_at},
+};
+
+use crate::store::{catalogue, pools::Pool};
+
+/// Time for the database to say whether it can store a text. Less than half of the default wait, which is also
+/// for publishing.
+const CHECK_LIMIT: Duration = Duration::from_millis(400);
+
+/// What applies to all updates of a request.
+pub(crate) struct Terms<'a> {
+    /// That of the token, or empty: the source of updates that name none.
+    pub(super) subject: &'a str,
+    pub(super) deadline: Instant,
+    /// Nothing is sent: whatever version of messages is recorded will do.
+    pub(super) is_dry_run: bool,
+    /// Titles that could not be checked are refused, since there are others to send instead. Otherwise they are
+    /// accepted; such an update is parked if it turns out that its title can't be stored.
+    pub(super) refuses_unchecked: bool,
+    /// Each text is asked for once, however many updates have it.
+    checks: Mutex<HashMap<String, Arc<OnceCell<Checked>>>>,
+}
+
+/// Whether the database can store a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Checked {
+    Storable,
+    /// Its encoding lacks a character.
+    Lacking,
+    /// It does not answer.
+    Unknown,
+}
+
+impl<'a> Terms<'a> {
+    /// Those of updates as clients send them.
+    pub(crate) fn of_updates(subject: &'a str, deadline: Instant) -> Self {
+        let (is_dry_run, refuses_unchecked) = (false, false);
+        Self { subject, deadline, is_dry_run, refuses_unchecked, checks: Mutex::default() }
+    }
+
+    /// Those of updates that are made of alerts.
+    pub(crate) fn of_alerts(subject: &'a str, deadline: Instant, is_dry_run: bool) -> Self {
+        let terms = Self::of_updates(subject, deadline);
+        Self { is_dry_run, refuses_unchecked: true, ..terms }
+    }
+
+    /// Asks the database whether it can store a text, unless it was asked before.
+    pub(super) async fn check(&self, database: &Pool, text: &str) -> Checked {
+        let cell = self.checks.lock().entry(text.to_owned()).or_default().clone();
+        let ask = async || {
+            let by = self.deadline.min(Instant::now() + CHECK_LIMIT);
+            match timeout_at(by, catalogue::hold(database, text)).await {
+                Ok(Ok(())) => Checked::Storable,
+                Ok(Err(error)) if database::lacks_characters(&error) => Checked::Lacking,
+                Ok(Err(_)) | Err(_) => Checked::Unknown,
+            }
+        };
+        *cell.get_or_init(ask).await
+    }
+}
