@@ -163,6 +163,12 @@ impl Cluster {
     /// # Errors
     /// When it does not come back.
     pub fn heal(&self, index: usize) -> Result<()> {
+        self.reach(index)?;
+        self.make_whole(index)
+    }
+
+    /// Resumes or starts a node, and has it accept the others.
+    fn reach(&self, index: usize) -> Result<()> {
         let node = self.node(index)?;
         if node.pid().is_none() {
             node.launch()?;
@@ -174,6 +180,12 @@ impl Cluster {
             .map(|name| format!("erlang:set_cookie('{name}', erlang:get_cookie())"))
             .collect();
         node.eval(&format!("{}, {}.", accept.join(", "), set_tick_time(TICK_TIME)))?;
+        Ok(())
+    }
+
+    /// Restarts a node's application until it sees all of the cluster and is not partitioned from it.
+    fn make_whole(&self, index: usize) -> Result<()> {
+        let node = self.node(index)?;
         let mut answer = String::new();
         for _ in 0..HEAL_ATTEMPTS {
             answer = node.eval(
@@ -202,7 +214,10 @@ impl Cluster {
             }
             node.resume();
         }
-        (0..self.nodes.len()).try_for_each(|node| self.heal(node))
+        let mut all = 0..self.nodes.len();
+        // First all of them: none is whole while another one refuses it.
+        all.clone().try_for_each(|node| self.reach(node))?;
+        all.try_for_each(|node| self.make_whole(node))
     }
 }
 
