@@ -12,7 +12,7 @@ use shared::{
 use super::{error::page, frame::Frame, table::Table};
 use crate::{
     gateway::App,
-    http::reader::Reader,
+    http::{error::ApiError, reader::Reader},
     lists::{
         DependsOn, ListError, ListWriter,
         document::{Document, serve_document},
@@ -44,7 +44,8 @@ pub(super) async fn get(State(app): State<Arc<App>>, reader: Reader) -> Response
     let answer = async {
         let region = AskedRegion::of(&reader, &app.catalogue)?;
         // Not while it is written, when it has a connection that others may need.
-        let affected = app.bars.of(app.versions.now(DependsOn::Page).await?).await?;
+        let affected = app.bars.of(app.versions.now(DependsOn::Page).await?).await;
+        let affected = affected.ok_or_else(ApiError::no_database)?;
         let overview = Overview { region, affected, app: app.clone() };
         serve_document(&app.lists, &reader, overview).await
     };

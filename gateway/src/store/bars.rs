@@ -22,10 +22,7 @@ use super::{
     snapshot::Snapshot,
     version::{DependsOn, Version},
 };
-use crate::{
-    http::error::ApiError,
-    uptime::{Bar, Days, Interval},
-};
+use crate::uptime::{Bar, Days, Interval};
 
 /// The days of a bar.
 pub(crate) const DAYS: usize = 90;
@@ -94,18 +91,15 @@ impl Bars {
         self.0.impact
     }
 
-    /// The bars for a page of this version.
-    ///
-    /// # Errors
-    /// 503 when there are none, and the database fails.
-    pub(crate) async fn of(&self, version: Version) -> Result<Arc<Affected>, ApiError> {
+    /// The bars for a page of this version; none when the database fails, and none read before are recent enough.
+    pub(crate) async fn of(&self, version: Version) -> Option<Arc<Affected>> {
         let readings = {
             let latest = self.0.latest.borrow();
             match latest.good(version) {
-                Some(affected) if latest.is_new(version) => return Ok(affected),
+                Some(affected) if latest.is_new(version) => return Some(affected),
                 Some(affected) => {
                     self.read_next();
-                    return Ok(affected);
+                    return Some(affected);
                 }
                 None => latest.readings,
             }
@@ -114,8 +108,7 @@ impl Bars {
         self.read_next();
         let ended = |latest: &Latest| latest.good(version).is_some() || latest.readings > readings;
         // It fails only without the sender, which `self` has.
-        let found = latest.wait_for(ended).await.ok().and_then(|latest| latest.good(version));
-        found.ok_or_else(|| ApiError::unavailable("The database can't be read now; try again"))
+        latest.wait_for(ended).await.ok().and_then(|latest| latest.good(version))
     }
 
     /// Begins to read them, unless they are being read.
