@@ -3,6 +3,7 @@
 use std::{
     io::Write as _,
     process::{Command, Stdio},
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use anyhow::{Context, Result, bail};
@@ -15,7 +16,11 @@ const LIMIT: &str = "60";
 /// Has a node evaluate expressions with `erl_call`, which finds the node and its cookie by its environment, and
 /// returns the value of the last one.
 pub(super) fn evaluate(mut erl_call: Command, node: &str, expressions: &str) -> Result<String> {
-    erl_call.args(["-sname", node, "-timeout", LIMIT, "-e"]);
+    // A node accepts each name once, so what is asked at the same time needs names of its own.
+    static CALLS: AtomicU64 = AtomicU64::new(0);
+    let call = CALLS.fetch_add(1, Ordering::Relaxed);
+    let name = format!("call{call}of{}", std::process::id());
+    erl_call.args(["-sname", node, "-h", &name, "-timeout", LIMIT, "-e"]);
     erl_call.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut running = erl_call.spawn().context("erl_call can't be run")?;
     let mut input = running.stdin.take().context("erl_call has no input")?;
