@@ -279,20 +279,25 @@ impl System {
     /// Waits until every update is settled: no queue has a message, not even one that a worker
     /// holds.
     pub async fn drained(&self) -> Result<()> {
-        // The queues' own state: statistics are some seconds old.
+        eventually("the queues are empty", async || self.is_drained().await).await
+    }
+
+    /// Whether no queue has a message now.
+    pub async fn is_drained(&self) -> Result<bool> {
+        // The queues' own state: statistics are some seconds old. One that is being declared or deleted does not
+        // answer yet.
         let query = format!(
-            "lists:sum([begin {{ok, {{_, Messages}}, _}} = ra:leader_query(amqqueue:get_pid(Queue),
-                fun rabbit_fifo:query_messages_total/1), Messages end
-            || Queue <- rabbit_amqqueue:list(<<\"{}\">>),
+            "lists:all(fun(Queue) -> case ra:leader_query(amqqueue:get_pid(Queue),
+                fun rabbit_fifo:query_messages_total/1) of
+                {{ok, {{_, 0}}, _}} -> true;
+                _ -> false
+            end end, [Queue || Queue <- rabbit_amqqueue:list(<<\"{}\">>),
                 amqqueue:get_type(Queue) =:= rabbit_quorum_queue]).",
             self.vhost
         );
-        eventually("the queues are empty", async || {
-            let (servers, query) = (self.context.clone(), query.clone());
-            let total = spawn_blocking(move || servers.rabbitmq().eval(&query)).await??;
-            Ok(total == "0")
-        })
-        .await
+        let servers = self.context.clone();
+        let answer = spawn_blocking(move || servers.rabbitmq().eval(&query)).await??;
+        Ok(answer == "true")
     }
 
     /// Waits until one message is ready in the queue of a component.
