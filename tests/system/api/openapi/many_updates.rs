@@ -10,7 +10,7 @@ use super::{
     Document,
     answers::{later, patient, rest, update, without_its_body},
 };
-use harness::{System, answer};
+use harness::{System, answer, eventually};
 
 const MANY: &str = "/api/v1/updates";
 
@@ -69,5 +69,10 @@ pub(super) async fn many_updates(system: &System, document: &mut Document) -> Re
     }
     let refused = document.check("POST", MANY, select_all(slow).await.0?)?;
     ensure!(refused.status == 503, "{refused:?}");
-    Ok(())
+    // The gateway takes a moment to notice that the others left.
+    let large = " ".repeat(length);
+    eventually("there is memory for bodies again", async || {
+        Ok(document.check("POST", MANY, answer(json(&large)).await?)?.status == 400)
+    })
+    .await
 }
