@@ -1,6 +1,7 @@
 -- What a worker's batch changes is recorded in two steps: its triggers write one row for each statement and incident,
--- with all components, and later, outside of the scope's lock, these changes are applied to sdb_affected. For
--- everybody else the triggers change sdb_affected at once, as before.
+-- with all components, and later, outside of the scope's lock, these changes are applied to sdb_affected. The end of an
+-- incident is recorded like that for every program, unless a component left it after that end: batches wait for the
+-- incident's row meanwhile. For all other changes the triggers change sdb_affected at once, as before.
 
 CREATE TABLE sdb_affected_change (
     incident_id integer NOT NULL,
@@ -15,16 +16,16 @@ CREATE TABLE sdb_affected_change (
 -- The components of a batch stay in the row: to compress them, or to move them elsewhere, costs more than to write them.
 ) WITH (toast_tuple_target = 8160);
 ALTER TABLE sdb_affected_change ALTER COLUMN components SET STORAGE EXTERNAL;
-COMMENT ON TABLE sdb_affected_change IS 'Changes to sdb_affected by workers'' batches that are not applied to it yet: components of an incident whose intervals begin, or end';
+COMMENT ON TABLE sdb_affected_change IS 'Changes to sdb_affected that are not applied to it yet, by workers'' batches and by the end of incidents: components of an incident whose intervals begin, or end';
 COMMENT ON COLUMN sdb_affected_change.incident_id IS 'The incident or maintenance';
-COMMENT ON COLUMN sdb_affected_change.id IS 'The order of the changes of an incident. Only transactions with the scope''s lock write them, one after the other';
+COMMENT ON COLUMN sdb_affected_change.id IS 'The order of the changes of an incident. Only transactions that have locked the incident''s row write them, one after the other';
 COMMENT ON COLUMN sdb_affected_change.recorded_at IS 'Time of the statement, by the clock of the database';
 COMMENT ON COLUMN sdb_affected_change.components IS 'The components; none: all that the incident has affected';
 COMMENT ON COLUMN sdb_affected_change.impact IS 'The impact of intervals that begin';
 COMMENT ON COLUMN sdb_affected_change.began IS 'Begin of intervals; none: the components'' intervals end';
 COMMENT ON COLUMN sdb_affected_change.ended IS 'End of the intervals, as in sdb_affected. If they only end here: those that end earlier stay as they are';
 
--- Batches change active incidents only, so what has ended stays as it is: conditions on it reach the table. The end of a
+-- Only changes of active incidents are noted, so what has ended stays as it is: conditions on it reach the table. The end of a
 -- whole incident also counts for components that were added to it afterwards: they end when they began.
 CREATE VIEW sdb_affected_interval AS
 SELECT incident_id, component_id, impact, began, ended FROM sdb_affected WHERE ended IS NOT NULL
@@ -229,8 +230,8 @@ END $$;
 CREATE OR REPLACE FUNCTION sdb_affected_incident() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
 SET search_path FROM CURRENT AS $$
 DECLARE
+    now timestamp := statement_timestamp() AT TIME ZONE 'UTC';
     changed record;
-    is_later boolean := sdb_affected_is_later();
 BEGIN
     -- A join of both tables would compare each row with each other one.
     FOR changed IN
@@ -255,11 +256,16 @@ BEGIN
         THEN
             CONTINUE;
         END IF;
-        IF is_later AND changed.old_end IS NULL
+        -- The statement has locked the incident's row, as a batch does before it notes something of it: so the order of
+        -- their changes is that of id. Batches that wait for the row don't wait until all intervals have ended. If
+        -- components have left after that end, what has ended changes, too, which the view takes from the table.
+        IF changed.old_end IS NULL
             AND (changed.new_start, changed.new_impact) = (changed.old_start, changed.old_impact)
+            AND (sdb_affected_is_later() OR changed.new_end >= now OR NOT EXISTS (
+                SELECT FROM sdb_affected WHERE incident_id = changed.id AND ended > changed.new_end))
         THEN
             INSERT INTO sdb_affected_change (incident_id, recorded_at, ended)
-            VALUES (changed.id, statement_timestamp() AT TIME ZONE 'UTC', changed.new_end);
+            VALUES (changed.id, now, changed.new_end);
             CONTINUE;
         END IF;
         PERFORM sdb_affected_apply_all(ARRAY[changed.id]);
@@ -367,8 +373,9 @@ DECLARE
     at_once CONSTANT integer := 100;
     rest integer[];
 BEGIN
-    -- Of workers of earlier releases, this is the only function that they call.
-    WHILE sdb_affected_apply_some('0', '0') LOOP
+    -- Workers of earlier releases call no other function. Those of this one leave nothing for so long, so this is no work
+    -- for them.
+    WHILE sdb_affected_apply_some('1 minute', '1 minute') LOOP
         NULL;
     END LOOP;
     SELECT p.incidents INTO rest FROM sdb_affected_pending p WHERE p.incidents IS NOT NULL
@@ -385,7 +392,7 @@ BEGIN
     RETURN rest;
 END $$;
 
--- Who may create a trigger with one of these functions on a table of his own could delete what they keep.
+-- Only functions of the record and worker detach call these.
 REVOKE EXECUTE ON FUNCTION sdb_affected_apply, sdb_affected_apply_all FROM PUBLIC;
 
 -- Names of tables must not be looked up among the caller's temporary tables, which come first unless pg_temp is

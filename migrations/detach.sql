@@ -13,7 +13,7 @@ BEGIN
     LOOP
         EXECUTE format('DROP TRIGGER %I ON %s', ours.tgname, ours.shared_table);
     END LOOP;
-    -- What batches have noted of incidents as they are now.
+    -- What is noted is applied now: afterwards nobody does.
     IF to_regclass('sdb_affected_change') IS NOT NULL THEN
         PERFORM sdb_affected_apply_all(ARRAY(SELECT DISTINCT incident_id FROM sdb_affected_change));
     END IF;

@@ -72,13 +72,16 @@ impl Pair {
     }
 }
 
-/// Connections of the test's own. Whatever defaults a test gives to its database, the checks at its end
-/// write.
+/// Connections of the test's own. Whatever defaults a test gives to its database and its role, the checks at its end
+/// write, and wait for as long as they need.
 ///
 /// # Errors
 /// When the server does not answer.
 pub async fn connect(uri: &str) -> Result<PgPool> {
-    let options =
-        PgConnectOptions::from_str(uri)?.options([("default_transaction_read_only", "off")]);
+    let options = PgConnectOptions::from_str(uri)?.options([
+        ("default_transaction_read_only", "off"),
+        ("idle_in_transaction_session_timeout", "0"),
+        ("lock_timeout", "0"),
+    ]);
     Ok(PgPoolOptions::new().max_connections(3).connect_with(options).await?)
 }

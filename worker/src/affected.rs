@@ -1,4 +1,4 @@
-//! Applies to the record of when components were affected what batches have noted, outside of the scope's lock.
+//! Applies to the record of when components were affected what is noted, outside of the scope's lock.
 
 use std::time::Duration;
 

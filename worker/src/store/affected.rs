@@ -1,4 +1,4 @@
-//! The record of when components were affected: what batches have noted is applied to it, and it is completed.
+//! The record of when components were affected: what is noted is applied to it, and it is completed.
 
 use shared::incident::IncidentId;
 use sqlx::PgConnection;
@@ -23,14 +23,15 @@ pub(crate) async fn compare_rest(
     }
 }
 
-/// Applies to the record what batches have noted, of incidents that have had no change for 5 s, and what was
-/// noted 20 s ago: while a storm goes on, it would only take time away from batches, and what begins and ends
-/// meanwhile is cheaper to apply together. Each call of the function is a short transaction of its own. What others keep it from is left for the next time.
+/// Applies to the record what is noted of incidents that have had no change for 5 s, and what was noted 20 s ago: while
+/// a storm goes on, it would only take time away from batches, and what begins and ends meanwhile is cheaper to apply
+/// together. Each call of the function is a short transaction of its own. What others keep it from is left for the next
+/// time.
 ///
 /// # Errors
 /// When the database fails; what was applied before remains so.
 pub(crate) async fn apply_noted(database: &mut PgConnection) -> Result<(), sqlx::Error> {
-    let apply = "SELECT sdb_affected_apply_some('1 second', '10 seconds')";
+    let apply = "SELECT sdb_affected_apply_some('5 seconds', '20 seconds')";
     while sqlx::query_scalar(apply).fetch_one(&mut *database).await? {}
     Ok(())
 }

@@ -14,6 +14,7 @@ tests!(
     workers_apply_what_they_have_noted,
     an_edit_comes_after_what_is_noted,
     what_is_noted_is_applied_in_order,
+    an_end_by_hand_is_noted_if_nothing_left_after_it,
     what_is_noted_of_a_deleted_incident_goes_with_it,
 );
 
@@ -157,6 +158,32 @@ async fn what_is_noted_is_applied_in_order(fixture: Arc<Fixture>) -> Result<()> 
     edited?;
     applied?;
     are(&system, 72, &["1 2 10 now", "2 2 10 now", "2 3 now open"]).await?;
+    system.finish().await
+}
+
+async fn an_end_by_hand_is_noted_if_nothing_left_after_it(fixture: Arc<Fixture>) -> Result<()> {
+    let system = without_workers(&fixture).await?;
+    let leave = "DELETE FROM incident_component_relation WHERE component_id = 1";
+    // One that ends now, and one that ended before its component left: readers take what has left from the table alone.
+    for (id, end, is_noted) in
+        [(70, "clock_timestamp() AT TIME ZONE 'UTC'", 1), (71, "'2026-01-01 12:00'", 0)]
+    {
+        system.sql(&opened(id)).await?;
+        system.sql(leave).await?;
+        let before = noted(&system).await?;
+        system.sql(&format!("UPDATE incident SET end_date = {end} WHERE id = {id}")).await?;
+        ensure!(noted(&system).await? - before == is_noted, "{id}");
+    }
+    are(&system, 70, &["1 2 10 now", "2 2 10 now"]).await?;
+    are(&system, 71, &["1 2 10 12", "2 2 10 12"]).await?;
+    // Nothing has left it.
+    system.sql(&opened(72)).await?;
+    system.sql("UPDATE incident SET end_date = '2026-01-01 12:00' WHERE id = 72").await?;
+    for is_applied in [false, true] {
+        ensure!(noted(&system).await? == if is_applied { 0 } else { 2 });
+        are(&system, 72, &["1 2 10 12", "2 2 10 12"]).await?;
+        while !is_applied && applies(&system).await? {}
+    }
     system.finish().await
 }
 
