@@ -10,7 +10,8 @@ use tokio::time::Instant;
 
 use super::message::Incoming;
 
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// Most transactions of other programs are as short as ours.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const MAX_PAUSE: Duration = Duration::from_secs(1);
 
 /// What must not be applied before the deferred updates: their redeliveries, later updates of their
