@@ -16,7 +16,7 @@ pub use self::{
     database::parked,
     domain::{component, condition, impact, incident, outcome, shorten, timestamp, update_id},
     http::{admin, health, paths, servers_report},
-    process::{output, service_manager, shutdown, supervise},
+    process::{output, service_manager, stop_signal, supervise},
     telemetry::{metrics, throttle, traces},
     wire::{envelope, marker, message},
 };

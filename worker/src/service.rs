@@ -19,7 +19,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
-    affected,
+    apply_affected,
     broker::{Consumer, ReplySender},
     config::Config,
     housekeeping::Housekeeping,
@@ -81,7 +81,7 @@ pub async fn run(
         () = stop.cancelled() => return Ok(()),
     }
     let housekeeping = supervise::keep("housekeeping", housekeeping.run());
-    let applying = affected::apply(Database::new(config.database.clone()));
+    let applying = apply_affected::apply(Database::new(config.database.clone()));
     let _applying = AbortOnDropHandle::new(supervise::keep("affected components", applying));
     readiness.waiting_for("RabbitMQ has not answered yet");
     let _measuring = config.admin.map(|_| {

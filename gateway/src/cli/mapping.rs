@@ -18,10 +18,10 @@ use shared::{
 use crate::{
     alertmanager::{
         alert::{Alert, AlertState, BadAlert, Labels},
-        mapping::{Mapped, Mapping, PassedOver, named},
+        alert_bodies::Alerts,
+        alert_to_update::{Mapped, Mapping, PassedOver, named},
         matcher,
-        payload::Alerts,
-        reachability::{self, Unreached, Useless},
+        reachable_components::{self, Unreached, Useless},
     },
     config::Config,
     loaded_mapping,
@@ -218,7 +218,7 @@ fn outcome(mapped: &Mapped<'_>) -> String {
 }
 
 fn compared(mapping: &Mapping, catalogue: &ByName) -> String {
-    let Unreached { components, rules } = reachability::unreached(mapping, catalogue);
+    let Unreached { components, rules } = reachable_components::unreached(mapping, catalogue);
     let mut lines = Vec::new();
     if !components.is_empty() {
         lines.push("No rule can reach these components:".to_owned());

@@ -41,7 +41,7 @@ use super::{
 use crate::{
     auth::rate_limit::RateLimit,
     http::{error::ApiError, prefer::Preference, receipt},
-    stop::Stop,
+    shutdown_stages::Stop,
     store::{catalogue::CatalogueCopy, clock::DatabaseClock, pools::Pool},
     view::{incident_json::ShownIncident, update_state::UpdateState},
 };

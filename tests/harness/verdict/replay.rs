@@ -1,7 +1,7 @@
 //! The journal, replayed through the model: what was decided, what was parked, and the state after
 //! each batch and at the end.
 
-mod trial;
+mod placed_edits;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -18,7 +18,7 @@ use shared::{
     update_id::UpdateId,
 };
 
-use self::trial::{Trial, placements};
+use self::placed_edits::{Trial, placements};
 use super::{
     Kind, RunVerdict, Violation,
     model_state::ModelState,

@@ -24,11 +24,11 @@ use crate::{
         active_state,
         facts::{self, Facts, FactsQuery},
         inbox,
+        incident_row_locks::RowLocks,
         incidents::{self, Changes},
-        locks::rows::RowLocks,
-        locks::scope::ScopeGuard,
         parked,
         reports::{ReportsQuery, ReportsWritten},
+        scope_lock::ScopeGuard,
         workers::MemberId,
     },
 };

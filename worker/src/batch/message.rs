@@ -12,7 +12,7 @@ use shared::{
 
 use crate::{
     domain::IncidentRef,
-    store::{locks::rows::LockableRow, parked::MessageToPark},
+    store::{incident_row_locks::LockableRow, parked::MessageToPark},
 };
 
 /// A message, decoded separately: an unreadable one does not affect others.

@@ -23,7 +23,7 @@ use crate::{
     store::{
         facts::Facts,
         inbox::PendingRow,
-        locks::rows::{LockableRow, RowLocks},
+        incident_row_locks::{LockableRow, RowLocks},
         parked::MessageToPark,
         reports::{ReportsRead, ReportsToWrite},
     },

@@ -2,7 +2,7 @@
 
 use shared::{broker::ConnectError, topology::DeclareError};
 
-use super::{deliveries::DeliveryError, trial::TrialError};
+use super::{deliveries::DeliveryError, node_trial::TrialError};
 use crate::membership::MembershipError;
 
 /// Why a worker stopped consuming.

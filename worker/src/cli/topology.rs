@@ -6,7 +6,7 @@ use shared::{
     broker::Broker,
     envelope, message, output,
     settings::Settings,
-    shutdown,
+    stop_signal,
     topology::{ARGUMENTS, Recorded},
 };
 
@@ -72,7 +72,7 @@ pub(super) async fn run(command: TopologyCommand, settings: &Settings) -> Result
         TopologyCommand::Change { partitions, queue_limit, prefetch, wire, arguments } => {
             let wanted = TopologyChange { partitions, queue_limit, prefetch, wire, arguments };
             let broker = Broker::from_settings(settings)?;
-            let stop = shutdown::on_signal()?;
+            let stop = stop_signal::token()?;
             let database = &mut connect(settings).await?;
             repartition::change(database, &broker, wanted, &stop).await
         }

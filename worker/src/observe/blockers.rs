@@ -10,7 +10,7 @@ use shared::{
 use sqlx::PgConnection;
 use tokio::{sync::Mutex, time::timeout};
 
-use crate::store::locks::{holders, rows::LockableRow};
+use crate::store::{incident_row_locks::LockableRow, lock_holders};
 
 /// Time for finding them.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -48,7 +48,7 @@ impl Blockers {
         tokio::spawn(async move {
             let mut database = database.lock().await;
             let finding = database.with(async |connection: &mut PgConnection| {
-                holders::find(connection, &incidents, &components).await
+                lock_holders::find(connection, &incidents, &components).await
             });
             let blockers = match timeout(LIMIT, finding).await {
                 Ok(Ok(blockers)) if blockers.is_empty() => "none any more".to_owned(),

@@ -24,8 +24,8 @@ use crate::{
     domain::timeline,
     store::{
         incidents,
-        locks::scope::ScopeGuard,
         operator_changes::{self, IncidentRow, NewUpdate},
+        scope_lock::ScopeGuard,
     },
 };
 

@@ -9,7 +9,7 @@ use shared::{
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::{adopt, backfill_affected};
-use crate::{housekeeping::housekeep, store::locks::commands::alone};
+use crate::{housekeeping::housekeep, store::command_locks::alone};
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
 

@@ -8,7 +8,7 @@ use shared::{
 };
 use sqlx::{FromRow, PgConnection};
 
-use super::locks::scope::ScopeGuard;
+use super::scope_lock::ScopeGuard;
 
 /// A component with the incidents that have it, newest first.
 pub(crate) type InIncidents = (ComponentId, Vec<IncidentId>);

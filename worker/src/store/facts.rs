@@ -22,8 +22,8 @@ use super::{
     active_state::{self, manual_ctes, manual_table, system_ctes, system_tables},
     covering::active_manual,
     incidents::column,
-    locks::scope::ScopeGuard,
     reports::{REPORT_COLUMNS, REPORT_TABLES, ReportsQuery, ReportsRead},
+    scope_lock::ScopeGuard,
     workers::MemberId,
 };
 use crate::domain::ActiveState;

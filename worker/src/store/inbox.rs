@@ -9,8 +9,8 @@ use sqlx::{AssertSqlSafe, FromRow};
 
 use super::{
     incidents::column,
-    locks::scope::ScopeGuard,
     reports::{ReportsToWrite, ReportsWritten},
+    scope_lock::ScopeGuard,
 };
 use crate::domain::IncidentRef;
 

@@ -9,7 +9,7 @@ use shared::{
     timestamp::Timestamp,
 };
 
-use super::locks::scope::ScopeGuard;
+use super::scope_lock::ScopeGuard;
 use crate::domain::{
     ActiveState, IncidentRef, SystemIncident,
     timeline::{self, Names, TimelineEntry},

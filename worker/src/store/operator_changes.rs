@@ -6,7 +6,7 @@
 use shared::{component::ComponentId, impact::Impact, incident::IncidentId, timestamp::Timestamp};
 use sqlx::FromRow;
 
-use super::{incidents::column, locks::scope::ScopeGuard};
+use super::{incidents::column, scope_lock::ScopeGuard};
 
 /// An incident's own columns.
 #[derive(Clone, Debug, FromRow)]

@@ -6,7 +6,7 @@ use serde::{Serialize, Serializer};
 use shared::{throttled, timestamp::Timestamp, traces::Processing, update_id::UpdateId};
 use sqlx::{FromRow, PgConnection};
 
-use super::{inbox::PendingRow, incidents::column, locks::scope::ScopeGuard};
+use super::{inbox::PendingRow, incidents::column, scope_lock::ScopeGuard};
 
 /// A message that can't be applied because of its content.
 pub(crate) struct MessageToPark<'a> {

@@ -5,7 +5,7 @@ use shared::{component::Component, message::UpdateMessage};
 use utoipa::ToSchema;
 
 use crate::{
-    alertmanager::{alert::Fingerprint, mapping::Rule},
+    alertmanager::{alert::Fingerprint, alert_to_update::Rule},
     http::schema,
 };
 

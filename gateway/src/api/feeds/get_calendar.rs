@@ -12,7 +12,7 @@ use crate::{
     http::{address::address, error::ApiError, reader::Reader},
     lists::{
         DependsOn, ListError, ListWriter,
-        document::{Document, serve_document},
+        serve_document::{Document, serve_document},
     },
     store::{
         page_events::{self, Most, PageEvent, Which},

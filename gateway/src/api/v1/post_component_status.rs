@@ -17,7 +17,7 @@ use utoipa::ToSchema;
 use super::{
     get_update,
     outcome_status::{CONFLICT, status},
-    status_update::PostedUpdate,
+    posted_update::PostedUpdate,
 };
 use crate::{
     api::admission::{check_type, read, unread},

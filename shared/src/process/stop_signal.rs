@@ -10,7 +10,7 @@ use crate::{service_manager, supervise};
 ///
 /// # Errors
 /// When the system does not let signals be handled.
-pub fn on_signal() -> std::io::Result<CancellationToken> {
+pub fn token() -> std::io::Result<CancellationToken> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let stop = supervise::stop();

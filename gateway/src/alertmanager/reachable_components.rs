@@ -9,8 +9,8 @@ use regex::Regex;
 use shared::component::{ByName, Component};
 
 use super::{
+    alert_to_update::{Action, ImpactOf, Mapping, Rule, ToUpdate},
     expression::NamedGroup,
-    mapping::{Action, ImpactOf, Mapping, Rule, ToUpdate},
     matcher::Matcher,
     template::{Placeholder, Template, TemplatePart},
 };

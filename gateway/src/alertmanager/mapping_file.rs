@@ -10,7 +10,7 @@ use shared::{
 };
 
 use super::{
-    mapping::{Action, ImpactOf, Mapping, Rule, Severity, ToUpdate},
+    alert_to_update::{Action, ImpactOf, Mapping, Rule, Severity, ToUpdate},
     matcher::{self, Matcher},
     template::Template,
 };
