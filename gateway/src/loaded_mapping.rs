@@ -7,7 +7,10 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use shared::{metrics::GATEWAY, telemetry::chain, yaml::YamlError};
+use shared::{
+    telemetry::{chain, metrics::GATEWAY},
+    yaml::YamlError,
+};
 use tokio::{signal::unix::Signal, task::spawn_blocking};
 
 use crate::alertmanager::{alert_to_update::Mapping, mapping_file};

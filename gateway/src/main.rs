@@ -11,8 +11,11 @@ use gateway::{
     server,
 };
 use shared::{
-    admin, health, message::is_source, output, settings::Settings, stop_signal, supervise,
-    telemetry, traces,
+    http::{admin, health},
+    process::{output, stop_signal, supervise},
+    settings::Settings,
+    telemetry::{self, traces},
+    wire::message::is_source,
 };
 
 /// Takes status updates over HTTP and shows incidents. Settings are environment variables;

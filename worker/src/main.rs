@@ -4,7 +4,11 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
-use shared::{output, settings::Settings, stop_signal, supervise, telemetry, traces};
+use shared::{
+    process::{output, stop_signal, supervise},
+    settings::Settings,
+    telemetry::{self, traces},
+};
 use worker::{
     cli::{self, Arguments, Command},
     config::Config,

@@ -3,14 +3,13 @@
 use std::{future::ready, net::SocketAddr, sync::Arc, time::Duration};
 
 use shared::{
-    admin::{self, AdminError},
+    amqp::topology::{Topology, TopologyError},
     database::Database,
-    service_manager,
+    http::admin::{self, AdminError},
+    process::{service_manager, supervise},
     settings::Settings,
-    supervise,
     telemetry::chain,
     throttled,
-    topology::{Topology, TopologyError},
 };
 use tokio::{
     sync::Mutex,

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 
 use shared::{
-    component::{MAX_ATTRIBUTE_LENGTH, MAX_ATTRIBUTES},
-    impact::Impact,
-    shorten::{MAX_QUOTED_CHARS, shorten},
+    domain::{
+        component::{MAX_ATTRIBUTE_LENGTH, MAX_ATTRIBUTES},
+        impact::Impact,
+        shorten::{MAX_QUOTED_CHARS, shorten},
+    },
     yaml::{self, Document, Node, YamlError, error},
 };
 

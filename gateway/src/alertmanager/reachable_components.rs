@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use regex::Regex;
-use shared::component::{ByName, Component};
+use shared::domain::component::{ByName, Component};
 
 use super::{
     alert_to_update::{Action, ImpactOf, Mapping, Rule, ToUpdate},

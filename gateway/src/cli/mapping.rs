@@ -8,11 +8,10 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::Subcommand;
 use shared::{
-    component::ByName,
     database::{self, ConnectError},
-    output,
+    domain::{component::ByName, timestamp::Timestamp},
+    process::output,
     settings::Settings,
-    timestamp::Timestamp,
 };
 
 use crate::{

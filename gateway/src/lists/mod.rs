@@ -19,7 +19,7 @@ use axum::{
 };
 use bytes::Bytes;
 use futures_util::stream;
-use shared::metrics::{GATEWAY, ListSource};
+use shared::telemetry::metrics::{GATEWAY, ListSource};
 use tokio::sync::Semaphore;
 
 pub(crate) use self::writer::{ListError, ListWriter, WriteRows};

@@ -8,7 +8,7 @@ use axum::{
     http::StatusCode,
     response::Response,
 };
-use shared::{
+use shared::domain::{
     component::{Attribute, ComponentId},
     timestamp::Timestamp,
 };

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use askama::Template;
 use axum::{extract::State, response::Response};
-use shared::{
+use shared::domain::{
     component::{Component, ComponentId},
     timestamp::Timestamp,
 };

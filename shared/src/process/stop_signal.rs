@@ -3,7 +3,7 @@
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::{service_manager, supervise};
+use crate::process::{service_manager, supervise};
 
 /// A token that the first SIGTERM or SIGINT cancels; the second one ends the process with status 1. It is
 /// also cancelled when an essential task fails ([`supervise`]).

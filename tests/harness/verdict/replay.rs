@@ -10,12 +10,14 @@ use model::{
     delivery::{KeyUse, Keys, Why},
 };
 use shared::{
-    component::ComponentId,
-    incident::{IncidentId, IncidentSnapshot},
-    message::Verdict,
-    outcome::Reason,
-    timestamp::Timestamp,
-    update_id::UpdateId,
+    domain::{
+        component::ComponentId,
+        incident::{IncidentId, IncidentSnapshot},
+        outcome::Reason,
+        timestamp::Timestamp,
+        update_id::UpdateId,
+    },
+    wire::message::Verdict,
 };
 
 use self::placed_edits::{Trial, placements};

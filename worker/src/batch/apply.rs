@@ -4,11 +4,9 @@
 use std::collections::{BTreeSet, HashMap};
 
 use shared::{
-    component::ComponentId,
-    condition::Condition,
-    incident::IncidentId,
-    message::{Report, UpdateMessage},
+    domain::{component::ComponentId, condition::Condition, incident::IncidentId},
     throttled,
+    wire::message::{Report, UpdateMessage},
 };
 use sqlx::PgConnection;
 

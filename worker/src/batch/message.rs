@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 use shared::{
-    incident::IncidentId,
-    message::{DecodeError, UpdateMessage, Verdict},
-    traces::Processing,
-    update_id::UpdateId,
+    domain::{incident::IncidentId, update_id::UpdateId},
+    telemetry::traces::Processing,
+    wire::message::{DecodeError, UpdateMessage, Verdict},
 };
 
 use crate::{

@@ -3,12 +3,14 @@
 use std::collections::{HashMap, HashSet};
 
 use shared::{
-    component::ComponentId,
-    incident::{IncidentId, IncidentSnapshot},
-    message::{Idempotency, UpdateMessage, Verdict},
-    outcome::{InboxOutcome, Rejection},
-    timestamp::Timestamp,
-    update_id::UpdateId,
+    domain::{
+        component::ComponentId,
+        incident::{IncidentId, IncidentSnapshot},
+        outcome::{InboxOutcome, Rejection},
+        timestamp::Timestamp,
+        update_id::UpdateId,
+    },
+    wire::message::{Idempotency, UpdateMessage, Verdict},
 };
 
 use super::{

@@ -7,7 +7,7 @@ use lapin::{
     BasicProperties, Channel, Confirmation, Connection,
     options::{BasicPublishOptions, ConfirmSelectOptions},
 };
-use shared::{
+use shared::amqp::{
     broker::Broker,
     topology::{Phase, Recorded, Topology},
 };

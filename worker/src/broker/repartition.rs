@@ -20,10 +20,12 @@ use lapin::{
 };
 use serde::Serialize;
 use shared::{
-    broker::Broker,
-    message::REPORTS,
+    amqp::{
+        broker::Broker,
+        topology::{Phase, Recorded, Topology},
+    },
     telemetry::chain,
-    topology::{Phase, Recorded, Topology},
+    wire::message::REPORTS,
 };
 use sqlx::PgConnection;
 use tokio::time::{sleep, timeout};

@@ -11,13 +11,13 @@ use std::{
 use futures_util::{Stream, StreamExt, stream::select_all};
 use lapin::Connection;
 use shared::{
-    broker::{Broker, ConnectError},
+    amqp::{
+        broker::{Broker, ConnectError},
+        topology::Phase,
+    },
     database::{ConnectOptions, Database},
-    message::{UpdateResult, Verdict},
-    metrics::WORKER,
-    telemetry::chain,
-    topology::Phase,
-    traces,
+    telemetry::{chain, metrics::WORKER, traces},
+    wire::message::{UpdateResult, Verdict},
 };
 use sqlx::PgConnection;
 use tokio::{

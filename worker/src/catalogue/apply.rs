@@ -7,9 +7,11 @@
 use std::collections::HashMap;
 
 use shared::{
-    component::{Attribute, Component, ComponentId},
     database::{components, sqlstate},
-    shorten::{MAX_QUOTED_CHARS, shorten},
+    domain::{
+        component::{Attribute, Component, ComponentId},
+        shorten::{MAX_QUOTED_CHARS, shorten},
+    },
 };
 use sqlx::{Connection, PgConnection};
 

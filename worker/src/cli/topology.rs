@@ -3,11 +3,13 @@
 use anyhow::{Result, bail};
 use clap::{Subcommand, value_parser};
 use shared::{
-    broker::Broker,
-    envelope, message, output,
+    amqp::{
+        broker::Broker,
+        topology::{ARGUMENTS, Recorded},
+    },
+    process::{output, stop_signal},
     settings::Settings,
-    stop_signal,
-    topology::{ARGUMENTS, Recorded},
+    wire::{envelope, message},
 };
 
 use super::{connect, printed};

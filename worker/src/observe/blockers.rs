@@ -4,8 +4,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use shared::{
     database::{ConnectOptions, Database},
-    telemetry::chain,
-    throttle::Throttle,
+    telemetry::{chain, throttle::Throttle},
 };
 use sqlx::PgConnection;
 use tokio::{sync::Mutex, time::timeout};

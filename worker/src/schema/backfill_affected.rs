@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use shared::incident::IncidentId;
+use shared::domain::incident::IncidentId;
 use sqlx::PgConnection;
 use tokio::time::sleep;
 

@@ -2,9 +2,9 @@
 
 use anyhow::{Context, Result};
 use shared::{
+    amqp::topology::{Recorded, Topology},
     database,
     settings::Settings,
-    topology::{Recorded, Topology},
 };
 use sqlx::{AssertSqlSafe, PgConnection};
 

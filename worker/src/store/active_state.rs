@@ -6,7 +6,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use shared::{component::ComponentId, impact::Impact, incident::IncidentId, timestamp::Timestamp};
+use shared::domain::{
+    component::ComponentId, impact::Impact, incident::IncidentId, timestamp::Timestamp,
+};
 use sqlx::{FromRow, postgres::PgRow};
 
 use super::scope_lock::ScopeGuard;

@@ -2,7 +2,7 @@
 //!
 //! A fixed number of statements, however many components there are.
 
-use shared::{
+use shared::domain::{
     component::{Attribute, ComponentId},
     incident::IncidentId,
 };

@@ -8,12 +8,14 @@ use std::{
 
 use serde::Deserialize;
 use shared::{
-    component::{Component, ComponentId},
-    incident::IncidentId,
-    message::Verdict,
-    outcome::InboxOutcome,
-    timestamp::Timestamp,
-    update_id::UpdateId,
+    domain::{
+        component::{Component, ComponentId},
+        incident::IncidentId,
+        outcome::InboxOutcome,
+        timestamp::Timestamp,
+        update_id::UpdateId,
+    },
+    wire::message::Verdict,
 };
 use sqlx::{AssertSqlSafe, FromRow, PgConnection, Row, postgres::PgRow, types::Json};
 use uuid::Uuid;

@@ -1,8 +1,10 @@
 //! The inbox: the record of every update, with the idempotency keys.
 
 use shared::{
-    incident::IncidentId, message::UpdateMessage, outcome::InboxOutcome, timestamp::Timestamp,
-    update_id::UpdateId,
+    domain::{
+        incident::IncidentId, outcome::InboxOutcome, timestamp::Timestamp, update_id::UpdateId,
+    },
+    wire::message::UpdateMessage,
 };
 
 use sqlx::{AssertSqlSafe, FromRow};

@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 
-use shared::{component::ComponentId, incident::IncidentId};
+use shared::domain::{component::ComponentId, incident::IncidentId};
 use sqlx::FromRow;
 
 use super::scope_lock::ScopeGuard;

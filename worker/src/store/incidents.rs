@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use shared::{
+use shared::domain::{
     component::{Component, ComponentId},
     incident::IncidentId,
     timestamp::Timestamp,

@@ -3,7 +3,11 @@
 use std::collections::HashSet;
 
 use serde::{Serialize, Serializer};
-use shared::{throttled, timestamp::Timestamp, traces::Processing, update_id::UpdateId};
+use shared::{
+    domain::{timestamp::Timestamp, update_id::UpdateId},
+    telemetry::traces::Processing,
+    throttled,
+};
 use sqlx::{FromRow, PgConnection};
 
 use super::{inbox::PendingRow, incidents::column, scope_lock::ScopeGuard};

@@ -1,4 +1,4 @@
-use shared::component::{Attribute, ComponentId};
+use shared::domain::component::{Attribute, ComponentId};
 
 use super::{super::mapping_file, *};
 

@@ -1,7 +1,7 @@
 //! What is answered about alerts.
 
 use serde::Serialize;
-use shared::{component::Component, message::UpdateMessage};
+use shared::{domain::component::Component, wire::message::UpdateMessage};
 use utoipa::ToSchema;
 
 use crate::{

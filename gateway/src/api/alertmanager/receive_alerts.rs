@@ -5,9 +5,9 @@ use axum::{
     http::{Request, StatusCode},
 };
 use shared::{
-    message::{Report, UpdateMessage},
-    metrics::{AlertResult, GATEWAY, UnmappedAlert, Words},
+    telemetry::metrics::{AlertResult, GATEWAY, UnmappedAlert, Words},
     throttled,
+    wire::message::{Report, UpdateMessage},
 };
 use tokio::{
     sync::SemaphorePermit,
@@ -354,7 +354,7 @@ fn whole_seconds(ttl: Duration) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use shared::{condition::Condition, impact::Impact};
+    use shared::domain::{condition::Condition, impact::Impact};
 
     use super::*;
 

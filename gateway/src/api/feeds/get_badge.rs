@@ -8,7 +8,7 @@ use axum::{
     http::StatusCode,
     response::Response,
 };
-use shared::{component::ComponentId, database::components};
+use shared::{database::components, domain::component::ComponentId};
 
 use super::xml;
 use crate::{

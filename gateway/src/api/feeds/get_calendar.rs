@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{extract::State, response::Response};
 use icalendar::{Calendar, Component as _, Event, EventStatus};
-use shared::timestamp::Timestamp;
+use shared::domain::timestamp::Timestamp;
 use utoipa::IntoParams;
 
 use crate::{

@@ -8,7 +8,7 @@ use axum::{
     response::Response,
 };
 use serde::Serialize;
-use shared::component::{Component, ComponentId};
+use shared::domain::component::{Component, ComponentId};
 
 use super::format::{ComponentJson, IncidentJson, PAGE_ID, PageJson, StatusJson, category, time};
 use crate::{

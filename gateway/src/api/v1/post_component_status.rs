@@ -10,7 +10,7 @@ use axum::{
     response::Response,
 };
 use serde::Serialize;
-use shared::update_id::UpdateId;
+use shared::domain::update_id::UpdateId;
 use tokio::time::Instant;
 use utoipa::ToSchema;
 
