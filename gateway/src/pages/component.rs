@@ -8,7 +8,7 @@ use axum::{
     http::StatusCode,
     response::Response,
 };
-use shared::{
+use shared::domain::{
     component::{Attribute, ComponentId},
     timestamp::Timestamp,
 };
@@ -19,7 +19,7 @@ use crate::{
     http::{error::ApiError, reader::Reader},
     lists::{
         ListError, ListWriter,
-        document::{Document, serve_document},
+        serve_document::{Document, serve_document},
     },
     store::{
         bars,

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use askama::Template;
 use axum::{extract::State, response::Response};
-use shared::{
+use shared::domain::{
     component::{Component, ComponentId},
     timestamp::Timestamp,
 };
@@ -15,7 +15,7 @@ use crate::{
     http::{error::ApiError, reader::Reader},
     lists::{
         DependsOn, ListError, ListWriter,
-        document::{Document, serve_document},
+        serve_document::{Document, serve_document},
     },
     store::{
         bars::{self, Affected},

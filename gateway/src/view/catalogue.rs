@@ -1,8 +1,8 @@
 //! The catalogue as readers see it: regions, categories, labels.
 
 use shared::{
-    component::{Attribute, Component, ComponentId},
     database::components,
+    domain::component::{Attribute, Component, ComponentId},
 };
 
 use axum::http::StatusCode;

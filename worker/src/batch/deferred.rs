@@ -5,7 +5,10 @@ use std::{
     time::Duration,
 };
 
-use shared::{component::ComponentId, message::UpdateMessage, update_id::UpdateId};
+use shared::{
+    domain::{component::ComponentId, update_id::UpdateId},
+    wire::message::UpdateMessage,
+};
 use tokio::time::Instant;
 
 use super::message::Incoming;

@@ -5,7 +5,7 @@
 
 use std::cmp::Reverse;
 
-use shared::{component::ComponentId, impact::Impact, outcome::Reason};
+use shared::domain::{component::ComponentId, impact::Impact, outcome::Reason};
 
 use super::{
     incident_ref::IncidentRef,

@@ -8,7 +8,7 @@ use axum::{
     http::StatusCode,
     response::Response,
 };
-use shared::{component::ComponentId, database::components};
+use shared::{database::components, domain::component::ComponentId};
 
 use super::xml;
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
     http::{error::ApiError, reader::Reader},
     lists::{
         DependsOn, ListError, ListWriter,
-        document::{Document, serve_document},
+        serve_document::{Document, serve_document},
     },
     store::{page_events, snapshot::Snapshot},
     view::{catalogue::label, html::plain, level::Level},

@@ -1,7 +1,7 @@
 //! An event as answers show it.
 
 use serde::Serialize;
-use shared::{component::ComponentId, incident::IncidentId, timestamp::Timestamp};
+use shared::domain::{component::ComponentId, incident::IncidentId, timestamp::Timestamp};
 use utoipa::{
     ToSchema,
     openapi::{KnownFormat, Object, SchemaFormat, Type},
