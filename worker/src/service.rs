@@ -80,7 +80,8 @@ pub async fn run(
         () = housekeeping.once() => {}
         () = stop.cancelled() => return Ok(()),
     }
-    let housekeeping = supervise::keep("housekeeping", housekeeping.run());
+    let _housekeeping =
+        AbortOnDropHandle::new(supervise::keep("housekeeping", housekeeping.run()));
     let applying = affected::apply(Database::new(config.database.clone()));
     let _applying = AbortOnDropHandle::new(supervise::keep("affected components", applying));
     readiness.waiting_for("RabbitMQ has not answered yet");
@@ -91,7 +92,6 @@ pub async fn run(
     });
 
     consume(config, readiness, &stop).await;
-    housekeeping.abort();
     tracing::info!("stopped");
     Ok(())
 }
