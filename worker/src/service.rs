@@ -80,8 +80,7 @@ pub async fn run(
         () = housekeeping.once() => {}
         () = stop.cancelled() => return Ok(()),
     }
-    let _housekeeping =
-        AbortOnDropHandle::new(supervise::keep("housekeeping", housekeeping.run()));
+    let _housekeeping = AbortOnDropHandle::new(supervise::keep("housekeeping", housekeeping.run()));
     let applying = affected::apply(Database::new(config.database.clone()));
     let _applying = AbortOnDropHandle::new(supervise::keep("affected components", applying));
     readiness.waiting_for("RabbitMQ has not answered yet");

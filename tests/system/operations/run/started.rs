@@ -3,6 +3,7 @@
 use std::{
     env, fs,
     fs::File,
+    net::TcpListener,
     os::unix::fs::FileTypeExt,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
@@ -10,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use deploy::binaries;
 use nix::{
     sys::signal::{Signal, kill},
