@@ -35,7 +35,7 @@ pub(crate) async fn post_all(
         Sequence::Changing | Sequence::Worsening => {
             close_all(system).await?;
             tokio::select! {
-                outcome = load => outcome,
+                run = load => run,
                 failed = keep_closing(system) => Err(failed.err().context("it never ends")?),
             }
         }

@@ -79,7 +79,7 @@ pub async fn run(
         () = housekeeping.once() => {}
         () = stop.cancelled() => return Ok(()),
     }
-    let housekeeping = supervise::keep("housekeeping", housekeeping.run());
+    let _housekeeping = AbortOnDropHandle::new(supervise::keep("housekeeping", housekeeping.run()));
     let applying = apply_affected::apply(Database::new(config.database.clone()));
     let _applying = AbortOnDropHandle::new(supervise::keep("affected components", applying));
     readiness.waiting_for("RabbitMQ has not answered yet");
@@ -90,7 +90,6 @@ pub async fn run(
     });
 
     consume(config, readiness, &stop).await;
-    housekeeping.abort();
     tracing::info!("stopped");
     Ok(())
 }

@@ -23,7 +23,7 @@ pub(crate) async fn trace_request(
     request: Request,
     next: Next,
 ) -> Response {
-    // The others are polled, or are pages and feeds, which nobody follows further.
+    // Other paths get no span: they are polled, or are pages and feeds, whose requests belong to no trace.
     if !is_of_api(request.uri().path()) {
         return next.run(request).await;
     }

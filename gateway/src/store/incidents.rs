@@ -101,9 +101,6 @@ pub(crate) const UPDATES: &str = concat!(
     ) AS u ON true"
 );
 
-/// The status of updates that this service wrote.
-pub(crate) const SYSTEM: &str = "SYSTEM";
-
 impl Incident {
     /// Status, text and time of each update, newest first.
     pub(crate) fn updates(&self) -> impl DoubleEndedIterator<Item = (&str, &str, Timestamp)> {

@@ -11,6 +11,9 @@ pub const MAX_TITLE_CHARS: usize = 255;
 /// The title of an incident if an update has none.
 pub const DEFAULT_TITLE: &str = "Incident";
 
+/// The status of the timeline entries that this service writes.
+pub const SYSTEM_STATUS: &str = "SYSTEM";
+
 /// `incident.id`.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, sqlx::Type,

@@ -153,7 +153,7 @@ impl Rig {
     pub(super) async fn take(&mut self, step: &Step) -> Result<()> {
         self.steps += 1;
         if self.steps.is_multiple_of(APPLIES_EVERY) {
-            self.apply_noted().await?;
+            self.apply_some_noted().await?;
         }
         match step {
             Step::Post(update) => self.post(update),

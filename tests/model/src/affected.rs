@@ -1,5 +1,5 @@
-//! When components were affected, told from what became of incidents and relations, row by row: a second telling
-//! of what the triggers record in `sdb_affected`.
+//! When components were affected, derived from what became of incidents and relations, row by row: a second
+//! implementation of what the triggers record in `sdb_affected`.
 
 #[cfg(test)]
 mod tests;

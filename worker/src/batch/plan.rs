@@ -287,14 +287,7 @@ fn snapshot(
     }
     #[expect(clippy::expect_used, reason = "a decision names incidents of the state")]
     let shown = active.manual_incident(component, id).expect("an incident of the state");
-    IncidentSnapshot {
-        id,
-        text: shown.text.clone(),
-        impact: shown.impact,
-        start_date: shown.start_date,
-        end_date: shown.end_date,
-        last_update_at: shown.last_update_at,
-    }
+    shown.clone().with_id(IncidentRef::Existing)
 }
 
 impl Plan<'_> {

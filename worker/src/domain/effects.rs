@@ -10,7 +10,8 @@ use super::{
 };
 
 impl ActiveState {
-    /// Applies a decision that was made on this state for this update. Adds what happened to `timeline`, oldest first; returns the incident that now holds or covers the component.
+    /// Applies a decision that was made on this state for this update. Adds what happened to `timeline`, oldest first;
+    /// returns the incident that now holds or covers the component.
     pub fn carry_out(
         &mut self,
         decision: &Decision,

@@ -35,9 +35,6 @@ pub enum TimelineEvent {
     Closed,
 }
 
-/// The status of every entry that the system writes.
-pub const STATUS: &str = "SYSTEM";
-
 /// Provides the names for the texts.
 pub trait Names {
     /// The label of a component of the batch.

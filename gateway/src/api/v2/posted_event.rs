@@ -139,7 +139,6 @@ fn check_start(fields: &Map<String, Value>, now: Option<Timestamp>) -> Result<()
 fn check_description(fields: &Map<String, Value>) -> Result<(), ApiError> {
     match fields.get("description") {
         None | Some(Value::Null | Value::String(_)) => Ok(()),
-
         Some(_) => Err(bad("description is not a text")),
     }
 }

@@ -35,6 +35,8 @@ use crate::{ingest::pending::PendingRequests, store::pools::Pool};
 
 /// Time for a connection to the database.
 const ACQUIRE_LIMIT: Duration = Duration::from_secs(2);
+/// Time for opening a link.
+pub(super) const OPEN_LIMIT: Duration = Duration::from_secs(30);
 /// Time for declaring what is missing.
 const DECLARE_LIMIT: Duration = Duration::from_secs(30);
 /// How often a link is checked, to detect a connection that broke while idle.

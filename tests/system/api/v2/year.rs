@@ -1,5 +1,5 @@
-//! A year in which components join incidents, move and leave: told state by state, and as the intervals that the record
-//! of affected components has then.
+//! A year in which components join incidents, move and leave: state by state, and as the intervals that the record of
+//! affected components has then.
 
 use std::collections::{BTreeMap, BTreeSet};
 
