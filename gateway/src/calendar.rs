@@ -1,6 +1,6 @@
 //! The months of the calendar, in UTC.
 
-use shared::timestamp::Timestamp;
+use shared::domain::timestamp::Timestamp;
 use time::{Date, Month, Time};
 
 /// A month of the calendar.

@@ -20,8 +20,9 @@ use lapin::{
     types::FieldTable,
 };
 use shared::{
-    component::Component, message::UpdateMessage, timestamp::Timestamp, topology::Topology,
-    update_id::UpdateId,
+    amqp::topology::Topology,
+    domain::{component::Component, timestamp::Timestamp, update_id::UpdateId},
+    wire::message::UpdateMessage,
 };
 use tokio::{task::JoinSet, time::Instant};
 use uuid::Builder;

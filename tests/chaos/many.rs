@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use harness::{Answer, verdict::InboxRow};
 use serde_json::{Value, json};
-use shared::{condition::Condition, update_id::UpdateId};
+use shared::domain::{condition::Condition, update_id::UpdateId};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 

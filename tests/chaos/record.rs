@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use harness::verdict::{self, Answered, InboxRow};
 use serde_json::json;
-use shared::{component::ComponentId, condition::Condition, update_id::UpdateId};
+use shared::domain::{component::ComponentId, condition::Condition, update_id::UpdateId};
 use tokio::time::Instant;
 use uuid::Uuid;
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use harness::verdict::{Kind, RunVerdict};
-use shared::condition::Condition;
+use shared::domain::condition::Condition;
 
 use crate::{
     interruption::{self, Interruption},

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use harness::Answer;
 use serde_json::{Value, json};
-use shared::{condition::Condition, impact::Impact};
+use shared::domain::{condition::Condition, impact::Impact};
 use tokio::time::Instant;
 
 use crate::{

@@ -25,7 +25,7 @@ use std::{
 
 use anyhow::{Result, ensure};
 use model::delivery::Why;
-use shared::outcome::Reason;
+use shared::domain::outcome::Reason;
 
 pub use self::{
     journal::{begin, install, is_installed, mark, read},

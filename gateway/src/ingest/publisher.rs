@@ -37,17 +37,20 @@ use std::{
 use arc_swap::ArcSwapOption;
 use futures_util::future::join_all;
 use shared::{
-    broker::Broker,
-    component::ComponentId,
-    envelope::Entry,
-    message::UpdateMessage,
-    metrics::{COMMON, Server},
-    servers_report::ServersReport,
-    supervise,
-    telemetry::chain,
+    amqp::{
+        broker::Broker,
+        topology::{Phase, Recorded, Topology, TopologyError},
+    },
+    domain::component::ComponentId,
+    http::servers_report::ServersReport,
+    process::supervise,
+    telemetry::{
+        chain,
+        metrics::{COMMON, Server},
+        traces::{self, Publishing},
+    },
     throttled,
-    topology::{Phase, Recorded, Topology, TopologyError},
-    traces::{self, Publishing},
+    wire::{envelope::Entry, message::UpdateMessage},
 };
 use tokio::{
     sync::watch,

@@ -7,7 +7,7 @@ use axum::{
     extract::{Path, State, rejection::PathRejection},
     response::Response,
 };
-use shared::{
+use shared::domain::{
     component::{Attribute, ComponentId},
     timestamp::Timestamp,
 };
@@ -18,7 +18,7 @@ use crate::{
     http::reader::Reader,
     lists::{
         ListError, ListWriter,
-        document::{Document, serve_document},
+        serve_document::{Document, serve_document},
     },
     store::{
         bars,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use askama::Template;
 use axum::{extract::State, response::Response};
-use shared::{component::Component, timestamp::Timestamp};
+use shared::domain::{component::Component, timestamp::Timestamp};
 
 use super::{error::page, frame::Frame, table::Table};
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
     http::{error::ApiError, reader::Reader},
     lists::{
         ListError, ListWriter,
-        document::{Document, serve_document},
+        serve_document::{Document, serve_document},
     },
     store::{
         bars::{self, Affected},

@@ -4,12 +4,11 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures_util::TryStreamExt;
 use shared::{
-    component::ComponentId,
     database::{ConnectOptions, Database},
-    supervise,
+    domain::{component::ComponentId, timestamp::Timestamp},
+    process::supervise,
     telemetry::chain,
     throttled,
-    timestamp::Timestamp,
 };
 use sqlx::{FromRow, PgConnection};
 use tokio::sync::{Mutex, watch};

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use shared::{impact::Impact, incident::IncidentId, timestamp::Timestamp};
+use shared::domain::{impact::Impact, incident::IncidentId, timestamp::Timestamp};
 use sqlx::{AssertSqlSafe, FromRow};
 
 use super::pools::Pool;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use shared::{component::ComponentId, timestamp::Timestamp};
+use shared::domain::{component::ComponentId, timestamp::Timestamp};
 use sqlx::{AssertSqlSafe, FromRow};
 
 use super::{

@@ -2,8 +2,8 @@
 
 use axum::http::StatusCode;
 use shared::{
-    component::{Attribute, Component, ComponentId},
     database::components,
+    domain::component::{Attribute, Component, ComponentId},
 };
 
 use super::html::contained;

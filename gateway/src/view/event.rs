@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use shared::{
+use shared::domain::{
     component::{Component, ComponentId},
     incident::SYSTEM_STATUS,
     timestamp::Timestamp,

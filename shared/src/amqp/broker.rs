@@ -17,7 +17,7 @@ use tokio::{
 
 use self::hosts::Hosts;
 use crate::{
-    servers_report::ServersReport,
+    http::servers_report::ServersReport,
     settings::{Settings, SettingsError, invalid},
     telemetry::chain,
     throttled,

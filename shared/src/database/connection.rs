@@ -6,7 +6,7 @@ use sqlx::PgConnection;
 use tokio::time::timeout;
 
 use super::{connect::ConnectOptions, servers::IdleSession, session::SessionError, sqlstate};
-use crate::metrics::{COMMON, Server};
+use crate::telemetry::metrics::{COMMON, Server};
 
 /// One connection, opened when it is needed. Unlike one of a pool, it is closed at once if it is abandoned
 /// in the middle of an operation, so that nothing waits for a server that does not answer.

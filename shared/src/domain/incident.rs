@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{impact::Impact, timestamp::Timestamp};
+use crate::domain::{impact::Impact, timestamp::Timestamp};
 
 /// Maximum number of characters of an incident's title, in an update and in an operator's command.
 pub const MAX_TITLE_CHARS: usize = 255;

@@ -1,7 +1,7 @@
 //! What was sent in a burst, and the answers.
 
 use anyhow::Result;
-use shared::{component::ComponentId, update_id::UpdateId};
+use shared::domain::{component::ComponentId, update_id::UpdateId};
 use tokio::time::Instant;
 
 use super::{component, update};

@@ -17,9 +17,11 @@ use std::{
 use ::worker::{batch::MessageResult, store::workers::MemberId};
 use anyhow::{Context, Result, bail, ensure};
 use shared::{
-    component::{Attribute, Component, ComponentId},
-    message::UpdateResult,
-    update_id::UpdateId,
+    domain::{
+        component::{Attribute, Component, ComponentId},
+        update_id::UpdateId,
+    },
+    wire::message::UpdateResult,
 };
 use sqlx::{AssertSqlSafe, PgConnection, PgPool};
 use tokio::sync::watch;

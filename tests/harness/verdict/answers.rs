@@ -4,8 +4,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use model::Answer;
 use shared::{
-    component::ComponentId, condition::Condition, incident::IncidentSnapshot, message::Verdict,
-    outcome::Reason, update_id::UpdateId,
+    domain::{
+        component::ComponentId, condition::Condition, incident::IncidentSnapshot, outcome::Reason,
+        update_id::UpdateId,
+    },
+    wire::message::Verdict,
 };
 
 use super::{

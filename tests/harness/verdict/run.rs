@@ -4,13 +4,11 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use model::{Standing, affected::Intervals, delivery::Content};
 use shared::{
-    component::ComponentId,
-    condition::Condition,
-    impact::Impact,
-    incident::IncidentId,
-    message::{Idempotency, Report, UpdateResult},
-    timestamp::Timestamp,
-    update_id::UpdateId,
+    domain::{
+        component::ComponentId, condition::Condition, impact::Impact, incident::IncidentId,
+        timestamp::Timestamp, update_id::UpdateId,
+    },
+    wire::message::{Idempotency, Report, UpdateResult},
 };
 
 use super::tables::{Change, Tables};

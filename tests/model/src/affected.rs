@@ -6,7 +6,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use shared::{component::ComponentId, incident::IncidentId, timestamp::Timestamp};
+use shared::domain::{component::ComponentId, incident::IncidentId, timestamp::Timestamp};
 
 /// An incident, as far as it matters here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

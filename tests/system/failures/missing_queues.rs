@@ -11,7 +11,7 @@ use lapin::{
 };
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use shared::topology::Topology;
+use shared::amqp::topology::Topology;
 use uuid::Uuid;
 
 use harness::{

@@ -9,11 +9,13 @@ use lapin::{
 };
 use serde_json::{Value, json};
 use shared::{
-    component::{Component, ComponentId},
-    impact::Impact,
-    message::UpdateMessage,
-    timestamp::Timestamp,
-    update_id::UpdateId,
+    domain::{
+        component::{Component, ComponentId},
+        impact::Impact,
+        timestamp::Timestamp,
+        update_id::UpdateId,
+    },
+    wire::message::UpdateMessage,
 };
 
 use harness::{Fixture, System, answer, eventually, tests};

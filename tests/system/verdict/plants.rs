@@ -3,7 +3,10 @@
 mod affected;
 mod timeline;
 
-use shared::{impact::Impact, incident::IncidentId, message::Verdict, update_id::UpdateId};
+use shared::{
+    domain::{impact::Impact, incident::IncidentId, update_id::UpdateId},
+    wire::message::Verdict,
+};
 
 use self::affected::{
     an_interval_begins_earlier, an_interval_ends_later, an_interval_has_another_impact,

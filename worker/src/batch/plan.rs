@@ -3,12 +3,14 @@
 use std::collections::{HashMap, HashSet};
 
 use shared::{
-    component::ComponentId,
-    incident::{IncidentId, IncidentSnapshot},
-    message::{Idempotency, UpdateMessage, Verdict},
-    outcome::{InboxOutcome, Rejection},
-    timestamp::Timestamp,
-    update_id::UpdateId,
+    domain::{
+        component::ComponentId,
+        incident::{IncidentId, IncidentSnapshot},
+        outcome::{InboxOutcome, Rejection},
+        timestamp::Timestamp,
+        update_id::UpdateId,
+    },
+    wire::message::{Idempotency, UpdateMessage, Verdict},
 };
 
 use super::{
@@ -23,7 +25,7 @@ use crate::{
     store::{
         facts::Facts,
         inbox::PendingRow,
-        locks::rows::{LockableRow, RowLocks},
+        incident_row_locks::{LockableRow, RowLocks},
         parked::MessageToPark,
         reports::{ReportsRead, ReportsToWrite},
     },

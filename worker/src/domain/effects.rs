@@ -1,6 +1,6 @@
 //! Carries out decisions: changes the state, and notes what happened in the timelines of its incidents.
 
-use shared::{component::ComponentId, timestamp::Timestamp};
+use shared::domain::{component::ComponentId, timestamp::Timestamp};
 
 use super::{
     incident_ref::IncidentRef,

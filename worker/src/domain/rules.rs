@@ -5,7 +5,9 @@
 
 use std::cmp::Reverse;
 
-use shared::{component::ComponentId, impact::Impact, outcome::Reason, timestamp::Timestamp};
+use shared::domain::{
+    component::ComponentId, impact::Impact, outcome::Reason, timestamp::Timestamp,
+};
 
 use super::{
     incident_ref::IncidentRef,

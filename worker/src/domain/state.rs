@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use shared::{
+use shared::domain::{
     component::ComponentId, impact::Impact, incident::IncidentSnapshot, timestamp::Timestamp,
 };
 

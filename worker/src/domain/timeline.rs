@@ -1,7 +1,9 @@
 //! The entries of timelines, and their texts, which dashboards show as HTML.
 
 use html_escape::encode_quoted_attribute as escaped;
-use shared::{component::ComponentId, impact::Impact, incident::IncidentId, timestamp::Timestamp};
+use shared::domain::{
+    component::ComponentId, impact::Impact, incident::IncidentId, timestamp::Timestamp,
+};
 
 use super::incident_ref::IncidentRef;
 

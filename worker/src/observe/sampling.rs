@@ -5,9 +5,11 @@ use std::time::Duration;
 use lapin::{Connection, options::QueueDeclareOptions, types::FieldTable};
 use shared::{
     database::{Database, standbys},
-    message::Verdict,
-    metrics::{AppliedLabel, PartitionLabel, ResultLabel, WORKER},
-    telemetry::chain,
+    telemetry::{
+        chain,
+        metrics::{AppliedLabel, PartitionLabel, ResultLabel, WORKER},
+    },
+    wire::message::Verdict,
 };
 use sqlx::PgConnection;
 use tokio::time::{sleep, timeout};

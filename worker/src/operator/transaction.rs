@@ -11,11 +11,13 @@ use std::collections::{BTreeSet, HashMap};
 
 use anyhow::{Context, Result, bail, ensure};
 use shared::{
-    component::{Component, ComponentId},
     database::components,
-    impact::Impact,
-    incident::{IncidentId, SYSTEM_STATUS},
-    timestamp::Timestamp,
+    domain::{
+        component::{Component, ComponentId},
+        impact::Impact,
+        incident::{IncidentId, SYSTEM_STATUS},
+        timestamp::Timestamp,
+    },
 };
 use sqlx::PgConnection;
 
@@ -24,8 +26,8 @@ use crate::{
     domain::timeline,
     store::{
         incidents,
-        locks::scope::ScopeGuard,
         operator_changes::{self, IncidentRow, NewUpdate},
+        scope_lock::ScopeGuard,
     },
 };
 

@@ -3,13 +3,13 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use shared::{
+use shared::domain::{
     component::{Component, ComponentId},
     incident::{IncidentId, SYSTEM_STATUS},
     timestamp::Timestamp,
 };
 
-use super::locks::scope::ScopeGuard;
+use super::scope_lock::ScopeGuard;
 use crate::domain::{
     ActiveState, IncidentRef, SystemIncident,
     timeline::{self, Names, TimelineEntry},

@@ -5,9 +5,9 @@ use axum::{
     http::{Request, StatusCode},
 };
 use shared::{
-    message::{Report, UpdateMessage},
-    metrics::{AlertResult, GATEWAY, UnmappedAlert, Words},
+    telemetry::metrics::{AlertResult, GATEWAY, UnmappedAlert, Words},
     throttled,
+    wire::message::{Report, UpdateMessage},
 };
 use tokio::{
     sync::SemaphorePermit,
@@ -19,8 +19,8 @@ use super::answer::{DryRun, PassedOverJson, PlannedJson, Received, Taken, Unmapp
 use crate::{
     alertmanager::{
         alert::{Alert, AlertState, BadAlert, Fingerprint},
-        mapping::{Mapped, MappedUpdate, Mapping, PassedOver, Rule, Unmapped, named},
-        payload::{Alerts, NoAlerts},
+        alert_bodies::{Alerts, NoAlerts},
+        alert_to_update::{Mapped, MappedUpdate, Mapping, PassedOver, Rule, Unmapped, named},
     },
     api::admission::{check_type, read, unread},
     gateway::App,
@@ -345,7 +345,7 @@ fn whole_seconds(ttl: Duration) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use shared::{condition::Condition, impact::Impact};
+    use shared::domain::{condition::Condition, impact::Impact};
 
     use super::*;
 
@@ -359,7 +359,7 @@ mod tests {
             let alerts = Alerts::of_list(body.as_bytes()).expect("a list");
             let alert = alerts.read(now.parse().expect("a time")).next();
             let alert = alert.expect("an alert").expect("a good one");
-            let mapping = crate::alertmanager::file::default_mapping();
+            let mapping = crate::alertmanager::mapping_file::default_mapping();
             let Mapped::Update(_, update) = mapping.map(&alert) else { panic!("not mapped") };
             status_update(&alert, update)
         };

@@ -7,7 +7,7 @@ use axum::{
     extract::{Path, State, rejection::PathRejection},
     response::Response,
 };
-use shared::{component::ComponentId, database::components};
+use shared::{database::components, domain::component::ComponentId};
 
 use super::xml;
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
     http::{error::ApiError, reader::Reader},
     lists::{
         DependsOn, ListError, ListWriter,
-        document::{Document, serve_document},
+        serve_document::{Document, serve_document},
     },
     store::{page_events, snapshot::Snapshot},
     view::{

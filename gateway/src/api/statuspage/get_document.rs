@@ -8,7 +8,7 @@ use axum::{
     response::Response,
 };
 use serde::Serialize;
-use shared::component::{Component, ComponentId};
+use shared::domain::component::{Component, ComponentId};
 
 use super::format::{ComponentJson, IncidentJson, PAGE_ID, PageJson, StatusJson, category, time};
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
     http::{address::address, error::ApiError, reader::Reader},
     lists::{
         ListError, ListWriter,
-        document::{Document, serve_document},
+        serve_document::{Document, serve_document},
     },
     store::{
         page_events::{self, Most, PageEvent, Which},

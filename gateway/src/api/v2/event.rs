@@ -1,7 +1,7 @@
 //! An event as answers show it.
 
 use serde::Serialize;
-use shared::{
+use shared::domain::{
     component::ComponentId,
     incident::{IncidentId, SYSTEM_STATUS},
     timestamp::Timestamp,

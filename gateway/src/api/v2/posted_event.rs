@@ -5,7 +5,7 @@ mod tests;
 
 use axum::http::StatusCode;
 use serde_json::{Map, Value};
-use shared::{
+use shared::domain::{
     component::ComponentId, impact::Impact, incident::MAX_TITLE_CHARS, timestamp::Timestamp,
 };
 use utoipa::ToSchema;

@@ -12,11 +12,13 @@ use std::{
 use deadpool::managed;
 use lapin::{Channel, Connection};
 use shared::{
-    broker::{Broker, ConnectError},
+    amqp::{
+        broker::{Broker, ConnectError},
+        topology::{DeclareError, Topology},
+    },
+    domain::update_id::UpdateId,
     telemetry::chain,
     throttled,
-    topology::{DeclareError, Topology},
-    update_id::UpdateId,
 };
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;

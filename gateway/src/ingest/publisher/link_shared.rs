@@ -13,7 +13,7 @@ use lapin::{
     options::QueueDeclareOptions,
     types::{FieldTable, ShortString},
 };
-use shared::{metrics::GATEWAY, topology::Topology};
+use shared::{amqp::topology::Topology, telemetry::metrics::GATEWAY};
 use tokio::time::{Instant, timeout};
 
 use super::{

@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 use arc_swap::ArcSwapOption;
 use futures_util::future::join_all;
 use parking_lot::Mutex;
-use shared::{message, supervise, telemetry::chain, topology::Topology};
+use shared::{amqp::topology::Topology, process::supervise, telemetry::chain, wire::message};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 

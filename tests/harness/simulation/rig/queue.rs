@@ -5,11 +5,10 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result};
 use model::delivery::Content;
 use shared::{
-    component::ComponentId,
-    condition::Condition,
-    message::{Idempotency, UpdateMessage},
-    timestamp::Timestamp,
-    update_id::UpdateId,
+    domain::{
+        component::ComponentId, condition::Condition, timestamp::Timestamp, update_id::UpdateId,
+    },
+    wire::message::{Idempotency, UpdateMessage},
 };
 use uuid::Uuid;
 use worker::batch::MessageResult;

@@ -7,7 +7,7 @@ use serde::{
     Deserialize, Deserializer,
     de::{MapAccess, Visitor},
 };
-use shared::{
+use shared::domain::{
     component::{Attribute, Component, ComponentId},
     impact::Impact,
     incident::{IncidentId, SYSTEM_STATUS},
