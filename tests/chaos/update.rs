@@ -100,6 +100,7 @@ impl Update {
             component: self.component as i32 + 1,
             condition: self.condition,
             source: self.source,
+            alert: None,
             has_key: self.has_key,
             prefer: self.prefer,
             gateway,

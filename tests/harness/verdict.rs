@@ -134,6 +134,13 @@ impl Compared {
         by.iter().filter_map(|reason| self.decided.get(reason.word())).sum()
     }
 
+    /// Those that came too late: after the end of their alert, or an end after its alert began anew.
+    #[must_use]
+    pub fn late(&self) -> usize {
+        let by = [Reason::BeganBeforeKnownEnd, Reason::EndedBeforeKnownStart];
+        by.iter().filter_map(|reason| self.decided.get(reason.word())).sum()
+    }
+
     /// Adds what another run had.
     pub fn add(&mut self, other: &Self) {
         for (reason, count) in &other.decided {
