@@ -25,8 +25,8 @@ COMMENT ON COLUMN sdb_affected_change.impact IS 'The impact of intervals that be
 COMMENT ON COLUMN sdb_affected_change.began IS 'Begin of intervals; none: the components'' intervals end';
 COMMENT ON COLUMN sdb_affected_change.ended IS 'End of the intervals, as in sdb_affected. If they only end here: those that end earlier stay as they are';
 
--- Only changes of active incidents are noted, so what has ended stays as it is: conditions on it reach the table. The end of a
--- whole incident also counts for components that were added to it afterwards: they end when they began.
+-- Only changes of active incidents are noted, so what has ended stays as it is: conditions on it reach the table. The end
+-- of a whole incident also counts for components that were added to it afterwards: they end when they began.
 CREATE VIEW sdb_affected_interval AS
 SELECT incident_id, component_id, impact, began, ended FROM sdb_affected WHERE ended IS NOT NULL
 UNION ALL
@@ -66,7 +66,7 @@ BEGIN
     END LOOP;
 END $$;
 
--- Whether the transaction is a worker's batch (worker/src/store/locks/scope.rs). Workers of earlier releases don't
+-- Whether the transaction is a worker's batch (worker/src/store/scope_lock.rs). Workers of earlier releases don't
 -- say so.
 CREATE FUNCTION sdb_affected_is_later() RETURNS boolean LANGUAGE sql STABLE AS $$
     SELECT current_setting('sdb.affected_later', true) = 'on'

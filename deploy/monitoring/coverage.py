@@ -66,7 +66,7 @@ def coverage(alerts, tests):
                 yield f"{name} shows the label {label}, which it does not always have"
 
 
-def pods(manifests):
+def pods(manifests, namespace):
     """Each port of each pod, as Prometheus discovers them, and a pod that has ended."""
     found = []
     for path in sorted(manifests.glob("*.yaml")):
@@ -79,7 +79,7 @@ def pods(manifests):
                 for port in container.get("ports", [{"name": "", "containerPort": 80}]):
                     for phase in ("Running", "Succeeded"):
                         meta = {
-                            "namespace": "status-dashboard",
+                            "namespace": namespace,
                             "pod_name": f"{resource['metadata']['name']}-{phase.lower()}",
                             "pod_phase": phase,
                             "pod_container_port_name": port["name"],
@@ -92,7 +92,7 @@ def pods(manifests):
     return found
 
 
-def nodes(manifests):
+def nodes(manifests, namespace):
     """Each port of each node of RabbitMQ, as its operator names them and Prometheus discovers them."""
     [cluster] = read(manifests / "servers/rabbitmq.yaml")
     name = cluster["metadata"]["name"]
@@ -101,7 +101,7 @@ def nodes(manifests):
         {
             "targets": [f"10.0.1.{node + 1}:{number}"],
             "labels": {
-                "__meta_kubernetes_namespace": "status-dashboard-servers",
+                "__meta_kubernetes_namespace": namespace,
                 "__meta_kubernetes_pod_name": f"{name}-server-{node}",
                 "__meta_kubernetes_pod_phase": "Running",
                 "__meta_kubernetes_pod_container_port_name": port,
@@ -119,7 +119,8 @@ def targets(folder, manifests):
     jobs = copy.deepcopy(read(folder / "prometheus.yaml")[0]["scrape_configs"])
     discovered = {}
     for of_namespace, found in (("namespace.yaml", pods), ("servers/namespace.yaml", nodes)):
-        discovered[read(manifests / of_namespace)[0]["metadata"]["name"]] = found(manifests)
+        namespace = read(manifests / of_namespace)[0]["metadata"]["name"]
+        discovered[namespace] = found(manifests, namespace)
     for job in copy.deepcopy(read(folder / "prometheus-kubernetes.yaml")[0]["scrape_configs"]):
         [discovery] = job.pop("kubernetes_sd_configs")
         [namespace] = discovery["namespaces"]["names"]

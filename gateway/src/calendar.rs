@@ -1,6 +1,6 @@
 //! The months of the calendar, in UTC.
 
-use shared::timestamp::Timestamp;
+use shared::domain::timestamp::Timestamp;
 use time::{Date, Month, Time};
 
 /// A month of the calendar.
@@ -28,7 +28,7 @@ impl CalendarMonth {
         Self::parse(time.to_the_minute().get(..7)?)
     }
 
-    /// When it begins; none if no such time can be told.
+    /// When it begins; none if a timestamp can't have that time.
     pub(crate) fn begin(self) -> Option<Timestamp> {
         let month = Month::try_from(self.month).ok()?;
         let date = Date::from_calendar_date(self.year, month, 1).ok()?;

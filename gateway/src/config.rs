@@ -3,9 +3,9 @@
 use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration};
 
 use shared::{
-    admin,
-    broker::Broker,
+    amqp::broker::Broker,
     database::{self, ConnectOptions},
+    http::admin,
     settings::{Secret, Settings, SettingsError, invalid},
 };
 

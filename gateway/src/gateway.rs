@@ -11,9 +11,9 @@ use crate::{
     config::{Config, PageConfig},
     http::body::BodyMemory,
     ingest::{pending::PendingRequests, publisher::Publisher, submit::Intake},
-    lists::{Lists, live::Live},
+    lists::{Lists, change_notices::Live},
     loaded_mapping::LoadedMapping,
-    stop::Stop,
+    shutdown_stages::Stop,
     store::{
         bars::Bars,
         catalogue::CatalogueCopy,

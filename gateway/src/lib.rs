@@ -16,7 +16,7 @@ mod middleware;
 mod openapi;
 mod pages;
 pub mod server;
-mod stop;
+mod shutdown_stages;
 mod store;
 mod uptime;
 mod view;

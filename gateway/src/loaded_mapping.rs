@@ -7,10 +7,13 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use shared::{metrics::GATEWAY, telemetry::chain, yaml::YamlError};
+use shared::{
+    telemetry::{chain, metrics::GATEWAY},
+    yaml::YamlError,
+};
 use tokio::{signal::unix::Signal, task::spawn_blocking};
 
-use crate::alertmanager::{file, mapping::Mapping};
+use crate::alertmanager::{alert_to_update::Mapping, mapping_file};
 
 /// Why a mapping file can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -40,10 +43,11 @@ pub enum MappingError {
 /// # Errors
 /// When the file can't be used.
 pub(crate) fn read(path: Option<&Path>) -> Result<Mapping, MappingError> {
-    let Some(path) = path else { return Ok(file::default_mapping()) };
+    let Some(path) = path else { return Ok(mapping_file::default_mapping()) };
     let content = fs::read_to_string(path)
         .map_err(|error| MappingError::File { path: path.to_owned(), error })?;
-    file::parse(&content).map_err(|error| MappingError::Content { path: path.to_owned(), error })
+    mapping_file::parse(&content)
+        .map_err(|error| MappingError::Content { path: path.to_owned(), error })
 }
 
 /// The mapping in use, and its file.
@@ -56,7 +60,7 @@ pub(crate) struct LoadedMapping {
 impl Default for LoadedMapping {
     /// The default mapping, without a file.
     fn default() -> Self {
-        Self { path: None, current: ArcSwap::from_pointee(file::default_mapping()) }
+        Self { path: None, current: ArcSwap::from_pointee(mapping_file::default_mapping()) }
     }
 }
 

@@ -11,8 +11,11 @@ use gateway::{
     server,
 };
 use shared::{
-    admin, health, message::is_source, output, settings::Settings, shutdown, supervise, telemetry,
-    traces,
+    http::{admin, health},
+    process::{output, stop_signal, supervise},
+    settings::Settings,
+    telemetry::{self, traces},
+    wire::message::is_source,
 };
 
 /// Takes status updates over HTTP and shows incidents. Settings are environment variables;
@@ -73,7 +76,7 @@ async fn command(command: Command) -> Result<()> {
             let config = Config::from_settings(&settings)?;
             let (broker, database) = (config.broker.address(), config.database.address());
             traces::start("status-dashboard-gateway", broker, database)?;
-            let server = server::build(config, shutdown::on_signal()?).await?;
+            let server = server::build(config, stop_signal::token()?).await?;
             let served = server.run(&settings).await;
             traces::flush().await;
             served?;

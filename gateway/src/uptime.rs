@@ -2,7 +2,7 @@
 
 use std::{iter, mem};
 
-use shared::timestamp::Timestamp;
+use shared::domain::timestamp::Timestamp;
 use sqlx::FromRow;
 
 use crate::calendar::CalendarMonth;

@@ -157,8 +157,8 @@ impl Bench {
             runs.usage = runs.usage.plus(meter.stop()?);
             at_rest(system).await?;
             runs.changes = runs.changes.plus(Changes::since(system, position).await?);
-            if let Some(outcome) = other(self.scale.time).await? {
-                others.add(outcome);
+            if let Some(run) = other(self.scale.time).await? {
+                others.add(run);
             }
         }
         self.note(what, &runs);

@@ -43,11 +43,11 @@ pub(crate) async fn endure(bench: &mut Bench) -> Result<()> {
             upkeep?;
             load
         };
-        let outcome = post_all(&system, sequence, load).await?;
+        let run = post_all(&system, sequence, load).await?;
         let mut of_minute = Runs::default();
-        of_minute.add(outcome.clone());
+        of_minute.add(run.clone());
         of_minutes.push(of_minute.latency(0.99).context("nothing was answered")?);
-        all.add(outcome);
+        all.add(run);
     }
     all.usage = meter.stop()?;
     all.changes = Changes::since(&system, position).await?;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use futures_util::future::try_join_all;
 use harness::System;
-use shared::timestamp::Timestamp;
+use shared::domain::timestamp::Timestamp;
 
 use crate::{
     bench::{Bench, address, closed, say, start_gateway, start_worker},

@@ -148,16 +148,16 @@ async fn run(
             Ok::<_, anyhow::Error>(client)
         });
     }
-    let mut outcome = LoadRun::with_latencies()?;
+    let mut run = LoadRun::with_latencies()?;
     while let Some(client) = clients.join_next().await {
         let client = client??;
-        outcome.requests += client.answered + client.failed;
-        outcome.failed += client.failed;
-        outcome.latencies.as_mut().context("made with latencies")?.add(client.latencies)?;
+        run.requests += client.answered + client.failed;
+        run.failed += client.failed;
+        run.latencies.as_mut().context("made with latencies")?.add(client.latencies)?;
     }
     // What was under way at the end counts, and so does the time that it took.
-    outcome.seconds = begin.elapsed().as_secs_f64();
-    Ok(outcome)
+    run.seconds = begin.elapsed().as_secs_f64();
+    Ok(run)
 }
 
 /// When the requests of a steady rate are to be sent.

@@ -20,8 +20,9 @@ use lapin::{
     types::FieldTable,
 };
 use shared::{
-    component::Component, message::UpdateMessage, timestamp::Timestamp, topology::Topology,
-    update_id::UpdateId,
+    amqp::topology::Topology,
+    domain::{component::Component, timestamp::Timestamp, update_id::UpdateId},
+    wire::message::UpdateMessage,
 };
 use tokio::{task::JoinSet, time::Instant};
 use uuid::Builder;
@@ -125,8 +126,8 @@ impl Publisher {
             let part = left.min(PREPARED);
             let prepared = (0..part).map(|_| self.prepare()).collect::<Result<_>>()?;
             // On one channel: the updates of a component keep their order.
-            let outcome = self.send(prepared, part, 1, 1_000, Duration::from_secs(300)).await?;
-            ensure!(outcome.failed == 0, "{} updates were refused", outcome.failed);
+            let run = self.send(prepared, part, 1, 1_000, Duration::from_secs(300)).await?;
+            ensure!(run.failed == 0, "{} updates were refused", run.failed);
             left -= part;
         }
         Ok(())
@@ -154,14 +155,14 @@ impl Publisher {
             let window = in_flight.div_ceil(channels);
             tasks.spawn(async move { sending.on(&channel, window).await });
         }
-        let mut outcome = LoadRun::default();
+        let mut run = LoadRun::default();
         while let Some(sent) = tasks.join_next().await {
             let (confirmed, failed) = sent??;
-            outcome.requests += confirmed + failed;
-            outcome.failed += failed;
+            run.requests += confirmed + failed;
+            run.failed += failed;
         }
-        outcome.seconds = begin.elapsed().as_secs_f64();
-        Ok(outcome)
+        run.seconds = begin.elapsed().as_secs_f64();
+        Ok(run)
     }
 
     /// One message at a time: published and confirmed, consumed, answered and acknowledged. No system
@@ -178,7 +179,7 @@ impl Publisher {
         let name = replies.name().clone();
         let mut replies =
             channel.basic_consume(name.clone(), "".into(), no_ack, FieldTable::default()).await?;
-        let mut outcome = LoadRun::with_latencies()?;
+        let mut run = LoadRun::with_latencies()?;
         let begin = Instant::now();
         while begin.elapsed() < time {
             let sent = Instant::now();
@@ -190,14 +191,14 @@ impl Publisher {
                 .await?;
             published.await?;
             replies.next().await.context("the replies ended")??;
-            outcome.requests += 1;
+            run.requests += 1;
             let micros = sent.elapsed().as_micros() as u64;
-            outcome.latencies.as_mut().context("made with latencies")?.record(micros)?;
+            run.latencies.as_mut().context("made with latencies")?.record(micros)?;
         }
-        outcome.seconds = begin.elapsed().as_secs_f64();
+        run.seconds = begin.elapsed().as_secs_f64();
         answering.abort();
         consumer.close(200, "done".into()).await?;
-        Ok(outcome)
+        Ok(run)
     }
 
     /// Empties the queues: they hold a limited number, and nobody consumes.

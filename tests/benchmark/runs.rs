@@ -31,7 +31,7 @@ impl LoadRun {
 /// All runs of one load.
 #[derive(Clone, Default)]
 pub(crate) struct Runs {
-    outcomes: Vec<LoadRun>,
+    runs: Vec<LoadRun>,
     /// The CPU time of all of them.
     pub(crate) usage: Usage,
     /// What its updates did, if it had any.
@@ -39,16 +39,16 @@ pub(crate) struct Runs {
 }
 
 impl Runs {
-    pub(crate) fn add(&mut self, outcome: LoadRun) {
-        self.outcomes.push(outcome);
+    pub(crate) fn add(&mut self, run: LoadRun) {
+        self.runs.push(run);
     }
 
     pub(crate) fn requests(&self) -> u64 {
-        self.outcomes.iter().map(|run| run.requests).sum()
+        self.runs.iter().map(|run| run.requests).sum()
     }
 
     pub(crate) fn failed(&self) -> u64 {
-        self.outcomes.iter().map(|run| run.failed).sum()
+        self.runs.iter().map(|run| run.failed).sum()
     }
 
     /// The median of the runs' rates.
@@ -56,18 +56,18 @@ impl Runs {
     /// # Errors
     /// When nothing was run.
     pub(crate) fn rate(&self) -> Result<f64> {
-        median(self.outcomes.iter().map(LoadRun::rate).collect()).context("nothing was run")
+        median(self.runs.iter().map(LoadRun::rate).collect()).context("nothing was run")
     }
 
     /// The least and the highest of the runs' rates.
     pub(crate) fn rates(&self) -> (f64, f64) {
-        spread(self.outcomes.iter().map(LoadRun::rate))
+        spread(self.runs.iter().map(LoadRun::rate))
     }
 
     /// A latency of all requests of all runs, in ms: 0.99 for p99, 1 for the longest.
     pub(crate) fn latency(&self, quantile: f64) -> Option<f64> {
         let mut all = load::latencies().ok()?;
-        for latencies in self.outcomes.iter().filter_map(|run| run.latencies.as_ref()) {
+        for latencies in self.runs.iter().filter_map(|run| run.latencies.as_ref()) {
             all.add(latencies).ok()?;
         }
         (!all.is_empty()).then(|| all.value_at_quantile(quantile) as f64 / 1e3)
@@ -75,7 +75,7 @@ impl Runs {
 
     /// The least and the highest of a latency of single runs, in ms.
     pub(crate) fn latencies(&self, quantile: f64) -> (f64, f64) {
-        let latencies = self.outcomes.iter().filter_map(|run| run.latencies.as_ref());
+        let latencies = self.runs.iter().filter_map(|run| run.latencies.as_ref());
         spread(latencies.map(|latencies| latencies.value_at_quantile(quantile) as f64 / 1e3))
     }
 }

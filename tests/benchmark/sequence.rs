@@ -7,8 +7,9 @@ use anyhow::{Context, Result};
 use harness::{System, burst};
 use serde_json::{Value, json};
 use shared::{
-    component::Component, condition::Condition, database::components, impact::Impact,
-    message::Report,
+    database::components,
+    domain::{component::Component, condition::Condition, impact::Impact},
+    wire::message::Report,
 };
 use tokio::time::sleep;
 

@@ -51,6 +51,7 @@ class Tags(html.parser.HTMLParser):
 
 
 def feeds(system):
+    texts = {}
     for path in ("/feed.atom", "/feed.atom?region=Region+1", "/feed.atom?component=1", "/rss/"):
         status, _, text = system.get(path)
         ensure(status == 200, f"{path} is answered {status}")
@@ -61,11 +62,12 @@ def feeds(system):
         ensure(len(ids) == len(set(ids)), f"{path}: ids are not unique")
         for entry in feed.entries:
             ensure(entry.link.startswith(system.url + "/incidents/"), f"{path}: {entry.link}")
+        texts[path] = text
     # feedparser cleans texts, so that they are looked at as they came.
-    for entry in xml.etree.ElementTree.fromstring(system.get("/feed.atom")[2]).iter(ATOM + "entry"):
+    for entry in xml.etree.ElementTree.fromstring(texts["/feed.atom"]).iter(ATOM + "entry"):
         tags = Tags(entry.find(ATOM + "content").text)
         ensure(tags.found <= {"p", "strong", "a", "time", "span"}, f"a feed has {tags.found}")
-    titles = [entry.title for entry in feedparser.parse(system.get("/feed.atom")[2]).entries]
+    titles = [entry.title for entry in feedparser.parse(texts["/feed.atom"]).entries]
     ensure(any("WWW" in title for title in titles), f"a hostile title is missing: {titles}")
 
 
@@ -84,10 +86,11 @@ def calendar(system, hostile):
 
 
 def statuspage(system):
+    documents = {}
     for document, keys in DOCUMENTS.items():
         status, headers, text = system.get("/api/v2/" + document)
         ensure(status == 200 and headers["Access-Control-Allow-Origin"] == "*", document)
-        found = json.loads(text)
+        found = documents[document] = json.loads(text)
         ensure(set(found) == keys, f"{document} has {set(found)}")
         for component in found.get("components", []):
             ensure(COMPONENT <= set(component), f"{document}: {component}")
@@ -95,7 +98,7 @@ def statuspage(system):
         for event in events:
             ensure(INCIDENT <= set(event) and isinstance(event["id"], str), f"{document}: {event}")
             ensure(all(UPDATE == set(update) for update in event["incident_updates"]), document)
-    summary = json.loads(system.get("/api/v2/summary.json")[2])
+    summary = documents["summary.json"]
     ensure(summary["status"]["indicator"] == "critical", f"{summary['status']}")
     groups = [component for component in summary["components"] if component["group"]]
     ids = {component["id"] for component in summary["components"]}
@@ -128,16 +131,17 @@ def statuspage_is_understood(system, hostile):
     ensure(found["statuspage_probe_check"][0][1] == 1, "the summary can't be read")
     ensure(found["statuspage_service_status"][0][1] == 0, "all is well in spite of a storm")
     states = {labels["component_name"]: value for labels, value in found["statuspage_component_status"]}
-    active = {incident["id"] for incident in json.loads(system.get("/api/v1/incidents?active=true")[2])}
+    active = json.loads(system.get("/api/v1/incidents?active=true")[2])
+    ids = {incident["id"] for incident in active}
     for component in system.components():
         region = component["attributes"][0]["value"]
-        is_well = not any(incident["id"] in active for incident in component["incidents"])
+        is_well = not any(incident["id"] in ids for incident in component["incidents"])
         name = f"{component['name']} ({region})"
         ensure(states.get(name) == is_well, f"{name}: {states}")
     incidents = {labels["incident_id"]: labels for labels, _ in found["statuspage_incident_info"]}
-    ensure(set(incidents) == {str(id) for id in active}, f"{set(incidents)}, not {active}")
+    ensure(set(incidents) == {str(id) for id in ids}, f"{set(incidents)}, not {ids}")
     words = {1: "minor", 2: "major", 3: "critical"}
-    for incident in json.loads(system.get("/api/v1/incidents?active=true")[2]):
+    for incident in active:
         labels = incidents[str(incident["id"])]
         ensure(labels["impact"] == words[incident["impact"]], f"{labels}, not {incident}")
         ensure(labels["shortlink"] == f"{system.url}/incidents/{incident['id']}", f"{labels}")

@@ -14,6 +14,7 @@ use crate::{
     load::Load,
     many,
     operator::{self, Edits},
+    pipelines,
     published::Published,
     record::{self, Attempt, AttemptResult},
     report::Report,
@@ -47,10 +48,12 @@ pub(crate) async fn check(
     };
     let verdict = verdict::judge(&run);
     wrong.extend(many::out_of_order(&attempts, &run.inbox));
+    wrong.extend(pipelines::told_otherwise(&attempts, &run));
     // Nothing that is sent here has a reason to be parked.
     wrong.extend(run.parked.iter().map(|row| format!("parked: {row:?}")));
     if verdict.compared.changes == 0
         || verdict.compared.recoveries() == 0
+        || verdict.compared.late() == 0
         || edits.confirmed.is_empty()
         || edits.held == 0
     {
@@ -95,6 +98,7 @@ async fn receipts(load: &Load, attempts: &[Attempt]) -> Result<()> {
         .filter_map(|attempt| match attempt.result {
             AttemptResult::Outcome { changed, id, incident } => Some((changed, id, incident)),
             AttemptResult::Accepted(_)
+            | AttemptResult::Queued
             | AttemptResult::Refused(..)
             | AttemptResult::Unknown(..)
             | AttemptResult::NoReports

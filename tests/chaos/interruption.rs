@@ -32,7 +32,7 @@ pub(crate) fn by_kind(
     broken: &[Broken],
     attempts: &[Attempt],
 ) -> BTreeMap<&'static str, Interruption> {
-    let taken = moments(attempts, |result| result.taken().is_some());
+    let taken = moments(attempts, AttemptResult::is_taken);
     let decided = moments(attempts, |result| matches!(result, AttemptResult::Outcome { .. }));
     let mut kinds: BTreeMap<&'static str, Interruption> = BTreeMap::new();
     for Broken { kind, begin, end } in broken {

@@ -2,6 +2,7 @@
 //! and servers are killed, stalled and restarted, connections cut and partitions changed. At the end, the
 //! clients' answers are compared with the database.
 
+mod alert;
 mod check;
 mod diary;
 mod earlier;
@@ -11,6 +12,7 @@ mod machines;
 mod many;
 mod member;
 mod operator;
+mod pipelines;
 mod plan;
 mod published;
 mod random;
@@ -37,10 +39,12 @@ use deploy::{
     servers::Servers,
 };
 use harness::{Fixture, SEVERAL_PARTITIONS, SharedCluster, System, burst::add_components, verdict};
+use shared::timestamp::Timestamp;
+use tokio::time::Instant;
 
 use crate::{
-    diary::Diary, load::Load, machines::Machines, member::Member, plan::Plan, published::Published,
-    random::Random, record::Record, storm::Storm,
+    alert::Clock, diary::Diary, load::Load, machines::Machines, member::Member, plan::Plan,
+    published::Published, random::Random, record::Record, storm::Storm,
 };
 
 const GATEWAYS: usize = 2;
@@ -144,8 +148,9 @@ async fn storm_and_check(
     fixture: &Arc<Fixture>,
     earlier: Option<&Binaries>,
 ) -> Result<bool> {
-    let storm = prepare(arguments, seed, folder, fixture, earlier).await?;
-    let clients = storm.load.start(seed, arguments.clients());
+    let (storm, clock) = prepare(arguments, seed, folder, fixture, earlier).await?;
+    let mut clients = storm.load.start(seed, arguments.clients());
+    clients.extend(storm.load.start_pipelines(seed, clock));
     let edits = Mutex::default();
     let operators = operator::connections(storm.database_uri())?;
     let time = Duration::from_secs_f64(arguments.minutes * 60.0);
@@ -182,14 +187,14 @@ async fn storm_and_check(
     check::check(&storm, edits, &published, folder).await
 }
 
-/// A system whose processes are started, and the clients that are to use it.
+/// A system whose processes are started, and the clients that are to use it; and the database's clock.
 async fn prepare(
     arguments: &Arguments,
     seed: u64,
     folder: &Path,
     fixture: &Arc<Fixture>,
     earlier: Option<&Binaries>,
-) -> Result<Storm> {
+) -> Result<(Storm, Clock)> {
     let diary = Arc::new(Diary::begin(&folder.join("diary.log"))?);
     let programs = earlier.unwrap_or(&fixture.binaries);
     let (system, machines) = if arguments.machines {
@@ -210,11 +215,13 @@ async fn prepare(
     for member in &members {
         member.start()?;
     }
-    let now: String = sqlx::query_scalar("SELECT (now() AT TIME ZONE 'UTC')::text")
+    let began: Timestamp = sqlx::query_scalar("SELECT clock_timestamp() AT TIME ZONE 'UTC'")
         .fetch_one(&system.database)
         .await?;
+    let clock = Clock { began, read: Instant::now() };
     diary.note(format!(
-        "{now} UTC, seed {seed}: {GATEWAYS} gateways, {WORKERS} workers, {} clients, folder {}",
+        "{}, seed {seed}: {GATEWAYS} gateways, {WORKERS} workers, {} clients, folder {}",
+        began.to_the_microsecond(),
         arguments.clients(),
         folder.display()
     ));
@@ -234,7 +241,8 @@ async fn prepare(
             asked.store(true, Ordering::Relaxed);
         }
     });
-    Ok(Storm { system, members, load, diary, ended, tally: Mutex::default(), machines })
+    let storm = Storm { system, members, load, diary, ended, tally: Mutex::default(), machines };
+    Ok((storm, clock))
 }
 
 /// Twice the harness's limit.

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use harness::{Answer, verdict::InboxRow};
 use serde_json::{Value, json};
-use shared::{condition::Condition, update_id::UpdateId};
+use shared::domain::{condition::Condition, update_id::UpdateId};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
@@ -157,15 +157,21 @@ pub(crate) fn out_of_order(attempts: &[Attempt], inbox: &[InboxRow]) -> Vec<Stri
         .filter(|row| row.original.is_none())
         .map(|row| (row.id, row.position))
         .collect();
+    let of_text: HashMap<&str, i64> =
+        inbox.iter().map(|row| (row.text.as_str(), row.position)).collect();
     let mut latest: BTreeMap<(&str, bool, i32), (i64, &str)> = BTreeMap::new();
     let mut found = Vec::new();
     for attempt in attempts {
         let Some(together) = attempt.together.as_deref() else { continue };
-        // What is sent again with its key may have been applied when it was sent first.
-        if attempt.again && attempt.has_key {
+        // What is sent again with its key, or of an alert, may have been applied when it was sent first.
+        if attempt.again && (attempt.has_key || attempt.alert.is_some()) {
             continue;
         }
-        let position = attempt.result.taken().and_then(|id| positions.get(&UpdateId(id)));
+        let position = if matches!(attempt.result, AttemptResult::Queued) {
+            of_text.get(attempt.update.as_str())
+        } else {
+            attempt.result.taken().and_then(|id| positions.get(&UpdateId(id)))
+        };
         let Some(position) = position else { continue };
         let place = (together, attempt.again, attempt.component);
         let before = latest.insert(place, (*position, &attempt.update));

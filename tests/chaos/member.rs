@@ -14,6 +14,8 @@ use deploy::{binaries::Binaries, process};
 use harness::{System, proxy::Proxy};
 use nix::sys::signal::Signal;
 
+use crate::alert::MAPPING;
+
 /// Time limit for stopping a process.
 pub(crate) const STOP_LIMIT: Duration = Duration::from_secs(25);
 
@@ -52,12 +54,15 @@ impl Member {
         let broker = Proxy::before(&system.amqp_uri).await?;
         // The same one in each life, so that clients find it again.
         let address = format!("127.0.0.1:{}", free_port()?);
+        let mapping = system.context.folder.join("mapping.yaml");
+        fs::write(&mapping, MAPPING)?;
         let serves = if role == "gateway" { "SDB_BIND" } else { "SDB_ADMIN_ADDRESS" };
         let variables = system.variables(&[
             ("SDB_DATABASE_URI", database.uri()),
             ("SDB_AMQP_URI", broker.uri()),
             (serves, &address),
             ("SDB_LOG", "info,gateway=debug,worker=debug"),
+            ("SDB_ALERT_MAPPING", &mapping.display().to_string()),
         ]);
         let life = Life { program: program(programs, role), child: None, starts: 0, peak: 0 };
         Ok(Self {

@@ -4,7 +4,7 @@ mod machines;
 
 use std::{fmt, time::Duration};
 
-use shared::{envelope, message};
+use shared::wire::{envelope, message};
 
 pub(crate) use self::machines::MachineFault;
 use crate::{GATEWAYS, random::Random};

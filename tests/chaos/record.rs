@@ -10,11 +10,16 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use harness::verdict::{self, Answered, InboxRow};
 use serde_json::json;
-use shared::{component::ComponentId, condition::Condition, update_id::UpdateId};
+use shared::{
+    domain::{
+        component::ComponentId, condition::Condition, timestamp::Timestamp, update_id::UpdateId,
+    },
+    wire::message::Report,
+};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::diary::Diary;
+use crate::{alert::Seen, diary::Diary};
 
 /// Asks for no outcome.
 pub(crate) const RESPOND_ASYNC: &str = "respond-async";
@@ -28,8 +33,10 @@ pub(crate) struct Attempt {
     /// The component's id.
     pub(crate) component: i32,
     pub(crate) condition: Condition,
-    /// The source that it names.
+    /// The source that it names, or its token.
     pub(crate) source: Option<&'static str>,
+    /// The alert that it is.
+    pub(crate) alert: Option<Seen>,
     pub(crate) has_key: bool,
     /// The `Prefer` header.
     pub(crate) prefer: Option<&'static str>,
@@ -50,6 +57,8 @@ pub(crate) enum AttemptResult {
     Outcome { changed: bool, id: Uuid, incident: Option<i64> },
     /// 202.
     Accepted(Uuid),
+    /// 200 to an alert: it is queued.
+    Queued,
     /// 503: nothing was queued.
     Refused(Option<Uuid>, String),
     /// 503: it may have been queued or not.
@@ -60,6 +69,15 @@ pub(crate) enum AttemptResult {
     Nothing(String),
     /// An answer that no client should get.
     Wrong(String),
+}
+
+impl Attempt {
+    fn report(&self) -> Report {
+        let source = self.source.unwrap_or_default().to_owned();
+        let Some(alert) = &self.alert else { return Report { source, ..Report::default() } };
+        let (starts_at, ends_at) = (Some(alert.starts_at), alert.ends_at);
+        Report { source, key: alert.fingerprint(), ttl: None, starts_at, ends_at }
+    }
 }
 
 impl AttemptResult {
@@ -75,11 +93,25 @@ impl AttemptResult {
         Ok(Self::Unknown(id, message))
     }
 
-    /// The update's id of a 2xx.
+    /// A refusal of alerts, of which some may be queued.
+    pub(crate) fn of_503_to_alerts(message: String) -> Self {
+        if message.contains("need version") {
+            return Self::NoReports;
+        }
+        Self::Unknown(None, message)
+    }
+
+    /// Whether it is a 2xx.
+    pub(crate) const fn is_taken(&self) -> bool {
+        matches!(self, Self::Queued) || self.taken().is_some()
+    }
+
+    /// The update's id of a 2xx that has it.
     pub(crate) const fn taken(&self) -> Option<Uuid> {
         match self {
             Self::Outcome { id, .. } | Self::Accepted(id) => Some(*id),
-            Self::Refused(..)
+            Self::Queued
+            | Self::Refused(..)
             | Self::Unknown(..)
             | Self::NoReports
             | Self::Nothing(_)
@@ -89,7 +121,7 @@ impl AttemptResult {
 
     /// Whether there is no use in another attempt.
     pub(crate) const fn is_final(&self) -> bool {
-        self.taken().is_some() || matches!(self, Self::NoReports)
+        self.is_taken() || matches!(self, Self::NoReports)
     }
 }
 
@@ -136,7 +168,8 @@ impl Record {
                 }
             }
             AttemptResult::Accepted(id) => kept.unsettled.push((attempt.answered, *id)),
-            AttemptResult::Refused(..)
+            AttemptResult::Queued
+            | AttemptResult::Refused(..)
             | AttemptResult::Unknown(..)
             | AttemptResult::NoReports
             | AttemptResult::Nothing(_)
@@ -144,7 +177,9 @@ impl Record {
         }
         let is_asked_for = attempt.prefer == Some(RESPOND_ASYNC);
         let is_good = match &attempt.result {
-            AttemptResult::Outcome { .. } | AttemptResult::NoReports => true,
+            AttemptResult::Outcome { .. } | AttemptResult::Queued | AttemptResult::NoReports => {
+                true
+            }
             AttemptResult::Accepted(_) => is_asked_for,
             AttemptResult::Refused(..)
             | AttemptResult::Unknown(..)
@@ -206,6 +241,7 @@ pub(crate) fn write(attempts: &[Attempt], diary: &Diary, path: &Path) -> Result<
                 (status, Some(*id), incident.map(|id| id.to_string()).unwrap_or_default())
             }
             AttemptResult::Accepted(id) => ("202", Some(*id), String::new()),
+            AttemptResult::Queued => ("200, queued", None, String::new()),
             AttemptResult::Refused(id, message) => ("503, not queued", *id, message.clone()),
             AttemptResult::Unknown(id, message) => ("503, unknown", *id, message.clone()),
             AttemptResult::NoReports => ("no reports", None, String::new()),
@@ -217,6 +253,9 @@ pub(crate) fn write(attempts: &[Attempt], diary: &Diary, path: &Path) -> Result<
             "component": attempt.component,
             "impact": attempt.condition,
             "source": attempt.source,
+            "alert": attempt.alert.as_ref().map(Seen::fingerprint),
+            "starts": attempt.alert.as_ref().map(|alert| alert.starts_at.to_the_microsecond()),
+            "ends": attempt.alert.as_ref().and_then(|alert| alert.ends_at).map(Timestamp::to_the_microsecond),
             "key": attempt.has_key,
             "prefer": attempt.prefer,
             "gateway": attempt.gateway + 1,
@@ -242,7 +281,8 @@ pub(crate) fn as_sent(attempts: &[Attempt]) -> Result<Vec<verdict::Attempt>> {
             update: attempt.update.clone(),
             component: ComponentId(attempt.component),
             condition: Some(attempt.condition),
-            speaker: Some((attempt.source.unwrap_or_default().to_owned(), String::new())),
+            report: Some(attempt.report()),
+            is_alert: attempt.alert.is_some(),
             sent: micros(attempt.sent)?,
             answered: micros(attempt.answered)?,
             answer: match &attempt.result {
@@ -250,6 +290,7 @@ pub(crate) fn as_sent(attempts: &[Attempt]) -> Result<Vec<verdict::Attempt>> {
                     Answered::Outcome { id: UpdateId(*id), changed: *changed, incident: *incident }
                 }
                 AttemptResult::Accepted(id) => Answered::Accepted(UpdateId(*id)),
+                AttemptResult::Queued => Answered::Queued,
                 AttemptResult::Refused(id, message) => {
                     Answered::Refused(id.map(UpdateId), message.clone())
                 }

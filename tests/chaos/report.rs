@@ -8,7 +8,7 @@ use std::{
 };
 
 use harness::verdict::{Kind, RunVerdict};
-use shared::condition::Condition;
+use shared::domain::condition::Condition;
 
 use crate::{
     interruption::{self, Interruption},
@@ -47,8 +47,7 @@ impl Report<'_> {
         };
         let again = |attempt: &&Attempt| attempt.again;
         let retries = self.attempts.iter().filter(again).count();
-        let failed =
-            self.attempts.iter().filter(again).filter(|a| a.result.taken().is_none()).count();
+        let failed = self.attempts.iter().filter(again).filter(|a| !a.result.is_taken()).count();
         let mut updates: Vec<&str> = self.attempts.iter().map(|a| a.update.as_str()).collect();
         updates.sort_unstable();
         updates.dedup();
@@ -74,6 +73,9 @@ impl Report<'_> {
         row("of these `ok`", &{
             self.attempts.iter().filter(|attempt| attempt.condition == Condition::Ok).count()
         });
+        row("of these of alerts", &{
+            self.attempts.iter().filter(|attempt| attempt.alert.is_some()).count()
+        });
         row("of these with a source", &{
             self.attempts.iter().filter(|attempt| attempt.source.is_some()).count()
         });
@@ -81,6 +83,7 @@ impl Report<'_> {
             "200 and 201, with the outcome",
             &count(|t| matches!(t, AttemptResult::Outcome { .. })),
         );
+        row("200 to alerts, which are queued", &count(|t| matches!(t, AttemptResult::Queued)));
         row("202", &count(|t| matches!(t, AttemptResult::Accepted(_))));
         row("503, nothing was queued", &count(|t| matches!(t, AttemptResult::Refused(..))));
         row(
@@ -106,6 +109,7 @@ impl Report<'_> {
         row("decided by the model, too", &compared.updates());
         row("changes", &compared.changes);
         row("of these recoveries by `ok`", &compared.recoveries());
+        row("late copies of alerts, and of their ends", &compared.late());
         row("entries of timelines", &compared.entries);
         row("**lost**", &found(Kind::Lost));
         row("**doubled**", &found(Kind::Doubled));

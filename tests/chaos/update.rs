@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use harness::Answer;
 use serde_json::{Value, json};
-use shared::{condition::Condition, impact::Impact};
+use shared::domain::{condition::Condition, impact::Impact};
 use tokio::time::Instant;
 
 use crate::{
@@ -100,6 +100,7 @@ impl Update {
             component: self.component as i32 + 1,
             condition: self.condition,
             source: self.source,
+            alert: None,
             has_key: self.has_key,
             prefer: self.prefer,
             gateway,

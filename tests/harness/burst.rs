@@ -16,7 +16,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use reqwest::Client;
 use serde_json::{Value, json};
-use shared::update_id::UpdateId;
+use shared::domain::update_id::UpdateId;
 use tokio::{
     task::JoinHandle,
     time::{Instant, sleep},

@@ -43,7 +43,7 @@ pub use self::{
     clock::Clock,
     cluster::SharedCluster,
     pair::{Pair, Replication, connect},
-    process::{ADMIN, Process, log_lines},
+    process::{ADMIN, Process, free_ports, log_lines},
     publish::publish,
     requests::{Answer, COMPONENT_STATUS, INCIDENTS, answer, same, status_update},
     system::{CLAIM, Component, NOW, SECRET, SEVERAL_PARTITIONS, System, token},

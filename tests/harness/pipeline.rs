@@ -217,11 +217,6 @@ fn launch(
     Process::start(tool.program(), &arguments, &[], log)
 }
 
-/// An address at which nothing listens yet.
-pub async fn free_address() -> Result<String> {
-    Ok(TcpListener::bind("127.0.0.1:0").await?.local_addr()?.to_string())
-}
-
 /// Waits until a program listens; returns its address.
 async fn listening(process: &Process) -> Result<String> {
     let mut address = None;

@@ -2,12 +2,14 @@
 
 use std::{
     fs::{self, File},
+    io::Read,
+    net::TcpListener,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -117,4 +119,18 @@ impl Process {
 #[must_use]
 pub fn log_lines(log: &str) -> Vec<Value> {
     log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+/// The first of so many free ports, below those that the system gives to clients.
+pub fn free_ports(count: u16) -> Result<u16> {
+    for _ in 0..100 {
+        let mut random = [0; 2];
+        File::open("/dev/urandom")?.read_exact(&mut random)?;
+        let port = 20_000 + u16::from_ne_bytes(random) % 10_000;
+        let mut all = (port..port + count).map(|port| TcpListener::bind(("127.0.0.1", port)));
+        if all.all(|bound| bound.is_ok()) {
+            return Ok(port);
+        }
+    }
+    bail!("no {count} free ports")
 }

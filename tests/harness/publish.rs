@@ -5,7 +5,7 @@ use lapin::{
     BasicProperties,
     options::{BasicPublishOptions, ConfirmSelectOptions},
 };
-use shared::message::UpdateMessage;
+use shared::wire::message::UpdateMessage;
 
 use super::System;
 

@@ -7,7 +7,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use lapin::Connection;
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
-use shared::{broker::Broker, component::ComponentId, settings::Settings};
+use shared::{amqp::broker::Broker, domain::component::ComponentId, settings::Settings};
 use sqlx::{AssertSqlSafe, PgPool};
 use tokio::{
     runtime::Handle,
@@ -332,9 +332,9 @@ impl System {
     }
 
     /// The recorded shape of the queues.
-    pub async fn topology(&self) -> Result<shared::topology::Topology> {
+    pub async fn topology(&self) -> Result<shared::amqp::topology::Topology> {
         let mut connection = self.database.acquire().await?;
-        Ok(shared::topology::Recorded::read(&mut connection).await?.topology)
+        Ok(shared::amqp::topology::Recorded::read(&mut connection).await?.topology)
     }
 
     /// Ends the test: all is drained and nothing is parked; what was decided, the incidents and their

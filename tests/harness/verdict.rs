@@ -25,7 +25,7 @@ use std::{
 
 use anyhow::{Result, ensure};
 use model::delivery::Why;
-use shared::outcome::Reason;
+use shared::domain::outcome::Reason;
 
 pub use self::{
     journal::{begin, install, is_installed, mark, read},
@@ -131,6 +131,13 @@ impl Compared {
     #[must_use]
     pub fn recoveries(&self) -> usize {
         let by = [Reason::RecoveredAmongOthers, Reason::RecoveredAsOnlyComponent];
+        by.iter().filter_map(|reason| self.decided.get(reason.word())).sum()
+    }
+
+    /// Those that came too late: after the end of their alert, or an end after its alert began anew.
+    #[must_use]
+    pub fn late(&self) -> usize {
+        let by = [Reason::BeganBeforeKnownEnd, Reason::EndedBeforeKnownStart];
         by.iter().filter_map(|reason| self.decided.get(reason.word())).sum()
     }
 

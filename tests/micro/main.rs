@@ -13,12 +13,14 @@ use gateway::{auth::Auth, config::AuthConfig};
 use harness::{CLAIM, SECRET, token};
 use serde_json::json;
 use shared::{
-    component::{Attribute, Component, ComponentId},
-    impact::Impact,
-    message::UpdateMessage,
+    domain::{
+        component::{Attribute, Component, ComponentId},
+        impact::Impact,
+        timestamp::Timestamp,
+        update_id::UpdateId,
+    },
     settings::Settings,
-    timestamp::Timestamp,
-    update_id::UpdateId,
+    wire::message::UpdateMessage,
 };
 use uuid::Uuid;
 use worker::domain::{ActiveState, Update, decide};

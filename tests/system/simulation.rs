@@ -8,7 +8,10 @@ use harness::{
     simulation::{Edit, End, Flaw, History, Hold, Pick, Step, Update, play, play_many, prepare},
     tests,
 };
-use shared::{condition::Condition, impact::Impact, message::Report};
+use shared::{
+    domain::{condition::Condition, impact::Impact},
+    wire::message::Report,
+};
 use tokio::{runtime::Handle, task::spawn_blocking};
 
 tests!(

@@ -14,7 +14,7 @@ use harness::{
     tests,
     verdict::{Kind, Run, RunVerdict, judge},
 };
-use shared::impact::Impact;
+use shared::domain::impact::Impact;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use self::plants::PLANTS;

@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 
 use shared::{
-    admin,
-    broker::Broker,
+    amqp::broker::Broker,
     database::{self, ConnectOptions},
+    http::admin,
     settings::{Settings, SettingsError},
 };
 

@@ -4,12 +4,9 @@
 
 use std::time::Duration;
 
-use shared::{
-    database::{Database, sqlstate},
-    telemetry::chain,
-};
+use shared::{database::Database, telemetry::chain};
 use sqlx::PgConnection;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use crate::store::{affected, idempotency_keys, inbox_partitions, reports};
 
@@ -42,8 +39,7 @@ impl Housekeeping {
 
     /// Nothing waits for it: after a failure it is tried an hour later.
     async fn complete_affected(&mut self) {
-        let completed = self.database.with(affected::compare_rest);
-        match timeout(LIMIT, completed).await.unwrap_or_else(|_| Err(sqlstate::timed_out())) {
+        match self.database.with_within(LIMIT, affected::compare_rest).await {
             Ok(left) if left.is_empty() => {}
             Ok(left) => {
                 let incidents = left.len();
@@ -63,11 +59,8 @@ impl Housekeeping {
     pub(crate) async fn once(&mut self) {
         let days = self.inbox_days;
         loop {
-            let done = self
-                .database
-                .with(async |connection: &mut PgConnection| housekeep(connection, days).await);
-            let silent = |_| Err(sqlstate::timed_out());
-            match timeout(LIMIT, done).await.unwrap_or_else(silent) {
+            let once = async |connection: &mut PgConnection| housekeep(connection, days).await;
+            match self.database.with_within(LIMIT, once).await {
                 Ok(()) => return,
                 Err(error) => {
                     let reason = chain(&error);

@@ -1,6 +1,6 @@
 //! The worker: consumes its partitions in order, decides, and writes batches of updates.
 
-mod affected;
+mod apply_affected;
 pub mod batch;
 mod broker;
 mod catalogue;

@@ -4,7 +4,11 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
-use shared::{output, settings::Settings, shutdown, supervise, telemetry, traces};
+use shared::{
+    process::{output, stop_signal, supervise},
+    settings::Settings,
+    telemetry::{self, traces},
+};
 use worker::{
     cli::{self, Arguments, Command},
     config::Config,
@@ -33,7 +37,7 @@ async fn run(settings: &Settings) -> Result<()> {
     settings.unused().log();
     let config = Config::from_settings(settings)?;
     traces::start("status-dashboard-worker", config.broker.address(), config.database.address())?;
-    let ran = service::run(config, settings, shutdown::on_signal()?).await;
+    let ran = service::run(config, settings, stop_signal::token()?).await;
     traces::flush().await;
     ran?;
     Ok(supervise::outcome()?)

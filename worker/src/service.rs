@@ -3,14 +3,13 @@
 use std::{future::ready, net::SocketAddr, sync::Arc, time::Duration};
 
 use shared::{
-    admin::{self, AdminError},
+    amqp::topology::{Topology, TopologyError},
     database::Database,
-    service_manager,
+    http::admin::{self, AdminError},
+    process::{service_manager, supervise},
     settings::Settings,
-    supervise,
     telemetry::chain,
     throttled,
-    topology::{Topology, TopologyError},
 };
 use tokio::{
     sync::Mutex,
@@ -19,7 +18,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
-    affected,
+    apply_affected,
     broker::{Consumer, ReplySender},
     config::Config,
     housekeeping::Housekeeping,
@@ -80,8 +79,8 @@ pub async fn run(
         () = housekeeping.once() => {}
         () = stop.cancelled() => return Ok(()),
     }
-    let housekeeping = supervise::keep("housekeeping", housekeeping.run());
-    let applying = affected::apply(Database::new(config.database.clone()));
+    let _housekeeping = AbortOnDropHandle::new(supervise::keep("housekeeping", housekeeping.run()));
+    let applying = apply_affected::apply(Database::new(config.database.clone()));
     let _applying = AbortOnDropHandle::new(supervise::keep("affected components", applying));
     readiness.waiting_for("RabbitMQ has not answered yet");
     let _measuring = config.admin.map(|_| {
@@ -91,7 +90,6 @@ pub async fn run(
     });
 
     consume(config, readiness, &stop).await;
-    housekeeping.abort();
     tracing::info!("stopped");
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde::Deserialize;
-use shared::{
+use shared::domain::{
     shorten::{MAX_QUOTED_CHARS, shorten},
     timestamp::Timestamp,
 };

@@ -11,9 +11,9 @@ pub(super) struct Template {
 /// A part of a template.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum TemplatePart {
-    /// What stands there.
+    /// Text that stays as it is.
     Text(String),
-    /// What the alert has.
+    /// A value of the alert.
     Value(Placeholder),
 }
 

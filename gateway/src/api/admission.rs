@@ -7,7 +7,7 @@ use crate::{
         body_headers::{is_json, is_uncoded},
         error::ApiError,
     },
-    stop::Stop,
+    shutdown_stages::Stop,
 };
 
 /// A refusal that leaves the body unread closes the connection, and must announce that: otherwise the

@@ -11,8 +11,10 @@ use axum::{
 use serde::Serialize;
 use shared::{
     database::Servers,
-    health::ReadyStatus,
-    servers_report::{self, ServersReport},
+    http::{
+        health::ReadyStatus,
+        servers_report::{self, ServersReport},
+    },
 };
 use tokio::time::timeout;
 use utoipa::{ToSchema, openapi::Object};

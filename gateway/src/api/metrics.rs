@@ -7,7 +7,7 @@ use axum::{
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
-use shared::metrics::{COMMON, CONTENT_TYPE, GATEWAY, Server};
+use shared::telemetry::metrics::{COMMON, CONTENT_TYPE, GATEWAY, Server};
 
 use super::health::Readiness;
 use crate::{gateway::App, ingest::publisher::BrokerState};

@@ -6,9 +6,9 @@ use axum::http::{HeaderMap, StatusCode, header};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, errors::ErrorKind, get_current_timestamp};
 use serde_json::{Map, Value};
 use shared::{
-    message::is_source,
-    metrics::{GATEWAY, TokenRefusal, Words},
+    telemetry::metrics::{GATEWAY, TokenRefusal, Words},
     throttled,
+    wire::message::is_source,
 };
 
 use crate::{config::AuthConfig, http::error::ApiError, store::clock::DatabaseClock};

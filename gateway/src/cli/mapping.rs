@@ -8,20 +8,19 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::Subcommand;
 use shared::{
-    component::ByName,
     database::{self, ConnectError},
-    output,
+    domain::{component::ByName, timestamp::Timestamp},
+    process::output,
     settings::Settings,
-    timestamp::Timestamp,
 };
 
 use crate::{
     alertmanager::{
         alert::{Alert, AlertState, BadAlert, Labels},
-        mapping::{Mapped, Mapping, PassedOver, named},
+        alert_bodies::Alerts,
+        alert_to_update::{Mapped, Mapping, PassedOver, named},
         matcher,
-        payload::Alerts,
-        reachability::{self, Unreached, Useless},
+        reachable_components::{self, Unreached, Useless},
     },
     config::Config,
     loaded_mapping,
@@ -218,7 +217,7 @@ fn outcome(mapped: &Mapped<'_>) -> String {
 }
 
 fn compared(mapping: &Mapping, catalogue: &ByName) -> String {
-    let Unreached { components, rules } = reachability::unreached(mapping, catalogue);
+    let Unreached { components, rules } = reachable_components::unreached(mapping, catalogue);
     let mut lines = Vec::new();
     if !components.is_empty() {
         lines.push("No rule can reach these components:".to_owned());

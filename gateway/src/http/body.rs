@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::{body::Body, http::StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use shared::metrics::{GATEWAY, Refused};
+use shared::telemetry::metrics::{GATEWAY, Refused};
 use tokio::{
     sync::{Semaphore, SemaphorePermit},
     time::timeout,

@@ -1,7 +1,7 @@
 //! Impacts as clients write them.
 
 use serde_json::Number;
-use shared::impact::Impact;
+use shared::domain::impact::Impact;
 
 /// An impact as clients write it.
 #[derive(Debug, PartialEq, Eq)]

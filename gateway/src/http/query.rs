@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use axum::http::Uri;
 use serde_json::{Map, Value, json};
-use shared::{component::MAX_ATTRIBUTE_LENGTH, impact::Impact, timestamp::Timestamp};
+use shared::domain::{component::MAX_ATTRIBUTE_LENGTH, impact::Impact, timestamp::Timestamp};
 use utoipa::{
     PartialSchema, ToSchema,
     openapi::{RefOr, Schema},

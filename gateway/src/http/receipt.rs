@@ -4,7 +4,7 @@ use axum::{
     http::{HeaderName, HeaderValue, header},
     response::{IntoResponse, Response},
 };
-use shared::update_id::UpdateId;
+use shared::domain::update_id::UpdateId;
 
 /// The path of an update's receipt.
 pub(crate) fn path(id: UpdateId) -> String {

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use serde_json::Value;
-use shared::update_id::UpdateId;
+use shared::domain::update_id::UpdateId;
 use utoipa::{
     ToSchema,
     openapi::{Object, ObjectBuilder, schema::SchemaType},
@@ -31,9 +31,9 @@ pub(crate) struct Attribute {
     value: String,
 }
 
-impl From<shared::component::Attribute> for Attribute {
-    fn from(attribute: shared::component::Attribute) -> Self {
-        let shared::component::Attribute { name, value } = attribute;
+impl From<shared::domain::component::Attribute> for Attribute {
+    fn from(attribute: shared::domain::component::Attribute) -> Self {
+        let shared::domain::component::Attribute { name, value } = attribute;
         Self { name, value }
     }
 }

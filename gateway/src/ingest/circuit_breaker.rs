@@ -14,7 +14,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use shared::{component::ComponentId, update_id::UpdateId};
+use shared::domain::{component::ComponentId, update_id::UpdateId};
 use tokio::time::Instant;
 
 /// Time without an outcome, while one is awaited, after which none is expected.

@@ -8,11 +8,9 @@ use std::{
 
 use parking_lot::Mutex;
 use shared::{
-    component::ComponentId,
-    incident::IncidentId,
-    message::{UpdateResult, Verdict},
+    domain::{component::ComponentId, incident::IncidentId, update_id::UpdateId},
     throttled,
-    update_id::UpdateId,
+    wire::message::{UpdateResult, Verdict},
 };
 use tokio::{
     sync::oneshot,

@@ -37,17 +37,20 @@ use std::{
 use arc_swap::ArcSwapOption;
 use futures_util::future::join_all;
 use shared::{
-    broker::Broker,
-    component::ComponentId,
-    envelope::Entry,
-    message::UpdateMessage,
-    metrics::{COMMON, Server},
-    servers_report::ServersReport,
-    supervise,
-    telemetry::chain,
+    amqp::{
+        broker::Broker,
+        topology::{Phase, Recorded, Topology, TopologyError},
+    },
+    domain::component::ComponentId,
+    http::servers_report::ServersReport,
+    process::supervise,
+    telemetry::{
+        chain,
+        metrics::{COMMON, Server},
+        traces::{self, Publishing},
+    },
     throttled,
-    topology::{Phase, Recorded, Topology, TopologyError},
-    traces::{self, Publishing},
+    wire::{envelope::Entry, message::UpdateMessage},
 };
 use tokio::{
     sync::watch,
@@ -58,7 +61,7 @@ use tokio_util::task::AbortOnDropHandle;
 pub(crate) use self::broker_state::{BrokerState, PublishError};
 use self::{
     exchange::{FenceError, Later, LinkExchange, RETRY_PAUSE, delete_all},
-    link::{LOOK_EVERY, Link, LinkError, Opening, PURPOSE, SECOND_PURPOSE},
+    link::{LOOK_EVERY, Link, LinkError, OPEN_LIMIT, Opening, PURPOSE, SECOND_PURPOSE},
     second_link::SecondLink,
     ticket::{Queued, Ticket},
 };
@@ -72,8 +75,6 @@ const READ_LIMIT: Duration = Duration::from_secs(2);
 /// Time for deleting the exchanges at shutdown.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
-/// Time for opening a link.
-const CONNECT_LIMIT: Duration = Duration::from_secs(30);
 /// Pause between two declarations of missing queues.
 const COMPLETE_EVERY: Duration = Duration::from_secs(1);
 
@@ -241,7 +242,7 @@ impl Publisher {
             Some(ahead) => later.delete(&ahead.exchange),
             None => {}
         }
-        timeout(CONNECT_LIMIT, Link::open(with, topology)).await.unwrap_or(Err(LinkError::Silent))
+        timeout(OPEN_LIMIT, Link::open(with, topology)).await.unwrap_or(Err(LinkError::Silent))
     }
 
     /// Closes the links and deletes their exchanges.

@@ -18,16 +18,20 @@ use std::{sync::Arc, time::Duration};
 use axum::http::StatusCode;
 use futures_util::future::join_all;
 use shared::{
-    component::Component,
-    condition::Condition,
-    incident::IncidentSnapshot,
-    message::{UpdateMessage, Verdict},
-    metrics::{AnsweredLabel, GATEWAY, Refused},
-    outcome::{Reason, Rejection},
+    domain::{
+        component::Component,
+        condition::Condition,
+        incident::IncidentSnapshot,
+        outcome::{Reason, Rejection},
+        timestamp::Timestamp,
+        update_id::UpdateId,
+    },
+    telemetry::{
+        metrics::{AnsweredLabel, GATEWAY, Refused},
+        traces::{self, Traces, Waiting},
+    },
     throttled,
-    timestamp::Timestamp,
-    traces::{self, Traces, Waiting},
-    update_id::UpdateId,
+    wire::message::{UpdateMessage, Verdict},
 };
 use tokio::{
     sync::Semaphore,
@@ -41,7 +45,7 @@ use super::{
 use crate::{
     auth::rate_limit::RateLimit,
     http::{error::ApiError, prefer::Preference, receipt},
-    stop::Stop,
+    shutdown_stages::Stop,
     store::{catalogue::CatalogueCopy, clock::DatabaseClock, pools::Pool},
     view::{incident_json::ShownIncident, update_state::UpdateState},
 };

@@ -1,13 +1,13 @@
 //! Serves lists: conditionally, compressed, from memory while nothing has changed, and streamed if they
 //! are too large for memory.
 
-mod budget;
 mod cache;
-pub(crate) mod document;
-pub(crate) mod live;
+pub(crate) mod change_notices;
+mod document_turns;
+mod memory_budget;
 mod render;
+pub(crate) mod serve_document;
 mod streamed;
-mod turns;
 mod writer;
 
 use std::{convert::Infallible, future::Future, sync::Arc};
@@ -19,15 +19,15 @@ use axum::{
 };
 use bytes::Bytes;
 use futures_util::stream;
-use shared::metrics::{GATEWAY, ListSource};
+use shared::telemetry::metrics::{GATEWAY, ListSource};
 use tokio::sync::Semaphore;
 
 pub(crate) use self::writer::{ListError, ListWriter, WriteRows};
 use self::{
-    budget::Budget,
     cache::{Cache, Found, List, Slot, Turn, Written},
+    document_turns::Turns,
+    memory_budget::Budget,
     render::{Rendering, render},
-    turns::Turns,
 };
 pub(crate) use crate::store::version::DependsOn;
 use crate::{

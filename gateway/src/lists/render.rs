@@ -9,8 +9,8 @@ use tokio::time::timeout;
 
 use super::{
     Lists,
-    budget::{self, Budget, Reservation},
     cache::{Cache, SMALL_BYTES},
+    memory_budget::{self, Budget, Reservation},
     writer::{Chunk, Chunks, ListError, ListWriter},
 };
 use crate::{
@@ -136,7 +136,7 @@ async fn collect(
                 let body = whole(pieces, length);
                 let body = match share {
                     Some(mut share) => {
-                        budget::keep(&mut share, length);
+                        memory_budget::keep(&mut share, length);
                         Bytes::from_owner(OwnedBody { bytes: body, _share: share })
                     }
                     None => body,
@@ -150,7 +150,7 @@ async fn collect(
         }
     }
     if let Some(share) = &mut share {
-        budget::keep(share, length);
+        memory_budget::keep(share, length);
     }
     Ok(Rendering::Partial(Partial { begin: pieces, share, rest: chunks, next, version }))
 }

@@ -13,7 +13,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     Lists,
-    budget::Reservation,
+    memory_budget::Reservation,
     render::Partial,
     writer::{Chunk, Chunks, ListError},
 };

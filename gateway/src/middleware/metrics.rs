@@ -6,7 +6,7 @@ use axum::{
     middleware::Next,
     response::Response,
 };
-use shared::metrics::GATEWAY;
+use shared::telemetry::metrics::GATEWAY;
 use tokio::time::Instant;
 
 /// Counts and measures answered requests.

@@ -1,5 +1,5 @@
 //! A span for each request to an API, if traces are enabled. Its names follow the semantic conventions for HTTP;
-//! those of other spans are in [`shared::traces`].
+//! those of other spans are in [`shared::telemetry::traces`].
 
 use axum::{
     extract::{MatchedPath, Request},
@@ -12,7 +12,7 @@ use opentelemetry::{
     trace::{FutureExt, Status, TraceContextExt},
 };
 use opentelemetry_http::HeaderExtractor;
-use shared::traces::{Client, Traces};
+use shared::telemetry::traces::{Client, Traces};
 
 use crate::{auth::Auth, http::api_path::is_of_api};
 
@@ -23,7 +23,7 @@ pub(crate) async fn trace_request(
     request: Request,
     next: Next,
 ) -> Response {
-    // The others are polled, or are pages and feeds, which nobody follows further.
+    // Other paths get no span: they are polled, or are pages and feeds, whose requests belong to no trace.
     if !is_of_api(request.uri().path()) {
         return next.run(request).await;
     }

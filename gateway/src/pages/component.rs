@@ -5,10 +5,9 @@ use std::{collections::BTreeSet, sync::Arc};
 use askama::Template;
 use axum::{
     extract::{Path, State, rejection::PathRejection},
-    http::StatusCode,
     response::Response,
 };
-use shared::{
+use shared::domain::{
     component::{Attribute, ComponentId},
     timestamp::Timestamp,
 };
@@ -16,10 +15,10 @@ use shared::{
 use super::{error::page, frame::Frame, table::percent};
 use crate::{
     gateway::App,
-    http::{error::ApiError, reader::Reader},
+    http::reader::Reader,
     lists::{
         ListError, ListWriter,
-        document::{Document, serve_document},
+        serve_document::{Document, serve_document},
     },
     store::{
         bars,
@@ -28,9 +27,8 @@ use crate::{
     },
     uptime::{Bar, MonthSoFar, last_months},
     view::{
-        catalogue,
-        catalogue::label,
-        event::{EventView, Names, names},
+        catalogue::{self, NO_COMPONENT, known_component, label},
+        event::{EventView, names},
         html::{Days, Grid, Icon, plain},
         level::Level,
     },
@@ -41,20 +39,14 @@ const MONTHS: usize = 12;
 /// Incidents that are shown, and updates of each of them.
 const MOST: Most = Most { events: 50, after: 0, updates: 1 };
 
-const GONE: &str = "There is no such component; it may have been removed from the catalogue";
-
 pub(super) async fn get(
     State(app): State<Arc<App>>,
     id: Result<Path<String>, PathRejection>,
     reader: Reader,
 ) -> Response {
     let answer = async {
-        let id = id.ok().and_then(|Path(id)| id.parse().ok());
-        let id = id.ok_or_else(|| ApiError::new(StatusCode::NOT_FOUND, GONE))?;
-        let id = ComponentId(id);
-        if app.catalogue.lacks(id) {
-            return Err(ApiError::new(StatusCode::NOT_FOUND, GONE));
-        }
+        let id = id.ok().and_then(|Path(id)| id.parse().ok().map(ComponentId));
+        let id = known_component(id, &app.catalogue)?;
         serve_document(&app.lists, &reader, ComponentDocument { id, app: app.clone() }).await
     };
     page(&app, answer.await)
@@ -92,6 +84,17 @@ struct MonthView<'a> {
     uptime: String,
 }
 
+impl<'a> MonthView<'a> {
+    fn new((month, Bar { days, uptime }): (&MonthSoFar, &'a Bar)) -> Self {
+        let name = month.of.text();
+        Self {
+            days: Days { caption: name.clone(), days: days.into() },
+            name,
+            uptime: percent(*uptime),
+        }
+    }
+}
+
 impl Document for ComponentDocument {
     const TYPE: &'static str = "text/html; charset=utf-8";
 
@@ -111,29 +114,25 @@ impl Document for ComponentDocument {
         let Self { id, app } = self;
         let impacts = page_events::impacts(state).await?;
         let events = page_events::read(state, Which::Of(id), MOST, None).await?;
-        let ids = with_neighbours(&events, id, state.now);
+        let (active, earlier): (Vec<_>, Vec<_>) =
+            events.iter().partition(|event| is_now(event, id, state.now));
+        // Those that are named.
+        let neighbours = active.iter().flat_map(|event| event.event.components.iter().copied());
+        let ids: Vec<ComponentId> = neighbours.chain([id]).collect();
         let components = catalogue::read_some(state, &ids).await?;
         let names = names(&components);
-        let component = *names.get(&id).ok_or(ListError::Gone(GONE))?;
+        let component = *names.get(&id).ok_or(ListError::Gone(NO_COMPONENT))?;
         let months = last_months(state.now, MONTHS);
         let from = months.last().and_then(|month| month.of.begin()).unwrap_or(state.now);
         let intervals = bars::of_component(&mut state.database, id, (from, state.now)).await?;
         let impact = app.bars.impact();
         let bars: Vec<Bar> =
             months.iter().map(|month| month.days().bar(&intervals, impact)).collect();
-        let month = |(month, bar): (&MonthSoFar, _)| {
-            let Bar { days, uptime }: &Bar = bar;
-            let name = month.of.text();
-            MonthView {
-                days: Days { caption: name.clone(), days: days.into() },
-                name,
-                uptime: percent(*uptime),
-            }
-        };
         let lengths: BTreeSet<usize> = bars.iter().map(|bar| bar.days.len()).collect();
         let level = Level::of_worst(impacts.get(&id).copied());
         let frame = Frame::new(&app.pages, state);
-        let (active, earlier) = now_and_earlier(&events, id, (&names, &frame.base, state.now));
+        let view = |event: &PageEvent| EventView::new(event, &names, &frame.base, state.now);
+        let line = |event: &PageEvent| EventView::line(event, state.now);
         let page = ComponentPage {
             id: id.0,
             label: label(component),
@@ -141,9 +140,9 @@ impl Document for ComponentDocument {
             attributes: &component.attributes,
             level,
             icon: Icon(level),
-            active,
-            earlier,
-            months: months.iter().zip(&bars).map(month).collect(),
+            active: active.into_iter().map(view).collect(),
+            earlier: earlier.into_iter().map(line).collect(),
+            months: months.iter().zip(&bars).map(MonthView::new).collect(),
             grids: lengths.into_iter().map(Grid).collect(),
             uptime_word: Level::of(impact).word(),
             frame,
@@ -156,27 +155,4 @@ impl Document for ComponentDocument {
 /// Whether the component is in it now: an incident may go on without it.
 fn is_now(event: &PageEvent, id: ComponentId, now: Timestamp) -> bool {
     event.event.is_running(now) && event.event.components.contains(&id)
-}
-
-/// The components that are named: it, and those that are in the same incidents now.
-fn with_neighbours(events: &[PageEvent], id: ComponentId, now: Timestamp) -> Vec<ComponentId> {
-    let active = events.iter().filter(|event| is_now(event, id, now));
-    active.flat_map(|event| event.event.components.iter().copied()).chain([id]).collect()
-}
-
-/// What the component is in now, and all else.
-fn now_and_earlier(
-    events: &[PageEvent],
-    id: ComponentId,
-    (names, base, now): (&Names<'_>, &str, Timestamp),
-) -> (Vec<EventView>, Vec<EventView>) {
-    let (mut active, mut earlier) = (Vec::new(), Vec::new());
-    for event in events {
-        if is_now(event, id, now) {
-            active.push(EventView::new(event, names, base, now));
-        } else {
-            earlier.push(EventView::line(event, now));
-        }
-    }
-    (active, earlier)
 }

@@ -1,6 +1,6 @@
 //! What all pages have in common.
 
-use shared::component::Component;
+use shared::domain::component::Component;
 
 use crate::{
     config::PageConfig,

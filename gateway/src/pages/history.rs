@@ -16,7 +16,7 @@ use crate::{
     http::{error::ApiError, query::Query, reader::Reader},
     lists::{
         ListError, ListWriter,
-        document::{Document, serve_document},
+        serve_document::{Document, serve_document},
     },
     store::{
         page_events::{self, Most, Which},

@@ -15,7 +15,7 @@ use crate::{
     http::{error::ApiError, reader::Reader},
     lists::{
         ListError, ListWriter,
-        document::{Document, serve_document},
+        serve_document::{Document, serve_document},
     },
     store::{
         bars::{self, Part},

@@ -1,21 +1,18 @@
 //! `GET /`: what is wrong now, in one sentence, and then in detail.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use askama::Template;
 use axum::{extract::State, response::Response};
-use shared::{
-    component::{Component, ComponentId},
-    timestamp::Timestamp,
-};
+use shared::domain::{component::Component, timestamp::Timestamp};
 
 use super::{error::page, frame::Frame, table::Table};
 use crate::{
     gateway::App,
     http::{error::ApiError, reader::Reader},
     lists::{
-        DependsOn, ListError, ListWriter,
-        document::{Document, serve_document},
+        ListError, ListWriter,
+        serve_document::{Document, serve_document},
     },
     store::{
         bars::{self, Affected},
@@ -44,7 +41,7 @@ pub(super) async fn get(State(app): State<Arc<App>>, reader: Reader) -> Response
     let answer = async {
         let region = AskedRegion::of(&reader, &app.catalogue)?;
         // Not while it is written, when it has a connection that others may need.
-        let affected = app.bars.of(app.versions.now(DependsOn::Page).await?).await;
+        let affected = app.bars.of(app.versions.now(Overview::DEPENDS_ON).await?).await;
         let affected = affected.ok_or_else(ApiError::no_database)?;
         let overview = Overview { region, affected, app: app.clone() };
         serve_document(&app.lists, &reader, overview).await
@@ -115,7 +112,9 @@ impl Document for Overview {
         let of = region.ids(&all)?;
         let shown: Vec<&Component> = all.iter().filter(|of| region.has(of)).collect();
         let impacts = page_events::impacts(state).await?;
-        let levels = levels(&impacts, &shown);
+        // Of the components that are affected.
+        let affecting = shown.iter().filter_map(|component| impacts.get(&component.id));
+        let levels: Vec<Level> = affecting.copied().map(Level::of).collect();
         let active = page_events::read(state, Which::Active, ACTIVE, of.as_deref()).await?;
         // What is active in a region has a component of it.
         let worst = if of.is_none() { page_events::worst(state).await? } else { None };
@@ -156,22 +155,12 @@ impl Document for Overview {
     }
 }
 
-/// The states of the components that are shown.
-fn levels(
-    impacts: &HashMap<ComponentId, i16>,
-    shown: &[&Component],
-) -> HashMap<ComponentId, Level> {
-    let level = |component: &&Component| {
-        impacts.get(&component.id).map(|impact| (component.id, Level::of(*impact)))
-    };
-    shown.iter().filter_map(level).collect()
-}
-
 impl Headline {
-    /// `worst` is that of everything that is active, also of what has no component.
-    fn new(levels: &HashMap<ComponentId, Level>, worst: Option<Level>, components: usize) -> Self {
-        let level = levels.values().copied().chain(worst).max().unwrap_or_default();
-        let count = |level: Level| levels.values().filter(|of| **of == level).count();
+    /// `levels` are those of affected components. `worst` is that of everything that is active, also of what has no
+    /// component.
+    fn new(levels: &[Level], worst: Option<Level>, components: usize) -> Self {
+        let level = levels.iter().copied().chain(worst).max().unwrap_or_default();
+        let count = |level: Level| levels.iter().filter(|of| **of == level).count();
         let affected = count(level);
         let some =
             if affected == 1 { "1 component".to_owned() } else { format!("{affected} components") };
@@ -192,7 +181,7 @@ impl Headline {
             .filter(|other| *other < level && *other != Level::Operational && count(*other) > 0)
             .map(|other| format!("{} {}", count(other), other.phrase()))
             .collect();
-        let well = components - levels.len().min(components);
+        let well = components - levels.len();
         let mut detail = String::new();
         if !others.is_empty() {
             detail = format!("Also {}. ", others.join(", "));

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, collections::HashMap};
 
-use shared::{
+use shared::domain::{
     component::{Component, ComponentId},
     timestamp::Timestamp,
 };

@@ -14,7 +14,7 @@ use hyper_util::{
     server::graceful::GracefulShutdown,
     service::TowerToHyperService,
 };
-use shared::{paths, telemetry::chain};
+use shared::{http::paths, telemetry::chain};
 use tokio::net::TcpStream;
 use tokio_io_timeout::TimeoutStream;
 

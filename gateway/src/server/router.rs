@@ -10,7 +10,7 @@ use axum::{
     response::Redirect,
     routing::{get, post},
 };
-use shared::traces;
+use shared::telemetry::traces;
 
 use crate::{
     api::{

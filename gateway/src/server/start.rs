@@ -3,12 +3,11 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use shared::{
-    admin::{self, AdminError},
+    amqp::topology::{Topology, TopologyError},
     database::ConnectOptions,
-    service_manager,
+    http::admin::{self, AdminError},
+    process::{service_manager, supervise},
     settings::Settings,
-    supervise,
-    topology::{Topology, TopologyError},
 };
 use tokio::{
     net::TcpListener,

@@ -1,6 +1,6 @@
 //! When components had an outage.
 
-use shared::{component::ComponentId, timestamp::Timestamp};
+use shared::domain::{component::ComponentId, timestamp::Timestamp};
 use sqlx::{FromRow, PgConnection};
 
 /// A component and its outages.

@@ -4,18 +4,14 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures_util::TryStreamExt;
 use shared::{
-    component::ComponentId,
-    database::{ConnectOptions, Database, sqlstate},
-    supervise,
+    database::{ConnectOptions, Database},
+    domain::{component::ComponentId, timestamp::Timestamp},
+    process::supervise,
     telemetry::chain,
     throttled,
-    timestamp::Timestamp,
 };
 use sqlx::{FromRow, PgConnection};
-use tokio::{
-    sync::{Mutex, watch},
-    time::timeout,
-};
+use tokio::sync::{Mutex, watch};
 
 use super::{
     pools::LIST_LIMITS,
@@ -74,9 +70,10 @@ impl Latest {
         of.is_of_this_minute_or_the_last(version).then(|| affected.clone())
     }
 
+    /// Whether they are good, and none are to be read for this version.
     fn is_new(&self, version: Version) -> bool {
         let wanted = version.of_list(DependsOn::Minutes);
-        self.bars.as_ref().is_some_and(|(of, _)| of.reaches(wanted))
+        self.good(version).is_some() && self.bars.as_ref().is_some_and(|(of, _)| of.reaches(wanted))
     }
 }
 
@@ -93,19 +90,14 @@ impl Bars {
 
     /// The bars for a page of this version; none when the database fails, and none read before are recent enough.
     pub(crate) async fn of(&self, version: Version) -> Option<Arc<Affected>> {
-        let readings = {
-            let latest = self.0.latest.borrow();
-            match latest.good(version) {
-                Some(affected) if latest.is_new(version) => return Some(affected),
-                Some(affected) => {
-                    self.read_next();
-                    return Some(affected);
-                }
-                None => latest.readings,
-            }
-        };
         let mut latest = self.0.latest.subscribe();
-        self.read_next();
+        let (is_new, readings) = {
+            let latest = latest.borrow();
+            (latest.is_new(version), latest.readings)
+        };
+        if !is_new {
+            self.read_next();
+        }
         let ended = |latest: &Latest| latest.good(version).is_some() || latest.readings > readings;
         // It fails only without the sender, which `self` has.
         latest.wait_for(ended).await.ok().and_then(|latest| latest.good(version))
@@ -116,9 +108,8 @@ impl Bars {
         let Ok(mut database) = self.0.database.clone().try_lock_owned() else { return };
         let shared = self.0.clone();
         supervise::spawn("bars", async move {
-            let reading = database.with(async |connection| shared.read(connection).await);
-            let read = timeout(READ_LIMIT, reading).await;
-            let read = read.unwrap_or_else(|_| Err(sqlstate::timed_out()));
+            let reading = async |connection: &mut PgConnection| shared.read(connection).await;
+            let read = database.with_within(READ_LIMIT, reading).await;
             if let Err(error) = &read {
                 let reason = chain(error);
                 throttled!(warn, &reason, reason, "the bars of the pages can't be read");

@@ -4,11 +4,15 @@ use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwapOption;
 use shared::{
-    component::{Attribute, ByName, Component, ComponentId, NoComponent},
     database::{components, sqlstate},
-    metrics::{COMMON, Server},
-    telemetry::chain,
-    timestamp::Timestamp,
+    domain::{
+        component::{Attribute, ByName, Component, ComponentId, NoComponent},
+        timestamp::Timestamp,
+    },
+    telemetry::{
+        chain,
+        metrics::{COMMON, Server},
+    },
 };
 use sqlx::PgConnection;
 use tokio::{

@@ -8,7 +8,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
-use shared::timestamp::Timestamp;
+use shared::domain::timestamp::Timestamp;
 use time::OffsetDateTime;
 use tokio::time::Instant;
 

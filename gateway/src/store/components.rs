@@ -1,8 +1,8 @@
 //! Components with their incidents, as lists show them.
 
 use shared::{
-    component::{Attribute, ComponentId},
     database,
+    domain::component::{Attribute, ComponentId},
 };
 use sqlx::{AssertSqlSafe, PgConnection, Postgres, postgres::PgArguments, query::Query};
 

@@ -1,6 +1,6 @@
 //! Events: incidents and maintenances as API v2 reads them.
 
-use shared::{component::ComponentId, timestamp::Timestamp};
+use shared::domain::{component::ComponentId, timestamp::Timestamp};
 use sqlx::{AssertSqlSafe, FromRow, Postgres, postgres::PgArguments, query::Query};
 
 use super::{

@@ -1,6 +1,6 @@
 //! Incidents for feeds.
 
-use shared::{component::ComponentId, database};
+use shared::{database, domain::component::ComponentId};
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::incidents::{COLUMNS, Rows, UPDATES};

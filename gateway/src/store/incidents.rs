@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use shared::{impact::Impact, incident::IncidentId, timestamp::Timestamp};
+use shared::domain::{impact::Impact, incident::IncidentId, timestamp::Timestamp};
 use sqlx::{AssertSqlSafe, FromRow};
 
 use super::pools::Pool;
@@ -100,9 +100,6 @@ pub(crate) const UPDATES: &str = concat!(
     " FROM incident_status WHERE incident_id = i.id
     ) AS u ON true"
 );
-
-/// The status of updates that this service wrote.
-pub(crate) const SYSTEM: &str = "SYSTEM";
 
 impl Incident {
     /// Status, text and time of each update, newest first.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use shared::{component::ComponentId, timestamp::Timestamp};
+use shared::domain::{component::ComponentId, timestamp::Timestamp};
 use sqlx::{AssertSqlSafe, FromRow};
 
 use super::{
@@ -16,7 +16,7 @@ use super::{
 pub(crate) struct PageEvent {
     #[sqlx(flatten)]
     pub(crate) event: Event,
-    /// The number of all its updates.
+    /// The number of all its updates; 0 if none are asked for.
     pub(crate) updates: i64,
     /// The ids of the updates that it has here.
     pub(crate) update_ids: Vec<i32>,
@@ -154,10 +154,14 @@ pub(crate) async fn read(
         Some(_) => HAS.to_owned(),
         None => "true".to_owned(),
     };
-    let of_event = if most.updates == 0 { "'{}'::integer[] AS components" } else { COMPONENTS };
+    let (of_event, count) = if most.updates == 0 {
+        ("'{}'::integer[] AS components", "0::bigint")
+    } else {
+        (COMPONENTS, "(SELECT count(*) FROM incident_status s WHERE s.incident_id = i.id)")
+    };
     let statement = format!(
         "SELECT {COLUMNS}, i.system, {of_event}, {STATUS} AS status,
-            (SELECT count(*) FROM incident_status s WHERE s.incident_id = i.id) AS updates, u.update_ids
+            {count} AS updates, u.update_ids
         FROM (
             -- Every value is named, because PostgreSQL has to know the type of each that is bound.
             SELECT * FROM incident i WHERE ({condition}) AND {of_components}

@@ -5,7 +5,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 use parking_lot::Mutex;
 use shared::{
     database::{BY_INDEX, ConnectOptions},
-    supervise,
+    process::supervise,
     telemetry::chain,
     throttled,
 };

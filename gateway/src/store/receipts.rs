@@ -1,7 +1,7 @@
 //! Receipts: what the database has of single updates.
 
 use serde_json::Value;
-use shared::{
+use shared::domain::{
     component::ComponentId, incident::IncidentId, timestamp::Timestamp, update_id::UpdateId,
 };
 use sqlx::FromRow;

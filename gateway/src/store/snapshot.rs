@@ -1,6 +1,6 @@
 //! One state of the database, for documents that are made of several statements.
 
-use shared::timestamp::Timestamp;
+use shared::domain::timestamp::Timestamp;
 use sqlx::{Connection, FromRow, PgConnection, Postgres, Row, Transaction};
 
 use super::version::{VERSION, Version};

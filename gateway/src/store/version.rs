@@ -5,10 +5,10 @@ use std::{fmt::Write, sync::Arc, time::Duration};
 use parking_lot::Mutex;
 use shared::{
     database::{ConnectOptions, Database},
-    supervise,
+    domain::timestamp::Timestamp,
+    process::supervise,
     telemetry::chain,
     throttled,
-    timestamp::Timestamp,
 };
 use sqlx::{FromRow, PgConnection, Row, postgres::PgRow};
 use tokio::{

@@ -1,11 +1,10 @@
 //! The catalogue as readers see it: regions, categories, labels.
 
-use shared::{
-    component::{Attribute, Component, ComponentId},
-    database::components,
-};
-
 use axum::http::StatusCode;
+use shared::{
+    database::components,
+    domain::component::{Attribute, Component, ComponentId},
+};
 
 use super::html::contained;
 use crate::{
@@ -20,6 +19,9 @@ use crate::{
 /// The attribute by which components are shown side by side.
 const REGION: &str = "region";
 const NO_REGION: &str = "There is no such region";
+/// What readers get who ask for a component that does not exist.
+pub(crate) const NO_COMPONENT: &str =
+    "There is no such component; it may have been removed from the catalogue";
 
 /// All components, in the order of their ids, with names and values that can be shown beside others.
 ///
@@ -84,6 +86,19 @@ pub(crate) fn label(component: &Component) -> String {
         Some(region) => format!("{} ({region})", component.name),
         None => component.name.clone(),
     }
+}
+
+/// The id of a component that a request is about. Refuses one that is known not to exist, so that nothing is read for
+/// ids that somebody makes up.
+///
+/// # Errors
+/// 404 if there is no id, or no component with it.
+pub(crate) fn known_component(
+    id: Option<ComponentId>,
+    catalogue: &CatalogueCopy,
+) -> Result<ComponentId, ApiError> {
+    id.filter(|id| !catalogue.lacks(*id))
+        .ok_or_else(|| ApiError::new(StatusCode::NOT_FOUND, NO_COMPONENT))
 }
 
 /// The region that a request is about, or all of them.

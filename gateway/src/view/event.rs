@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 
-use shared::{
+use shared::domain::{
     component::{Component, ComponentId},
+    incident::SYSTEM_STATUS,
     timestamp::Timestamp,
 };
 
@@ -12,7 +13,7 @@ use super::{
     html::{Icon, Text, Time, contained, duration},
     level::Level,
 };
-use crate::store::{incidents::SYSTEM, page_events::PageEvent};
+use crate::store::page_events::PageEvent;
 
 /// Components that an incident names before it says how many more there are.
 const MOST_NAMED: usize = 12;
@@ -72,7 +73,7 @@ impl EventView {
             .updates()
             .map(|(status, text, time)| UpdateView {
                 time: Time(time),
-                status: if status == SYSTEM { String::new() } else { contained(status) },
+                status: if status == SYSTEM_STATUS { String::new() } else { contained(status) },
                 text: Text::new(text, base),
             })
             .collect();

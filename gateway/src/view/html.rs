@@ -9,7 +9,7 @@ use std::{
 
 use ammonia::{Builder, UrlRelative};
 use askama::filters::HtmlSafe;
-use shared::timestamp::Timestamp;
+use shared::domain::timestamp::Timestamp;
 
 use super::level::Level;
 

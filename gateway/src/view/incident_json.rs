@@ -1,7 +1,7 @@
 //! Incidents as JSON, as API v1 has them.
 
 use serde::{Serialize, Serializer};
-use shared::{
+use shared::domain::{
     incident::{IncidentId, IncidentSnapshot},
     timestamp::Timestamp,
 };

@@ -1,6 +1,6 @@
 //! How bad a state is, in words and in a shape.
 
-use shared::impact::Impact;
+use shared::domain::impact::Impact;
 
 /// A state, the worst last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

@@ -17,7 +17,7 @@ use tokio::{
 
 use self::hosts::Hosts;
 use crate::{
-    servers_report::ServersReport,
+    http::servers_report::ServersReport,
     settings::{Settings, SettingsError, invalid},
     telemetry::chain,
     throttled,
@@ -28,6 +28,8 @@ use crate::{
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// The same for the first attempt, so that a stalled server does not hold up another one.
 const FIRST_LIMIT: Duration = Duration::from_secs(1);
+/// Time for RabbitMQ to end a connection that was only tried.
+const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
 /// The address of RabbitMQ: that of one node, or of several nodes of a cluster.
 #[derive(Clone)]
@@ -167,7 +169,7 @@ impl Broker {
             match self.connect_to(host, purpose, CONNECT_LIMIT).await {
                 // If it is not closed in time, it ends with its socket.
                 Ok(connection) => {
-                    drop(timeout(FIRST_LIMIT, connection.close(200, "tried".into())).await);
+                    drop(timeout(CLOSE_LIMIT, connection.close(200, "tried".into())).await);
                 }
                 Err(error) => {
                     self.record(host, &error);

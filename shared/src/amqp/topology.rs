@@ -14,9 +14,9 @@ use tokio::time::{sleep, timeout};
 pub use self::declare::{ARGUMENTS, DeclareError};
 use crate::{
     database::{ConnectOptions, SessionError, sqlstate, standbys},
-    message,
     settings::{Settings, SettingsError},
     telemetry::chain,
+    wire::message,
 };
 
 /// Pause between two attempts to reach the database.

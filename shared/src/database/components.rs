@@ -2,7 +2,7 @@
 
 use sqlx::PgConnection;
 
-use crate::component::{Attribute, Component, ComponentId};
+use crate::domain::component::{Attribute, Component, ComponentId};
 
 /// A component with the names and the values of its attributes, in catalogue order.
 macro_rules! select {

@@ -1,11 +1,12 @@
 //! One connection that is opened when it is needed, and closed when it fails.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use sqlx::PgConnection;
+use tokio::time::timeout;
 
-use super::{connect::ConnectOptions, servers::IdleSession, session::SessionError};
-use crate::metrics::{COMMON, Server};
+use super::{connect::ConnectOptions, servers::IdleSession, session::SessionError, sqlstate};
+use crate::telemetry::metrics::{COMMON, Server};
 
 /// One connection, opened when it is needed. Unlike one of a pool, it is closed at once if it is abandoned
 /// in the middle of an operation, so that nothing waits for a server that does not answer.
@@ -60,5 +61,18 @@ impl Database {
         };
         *self.idle.lock() = Some((connection, epoch));
         Ok(done)
+    }
+
+    /// The same within a time limit, connecting included.
+    ///
+    /// # Errors
+    /// Those of [`Self::with`], and that the server did not answer in time.
+    pub async fn with_within<T, E: From<sqlx::Error>>(
+        &mut self,
+        limit: Duration,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let done = timeout(limit, self.with(work)).await;
+        done.unwrap_or_else(|_| Err(sqlstate::timed_out().into()))
     }
 }

@@ -26,7 +26,7 @@ use tokio::{
 pub use self::choice::Unfit;
 pub(super) use self::origin::{ORIGIN, Origin};
 use self::{choice::Choice, probe::probe};
-use crate::servers_report::{ServerNotUsed, ServersReport};
+use crate::http::servers_report::{ServerNotUsed, ServersReport};
 
 /// Time in which a server must answer, for it not to hold up the others.
 pub(super) const SERVER_LIMIT: Duration = Duration::from_secs(1);

@@ -7,7 +7,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use self::by_name::{ByName, Candidates, NoComponent};
-use crate::shorten::shorten;
+use crate::domain::shorten::shorten;
 
 /// Maximum number of attributes of one component, in a catalogue file and in an update. Real components
 /// have three; the tables have no limit.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::impact::Impact;
+use crate::domain::impact::Impact;
 
 /// What a status update says of its component: how badly it is affected, or that it is well again.
 ///

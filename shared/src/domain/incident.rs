@@ -4,12 +4,15 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{impact::Impact, timestamp::Timestamp};
+use crate::domain::{impact::Impact, timestamp::Timestamp};
 
 /// Maximum number of characters of an incident's title, in an update and in an operator's command.
 pub const MAX_TITLE_CHARS: usize = 255;
 /// The title of an incident if an update has none.
 pub const DEFAULT_TITLE: &str = "Incident";
+
+/// The status of the timeline entries that this service writes.
+pub const SYSTEM_STATUS: &str = "SYSTEM";
 
 /// `incident.id`.
 #[derive(

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use uuid::{NoContext, Uuid};
 
-use crate::timestamp::Timestamp;
+use crate::domain::timestamp::Timestamp;
 
 /// The id of a status update, a UUIDv7 that its gateway assigned.
 #[derive(

@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use crate::{
-    paths,
+    http::paths,
     settings::{Settings, SettingsError, invalid},
     telemetry::chain,
     throttled,

@@ -2,5 +2,5 @@
 
 pub mod output;
 pub mod service_manager;
-pub mod shutdown;
+pub mod stop_signal;
 pub mod supervise;

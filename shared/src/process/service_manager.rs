@@ -21,7 +21,7 @@ use std::{
 
 use tokio::time::sleep;
 
-use crate::{supervise, telemetry::chain, throttled};
+use crate::{process::supervise, telemetry::chain, throttled};
 
 /// Pause between two looks at the readiness of a process that is starting.
 const LOOK_EVERY: Duration = Duration::from_millis(200);

@@ -181,7 +181,7 @@ mod tests {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let outcome = runtime.block_on(async {
             crate::telemetry::init(&crate::settings::Settings::new([])).unwrap();
-            let stop = crate::shutdown::on_signal().unwrap();
+            let stop = crate::process::stop_signal::token().unwrap();
             spawn("reader", async { panic!("provoked by a test") });
             stop.cancelled().await;
             super::outcome()

@@ -104,13 +104,13 @@ pub const SETTINGS: &[Setting] = &[
         "SDB_MAX_IN_FLIGHT",
         Some("2048"),
         "gateway",
-        "Maximum number of updates between arrival and answer; further ones get 503",
+        "Maximum number of updates that a gateway handles at a time, each from its arrival to its answer. Further ones get 503, alerts after up to 8 s",
     ),
     setting(
         "SDB_RATE_LIMIT",
         Some("0"),
         "gateway",
-        "Maximum number of updates per second that each gateway accepts from one token, and the size of a burst; further ones get 429. A request with alerts is taken as a whole, and counts against the seconds that follow; further ones get 503. `0`: no limit",
+        "Maximum number of updates per second that each gateway accepts from one token; a burst may have as many at once. Further ones get 429. A request with alerts is accepted as a whole, and all of its alerts count, also against the seconds that follow; the token's next alerts wait for up to 8 s and then get 503. `0`: no limit",
     ),
     setting(
         "SDB_DATABASE_CONNECTIONS",

@@ -31,7 +31,7 @@ pub use self::{
         TokenRefusal, UnmappedAlert, Words,
     },
 };
-use crate::timestamp::Timestamp;
+use crate::domain::timestamp::Timestamp;
 
 /// The content type of [`GatewayMetrics::text`] and of [`WorkerMetrics::text`].
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";

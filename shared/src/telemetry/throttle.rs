@@ -55,7 +55,8 @@ impl Default for Throttle {
 #[macro_export]
 macro_rules! throttled {
     ($level:ident, $kind:expr, $($line:tt)+) => {{
-        static SAID: $crate::throttle::Throttle = $crate::throttle::Throttle::new();
+        static SAID: $crate::telemetry::throttle::Throttle =
+            $crate::telemetry::throttle::Throttle::new();
         match SAID.say($kind, ::std::time::Instant::now()) {
             Some(0) => ::tracing::$level!($($line)+),
             Some(unsaid) => ::tracing::$level!(unsaid, $($line)+),

@@ -29,7 +29,7 @@ pub const VERSION: u16 = 1;
 pub const REPORTS: u16 = 3;
 /// The oldest version that this program reads.
 pub const OLDEST: u16 = 1;
-/// The newest version that this program reads and writes. The [topology](crate::topology::Topology)
+/// The newest version that this program reads and writes. The [topology](crate::amqp::topology::Topology)
 /// records which one gateways may write.
 pub const NEWEST: u16 = REPORTS;
 

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use deploy::binaries::Binaries;
 use harness::eventually_within;
 use serde_json::Value;
-use shared::message;
+use shared::wire::message;
 use tokio::{task::spawn_blocking, time::Instant};
 
 use super::{RECOVERY_LIMIT, Storm};

@@ -1,7 +1,7 @@
 //! What was sent in a burst, and the answers.
 
 use anyhow::Result;
-use shared::{component::ComponentId, update_id::UpdateId};
+use shared::domain::{component::ComponentId, update_id::UpdateId};
 use tokio::time::Instant;
 
 use super::{component, update};
@@ -58,7 +58,8 @@ impl Sent {
             update: format!("update {}", self.number),
             component: self.component(),
             condition: serde_json::from_value(update(self.number)["impact"].clone()).ok(),
-            speaker: None,
+            report: None,
+            is_alert: false,
             sent: micros(self.at)?,
             answered: micros(self.answered)?,
             answer: self.answer.clone(),

@@ -1,7 +1,10 @@
 //! What happens in a simulation, and how it is drawn.
 
 use proptest::{bool::weighted, collection::vec, option, prelude::*, sample::select};
-use shared::{condition::Condition, impact::Impact, message::Report, timestamp::Timestamp};
+use shared::{
+    domain::{condition::Condition, impact::Impact, timestamp::Timestamp},
+    wire::message::Report,
+};
 
 /// Components that updates are about.
 pub(super) const COMPONENTS: i32 = 4;

@@ -17,9 +17,11 @@ use std::{
 use ::worker::{batch::MessageResult, store::workers::MemberId};
 use anyhow::{Context, Result, bail, ensure};
 use shared::{
-    component::{Attribute, Component, ComponentId},
-    message::UpdateResult,
-    update_id::UpdateId,
+    domain::{
+        component::{Attribute, Component, ComponentId},
+        update_id::UpdateId,
+    },
+    wire::message::UpdateResult,
 };
 use sqlx::{AssertSqlSafe, PgConnection, PgPool};
 use tokio::sync::watch;
@@ -151,7 +153,7 @@ impl Rig {
     pub(super) async fn take(&mut self, step: &Step) -> Result<()> {
         self.steps += 1;
         if self.steps.is_multiple_of(APPLIES_EVERY) {
-            self.apply_noted().await?;
+            self.apply_some_noted().await?;
         }
         match step {
             Step::Post(update) => self.post(update),

@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use model::Answer;
 use shared::{
-    component::ComponentId, condition::Condition, incident::IncidentSnapshot, message::Verdict,
-    outcome::Reason, update_id::UpdateId,
+    domain::{
+        component::ComponentId, incident::IncidentSnapshot, outcome::Reason, update_id::UpdateId,
+    },
+    wire::message::{Report, Verdict},
 };
 
 use super::{
@@ -132,7 +134,8 @@ impl<'a> Answers<'a> {
                     verdict.add(Kind::AnsweredOtherwise, what);
                 }
             }
-            Answered::Refused(None, _) | Answered::Unknown(_) => {}
+            // Those that are queued are counted below.
+            Answered::Queued | Answered::Refused(None, _) | Answered::Unknown(_) => {}
         }
     }
 
@@ -152,16 +155,23 @@ impl<'a> Answers<'a> {
         if let Some(row) = rows.iter().find(|row| !is_sent(row)) {
             verdict.add(Kind::AnsweredOtherwise, format!("{row:?} is not what was sent"));
         }
+        let is_alert = attempts.iter().any(|attempt| attempt.is_alert);
         let decided: BTreeSet<UpdateId> =
             rows.iter().map(|row| row.original.unwrap_or(row.id)).collect();
-        if decided.len() > 1 || rows.len() > attempts.len() {
+        if (decided.len() > 1 && !is_alert) || rows.len() > attempts.len() {
             verdict.add(Kind::Doubled, format!("{update} took effect several times: {rows:?}"));
+        }
+        let is_queued = |attempt: &&&Attempt| matches!(attempt.answer, Answered::Queued);
+        let queued = attempts.iter().filter(is_queued).count();
+        if rows.len() < queued {
+            let what = format!("{update} was queued {queued} times, and is there as {rows:?}");
+            verdict.add(Kind::Lost, what);
         }
         let own = rows.iter().find(|row| row.original.is_none()).or_else(|| rows.first())?;
         if self.put_back.contains(&own.id) {
             return None;
         }
-        let taken = attempts.iter().filter(|attempt| attempt.answer.taken().is_some());
+        let taken = attempts.iter().filter(|attempt| attempt.answer.is_taken());
         Some(Effect {
             update,
             component: own.component_id,
@@ -196,12 +206,12 @@ impl<'a> Answers<'a> {
 
 /// Whether a row says what was sent. In messages of older versions it is nobody's report.
 fn says(attempt: &Attempt, row: &InboxRow) -> bool {
-    let speaker = row.source.as_deref().zip(row.key.as_deref());
-    let is_speaker = |(source, key): &(String, String)| {
-        speaker.is_none_or(|speaker| speaker == (source.as_str(), key.as_str()))
+    let Some((condition, report)) = row.said() else { return false };
+    let is_reported = |sent: &Report| {
+        report.as_ref().is_none_or(|report| Report { ttl: sent.ttl, ..report.clone() } == *sent)
     };
-    let is_said = |condition: Condition| condition.impact().map(i16::from) == row.impact;
-    attempt.condition.is_none_or(is_said) && attempt.speaker.as_ref().is_none_or(is_speaker)
+    attempt.condition.is_none_or(|sent| sent == condition)
+        && attempt.report.as_ref().is_none_or(is_reported)
 }
 
 /// An update that was sent after another one of its component was taken stands after it, whichever

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use anyhow::{Context, Result, bail};
 use model::{Standing, affected::Intervals};
 use serde_json::Value;
-use shared::{
+use shared::domain::{
     component::ComponentId, incident::IncidentId, timestamp::Timestamp, update_id::UpdateId,
 };
 use sqlx::{AssertSqlSafe, Connection, PgConnection};

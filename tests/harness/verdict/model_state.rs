@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use model::{Incident, World};
-use shared::{component::ComponentId, impact::Impact, incident::IncidentId, timestamp::Timestamp};
+use shared::domain::{
+    component::ComponentId, impact::Impact, incident::IncidentId, timestamp::Timestamp,
+};
 
 use super::{
     Kind, Violation,

@@ -1,7 +1,7 @@
 //! The journal, replayed through the model: what was decided, what was parked, and the state after
 //! each batch and at the end.
 
-mod trial;
+mod placed_edits;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -10,15 +10,17 @@ use model::{
     delivery::{KeyUse, Keys, Why},
 };
 use shared::{
-    component::ComponentId,
-    incident::{IncidentId, IncidentSnapshot},
-    message::Verdict,
-    outcome::Reason,
-    timestamp::Timestamp,
-    update_id::UpdateId,
+    domain::{
+        component::ComponentId,
+        incident::{IncidentId, IncidentSnapshot},
+        outcome::Reason,
+        timestamp::Timestamp,
+        update_id::UpdateId,
+    },
+    wire::message::Verdict,
 };
 
-use self::trial::{Trial, placements};
+use self::placed_edits::{Trial, placements};
 use super::{
     Kind, RunVerdict, Violation,
     model_state::ModelState,

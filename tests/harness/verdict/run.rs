@@ -4,13 +4,11 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use model::{Standing, affected::Intervals, delivery::Content};
 use shared::{
-    component::ComponentId,
-    condition::Condition,
-    impact::Impact,
-    incident::IncidentId,
-    message::{Idempotency, Report, UpdateResult},
-    timestamp::Timestamp,
-    update_id::UpdateId,
+    domain::{
+        component::ComponentId, condition::Condition, impact::Impact, incident::IncidentId,
+        timestamp::Timestamp, update_id::UpdateId,
+    },
+    wire::message::{Idempotency, Report, UpdateResult},
 };
 
 use super::tables::{Change, Tables};
@@ -227,8 +225,10 @@ pub struct Attempt {
     pub component: ComponentId,
     /// What it said of its component, where it is known.
     pub condition: Option<Condition>,
-    /// The source and the key of its report, where they are known.
-    pub speaker: Option<(String, String)>,
+    /// Its report, where it is known. Its `ttl` does not count: that of an alert depends on when it arrived.
+    pub report: Option<Report>,
+    /// Whether it is an alert: each time that it is sent it is an update of its own, whose id no answer has.
+    pub is_alert: bool,
     /// When it was sent.
     pub sent: u64,
     /// When its answer was there.
@@ -251,6 +251,8 @@ pub enum Answered {
     },
     /// 202.
     Accepted(UpdateId),
+    /// 200 to an alert: it is queued.
+    Queued,
     /// 503: nothing was queued.
     Refused(Option<UpdateId>, String),
     /// 503, or no answer at all: it may have been queued or not.
@@ -258,13 +260,18 @@ pub enum Answered {
 }
 
 impl Answered {
-    /// The update's id of a 2xx.
+    /// The update's id of a 2xx that has it.
     #[must_use]
     pub const fn taken(&self) -> Option<UpdateId> {
         match self {
             Self::Outcome { id, .. } | Self::Accepted(id) => Some(*id),
-            Self::Refused(..) | Self::Unknown(_) => None,
+            Self::Queued | Self::Refused(..) | Self::Unknown(_) => None,
         }
+    }
+
+    /// Whether it is a 2xx.
+    pub(super) const fn is_taken(&self) -> bool {
+        matches!(self, Self::Queued) || self.taken().is_some()
     }
 
     /// The update's id, if the answer has one.
@@ -272,6 +279,7 @@ impl Answered {
         match self {
             Self::Outcome { id, .. } | Self::Accepted(id) => Some(*id),
             Self::Refused(id, _) | Self::Unknown(id) => *id,
+            Self::Queued => None,
         }
     }
 }

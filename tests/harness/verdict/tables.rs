@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context, Result, bail};
 use model::Incident;
 use serde_json::Value;
-use shared::{
+use shared::domain::{
     component::{Attribute, Component, ComponentId},
     impact::Impact,
     incident::IncidentId,

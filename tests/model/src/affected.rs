@@ -1,12 +1,12 @@
-//! When components were affected, told from what became of incidents and relations, row by row: a second telling
-//! of what the triggers record in `sdb_affected`.
+//! When components were affected, derived from what became of incidents and relations, row by row: a second
+//! implementation of what the triggers record in `sdb_affected`.
 
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use shared::{component::ComponentId, incident::IncidentId, timestamp::Timestamp};
+use shared::domain::{component::ComponentId, incident::IncidentId, timestamp::Timestamp};
 
 /// An incident, as far as it matters here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

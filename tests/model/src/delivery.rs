@@ -4,9 +4,11 @@
 use std::{collections::BTreeMap, fmt};
 
 use shared::{
-    component::{Component, ComponentId},
-    message::Idempotency,
-    update_id::UpdateId,
+    domain::{
+        component::{Component, ComponentId},
+        update_id::UpdateId,
+    },
+    wire::message::Idempotency,
 };
 
 /// A message as it is delivered.

@@ -12,13 +12,15 @@ mod reports;
 use std::collections::{BTreeMap, BTreeSet};
 
 use shared::{
-    component::{Component, ComponentId},
-    condition::Condition,
-    impact::Impact,
-    incident::IncidentId,
-    message::Report,
-    outcome::Reason,
-    timestamp::Timestamp,
+    domain::{
+        component::{Component, ComponentId},
+        condition::Condition,
+        impact::Impact,
+        incident::IncidentId,
+        outcome::Reason,
+        timestamp::Timestamp,
+    },
+    wire::message::Report,
 };
 
 pub use self::reports::{Standing, is_one_report_too_many};

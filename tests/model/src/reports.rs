@@ -1,6 +1,8 @@
 //! Reports as their text says: which stand, which ends are remembered, and which updates come too late.
 
-use shared::{component::ComponentId, condition::Condition, outcome::Reason, timestamp::Timestamp};
+use shared::domain::{
+    component::ComponentId, condition::Condition, outcome::Reason, timestamp::Timestamp,
+};
 
 use super::{Post, World};
 

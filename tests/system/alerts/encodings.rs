@@ -5,9 +5,9 @@ use std::sync::Arc;
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
-use super::{BOTH, WEBHOOK, incidents, of, send};
+use super::{BOTH, WEBHOOK, incidents, incidents_are, of, send};
 use crate::servers::encodings;
-use harness::{CLAIM, Fixture, SECRET, System, answer, eventually, tests, token};
+use harness::{CLAIM, Fixture, SECRET, System, answer, tests, token};
 
 tests!(
     a_title_that_can_not_be_stored_has_what_is_left_of_it,
@@ -70,7 +70,7 @@ async fn a_title_that_can_not_be_checked_is_sent_in_ascii(fixture: Arc<Fixture>)
     let taken = taken?;
     ensure!(taken.status == 200 && taken.body["accepted"] == 43, "{taken:?}");
     let expected = ["CDN ist tr?ge: CDN", "DNS ist tr?ge ? warten: DNS", "VPN is slow: VPN"];
-    eventually("all are applied", async || Ok(incidents(&system).await? == expected)).await?;
+    incidents_are(&system, &expected).await?;
     system.drained().await?;
     ensure!(system.count("SELECT count(*) FROM sdb_inbox").await? == 43);
     // None is parked.

@@ -5,7 +5,7 @@ use std::{fs, sync::Arc};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use super::{ALERTS, BOTH, WEBHOOK, from_now, incidents, of, send};
+use super::{ALERTS, BOTH, WEBHOOK, from_now, incidents, of, recorded, send};
 use harness::{CLAIM, Fixture, SECRET, System, answer, tests, token};
 
 tests!(
@@ -91,10 +91,9 @@ async fn an_alert_ends_at_the_endpoint_where_it_began_and_at_the_other(
 }
 
 /// What Prometheus and Alertmanager sent of one alert, at the same times before now as between them.
-async fn recorded(system: &System, name: &str, times: &[(&str, i64)]) -> Result<Value> {
-    let path = deploy::checkout().join("tests/data/alerts").join(name);
-    let recorded: Value = serde_json::from_str(&fs::read_to_string(path)?)?;
-    let alerts = recorded.get("alerts").unwrap_or(&recorded);
+async fn sent(system: &System, name: &str, times: &[(&str, i64)]) -> Result<Value> {
+    let body: Value = serde_json::from_str(&fs::read_to_string(recorded(name))?)?;
+    let alerts = body.get("alerts").unwrap_or(&body);
     let mut alert = alerts[0].clone();
     for (field, seconds) in times {
         ensure!(alert[*field].is_string(), "{alert}");
@@ -128,7 +127,7 @@ async fn what_was_recorded_ends_an_incident(fixture: Arc<Fixture>) -> Result<()>
             &[],
         ),
     ] {
-        let alert = recorded(&system, file, times).await?;
+        let alert = sent(&system, file, times).await?;
         let found = post(&system, path, alert).await?;
         ensure!(found.0 == outcome && found.1 == expected, "{file}: {found:?}");
     }

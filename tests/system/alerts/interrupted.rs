@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 
 use super::{
-    incidents, metrics,
+    incidents, incidents_are, metrics,
     setup::{Pipeline, Setup, component, standing},
 };
 use harness::{Fixture, eventually, tests};
@@ -30,13 +30,11 @@ async fn with_incident(fixture: &Arc<Fixture>, setup: Setup) -> Result<Pipeline>
 }
 
 async fn opened(pipeline: &Pipeline) -> Result<()> {
-    let system = &pipeline.system;
-    eventually("the incident is opened", async || Ok(incidents(system).await? == [OPEN])).await
+    incidents_are(&pipeline.system, &[OPEN]).await
 }
 
 async fn closed(pipeline: &Pipeline) -> Result<()> {
-    let system = &pipeline.system;
-    eventually("the incident is closed", async || Ok(incidents(system).await?.is_empty())).await
+    incidents_are(&pipeline.system, &[]).await
 }
 
 /// Prometheus stalls: its Alertmanager ends the alert, which goes on as it began.
@@ -111,12 +109,9 @@ async fn an_alert_that_ends_while_prometheus_is_away_stands_until_somebody_ends_
     let failing = format!("demo_down{{component=\"{}\",check=\"0\"}} 1\n", component(1));
     pipeline.watched.show(&[well.as_str(), failing.as_str()].concat());
     let system = &pipeline.system;
-    eventually("another alert is reported", async || {
-        Ok(incidents(system).await? == ["Service 0 is down: Service 0 Service 1"])
-    })
-    .await?;
+    incidents_are(system, &["Service 0 is down: Service 0 Service 1"]).await?;
     pipeline.watched.show(&well);
-    eventually("it has ended", async || Ok(incidents(system).await? == [OPEN])).await?;
+    incidents_are(system, &[OPEN]).await?;
     ensure!(standing(system).await? == 1);
     let mut reports = system.texts("SELECT key FROM sdb_report WHERE is_live").await?;
     let key = reports.pop().context("no report")?;

@@ -15,14 +15,18 @@ mod reload;
 mod setup;
 mod try_out;
 
-use std::{fs, path::Path, sync::Arc};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::{Context, Result};
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 
 use super::telemetry::Scrape;
-use harness::{Fixture, System, tests_of};
+use harness::{Fixture, System, eventually, tests_of};
 
 tests_of!(
     check,
@@ -95,6 +99,17 @@ async fn incidents(system: &System) -> Result<Vec<String>> {
         JOIN component c ON c.id = r.component_id
         WHERE i.end_date IS NULL GROUP BY i.id ORDER BY i.id";
     system.texts(query).await
+}
+
+/// Waits until these are the titles of the active incidents, with the names of their components.
+async fn incidents_are(system: &System, expected: &[&str]) -> Result<()> {
+    let what = format!("the active incidents are {expected:?}");
+    eventually(&what, async || Ok(incidents(system).await? == expected)).await
+}
+
+/// A file with what a Prometheus or an Alertmanager has sent.
+fn recorded(name: &str) -> PathBuf {
+    deploy::checkout().join("tests/data/alerts").join(name)
 }
 
 /// The metrics of one of the gateways.

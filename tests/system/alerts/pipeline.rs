@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::{Result, ensure};
 
 use super::{
-    incidents, metrics,
+    incidents, incidents_are, metrics,
     setup::{Pipeline, Setup, standing},
 };
 use harness::{Fixture, eventually, tests};
@@ -29,15 +29,9 @@ async fn failures_are_one_incident(
     let mut pipeline = Pipeline::start(&fixture, setup).await?;
     let system = &pipeline.system;
     pipeline.fail(&[(0, 0)]);
-    eventually("an incident is opened", async || {
-        Ok(incidents(system).await? == ["Service 0 is down: Service 0"])
-    })
-    .await?;
+    incidents_are(system, &["Service 0 is down: Service 0"]).await?;
     pipeline.fail(&[(0, 0), (0, 1), (1, 0)]);
-    eventually("the second component has joined it", async || {
-        Ok(incidents(system).await? == ["Service 0 is down: Service 0 Service 1"])
-    })
-    .await?;
+    incidents_are(system, &["Service 0 is down: Service 0 Service 1"]).await?;
     eventually("all three alerts are reported", async || Ok(standing(system).await? == 3)).await?;
     if restarted {
         for alertmanager in &mut pipeline.alertmanagers {
@@ -54,12 +48,9 @@ async fn failures_are_one_incident(
     .await?;
     ensure!(incidents(system).await? == ["Service 0 is down: Service 0 Service 1"]);
     pipeline.fail(&[(1, 0)]);
-    eventually("the component has recovered", async || {
-        Ok(incidents(system).await? == ["Service 0 is down: Service 1"])
-    })
-    .await?;
+    incidents_are(system, &["Service 0 is down: Service 1"]).await?;
     pipeline.fail(&[]);
-    eventually("the incident is closed", async || Ok(incidents(system).await?.is_empty())).await?;
+    incidents_are(system, &[]).await?;
     ensure!(system.count("SELECT count(*) FROM incident").await? == 1);
     pipeline.finish().await
 }

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{ALERTS, BOTH, WEBHOOK, body, firing, incidents, metrics, of, send};
+use super::{ALERTS, BOTH, WEBHOOK, body, firing, incidents, metrics, of, recorded, send};
 use harness::{Fixture, System, answer, eventually, log_lines, same, tests};
 
 tests!(
@@ -46,11 +46,10 @@ async fn an_alert_opens_an_incident_at_both_endpoints(fixture: Arc<Fixture>) -> 
 
 async fn what_was_recorded_of_alertmanager_is_taken(fixture: Arc<Fixture>) -> Result<()> {
     let system = System::start_with(&fixture, &[("api", &[])]).await?;
-    let recorded = deploy::checkout().join("tests/data/alerts/alertmanager-firing.json");
     let request = system.request_to(0, Method::POST, WEBHOOK).bearer_auth(&system.token);
     let request = request.header("Content-Type", "application/json");
     let request = request.header("User-Agent", "Alertmanager/0.25.0");
-    let taken = answer(request.body(fs::read(recorded)?)).await?;
+    let taken = answer(request.body(fs::read(recorded("alertmanager-firing.json"))?)).await?;
     same(&taken.body, &json!({ "accepted": 1, "unmapped": [] }))?;
     system.drained().await?;
     ensure!(incidents(&system).await? == ["Demo 127.0.0.1:25495 is down: api"]);

@@ -5,9 +5,9 @@ use std::{fs, path::PathBuf, process::Stdio, sync::Arc};
 use anyhow::{Context, Result, ensure};
 use tokio::process::Command;
 
-use super::incidents;
+use super::{incidents, incidents_are};
 use harness::{
-    Fixture, SECRET, System, eventually,
+    Fixture, SECRET, System,
     pipeline::{Program, Watched},
     tests,
 };
@@ -106,9 +106,9 @@ const OPEN: &str = "Object Storage does not answer: Object Storage";
 /// Waits until what is watched is in an incident because it fails, and until that ends.
 async fn fails_and_recovers(system: &System, watched: &Watched) -> Result<()> {
     watched.show("probe_success 0\n");
-    eventually("the incident is opened", async || Ok(incidents(system).await? == [OPEN])).await?;
+    incidents_are(system, &[OPEN]).await?;
     watched.show("probe_success 1\n");
-    eventually("the incident is closed", async || Ok(incidents(system).await?.is_empty())).await
+    incidents_are(system, &[]).await
 }
 
 async fn a_monitor_that_says_ok(fixture: Arc<Fixture>) -> Result<()> {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use anyhow::Result;
 
 use harness::{
-    Fixture, System, eventually,
-    pipeline::{Program, Watched, free_address},
+    Fixture, System, eventually, free_ports,
+    pipeline::{Program, Watched},
     proxy::Proxy,
 };
 
@@ -130,7 +130,7 @@ receivers:
     for number in 0..setup.alertmanagers {
         let folder = fixture.folder.join(format!("alertmanager-{number}"));
         started.push(if setup.is_cluster {
-            let address = free_address().await?;
+            let address = format!("127.0.0.1:{}", free_ports(1)?);
             let member = Program::member(&folder, &files, &address, &members).await?;
             members.push(address);
             member

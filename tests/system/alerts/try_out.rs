@@ -1,10 +1,10 @@
 //! `gateway mapping test`.
 
-use std::{path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 
-use super::{mapping, written};
+use super::{mapping, recorded, written};
 use harness::{Fixture, tests};
 
 tests!(
@@ -81,12 +81,6 @@ async fn what_is_not_mapped_says_why(fixture: Arc<Fixture>) -> Result<()> {
     Ok(())
 }
 
-/// A file in `tests/data/alerts`.
-fn recorded(name: &str) -> String {
-    let folder: PathBuf = deploy::checkout().join("tests/data/alerts");
-    folder.join(name).display().to_string()
-}
-
 async fn what_was_recorded_of_prometheus_and_alertmanager_is_mapped(
     fixture: Arc<Fixture>,
 ) -> Result<()> {
@@ -108,7 +102,7 @@ async fn what_was_recorded_of_prometheus_and_alertmanager_is_mapped(
         ("alertmanager-firing.json", &[], format!("firing {since}"), "minor"),
         ("alertmanager-resolved.json", &[], resolved, "ok"),
     ] {
-        let body = recorded(name);
+        let body = recorded(name).display().to_string();
         let arguments = [&["test", "--alerts", &body][..], at].concat();
         let (done, said) = mapping(&fixture, &arguments, &variables).await?;
         let expected = format!(

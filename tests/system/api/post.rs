@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
-use shared::component::ComponentId;
+use shared::domain::component::ComponentId;
 
 use super::{RECEIPT_KEYS, incident, is_error, is_precise, keys, post_bytes, texts};
 use harness::{Answer, Fixture, System, answer, eventually, same, status_update, tests};

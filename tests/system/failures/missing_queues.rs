@@ -11,7 +11,7 @@ use lapin::{
 };
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use shared::topology::Topology;
+use shared::amqp::topology::Topology;
 use uuid::Uuid;
 
 use harness::{
@@ -223,7 +223,7 @@ async fn an_update_requeued_without_a_queue_stays_parked(fixture: Arc<Fixture>) 
     ensure!(!done && said.contains("was not requeued, since its queue is missing"), "{said}");
     ensure!(system.count(parked).await? == 1);
     system.start_worker(&[]).await?;
-    eventually("it is put back", async || Ok(system.worker_command(&arguments).await?.0)).await?;
+    eventually("it is requeued", async || Ok(system.worker_command(&arguments).await?.0)).await?;
     eventually("it is applied", async || {
         Ok(system.count("SELECT count(*) FROM sdb_inbox").await? == 1)
     })

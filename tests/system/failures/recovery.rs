@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use reqwest::Method;
 use serde_json::json;
-use shared::component::ComponentId;
+use shared::domain::component::ComponentId;
 use tokio::time::Instant;
 
 use harness::{Fixture, System, eventually, status_update, tests};

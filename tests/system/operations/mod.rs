@@ -123,9 +123,7 @@ async fn attachments(system: &System) -> Result<Vec<String>> {
 }
 
 async fn migrate(system: &System) -> Result<String> {
-    let (done, said) = system.worker_command(&["migrate"]).await?;
-    ensure!(done, "{said}");
-    Ok(said)
+    system.worker_succeeds(&["migrate"]).await
 }
 
 /// Starts gateway and worker on a database that is prepared.

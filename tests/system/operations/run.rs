@@ -14,7 +14,7 @@ use tokio::task::spawn_blocking;
 
 use self::started::{Start, shell};
 use crate::workers::spreading::spread;
-use harness::{Fixture, System, answer, eventually, eventually_within, tests};
+use harness::{Fixture, System, answer, eventually, eventually_within, free_ports, tests};
 
 tests!(
     a_stopped_run_leaves_nothing_and_the_next_start_finds_its_data,
@@ -127,7 +127,7 @@ async fn a_stopped_run_leaves_nothing_and_the_next_start_finds_its_data(
 async fn several_gateways_and_workers_run_and_share_the_work(fixture: Arc<Fixture>) -> Result<()> {
     let system = System::bare(&fixture).await?;
     let arguments = ["--gateways", "2", "--workers", "3", "--prepare", "--sample-catalogue"];
-    let admin = started::free_ports(5)?;
+    let admin = free_ports(5)?;
     let start = start_on(&system, &arguments).await?;
     let start = start.variable("SDB_ADMIN_ADDRESS", &format!("127.0.0.1:{admin}"));
     let start = start.variable("SDB_PARTITIONS", "8");
@@ -259,8 +259,7 @@ async fn a_prepared_database_is_used_as_it_is(fixture: Arc<Fixture>) -> Result<(
     let file = fixture.folder.join("catalogue.yaml");
     fs::write(&file, CATALOGUE)?;
     let file = file.display().to_string();
-    let (applied, said) = system.worker_command(&["catalogue", "apply", &file]).await?;
-    ensure!(applied, "{said}");
+    system.worker_succeeds(&["catalogue", "apply", &file]).await?;
     let before = contents(&system).await?;
     let mut run = start_on(&system, &[]).await?.spawn()?;
     run.runs().await?;

@@ -8,8 +8,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::Value;
 use tokio::time::sleep;
 
-use super::{live::Reader, page, page_with, plant, shows};
-use crate::telemetry::Scrape;
+use super::{live::Reader, page, page_with, plant, rendered, shows};
 use harness::{Component, Fixture, System, eventually, status_update, tests};
 
 tests!(
@@ -53,11 +52,7 @@ async fn a_thousand_readers_of_events_cost_the_database_nothing(
     ensure!(waiting <= 2, "{waiting} statements wait for 1,000 readers");
 
     // All of them learn of a change and load the page at once, as browsers do.
-    let rendered = async || -> Result<f64> {
-        let metrics = Scrape::of(&system, &system.addresses[0]).await?;
-        Ok(metrics.sum("sdb_lists_served_total", &["source=\"rendered\""]))
-    };
-    let before = rendered().await?;
+    let before = rendered(&system).await?;
     ensure!(system.post(&status_update("DNS", 3)).await?.status == 201);
     let follow = readers.iter_mut().map(|reader| async {
         ensure!(reader.next().await?.is_some());
@@ -68,7 +63,7 @@ async fn a_thousand_readers_of_events_cost_the_database_nothing(
         ensure!(page.has("Outage of 1 component"), "{}", page.text);
     }
     // A second may have passed meanwhile, and a minute.
-    let made = rendered().await? - before;
+    let made = rendered(&system).await? - before;
     ensure!(made < 50.0, "1,000 readers had {made} pages made");
     drop(readers);
     system.finish().await

@@ -7,8 +7,7 @@ use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::json;
 
-use super::{hostile, page, page_with, plant, shows};
-use crate::telemetry::Scrape;
+use super::{hostile, page, page_with, plant, rendered, shows};
 use harness::{Component, Fixture, System, answer, eventually, tests};
 
 tests!(
@@ -309,11 +308,7 @@ async fn a_crowd_is_answered_from_memory(fixture: Arc<Fixture>) -> Result<()> {
     let system = System::start_with(&fixture, CATALOGUE).await?;
     let first = page(&system, "/").await?;
     let tag = first.header("etag").to_owned();
-    let rendered = async || -> Result<f64> {
-        let metrics = Scrape::of(&system, &system.addresses[0]).await?;
-        Ok(metrics.sum("sdb_lists_served_total", &["source=\"rendered\""]))
-    };
-    let before = rendered().await?;
+    let before = rendered(&system).await?;
     ensure!(before >= 1.0, "the first page is not counted");
     for _ in 0..5 {
         let crowd = join_all((0..100).map(|_| page(&system, "/"))).await;
@@ -322,7 +317,7 @@ async fn a_crowd_is_answered_from_memory(fixture: Arc<Fixture>) -> Result<()> {
         }
     }
     // The minute may have ended meanwhile.
-    let made = rendered().await? - before;
+    let made = rendered(&system).await? - before;
     ensure!(made <= 3.0, "500 readers had {made} pages made");
     let known = page_with(&system, "/", &[("If-None-Match", &tag)]).await?;
     ensure!(known.status == 304 || known.header("etag") != tag, "{known:?}");

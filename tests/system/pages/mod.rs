@@ -9,6 +9,7 @@ mod python;
 use anyhow::Result;
 use reqwest::{Method, header::HeaderMap};
 
+use crate::telemetry::Scrape;
 use harness::{System, eventually, tests_of};
 
 tests_of!(crowds, formats, html, live, python);
@@ -29,6 +30,12 @@ impl Page {
     fn has(&self, text: &str) -> bool {
         self.text.contains(text)
     }
+}
+
+/// How many lists, pages among them, the gateway has made.
+async fn rendered(system: &System) -> Result<f64> {
+    let metrics = Scrape::of(system, &system.addresses[0]).await?;
+    Ok(metrics.sum("sdb_lists_served_total", &["source=\"rendered\""]))
 }
 
 /// Asks without a token, as a browser does.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use shared::{
-    component::Attribute, impact::Impact, message::UpdateMessage, timestamp::Timestamp,
-    update_id::UpdateId,
+    domain::{component::Attribute, impact::Impact, timestamp::Timestamp, update_id::UpdateId},
+    wire::message::UpdateMessage,
 };
 use uuid::Uuid;
 

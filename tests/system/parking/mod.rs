@@ -13,12 +13,14 @@ use lapin::{
 };
 use serde_json::{Value, json};
 use shared::{
-    component::{Component, ComponentId},
-    impact::Impact,
-    message::UpdateMessage,
-    timestamp::Timestamp,
-    topology::Topology,
-    update_id::UpdateId,
+    amqp::topology::Topology,
+    domain::{
+        component::{Component, ComponentId},
+        impact::Impact,
+        timestamp::Timestamp,
+        update_id::UpdateId,
+    },
+    wire::message::UpdateMessage,
 };
 
 use harness::{Answer, Fixture, System, answer, tests_of};

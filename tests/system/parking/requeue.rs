@@ -1,5 +1,4 @@
-//! An operator lists parked updates, looks at them, fixes what kept them from being applied, and puts
-//! them back.
+//! An operator lists parked updates, looks at them, fixes what kept them from being applied, and requeues them.
 
 use std::sync::Arc;
 
@@ -10,11 +9,13 @@ use lapin::{
 };
 use serde_json::{Value, json};
 use shared::{
-    component::{Component, ComponentId},
-    impact::Impact,
-    message::UpdateMessage,
-    timestamp::Timestamp,
-    update_id::UpdateId,
+    domain::{
+        component::{Component, ComponentId},
+        impact::Impact,
+        timestamp::Timestamp,
+        update_id::UpdateId,
+    },
+    wire::message::UpdateMessage,
 };
 
 use harness::{Fixture, System, answer, eventually, tests};
@@ -102,7 +103,7 @@ async fn a_parked_update_is_listed_shown_and_requeued_at_the_end(
     system.worker_succeeds(&["parked", "requeue", &number]).await?;
     let applied = receipt(&system, &first, "done").await?;
     ensure!(applied["outcome"] == "unchanged" && applied["incident"]["text"] == "third");
-    // Put back again by mistake: there is nothing any more.
+    // Requeued again by mistake: it is not parked any more.
     let (done, said) = system.worker_command(&["parked", "requeue", &number]).await?;
     ensure!(!done && said.contains(&format!("nothing is parked under {number}")), "{said}");
     // Its name in earlier releases.
@@ -123,7 +124,7 @@ async fn what_can_not_be_applied_again_is_parked_again(fixture: Arc<Fixture>) ->
     rename(&system, "Other").await?;
     system.start_worker(&[]).await?;
     let before = parked(&system, 1).await?;
-    // Put back while no worker runs: it waits, and its receipt says so.
+    // Requeued while no worker runs: it waits, and its receipt says so.
     drop(system.workers.remove(0));
     system.worker_succeeds(&["parked", "requeue", "--all"]).await?;
     let all = listed(&system).await?;
@@ -141,7 +142,7 @@ async fn what_can_not_be_applied_again_is_parked_again(fixture: Arc<Fixture>) ->
 
     rename(&system, "DNS").await?;
     system.worker_succeeds(&["parked", "requeue", "--all"]).await?;
-    // The same by its other name; to do it twice does no harm.
+    // To do it twice does no harm.
     system.worker_succeeds(&["parked", "requeue", "--all"]).await?;
     ensure!(receipt(&system, &update, "done").await?["outcome"] == "opened");
     ensure!(system.count("SELECT count(*) FROM sdb_inbox").await? == 1);
@@ -211,7 +212,7 @@ async fn a_message_that_rabbitmq_gave_up_is_parked(fixture: Arc<Fixture>) -> Res
     receipt(&system, settled.header("update-id"), "done").await?;
     system.drained().await?;
     connection.close(200, "done".into()).await?;
-    // Put back, they are known again by what they have for an id.
+    // Requeued, they are known again by what they have for an id.
     system.worker_succeeds(&["parked", "requeue", "--all"]).await?;
     let again = parked(&system, 2).await?;
     for (before, after) in all.iter().zip(&again) {

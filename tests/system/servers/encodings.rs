@@ -53,8 +53,8 @@ pub(crate) async fn bare(fixture: &Arc<Fixture>, encoding: &str) -> Result<Syste
 /// The same, prepared, with three components: the name of the first is these bytes.
 async fn prepared(fixture: &Arc<Fixture>, encoding: &Encoding) -> Result<System> {
     let mut system = bare(fixture, encoding.name).await?;
-    let (done, said) = system.worker_command(&["migrate"]).await?;
-    ensure!(done && said.contains(encoding.says), "{said}");
+    let said = system.worker_succeeds(&["migrate"]).await?;
+    ensure!(said.contains(encoding.says), "{said}");
     let (name, bytes) = (encoding.name, encoding.bytes);
     let text = format!("convert_from('\\x{bytes}'::bytea, '{name}')");
     let statements = format!(
@@ -122,11 +122,10 @@ async fn is_served(fixture: &Arc<Fixture>, encoding: Encoding) -> Result<()> {
     }
 
     // An operator's commands.
-    let (done, listed) = system.worker_command(&["incident", "list"]).await?;
-    ensure!(done && listed.contains(&format!("{shown}: {shown} ({shown})")), "{listed}");
-    let closed = ["incident", "close", "1", "--text", "Über"];
-    let (done, closed) = system.worker_command(&closed).await?;
-    ensure!(done && closed.contains("resolved: Über"), "{closed}");
+    let listed = system.worker_succeeds(&["incident", "list"]).await?;
+    ensure!(listed.contains(&format!("{shown}: {shown} ({shown})")), "{listed}");
+    let closed = system.worker_succeeds(&["incident", "close", "1", "--text", "Über"]).await?;
+    ensure!(closed.contains("resolved: Über"), "{closed}");
     let open = ["incident", "open", "--title", "→", "--impact", "1", "--component", "VPN"];
     let (done, said) = system.worker_command(&open).await?;
     ensure!(done == encoding.has_arrow, "{said}");
@@ -134,8 +133,8 @@ async fn is_served(fixture: &Arc<Fixture>, encoding: Encoding) -> Result<()> {
     let file = system.context.folder.join("catalogue.yaml");
     std::fs::write(&file, "components: [{name: CDN}, {name: Añadido}]")?;
     let file = file.to_str().context("the path is no text")?;
-    let (done, said) = system.worker_command(&["catalogue", "apply", file]).await?;
-    ensure!(done && said.contains("1 added, 0 changed, 1 as they were, 2 not"), "{said}");
+    let said = system.worker_succeeds(&["catalogue", "apply", file]).await?;
+    ensure!(said.contains("1 added, 0 changed, 1 as they were, 2 not"), "{said}");
     let lists = system.get("/api/v1/component_status?name=A%C3%B1").await?;
     ensure!(lists.body[0]["name"] == "Añadido", "{lists:?}");
     system.finish().await

@@ -1,14 +1,19 @@
 //! Faults that are planted into a run that was good: as if the worker, or the database, had done it.
 
 mod affected;
+mod alerts;
 mod timeline;
 
-use shared::{impact::Impact, incident::IncidentId, message::Verdict, update_id::UpdateId};
+use shared::{
+    domain::{impact::Impact, incident::IncidentId, update_id::UpdateId},
+    wire::message::Verdict,
+};
 
 use self::affected::{
     an_interval_begins_earlier, an_interval_ends_later, an_interval_has_another_impact,
     an_interval_is_missing,
 };
+use self::alerts::{an_alert_begins_otherwise, an_alert_is_doubled, an_alert_is_lost};
 use self::timeline::{
     an_entry_goes_later, an_entry_is_altered, an_entry_is_doubled, an_entry_is_in_another_name,
     an_entry_is_missing, two_entries_are_swapped,
@@ -32,8 +37,8 @@ macro_rules! plants {
 }
 
 plants!(
-    Lost: one_is_lost, a_parked_one_is_lost;
-    Doubled: one_is_doubled, one_is_parked_and_applied;
+    Lost: one_is_lost, a_parked_one_is_lost, an_alert_is_lost;
+    Doubled: one_is_doubled, one_is_parked_and_applied, an_alert_is_doubled;
     OutOfOrder: two_are_swapped, time_stands_still;
     DecidedOtherwise: another_reason, another_outcome, another_incident, a_key_is_forgotten;
     Timeline: an_entry_is_missing, an_entry_is_doubled, an_entry_is_altered, two_entries_are_swapped,
@@ -43,7 +48,7 @@ plants!(
     State: a_relation_is_missing, a_start_is_another_one, a_report_is_gone, an_end_is_forgotten;
     ParkedUnasked: one_is_parked_unasked, one_is_parked_for_another_reason;
     NotParked: one_that_must_be_parked_is_applied, one_is_not_parked_any_more;
-    AnsweredOtherwise: a_report_is_another_one, an_answer_is_another_one;
+    AnsweredOtherwise: a_report_is_another_one, an_answer_is_another_one, an_alert_begins_otherwise;
     Affected: an_interval_is_missing, an_interval_begins_earlier, an_interval_ends_later,
         an_interval_has_another_impact;
     Unexplained: somebody_else_writes;

@@ -12,12 +12,16 @@ use lapin::{
 use nix::sys::signal::Signal;
 use serde_json::json;
 use shared::{
-    component::{Component, ComponentId},
-    envelope::{self, Entry},
-    impact::Impact,
-    message::UpdateMessage,
-    timestamp::Timestamp,
-    update_id::UpdateId,
+    domain::{
+        component::{Component, ComponentId},
+        impact::Impact,
+        timestamp::Timestamp,
+        update_id::UpdateId,
+    },
+    wire::{
+        envelope::{self, Entry},
+        message::UpdateMessage,
+    },
 };
 
 use harness::{Fixture, System, answer, eventually, proxy::Proxy, tests};

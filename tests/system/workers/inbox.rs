@@ -9,10 +9,12 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use shared::{
-    component::{Component, ComponentId},
-    impact::Impact,
-    message::UpdateMessage,
-    update_id::UpdateId,
+    domain::{
+        component::{Component, ComponentId},
+        impact::Impact,
+        update_id::UpdateId,
+    },
+    wire::message::UpdateMessage,
 };
 use sqlx::AssertSqlSafe;
 

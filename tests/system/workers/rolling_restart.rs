@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use futures_util::future::try_join_all;
 use nix::sys::signal::Signal;
 use reqwest::Client;
-use shared::update_id::UpdateId;
+use shared::domain::update_id::UpdateId;
 use tokio::time::Instant;
 
 use harness::{

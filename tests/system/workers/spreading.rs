@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::json;
-use shared::message::NEWEST;
+use shared::wire::message::NEWEST;
 use tokio::task::spawn_blocking;
 use worker::{
     batch::{ApplyError, apply},

@@ -13,10 +13,9 @@ use lapin::{
 };
 use serde_json::json;
 use shared::{
-    message::{ReplyMessage, UpdateMessage, Verdict},
-    timestamp::Timestamp,
-    topology::Topology,
-    update_id::UpdateId,
+    amqp::topology::Topology,
+    domain::{timestamp::Timestamp, update_id::UpdateId},
+    wire::message::{ReplyMessage, UpdateMessage, Verdict},
 };
 
 use harness::{Fixture, System, answer, eventually, tests};

@@ -4,11 +4,9 @@
 use std::collections::{BTreeSet, HashMap};
 
 use shared::{
-    component::ComponentId,
-    condition::Condition,
-    incident::IncidentId,
-    message::{Report, UpdateMessage},
+    domain::{component::ComponentId, condition::Condition, incident::IncidentId},
     throttled,
+    wire::message::{Report, UpdateMessage},
 };
 use sqlx::PgConnection;
 
@@ -24,11 +22,11 @@ use crate::{
         active_state,
         facts::{self, Facts, FactsQuery},
         inbox,
+        incident_row_locks::RowLocks,
         incidents::{self, Changes},
-        locks::rows::RowLocks,
-        locks::scope::ScopeGuard,
         parked,
         reports::{ReportsQuery, ReportsWritten},
+        scope_lock::ScopeGuard,
         workers::MemberId,
     },
 };

@@ -5,7 +5,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use parking_lot::{Mutex, MutexGuard};
-use shared::component::ComponentId;
+use shared::domain::component::ComponentId;
 
 use crate::domain::MAX_LIVE_REPORTS;
 

@@ -5,12 +5,16 @@ use std::{
     time::Duration,
 };
 
-use shared::{component::ComponentId, message::UpdateMessage, update_id::UpdateId};
+use shared::{
+    domain::{component::ComponentId, update_id::UpdateId},
+    wire::message::UpdateMessage,
+};
 use tokio::time::Instant;
 
 use super::message::Incoming;
 
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// Most transactions of other programs are as short as ours.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const MAX_PAUSE: Duration = Duration::from_secs(1);
 
 /// What must not be applied before the deferred updates: their redeliveries, later updates of their

@@ -4,15 +4,14 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 use shared::{
-    incident::IncidentId,
-    message::{DecodeError, UpdateMessage, Verdict},
-    traces::Processing,
-    update_id::UpdateId,
+    domain::{incident::IncidentId, update_id::UpdateId},
+    telemetry::traces::Processing,
+    wire::message::{DecodeError, UpdateMessage, Verdict},
 };
 
 use crate::{
     domain::IncidentRef,
-    store::{locks::rows::LockableRow, parked::MessageToPark},
+    store::{incident_row_locks::LockableRow, parked::MessageToPark},
 };
 
 /// A message, decoded separately: an unreadable one does not affect others.

@@ -3,12 +3,14 @@
 use std::collections::{HashMap, HashSet};
 
 use shared::{
-    component::ComponentId,
-    incident::{IncidentId, IncidentSnapshot},
-    message::{Idempotency, UpdateMessage, Verdict},
-    outcome::{InboxOutcome, Rejection},
-    timestamp::Timestamp,
-    update_id::UpdateId,
+    domain::{
+        component::ComponentId,
+        incident::{IncidentId, IncidentSnapshot},
+        outcome::{InboxOutcome, Rejection},
+        timestamp::Timestamp,
+        update_id::UpdateId,
+    },
+    wire::message::{Idempotency, UpdateMessage, Verdict},
 };
 
 use super::{
@@ -23,7 +25,7 @@ use crate::{
     store::{
         facts::Facts,
         inbox::PendingRow,
-        locks::rows::{LockableRow, RowLocks},
+        incident_row_locks::{LockableRow, RowLocks},
         parked::MessageToPark,
         reports::{ReportsRead, ReportsToWrite},
     },
@@ -285,14 +287,7 @@ fn snapshot(
     }
     #[expect(clippy::expect_used, reason = "a decision names incidents of the state")]
     let shown = active.manual_incident(component, id).expect("an incident of the state");
-    IncidentSnapshot {
-        id,
-        text: shown.text.clone(),
-        impact: shown.impact,
-        start_date: shown.start_date,
-        end_date: shown.end_date,
-        last_update_at: shown.last_update_at,
-    }
+    shown.clone().with_id(IncidentRef::Existing)
 }
 
 impl Plan<'_> {

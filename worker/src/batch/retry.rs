@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use shared::{
     database::Database,
-    metrics::{Ended, WORKER},
-    telemetry::chain,
-    throttled, traces,
-    update_id::UpdateId,
+    domain::update_id::UpdateId,
+    telemetry::{
+        chain,
+        metrics::{Ended, WORKER},
+        traces,
+    },
+    throttled,
 };
 use sqlx::PgConnection;
 use tokio::time::{Instant, sleep};

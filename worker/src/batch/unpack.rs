@@ -1,6 +1,6 @@
 //! The updates of a delivery: one, or those of an envelope, each treated as if it was sent alone. Pure.
 
-use shared::{
+use shared::wire::{
     envelope::{self, Content, Entry, TraceContext, UnreadableEntry},
     message::{DecodeError, UpdateMessage},
 };

@@ -1,8 +1,8 @@
 //! Why a worker stops consuming, and whether its node of RabbitMQ is the cause.
 
-use shared::{broker::ConnectError, topology::DeclareError};
+use shared::amqp::{broker::ConnectError, topology::DeclareError};
 
-use super::{deliveries::DeliveryError, trial::TrialError};
+use super::{deliveries::DeliveryError, node_trial::TrialError};
 use crate::membership::MembershipError;
 
 /// Why a worker stopped consuming.

@@ -15,7 +15,7 @@ use lapin::{
     options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions},
     types::{AMQPValue, FieldTable, ShortString},
 };
-use shared::{envelope, traces};
+use shared::{telemetry::traces, wire::envelope};
 
 use super::repartition::is_marker;
 use crate::{

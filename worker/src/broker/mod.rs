@@ -4,6 +4,7 @@
 mod acknowledgements;
 mod consume_error;
 mod deliveries;
+mod node_trial;
 mod nodes;
 pub(crate) mod policies;
 mod publish;
@@ -13,7 +14,6 @@ mod replies;
 pub(crate) mod report_end;
 pub(crate) mod requeue;
 mod session;
-mod starting;
-mod trial;
+mod start_deliveries;
 
 pub(crate) use self::{replies::ReplySender, session::Consumer};

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use shared::{broker::Broker, metrics::WORKER};
+use shared::{amqp::broker::Broker, telemetry::metrics::WORKER};
 use tokio::time::sleep;
 
 use crate::membership::Share;

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use regex::Regex;
 use serde::{Deserialize, Deserializer, de::Error as _};
 use serde_json::{Map, Value};
-use shared::topology::Topology;
+use shared::amqp::topology::Topology;
 
 /// What to pipe in.
 const USAGE: &str = "pipe in what `rabbitmqctl -q -p VHOST list_policies --formatter json`, and after \

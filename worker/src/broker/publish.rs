@@ -7,14 +7,14 @@ use lapin::{
     BasicProperties, Channel, Confirmation, Connection,
     options::{BasicPublishOptions, ConfirmSelectOptions},
 };
-use shared::{
+use shared::amqp::{
     broker::Broker,
     topology::{Phase, Recorded, Topology},
 };
 use sqlx::PgConnection;
 use tokio::time::timeout;
 
-use crate::store::locks::commands;
+use crate::store::command_locks;
 
 const PERSISTENT: u8 = 2;
 const CONFIRM_LIMIT: Duration = Duration::from_secs(10);
@@ -37,7 +37,7 @@ impl CommandPublisher {
         let connection = broker.connect(name).await?;
         let channel = connection.create_channel().await?;
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
-        commands::hold_topology(database).await?;
+        command_locks::hold_topology(database).await?;
         let Recorded { topology, phase } = Recorded::read(database).await?;
         if phase != Phase::Open {
             bail!("the number of partitions is being changed: try again when that is done");

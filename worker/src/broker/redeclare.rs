@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use lapin::Connection;
 use shared::{
+    amqp::topology::{DeclareError, Phase, Topology},
     database::{ConnectOptions, Database},
     telemetry::chain,
     throttled,
-    topology::{DeclareError, Phase, Topology},
 };
 use sqlx::PgConnection;
 use tokio::time::{sleep, timeout};

@@ -8,7 +8,7 @@
 //! (`proof`), and only then are new queues recorded. If the command dies on the way, the workers undo it
 //! (`store/topology.rs`).
 
-mod proof;
+mod empty_queue_proof;
 
 use std::time::Duration;
 
@@ -20,19 +20,21 @@ use lapin::{
 };
 use serde::Serialize;
 use shared::{
-    broker::Broker,
-    message::REPORTS,
+    amqp::{
+        broker::Broker,
+        topology::{Phase, Recorded, Topology},
+    },
     telemetry::chain,
-    topology::{Phase, Recorded, Topology},
+    wire::message::REPORTS,
 };
 use sqlx::PgConnection;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::proof::is_marker;
-use self::proof::{HeldQueue, hold_all};
+pub(crate) use self::empty_queue_proof::is_marker;
+use self::empty_queue_proof::{HeldQueue, hold_all};
 use crate::store::{
-    locks::commands,
+    command_locks,
     topology::{end_when_stalled, expect_all_read, may_stall, record},
     workers::{self, MemberId},
 };
@@ -108,7 +110,7 @@ pub(crate) async fn change(
 ) -> Result<String> {
     let change =
         async |database: &mut PgConnection| change_alone(database, broker, wanted, stop).await;
-    commands::alone(database, change).await
+    command_locks::alone(database, change).await
 }
 
 async fn change_alone(

@@ -7,12 +7,14 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use lapin::{BasicProperties, Channel, Connection, options::BasicPublishOptions};
 use shared::{
-    broker::Broker,
-    message::{ReplyMessage, UpdateResult},
-    metrics::{COMMON, Server, WORKER},
-    supervise,
-    telemetry::chain,
-    traces::{self, Processing},
+    amqp::broker::Broker,
+    process::supervise,
+    telemetry::{
+        chain,
+        metrics::{COMMON, Server, WORKER},
+        traces::{self, Processing},
+    },
+    wire::message::{ReplyMessage, UpdateResult},
 };
 use tokio::{
     sync::mpsc,

@@ -2,13 +2,12 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use shared::{
-    broker::Broker,
-    component::Component,
-    condition::Condition,
-    incident::DEFAULT_TITLE,
-    message::{REPORTS, Report, UpdateMessage},
-    output,
-    update_id::UpdateId,
+    amqp::broker::Broker,
+    domain::{
+        component::Component, condition::Condition, incident::DEFAULT_TITLE, update_id::UpdateId,
+    },
+    process::output,
+    wire::message::{REPORTS, Report, UpdateMessage},
 };
 use sqlx::PgConnection;
 

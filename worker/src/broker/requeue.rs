@@ -1,7 +1,10 @@
 //! Requeues parked messages, for an operator.
 
 use anyhow::{Context, Result, bail, ensure};
-use shared::{broker::Broker, message::UpdateMessage, topology::Topology};
+use shared::{
+    amqp::{broker::Broker, topology::Topology},
+    wire::message::UpdateMessage,
+};
 use sqlx::PgConnection;
 
 use super::publish::CommandPublisher;

@@ -11,13 +11,13 @@ use std::{
 use futures_util::{Stream, StreamExt, stream::select_all};
 use lapin::Connection;
 use shared::{
-    broker::{Broker, ConnectError},
+    amqp::{
+        broker::{Broker, ConnectError},
+        topology::Phase,
+    },
     database::{ConnectOptions, Database},
-    message::{UpdateResult, Verdict},
-    metrics::WORKER,
-    telemetry::chain,
-    topology::Phase,
-    traces,
+    telemetry::{chain, metrics::WORKER, traces},
+    wire::message::{UpdateResult, Verdict},
 };
 use sqlx::PgConnection;
 use tokio::{
@@ -30,11 +30,10 @@ use super::{
     acknowledgements::Acknowledgements,
     consume_error::ConsumeError,
     deliveries::{DeliveryError, QueueKind, Received},
-    nodes,
+    node_trial, nodes,
     redeclare::redeclare,
     replies::{Reply, ReplySender},
-    starting::Starting,
-    trial,
+    start_deliveries::Starting,
 };
 use crate::{
     batch::{DeferredQueue, Expired, Incoming, MessageResult, apply_with_retries, within},
@@ -44,7 +43,7 @@ use crate::{
         readiness::{PURPOSE, Readiness},
         sampling,
     },
-    store::{locks::rows::LockableRow, workers::MemberId},
+    store::{incident_row_locks::LockableRow, workers::MemberId},
 };
 
 /// Consumes this worker's share of the partitions.
@@ -89,7 +88,7 @@ impl Consumer {
         // Joins only once it could consume: a worker without RabbitMQ, or on a node that has lost the others
         // of its cluster, would block its share.
         let Some(mut connection) = self.connect().await? else { return Ok(()) };
-        let tried = trial::consume(&connection, &self.database, &self.stop).await;
+        let tried = node_trial::consume(&connection, &self.database, &self.stop).await;
         tried.map_err(ConsumeError::from).inspect_err(|error| self.blame_the_node(error))?;
         if self.stop.is_cancelled() {
             return Ok(());
@@ -145,7 +144,7 @@ impl Consumer {
         let mut batches = select_all(deliveries.into_deliveries()).ready_chunks(self.batch);
         WORKER.held.set(0);
         let mut acknowledgements = Acknowledgements::new(share.topology().prefetch);
-        let mut failing = pin!(trial::fails(&connection, &self.broker, &share, &self.stop));
+        let mut failing = pin!(node_trial::fails(&connection, &self.broker, &share, &self.stop));
         let ended = match started {
             Some(Ok(Ok(()))) => {
                 self.readiness.consuming(member.id, share.clone());

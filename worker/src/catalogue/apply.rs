@@ -7,16 +7,18 @@
 use std::collections::HashMap;
 
 use shared::{
-    component::{Attribute, Component, ComponentId},
     database::{components, sqlstate},
-    shorten::{MAX_QUOTED_CHARS, shorten},
+    domain::{
+        component::{Attribute, Component, ComponentId},
+        shorten::{MAX_QUOTED_CHARS, shorten},
+    },
 };
 use sqlx::{Connection, PgConnection};
 
 use super::{CatalogueEntry, CatalogueError, CataloguePlan, Changed};
 use crate::store::{
     catalogue::{self as store, InIncidents},
-    locks::scope::ScopeGuard,
+    scope_lock::ScopeGuard,
 };
 
 /// Maximum number of components that an error message names, and of incidents of each.

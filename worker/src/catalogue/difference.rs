@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::Serialize;
-use shared::component::{Attribute, ByName, Component, ComponentId, NoComponent};
+use shared::domain::component::{Attribute, ByName, Component, ComponentId, NoComponent};
 
 use super::{CatalogueEntry, CatalogueError, file::FormerIdentity};
 

@@ -4,8 +4,10 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 use shared::{
-    component::{self, Attribute, MAX_ATTRIBUTE_LENGTH, MAX_ATTRIBUTES},
-    shorten::{MAX_QUOTED_CHARS, shorten},
+    domain::{
+        component::{self, Attribute, MAX_ATTRIBUTE_LENGTH, MAX_ATTRIBUTES},
+        shorten::{MAX_QUOTED_CHARS, shorten},
+    },
     yaml::{self, Document, Node, YamlError},
 };
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Subcommand;
-use shared::{output, settings::Settings};
+use shared::{process::output, settings::Settings};
 
 use super::{connect, printed};
 use crate::catalogue::{self, ApplyOptions, CatalogueFile, CataloguePlan, Changed};
@@ -109,7 +109,7 @@ fn text(plan: &CataloguePlan) -> String {
 
 #[cfg(test)]
 mod tests {
-    use shared::component::{Component, ComponentId};
+    use shared::domain::component::{Component, ComponentId};
 
     use super::*;
 

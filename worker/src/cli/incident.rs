@@ -2,7 +2,10 @@
 
 use anyhow::Result;
 use clap::{ArgGroup, Args, Subcommand};
-use shared::{impact::Impact, incident::IncidentId, settings::Settings, timestamp::Timestamp};
+use shared::{
+    domain::{impact::Impact, incident::IncidentId, timestamp::Timestamp},
+    settings::Settings,
+};
 
 use super::{
     connect,

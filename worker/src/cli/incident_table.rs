@@ -1,6 +1,6 @@
 //! Incidents and maintenances as tables.
 
-use shared::{component::Component, timestamp::Timestamp};
+use shared::domain::{component::Component, timestamp::Timestamp};
 
 use crate::operator::{Incident, IncidentUpdate};
 

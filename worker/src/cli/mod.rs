@@ -13,9 +13,8 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use serde::Serialize;
 use shared::{
-    admin,
     database::{self, ConnectError},
-    health,
+    http::{admin, health},
     settings::Settings,
 };
 use sqlx::PgConnection;

@@ -2,7 +2,10 @@
 
 use anyhow::Result;
 use clap::Subcommand;
-use shared::{broker::Broker, message::UpdateMessage, settings::Settings, timestamp::Timestamp};
+use shared::{
+    amqp::broker::Broker, domain::timestamp::Timestamp, settings::Settings,
+    wire::message::UpdateMessage,
+};
 
 use super::{connect, printed};
 use crate::{

@@ -1,6 +1,6 @@
 //! Parses values of the command line.
 
-use shared::{impact::Impact, incident::MAX_TITLE_CHARS};
+use shared::domain::{impact::Impact, incident::MAX_TITLE_CHARS};
 
 /// The impact of an incident, as a number or a word.
 pub(super) fn impact(text: &str) -> Result<Impact, &'static str> {

@@ -6,12 +6,11 @@ use anyhow::{Result, ensure};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use shared::{
-    broker::Broker,
-    component::ComponentId,
+    amqp::broker::Broker,
     database::components,
-    message::{Report, is_source},
+    domain::{component::ComponentId, update_id::UpdateId},
     settings::Settings,
-    update_id::UpdateId,
+    wire::message::{Report, is_source},
 };
 
 use super::{connect, printed};

@@ -3,11 +3,13 @@
 use anyhow::{Result, bail};
 use clap::{Subcommand, value_parser};
 use shared::{
-    broker::Broker,
-    envelope, message, output,
+    amqp::{
+        broker::Broker,
+        topology::{ARGUMENTS, Recorded},
+    },
+    process::{output, stop_signal},
     settings::Settings,
-    shutdown,
-    topology::{ARGUMENTS, Recorded},
+    wire::{envelope, message},
 };
 
 use super::{connect, printed};
@@ -72,7 +74,7 @@ pub(super) async fn run(command: TopologyCommand, settings: &Settings) -> Result
         TopologyCommand::Change { partitions, queue_limit, prefetch, wire, arguments } => {
             let wanted = TopologyChange { partitions, queue_limit, prefetch, wire, arguments };
             let broker = Broker::from_settings(settings)?;
-            let stop = shutdown::on_signal()?;
+            let stop = stop_signal::token()?;
             let database = &mut connect(settings).await?;
             repartition::change(database, &broker, wanted, &stop).await
         }

@@ -1,6 +1,6 @@
 //! Carries out decisions: changes the state, and notes what happened in the timelines of its incidents.
 
-use shared::{component::ComponentId, timestamp::Timestamp};
+use shared::domain::{component::ComponentId, timestamp::Timestamp};
 
 use super::{
     incident_ref::IncidentRef,
@@ -10,7 +10,8 @@ use super::{
 };
 
 impl ActiveState {
-    /// Applies a decision that was made on this state for this update. Adds what happened to `timeline`, oldest first; returns the incident that now holds or covers the component.
+    /// Applies a decision that was made on this state for this update. Adds what happened to `timeline`, oldest first;
+    /// returns the incident that now holds or covers the component.
     pub fn carry_out(
         &mut self,
         decision: &Decision,

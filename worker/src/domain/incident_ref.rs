@@ -1,6 +1,6 @@
 //! References to incidents, of which those that a batch opens have no ids yet.
 
-use shared::incident::IncidentId;
+use shared::domain::incident::IncidentId;
 
 /// An incident within a batch: an existing one, or one that the batch opens and that has no id until it is
 /// written. Ordered by age, the oldest first.

@@ -4,12 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use shared::{
-    component::ComponentId,
-    condition::Condition,
-    message::UpdateMessage,
-    outcome::{Reason, Rejection},
-    timestamp::Timestamp,
-    update_id::UpdateId,
+    domain::{
+        component::ComponentId,
+        condition::Condition,
+        outcome::{Reason, Rejection},
+        timestamp::Timestamp,
+        update_id::UpdateId,
+    },
+    wire::message::UpdateMessage,
 };
 
 /// The maximum number of live reports of a component.

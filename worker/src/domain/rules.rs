@@ -5,7 +5,9 @@
 
 use std::cmp::Reverse;
 
-use shared::{component::ComponentId, impact::Impact, outcome::Reason};
+use shared::domain::{
+    component::ComponentId, impact::Impact, outcome::Reason, timestamp::Timestamp,
+};
 
 use super::{
     incident_ref::IncidentRef,
@@ -146,10 +148,10 @@ pub fn decide(state: &ActiveState, update: Update<'_>, impact: Impact) -> Decisi
         let covered_by = Some(IncidentRef::Existing(by.id));
         Decision::Unchanged { covered_by, reason }
     };
-    if let Some(maintenance) = manual.iter().find(|m| m.is_running_maintenance(at)) {
+    if let Some(maintenance) = manual.iter().find(|m| is_running_maintenance(m, at)) {
         return covered(maintenance, Reason::InRunningMaintenance);
     }
-    let covers = |m: &&ManualIncident| m.is_active_incident(at) && m.impact >= impact;
+    let covers = |m: &&ManualIncident| is_active_incident(m, at) && m.impact >= impact;
     if let Some(incident) = manual.iter().find(covers) {
         return covered(incident, Reason::CoveredByManualIncident);
     }
@@ -199,11 +201,23 @@ pub(super) fn unchanged(state: &ActiveState, update: Update<'_>, reason: Reason)
     let manual = state.manual_of(component);
     let covering = manual
         .iter()
-        .find(|m| m.is_running_maintenance(at))
-        .or_else(|| manual.iter().find(|m| m.is_active_incident(at)))
+        .find(|m| is_running_maintenance(m, at))
+        .or_else(|| manual.iter().find(|m| is_active_incident(m, at)))
         .map(|m| IncidentRef::Existing(m.id));
     let covered_by = covering.or_else(|| Some(*worst_incident_of(state, component)?.0));
     Decision::Unchanged { covered_by, reason }
+}
+
+fn is_running_maintenance(incident: &ManualIncident, now: Timestamp) -> bool {
+    incident.impact == Impact::Maintenance
+        && incident.start_date <= now
+        && incident.end_date.is_none_or(|end| end > now)
+}
+
+fn is_active_incident(incident: &ManualIncident, now: Timestamp) -> bool {
+    incident.impact != Impact::Maintenance
+        && incident.start_date <= now
+        && incident.end_date.is_none()
 }
 
 /// The active system incidents of a component.

@@ -3,7 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use shared::{component::ComponentId, impact::Impact, incident::IncidentId, timestamp::Timestamp};
+use shared::domain::{
+    component::ComponentId, impact::Impact, incident::IncidentSnapshot, timestamp::Timestamp,
+};
 
 use super::{
     incident_ref::IncidentRef,
@@ -48,35 +50,9 @@ impl SystemIncident {
 }
 
 /// A manual incident or a maintenance, as far as it can cover a component.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ManualIncident {
-    /// Its id.
-    pub id: IncidentId,
-    /// Its title.
-    pub text: String,
-    /// Its impact; a maintenance has `Maintenance`.
-    pub impact: Impact,
-    /// Its start, possibly in the future.
-    pub start_date: Timestamp,
-    /// Its end, possibly in the future.
-    pub end_date: Option<Timestamp>,
-    /// The time of its newest timeline entry.
-    pub last_update_at: Option<Timestamp>,
-}
-
-impl ManualIncident {
-    /// Whether it is a maintenance that is running at that time.
-    pub(super) fn is_running_maintenance(&self, now: Timestamp) -> bool {
-        self.impact == Impact::Maintenance
-            && self.start_date <= now
-            && self.end_date.is_none_or(|end| end > now)
-    }
-
-    /// Whether it is an active incident at that time.
-    pub(super) fn is_active_incident(&self, now: Timestamp) -> bool {
-        self.impact != Impact::Maintenance && self.start_date <= now && self.end_date.is_none()
-    }
-}
+///
+/// A maintenance has the impact `Maintenance`. Start and end may be in the future.
+pub type ManualIncident = IncidentSnapshot;
 
 /// The state on which the rules decide: the active incidents, as far as they concern the components of a
 /// batch.

@@ -1,7 +1,9 @@
 //! The entries of timelines, and their texts, which dashboards show as HTML.
 
 use html_escape::encode_quoted_attribute as escaped;
-use shared::{component::ComponentId, impact::Impact, incident::IncidentId, timestamp::Timestamp};
+use shared::domain::{
+    component::ComponentId, impact::Impact, incident::IncidentId, timestamp::Timestamp,
+};
 
 use super::incident_ref::IncidentRef;
 
@@ -32,9 +34,6 @@ pub enum TimelineEvent {
     /// The system closed it.
     Closed,
 }
-
-/// The status of every entry that the system writes.
-pub const STATUS: &str = "SYSTEM";
 
 /// Provides the names for the texts.
 pub trait Names {

@@ -1,10 +1,12 @@
 //! Decides an update as a whole: what becomes of its report, and so of the incidents of its component.
 
 use shared::{
-    condition::Condition,
-    message::UpdateMessage,
-    outcome::{Reason, Rejection},
-    timestamp::Timestamp,
+    domain::{
+        condition::Condition,
+        outcome::{Reason, Rejection},
+        timestamp::Timestamp,
+    },
+    wire::message::UpdateMessage,
 };
 
 use super::{

@@ -6,10 +6,10 @@
 use std::time::Duration;
 
 use shared::{
+    amqp::topology::{Recorded, TopologyError},
     database::{ConnectOptions, Database},
-    supervise,
+    process::supervise,
     telemetry::chain,
-    topology::{Recorded, TopologyError},
 };
 use sqlx::PgConnection;
 use tokio::{

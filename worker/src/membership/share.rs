@@ -1,6 +1,6 @@
 //! Which partitions a worker consumes: every n-th, starting at its rank among the live workers.
 
-use shared::topology::{Phase, Recorded, Topology};
+use shared::amqp::topology::{Phase, Recorded, Topology};
 
 /// What one worker consumes.
 #[derive(Clone, Debug, PartialEq, Eq)]

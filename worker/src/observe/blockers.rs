@@ -4,13 +4,12 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use shared::{
     database::{ConnectOptions, Database},
-    telemetry::chain,
-    throttle::Throttle,
+    telemetry::{chain, throttle::Throttle},
 };
 use sqlx::PgConnection;
 use tokio::{sync::Mutex, time::timeout};
 
-use crate::store::locks::{holders, rows::LockableRow};
+use crate::store::{incident_row_locks::LockableRow, lock_holders};
 
 /// Time for finding them.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -48,7 +47,7 @@ impl Blockers {
         tokio::spawn(async move {
             let mut database = database.lock().await;
             let finding = database.with(async |connection: &mut PgConnection| {
-                holders::find(connection, &incidents, &components).await
+                lock_holders::find(connection, &incidents, &components).await
             });
             let blockers = match timeout(LIMIT, finding).await {
                 Ok(Ok(blockers)) if blockers.is_empty() => "none any more".to_owned(),

@@ -10,7 +10,7 @@ use axum::{
     routing::get,
 };
 use serde_json::json;
-use shared::metrics::{COMMON, CONTENT_TYPE, WORKER};
+use shared::telemetry::metrics::{COMMON, CONTENT_TYPE, WORKER};
 
 use super::readiness::Readiness;
 

@@ -3,11 +3,10 @@
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use shared::{
-    broker::Broker,
+    amqp::{broker::Broker, topology::Phase},
     database::Servers,
-    health::ReadyStatus,
-    metrics::{COMMON, Server, WORKER},
-    topology::Phase,
+    http::health::ReadyStatus,
+    telemetry::metrics::{COMMON, Server, WORKER},
 };
 use tokio_util::sync::CancellationToken;
 

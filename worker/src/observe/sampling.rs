@@ -5,9 +5,11 @@ use std::time::Duration;
 use lapin::{Connection, options::QueueDeclareOptions, types::FieldTable};
 use shared::{
     database::{Database, standbys},
-    message::Verdict,
-    metrics::{AppliedLabel, PartitionLabel, ResultLabel, WORKER},
-    telemetry::chain,
+    telemetry::{
+        chain,
+        metrics::{AppliedLabel, PartitionLabel, ResultLabel, WORKER},
+    },
+    wire::message::Verdict,
 };
 use sqlx::PgConnection;
 use tokio::time::{sleep, timeout};
@@ -83,12 +85,8 @@ async fn read_queues(connection: &Connection, share: &Share) -> Result<(), lapin
 pub(crate) async fn database(mut database: Database, inbox_days: u32) {
     WORKER.retention.set(i64::from(inbox_days) * 86_400);
     loop {
-        let failure = match timeout(LIMIT, database.with(read_database)).await {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(chain(&error)),
-            Err(_) => Some("it takes too long".to_owned()),
-        };
-        if let Some(reason) = failure {
+        if let Err(error) = database.with_within(LIMIT, read_database).await {
+            let reason = chain(&error);
             tracing::debug!(reason, "the database can't be sampled");
             // Readiness must not name a reason that is over.
             WORKER.waiting_commits.set(0);

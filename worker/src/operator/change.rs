@@ -1,7 +1,7 @@
 //! The changes that an operator makes. An invalid one rolls its transaction back.
 
 use anyhow::{Result, bail, ensure};
-use shared::{
+use shared::domain::{
     component::{Component, ComponentId},
     impact::Impact,
     incident::IncidentId,

@@ -4,8 +4,8 @@ use std::{convert::Infallible, str::FromStr};
 
 use anyhow::{Result, anyhow, bail};
 use shared::{
-    component::{Attribute, ByName, Component, ComponentId, NoComponent},
     database::components,
+    domain::component::{Attribute, ByName, Component, ComponentId, NoComponent},
 };
 use sqlx::PgConnection;
 

@@ -5,11 +5,13 @@ use std::collections::{BTreeSet, HashMap};
 use anyhow::{Context, Result};
 use serde::{Serialize, Serializer};
 use shared::{
-    component::{Component, ComponentId},
     database::components,
-    impact::Impact,
-    incident::IncidentId,
-    timestamp::Timestamp,
+    domain::{
+        component::{Component, ComponentId},
+        impact::Impact,
+        incident::IncidentId,
+        timestamp::Timestamp,
+    },
 };
 use sqlx::PgConnection;
 

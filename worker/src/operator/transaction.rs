@@ -11,11 +11,13 @@ use std::collections::{BTreeSet, HashMap};
 
 use anyhow::{Context, Result, bail, ensure};
 use shared::{
-    component::{Component, ComponentId},
     database::components,
-    impact::Impact,
-    incident::IncidentId,
-    timestamp::Timestamp,
+    domain::{
+        component::{Component, ComponentId},
+        impact::Impact,
+        incident::{IncidentId, SYSTEM_STATUS},
+        timestamp::Timestamp,
+    },
 };
 use sqlx::PgConnection;
 
@@ -24,8 +26,8 @@ use crate::{
     domain::timeline,
     store::{
         incidents,
-        locks::scope::ScopeGuard,
         operator_changes::{self, IncidentRow, NewUpdate},
+        scope_lock::ScopeGuard,
     },
 };
 
@@ -211,15 +213,15 @@ impl<'a> Change<'a> {
             let mut left = other.components.len();
             for component in other.components.iter().filter_map(|id| named.get(id)) {
                 let label = component.label();
-                self.note(from.0, timeline::STATUS, timeline::moved_to(&label, into));
-                self.note(into.0, timeline::STATUS, timeline::moved_from(&label, from));
+                self.note(from.0, SYSTEM_STATUS, timeline::moved_to(&label, into));
+                self.note(into.0, SYSTEM_STATUS, timeline::moved_from(&label, from));
                 moved.insert(component.id);
                 if left > 1 {
                     left -= 1;
                     self.separate(other.id, component.id);
                 } else {
                     self.closed.push(other.id);
-                    self.note(other.id, timeline::STATUS, timeline::CLOSED.to_owned());
+                    self.note(other.id, SYSTEM_STATUS, timeline::CLOSED.to_owned());
                 }
             }
         }

@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use shared::incident::IncidentId;
+use shared::domain::incident::IncidentId;
 use sqlx::PgConnection;
 use tokio::time::sleep;
 
-use crate::store::{affected::compare_rest, locks::holders};
+use crate::store::{affected::compare_rest, lock_holders};
 
 /// The incidents of one transaction, and about how many components they have together. Writers wait for those, so
 /// they are few.
@@ -34,7 +34,7 @@ pub(super) async fn complete(database: &mut PgConnection) -> Result<Option<Strin
     }
     left.sort_unstable();
     let named: Vec<String> = left.iter().take(NAMED).map(ToString::to_string).collect();
-    let holders = holders::find(database, &left, &[]).await?;
+    let holders = lock_holders::find(database, &left, &[]).await?;
     Ok(Some(format!(
         "Others have locked {} incidents ({}{}): since when their components are affected is recorded later, by \
         the workers every hour or by the next `worker migrate`. Sessions: {}.",

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use sqlx::{Connection, Executor, PgConnection};
 use tokio::time::sleep;
 
-use crate::store::locks::commands::alone;
+use crate::store::command_locks::alone;
 
 const DETACH: &str = include_str!("../../../migrations/detach.sql");
 /// Pause between two checks for connected gateways and workers.

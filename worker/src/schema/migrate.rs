@@ -2,14 +2,14 @@
 
 use anyhow::{Context, Result};
 use shared::{
+    amqp::topology::{Recorded, Topology},
     database,
     settings::Settings,
-    topology::{Recorded, Topology},
 };
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::{adopt, backfill_affected};
-use crate::{housekeeping::housekeep, store::locks::commands::alone};
+use crate::{housekeeping::housekeep, store::command_locks::alone};
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
 

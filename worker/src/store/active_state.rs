@@ -2,14 +2,16 @@
 //!
 //! It is read without row locks. The scope's lock excludes other workers; concurrent commits of the
 //! Python dashboard and of people are visible to the next reading. Rows that a change depends on are
-//! locked by [`RowLocks`](super::locks::rows::RowLocks) and read again before the change is written.
+//! locked by [`RowLocks`](super::incident_row_locks::RowLocks) and read again before the change is written.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use shared::{component::ComponentId, impact::Impact, incident::IncidentId, timestamp::Timestamp};
+use shared::domain::{
+    component::ComponentId, impact::Impact, incident::IncidentId, timestamp::Timestamp,
+};
 use sqlx::{FromRow, postgres::PgRow};
 
-use super::locks::scope::ScopeGuard;
+use super::scope_lock::ScopeGuard;
 use crate::domain::{ActiveState, IncidentRef, ManualIncident, SystemIncident};
 
 /// The CTEs of the [`system_tables`]: the active system incidents, and which of the components `$1` they have.

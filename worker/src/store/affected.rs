@@ -1,6 +1,6 @@
 //! The record of when components were affected: what is noted is applied to it, and it is completed.
 
-use shared::incident::IncidentId;
+use shared::domain::incident::IncidentId;
 use sqlx::PgConnection;
 
 /// Compares those incidents again that others had locked. Returns those that are left. Each call of the function is

@@ -2,13 +2,13 @@
 //!
 //! A fixed number of statements, however many components there are.
 
-use shared::{
+use shared::domain::{
     component::{Attribute, ComponentId},
     incident::IncidentId,
 };
 use sqlx::{FromRow, PgConnection};
 
-use super::locks::scope::ScopeGuard;
+use super::scope_lock::ScopeGuard;
 
 /// A component with the incidents that have it, newest first.
 pub(crate) type InIncidents = (ComponentId, Vec<IncidentId>);

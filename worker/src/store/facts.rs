@@ -8,12 +8,14 @@ use std::{
 
 use serde::Deserialize;
 use shared::{
-    component::{Component, ComponentId},
-    incident::IncidentId,
-    message::Verdict,
-    outcome::InboxOutcome,
-    timestamp::Timestamp,
-    update_id::UpdateId,
+    domain::{
+        component::{Component, ComponentId},
+        incident::IncidentId,
+        outcome::InboxOutcome,
+        timestamp::Timestamp,
+        update_id::UpdateId,
+    },
+    wire::message::Verdict,
 };
 use sqlx::{AssertSqlSafe, FromRow, PgConnection, Row, postgres::PgRow, types::Json};
 use uuid::Uuid;
@@ -22,8 +24,8 @@ use super::{
     active_state::{self, manual_ctes, manual_table, system_ctes, system_tables},
     covering::active_manual,
     incidents::column,
-    locks::scope::ScopeGuard,
     reports::{REPORT_COLUMNS, REPORT_TABLES, ReportsQuery, ReportsRead},
+    scope_lock::ScopeGuard,
     workers::MemberId,
 };
 use crate::domain::ActiveState;

@@ -8,17 +8,10 @@ use sqlx::PgConnection;
 /// # Errors
 /// When a statement fails; what was deleted before remains deleted.
 pub(crate) async fn delete_expired(database: &mut PgConnection) -> Result<(), sqlx::Error> {
-    loop {
-        let deleted = sqlx::query(
-            "DELETE FROM sdb_idempotency_key WHERE key IN (
-                SELECT key FROM sdb_idempotency_key
-                WHERE used_at < (clock_timestamp() AT TIME ZONE 'UTC') - interval '24 hours'
-                ORDER BY used_at LIMIT 10000 FOR UPDATE SKIP LOCKED)",
-        )
-        .execute(&mut *database)
-        .await?;
-        if deleted.rows_affected() == 0 {
-            return Ok(());
-        }
-    }
+    let expired = "DELETE FROM sdb_idempotency_key WHERE key IN (
+            SELECT key FROM sdb_idempotency_key
+            WHERE used_at < (clock_timestamp() AT TIME ZONE 'UTC') - interval '24 hours'
+            ORDER BY used_at LIMIT 10000 FOR UPDATE SKIP LOCKED)";
+    while sqlx::query(expired).execute(&mut *database).await?.rows_affected() > 0 {}
+    Ok(())
 }

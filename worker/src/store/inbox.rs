@@ -1,16 +1,18 @@
 //! The inbox: the record of every update, with the idempotency keys.
 
 use shared::{
-    incident::IncidentId, message::UpdateMessage, outcome::InboxOutcome, timestamp::Timestamp,
-    update_id::UpdateId,
+    domain::{
+        incident::IncidentId, outcome::InboxOutcome, timestamp::Timestamp, update_id::UpdateId,
+    },
+    wire::message::UpdateMessage,
 };
 
 use sqlx::{AssertSqlSafe, FromRow};
 
 use super::{
     incidents::column,
-    locks::scope::ScopeGuard,
     reports::{ReportsToWrite, ReportsWritten},
+    scope_lock::ScopeGuard,
 };
 use crate::domain::IncidentRef;
 

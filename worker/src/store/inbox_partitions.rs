@@ -3,7 +3,7 @@
 use shared::database::sqlstate;
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use super::locks::holders::SESSION;
+use super::lock_holders::SESSION;
 
 /// Changes the owner of the partitions to the owner of the inbox. `worker migrate` may run as another
 /// role, whose partitions the workers could not drop.

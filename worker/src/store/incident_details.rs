@@ -1,6 +1,6 @@
 //! Incidents and maintenances with their components and updates, as an operator's commands show them.
 
-use shared::{component::ComponentId, incident::IncidentId, timestamp::Timestamp};
+use shared::domain::{component::ComponentId, incident::IncidentId, timestamp::Timestamp};
 use sqlx::{FromRow, PgConnection};
 
 /// An incident; `times`, `statuses` and `texts` are its updates, newest first.

@@ -3,13 +3,13 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use shared::{
+use shared::domain::{
     component::{Component, ComponentId},
-    incident::IncidentId,
+    incident::{IncidentId, SYSTEM_STATUS},
     timestamp::Timestamp,
 };
 
-use super::locks::scope::ScopeGuard;
+use super::scope_lock::ScopeGuard;
 use crate::domain::{
     ActiveState, IncidentRef, SystemIncident,
     timeline::{self, Names, TimelineEntry},
@@ -194,7 +194,7 @@ async fn write_timeline(
     .bind(column(&entries, |entry| entry.0))
     .bind(column(&entries, |entry| entry.1))
     .bind(column(&entries, |entry| entry.2.as_str()))
-    .bind(timeline::STATUS)
+    .bind(SYSTEM_STATUS)
     .execute(scope.session())
     .await?;
     Ok(())

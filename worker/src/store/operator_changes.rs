@@ -3,10 +3,12 @@
 //! A fixed number of statements, however many incidents and components there are: all workers wait for the
 //! scope's lock meanwhile.
 
-use shared::{component::ComponentId, impact::Impact, incident::IncidentId, timestamp::Timestamp};
+use shared::domain::{
+    component::ComponentId, impact::Impact, incident::IncidentId, timestamp::Timestamp,
+};
 use sqlx::FromRow;
 
-use super::{incidents::column, locks::scope::ScopeGuard};
+use super::{incidents::column, scope_lock::ScopeGuard};
 
 /// An incident's own columns.
 #[derive(Clone, Debug, FromRow)]

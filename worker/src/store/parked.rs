@@ -3,10 +3,14 @@
 use std::collections::HashSet;
 
 use serde::{Serialize, Serializer};
-use shared::{throttled, timestamp::Timestamp, traces::Processing, update_id::UpdateId};
+use shared::{
+    domain::{timestamp::Timestamp, update_id::UpdateId},
+    telemetry::traces::Processing,
+    throttled,
+};
 use sqlx::{FromRow, PgConnection};
 
-use super::{inbox::PendingRow, incidents::column, locks::scope::ScopeGuard};
+use super::{inbox::PendingRow, incidents::column, scope_lock::ScopeGuard};
 
 /// A message that can't be applied because of its content.
 pub(crate) struct MessageToPark<'a> {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use serde::Serialize;
-use shared::{component::ComponentId, timestamp::Timestamp, update_id::UpdateId};
+use shared::domain::{component::ComponentId, timestamp::Timestamp, update_id::UpdateId};
 use sqlx::{
     FromRow, PgConnection, Postgres,
     postgres::{PgArguments, PgRow},

@@ -7,7 +7,7 @@
 //! record anything.
 
 use anyhow::{Result, ensure};
-use shared::topology::{Phase, Recorded, Topology};
+use shared::amqp::topology::{Phase, Recorded, Topology};
 use sqlx::{Connection, PgConnection};
 
 use super::workers::{self, MemberId};

@@ -1,6 +1,6 @@
 //! The live workers, as the database records them.
 
-use shared::message;
+use shared::wire::message;
 use sqlx::PgConnection;
 
 /// The id of a membership; a worker that rejoins gets a new one.

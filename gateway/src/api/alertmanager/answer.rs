@@ -1,11 +1,11 @@
 //! What is answered about alerts.
 
 use serde::Serialize;
-use shared::{component::Component, message::UpdateMessage};
+use shared::{domain::component::Component, wire::message::UpdateMessage};
 use utoipa::ToSchema;
 
 use crate::{
-    alertmanager::{alert::Fingerprint, mapping::Rule},
+    alertmanager::{alert::Fingerprint, alert_to_update::Rule},
     http::schema,
 };
 

@@ -12,11 +12,11 @@ use axum::{
 
 use super::{
     answer::{DryRun, Received},
-    document::PostedAlerts,
+    body_schemas::PostedAlerts,
     receive_alerts::receive,
 };
 use crate::{
-    alertmanager::payload::Alerts,
+    alertmanager::alert_bodies::Alerts,
     gateway::App,
     http::{error::ApiError, query::Switch},
 };

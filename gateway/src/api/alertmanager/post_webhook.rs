@@ -10,9 +10,9 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::{answer::Received, document::PostedWebhook, receive_alerts::receive};
+use super::{answer::Received, body_schemas::PostedWebhook, receive_alerts::receive};
 use crate::{
-    alertmanager::payload::Alerts,
+    alertmanager::alert_bodies::Alerts,
     gateway::App,
     http::{error::ApiError, query::Switch},
 };

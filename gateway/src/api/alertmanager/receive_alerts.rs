@@ -5,9 +5,9 @@ use axum::{
     http::{Request, StatusCode},
 };
 use shared::{
-    message::{Report, UpdateMessage},
-    metrics::{AlertResult, GATEWAY, UnmappedAlert, Words},
+    telemetry::metrics::{AlertResult, GATEWAY, UnmappedAlert, Words},
     throttled,
+    wire::message::{Report, UpdateMessage},
 };
 use tokio::{
     sync::SemaphorePermit,
@@ -19,8 +19,8 @@ use super::answer::{DryRun, PassedOverJson, PlannedJson, Received, Taken, Unmapp
 use crate::{
     alertmanager::{
         alert::{Alert, AlertState, BadAlert, Fingerprint},
-        mapping::{Mapped, MappedUpdate, Mapping, PassedOver, Rule, Unmapped, named},
-        payload::{Alerts, NoAlerts},
+        alert_bodies::{Alerts, NoAlerts},
+        alert_to_update::{Mapped, MappedUpdate, Mapping, PassedOver, Rule, Unmapped, named},
     },
     api::admission::{check_type, read, unread},
     gateway::App,
@@ -59,14 +59,7 @@ pub(super) async fn receive(
     intake.check_subject(&terms).await?;
     let now = intake.now()?;
     let mapping = app.mapping.get();
-    let mut receiver = Receiver {
-        intake,
-        terms,
-        mapping: &mapping,
-        deadline,
-        is_dry_run,
-        found: Found::default(),
-    };
+    let mut receiver = Receiver { intake, terms, mapping: &mapping, found: Found::default() };
     let mut alerts_left = alerts.read(now);
     while receiver.take_portion(&mut alerts_left).await {
         // Reading and mapping a portion takes some milliseconds, in which no other request gets on.
@@ -109,8 +102,6 @@ struct Receiver<'a> {
     intake: Intake<'a>,
     terms: Terms<'a>,
     mapping: &'a Mapping,
-    deadline: Instant,
-    is_dry_run: bool,
     found: Found,
 }
 
@@ -163,10 +154,10 @@ impl<'a> Receiver<'a> {
 
     /// Some of these places for updates in flight; none for a dry run, which needs none.
     async fn places(&self, count: usize) -> Result<Option<SemaphorePermit<'a>>, ApiError> {
-        if self.is_dry_run {
+        if self.terms.is_dry_run {
             return Ok(None);
         }
-        self.intake.some_places(count, self.deadline).await.map(Some)
+        self.intake.some_places(count, self.terms.deadline).await.map(Some)
     }
 
     /// What the mapping makes of an alert.
@@ -213,7 +204,7 @@ impl<'a> Receiver<'a> {
                 Err(reason) => self.unresolved(&planned, reason),
             }
         }
-        if self.is_dry_run {
+        if self.terms.is_dry_run {
             let shown = messages.into_iter().map(|(planned, message)| {
                 PlannedJson::new(planned.fingerprint, planned.rule, message)
             });
@@ -223,7 +214,7 @@ impl<'a> Receiver<'a> {
         let messages = messages.into_iter().map(|(_, message)| message).collect();
         // The time to wait is that of the deadline; what counts is that no outcome is awaited.
         let preference = Preference::confirmation(WAIT);
-        for submitted in self.intake.deliver(messages, &preference, self.deadline).await {
+        for submitted in self.intake.deliver(messages, &preference, self.terms.deadline).await {
             match submitted {
                 Submitted::Decided(_) | Submitted::Accepted(..) => {
                     self.found.accepted += 1;
@@ -279,7 +270,7 @@ impl<'a> Receiver<'a> {
 
     fn unmapped(&mut self, word: UnmappedAlert, fingerprint: Option<Fingerprint>, reason: String) {
         let fingerprint = fingerprint.map(|fingerprint| fingerprint.to_string());
-        if !self.is_dry_run {
+        if !self.terms.is_dry_run {
             GATEWAY.alerts_unmapped.of(word).inc();
             throttled!(warn, word.word(), alert = fingerprint, reason, "an alert is not mapped");
         }
@@ -287,7 +278,7 @@ impl<'a> Receiver<'a> {
     }
 
     fn passed_over(&mut self, fingerprint: Fingerprint, rule: &Rule, why: PassedOver) {
-        if !self.is_dry_run {
+        if !self.terms.is_dry_run {
             GATEWAY.alerts.of(AlertResult::PassedOver).inc();
             return;
         }
@@ -305,7 +296,7 @@ impl<'a> Receiver<'a> {
         let Found { accepted, planned, passed_over, unmapped, refused } = self.found;
         if let Some((count, first)) = refused {
             let (_, message, _) = first.into_parts();
-            return Err(ApiError::unavailable(if self.is_dry_run {
+            return Err(ApiError::unavailable(if self.terms.is_dry_run {
                 format!(
                     "It is not known what becomes of {count} alerts; nothing was to be queued. The first: \
                     {message}"
@@ -318,7 +309,7 @@ impl<'a> Receiver<'a> {
                 )
             }));
         }
-        if self.is_dry_run {
+        if self.terms.is_dry_run {
             return Ok(Received::DryRun(DryRun { updates: planned, passed_over, unmapped }));
         }
         GATEWAY.alerts_truncated.inc_by(truncated);
@@ -354,7 +345,7 @@ fn whole_seconds(ttl: Duration) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use shared::{condition::Condition, impact::Impact};
+    use shared::domain::{condition::Condition, impact::Impact};
 
     use super::*;
 
@@ -368,7 +359,7 @@ mod tests {
             let alerts = Alerts::of_list(body.as_bytes()).expect("a list");
             let alert = alerts.read(now.parse().expect("a time")).next();
             let alert = alert.expect("an alert").expect("a good one");
-            let mapping = crate::alertmanager::file::default_mapping();
+            let mapping = crate::alertmanager::mapping_file::default_mapping();
             let Mapped::Update(_, update) = mapping.map(&alert) else { panic!("not mapped") };
             status_update(&alert, update)
         };

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use askama::Template;
-use axum::{extract::State, http::StatusCode, response::Response};
-use shared::{component::ComponentId, timestamp::Timestamp};
+use axum::{extract::State, response::Response};
+use shared::domain::{component::ComponentId, timestamp::Timestamp};
 use utoipa::IntoParams;
 
 use super::xml;
@@ -13,22 +13,20 @@ use crate::{
     http::{address::address, error::ApiError, query::Query, reader::Reader},
     lists::{
         DependsOn, ListError, ListWriter,
-        document::{Document, serve_document},
+        serve_document::{Document, serve_document},
     },
     store::{
         page_events::{self, Most, PageEvent, Which},
         snapshot::Snapshot,
     },
     view::{
-        catalogue::{self, AskedRegion, label},
+        catalogue::{self, AskedRegion, NO_COMPONENT, known_component, label},
         event::{EventView, Names, names},
     },
 };
 
 /// Entries, and updates of each of them.
 const MOST: Most = Most { events: 30, after: 0, updates: 50 };
-
-const NO_COMPONENT: &str = "There is no such component";
 
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -69,8 +67,8 @@ pub(crate) async fn get(State(app): State<Arc<App>>, reader: Reader) -> Result<R
     });
     query.finish()?;
     let region = region.known(&app.catalogue)?;
-    if component.is_some_and(|id| app.catalogue.lacks(id)) {
-        return Err(ApiError::new(StatusCode::NOT_FOUND, NO_COMPONENT));
+    if component.is_some() {
+        known_component(component, &app.catalogue)?;
     }
     let root = address(app.pages.url.as_deref(), &reader.headers);
     let feed = Feed { root, region, component, app: app.clone() };

@@ -5,10 +5,9 @@ use std::sync::Arc;
 use askama::Template;
 use axum::{
     extract::{Path, State, rejection::PathRejection},
-    http::StatusCode,
     response::Response,
 };
-use shared::{component::ComponentId, database::components};
+use shared::{database::components, domain::component::ComponentId};
 
 use super::xml;
 use crate::{
@@ -16,15 +15,18 @@ use crate::{
     http::{error::ApiError, reader::Reader},
     lists::{
         DependsOn, ListError, ListWriter,
-        document::{Document, serve_document},
+        serve_document::{Document, serve_document},
     },
     store::{page_events, snapshot::Snapshot},
-    view::{catalogue::label, html::plain, level::Level},
+    view::{
+        catalogue::{NO_COMPONENT, known_component, label},
+        html::plain,
+        level::Level,
+    },
 };
 
 /// Characters of a name that are shown.
 const MOST_CHARACTERS: usize = 40;
-const GONE: &str = "There is no such component";
 
 /// A badge with the worst state of all components
 #[utoipa::path(
@@ -62,10 +64,7 @@ pub(crate) async fn get_of_component(
     reader: Reader,
 ) -> Result<Response, ApiError> {
     let id = |Path(file): Path<String>| Some(ComponentId(file.strip_suffix(".svg")?.parse().ok()?));
-    let id = file.ok().and_then(id).ok_or_else(|| ApiError::new(StatusCode::NOT_FOUND, GONE))?;
-    if app.catalogue.lacks(id) {
-        return Err(ApiError::new(StatusCode::NOT_FOUND, GONE));
-    }
+    let id = known_component(file.ok().and_then(id), &app.catalogue)?;
     serve_document(&app.lists, &reader, Badge { id: Some(id), app: app.clone() }).await
 }
 
@@ -103,7 +102,7 @@ impl Document for Badge {
         let (name, worst) = match self.id {
             Some(id) => {
                 let found = components::read(&mut state.database, &[id]).await?;
-                let component = found.first().ok_or(ListError::Gone(GONE))?;
+                let component = found.first().ok_or(ListError::Gone(NO_COMPONENT))?;
                 let impacts = page_events::impacts(state).await?;
                 (label(component), impacts.get(&id).copied())
             }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{extract::State, response::Response};
 use icalendar::{Calendar, Component as _, Event, EventStatus};
-use shared::timestamp::Timestamp;
+use shared::domain::timestamp::Timestamp;
 use utoipa::IntoParams;
 
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
     http::{address::address, error::ApiError, reader::Reader},
     lists::{
         DependsOn, ListError, ListWriter,
-        document::{Document, serve_document},
+        serve_document::{Document, serve_document},
     },
     store::{
         page_events::{self, Most, PageEvent, Which},

@@ -15,7 +15,7 @@ use super::rss::{self, Feed};
 use crate::{
     gateway::App,
     http::{address::address, error::ApiError, query::Query, reader::Reader},
-    lists::{self, Asked, DependsOn, ListError, ListKind, ListWriter, document::as_document},
+    lists::{self, Asked, DependsOn, ListError, ListKind, ListWriter, serve_document::as_document},
     store::feeds::{FeedOf, FeedSelection},
 };
 

@@ -1,6 +1,6 @@
 //! A feed as RSS 2.0, with the contents of the Python dashboard's.
 
-use shared::{impact::Impact, timestamp::Timestamp};
+use shared::domain::{impact::Impact, timestamp::Timestamp};
 use time::{OffsetDateTime, format_description::well_known::Rfc2822};
 
 use super::xml::escape;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use serde::Serialize;
-use shared::{
+use shared::domain::{
     component::{Component, ComponentId},
     timestamp::Timestamp,
 };

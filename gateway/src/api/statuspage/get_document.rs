@@ -1,6 +1,6 @@
 //! `GET /api/v2/{document}` and `GET /api/v2/{kind}/{document}`: the state as Statuspage has it.
 
-use std::{collections::HashMap, mem, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
 
 use axum::{
     extract::{Path, State, rejection::PathRejection},
@@ -8,7 +8,7 @@ use axum::{
     response::Response,
 };
 use serde::Serialize;
-use shared::component::{Component, ComponentId};
+use shared::domain::component::{Component, ComponentId};
 
 use super::format::{ComponentJson, IncidentJson, PAGE_ID, PageJson, StatusJson, category, time};
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
     http::{address::address, error::ApiError, reader::Reader},
     lists::{
         ListError, ListWriter,
-        document::{Document, serve_document},
+        serve_document::{Document, serve_document},
     },
     store::{
         page_events::{self, Most, PageEvent, Which},
@@ -176,15 +176,14 @@ impl<'w> Fields<'w> {
         values: impl Iterator<Item = impl Serialize>,
     ) -> Result<(), ListError> {
         self.name(name);
-        let mut separator = b'[';
-        for value in values {
-            self.writer.buffer().push(mem::replace(&mut separator, b','));
+        self.writer.buffer().push(b'[');
+        for (place, value) in values.enumerate() {
+            if place > 0 {
+                self.writer.buffer().push(b',');
+            }
             serde_json::to_writer(self.writer.buffer(), &value)?;
             drop(value);
             self.writer.advance().await?;
-        }
-        if separator == b'[' {
-            self.writer.buffer().push(b'[');
         }
         self.writer.buffer().push(b']');
         Ok(())
@@ -212,36 +211,16 @@ impl Document for StatuspageDocument {
         writer: &mut ListWriter,
     ) -> Result<(), ListError> {
         let Self { name, root, app } = self;
-        let all = catalogue::read(state).await?;
-        let impacts = page_events::impacts(state).await?;
-        let level = |component: &Component| Level::of_worst(impacts.get(&component.id).copied());
-        let components: Vec<ComponentJson> = all
-            .iter()
-            .zip(1..)
-            .map(|(component, position)| ComponentJson::new(component, position, level(component)))
-            .collect();
-        let by_id = all.iter().map(|component| component.id).zip(&components).collect();
-        let now = state.now;
-        let incident = |event: &PageEvent| IncidentJson::new(event, &by_id, &root, now);
         let page = PageJson {
             id: PAGE_ID,
             name: &app.pages.title,
             url: &root,
             time_zone: "Etc/UTC",
-            updated_at: time(now),
+            updated_at: time(state.now),
         };
         let mut fields = Fields::begin(writer, &page)?;
-        if matches!(name, Name::Summary | Name::Components) {
-            let groups = groups(&all, level);
-            fields.array("components", components.iter().chain(&groups)).await?;
-        }
-        if let Some(which) = name.incidents() {
-            let events = page_events::read(state, which, MOST, None).await?;
-            fields.array("incidents", events.iter().map(incident)).await?;
-        }
-        if let Some(which) = name.maintenances() {
-            let events = page_events::read(state, which, MOST, None).await?;
-            fields.array("scheduled_maintenances", events.iter().map(incident)).await?;
+        if name != Name::Status {
+            write_arrays(name, &root, state, &mut fields).await?;
         }
         if matches!(name, Name::Summary | Name::Status) {
             let worst = page_events::worst(state).await?;
@@ -250,6 +229,39 @@ impl Document for StatuspageDocument {
         fields.end();
         Ok(())
     }
+}
+
+/// The components, incidents and maintenances of a document.
+async fn write_arrays(
+    name: Name,
+    root: &str,
+    state: &mut Snapshot<'_>,
+    fields: &mut Fields<'_>,
+) -> Result<(), ListError> {
+    let all = catalogue::read(state).await?;
+    let impacts = page_events::impacts(state).await?;
+    let level = |component: &Component| Level::of_worst(impacts.get(&component.id).copied());
+    let components: Vec<ComponentJson> = all
+        .iter()
+        .zip(1..)
+        .map(|(component, position)| ComponentJson::new(component, position, level(component)))
+        .collect();
+    let by_id = all.iter().map(|component| component.id).zip(&components).collect();
+    let now = state.now;
+    let incident = |event: &PageEvent| IncidentJson::new(event, &by_id, root, now);
+    if matches!(name, Name::Summary | Name::Components) {
+        let groups = groups(&all, level);
+        fields.array("components", components.iter().chain(&groups)).await?;
+    }
+    if let Some(which) = name.incidents() {
+        let events = page_events::read(state, which, MOST, None).await?;
+        fields.array("incidents", events.iter().map(incident)).await?;
+    }
+    if let Some(which) = name.maintenances() {
+        let events = page_events::read(state, which, MOST, None).await?;
+        fields.array("scheduled_maintenances", events.iter().map(incident)).await?;
+    }
+    Ok(())
 }
 
 /// The categories as groups, each as bad as its worst component.

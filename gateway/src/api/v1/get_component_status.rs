@@ -6,9 +6,11 @@ use axum::{extract::State, response::Response};
 use futures_util::TryStreamExt;
 use serde::Serialize;
 use shared::{
-    component::{Attribute, ComponentId},
     database,
-    incident::IncidentId,
+    domain::{
+        component::{Attribute, ComponentId},
+        incident::IncidentId,
+    },
 };
 use sqlx::{FromRow, PgConnection, Row, postgres::PgRow};
 use utoipa::{IntoParams, ToSchema};

@@ -8,7 +8,7 @@ use axum::{
     response::Response,
 };
 use futures_util::TryStreamExt;
-use shared::impact::Impact;
+use shared::domain::impact::Impact;
 use sqlx::PgConnection;
 use utoipa::IntoParams;
 

@@ -13,7 +13,7 @@ use axum::{
 use futures_util::stream;
 use tokio::time::{Instant, sleep_until};
 
-use crate::{gateway::App, http::error::ApiError, lists::live::LiveReader};
+use crate::{gateway::App, http::error::ApiError, lists::change_notices::LiveReader};
 
 /// Time between two comments, which show that the connection is alive.
 const COMMENT_EVERY: Duration = Duration::from_secs(15);

@@ -10,7 +10,7 @@ use axum::{
 };
 use serde::Serialize;
 use serde_json::{Value, json};
-use shared::{
+use shared::domain::{
     outcome::{InboxOutcome, Reason},
     timestamp::Timestamp,
     update_id::UpdateId,

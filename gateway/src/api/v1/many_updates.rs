@@ -9,7 +9,7 @@ use utoipa::{
     openapi::{Object, RefOr, Schema, Type},
 };
 
-use super::status_update::{PostedUpdate, fields::unknown, no_json, no_object};
+use super::posted_update::{PostedUpdate, fields::unknown, no_json, no_object};
 use crate::{
     http::{
         body::{MAX_BODY_BYTES, too_large},

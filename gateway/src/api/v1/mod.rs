@@ -9,4 +9,4 @@ mod many_updates;
 mod outcome_status;
 pub(crate) mod post_component_status;
 pub(crate) mod post_updates;
-mod status_update;
+mod posted_update;

@@ -1,7 +1,7 @@
 //! The status of the answer for an update that was decided: the same for a single one and for one of many.
 
 use axum::http::StatusCode;
-use shared::{condition::Condition, outcome::Outcome};
+use shared::domain::{condition::Condition, outcome::Outcome};
 
 use crate::ingest::submit::Decided;
 

@@ -10,14 +10,14 @@ use axum::{
     response::Response,
 };
 use serde::Serialize;
-use shared::update_id::UpdateId;
+use shared::domain::update_id::UpdateId;
 use tokio::time::Instant;
 use utoipa::ToSchema;
 
 use super::{
     get_update,
     outcome_status::{CONFLICT, status},
-    status_update::PostedUpdate,
+    posted_update::PostedUpdate,
 };
 use crate::{
     api::admission::{check_type, read, unread},

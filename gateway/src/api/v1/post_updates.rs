@@ -11,7 +11,7 @@ use axum::{
 };
 use serde::Serialize;
 use serde_json::Value;
-use shared::{incident::IncidentId, update_id::UpdateId};
+use shared::domain::{incident::IncidentId, update_id::UpdateId};
 use tokio::time::{Instant, timeout_at};
 use utoipa::ToSchema;
 

@@ -1,14 +1,18 @@
 //! An event as answers show it.
 
 use serde::Serialize;
-use shared::{component::ComponentId, incident::IncidentId, timestamp::Timestamp};
+use shared::domain::{
+    component::ComponentId,
+    incident::{IncidentId, SYSTEM_STATUS},
+    timestamp::Timestamp,
+};
 use utoipa::{
     ToSchema,
     openapi::{KnownFormat, Object, SchemaFormat, Type},
 };
 
 use super::markdown;
-use crate::store::{events::Event, incidents::SYSTEM};
+use crate::store::events::Event;
 
 /// The status of an update that has the description of its event.
 const DESCRIPTION: &str = "description";
@@ -114,7 +118,7 @@ impl<'a> EventJson<'a> {
                 .map(|(id, (status, text, at))| UpdateJson {
                     id,
                     status: word(status).to_owned(),
-                    text: if status == SYSTEM {
+                    text: if status == SYSTEM_STATUS {
                         markdown::from_html(text)
                     } else {
                         text.to_owned()

@@ -1,7 +1,7 @@
 //! The query parameters of the list of events.
 
 use axum::http::Uri;
-use shared::{component::ComponentId, timestamp::Timestamp};
+use shared::domain::{component::ComponentId, timestamp::Timestamp};
 use utoipa::IntoParams;
 
 use crate::{

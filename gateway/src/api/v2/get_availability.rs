@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::{extract::State, response::Response};
 use futures_util::TryStreamExt;
 use serde::Serialize;
-use shared::component::ComponentId;
+use shared::domain::component::ComponentId;
 use sqlx::PgConnection;
 use utoipa::ToSchema;
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use axum::{extract::State, response::Response};
 use serde::Serialize;
 use shared::{
-    component::{Component, ComponentId},
     database::components,
+    domain::component::{Component, ComponentId},
 };
 use sqlx::PgConnection;
 use utoipa::ToSchema;

@@ -13,7 +13,10 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
-use shared::{component::ComponentId, incident::IncidentId, message::Report, update_id::UpdateId};
+use shared::{
+    domain::{component::ComponentId, incident::IncidentId, update_id::UpdateId},
+    wire::message::Report,
+};
 use tokio::time::Instant;
 use utoipa::ToSchema;
 

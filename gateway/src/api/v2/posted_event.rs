@@ -5,7 +5,7 @@ mod tests;
 
 use axum::http::StatusCode;
 use serde_json::{Map, Value};
-use shared::{
+use shared::domain::{
     component::ComponentId, impact::Impact, incident::MAX_TITLE_CHARS, timestamp::Timestamp,
 };
 use utoipa::ToSchema;
@@ -139,7 +139,6 @@ fn check_start(fields: &Map<String, Value>, now: Option<Timestamp>) -> Result<()
 fn check_description(fields: &Map<String, Value>) -> Result<(), ApiError> {
     match fields.get("description") {
         None | Some(Value::Null | Value::String(_)) => Ok(()),
-
         Some(_) => Err(bad("description is not a text")),
     }
 }

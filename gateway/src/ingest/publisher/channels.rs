@@ -9,7 +9,7 @@ use lapin::{
     options::{BasicConsumeOptions, ConfirmSelectOptions},
     types::FieldTable,
 };
-use shared::{message::ReplyMessage, supervise, telemetry::chain, throttled};
+use shared::{process::supervise, telemetry::chain, throttled, wire::message::ReplyMessage};
 
 use crate::ingest::pending::PendingRequests;
 

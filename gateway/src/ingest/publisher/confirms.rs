@@ -15,7 +15,7 @@ use std::{
 };
 
 use lapin::{Confirmation, PublisherConfirm};
-use shared::update_id::UpdateId;
+use shared::domain::update_id::UpdateId;
 
 /// What RabbitMQ did with a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

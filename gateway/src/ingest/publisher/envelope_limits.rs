@@ -1,6 +1,6 @@
 //! How large a lane's messages are, and when it sends one.
 
-use shared::envelope;
+use shared::wire::envelope;
 
 /// Unconfirmed messages of all lanes together, where each update is a message. RabbitMQ stops reading from a
 /// connection with some 260 messages for queues without a leader, and so would hold up all partitions.

@@ -8,10 +8,12 @@ use lapin::{
     types::FieldTable,
 };
 use shared::{
-    broker::{Broker, ConnectError},
-    supervise,
+    amqp::{
+        broker::{Broker, ConnectError},
+        topology::Topology,
+    },
+    process::supervise,
     telemetry::chain,
-    topology::Topology,
 };
 use tokio::{
     sync::mpsc,

@@ -10,7 +10,7 @@ use std::{collections::VecDeque, sync::atomic::Ordering, time::Duration};
 
 use deadpool::managed::Object;
 use lapin::{Channel, options::BasicPublishOptions, types::ShortString};
-use shared::{envelope::Entry, supervise, throttled};
+use shared::{process::supervise, throttled, wire::envelope::Entry};
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, MissedTickBehavior, interval, timeout, timeout_at},

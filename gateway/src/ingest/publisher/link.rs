@@ -12,11 +12,13 @@ use std::{
 use deadpool::managed;
 use lapin::{Channel, Connection};
 use shared::{
-    broker::{Broker, ConnectError},
+    amqp::{
+        broker::{Broker, ConnectError},
+        topology::{DeclareError, Topology},
+    },
+    domain::update_id::UpdateId,
     telemetry::chain,
     throttled,
-    topology::{DeclareError, Topology},
-    update_id::UpdateId,
 };
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
@@ -33,6 +35,8 @@ use crate::{ingest::pending::PendingRequests, store::pools::Pool};
 
 /// Time for a connection to the database.
 const ACQUIRE_LIMIT: Duration = Duration::from_secs(2);
+/// Time for opening a link.
+pub(super) const OPEN_LIMIT: Duration = Duration::from_secs(30);
 /// Time for declaring what is missing.
 const DECLARE_LIMIT: Duration = Duration::from_secs(30);
 /// How often a link is checked, to detect a connection that broke while idle.

@@ -13,7 +13,7 @@ use lapin::{
     options::QueueDeclareOptions,
     types::{FieldTable, ShortString},
 };
-use shared::{metrics::GATEWAY, topology::Topology};
+use shared::{amqp::topology::Topology, telemetry::metrics::GATEWAY};
 use tokio::time::{Instant, timeout};
 
 use super::{
@@ -33,7 +33,7 @@ pub(super) struct LinkShared {
     pub(super) pending: Arc<PendingRequests>,
     /// Whether there are several nodes of a cluster to connect to.
     pub(super) is_cluster: bool,
-    /// What the lanes have to show since the last confirmation: channels given up, silent partitions.
+    /// The channels that were given up since the last confirmation, and the silent partitions.
     pub(super) progress: Arc<NodeProgress>,
     /// Set when the link is to be given up.
     pub(super) failed: Arc<AtomicBool>,

@@ -14,7 +14,7 @@ const TIME: Duration = Duration::from_secs(5);
 /// Time without a confirmation after which a link counts as silent. Elections take less, unless a node stalls.
 const SILENT: Duration = Duration::from_secs(3);
 
-/// What a link has to show for itself since its last confirmation.
+/// What has happened on a link since its last confirmation.
 #[derive(Default)]
 pub(super) struct NodeProgress(Mutex<Since>);
 

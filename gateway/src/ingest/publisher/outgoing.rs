@@ -5,9 +5,9 @@ use lapin::{
     types::{AMQPValue, FieldTable},
 };
 use shared::{
-    envelope::{self, Entry},
-    traces,
-    update_id::UpdateId,
+    domain::update_id::UpdateId,
+    telemetry::traces,
+    wire::envelope::{self, Entry},
 };
 
 use super::{channels::REPLY_TO, ticket::Queued};

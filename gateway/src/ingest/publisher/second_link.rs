@@ -9,17 +9,15 @@ use std::{sync::Arc, time::Duration};
 use arc_swap::ArcSwapOption;
 use futures_util::future::join_all;
 use parking_lot::Mutex;
-use shared::{message, supervise, telemetry::chain, topology::Topology};
+use shared::{amqp::topology::Topology, process::supervise, telemetry::chain, wire::message};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     exchange::Later,
-    link::{LOOK_EVERY, Link, LinkError, Opening, SECOND_PURPOSE},
+    link::{LOOK_EVERY, Link, LinkError, OPEN_LIMIT, Opening, SECOND_PURPOSE},
 };
 
-/// Time for opening it.
-const OPEN_LIMIT: Duration = Duration::from_secs(30);
 /// Pause after it was lost or could not be opened.
 const PAUSE: Duration = Duration::from_secs(5);
 /// Time for the first markers: longer than an election, or than RabbitMQ waits for a node that stalls.

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use shared::{envelope::Entry, marker, update_id::UpdateId};
+use shared::{
+    domain::update_id::UpdateId,
+    wire::{envelope::Entry, marker},
+};
 use tokio::{
     sync::oneshot,
     time::{Instant, timeout_at},

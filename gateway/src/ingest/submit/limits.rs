@@ -1,6 +1,6 @@
 //! What limits updates before they are looked at: the rate of their token, and the places in flight.
 
-use shared::metrics::{GATEWAY, Refused};
+use shared::telemetry::metrics::{GATEWAY, Refused};
 use tokio::{
     sync::SemaphorePermit,
     time::{Instant, sleep_until, timeout_at},

@@ -5,11 +5,13 @@ use std::fmt::Display;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use shared::{
-    component::{Component, NoComponent},
-    message::{self, Idempotency, Report, UpdateMessage},
-    metrics::{GATEWAY, Refused},
-    timestamp::Timestamp,
-    update_id::UpdateId,
+    domain::{
+        component::{Component, NoComponent},
+        timestamp::Timestamp,
+        update_id::UpdateId,
+    },
+    telemetry::metrics::{GATEWAY, Refused},
+    wire::message::{self, Idempotency, Report, UpdateMessage},
 };
 use tokio::time::{Instant, timeout_at};
 

@@ -1,9 +1,11 @@
 //! A status update as it is submitted, whatever the endpoint.
 
 use shared::{
-    component::{Attribute, ComponentId},
-    condition::Condition,
-    message::Report,
+    domain::{
+        component::{Attribute, ComponentId},
+        condition::Condition,
+    },
+    wire::message::Report,
 };
 
 /// How a client refers to a component.

@@ -19,9 +19,9 @@ const CHECK_LIMIT: Duration = Duration::from_millis(400);
 pub(crate) struct Terms<'a> {
     /// That of the token, or empty: the source of updates that name none.
     pub(super) subject: &'a str,
-    pub(super) deadline: Instant,
+    pub(crate) deadline: Instant,
     /// Nothing is sent: whatever version of messages is recorded will do.
-    pub(super) is_dry_run: bool,
+    pub(crate) is_dry_run: bool,
     /// Titles that could not be checked are refused, since there are others to send instead. Otherwise they are
     /// accepted; such an update is parked if it turns out that its title can't be stored.
     pub(super) refuses_unchecked: bool,
@@ -42,8 +42,13 @@ pub(super) enum Checked {
 impl<'a> Terms<'a> {
     /// Those of updates as clients send them.
     pub(crate) fn of_updates(subject: &'a str, deadline: Instant) -> Self {
-        let (is_dry_run, refuses_unchecked) = (false, false);
-        Self { subject, deadline, is_dry_run, refuses_unchecked, checks: Mutex::default() }
+        Self {
+            subject,
+            deadline,
+            is_dry_run: false,
+            refuses_unchecked: false,
+            checks: Mutex::default(),
+        }
     }
 
     /// Those of updates that are made of alerts.

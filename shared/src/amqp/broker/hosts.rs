@@ -9,7 +9,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::servers_report::{ServerNotUsed, ServersReport};
+use crate::http::servers_report::{ServerNotUsed, ServersReport};
 
 /// How long a host that failed is tried after the others.
 const AVOIDED: Duration = Duration::from_secs(30);

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use crate::{
-    message::Verdict,
-    outcome::{InboxOutcome, Outcome},
+    domain::outcome::{InboxOutcome, Outcome},
+    wire::message::Verdict,
 };
 
 /// A closed set of label values.

@@ -9,7 +9,7 @@ use opentelemetry::{
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 
 use super::Traces;
-use crate::envelope::TraceContext;
+use crate::wire::envelope::TraceContext;
 
 const TRACEPARENT: &str = "traceparent";
 const TRACESTATE: &str = "tracestate";

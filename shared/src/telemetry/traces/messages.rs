@@ -13,7 +13,11 @@ use super::{
     Traces,
     headers::{self, Headers},
 };
-use crate::{envelope::TraceContext, message::Verdict, metrics::ResultLabel, update_id::UpdateId};
+use crate::{
+    domain::update_id::UpdateId,
+    telemetry::metrics::ResultLabel,
+    wire::{envelope::TraceContext, message::Verdict},
+};
 
 /// The name for what updates are published to: without the version of the topology, which changes.
 const UPDATES: &str = "sdb.updates";

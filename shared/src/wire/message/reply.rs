@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{DecodeError, VERSION, decode_body, encode, version};
-use crate::{
+use crate::domain::{
     incident::{IncidentId, IncidentSnapshot},
     outcome::{Reason, Rejection},
     timestamp::Timestamp,
@@ -28,7 +28,7 @@ pub struct UpdateResult {
 
 /// What became of a status update, as a worker reports it to the gateway that waits.
 ///
-/// An [`Outcome`](crate::outcome::Outcome) is only what a rule decided. A verdict also says that there is
+/// An [`Outcome`](crate::domain::outcome::Outcome) is only what a rule decided. A verdict also says that there is
 /// none, and has the incident for the answer. `Id` is how incidents are named: on the wire by their ids, which
 /// those that a batch opens do not have before its commit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

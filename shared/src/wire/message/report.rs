@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::timestamp::Timestamp;
+use crate::domain::timestamp::Timestamp;
 
 /// Maximum number of characters of a source, and of a key.
 pub const MAX_REPORT_NAME: usize = 255;

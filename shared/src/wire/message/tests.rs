@@ -2,14 +2,16 @@ use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use super::*;
 use crate::{
-    component::{Attribute, Component, ComponentId},
-    condition::Condition,
-    impact::Impact,
-    incident::{IncidentId, IncidentSnapshot},
-    outcome::{InboxOutcome, Outcome, Reason, Rejection},
-    timestamp::Timestamp,
-    topology::Phase,
-    update_id::UpdateId,
+    amqp::topology::Phase,
+    domain::{
+        component::{Attribute, Component, ComponentId},
+        condition::Condition,
+        impact::Impact,
+        incident::{IncidentId, IncidentSnapshot},
+        outcome::{InboxOutcome, Outcome, Reason, Rejection},
+        timestamp::Timestamp,
+        update_id::UpdateId,
+    },
 };
 
 fn id(number: u8) -> UpdateId {
@@ -357,7 +359,7 @@ fn other_versions_and_other_bytes_are_told_apart() {
         let reply = ReplyMessage::decode(&with(version, reply([Verdict::Parked]).encode()));
         assert!(matches!(reply, Err(DecodeError::Version(v)) if v == version));
     }
-    let envelope = with(crate::envelope::VERSION, update().encode());
+    let envelope = with(crate::wire::envelope::VERSION, update().encode());
     assert!(matches!(UpdateMessage::decode(&envelope), Err(DecodeError::Envelope)));
     assert!(matches!(ReplyMessage::decode(&envelope), Err(DecodeError::Envelope)));
     assert!(matches!(UpdateMessage::decode(b"{"), Err(DecodeError::Malformed(_))));

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{DecodeError, REPORTS, Report, VERSION, decode_body, encode, version};
-use crate::{
+use crate::domain::{
     component::Component, condition::Condition, impact::Impact, timestamp::Timestamp,
     update_id::UpdateId,
 };

@@ -1,7 +1,10 @@
 //! What the played queues deliver: messages of one update, and envelopes.
 
 use model::delivery::Content;
-use shared::{component::ComponentId, envelope, envelope::Entry, update_id::UpdateId};
+use shared::{
+    domain::{component::ComponentId, update_id::UpdateId},
+    wire::envelope::{self, Entry},
+};
 use worker::batch::{Delivered, Incoming, UnpackedUpdate, Unusable};
 
 use super::{

@@ -3,7 +3,7 @@
 //! is the writer's risk, as it is the pages'.
 
 use anyhow::Result;
-use shared::component::{Component, ComponentId};
+use shared::domain::component::{Component, ComponentId};
 use sqlx::{AssertSqlSafe, PgConnection};
 use tokio::{
     sync::watch,

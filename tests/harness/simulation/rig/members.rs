@@ -25,7 +25,7 @@ impl Rig {
             "INSERT INTO sdb_worker (seen_at, reads)
             VALUES (clock_timestamp() AT TIME ZONE 'UTC', $1) RETURNING id",
         )
-        .bind(i16::try_from(shared::message::NEWEST)?)
+        .bind(i16::try_from(shared::wire::message::NEWEST)?)
         .fetch_one(&mut self.database)
         .await?;
         self.live_workers.push(id);

@@ -5,11 +5,10 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result};
 use model::delivery::Content;
 use shared::{
-    component::ComponentId,
-    condition::Condition,
-    message::{Idempotency, UpdateMessage},
-    timestamp::Timestamp,
-    update_id::UpdateId,
+    domain::{
+        component::ComponentId, condition::Condition, timestamp::Timestamp, update_id::UpdateId,
+    },
+    wire::message::{Idempotency, Report, UpdateMessage},
 };
 use uuid::Uuid;
 use worker::batch::MessageResult;
@@ -38,7 +37,7 @@ struct Made {
     message: Vec<u8>,
     idempotency: Option<Idempotency>,
     condition: Condition,
-    speaker: Option<(String, String)>,
+    report: Option<Report>,
     flaw: Option<Flaw>,
 }
 
@@ -137,20 +136,21 @@ impl Rig {
             message,
             idempotency,
             condition: *condition,
-            speaker: report.as_ref().map(|report| (report.source.clone(), report.key.clone())),
+            report: report.clone(),
             flaw: *flaw,
         })
     }
 
     /// Queues a message for the first time.
     fn sent(&mut self, made: Vec<Made>, delivery: Delivery) {
-        for Made { posted, idempotency, condition, speaker, .. } in made {
+        for Made { posted, idempotency, condition, report, .. } in made {
             let number = self.attempts.len() as u64;
             self.attempts.push(Attempt {
                 update: format!("update {number}"),
                 component: posted.component,
                 condition: Some(condition),
-                speaker,
+                report,
+                is_alert: false,
                 sent: 2 * number,
                 answered: 2 * number + 1,
                 answer: Answered::Accepted(posted.id),

@@ -25,7 +25,7 @@ pub(super) async fn apply_noted_beside(
 
 impl Rig {
     /// Applies what is noted of one incident: the rest stays for later, as in a storm.
-    pub(super) async fn apply_noted(&mut self) -> Result<()> {
+    pub(super) async fn apply_some_noted(&mut self) -> Result<()> {
         let mut connection = self.connection().await?;
         apply_some(&mut connection).await?;
         self.idle.push(connection);

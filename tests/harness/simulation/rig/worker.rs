@@ -2,7 +2,7 @@
 //! planted there.
 
 use anyhow::Result;
-use shared::message::Verdict;
+use shared::wire::message::Verdict;
 use sqlx::PgConnection;
 use worker::{
     batch::{ApplyError, Delivered, Incoming, MessageResult, UnpackedUpdate, Unusable, apply},

@@ -78,8 +78,7 @@ async fn an_encoding_without_a_character_is_the_matter_of_one_update(
     fixture: Arc<Fixture>,
 ) -> Result<()> {
     let mut system = encodings::bare(&fixture, "LATIN1").await?;
-    let (done, said) = system.worker_command(&["migrate"]).await?;
-    ensure!(done, "{said}");
+    system.worker_succeeds(&["migrate"]).await?;
     system.start_worker(&[]).await?;
     system.start_gateway(&[]).await?;
     system.components(&[("DNS", &[]), ("CDN", &[])]).await?;

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use shared::{component::ComponentId, timestamp::Timestamp};
+use shared::domain::{component::ComponentId, timestamp::Timestamp};
 
 use super::{
     read,
@@ -50,8 +50,8 @@ async fn availability_is_what_the_incidents_of_a_year_make_of_it(
 
 /// Intervals of a year, half of which are only noted yet.
 async fn availability_is_that_of_a_year_with_moves(fixture: Arc<Fixture>) -> Result<()> {
-    let mut system = System::start(&fixture).await?;
-    system.workers.clear();
+    let mut system = System::prepared(&fixture).await?;
+    system.start_gateway(&[]).await?;
     for number in 1..=COMPONENTS {
         system.components(&[(&format!("Service {number}"), &[])]).await?;
     }

@@ -1,5 +1,5 @@
-//! A year in which components join incidents, move and leave: told state by state, and as the intervals that the record
-//! of affected components has then.
+//! A year in which components join incidents, move and leave: state by state, and as the intervals that the record of
+//! affected components has then.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +10,7 @@ use proptest::{
     strategy::{Strategy, ValueTree},
     test_runner::TestRunner,
 };
-use shared::{component::ComponentId, incident::IncidentId, timestamp::Timestamp};
+use shared::domain::{component::ComponentId, incident::IncidentId, timestamp::Timestamp};
 
 const MINUTE: i64 = 60_000_000;
 /// Steps, of up to 15 hours each.

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use shared::{
+use shared::domain::{
     component::ComponentId, impact::Impact, incident::IncidentId, outcome::Reason,
     timestamp::Timestamp,
 };

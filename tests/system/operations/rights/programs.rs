@@ -7,11 +7,13 @@ use nix::sys::signal::Signal;
 use reqwest::Method;
 use serde_json::{Value, json};
 use shared::{
-    component::{Component, ComponentId},
-    impact::Impact,
-    message::UpdateMessage,
-    timestamp::Timestamp,
-    update_id::UpdateId,
+    domain::{
+        component::{Component, ComponentId},
+        impact::Impact,
+        timestamp::Timestamp,
+        update_id::UpdateId,
+    },
+    wire::message::UpdateMessage,
 };
 use tokio::task::spawn_blocking;
 

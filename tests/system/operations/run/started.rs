@@ -3,7 +3,6 @@
 use std::{
     env, fs,
     fs::File,
-    io::Read,
     net::TcpListener,
     os::unix::fs::FileTypeExt,
     path::{Path, PathBuf},
@@ -12,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use deploy::binaries;
 use nix::{
     sys::signal::{Signal, kill},
@@ -26,7 +25,7 @@ use tokio::{
     time::timeout,
 };
 
-use harness::{Fixture, eventually_within};
+use harness::{Fixture, eventually_within, free_ports};
 
 /// A start takes longer than most that is waited for: RabbitMQ's alone, and a build.
 const START_LIMIT: Duration = Duration::from_secs(120);
@@ -162,20 +161,6 @@ impl Start {
         let status = started.ended().await?;
         Ok((status.code(), started.printed()?))
     }
-}
-
-/// The first of so many free ports, below those that the system gives to clients.
-pub(crate) fn free_ports(count: u16) -> Result<u16> {
-    for _ in 0..100 {
-        let mut random = [0; 2];
-        File::open("/dev/urandom")?.read_exact(&mut random)?;
-        let port = 20_000 + u16::from_ne_bytes(random) % 10_000;
-        let mut all = (port..port + count).map(|port| TcpListener::bind(("127.0.0.1", port)));
-        if all.all(|bound| bound.is_ok()) {
-            return Ok(port);
-        }
-    }
-    bail!("no {count} free ports")
 }
 
 /// A started `cargo run`.

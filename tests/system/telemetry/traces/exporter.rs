@@ -10,7 +10,7 @@ use lapin::{
 };
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use shared::message::REPORTS;
+use shared::wire::message::REPORTS;
 use tokio::{net::TcpListener, time::Instant};
 
 use super::{Collector, PUBLISH, REQUEST, trace_id, within};

@@ -1,6 +1,6 @@
 //! Faults in the timelines of incidents.
 
-use shared::incident::IncidentId;
+use shared::domain::incident::IncidentId;
 
 use super::batches;
 use harness::verdict::{Change, Row, Run, StatusRow};

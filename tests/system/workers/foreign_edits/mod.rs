@@ -14,13 +14,15 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgConnection, Postgres, Transaction};
 
-use harness::{Fixture, System, eventually, tests_of};
+use harness::{Component, Fixture, System, eventually, tests_of};
 
 tests_of!(affected, incidents, noted, random, relations, transactions);
 
 /// The components' ids are 1, 2 and 3.
+const COMPONENTS: &[Component<'_>] = &[("DNS", &[]), ("CDN", &[]), ("Mail", &[])];
+
 async fn with_components(fixture: &Arc<Fixture>) -> Result<System> {
-    System::start_with(fixture, &[("DNS", &[]), ("CDN", &[]), ("Mail", &[])]).await
+    System::start_with(fixture, COMPONENTS).await
 }
 
 /// An incident as the list shows it now.

@@ -1,4 +1,4 @@
-//! When components were affected, where batches have noted it only: whoever changes the same incidents, or reads, finds
+//! When components were affected, where batches have noted it only: those who change the same incidents, or read, find
 //! it as if it were recorded.
 
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Result, ensure};
 use sqlx::{Postgres, Transaction};
 
-use super::{affected::are, begin, with_components};
+use super::{COMPONENTS, affected::are, begin, with_components};
 use crate::workers::decided;
 use harness::{Fixture, System, eventually, tests};
 
@@ -20,8 +20,9 @@ tests!(
 
 /// Without a worker, which would apply what is noted.
 async fn without_workers(fixture: &Arc<Fixture>) -> Result<System> {
-    let mut system = with_components(fixture).await?;
-    system.workers.clear();
+    let mut system = System::prepared(fixture).await?;
+    system.start_gateway(&[]).await?;
+    system.components(COMPONENTS).await?;
     Ok(system)
 }
 
@@ -130,7 +131,7 @@ async fn what_is_noted_is_applied_in_order(fixture: Arc<Fixture>) -> Result<()> 
     ensure!(applies(&system).await? && noted(&system).await? == 0);
     are(&system, 70, &["1 2 10 now", "2 2 10 now"]).await?;
 
-    // An edit holds intervals: whoever applies a change gives up, and goes on with another incident.
+    // An edit holds intervals: what applies a change gives up, and goes on with another incident.
     let edit = begin(
         &system,
         "DELETE FROM incident_component_relation WHERE incident_id = 71 AND component_id = 2",

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use harness::{Fixture, System, answer, eventually, publish, status_update, tests};
 use reqwest::Method;
 use serde_json::Value;
-use shared::{impact::Impact, update_id::UpdateId};
+use shared::domain::{impact::Impact, update_id::UpdateId};
 use sqlx::{Connection as _, PgConnection};
 
 use super::{

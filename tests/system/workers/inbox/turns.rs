@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use anyhow::{Context, Result, ensure};
 use harness::{Fixture, System, eventually, publish, status_update, tests};
 use serde_json::json;
-use shared::{impact::Impact, update_id::UpdateId};
+use shared::domain::{impact::Impact, update_id::UpdateId};
 use tokio::time::{Instant, sleep_until};
 
 use super::{
@@ -99,7 +99,7 @@ async fn an_id_ahead_of_the_clock_has_its_part(fixture: Arc<Fixture>) -> Result<
         "SELECT (extract(epoch FROM {MONDAY} + interval '4 minutes') * 1000000)::bigint
         FROM (SELECT pg_catalog.clock_timestamp() AT TIME ZONE 'UTC' AS now) AS c"
     );
-    let at = shared::timestamp::Timestamp::from_micros(system.count(&ahead).await?)?;
+    let at = shared::domain::timestamp::Timestamp::from_micros(system.count(&ahead).await?)?;
     let id = UpdateId::at(at);
     let (status, body) = receipt(&system, &id.to_string()).await?;
     ensure!(status == 200 && body["state"] == "pending", "{status} {body}");

@@ -1,4 +1,4 @@
-use shared::{
+use shared::domain::{
     component::{Component, ComponentId},
     impact::Impact,
     timestamp::Timestamp,

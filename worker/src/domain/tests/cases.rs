@@ -10,7 +10,7 @@ mod moved;
 
 use std::collections::{BTreeMap, HashMap};
 
-use shared::{
+use shared::domain::{
     component::ComponentId,
     impact::Impact::{self, Maintenance, Major, Minor, Outage},
     incident::IncidentId,

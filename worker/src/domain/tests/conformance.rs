@@ -7,16 +7,15 @@ use serde::{
     Deserialize, Deserializer,
     de::{MapAccess, Visitor},
 };
-use shared::{
+use shared::domain::{
     component::{Attribute, Component, ComponentId},
     impact::Impact,
-    incident::IncidentId,
+    incident::{IncidentId, SYSTEM_STATUS},
     outcome::Reason,
     timestamp::Timestamp,
 };
 
 use super::{at, world::apply_batch};
-use crate::domain::timeline;
 
 const RECORDINGS: &str = include_str!("../../../../tests/data/v1-scenarios.json");
 
@@ -266,7 +265,7 @@ fn shown(
 ) -> Shown {
     let newest_first = updates.iter().rev();
     let updates = newest_first
-        .map(|(_, text)| ShownUpdate { status: timeline::STATUS.to_owned(), text: text.clone() })
+        .map(|(_, text)| ShownUpdate { status: SYSTEM_STATUS.to_owned(), text: text.clone() })
         .collect();
     Shown { id: id.0, text: text.to_owned(), impact: impact.into(), open: end.is_none(), updates }
 }

@@ -7,7 +7,7 @@ mod properties;
 mod recovery;
 mod world;
 
-use shared::{impact::Impact, outcome::Reason, timestamp::Timestamp};
+use shared::domain::{impact::Impact, outcome::Reason, timestamp::Timestamp};
 
 use super::{ActiveState, IncidentRef, Update, decide, timeline::TimelineEntry};
 

@@ -7,13 +7,15 @@ mod recovery;
 use model::{Answer, Incident, Post, World};
 use proptest::{prelude::*, sample::Index, test_runner::TestCaseResult};
 use shared::{
-    component::ComponentId,
-    condition::Condition,
-    impact::Impact,
-    incident::IncidentId,
-    message::Report,
-    outcome::{Outcome, Reason},
-    timestamp::Timestamp,
+    domain::{
+        component::ComponentId,
+        condition::Condition,
+        impact::Impact,
+        incident::IncidentId,
+        outcome::{Outcome, Reason},
+        timestamp::Timestamp,
+    },
+    wire::message::Report,
 };
 
 use self::generators::{Origin, cuts, histories};

@@ -4,14 +4,16 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use shared::{
-    component::{Component, ComponentId},
-    condition::Condition,
-    impact::Impact,
-    incident::IncidentId,
-    message::{Report, UpdateMessage},
-    outcome::{Reason, Rejection},
-    timestamp::Timestamp,
-    update_id::UpdateId,
+    domain::{
+        component::{Component, ComponentId},
+        condition::Condition,
+        impact::Impact,
+        incident::IncidentId,
+        outcome::{Reason, Rejection},
+        timestamp::Timestamp,
+        update_id::UpdateId,
+    },
+    wire::message::{Report, UpdateMessage},
 };
 use uuid::Uuid;
 

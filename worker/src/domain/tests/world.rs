@@ -4,13 +4,15 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use model::{Answer, Incident, Post, Shown, Standing, World};
 use shared::{
-    component::{Component, ComponentId},
-    condition::Condition,
-    impact::Impact,
-    incident::IncidentId,
-    message::UpdateMessage,
-    timestamp::Timestamp,
-    update_id::UpdateId,
+    domain::{
+        component::{Component, ComponentId},
+        condition::Condition,
+        impact::Impact,
+        incident::IncidentId,
+        timestamp::Timestamp,
+        update_id::UpdateId,
+    },
+    wire::message::UpdateMessage,
 };
 use uuid::Uuid;
 

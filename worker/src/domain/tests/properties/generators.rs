@@ -13,12 +13,14 @@ use proptest::{
     test_runner::TestRunner,
 };
 use shared::{
-    component::{Attribute, Component, ComponentId},
-    condition::Condition,
-    impact::Impact,
-    message::Report,
-    outcome::Reason,
-    timestamp::Timestamp,
+    domain::{
+        component::{Attribute, Component, ComponentId},
+        condition::Condition,
+        impact::Impact,
+        outcome::Reason,
+        timestamp::Timestamp,
+    },
+    wire::message::Report,
 };
 
 use super::{

@@ -3,8 +3,11 @@
 use model::{Post, World};
 use proptest::prelude::*;
 use shared::{
-    component::ComponentId, condition::Condition, impact::Impact, message::Report,
-    outcome::Outcome, timestamp::Timestamp,
+    domain::{
+        component::ComponentId, condition::Condition, impact::Impact, outcome::Outcome,
+        timestamp::Timestamp,
+    },
+    wire::message::Report,
 };
 
 use super::{

@@ -18,7 +18,7 @@ use lapin::{
     },
     types::FieldTable,
 };
-use shared::{marker, topology::Topology};
+use shared::{amqp::topology::Topology, wire::marker};
 use tokio::time::sleep;
 use uuid::Uuid;
 

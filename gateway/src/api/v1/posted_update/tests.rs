@@ -1,5 +1,5 @@
 use axum::response::IntoResponse;
-use shared::component::{MAX_ATTRIBUTE_LENGTH, MAX_ATTRIBUTES};
+use shared::domain::component::{MAX_ATTRIBUTE_LENGTH, MAX_ATTRIBUTES};
 
 use super::*;
 

@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::{
-    super::{alert::Labels, file},
+    super::{alert::Labels, mapping_file},
     *,
 };
 
@@ -44,7 +44,7 @@ rules:
 
 #[test]
 fn the_first_rule_that_matches_decides() {
-    let mapping = file::parse(RULES).expect("it is a mapping");
+    let mapping = mapping_file::parse(RULES).expect("it is a mapping");
     let long = "x".repeat(256);
     for (given, expected) in [
         (&[("alertname", "Watchdog"), ("team", "storage")][..], "1: ignored"),
@@ -82,7 +82,7 @@ fn the_first_rule_that_matches_decides() {
 
 #[test]
 fn a_resolved_alert_ends_what_it_reported() {
-    let mapping = file::parse(RULES).expect("it is a mapping");
+    let mapping = mapping_file::parse(RULES).expect("it is a mapping");
     for (given, expected) in [
         (&[("team", "DNS")][..], "5: DNS=ok"),
         (&[("team", "logs")], "4: none"),
@@ -110,12 +110,13 @@ fn titles_are_one_line_of_what_an_update_may_have() {
         ("' {{ annotations.title }}'", &[("title", "\u{1}"), ("summary", "Slow")], "Slow"),
     ] {
         let yaml = format!("rules:\n- component: {{name: DNS}}\n  text: {text}\n");
-        let mapping = file::parse(&yaml).expect(text);
+        let mapping = mapping_file::parse(&yaml).expect(text);
         let alert = alert(&[("alertname", "SlowDns")], annotations);
         let Mapped::Update(_, update) = mapping.map(&alert) else { panic!("{text}: no update") };
         assert_eq!(update.text, expected, "{text} {annotations:?}");
     }
-    let mapping = file::parse("rules:\n- component: {name: DNS}\n").expect("it is a mapping");
+    let mapping =
+        mapping_file::parse("rules:\n- component: {name: DNS}\n").expect("it is a mapping");
     let nameless = alert(&[("a", "b")], &[]);
     let Mapped::Update(_, update) = mapping.map(&nameless) else { panic!("no update") };
     assert_eq!(update.text, "Incident");
@@ -137,7 +138,7 @@ proptest! {
             .map(|((name, value), _)| ((*name).to_owned(), value))
             .collect();
         let alert = Alert::firing(given.clone(), given);
-        let mapping = file::default_mapping();
+        let mapping = mapping_file::default_mapping();
         if let Mapped::Update(_, update) = mapping.map(&alert) {
             let MappedUpdate { name, attributes, condition: _, text } = update;
             prop_assert!((1..=255).contains(&name.chars().count()));

@@ -2,11 +2,13 @@
 
 use serde_json::{Map, Value, json};
 use shared::{
-    component::{Attribute, MAX_ATTRIBUTE_LENGTH, MAX_ATTRIBUTES},
-    condition::Condition,
-    incident::MAX_TITLE_CHARS,
-    message::{MAX_REPORT_NAME, is_source},
-    shorten::shorten,
+    domain::{
+        component::{Attribute, MAX_ATTRIBUTE_LENGTH, MAX_ATTRIBUTES},
+        condition::Condition,
+        incident::MAX_TITLE_CHARS,
+        shorten::shorten,
+    },
+    wire::message::{MAX_REPORT_NAME, is_source},
 };
 
 use crate::http::{

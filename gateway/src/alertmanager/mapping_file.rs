@@ -3,14 +3,16 @@
 use std::collections::BTreeMap;
 
 use shared::{
-    component::{MAX_ATTRIBUTE_LENGTH, MAX_ATTRIBUTES},
-    impact::Impact,
-    shorten::{MAX_QUOTED_CHARS, shorten},
+    domain::{
+        component::{MAX_ATTRIBUTE_LENGTH, MAX_ATTRIBUTES},
+        impact::Impact,
+        shorten::{MAX_QUOTED_CHARS, shorten},
+    },
     yaml::{self, Document, Node, YamlError, error},
 };
 
 use super::{
-    mapping::{Action, ImpactOf, Mapping, Rule, Severity, ToUpdate},
+    alert_to_update::{Action, ImpactOf, Mapping, Rule, Severity, ToUpdate},
     matcher::{self, Matcher},
     template::Template,
 };

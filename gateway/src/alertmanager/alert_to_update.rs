@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use shared::{
+use shared::domain::{
     component::{Attribute, MAX_ATTRIBUTE_LENGTH},
     condition::Condition,
     impact::Impact,

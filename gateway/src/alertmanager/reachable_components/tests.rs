@@ -1,6 +1,6 @@
-use shared::component::{Attribute, ComponentId};
+use shared::domain::component::{Attribute, ComponentId};
 
-use super::{super::file, *};
+use super::{super::mapping_file, *};
 
 /// Components by name and attributes, with ids from 1.
 fn catalogue(components: &[(&str, &[(&str, &str)])]) -> ByName {
@@ -58,7 +58,7 @@ fn a_component_is_reached_unless_something_excludes_it() {
         ("component: {name: '{{ n }}'}\n  impact: none", &[1, 2, 3, 4]),
         ("ignore: true", &[1, 2, 3, 4]),
     ] {
-        let mapping = file::parse(&format!("rules:\n- {rule}\n")).expect(rule);
+        let mapping = mapping_file::parse(&format!("rules:\n- {rule}\n")).expect(rule);
         let found = super::unreached(&mapping, &catalogue);
         let ids: Vec<i32> = found.components.iter().map(|component| component.id.0).collect();
         assert_eq!(ids, unreached, "{rule}");
@@ -69,7 +69,7 @@ fn a_component_is_reached_unless_something_excludes_it() {
 #[test]
 fn the_second_of_two_that_are_alike_is_not_reached() {
     let catalogue = catalogue(&[("DNS", &[]), ("DNS", &[])]);
-    let mapping = file::default_mapping();
+    let mapping = mapping_file::default_mapping();
     let found = unreached(&mapping, &catalogue);
     assert_eq!(found.components.iter().map(|c| c.id.0).collect::<Vec<_>>(), [2]);
     assert!(found.rules.is_empty());
@@ -92,7 +92,7 @@ rules:
   - component: {name: DNS}
 ";
     let catalogue = catalogue(&[("DNS", &[])]);
-    let mapping = file::parse(yaml).expect("it is a mapping");
+    let mapping = mapping_file::parse(yaml).expect("it is a mapping");
     let rule = |number: usize| &mapping.rules[number - 1];
     let found = unreached(&mapping, &catalogue);
     assert_eq!(
@@ -105,7 +105,7 @@ rules:
     );
     assert!(found.components.is_empty());
     let yaml = "rules:\n- match: {a: b}\n  component: {name: Mail}\n- component: {name: DNS}\n";
-    let mapping = file::parse(yaml).expect("it is a mapping");
+    let mapping = mapping_file::parse(yaml).expect("it is a mapping");
     let found = unreached(&mapping, &catalogue);
     assert_eq!(found.rules, [Useless::WithoutComponent(&mapping.rules[0])]);
 }

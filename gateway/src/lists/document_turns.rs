@@ -26,10 +26,8 @@ impl Turns {
     ) -> Result<(Option<SemaphorePermit<'_>>, SemaphorePermit<'_>), ListError> {
         // They are never closed.
         let closed = |_| ListError::Unfinished;
-        let of_many = match is_one_of_many {
-            true => Some(self.of_many.acquire().await.map_err(closed)?),
-            false => None,
-        };
+        let of_many =
+            if is_one_of_many { Some(self.of_many.acquire().await.map_err(closed)?) } else { None };
         Ok((of_many, self.all.acquire().await.map_err(closed)?))
     }
 }

@@ -7,7 +7,7 @@ use utoipa::{
     openapi::{Array, Object, ObjectBuilder, RefOr, Schema, schema::SchemaType},
 };
 
-use crate::alertmanager::payload::MAX_ALERTS;
+use crate::alertmanager::alert_bodies::MAX_ALERTS;
 
 /// A list of alerts.
 pub(super) struct PostedAlerts;

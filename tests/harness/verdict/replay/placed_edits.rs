@@ -8,9 +8,8 @@ use model::{
     is_one_report_too_many,
 };
 use shared::{
-    incident::IncidentId,
-    message::{DecodeError, UpdateMessage},
-    update_id::UpdateId,
+    domain::{incident::IncidentId, update_id::UpdateId},
+    wire::message::{DecodeError, UpdateMessage},
 };
 
 use super::{Decided, Replay, is_parking};

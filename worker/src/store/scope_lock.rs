@@ -1,7 +1,7 @@
 //! The lock on the scope: one row, which every batch and every operator's change locks until the end of
 //! its transaction.
 
-use shared::timestamp::Timestamp;
+use shared::domain::timestamp::Timestamp;
 use sqlx::{Connection, PgConnection, Postgres, Transaction};
 
 /// Begins a worker's transaction.

@@ -1,6 +1,6 @@
 //! Finds the sessions that have locked rows which updates need.
 
-use shared::{component::ComponentId, incident::IncidentId};
+use shared::domain::{component::ComponentId, incident::IncidentId};
 use sqlx::PgConnection;
 
 /// The session whose transaction is in a row's `xmax`.

@@ -6,11 +6,13 @@ mod tests;
 
 use serde_json::{Map, Value, json};
 use shared::{
-    component::Attribute,
-    condition::Condition,
-    impact::Impact,
-    incident::{DEFAULT_TITLE, MAX_TITLE_CHARS},
-    message::{MAX_REPORT_NAME, Report},
+    domain::{
+        component::Attribute,
+        condition::Condition,
+        impact::Impact,
+        incident::{DEFAULT_TITLE, MAX_TITLE_CHARS},
+    },
+    wire::message::{MAX_REPORT_NAME, Report},
 };
 use utoipa::{
     ToSchema,

@@ -16,9 +16,11 @@ use lapin::{
     types::FieldTable,
 };
 use shared::{
-    broker::Broker,
+    amqp::{
+        broker::Broker,
+        topology::{DeclareError, Phase, Recorded, Topology},
+    },
     database::Database,
-    topology::{DeclareError, Phase, Recorded, Topology},
 };
 use sqlx::PgConnection;
 use tokio::{

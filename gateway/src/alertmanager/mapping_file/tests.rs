@@ -1,4 +1,4 @@
-use super::{super::mapping::Mapped, *};
+use super::{super::alert_to_update::Mapped, *};
 use crate::alertmanager::alert::{Alert, Labels};
 
 /// The example of the reference, and more.

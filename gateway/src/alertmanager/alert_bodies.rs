@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use shared::{shorten::shorten, timestamp::Timestamp};
+use shared::domain::{shorten::shorten, timestamp::Timestamp};
 
 use super::alert::{Alert, BadAlert, JudgedBy};
 use crate::http::list::BoundedList;

@@ -3,14 +3,14 @@
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::{service_manager, supervise};
+use crate::process::{service_manager, supervise};
 
 /// A token that the first SIGTERM or SIGINT cancels; the second one ends the process with status 1. It is
 /// also cancelled when an essential task fails ([`supervise`]).
 ///
 /// # Errors
 /// When the system does not let signals be handled.
-pub fn on_signal() -> std::io::Result<CancellationToken> {
+pub fn token() -> std::io::Result<CancellationToken> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let stop = supervise::stop();

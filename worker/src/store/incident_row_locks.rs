@@ -6,10 +6,10 @@
 
 use std::collections::HashSet;
 
-use shared::{component::ComponentId, incident::IncidentId};
+use shared::domain::{component::ComponentId, incident::IncidentId};
 use sqlx::FromRow;
 
-use super::scope::ScopeGuard;
+use super::scope_lock::ScopeGuard;
 use crate::domain::{ActiveState, IncidentRef, RestsOn};
 
 /// A row that a change depends on, or any one of several.

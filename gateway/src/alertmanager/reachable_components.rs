@@ -6,11 +6,11 @@
 use std::collections::BTreeMap;
 
 use regex::Regex;
-use shared::component::{ByName, Component};
+use shared::domain::component::{ByName, Component};
 
 use super::{
+    alert_to_update::{Action, ImpactOf, Mapping, Rule, ToUpdate},
     expression::NamedGroup,
-    mapping::{Action, ImpactOf, Mapping, Rule, ToUpdate},
     matcher::Matcher,
     template::{Placeholder, Template, TemplatePart},
 };

@@ -2,12 +2,8 @@
 
 use std::time::Duration;
 
-use shared::{
-    database::{Database, sqlstate},
-    telemetry::chain,
-    throttled,
-};
-use tokio::time::{sleep, timeout};
+use shared::{database::Database, telemetry::chain, throttled};
+use tokio::time::sleep;
 
 use crate::store::affected;
 
@@ -20,8 +16,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// the record what is not applied yet.
 pub(crate) async fn apply(mut database: Database) {
     loop {
-        let applied = timeout(LIMIT, database.with(affected::apply_noted));
-        if let Err(error) = applied.await.unwrap_or_else(|_| Err(sqlstate::timed_out())) {
+        if let Err(error) = database.with_within(LIMIT, affected::apply_noted).await {
             let reason = chain(&error);
             let line = "the record of affected components can't be continued now";
             throttled!(warn, &reason, reason, "{line}");
