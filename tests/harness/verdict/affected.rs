@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use model::affected::{Event, Intervals, Span, Telling};
-use shared::incident::IncidentId;
+use shared::domain::incident::IncidentId;
 
 use super::{
     Kind, RunVerdict,
