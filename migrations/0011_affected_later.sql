@@ -1,7 +1,7 @@
 -- What a worker's batch changes is recorded in two steps: its triggers write one row for each statement and incident,
 -- with all components, and later, outside of the scope's lock, these changes are applied to sdb_affected. The end of an
--- incident is recorded like that for every program, unless a component left it after that end: batches wait for the
--- incident's row meanwhile. For all other changes the triggers change sdb_affected at once, as before.
+-- incident is recorded like that for every program: batches wait for the incident's row meanwhile. For all other changes
+-- the triggers change sdb_affected at once, as before.
 
 CREATE TABLE sdb_affected_change (
     incident_id integer NOT NULL,
@@ -25,33 +25,36 @@ COMMENT ON COLUMN sdb_affected_change.impact IS 'The impact of intervals that be
 COMMENT ON COLUMN sdb_affected_change.began IS 'Begin of intervals; none: the components'' intervals end';
 COMMENT ON COLUMN sdb_affected_change.ended IS 'End of the intervals, as in sdb_affected. If they only end here: those that end earlier stay as they are';
 
--- Only changes of active incidents are noted, so what has ended stays as it is: conditions on it reach the table. The end
--- of a whole incident also counts for components that were added to it afterwards: they end when they began.
+-- Incidents without such changes are read from the table alone, with every condition. Of the others, an end also counts for
+-- intervals that end later already: a component may have left just after an end that is written at the same time, or the
+-- clock may have been set back. Of several intervals that begin together, the last one stays. The end of a whole incident
+-- also counts for components that were added to it afterwards: they end when they began.
 CREATE VIEW sdb_affected_interval AS
-SELECT incident_id, component_id, impact, began, ended FROM sdb_affected WHERE ended IS NOT NULL
+SELECT incident_id, component_id, impact, began, ended FROM sdb_affected a
+WHERE NOT EXISTS (SELECT FROM sdb_affected_change c WHERE c.incident_id = a.incident_id)
 UNION ALL
 SELECT incident_id, component_id, impact, began,
     CASE WHEN coalesce(ended, own_until, until) IS NOT NULL THEN greatest(began, least(ended, own_until, until)) END AS ended
 FROM (
-    SELECT incident_id, component_id, impact, began, ended, own_until
-    FROM sdb_affected LEFT JOIN (
-        SELECT incident_id, component_id, min(ended) AS own_until
+    SELECT id, incident_id, component_id, impact, began, ended,
+        min(ended) FILTER (WHERE began IS NULL) OVER (PARTITION BY incident_id, component_id
+            ORDER BY id ROWS BETWEEN CURRENT ROW AND UNBOUNDED FOLLOWING) AS own_until
+    FROM (
+        SELECT 0 AS id, incident_id, component_id, impact, began, ended FROM sdb_affected a
+        WHERE EXISTS (SELECT FROM sdb_affected_change c WHERE c.incident_id = a.incident_id)
+        UNION ALL
+        SELECT id, incident_id, component_id, impact, began, ended
         FROM sdb_affected_change, unnest(components) AS component_id
-        WHERE began IS NULL GROUP BY 1, 2
-    ) AS own USING (incident_id, component_id)
-    WHERE ended IS NULL
-    UNION ALL
-    SELECT * FROM (
-        SELECT incident_id, component_id, impact, began, ended,
-            min(ended) FILTER (WHERE began IS NULL) OVER (PARTITION BY incident_id, component_id
-                ORDER BY id ROWS BETWEEN CURRENT ROW AND UNBOUNDED FOLLOWING) AS own_until
-        FROM sdb_affected_change, unnest(components) AS component_id
-    ) AS noted WHERE began IS NOT NULL
-) AS going LEFT JOIN (
+    ) AS recorded_and_noted
+) AS all_of_them LEFT JOIN (
     SELECT incident_id, min(ended) AS until FROM sdb_affected_change
     WHERE began IS NULL AND components IS NULL GROUP BY 1
-) AS whole USING (incident_id);
+) AS whole USING (incident_id)
+WHERE began IS NOT NULL AND NOT EXISTS (SELECT FROM sdb_affected_change c
+    WHERE (c.incident_id, c.began) = (all_of_them.incident_id, all_of_them.began)
+        AND c.id > all_of_them.id AND all_of_them.component_id = ANY(c.components));
 COMMENT ON VIEW sdb_affected_interval IS 'The intervals of sdb_affected, with the changes that are not applied to it yet';
+COMMENT ON TABLE sdb_affected IS 'The intervals in which incidents and maintenances affected components, one row each: kept by triggers, whoever changes an incident. Some changes come here a little later: sdb_affected_interval has all. No foreign keys, which would lock rows of the dashboard''s tables; the rows go with their incident, and those of a deleted component stay until then';
 
 -- Who reads the intervals may read them as they are now.
 DO $$
@@ -73,60 +76,55 @@ CREATE FUNCTION sdb_affected_is_later() RETURNS boolean LANGUAGE sql STABLE AS $
 $$;
 COMMENT ON FUNCTION sdb_affected_is_later IS 'Whether the changes of this transaction are applied to sdb_affected later';
 
--- Applies changes with these ids of these incidents, whose rows the caller has locked. All earlier changes of the
--- incidents must be applied already. The loops are for the plan: a join might compare each row with each other one.
-CREATE FUNCTION sdb_affected_apply(incidents integer[], ids bigint[]) RETURNS void LANGUAGE plpgsql
-SET enable_seqscan = off AS $$
+-- Applies changes with these ids of an incident. The caller has locked them, and all earlier changes of the incident are
+-- applied already. The intervals are found by nested loops, which keep the order.
+CREATE FUNCTION sdb_affected_apply(incident integer, ids bigint[]) RETURNS void LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 DECLARE
-    cut record;
+    until timestamp := (SELECT min(ended) FROM sdb_affected_change
+        WHERE incident_id = incident AND id = ANY(ids) AND began IS NULL AND components IS NULL);
 BEGIN
-    -- What begins among these changes ends below.
-    FOR cut IN SELECT incident_id, component_id, min(ended) AS until
-        FROM sdb_affected_change, unnest(components) AS component_id
-        WHERE incident_id = ANY(incidents) AND id = ANY(ids)
-        GROUP BY 1, 2 HAVING min(id) = min(id) FILTER (WHERE began IS NULL) ORDER BY 1, 2
-    LOOP
-        UPDATE sdb_affected SET ended = greatest(began, cut.until)
-        WHERE incident_id = cut.incident_id AND component_id = cut.component_id
-            AND (ended IS NULL OR ended > cut.until);
-    END LOOP;
-    FOR cut IN SELECT incident_id, min(ended) AS until FROM sdb_affected_change
-        WHERE incident_id = ANY(incidents) AND id = ANY(ids) AND began IS NULL AND components IS NULL
-        GROUP BY 1 ORDER BY 1
-    LOOP
-        UPDATE sdb_affected SET ended = greatest(began, cut.until)
-        WHERE incident_id = cut.incident_id AND (ended IS NULL OR ended > cut.until);
-    END LOOP;
+    UPDATE sdb_affected a SET ended = greatest(a.began, ends.time)
+    FROM (SELECT component_id, min(ended) AS time FROM (
+            SELECT component_id, ended FROM sdb_affected_change, unnest(components) AS component_id
+            WHERE incident_id = incident AND id = ANY(ids) AND began IS NULL
+            UNION ALL
+            SELECT component_id, until FROM sdb_affected
+            WHERE incident_id = incident AND until IS NOT NULL AND (ended IS NULL OR ended > until)
+        ) AS each_end GROUP BY 1 ORDER BY 1) AS ends
+    WHERE a.incident_id = incident AND a.component_id = ends.component_id
+        AND (a.ended IS NULL OR a.ended > ends.time);
     WITH taken AS MATERIALIZED (
-        DELETE FROM sdb_affected_change WHERE incident_id = ANY(incidents) AND id = ANY(ids)
-        RETURNING incident_id, id, components, impact, began, ended
-    ), whole AS MATERIALIZED (
-        SELECT incident_id, min(ended) AS until FROM taken WHERE began IS NULL AND components IS NULL GROUP BY 1
+        DELETE FROM sdb_affected_change WHERE incident_id = incident AND id = ANY(ids)
+        RETURNING id, components, impact, began, ended
     )
     INSERT INTO sdb_affected (incident_id, component_id, impact, began, ended)
     -- Of several that begin together, the last one stays.
-    SELECT DISTINCT ON (incident_id, component_id, began) incident_id, component_id, impact, began,
+    SELECT DISTINCT ON (component_id, began) incident, component_id, impact, began,
         CASE WHEN coalesce(ended, own_until, until) IS NOT NULL THEN greatest(began, least(ended, own_until, until)) END
-    FROM (SELECT incident_id, component_id, id, impact, began, ended,
-            min(ended) FILTER (WHERE began IS NULL) OVER (PARTITION BY incident_id, component_id
+    FROM (SELECT component_id, id, impact, began, ended,
+            min(ended) FILTER (WHERE began IS NULL) OVER (PARTITION BY component_id
                 ORDER BY id ROWS BETWEEN CURRENT ROW AND UNBOUNDED FOLLOWING) AS own_until
-        FROM taken, unnest(components) AS component_id) AS noted LEFT JOIN whole USING (incident_id)
+        FROM taken, unnest(components) AS component_id) AS noted
     WHERE began IS NOT NULL
-    ORDER BY incident_id, component_id, began, id DESC
+    ORDER BY component_id, began, id DESC
     ON CONFLICT (incident_id, component_id, began) DO UPDATE SET impact = excluded.impact, ended = excluded.ended;
 END $$;
-COMMENT ON FUNCTION sdb_affected_apply IS 'Applies changes to sdb_affected';
+COMMENT ON FUNCTION sdb_affected_apply IS 'Applies changes of an incident to sdb_affected';
 
 -- Before sdb_affected itself is changed: waits for those who apply changes of the same incidents.
 CREATE FUNCTION sdb_affected_apply_all(incidents integer[]) RETURNS void LANGUAGE plpgsql
 SET enable_seqscan = off AS $$
 DECLARE
-    ids bigint[] := ARRAY(SELECT id FROM sdb_affected_change WHERE incident_id = ANY(incidents)
-        ORDER BY incident_id, id FOR UPDATE);
+    noted record;
 BEGIN
-    IF ids <> '{}' THEN
-        PERFORM sdb_affected_apply(incidents, ids);
-    END IF;
+    FOR noted IN SELECT incident_id, array_agg(id) AS ids FROM (
+            SELECT incident_id, id FROM sdb_affected_change WHERE incident_id = ANY(incidents)
+            ORDER BY incident_id, id FOR UPDATE) AS locked
+        GROUP BY 1 ORDER BY 1
+    LOOP
+        PERFORM sdb_affected_apply(noted.incident_id, noted.ids);
+    END LOOP;
 END $$;
 COMMENT ON FUNCTION sdb_affected_apply_all IS 'Applies all changes of these incidents to sdb_affected';
 
@@ -150,18 +148,19 @@ BEGIN
                 AS before
             FROM (SELECT id, components FROM sdb_affected_change WHERE incident_id = incident
                 ORDER BY id LIMIT most_changes) AS first) AS summed
-            WHERE before IS NULL OR before < most_components ORDER BY id);
-        -- If another transaction applies one of them, those after it have to wait for its end.
-        IF oldest <> '{}' AND oldest = ARRAY(SELECT id FROM sdb_affected_change
-            WHERE incident_id = incident AND id = ANY(oldest) ORDER BY id FOR UPDATE SKIP LOCKED)
-        THEN
-            BEGIN
-                PERFORM sdb_affected_apply(ARRAY[incident], oldest);
+            WHERE before IS NULL OR before < most_components);
+        BEGIN
+            -- If another transaction applies one of them, those after it have to wait for its end. Those that are
+            -- missing now are applied.
+            oldest := ARRAY(SELECT id FROM sdb_affected_change WHERE incident_id = incident AND id = ANY(oldest)
+                ORDER BY id FOR UPDATE NOWAIT);
+            IF oldest <> '{}' THEN
+                PERFORM sdb_affected_apply(incident, oldest);
                 RETURN true;
-            EXCEPTION WHEN lock_not_available THEN
-                -- The next one may be free.
-            END;
-        END IF;
+            END IF;
+        EXCEPTION WHEN lock_not_available THEN
+            -- The next one may be free. Nothing of this one stays locked.
+        END;
     END LOOP;
     RETURN false;
 END $$;
@@ -257,12 +256,9 @@ BEGIN
             CONTINUE;
         END IF;
         -- The statement has locked the incident's row, as a batch does before it notes something of it: so the order of
-        -- their changes is that of id. Batches that wait for the row don't wait until all intervals have ended. If
-        -- components have left after that end, what has ended changes, too, which the view takes from the table.
+        -- their changes is that of id. Batches that wait for the row don't wait until all intervals have ended.
         IF changed.old_end IS NULL
             AND (changed.new_start, changed.new_impact) = (changed.old_start, changed.old_impact)
-            AND (sdb_affected_is_later() OR changed.new_end >= now OR NOT EXISTS (
-                SELECT FROM sdb_affected WHERE incident_id = changed.id AND ended > changed.new_end))
         THEN
             INSERT INTO sdb_affected_change (incident_id, recorded_at, ended)
             VALUES (changed.id, now, changed.new_end);
@@ -373,9 +369,11 @@ DECLARE
     at_once CONSTANT integer := 100;
     rest integer[];
 BEGIN
-    -- Workers of earlier releases call no other function. Those of this one leave nothing for so long, so this is no work
-    -- for them.
-    WHILE sdb_affected_apply_some('1 minute', '1 minute') LOOP
+    -- Workers of earlier releases call no other function. Those of this one leave nothing for so long while they are alive.
+    -- What is applied stays locked until the end, so this takes a moment only: the rest is left for the next time.
+    WHILE clock_timestamp() < statement_timestamp() + interval '2 seconds'
+        AND sdb_affected_apply_some('1 minute', '1 minute')
+    LOOP
         NULL;
     END LOOP;
     SELECT p.incidents INTO rest FROM sdb_affected_pending p WHERE p.incidents IS NOT NULL

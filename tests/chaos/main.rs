@@ -39,7 +39,7 @@ use deploy::{
     servers::Servers,
 };
 use harness::{Fixture, SEVERAL_PARTITIONS, SharedCluster, System, burst::add_components, verdict};
-use shared::timestamp::Timestamp;
+use shared::domain::timestamp::Timestamp;
 use tokio::time::Instant;
 
 use crate::{

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use model::{Standing, affected::Intervals};
 use serde_json::Value;
 use shared::domain::{
@@ -119,7 +119,9 @@ fn add_interval(intervals: &mut Intervals, row: &Value) -> Result<()> {
     let component = ComponentId(number("component_id")?.try_into()?);
     let began = time(row["began"].as_str().context("no begin")?)?;
     let ended = row["ended"].as_str().map(time).transpose()?;
-    intervals.insert((incident, component, began), (number("impact")?.try_into()?, ended));
+    let interval = (number("impact")?.try_into()?, ended);
+    let other = intervals.insert((incident, component, began), interval);
+    ensure!(other.is_none(), "two intervals begin together: {row}");
     Ok(())
 }
 

@@ -6,20 +6,25 @@ use std::sync::Arc;
 use anyhow::{Result, ensure};
 use sqlx::{Postgres, Transaction};
 
-use super::{COMPONENTS, affected::are, begin, with_components};
+use super::{COMPONENTS, affected::are, begin, run, with_components};
 use crate::workers::decided;
-use harness::{Fixture, System, eventually, tests};
+use harness::{Fixture, NOW, System, eventually, tests};
 
 tests!(
     workers_apply_what_they_have_noted,
     an_edit_comes_after_what_is_noted,
     what_is_noted_is_applied_in_order,
-    an_end_by_hand_is_noted_if_nothing_left_after_it,
+    what_cannot_be_applied_is_not_kept_from_others,
+    an_end_counts_for_what_left_after_it,
+    an_end_counts_for_what_left_before_the_clock_was_set_back,
+    what_begins_again_at_the_same_time_is_one_interval,
+    an_edit_that_does_not_see_what_is_noted_fails,
     what_is_noted_of_a_deleted_incident_goes_with_it,
+    workers_of_earlier_releases_apply_what_is_left,
 );
 
 /// Without a worker, which would apply what is noted.
-async fn without_workers(fixture: &Arc<Fixture>) -> Result<System> {
+pub(super) async fn without_workers(fixture: &Arc<Fixture>) -> Result<System> {
     let mut system = System::prepared(fixture).await?;
     system.start_gateway(&[]).await?;
     system.components(COMPONENTS).await?;
@@ -31,11 +36,11 @@ async fn noting(system: &System, statements: &str) -> Result<Transaction<'static
     begin(system, &format!("SET LOCAL sdb.affected_later = 'on'; {statements}")).await
 }
 
-async fn note(system: &System, statements: &str) -> Result<()> {
+pub(super) async fn note(system: &System, statements: &str) -> Result<()> {
     Ok(noting(system, statements).await?.commit().await?)
 }
 
-async fn noted(system: &System) -> Result<i64> {
+pub(super) async fn noted(system: &System) -> Result<i64> {
     system.count("SELECT count(*) FROM sdb_affected_change").await
 }
 
@@ -162,28 +167,131 @@ async fn what_is_noted_is_applied_in_order(fixture: Arc<Fixture>) -> Result<()> 
     system.finish().await
 }
 
-async fn an_end_by_hand_is_noted_if_nothing_left_after_it(fixture: Arc<Fixture>) -> Result<()> {
+async fn what_cannot_be_applied_is_not_kept_from_others(fixture: Arc<Fixture>) -> Result<()> {
     let system = without_workers(&fixture).await?;
-    let leave = "DELETE FROM incident_component_relation WHERE component_id = 1";
-    // One that ends now, and one that ended before its component left: readers take what has left from the table alone.
-    for (id, end, is_noted) in
-        [(70, "clock_timestamp() AT TIME ZONE 'UTC'", 1), (71, "'2026-01-01 12:00'", 0)]
-    {
-        system.sql(&opened(id)).await?;
-        system.sql(leave).await?;
-        let before = noted(&system).await?;
-        system.sql(&format!("UPDATE incident SET end_date = {end} WHERE id = {id}")).await?;
-        ensure!(noted(&system).await? - before == is_noted, "{id}");
-    }
-    are(&system, 70, &["1 2 10 now", "2 2 10 now"]).await?;
-    are(&system, 71, &["1 2 10 12", "2 2 10 12"]).await?;
-    // Nothing has left it.
+    system.sql(&opened(70)).await?;
+    let leave = "DELETE FROM incident_component_relation WHERE component_id = 2";
+    let mut edit = begin(&system, leave).await?;
+    system.sql("UPDATE incident SET end_date = '2026-01-01 12:00' WHERE id = 70").await?;
+    // The edit holds an interval that ends. It may have to apply what is noted itself, and must not wait then.
+    let mut applying = system.database.begin().await?;
+    run(&mut applying, "SELECT sdb_affected_apply_some('0', '0')").await?;
+    run(&mut edit, "SELECT FROM sdb_affected_change FOR UPDATE NOWAIT").await?;
+    applying.commit().await?;
+    edit.commit().await?;
+    ensure!(noted(&system).await? == 1);
+    all_are_applied(&system).await?;
+    are(&system, 70, &["1 2 10 12", "2 2 10 12"]).await?;
+    system.finish().await
+}
+
+async fn all_are_applied(system: &System) -> Result<()> {
+    while applies(system).await? {}
+    ensure!(noted(system).await? == 0);
+    Ok(())
+}
+
+async fn an_end_counts_for_what_left_after_it(fixture: Arc<Fixture>) -> Result<()> {
+    let system = without_workers(&fixture).await?;
+    let (leave, end) = (
+        "DELETE FROM incident_component_relation WHERE component_id = 1",
+        "UPDATE incident SET end_date = '2026-01-01 12:00' WHERE end_date IS NULL",
+    );
+    // One after the other.
+    system.sql(&opened(70)).await?;
+    system.sql(leave).await?;
+    system.sql(end).await?;
+    // At the same time: neither sees the other.
+    system.sql(&opened(71)).await?;
+    let leaving = begin(&system, leave).await?;
+    system.sql(end).await?;
+    leaving.commit().await?;
     system.sql(&opened(72)).await?;
-    system.sql("UPDATE incident SET end_date = '2026-01-01 12:00' WHERE id = 72").await?;
+    let ending = begin(&system, end).await?;
+    system.sql(leave).await?;
+    ending.commit().await?;
+    // Nothing left.
+    system.sql(&opened(73)).await?;
+    system.sql(end).await?;
+    ensure!(noted(&system).await? == 4);
     for is_applied in [false, true] {
-        ensure!(noted(&system).await? == if is_applied { 0 } else { 2 });
-        are(&system, 72, &["1 2 10 12", "2 2 10 12"]).await?;
-        while !is_applied && applies(&system).await? {}
+        if is_applied {
+            all_are_applied(&system).await?;
+        }
+        for id in 70..=73 {
+            are(&system, id, &["1 2 10 12", "2 2 10 12"]).await?;
+        }
+    }
+    system.finish().await
+}
+
+async fn an_end_counts_for_what_left_before_the_clock_was_set_back(
+    fixture: Arc<Fixture>,
+) -> Result<()> {
+    let system = without_workers(&fixture).await?;
+    system.sql(&opened(70)).await?;
+    let leave = "DELETE FROM incident_component_relation WHERE component_id = 1";
+    system.sql(leave).await?;
+    system.sql("UPDATE sdb_affected SET ended = ended + interval '1 day'").await?;
+    note(&system, "INSERT INTO incident_component_relation VALUES (70, 1)").await?;
+    note(&system, leave).await?;
+    for is_applied in [false, true] {
+        if is_applied {
+            all_are_applied(&system).await?;
+        }
+        let later = format!("SELECT count(*) FROM sdb_affected_interval WHERE ended > {NOW}");
+        ensure!(system.count(&later).await? == 0, "applied: {is_applied}");
+        are(&system, 70, &["1 2 10 now", "1 2 now now", "2 2 10 open"]).await?;
+    }
+    // A time of the record was changed.
+    system.finish_without_replay().await
+}
+
+async fn what_begins_again_at_the_same_time_is_one_interval(fixture: Arc<Fixture>) -> Result<()> {
+    let system = without_workers(&fixture).await?;
+    for (id, is_applied) in [(70, false), (71, true)] {
+        note(&system, &opened(id).replace("2026-01-01 10:00", "2999-01-01 10:00")).await?;
+        let of = format!("WHERE incident_id = {id} AND component_id = 1");
+        note(&system, &format!("DELETE FROM incident_component_relation {of}")).await?;
+        are(&system, id, &["1 2 now now", "2 2 now open"]).await?;
+        if is_applied {
+            all_are_applied(&system).await?;
+        }
+        note(&system, &format!("INSERT INTO incident_component_relation VALUES ({id}, 1)")).await?;
+        are(&system, id, &["1 2 now open", "2 2 now open"]).await?;
+        all_are_applied(&system).await?;
+        are(&system, id, &["1 2 now open", "2 2 now open"]).await?;
+    }
+    system.finish().await
+}
+
+/// Another program may read with a snapshot of its own: then it must not change what it does not see.
+async fn an_edit_that_does_not_see_what_is_noted_fails(fixture: Arc<Fixture>) -> Result<()> {
+    let system = without_workers(&fixture).await?;
+    for (id, is_applied, edit) in [
+        (70, false, "UPDATE incident SET impact = 3"),
+        (71, false, "UPDATE incident SET start_date = '2026-01-01 11:00'"),
+        (72, false, "DELETE FROM incident_component_relation WHERE component_id = 2"),
+        (73, false, "INSERT INTO incident_component_relation VALUES (73, 3)"),
+        (74, true, "UPDATE incident SET impact = 3"),
+        (75, true, "DELETE FROM incident_component_relation WHERE component_id = 2"),
+    ] {
+        note(&system, &opened(id)).await?;
+        let mut editing =
+            system.database.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ").await?;
+        run(&mut editing, "SELECT FROM incident").await?;
+        if is_applied {
+            all_are_applied(&system).await?;
+        } else {
+            note(&system, "DELETE FROM incident_component_relation WHERE component_id = 1").await?;
+        }
+        let edited = match run(&mut editing, edit).await {
+            Ok(()) => editing.commit().await,
+            failed => failed,
+        };
+        let code = edited.err().and_then(|e| Some(e.as_database_error()?.code()?.into_owned()));
+        ensure!(code.as_deref() == Some("40001"), "{edit}: {code:?}");
+        system.sql("DELETE FROM incident_component_relation; DELETE FROM incident").await?;
     }
     system.finish().await
 }
@@ -205,5 +313,24 @@ async fn what_is_noted_of_a_deleted_incident_goes_with_it(fixture: Arc<Fixture>)
     system.sql("TRUNCATE incident_component_relation").await?;
     ensure!(noted(&system).await? == 0);
     are(&system, 71, &[]).await?;
+    system.finish().await
+}
+
+/// They only call what compares the rest, and their readers read the table.
+async fn workers_of_earlier_releases_apply_what_is_left(fixture: Arc<Fixture>) -> Result<()> {
+    let system = without_workers(&fixture).await?;
+    let left = "UPDATE sdb_affected_change SET recorded_at = recorded_at - interval '2 minutes'";
+    let ended = "SELECT count(*) FROM sdb_affected WHERE ended IS NOT NULL";
+    system.sql(&opened(70)).await?;
+    system.sql("UPDATE incident SET end_date = '2026-01-01 12:00'").await?;
+    for (is_left, are_ended) in [(false, 0), (true, 2)] {
+        if is_left {
+            system.sql(left).await?;
+        }
+        system.sql("SELECT sdb_affected_compare_rest()").await?;
+        ensure!(system.count(ended).await? == are_ended, "left: {is_left}");
+        are(&system, 70, &["1 2 10 12", "2 2 10 12"]).await?;
+    }
+    ensure!(noted(&system).await? == 0);
     system.finish().await
 }

@@ -1,9 +1,9 @@
-//! Edits at random, a few incidents at a time: the telling with which every test ends must agree with what the
-//! triggers recorded.
+//! Edits at random, a few incidents at a time, some of them only noted as those of batches are: the telling with which
+//! every test ends must agree with what the triggers recorded, and applying what is noted changes nothing for readers.
 
 use std::sync::Arc;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, ensure};
 use proptest::{
     collection::vec,
     option,
@@ -11,7 +11,7 @@ use proptest::{
     prop_oneof,
     sample::select,
     strategy::ValueTree,
-    test_runner::{Config, RngAlgorithm, RngSeed, TestRunner},
+    test_runner::{Config, RngAlgorithm, RngSeed, TestRunner, contextualize_config},
 };
 
 use super::with_components;
@@ -20,8 +20,8 @@ use harness::{Fixture, NOW, System, tests};
 
 tests!(intervals_are_as_told_after_random_edits);
 
-/// Rounds, each with incidents of its own.
-const ROUNDS: i32 = 30;
+/// Rounds, each with incidents of its own, unless `PROPTEST_CASES` says otherwise.
+const ROUNDS: u32 = 30;
 /// Incidents of a round.
 const INCIDENTS: i32 = 3;
 /// Edits of a round.
@@ -87,25 +87,57 @@ fn edit(base: &str, first: i32) -> impl Strategy<Value = String> + use<> {
     ]
 }
 
+/// The same edit by a transaction that only notes it.
+fn noted(edit: impl Strategy<Value = String>) -> impl Strategy<Value = String> {
+    edit.prop_map(|edit| format!("BEGIN; SET LOCAL sdb.affected_later = 'on'; {edit}; COMMIT"))
+}
+
+/// Applies the oldest changes that are noted of one of the incidents from `first`.
+fn application(first: i32) -> impl Strategy<Value = String> {
+    (first..first + INCIDENTS, 1..4).prop_map(|(incident, most)| {
+        format!(
+            "SELECT sdb_affected_apply({incident}, ARRAY(SELECT id FROM sdb_affected_change
+                WHERE incident_id = {incident} ORDER BY id LIMIT {most}))"
+        )
+    })
+}
+
 async fn intervals_are_as_told_after_random_edits(fixture: Arc<Fixture>) -> Result<()> {
-    let system = with_components(&fixture).await?;
+    let mut system = with_components(&fixture).await?;
     decided(&system, "DNS", 1, 201).await?;
-    let mut random = TestRunner::new(Config {
+    // It would apply what is noted.
+    system.workers.clear();
+    // `PROPTEST_RNG_SEED` gives another seed.
+    let config = contextualize_config(Config {
         rng_algorithm: RngAlgorithm::ChaCha,
         rng_seed: RngSeed::Fixed(7),
+        cases: ROUNDS,
         ..Config::default()
     });
-    for first in (0..ROUNDS).map(|round| 100 + round * INCIDENTS) {
+    let rounds = i32::try_from(config.cases)?;
+    let mut random = TestRunner::new(config);
+    for first in (0..rounds).map(|round| 100 + round * INCIDENTS) {
         let now = system.texts(&format!("SELECT ({NOW})::text")).await?;
         let base = now.first().map(String::as_str).unwrap_or_default();
         for id in first..first + INCIDENTS {
             run(&system, &mut random, &insertion(base, id)).await?;
         }
         for _ in 0..EDITS {
-            run(&system, &mut random, &edit(base, first)).await?;
+            let any = prop_oneof![edit(base, first), noted(edit(base, first))];
+            run(&system, &mut random, &any).await?;
+            let before = intervals(&system, first).await?;
+            run(&system, &mut random, &application(first)).await?;
+            let after = intervals(&system, first).await?;
+            ensure!(before == after, "{before:#?}, but when it is applied {after:#?}");
         }
     }
     system.finish().await
+}
+
+/// The intervals of a round.
+async fn intervals(system: &System, first: i32) -> Result<Vec<String>> {
+    let all = "SELECT to_jsonb(a)::text FROM sdb_affected_interval a";
+    system.texts(&format!("{all} WHERE incident_id >= {first} ORDER BY 1")).await
 }
 
 /// Draws a statement, and runs it.

@@ -1,0 +1,92 @@
+//! Workers are killed while they apply what is noted of when components were affected.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result, ensure};
+
+use super::noted::{note, noted, without_workers};
+use harness::{Fixture, System, eventually, tests};
+
+tests!(what_is_noted_is_applied_once_although_workers_are_killed);
+
+/// Workers that apply at the same time.
+const WORKERS: usize = 3;
+/// How many of them are killed, one after the other.
+const KILLED: i64 = 6;
+
+/// Much is noted long ago: of each incident, that it began, that components left and came back, and of some the end.
+async fn note_much(system: &System) -> Result<()> {
+    system
+        .sql("INSERT INTO component (name) SELECT 'C' || n FROM generate_series(1, 60) AS n")
+        .await?;
+    for id in 100..160 {
+        let open = format!(
+            "INSERT INTO incident (id, text, start_date, impact, system)
+            VALUES ({id}, 'By hand', '2026-01-01 10:00', 2, false);
+            INSERT INTO incident_component_relation SELECT {id}, id FROM component"
+        );
+        note(system, &open).await?;
+    }
+    for change in [
+        "DELETE FROM incident_component_relation WHERE component_id % 3 = 0",
+        "INSERT INTO incident_component_relation
+            SELECT i.id, c.id FROM incident i, component c WHERE c.id % 6 = 0",
+        "UPDATE incident SET end_date = clock_timestamp() AT TIME ZONE 'UTC' WHERE id % 2 = 0",
+    ] {
+        note(system, change).await?;
+    }
+    system
+        .sql("UPDATE sdb_affected_change SET recorded_at = recorded_at - interval '25 seconds'")
+        .await
+}
+
+/// All rows as one text.
+async fn rows(system: &System, of: &str) -> Result<String> {
+    let all = format!("SELECT coalesce(string_agg(a::text, ' ' ORDER BY a), '') FROM {of} a");
+    system.texts(&all).await?.pop().context("no row")
+}
+
+async fn what_is_noted_is_applied_once_although_workers_are_killed(
+    fixture: Arc<Fixture>,
+) -> Result<()> {
+    let mut system = without_workers(&fixture).await?;
+    note_much(&system).await?;
+    // Each application takes so long that it is met at any point.
+    system
+        .sql(
+            "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN PERFORM pg_sleep(0.002); RETURN NEW; END $$;
+            CREATE TRIGGER slow BEFORE INSERT OR UPDATE ON sdb_affected
+            FOR EACH ROW EXECUTE FUNCTION slow()",
+        )
+        .await?;
+    let expected = rows(&system, "sdb_affected_interval").await?;
+    for _ in 0..WORKERS {
+        system.start_worker(&[]).await?;
+    }
+    let applying = "FROM pg_stat_activity WHERE datname = current_database() AND state = 'active'
+        AND pid <> pg_backend_pid() AND query LIKE '%sdb_affected_apply_some%'";
+    let all = noted(&system).await?;
+    let mut killed = 0;
+    eventually("all is applied", async || {
+        ensure!(rows(&system, "sdb_affected_interval").await? == expected, "readers see it");
+        let left = noted(&system).await?;
+        let is_due = killed < KILLED && left * (KILLED + 2) < all * (KILLED + 1 - killed);
+        if is_due && system.count(&format!("SELECT count(*) {applying}")).await? > 0 {
+            drop(system.workers.remove(0));
+            // A server notices the end of a client at once only if its machine closes the connection.
+            if killed % 2 == 0 {
+                system.sql(&format!("SELECT pg_terminate_backend(pid) {applying}")).await?;
+            }
+            killed += 1;
+            let worker = system.launch("worker", &[])?;
+            system.workers.push(worker);
+        }
+        Ok(left == 0)
+    })
+    .await?;
+    ensure!(killed == KILLED, "{killed} were killed: there is too little to apply");
+    ensure!(rows(&system, "sdb_affected").await? == expected, "the record is another one");
+    ensure!(rows(&system, "sdb_affected_interval").await? == expected, "readers see another one");
+    system.finish().await
+}
