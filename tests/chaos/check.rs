@@ -44,6 +44,7 @@ pub(crate) async fn check(
         broke: Some(storm.tally().broken.len()),
         operators: vec![operator::NAME.to_owned()],
         unknown_may_be_given_up: false,
+        unrecorded_until: storm.tally().unrecorded_until,
     };
     let verdict = verdict::judge(&run);
     wrong.extend(many::out_of_order(&attempts, &run.inbox));

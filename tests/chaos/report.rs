@@ -121,6 +121,8 @@ impl Report<'_> {
         row("**edits by others undone**", &found(Kind::ForeignEditUndone));
         row("parked without a reason of the model's", &found(Kind::ParkedUnasked));
         row("not parked although the model has a reason", &found(Kind::NotParked));
+        row("affected otherwise than the journal tells", &found(Kind::Affected));
+        row("transactions that are not explained", &found(Kind::Unexplained));
         row("other violations", &self.wrong.len());
         row("faults", &tally.broken.len());
         row("changes of the topology that were given up", &tally.changes_given_up);

@@ -50,6 +50,8 @@ pub(crate) struct Tally {
     pub(crate) longest_recovery: Duration,
     /// Until the last answer that was not an outcome though its client waited for one.
     pub(crate) longest_unease: Duration,
+    /// The newest incident before it was recorded when components are affected, which earlier releases do not.
+    pub(crate) unrecorded_until: Option<i32>,
     /// What processes or the system as a whole did that must not be.
     pub(crate) wrong: Vec<String>,
 }

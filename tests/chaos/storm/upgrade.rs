@@ -31,7 +31,17 @@ impl Storm {
         let newer = self.system.context.binaries.clone();
         self.recover(Instant::now()).await?;
         self.diary.note("all processes are of the earlier release");
+        let database = &self.system.database;
+        let is_recorded: bool =
+            sqlx::query_scalar("SELECT to_regclass('sdb_affected') IS NOT NULL")
+                .fetch_one(database)
+                .await?;
         self.migrate(&newer).await?;
+        if !is_recorded {
+            let newest =
+                sqlx::query_scalar("SELECT max(id) FROM incident").fetch_one(database).await?;
+            self.tally().unrecorded_until = newest;
+        }
         let recorded = self.recorded("wire").await?;
 
         let (gateways, workers) = self.members.split_at(GATEWAYS);
@@ -180,8 +190,15 @@ impl Storm {
         let member = Member::new(&self.system, earlier, "worker", self.members.len()).await?;
         member.start()?;
         self.diary.note(format!("{}: of the earlier release, must not join", member.name));
-        let refusal = format!("this worker reads messages up to version {reads}");
-        let is_refused = async || Ok(member.log()?.contains(&refusal));
+        // By the database, or by its own check.
+        let refusals = [
+            format!("this worker reads messages up to version {reads}"),
+            format!("this program knows versions up to {reads}"),
+        ];
+        let is_refused = async || {
+            let log = member.log()?;
+            Ok(refusals.iter().any(|refusal| log.contains(refusal)))
+        };
         eventually_within(RECOVERY_LIMIT, "it is refused", is_refused).await?;
         ensure!(!self.is_ready(&member).await, "{} is ready", member.name);
         member.kill()?;

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use model::affected::{Event, Intervals, Span, Telling};
+use shared::domain::incident::IncidentId;
 
 use super::{
     Kind, RunVerdict,
@@ -26,7 +27,8 @@ pub(super) fn compare(run: &Run, verdict: &mut RunVerdict) {
             telling.tell(event, change.at, transaction);
         }
     }
-    note_differences(telling.intervals(), &run.affected, verdict);
+    let recorded = |incident: IncidentId| Some(incident.0) > run.expected.unrecorded_until;
+    note_differences(telling.intervals(), &run.affected, recorded, verdict);
     verdict.compared.intervals += run.affected.len();
 }
 
@@ -56,9 +58,14 @@ fn events(change: &Change) -> Vec<Event> {
     }
 }
 
-fn note_differences(told: &Intervals, found: &Intervals, verdict: &mut RunVerdict) {
+fn note_differences(
+    told: &Intervals,
+    found: &Intervals,
+    recorded: impl Fn(IncidentId) -> bool,
+    verdict: &mut RunVerdict,
+) {
     let keys: BTreeSet<_> = told.keys().chain(found.keys()).collect();
-    for key in keys {
+    for key in keys.into_iter().filter(|(incident, ..)| recorded(*incident)) {
         let (told, found) = (told.get(key), found.get(key));
         if told != found {
             let (incident, component, began) = key;

@@ -66,6 +66,9 @@ pub struct Expected {
     /// Messages whose delivery is not known may have been given up by RabbitMQ or refused by the
     /// database.
     pub unknown_may_be_given_up: bool,
+    /// The newest incident that was there before it was recorded when components are affected. What it affected
+    /// until then is not known.
+    pub unrecorded_until: Option<i32>,
 }
 
 /// A transaction that was committed.

@@ -59,11 +59,46 @@ impl Load {
         let sent = self.burst.stop().await?;
         system.drained().await?;
         took_effect_once(system, &sent).await?;
-        Ok(Answers { sent, began: self.began })
+        let answers = Answers { sent, began: self.began };
+        answers.print_interruptions(system);
+        Ok(answers)
     }
 }
 
 impl Answers {
+    /// Prints for how long each gateway took nothing at most, and nothing of each partition: the figures of
+    /// `docs/setup/high-availability.md`.
+    fn print_interruptions(&self, system: &System) {
+        for gateway in 0..system.gateways.len() {
+            let by_partition: Vec<Duration> = (0..PARTITIONS)
+                .map(|partition| {
+                    self.longest_interruption(|sent| {
+                        sent.gateway == gateway
+                            && sent.component().partition(PARTITIONS) == partition
+                    })
+                })
+                .collect();
+            let of_all = self.longest_interruption(|sent| sent.gateway == gateway);
+            let test = &system.vhost;
+            eprintln!(
+                "{test}: gateway {gateway} took nothing for {of_all:.1?}, of partitions {by_partition:.1?}"
+            );
+        }
+    }
+
+    /// The longest time without such an update that was taken, from the beginning of the trouble.
+    fn longest_interruption(&self, such: impl Fn(&Sent) -> bool) -> Duration {
+        let mut taken: Vec<Instant> = self
+            .sent
+            .iter()
+            .filter(|sent| sent.answered > self.began && sent.is_taken() && such(sent))
+            .map(|sent| sent.answered)
+            .collect();
+        taken.sort_unstable();
+        let before = [self.began].into_iter().chain(taken.iter().copied());
+        before.zip(&taken).map(|(one, next)| *next - one).max().unwrap_or_default()
+    }
+
     /// Whatever was sent from then on was taken.
     pub(super) fn are_taken_since(&self, then: Instant) -> Result<()> {
         self.are_taken(then, |_| true)
