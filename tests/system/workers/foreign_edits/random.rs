@@ -14,8 +14,7 @@ use proptest::{
     test_runner::{Config, RngAlgorithm, RngSeed, TestRunner, contextualize_config},
 };
 
-use super::with_components;
-use crate::workers::decided;
+use super::noted::without_workers;
 use harness::{Fixture, NOW, System, tests};
 
 tests!(intervals_are_as_told_after_random_edits);
@@ -103,10 +102,7 @@ fn application(first: i32) -> impl Strategy<Value = String> {
 }
 
 async fn intervals_are_as_told_after_random_edits(fixture: Arc<Fixture>) -> Result<()> {
-    let mut system = with_components(&fixture).await?;
-    decided(&system, "DNS", 1, 201).await?;
-    // It would apply what is noted.
-    system.workers.clear();
+    let system = without_workers(&fixture).await?;
     // `PROPTEST_RNG_SEED` gives another seed.
     let config = contextualize_config(Config {
         rng_algorithm: RngAlgorithm::ChaCha,
