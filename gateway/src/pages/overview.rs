@@ -132,15 +132,14 @@ impl Document for Overview {
             .take(ACTIVE.events as usize - 1)
             .map(view)
             .partition(|event: &EventView| !event.is_maintenance);
-        let has_more_coming = coming.len() == COMING.events as usize;
-        let coming = coming.iter().take(COMING.events as usize - 1).map(view);
+        let shown_coming = coming.iter().take(COMING.events as usize - 1).map(view);
         let overview = OverviewPage {
             icon: Icon(headline.level),
             headline,
             incidents,
-            maintenances: running.into_iter().chain(coming).collect(),
+            maintenances: running.into_iter().chain(shown_coming).collect(),
             has_more: active.len() == ACTIVE.events as usize,
-            has_more_coming,
+            has_more_coming: coming.len() == COMING.events as usize,
             table: Table::new(&shown, &impacts, &affected, state.now),
             recent_days: RECENT_DAYS,
             days: by_day(&recent, state.now),
