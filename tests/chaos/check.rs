@@ -39,12 +39,13 @@ pub(crate) async fn check(
     record::write_inbox(&run.inbox, &folder.join("inbox.jsonl"))?;
     run.attempts = record::as_sent(&attempts)?;
     run.confirmed = edits.confirmed.clone();
+    let tally: Tally = storm.tally().clone();
     run.expected = Expected {
         compares: true,
-        broke: Some(storm.tally().broken.len()),
+        broke: Some(tally.broken.len()),
         operators: vec![operator::NAME.to_owned()],
         unknown_may_be_given_up: false,
-        unrecorded_until: storm.tally().unrecorded_until,
+        unrecorded_until: tally.unrecorded_until,
     };
     let verdict = verdict::judge(&run);
     wrong.extend(many::out_of_order(&attempts, &run.inbox));
@@ -71,7 +72,6 @@ pub(crate) async fn check(
         member.kill()?;
     }
     wrong.extend(panics(&folder.join("logs"))?);
-    let tally: Tally = storm.tally().clone();
     wrong.extend(tally.wrong.iter().cloned());
     let report = Report {
         attempts: &attempts,
