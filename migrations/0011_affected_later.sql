@@ -77,23 +77,26 @@ $$;
 COMMENT ON FUNCTION sdb_affected_is_later IS 'Whether the changes of this transaction are applied to sdb_affected later';
 
 -- Applies changes with these ids of an incident. The caller has locked them, and all earlier changes of the incident are
--- applied already. The intervals are found by nested loops, which keep the order.
+-- applied already. The loop is for the plan: a join might compare each interval with each end.
 CREATE FUNCTION sdb_affected_apply(incident integer, ids bigint[]) RETURNS void LANGUAGE plpgsql
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+SET enable_seqscan = off AS $$
 DECLARE
+    ends record;
     until timestamp := (SELECT min(ended) FROM sdb_affected_change
         WHERE incident_id = incident AND id = ANY(ids) AND began IS NULL AND components IS NULL);
 BEGIN
-    UPDATE sdb_affected a SET ended = greatest(a.began, ends.time)
-    FROM (SELECT component_id, min(ended) AS time FROM (
+    FOR ends IN SELECT component_id, min(ended) AS time FROM (
             SELECT component_id, ended FROM sdb_affected_change, unnest(components) AS component_id
             WHERE incident_id = incident AND id = ANY(ids) AND began IS NULL
             UNION ALL
             SELECT component_id, until FROM sdb_affected
             WHERE incident_id = incident AND until IS NOT NULL AND (ended IS NULL OR ended > until)
-        ) AS each_end GROUP BY 1 ORDER BY 1) AS ends
-    WHERE a.incident_id = incident AND a.component_id = ends.component_id
-        AND (a.ended IS NULL OR a.ended > ends.time);
+        ) AS each_end GROUP BY 1 ORDER BY 1
+    LOOP
+        UPDATE sdb_affected SET ended = greatest(began, ends.time)
+        WHERE incident_id = incident AND component_id = ends.component_id
+            AND (ended IS NULL OR ended > ends.time);
+    END LOOP;
     WITH taken AS MATERIALIZED (
         DELETE FROM sdb_affected_change WHERE incident_id = incident AND id = ANY(ids)
         RETURNING id, components, impact, began, ended
