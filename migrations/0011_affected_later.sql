@@ -69,7 +69,7 @@ BEGIN
     END LOOP;
 END $$;
 
--- Whether the transaction is a worker's batch (worker/src/store/scope_lock.rs). Workers of earlier releases don't
+-- Whether the transaction is a worker's batch (worker/src/store/state_lock.rs). Workers of earlier releases don't
 -- say so.
 CREATE FUNCTION sdb_affected_is_later() RETURNS boolean LANGUAGE sql STABLE AS $$
     SELECT current_setting('sdb.affected_later', true) = 'on'

@@ -26,7 +26,7 @@ use crate::{
         incidents::{self, Changes},
         parked,
         reports::{ReportsQuery, ReportsWritten},
-        scope_lock::ScopeGuard,
+        state_lock::ScopeGuard,
         workers::MemberId,
     },
 };

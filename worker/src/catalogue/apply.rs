@@ -18,7 +18,7 @@ use sqlx::{Connection, PgConnection};
 use super::{CatalogueEntry, CatalogueError, CataloguePlan, Changed};
 use crate::store::{
     catalogue::{self as store, InIncidents},
-    scope_lock::ScopeGuard,
+    state_lock::ScopeGuard,
 };
 
 /// Maximum number of components that an error message names, and of incidents of each.

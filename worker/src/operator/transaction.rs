@@ -27,7 +27,7 @@ use crate::{
     store::{
         incidents,
         operator_changes::{self, IncidentRow, NewUpdate},
-        scope_lock::ScopeGuard,
+        state_lock::ScopeGuard,
     },
 };
 

@@ -11,7 +11,7 @@ use shared::domain::{
 };
 use sqlx::{FromRow, postgres::PgRow};
 
-use super::scope_lock::ScopeGuard;
+use super::state_lock::ScopeGuard;
 use crate::domain::{ActiveState, IncidentRef, ManualIncident, SystemIncident};
 
 /// The CTEs of the [`system_tables`]: the active system incidents, and which of the components `$1` they have.

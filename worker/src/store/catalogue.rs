@@ -8,7 +8,7 @@ use shared::domain::{
 };
 use sqlx::{FromRow, PgConnection};
 
-use super::scope_lock::ScopeGuard;
+use super::state_lock::ScopeGuard;
 
 /// A component with the incidents that have it, newest first.
 pub(crate) type InIncidents = (ComponentId, Vec<IncidentId>);

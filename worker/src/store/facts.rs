@@ -25,7 +25,7 @@ use super::{
     covering::active_manual,
     incidents::column,
     reports::{REPORT_COLUMNS, REPORT_TABLES, ReportsQuery, ReportsRead},
-    scope_lock::ScopeGuard,
+    state_lock::ScopeGuard,
     workers::MemberId,
 };
 use crate::domain::ActiveState;

@@ -12,7 +12,7 @@ use sqlx::{AssertSqlSafe, FromRow};
 use super::{
     incidents::column,
     reports::{ReportsToWrite, ReportsWritten},
-    scope_lock::ScopeGuard,
+    state_lock::ScopeGuard,
 };
 use crate::domain::IncidentRef;
 

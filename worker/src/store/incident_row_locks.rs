@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use shared::domain::{component::ComponentId, incident::IncidentId};
 use sqlx::FromRow;
 
-use super::scope_lock::ScopeGuard;
+use super::state_lock::ScopeGuard;
 use crate::domain::{ActiveState, IncidentRef, RestsOn};
 
 /// A row that a change depends on, or any one of several.

@@ -9,7 +9,7 @@ use shared::domain::{
     timestamp::Timestamp,
 };
 
-use super::scope_lock::ScopeGuard;
+use super::state_lock::ScopeGuard;
 use crate::domain::{
     ActiveState, IncidentRef, SystemIncident,
     timeline::{self, Names, TimelineEntry},

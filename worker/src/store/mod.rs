@@ -17,7 +17,7 @@ pub(crate) mod lock_holders;
 pub(crate) mod operator_changes;
 pub(crate) mod parked;
 pub(crate) mod reports;
-pub(crate) mod scope_lock;
+pub(crate) mod state_lock;
 pub(crate) mod statistics;
 pub(crate) mod topology;
 pub mod workers;

@@ -8,7 +8,7 @@ use shared::domain::{
 };
 use sqlx::FromRow;
 
-use super::{incidents::column, scope_lock::ScopeGuard};
+use super::{incidents::column, state_lock::ScopeGuard};
 
 /// An incident's own columns.
 #[derive(Clone, Debug, FromRow)]

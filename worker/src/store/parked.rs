@@ -10,7 +10,7 @@ use shared::{
 };
 use sqlx::{FromRow, PgConnection};
 
-use super::{inbox::PendingRow, incidents::column, scope_lock::ScopeGuard};
+use super::{inbox::PendingRow, incidents::column, state_lock::ScopeGuard};
 
 /// A message that can't be applied because of its content.
 pub(crate) struct MessageToPark<'a> {

@@ -1,5 +1,5 @@
-//! The lock on the scope: one row, which every batch and every operator's change locks until the end of
-//! its transaction.
+//! The lock on the state: the row of the scope, which every batch and every operator's change locks until the
+//! end of its transaction.
 
 use shared::domain::timestamp::Timestamp;
 use sqlx::{Connection, PgConnection, Postgres, Transaction};
