@@ -8,7 +8,7 @@ CREATE INDEX sdb_report_ended ON sdb_report (ended_at) WHERE NOT is_live;
 -- are an earlier component's.
 COMMENT ON FUNCTION sdb_forget_reports IS 'Deletes the reports of components that are deleted, and those that are left of an earlier component with an inserted one''s id';
 
--- Without waiting: whoever deletes components may hold them for any time, and every worker would wait for us.
+-- Without waiting: a session that deletes components may hold them for any time, and every worker would wait for us.
 CREATE OR REPLACE FUNCTION sdb_keep_components(ids integer[]) RETURNS SETOF integer LANGUAGE sql SECURITY DEFINER
 SET search_path FROM CURRENT AS $$
     SELECT id FROM component WHERE id = ANY(ids) ORDER BY id FOR KEY SHARE SKIP LOCKED
@@ -26,21 +26,5 @@ BEGIN
         WHERE pg_class.oid = 'sdb_report'::regclass AND granted.privilege_type = 'INSERT' AND granted.grantee <> 0
     LOOP
         EXECUTE format('GRANT EXECUTE ON FUNCTION sdb_keep_components TO %s', writer);
-    END LOOP;
-END $$;
-
--- Names of tables must not be looked up among the caller's temporary tables, which come first unless pg_temp is
--- named: whoever may write an incident could put a table of his own in the place of ours.
-DO $$
-DECLARE
-    path text := (SELECT string_agg(quote_ident(name), ', ' ORDER BY place)
-        FROM unnest(current_schemas(false)) WITH ORDINALITY AS schemas (name, place));
-    ours regprocedure;
-BEGIN
-    FOR ours IN SELECT oid FROM pg_proc
-        WHERE prosecdef AND proname LIKE 'sdb\_%' AND pronamespace = ANY(SELECT to_regnamespace(quote_ident(name))
-            FROM unnest(current_schemas(false)) AS schemas (name))
-    LOOP
-        EXECUTE format('ALTER FUNCTION %s SET search_path = %s, pg_temp', ours, path);
     END LOOP;
 END $$;

@@ -1,5 +1,5 @@
 -- When each component was affected by which incident. Statement triggers on the Python dashboard's tables keep
--- it, whoever writes (migrations/attach.sql creates them), so that edits by others are recorded, too.
+-- it, whichever program writes (migrations/attach.sql creates them), so that edits by others are recorded, too.
 
 CREATE TABLE sdb_affected (
     incident_id integer NOT NULL,
@@ -10,7 +10,7 @@ CREATE TABLE sdb_affected (
     PRIMARY KEY (incident_id, component_id, began)
 -- Each row is updated once, when it ends: with space on its page, no index has to change.
 ) WITH (fillfactor = 50);
-COMMENT ON TABLE sdb_affected IS 'The intervals in which incidents and maintenances affected components, one row each: kept by triggers, whoever changes an incident. No foreign keys, which would lock rows of the dashboard''s tables; the rows go with their incident, and those of a deleted component stay until then';
+COMMENT ON TABLE sdb_affected IS 'The intervals in which incidents and maintenances affected components, one row each: kept by triggers, whichever program changes an incident. No foreign keys, which would lock rows of the dashboard''s tables; the rows go with their incident, and those of a deleted component stay until then';
 COMMENT ON COLUMN sdb_affected.incident_id IS 'The incident or maintenance';
 COMMENT ON COLUMN sdb_affected.component_id IS 'The component';
 COMMENT ON COLUMN sdb_affected.impact IS 'The impact of the incident during the interval';
@@ -358,7 +358,8 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION sdb_affected_compare_rest IS 'Compares some of the incidents that others had locked; returns those that are left';
 
--- Without the caller's temporary tables, as 0009 has it for the functions before.
+-- Names of tables must not be looked up among the caller's temporary tables, which come first unless pg_temp is
+-- named: a role that may write incidents could put a table of its own in the place of ours.
 DO $$
 DECLARE
     path text := (SELECT string_agg(quote_ident(name), ', ' ORDER BY place)

@@ -54,7 +54,7 @@ WHERE began IS NOT NULL AND NOT EXISTS (SELECT FROM sdb_affected_change c
     WHERE (c.incident_id, c.began) = (all_of_them.incident_id, all_of_them.began)
         AND c.id > all_of_them.id AND all_of_them.component_id = ANY(c.components));
 COMMENT ON VIEW sdb_affected_interval IS 'The intervals of sdb_affected, with the changes that are not applied to it yet';
-COMMENT ON TABLE sdb_affected IS 'The intervals in which incidents and maintenances affected components, one row each: kept by triggers, whoever changes an incident. Some changes come here a little later: sdb_affected_interval has all. No foreign keys, which would lock rows of the dashboard''s tables; the rows go with their incident, and those of a deleted component stay until then';
+COMMENT ON TABLE sdb_affected IS 'The intervals in which incidents and maintenances affected components, one row each: kept by triggers, whichever program changes an incident. Some changes come here a little later: sdb_affected_interval has all. No foreign keys, which would lock rows of the dashboard''s tables; the rows go with their incident, and those of a deleted component stay until then';
 
 -- Who reads the intervals may read them as they are now.
 DO $$
