@@ -45,7 +45,7 @@ impl Clock {
     }
 }
 
-/// Who is told of alerts.
+/// The receivers of alerts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Endpoint {
     /// The one that Alertmanager's webhook posts to.
