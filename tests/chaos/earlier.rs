@@ -14,8 +14,8 @@ pub(crate) fn build(commit: &str, newer: &Binaries) -> Result<Binaries> {
     // The build's folder has one for each profile.
     let build = newer.gateway.ancestors().nth(2).context("the programs are in no folder")?;
     let own = build.join("versions").join(&commit);
-    let sources = own.join("sources");
-    if !sources.exists() {
+    let checkout = own.join("checkout");
+    if !checkout.exists() {
         // Renamed when they are complete.
         let unpacked = own.join("unpacked");
         if unpacked.exists() {
@@ -23,10 +23,11 @@ pub(crate) fn build(commit: &str, newer: &Binaries) -> Result<Binaries> {
         }
         fs::create_dir_all(&unpacked)?;
         unpack(&commit, &unpacked)?;
-        fs::rename(&unpacked, &sources)?;
+        set_version(&commit, &unpacked)?;
+        fs::rename(&unpacked, &checkout)?;
     }
     println!("Building the programs of commit {commit}");
-    binaries::build_of(&sources, build, &own)
+    binaries::build_of(&checkout, build, &own)
 }
 
 /// The full name of a commit from which the present one descends.
@@ -57,6 +58,20 @@ fn unpack(commit: &str, folder: &Path) -> Result<()> {
     let unpacked = Command::new("tar").arg("-xf").arg(&archive).arg("-C").arg(folder).status();
     ensure!(unpacked.context("tar can't be run")?.success(), "{path} can't be unpacked");
     Ok(fs::remove_file(archive)?)
+}
+
+/// Gives its packages a version of their own. Cargo knows a package of a workspace by its version and by
+/// its path within the workspace: of two commits with one version, the second would get what was compiled
+/// for the first.
+fn set_version(commit: &str, checkout: &Path) -> Result<()> {
+    let path = checkout.join("Cargo.toml");
+    let manifest = fs::read_to_string(&path)?;
+    let (before, package) =
+        manifest.split_once("[workspace.package]\n").context("the workspace has no version")?;
+    let (first, rest) = package.split_once("\"\n").context("the workspace has no version")?;
+    ensure!(first.starts_with("version = \""), "the workspace's version is not its first line");
+    let manifest = format!("{before}[workspace.package]\n{first}+{commit}\"\n{rest}");
+    Ok(fs::write(path, manifest)?)
 }
 
 /// Whether git succeeded, and what it printed.
