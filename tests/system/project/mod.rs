@@ -4,6 +4,7 @@ mod deployment;
 mod documents;
 mod imports;
 mod layout;
+mod migrations;
 mod reference;
 mod runbook;
 mod sizes;
@@ -13,4 +14,15 @@ mod worked_example;
 
 use harness::tests_of;
 
-tests_of!(deployment, documents, layout, reference, runbook, sizes, sql, tour, worked_example);
+tests_of!(
+    deployment,
+    documents,
+    layout,
+    migrations,
+    reference,
+    runbook,
+    sizes,
+    sql,
+    tour,
+    worked_example
+);
