@@ -269,6 +269,8 @@ impl Drain {
         }
         let before = Changes::position(&self.system).await?;
         self.publisher.fill(backlog).await?;
+        // Each run begins like the others, and none has the checkpoint of what another one wrote.
+        self.system.sql("CHECKPOINT").await?;
 
         start_worker(&mut self.system).await?;
         let begin = Instant::now();

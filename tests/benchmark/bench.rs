@@ -42,6 +42,8 @@ pub(crate) struct Scale {
     pub(crate) runs: usize,
     /// Updates in a backlog.
     pub(crate) backlog: u64,
+    /// What a queue holds, if a backlog may be more than the default.
+    pub(crate) queue_limit: Option<u32>,
     /// Closed incidents of a grown database.
     pub(crate) incidents: u32,
     /// Rows of its inbox.
@@ -117,8 +119,14 @@ impl Bench {
             has_journal: false,
         });
         let partitions = self.partitions.map(|number| number.to_string());
-        let settings = partitions.as_deref().map(|number| ("SDB_PARTITIONS", number));
-        let system = System::prepared_with(&fixture, settings.as_slice()).await?;
+        let queue_limit = self.scale.queue_limit.map(|number| number.to_string());
+        let settings = [
+            ("SDB_PARTITIONS", partitions.as_deref()),
+            ("SDB_QUEUE_LIMIT", queue_limit.as_deref()),
+        ];
+        let settings: Vec<_> =
+            settings.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+        let system = System::prepared_with(&fixture, &settings).await?;
         add_components(&system).await?;
         Ok(system)
     }

@@ -179,16 +179,20 @@ fn scale(arguments: &Arguments) -> Scale {
         time: Duration::from_secs(arguments.seconds),
         runs: arguments.runs.into(),
         backlog: 50_000,
+        queue_limit: None,
         incidents: 20_000,
         inbox: 200_000,
         minute: Duration::from_secs(60),
         minutes: 10,
     };
     if arguments.full {
-        Scale { backlog: 200_000, incidents: 1_000_000, inbox: 10_000_000, ..small }
+        // All of a backlog may be for one queue.
+        let (backlog, queue_limit) = (200_000, Some(200_000));
+        Scale { backlog, queue_limit, incidents: 1_000_000, inbox: 10_000_000, ..small }
     } else if arguments.smoke {
         let (time, minute) = (Duration::from_millis(300), Duration::from_secs(1));
-        Scale { time, runs: 1, backlog: 2_000, incidents: 1_000, inbox: 2_000, minute, minutes: 2 }
+        let (backlog, incidents, inbox) = (2_000, 1_000, 2_000);
+        Scale { time, runs: 1, backlog, incidents, inbox, minute, minutes: 2, ..small }
     } else {
         small
     }
