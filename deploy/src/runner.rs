@@ -5,6 +5,7 @@ mod arguments;
 mod backing;
 mod children;
 mod environment;
+mod reports;
 mod storm;
 mod system;
 mod usage;
@@ -37,8 +38,8 @@ use self::{
     system::System,
 };
 
-/// Time limit for the gateways to become ready.
-const READY_LIMIT: Duration = Duration::from_secs(60);
+/// Time limit for the gateways and the workers to become ready.
+const READY_LIMIT: Duration = Duration::from_secs(180);
 const POLL: Duration = Duration::from_millis(50);
 /// The sample catalogue, from the checkout.
 const SAMPLE_CATALOGUE: &str = "deploy/sample-catalogue.yaml";
@@ -103,7 +104,7 @@ pub(crate) fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
             None => Ok(()),
         }
     };
-    await_ready(&addresses, || healthy(&mut children))?;
+    await_ready(&addresses, &mut children, healthy)?;
     let token = system.finish("gateway token", system.gateway(&["token"]), Stdio::piped())?;
     let usage = usage::Usage { addresses: &addresses, token: token.trim(), has_samples };
     let environment_file = usage.write_environment(&backing, &system)?;
@@ -192,17 +193,30 @@ fn not_usable(said: &str, worker: &Path) -> String {
     )
 }
 
-fn await_ready(addresses: &[Address], mut healthy: impl FnMut() -> Result<()>) -> Result<()> {
-    let end = Instant::now() + READY_LIMIT;
+/// Waits until each gateway is ready, and each worker has been: until a worker consumes, updates get 202.
+fn await_ready(
+    addresses: &[Address],
+    children: &mut Children,
+    healthy: impl Fn(&mut Children) -> Result<()>,
+) -> Result<()> {
+    let (end, seconds) = (Instant::now() + READY_LIMIT, READY_LIMIT.as_secs());
+    let is_over = |children: &mut Children| -> Result<bool> {
+        healthy(children)?;
+        thread::sleep(POLL);
+        Ok(Instant::now() >= end)
+    };
     for address in addresses {
         while let Err(answer) = address.readiness() {
-            healthy()?;
-            if Instant::now() >= end {
-                let (url, seconds) = (address.url(), READY_LIMIT.as_secs());
+            if is_over(children)? {
+                let url = address.url();
                 let answer = answer.unwrap_or_else(|| "no answer".to_owned());
                 bail!("{url}/readyz does not say that it is ready after {seconds} s: {answer}");
             }
-            thread::sleep(POLL);
+        }
+    }
+    while let Err(missing) = children.workers_are_ready() {
+        if is_over(children)? {
+            bail!("after {seconds} s, {missing}");
         }
     }
     Ok(())

@@ -14,7 +14,11 @@ use std::path::Path;
 use anyhow::Result;
 
 pub use self::{
-    cluster::Cluster, folder::Folder, pgbouncer::PgBouncer, ports::has_ipv6, postgres::Postgres,
+    cluster::Cluster,
+    folder::Folder,
+    pgbouncer::PgBouncer,
+    ports::{has_ipv6, take_port},
+    postgres::Postgres,
     rabbitmq::RabbitMq,
 };
 use crate::packages::{self, Consent};

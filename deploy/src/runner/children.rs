@@ -9,6 +9,8 @@ use anyhow::{Context, Result};
 use deploy::process::{self, describe};
 use nix::sys::signal::Signal;
 
+use super::reports::Reports;
+
 /// Time limit for all gateways, and then all workers, to stop.
 const STOP_LIMIT: Duration = Duration::from_secs(15);
 
@@ -22,16 +24,31 @@ pub(super) struct Children {
 struct Named {
     name: String,
     child: Child,
+    /// What it reports, if it is asked to.
+    reports: Option<Reports>,
 }
 
 impl Children {
     pub(super) fn start_gateway(&mut self, number: u16, command: Command) -> Result<()> {
-        self.gateways.push(Named::start(format!("gateway {number}"), command)?);
+        self.gateways.push(Named::start(format!("gateway {number}"), command, None)?);
         Ok(())
     }
 
-    pub(super) fn start_worker(&mut self, number: u16, command: Command) -> Result<()> {
-        self.workers.push(Named::start(format!("worker {number}"), command)?);
+    pub(super) fn start_worker(&mut self, number: u16, mut command: Command) -> Result<()> {
+        let name = format!("worker {number}");
+        // One that can't be asked runs all the same, and nobody waits for it.
+        let reports = Reports::of(&name, &mut command).ok();
+        self.workers.push(Named::start(name, command, reports)?);
+        Ok(())
+    }
+
+    /// Whether every worker has been ready; if not, which one has not, and what it waits for.
+    pub(super) fn workers_are_ready(&mut self) -> Result<(), String> {
+        for Named { name, reports, .. } in &mut self.workers {
+            if let Some(Err(status)) = reports.as_mut().map(Reports::readiness) {
+                return Err(format!("{name} does not say that it is ready: {status}"));
+            }
+        }
         Ok(())
     }
 
@@ -45,9 +62,9 @@ impl Children {
 }
 
 impl Named {
-    fn start(name: String, command: Command) -> Result<Self> {
+    fn start(name: String, command: Command, reports: Option<Reports>) -> Result<Self> {
         let child = process::spawn(command).with_context(|| format!("{name} can't be started"))?;
-        Ok(Self { name, child })
+        Ok(Self { name, child, reports })
     }
 }
 

@@ -1,9 +1,11 @@
 //! Free ports of this machine.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io::Read,
     net::{Ipv4Addr, Ipv6Addr, TcpListener},
+    sync::{Mutex, PoisonError},
 };
 
 use anyhow::{Context, Result, bail};
@@ -19,7 +21,16 @@ pub fn has_ipv6() -> bool {
     TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok()
 }
 
-/// Different free ports.
+/// The ports that this process has taken; a server may be about to bind one, or may be stopped.
+static TAKEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+
+/// Takes a port for a server of this process; returns whether none has it.
+#[must_use]
+pub fn take_port(port: u16) -> bool {
+    TAKEN.lock().unwrap_or_else(PoisonError::into_inner).insert(port)
+}
+
+/// Different free ports, which nobody else in this process gets.
 ///
 /// They are not from the range that the system takes ephemeral ports from, which binding to port
 /// 0 gives: while a server is stopped, a client's outgoing connection could take its port, even a
@@ -46,7 +57,9 @@ pub(super) fn free<const COUNT: usize>() -> Result<[u16; COUNT]> {
             continue;
         }
         // A server that listens on all addresses refuses this one too.
-        if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+        if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
+            && take_port(port)
+        {
             found.push((port, listener));
         }
     }

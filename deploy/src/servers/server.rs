@@ -16,8 +16,8 @@ use nix::sys::signal::Signal;
 
 use crate::{process, say};
 
-/// Time limit for a server to start. RabbitMQ takes 6 to 7 s on an idle machine.
-const START_LIMIT: Duration = Duration::from_secs(60);
+/// Time limit for a server to start. RabbitMQ takes 6 to 7 s on an idle machine, and much longer on a busy one.
+const START_LIMIT: Duration = Duration::from_secs(180);
 /// Time limit for a server to stop before it is killed.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
 /// Time limit for servers of a killed run to stop before they are killed.
