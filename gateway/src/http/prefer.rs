@@ -7,9 +7,10 @@ use axum::{
     response::Response,
 };
 
-/// Time from a request's arrival to its answer, unless the client says otherwise: the reporter
-/// that posts to the Python dashboard gives up after 2 s.
+/// Time from a request's arrival to its answer, unless the client says otherwise.
 const DEFAULT_WAIT: Duration = Duration::from_millis(1_500);
+// The reporter that posts to the Python dashboard gives up after 2 s.
+const _: () = assert!(DEFAULT_WAIT.as_millis() < 2_000);
 /// Longer waits that a client asks for are shortened to this.
 const MAX_WAIT_SECONDS: u64 = 30;
 

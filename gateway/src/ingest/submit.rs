@@ -13,7 +13,7 @@ pub(crate) use self::{
     terms::Terms,
 };
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use axum::http::StatusCode;
 use futures_util::future::join_all;
@@ -49,9 +49,6 @@ use crate::{
     store::{catalogue::CatalogueCopy, clock::DatabaseClock, pools::Pool},
     view::{incident_json::ShownIncident, update_state::UpdateState},
 };
-
-/// Time to look up the unknown component of one of several updates. Less than half of the default wait.
-const RESOLVE_LIMIT: Duration = Duration::from_millis(400);
 
 /// What became of an update by the end of its request, as far as its answer goes: the same for every endpoint.
 ///
@@ -167,7 +164,7 @@ impl<'a> Intake<'a> {
         let wire = if terms.is_dry_run { None } else { self.publisher.wire() };
         // Updates of one component keep their order, so all wait until the last one is resolved. The
         // limit leaves time to publish them.
-        let by = if count > 1 { deadline.min(Instant::now() + RESOLVE_LIMIT) } else { deadline };
+        let by = if count > 1 { terms::lookup_end(deadline) } else { deadline };
         // Concurrently: updates with unknown components share one reading of the catalogue.
         let message = async |update| match update {
             Ok(update) => self.message(update, terms, wire, by).await,

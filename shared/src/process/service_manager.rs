@@ -39,8 +39,10 @@ where
     supervise::spawn("service manager", async move {
         let stop = supervise::stop();
         tokio::select! {
-            () = manager.attend(readiness) => {}
+            // No report of a living process after that of its stop.
+            biased;
             () = stop.cancelled() => {}
+            () = manager.attend(readiness) => {}
         }
     });
 }

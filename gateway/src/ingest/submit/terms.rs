@@ -1,6 +1,6 @@
 //! What applies to all updates of a request, and whether the database can store their texts.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc};
 
 use parking_lot::Mutex;
 use shared::database;
@@ -11,9 +11,12 @@ use tokio::{
 
 use crate::store::{catalogue, pools::Pool};
 
-/// Time for the database to say whether it can store a text. Less than half of the default wait, which is also
-/// for publishing.
-const CHECK_LIMIT: Duration = Duration::from_millis(400);
+/// Until when what precedes publishing may be looked up: a third of the time that is left. The rest is for
+/// publishing, and for the outcome.
+pub(super) fn lookup_end(deadline: Instant) -> Instant {
+    let now = Instant::now();
+    now + deadline.saturating_duration_since(now) / 3
+}
 
 /// What applies to all updates of a request.
 pub(crate) struct Terms<'a> {
@@ -61,7 +64,7 @@ impl<'a> Terms<'a> {
     pub(super) async fn check(&self, database: &Pool, text: &str) -> Checked {
         let cell = self.checks.lock().entry(text.to_owned()).or_default().clone();
         let ask = async || {
-            let by = self.deadline.min(Instant::now() + CHECK_LIMIT);
+            let by = lookup_end(self.deadline);
             match timeout_at(by, catalogue::hold(database, text)).await {
                 Ok(Ok(())) => Checked::Storable,
                 Ok(Err(error)) if database::lacks_characters(&error) => Checked::Lacking,
