@@ -37,6 +37,8 @@ const PACE: Duration = Duration::from_millis(10);
 /// The same for a burst of at most 150 updates a second: more clients, so that those that wait for a
 /// partition leave others.
 const LIGHT: (usize, Duration) = (24, Duration::from_millis(160));
+/// How long those of its clients wait that wait for an outcome: the default is over before a slow machine is done.
+const LIGHT_WAIT: &str = "wait=10";
 
 /// Adds the components that updates are about to an empty catalogue.
 pub async fn add_components(system: &System) -> Result<()> {
@@ -92,6 +94,8 @@ struct Shared {
     addresses: Vec<String>,
     token: String,
     pace: Duration,
+    /// What the clients that wait for an outcome say about it.
+    wait: Option<&'static str>,
     stopped: AtomicBool,
     next: AtomicUsize,
     seen: Mutex<Seen>,
@@ -108,22 +112,28 @@ impl Burst {
     /// Starts a burst on all gateways of the system, and returns when it is under way: each has
     /// answered with outcomes.
     pub async fn start(system: &System) -> Result<Self> {
-        Self::start_with(system, CLIENTS, PACE).await
+        Self::start_with(system, CLIENTS, PACE, None).await
     }
 
-    /// The same with a light load, for tests whose time limits are not to measure the CPU.
+    /// The same with a light load and patient clients, for tests that are not to measure the CPU.
     pub async fn start_light(system: &System) -> Result<Self> {
         let (clients, pace) = LIGHT;
-        Self::start_with(system, clients, pace).await
+        Self::start_with(system, clients, pace, Some(LIGHT_WAIT)).await
     }
 
-    async fn start_with(system: &System, clients: usize, pace: Duration) -> Result<Self> {
+    async fn start_with(
+        system: &System,
+        clients: usize,
+        pace: Duration,
+        wait: Option<&'static str>,
+    ) -> Result<Self> {
         add_components(system).await?;
         let shared = Arc::new(Shared {
             client: system.client.clone(),
             addresses: system.addresses.clone(),
             token: system.token.clone(),
             pace,
+            wait,
             stopped: AtomicBool::new(false),
             next: AtomicUsize::new(0),
             seen: Mutex::default(),
@@ -302,8 +312,9 @@ impl Shared {
             .post(format!("http://{address}/api/v1/component_status"))
             .bearer_auth(&self.token)
             .json(&update(number));
-        if !waits {
-            request = request.header("Prefer", "respond-async");
+        let prefer = if waits { self.wait } else { Some("respond-async") };
+        if let Some(prefer) = prefer {
+            request = request.header("Prefer", prefer);
         }
         if has_key {
             request = request.header("Idempotency-Key", format!("update {number}"));

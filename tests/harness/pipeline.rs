@@ -16,6 +16,10 @@ use tokio::{net::TcpListener, task::JoinHandle};
 
 use super::{Process, eventually};
 
+/// After how long a Prometheus sends an alert again, where nothing waits for that. The receiver believes that the
+/// alert ends after four times as long, which is more than anything here takes.
+pub const RESEND_DELAY: &str = "10s";
+
 /// Something with metrics, which the test sets: at `/metrics`, and at `/probe` as an exporter that is told by its
 /// query whom to ask. It is gone when dropped.
 pub struct Watched {
@@ -86,13 +90,17 @@ pub struct Program {
 
 impl Program {
     /// Starts Prometheus with these files, of which `prometheus.yml` is its configuration. It sends alerts
-    /// that fire again every second.
-    pub async fn prometheus(folder: &Path, files: &[(&str, &str)]) -> Result<Self> {
+    /// again after this delay, and tells the receiver that they end after four times as long.
+    pub async fn prometheus(
+        folder: &Path,
+        files: &[(&str, &str)],
+        resend_delay: &str,
+    ) -> Result<Self> {
         let path = |name: &str| folder.join(name).display().to_string();
         let arguments = vec![
             format!("--config.file={}", path("prometheus.yml")),
             format!("--storage.tsdb.path={}", path("data")),
-            "--rules.alert.resend-delay=1s".to_owned(),
+            format!("--rules.alert.resend-delay={resend_delay}"),
         ];
         Self::start(Tool::Prometheus, arguments, folder, files).await
     }
@@ -185,14 +193,13 @@ impl Program {
         self.start_again().await
     }
 
-    /// The same without what it has stored.
-    pub async fn restart_empty(&mut self) -> Result<()> {
-        self.kill().await?;
+    /// Starts it again after it was killed, at the same address and without what it has stored.
+    pub async fn start_empty(&mut self) -> Result<()> {
         fs::remove_dir_all(self.folder.join("data"))?;
         self.start_again().await
     }
 
-    /// Starts it again after it was killed, at the same address and with what it has stored.
+    /// The same with what it has stored.
     pub async fn start_again(&mut self) -> Result<()> {
         self.starts += 1;
         self.process =

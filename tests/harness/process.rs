@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use deploy::servers::take_port;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -121,14 +122,14 @@ pub fn log_lines(log: &str) -> Vec<Value> {
     log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
-/// The first of so many free ports, below those that the system gives to clients.
+/// The first of so many free ports, below those that the system gives to clients. No other test gets them.
 pub fn free_ports(count: u16) -> Result<u16> {
     for _ in 0..100 {
         let mut random = [0; 2];
         File::open("/dev/urandom")?.read_exact(&mut random)?;
         let port = 20_000 + u16::from_ne_bytes(random) % 10_000;
         let mut all = (port..port + count).map(|port| TcpListener::bind(("127.0.0.1", port)));
-        if all.all(|bound| bound.is_ok()) {
+        if all.all(|bound| bound.is_ok()) && (port..port + count).all(take_port) {
             return Ok(port);
         }
     }

@@ -57,8 +57,14 @@ impl System {
         self.request_to(gateway, Method::POST, COMPONENT_STATUS).bearer_auth(&self.token).json(body)
     }
 
-    /// Posts an update and returns the answer.
+    /// Posts an update and returns the answer. It waits for the outcome as long as a gateway allows: the
+    /// default wait is over before a slow machine has decided the update.
     pub async fn post(&self, body: &Value) -> Result<Answer> {
+        answer(self.update(body).header("Prefer", "wait=30")).await
+    }
+
+    /// The same for a client that does not say how long it waits.
+    pub async fn post_with_default_wait(&self, body: &Value) -> Result<Answer> {
         answer(self.update(body)).await
     }
 

@@ -128,6 +128,35 @@ impl Cluster {
         Ok(())
     }
 
+    /// Takes a queue's member from a node, which still counts it: so it is where the node that declared the queue died
+    /// before it had started the members of the others. What the member had is lost.
+    ///
+    /// # Errors
+    /// When the node does not answer.
+    pub fn lose_member(&self, index: usize, vhost: &str, queue: &str) -> Result<()> {
+        let lose = format!("ra:force_delete_server(quorum_queues, {{'{vhost}_{queue}', node()}}).");
+        let answer = self.node(index)?.eval(&lose)?;
+        ensure!(answer == "ok", "the member stays: {answer}");
+        Ok(())
+    }
+
+    /// Has a queue whose declaration was broken off led, as operators do: a node that starts also starts its members
+    /// of such queues, but they wait for someone to call an election.
+    ///
+    /// # Errors
+    /// When a node does not come back.
+    pub fn complete_declaration(&self, vhost: &str, queue: &str) -> Result<()> {
+        for index in 0..self.nodes.len() {
+            let node = self.node(index)?;
+            node.ctl(&["stop_app"])?;
+            node.ctl(&["start_app"])?;
+            self.make_whole(index)?;
+        }
+        let elect = format!("ra:trigger_election({{'{vhost}_{queue}', node()}}).");
+        self.first().ctl(&["eval", &elect])?;
+        Ok(())
+    }
+
     /// Has the nodes give a stalled one up after this time only, in seconds, until they are healed.
     ///
     /// # Errors

@@ -14,7 +14,10 @@ use std::{
     task::Poll,
 };
 
-use ::worker::{batch::MessageResult, store::workers::MemberId};
+use ::worker::{
+    batch::{ApplyError, MessageResult},
+    store::workers::MemberId,
+};
 use anyhow::{Context, Result, bail, ensure};
 use shared::{
     domain::{
@@ -244,7 +247,8 @@ impl Rig {
                 apply_batch(&mut connection, member, batch.incoming(self.fault), self.fault);
             polled(pin!(applying), polls).await
         };
-        if let Some(Err(error)) = applied {
+        // If its membership has expired, it has done nothing.
+        if let Some(Err(error @ (ApplyError::TooLong(_) | ApplyError::Database(_)))) = applied {
             bail!("the batch was refused: {error}");
         }
         drop(connection);
@@ -265,6 +269,8 @@ impl Rig {
                     return Ok(applied);
                 }
                 Err(error) if is_tried_again(&error) => {}
+                // Since its heartbeat, a slow machine took longer than a membership lasts.
+                Err(ApplyError::Expired) => self.send_heartbeats().await?,
                 Err(error) => return Err(error).context("the batch was refused"),
             }
         }
@@ -331,7 +337,7 @@ impl Rig {
                 self.idle.push(connection);
                 applied
             }
-            Err(error) if is_tried_again(&error) => {
+            Err(error) if is_tried_again(&error) || matches!(error, ApplyError::Expired) => {
                 drop(connection);
                 self.settled(member, &batch).await?
             }
@@ -368,11 +374,14 @@ impl Rig {
             apply_batch(&mut right, second, b.incoming(self.fault), self.fault)
         );
         self.idle.extend([left, right]);
-        let (of_a, of_b) = (of_a?, of_b?);
-        self.heard(&a, &of_a)?;
-        self.heard(&b, &of_b)?;
-        self.acknowledge(one, &of_a);
-        self.acknowledge(other, &of_b);
+        for (place, member, batch, applied) in [(one, first, a, of_a), (other, second, b, of_b)] {
+            let applied = match applied {
+                Err(ApplyError::Expired) => self.settled(member, &batch).await?,
+                applied => applied?,
+            };
+            self.heard(&batch, &applied)?;
+            self.acknowledge(place, &applied);
+        }
         Ok(())
     }
 }

@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 
 use super::{
     incidents, incidents_are, metrics,
-    setup::{Pipeline, Setup, component, standing},
+    setup::{Pipeline, Setup, standing},
 };
 use harness::{Fixture, eventually, tests};
 
@@ -41,7 +41,8 @@ async fn closed(pipeline: &Pipeline) -> Result<()> {
 async fn an_alert_that_alertmanager_ends_for_want_of_news_comes_again(
     fixture: Arc<Fixture>,
 ) -> Result<()> {
-    let setup = Setup { repeat_interval: "1s", ..Setup::alertmanagers(1) };
+    // Alertmanager hears nothing for four times the delay.
+    let setup = Setup { repeat_interval: "1s", resend_delay: "1s", ..Setup::alertmanagers(1) };
     let pipeline = with_incident(&fixture, setup).await?;
     pipeline.prometheus.signal(Signal::SIGSTOP)?;
     closed(&pipeline).await?;
@@ -64,7 +65,9 @@ async fn an_alert_that_alertmanager_ends_for_want_of_news_comes_again(
 
 /// RabbitMQ is away while an alert ends: the end is answered 503, and sent again.
 async fn an_end_is_delivered_later(fixture: Arc<Fixture>, alertmanagers: usize) -> Result<()> {
-    let pipeline = with_incident(&fixture, Setup::alertmanagers(alertmanagers)).await?;
+    // What Prometheus itself could not deliver comes again after the delay.
+    let setup = Setup { resend_delay: "3s", ..Setup::alertmanagers(alertmanagers) };
+    let pipeline = with_incident(&fixture, setup).await?;
     pipeline.broker.cut();
     pipeline.fail(&[]);
     eventually("Prometheus knows that it is over", async || {
@@ -102,15 +105,14 @@ async fn an_alert_that_ends_while_prometheus_is_away_stands_until_somebody_ends_
     fixture: Arc<Fixture>,
 ) -> Result<()> {
     let mut pipeline = with_incident(&fixture, Setup::alertmanagers(0)).await?;
-    let well = format!("demo_down{{component=\"{}\",check=\"0\"}} 0\n", component(0));
-    pipeline.watched.show(&well);
+    pipeline.prometheus.kill().await?;
+    pipeline.fail(&[]);
     // What it has stored would have the alert fire once more, and end.
-    pipeline.prometheus.restart_empty().await?;
-    let failing = format!("demo_down{{component=\"{}\",check=\"0\"}} 1\n", component(1));
-    pipeline.watched.show(&[well.as_str(), failing.as_str()].concat());
+    pipeline.prometheus.start_empty().await?;
+    pipeline.fail(&[(1, 0)]);
     let system = &pipeline.system;
     incidents_are(system, &["Service 0 is down: Service 0 Service 1"]).await?;
-    pipeline.watched.show(&well);
+    pipeline.fail(&[]);
     incidents_are(system, &[OPEN]).await?;
     ensure!(standing(system).await? == 1);
     let mut reports = system.texts("SELECT key FROM sdb_report WHERE is_live").await?;

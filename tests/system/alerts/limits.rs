@@ -1,13 +1,12 @@
 //! What bounds alerts: the rate of a token, places in flight, and the memory for bodies.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use super::{ALERTS, BOTH, WEBHOOK, incidents, metrics, of, send, send_to};
-use harness::{Fixture, System, answer, eventually, tests};
+use harness::{Fixture, System, answer, eventually, eventually_within, tests};
 
 tests!(
     a_request_with_more_alerts_than_the_rate_is_taken_and_the_next_one_waits,
@@ -80,9 +79,12 @@ async fn a_request_with_more_alerts_than_places_is_taken(fixture: Arc<Fixture>) 
 
 async fn a_request_without_any_place_waits_for_one(fixture: Arc<Fixture>) -> Result<()> {
     let mut system = System::prepared(&fixture).await?;
+    system.start_worker(&[]).await?;
     system.start_gateway(&[("SDB_MAX_IN_FLIGHT", "1")]).await?;
     system.components(&[("DNS", &[])]).await?;
-    // Without a worker there is no outcome, and the only place is taken for so long.
+    // Without what every decision needs there is no outcome, and the only place is taken for so long.
+    let mut scope = system.database.begin().await?;
+    sqlx::query("SELECT FROM sdb_scope FOR UPDATE").execute(&mut *scope).await?;
     let first = system.update(&json!({ "name": "DNS", "impact": 1 })).header("Prefer", "wait=30");
     let first = tokio::spawn(answer(first));
     eventually("it is in flight", async || {
@@ -97,9 +99,15 @@ async fn a_request_without_any_place_waits_for_one(fixture: Arc<Fixture>) -> Res
     let path = format!("{WEBHOOK}?dry_run=true");
     let planned = answer(send(&system, &path, &alerts(2))).await?;
     ensure!(planned.status == 200, "{planned:?}");
-    // One that becomes free in time is enough.
-    let waiting = tokio::spawn(answer(send(&system, WEBHOOK, &alerts(2))));
-    system.start_worker(&[]).await?;
+    // One that becomes free in time is enough. What is no alert is counted before the others wait.
+    let with_bad = [alerts(2), vec![json!({})]].concat();
+    let waiting = tokio::spawn(answer(send(&system, WEBHOOK, &with_bad)));
+    eventually("the request waits for a place", async || {
+        Ok(metrics(&system, 0).await?.sum("sdb_alerts_unmapped_total", &[]) == 1.0)
+    })
+    .await?;
+    system.waits_for_a_lock().await?;
+    scope.rollback().await?;
     ensure!(first.await??.status == 201);
     let taken = waiting.await??;
     ensure!(taken.status == 200, "{taken:?}");
@@ -118,16 +126,23 @@ async fn a_storm_of_alerts_is_taken_in_bounded_memory(fixture: Arc<Fixture>) -> 
             alert
         })
         .collect();
-    let requests = [ALERTS, WEBHOOK].map(|path| answer(send(&system, path, &alerts)));
-    for taken in join_all(requests).await {
-        let taken = taken?;
-        ensure!(taken.status == 200, "{taken:?}");
-    }
-    metrics(&system, 0).await?.is("sdb_alerts_total", &["result=\"accepted\""], 10_000)?;
+    // A slow machine does not take all of them in the time of one request: they are sent again, as by their senders.
+    let limit = Duration::from_secs(90);
+    let all_are_taken = async |path: &str| {
+        eventually_within(limit, "all are taken", async || {
+            let taken = answer(send(&system, path, &alerts)).await?;
+            ensure!([200, 503].contains(&taken.status), "{taken:?}");
+            Ok(taken.status == 200)
+        })
+        .await
+    };
+    tokio::try_join!(all_are_taken(ALERTS), all_are_taken(WEBHOOK))?;
+    let accepted = metrics(&system, 0).await?.sum("sdb_alerts_total", &["result=\"accepted\""]);
+    ensure!(accepted >= 10_000.0, "{accepted}");
     let peak = system.gateways[0].peak_memory()?;
     ensure!(peak < 200 * 1024 * 1024, "{peak} bytes");
-    system.drained().await?;
-    ensure!(system.count("SELECT count(*) FROM sdb_inbox").await? == 10_000);
+    eventually_within(limit, "all are applied", async || system.is_drained().await).await?;
+    ensure!(system.count("SELECT count(*) FROM sdb_inbox").await? >= 10_000);
     ensure!(incidents(&system).await? == ["0: DNS"]);
     system.finish().await
 }

@@ -56,7 +56,9 @@ async fn failures_are_one_incident(
 }
 
 async fn an_alertmanager_that_is_restarted_goes_on(fixture: Arc<Fixture>) -> Result<()> {
-    failures_are_one_incident(fixture, Setup::alertmanagers(1), true).await
+    // It has forgotten the alerts, which Prometheus sends again after the delay.
+    let setup = Setup { resend_delay: "3s", ..Setup::alertmanagers(1) };
+    failures_are_one_incident(fixture, setup, true).await
 }
 
 async fn what_prometheus_reports_opens_an_incident_and_ends_it(

@@ -1,21 +1,22 @@
 //! A system, Debian's Prometheus, which watches something, and Alertmanagers between them.
 
-use std::sync::Arc;
+use std::{cell::RefCell, collections::BTreeMap, sync::Arc};
 
 use anyhow::Result;
 
 use harness::{
     Fixture, System, eventually, free_ports,
-    pipeline::{Program, Watched},
+    pipeline::{Program, RESEND_DELAY, Watched},
     proxy::Proxy,
 };
 
+/// What was measured last counts: a measurement that fails is no end of an alert.
 const RULES: &str = "groups:
   - name: demo
     interval: 250ms
     rules:
       - alert: Down
-        expr: demo_down == 1
+        expr: last_over_time(demo_down[5m]) == 1
         labels: {severity: critical}
         annotations: {summary: '{{ $labels.component }} is down'}
 ";
@@ -30,18 +31,28 @@ pub(super) struct Setup {
     pub(super) components: usize,
     /// After how long an Alertmanager sends again what has not changed.
     pub(super) repeat_interval: &'static str,
+    /// The same of Prometheus.
+    pub(super) resend_delay: &'static str,
 }
 
 impl Setup {
     pub(super) const fn alertmanagers(alertmanagers: usize) -> Self {
-        Self { alertmanagers, is_cluster: false, components: 2, repeat_interval: "1h" }
+        Self {
+            alertmanagers,
+            is_cluster: false,
+            components: 2,
+            repeat_interval: "1h",
+            resend_delay: RESEND_DELAY,
+        }
     }
 }
 
 /// All of them.
 pub(super) struct Pipeline {
     pub(super) system: System,
-    pub(super) watched: Watched,
+    watched: Watched,
+    /// Which checks of which components fail, and which did.
+    failing: RefCell<BTreeMap<(usize, usize), bool>>,
     pub(super) alertmanagers: Vec<Program>,
     pub(super) prometheus: Program,
     /// Between the gateway and RabbitMQ.
@@ -82,16 +93,24 @@ alerting:
             watched.address()
         );
         let files = [("prometheus.yml", configuration.as_str()), ("rules.yml", RULES)];
-        let prometheus = Program::prometheus(&fixture.folder.join("prometheus"), &files).await?;
-        Ok(Self { system, watched, alertmanagers, prometheus, broker })
+        let folder = fixture.folder.join("prometheus");
+        let prometheus = Program::prometheus(&folder, &files, setup.resend_delay).await?;
+        let failing = RefCell::default();
+        Ok(Self { system, watched, failing, alertmanagers, prometheus, broker })
     }
 
-    /// Has these checks of these components fail, and no others.
+    /// Has these checks of these components fail, and no others: those that failed before are shown as well.
     pub(super) fn fail(&self, failing: &[(usize, usize)]) {
-        let series = |(number, check): &(usize, usize)| {
-            format!("demo_down{{component=\"{}\",check=\"{check}\"}} 1\n", component(*number))
+        let mut checks = self.failing.borrow_mut();
+        for fails in checks.values_mut() {
+            *fails = false;
+        }
+        checks.extend(failing.iter().map(|check| (*check, true)));
+        let series = |((number, check), fails): (&(usize, usize), &bool)| {
+            let (component, value) = (component(*number), u8::from(*fails));
+            format!("demo_down{{component=\"{component}\",check=\"{check}\"}} {value}\n")
         };
-        self.watched.show(&failing.iter().map(series).collect::<String>());
+        self.watched.show(&checks.iter().map(series).collect::<String>());
     }
 
     /// Ends the programs, and leaves the system.

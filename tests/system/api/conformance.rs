@@ -66,7 +66,7 @@ async fn play(system: &System, scenario: &Value, answers: Answers) -> Result<()>
     };
     let posts = list(&scenario["posts"]);
     for (post, recorded) in posts.iter().zip(list(&scenario["answers"])) {
-        let answer = answer(system.update_to(gateway, post)).await?;
+        let answer = answer(system.update_to(gateway, post).header("Prefer", "wait=30")).await?;
         let incident = &answer.body;
         match (recorded["effect"].as_str(), answers) {
             (Some("incident"), _) => {

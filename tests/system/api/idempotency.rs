@@ -36,7 +36,8 @@ fn dns(impact: u8) -> Value {
 }
 
 async fn post(system: &System, gateway: usize, key: &str, update: &Value) -> Result<Answer> {
-    answer(system.update_to(gateway, update).header("Idempotency-Key", key)).await
+    let request = system.update_to(gateway, update).header("Idempotency-Key", key);
+    answer(request.header("Prefer", "wait=30")).await
 }
 
 async fn post_and_leave(system: &System, key: &str, update: &Value) -> Result<Answer> {

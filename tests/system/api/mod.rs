@@ -106,7 +106,7 @@ async fn post_bytes(
     body: impl Into<reqwest::Body>,
 ) -> Result<Answer> {
     let request = system.request_to(0, Method::POST, COMPONENT_STATUS).bearer_auth(&system.token);
-    let mut request = request.header("Connection", "close");
+    let mut request = request.header("Connection", "close").header("Prefer", "wait=30");
     if let Some(content_type) = content_type {
         request = request.header(CONTENT_TYPE, content_type);
     }

@@ -167,6 +167,7 @@ async fn the_token_s_subject_is_the_source_of_updates_that_name_none(
     let request = system
         .request_to(0, Method::POST, COMPONENT_STATUS)
         .bearer_auth(made.trim())
+        .header("Prefer", "wait=20")
         .json(&json!({ "name": "DNS", "impact": 1 }));
     ensure!(answer(request).await?.status == 201);
     ensure!(live(&system, "source = 'its own'").await? == 1);
@@ -208,7 +209,8 @@ async fn manual_incidents_and_maintenances_are_never_touched(fixture: Arc<Fixtur
 async fn an_ok_is_never_a_conflict(fixture: Arc<Fixture>) -> Result<()> {
     let mut system = with_components(&fixture).await?;
     system.start_gateway(&[("SDB_V1_CONFLICT", "true")]).await?;
-    let to = async |body: &Value| answer(system.update_to(1, body)).await;
+    let to =
+        async |body: &Value| answer(system.update_to(1, body).header("Prefer", "wait=20")).await;
     ensure!(to(&bad("DNS", 1, "a")).await?.status == 201);
     ensure!(to(&bad("DNS", 1, "b")).await?.status == 409);
     for (body, status) in [(ok("DNS", "a"), 200), (ok("DNS", "b"), 201), (ok("DNS", "b"), 200)] {

@@ -30,6 +30,7 @@ async fn a_thousand(system: &System) -> Result<()> {
         let request = system
             .request_to(0, Method::POST, "/api/v1/updates")
             .bearer_auth(&system.token)
+            .header("Prefer", "wait=30")
             .json(&json!({ "updates": updates }));
         ensure!(answer(request).await?.status == 200);
     }
@@ -74,7 +75,7 @@ async fn the_reports_of_a_component_go_with_it(fixture: Arc<Fixture>) -> Result<
     // Its id comes again, and is another component.
     system.sql("INSERT INTO component (id, name) VALUES (1, 'VPN')").await?;
     eventually("the gateway knows the component", async || {
-        Ok(system.post(&bad("VPN", 2, "b")).await?.status == 201)
+        Ok([200, 201].contains(&system.post(&bad("VPN", 2, "b")).await?.status))
     })
     .await?;
     post(&system, &ok("VPN", "b"), 201).await?;
@@ -96,11 +97,12 @@ async fn a_renewal_writes_no_index(fixture: Arc<Fixture>) -> Result<()> {
     ensure!(after == version, "renewals moved the lists' version from {version} to {after}");
     let updates = "n_tup_upd FROM pg_stat_user_tables WHERE relname = 'sdb_report'";
     eventually("PostgreSQL has counted the renewals", async || {
-        Ok(system.count(&format!("SELECT {updates}")).await? == 38)
+        // It counts transactions that were rolled back, too.
+        Ok(system.count(&format!("SELECT {updates}")).await? >= 38)
     })
     .await?;
     let cold = system.count(&format!("SELECT n_tup_upd - n_tup_hot_upd, {updates}")).await?;
-    ensure!(cold == 0, "{cold} of 38 renewals wrote an index");
+    ensure!(cold == 0, "{cold} renewals wrote an index");
     system.finish().await
 }
 
@@ -210,16 +212,21 @@ async fn an_ok_that_changes_nothing_costs_the_gateway_no_query(
     for _ in 0..3 {
         answers.push(post(&system, &ok("DNS", SOURCE), 200).await?);
     }
-    // The newest statement of each session: nothing else of these sessions follows a receipt.
+    // The newest statement of each session.
     let asked = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
         AND pid <> pg_backend_pid() AND query LIKE '%FROM sdb_inbox asked%'";
     ensure!(system.count(asked).await? == 0, "a gateway has read a receipt");
-    for answer in answers {
+    for answer in &answers {
         let receipt = system.receipt(answer.header("update-id")).await?;
         ensure!(answer.body == receipt, "{answer:?}, {receipt}");
         ensure!(receipt["reason"] == "in_no_system_incident", "{receipt}");
     }
-    ensure!(system.count(asked).await? > 0, "what reads a receipt is not seen");
+    // The session may soon read something else, since others share it.
+    eventually("what reads a receipt is seen", async || {
+        system.receipt(answers[0].header("update-id")).await?;
+        Ok(system.count(asked).await? > 0)
+    })
+    .await?;
     system.finish().await
 }
 

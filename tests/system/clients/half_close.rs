@@ -41,7 +41,7 @@ async fn a_client_that_has_closed_its_direction_gets_its_answer(
     let address = system.addresses[0].clone();
     let ask = async |request: String| http::exchange(&address, &request, true).await;
 
-    let opened = ask(post(&system, "", 1)).await?;
+    let opened = ask(post(&system, "Prefer: wait=30\r\n", 1)).await?;
     ensure!(opened.status == 201, "{opened:?}");
     let later = ask(post(&system, "Prefer: respond-async\r\n", 1)).await?;
     ensure!(later.status == 202, "{later:?}");

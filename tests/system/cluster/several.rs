@@ -8,7 +8,7 @@ use harness::{Fixture, answer, eventually, tests};
 use reqwest::Method;
 use tokio::time::Instant;
 
-use super::{Nodes, OnCluster};
+use super::{Nodes, OnCluster, leaders::without_leader};
 
 tests!(
     two_nodes_are_killed,
@@ -89,6 +89,11 @@ async fn the_number_of_partitions_is_changed_while_nodes_are_killed(
     }
     let version = system.topology().await?.version;
     ensure!(version > i32::try_from(changed)?, "{changed} changes, version {version}");
+    // RabbitMQ may be killed in the midst of a declaration.
+    for queue in without_leader(&cluster, &system).await? {
+        println!("the declaration of {queue} was broken off");
+        cluster.complete_declaration(&system.vhost, &queue)?;
+    }
     load.finish(&system).await?;
     system.finish().await
 }

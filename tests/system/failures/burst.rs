@@ -28,7 +28,9 @@ async fn burst(system: &System, count: usize) -> Result<Vec<String>> {
         let mut ids = Vec::new();
         for number in (client..count).step_by(CLIENTS) {
             let gateway = number % system.gateways.len();
-            let response = system.update_to(gateway, &update(number)).send().await?;
+            // The answer to one may be lost with a worker that is killed.
+            let request = system.update_to(gateway, &update(number)).header("Prefer", "wait=10");
+            let response = request.send().await?;
             let status = response.status();
             ensure!(status.is_success(), "{status}: {}", response.text().await?);
             let id = response.headers().get("update-id").context("no Update-Id")?;

@@ -1,7 +1,7 @@
 //! Somebody deletes or unbinds what updates pass through. No update that no queue takes is answered
 //! 2xx, and all is declared again by itself.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Result, ensure};
 use lapin::{
@@ -12,6 +12,7 @@ use lapin::{
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use shared::amqp::topology::Topology;
+use tokio::time::sleep;
 use uuid::Uuid;
 
 use harness::{
@@ -95,7 +96,6 @@ fn dns(text: &str) -> Value {
 
 async fn no_update_is_taken_that_no_queue_takes(fixture: Arc<Fixture>) -> Result<()> {
     let mut system = System::prepared_with(&fixture, &[("SDB_PARTITIONS", "1")]).await?;
-    system.start_gateway(&[]).await?;
     system.components(&[("DNS", &[])]).await?;
     let connection = Connection::connect(&system.amqp_uri, ConnectionProperties::default()).await?;
     let channel = connection.create_channel().await?;
@@ -112,10 +112,18 @@ async fn no_update_is_taken_that_no_queue_takes(fixture: Arc<Fixture>) -> Result
         if damage.loses_what_waits() {
             taken.clear();
         }
+        // A declaration that the damage before has led to must not repair this one before an update is sent.
+        if let Some(before) = system.gateways.last_mut() {
+            before.signal(Signal::SIGKILL)?;
+            before.ended().await?;
+        }
+        system.start_gateway(&[]).await?;
+        let gateway = system.gateways.len() - 1;
         damage.done_to(&channel, &topology).await?;
         let mut refused = 0;
         eventually(&format!("updates are taken after {damage:?}"), async || {
-            let request = system.update(&dns("text")).header("Prefer", "respond-async");
+            let request = system.update_to(gateway, &dns("text"));
+            let request = request.header("Prefer", "respond-async");
             let answer = answer(request).await?;
             match answer.status {
                 202 => taken.push(answer.header("update-id").parse()?),
@@ -170,6 +178,21 @@ async fn what_is_unbound_is_bound_again_while_nothing_is_sent(fixture: Arc<Fixtu
     system.finish().await
 }
 
+/// What a gateway says of an update that no queue takes.
+const MISSING: &str = "a queue is missing";
+/// How often a queue is unbound until an update is returned.
+const ROUNDS: u16 = 13;
+
+/// Unbinds a queue again and again: one that is bound again at once, by the declaration for the one before, returns
+/// nothing.
+async fn keep_unbound(channel: &Channel, topology: &Topology, partition: u16) -> Result<()> {
+    loop {
+        let (queue, key) = (topology.queue(partition), topology.routing_key(partition));
+        unbind(channel, queue, topology.publish_exchange(), &key).await?;
+        sleep(Duration::from_millis(300)).await;
+    }
+}
+
 async fn no_update_of_a_burst_is_lost_when_its_queue_is_unbound(
     fixture: Arc<Fixture>,
 ) -> Result<()> {
@@ -180,20 +203,21 @@ async fn no_update_of_a_burst_is_lost_when_its_queue_is_unbound(
     let topology = system.topology().await?;
     let connection = Connection::connect(&system.amqp_uri, ConnectionProperties::default()).await?;
     let channel = connection.create_channel().await?;
-    for round in 0..12 {
+    for round in 0..ROUNDS {
         burst.is_decided().await?;
         let partition = round % topology.partitions;
-        let (queue, key) = (topology.queue(partition), topology.routing_key(partition));
-        unbind(&channel, queue, topology.publish_exchange(), &key).await?;
+        tokio::select! {
+            heard = burst.is_refused_by(0, MISSING) => heard?,
+            failed = keep_unbound(&channel, &topology, partition) => failed?,
+        }
     }
     burst.is_decided().await?;
     connection.close(200, "done".into()).await?;
     let sent = burst.stop().await?;
-    // One that is bound again at once, by the declaration for the one before, refuses nothing.
-    let returned = sent.iter().filter(|update| {
-        matches!(&update.answer, Answered::Refused(_, text) if text.contains("a queue is missing"))
-    });
-    ensure!(returned.count() > 12, "hardly any update was returned, so this shows little");
+    let returned = sent.iter().filter(
+        |update| matches!(&update.answer, Answered::Refused(_, text) if text.contains(MISSING)),
+    );
+    ensure!(returned.count() >= usize::from(ROUNDS), "hardly any update was returned");
     system.drained().await?;
     took_effect_once(&system, &sent).await?;
     system.finish().await
@@ -205,7 +229,7 @@ async fn an_update_requeued_without_a_queue_stays_parked(fixture: Arc<Fixture>) 
     system.start_gateway(&[]).await?;
     system.components(&[("DNS", &[])]).await?;
     drop(system.workers.remove(0));
-    ensure!(system.post(&dns("early")).await?.status == 202);
+    ensure!(system.post_with_default_wait(&dns("early")).await?.status == 202);
     system.sql("UPDATE component SET name = 'Other'").await?;
     system.start_worker(&[]).await?;
     let parked = "SELECT count(*) FROM sdb_parked WHERE put_back_at IS NULL";

@@ -63,15 +63,24 @@ pub(crate) async fn is_degraded(system: &System, gateway: usize, reason: &str) -
     .await
 }
 
-/// Every gateway shows its lists.
+/// Every gateway shows its lists. One that takes too long to read, as on a slow machine, is asked for again.
 pub(crate) async fn lists_go_on(system: &System) -> Result<()> {
     for gateway in 0..system.gateways.len() {
         for path in LISTS {
-            let list = answer(system.request_to(gateway, Method::GET, path)).await?;
-            ensure!(list.status == 200, "gateway {gateway}, {path}: {list:?}");
+            is_shown(system, gateway, path).await?;
         }
     }
     Ok(())
+}
+
+/// Waits until a gateway shows a list.
+pub(crate) async fn is_shown(system: &System, gateway: usize, path: &str) -> Result<()> {
+    eventually(&format!("gateway {gateway} shows {path}"), async || {
+        let list = answer(system.request_to(gateway, Method::GET, path)).await?;
+        ensure!([200, 503].contains(&list.status), "gateway {gateway}, {path}: {list:?}");
+        Ok(list.status == 200)
+    })
+    .await
 }
 
 /// The failure is over: everything comes back by itself, and nothing was lost, doubled or taken out
@@ -99,7 +108,9 @@ pub(crate) async fn survived(mut system: System, burst: Burst) -> Result<()> {
     ensure!(status.success(), "{status}: {}", other.log()?);
     for component in 0..harness::burst::COMPONENTS {
         eventually("the first worker decides", async || {
-            let answer = system.post(&update(component)).await?;
+            // Not the longest: the way of an answer may be lost with a connection.
+            let request = system.update(&update(component)).header("Prefer", "wait=10");
+            let answer = answer(request).await?;
             ensure!(answer.status < 300, "{answer:?}");
             Ok(answer.status < 202)
         })

@@ -40,8 +40,10 @@ async fn updates_that_are_not_sent_by_their_deadline_never_are(
     ensure!((1..60).contains(&unsent.len()), "{} of 60 were not sent", unsent.len());
     system.drained().await?;
     let body = json!({ "name": "CDN", "impact": 1 });
-    eventually("updates are taken again", async || Ok(system.post(&body).await?.status < 300))
-        .await?;
+    eventually("updates are taken again", async || {
+        Ok(system.post_with_default_wait(&body).await?.status < 300)
+    })
+    .await?;
     system.drained().await?;
     let texts: Vec<String> =
         sqlx::query_scalar("SELECT text FROM sdb_inbox WHERE component_id = 1")
@@ -86,7 +88,7 @@ async fn a_partition_that_does_not_confirm_does_not_stop_the_others(
     ensure!(!log.contains("the connection to RabbitMQ is given up"), "{log}");
     resume(&system, &queue).await?;
     eventually("the partition takes updates again", async || {
-        Ok(system.post(&stuck).await?.status < 300)
+        Ok(system.post_with_default_wait(&stuck).await?.status < 300)
     })
     .await?;
     system.finish().await

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use anyhow::{Result, ensure};
 use futures_util::future::try_join_all;
 use harness::{
-    Fixture, System,
+    Fixture, System, answer,
     burst::{Burst, add_components, update},
     eventually,
     proxy::Proxy,
@@ -124,7 +124,7 @@ async fn an_update_whose_confirm_timed_out_is_not_queued_later(
     let answers = try_join_all((1..100).map(|number| {
         let body = update(number);
         let system = &system;
-        async move { system.post(&body).await }
+        async move { system.post_with_default_wait(&body).await }
     }))
     .await?;
     let mut unknown: Vec<Uuid> = Vec::new();
@@ -143,7 +143,8 @@ async fn an_update_whose_confirm_timed_out_is_not_queued_later(
 
     own.rabbitmq().ctl(&["set_vm_memory_high_watermark", "absolute", "1GiB"])?;
     eventually("updates are decided again", async || {
-        Ok(system.post(&update(0)).await?.status == 200)
+        let request = system.update(&update(0)).header("Prefer", "wait=5");
+        Ok(answer(request).await?.status == 200)
     })
     .await?;
     // What is on its way is in the queues by then: the same connections would have brought it.
@@ -168,8 +169,9 @@ async fn rabbitmq_takes_no_more_connections(fixture: Arc<Fixture>) -> Result<()>
         );
         Ok(rabbitmq.eval(&query)?.parse()?)
     };
-    let all = connections()?;
-    ensure!(all == 6, "one for each gateway, two for each worker, but there are {all}");
+    // One for each gateway, two for each worker.
+    let all = 6;
+    eventually("all processes have their connections", async || Ok(connections()? == all)).await?;
     // Those that stay have five, and no other may come.
     rabbitmq.ctl(&["set_vhost_limits", "-p", &vhost, "{\"max-connections\": 5}"])?;
     proxy.reset();

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
+use reqwest::RequestBuilder;
 use serde_json::json;
 
 use super::{CATALOGUE, get, tag, windows};
@@ -196,7 +197,8 @@ async fn what_changes_nothing_leaves_the_tag(fixture: Arc<Fixture>) -> Result<()
     let system = System::start_with(&fixture, &[("DNS", &[]), ("CDN", &[])]).await?;
     let dns = json!({ "name": "DNS", "impact": 2 });
     let before = tag(&system, INCIDENTS).await?;
-    let opened = answer(system.update(&dns).header("Idempotency-Key", "k")).await?;
+    let decided = async |update: RequestBuilder| answer(update.header("Prefer", "wait=30")).await;
+    let opened = decided(system.update(&dns).header("Idempotency-Key", "k")).await?;
     ensure!(opened.status == 201, "{opened:?}");
     let after = tag(&system, INCIDENTS).await?;
     ensure!(after != before, "an update does not show");
@@ -226,7 +228,7 @@ async fn what_changes_nothing_leaves_the_tag(fixture: Arc<Fixture>) -> Result<()
         ("rejected", system.update(&cdn).header("Idempotency-Key", "k"), 422),
         ("refused", system.update(&json!({ "name": "Nobody", "impact": 1 })), 400),
     ] {
-        let answer = answer(request).await?;
+        let answer = decided(request).await?;
         ensure!(answer.status == status, "{what}: {answer:?}");
         for (path, tag) in &tags {
             let list = get(&system, path, &[("If-None-Match", tag)]).await?;

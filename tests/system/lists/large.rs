@@ -144,7 +144,10 @@ async fn a_reader_that_stops_keeps_others_from_large_lists_alone(
     let region = json!([{ "name": "region", "value": "R2" }]);
     let posted = system.post(&json!({ "name": "DNS", "impact": 3, "attributes": region })).await?;
     ensure!(posted.status == 201, "{posted:?}");
-    ensure!(system.get("/readyz").await?.body["status"] == "ready");
+    eventually("the gateway is ready", async || {
+        Ok(system.get("/readyz").await?.body["status"] == "ready")
+    })
+    .await?;
 
     // When it reads on, it gets the rest of what it began to read.
     let rest = tokio::task::spawn_blocking(move || -> Result<Vec<u8>> {
@@ -240,11 +243,9 @@ async fn a_large_list_that_nobody_reads_on_leaves_no_statement(
         ensure!(pids.len() == 1, "{path}: {pids:?}");
         drop(reader);
         // Its connection is closed: in the pool, all that nobody wants would have to be read first.
-        eventually_within(Duration::from_secs(3), "the statement is given up", async || {
-            Ok(!exists(&system, pids[0]).await?)
-        })
-        .await
-        .with_context(|| path.to_owned())?;
+        eventually("the statement is given up", async || Ok(!exists(&system, pids[0]).await?))
+            .await
+            .with_context(|| path.to_owned())?;
     }
     system.finish().await
 }
@@ -276,8 +277,8 @@ async fn a_slow_reader_holds_no_snapshot_and_is_cut_off(fixture: Arc<Fixture>) -
         (version, thread::spawn(move || read_slowly(&address, version)))
     });
     eventually("the list is being read", async || Ok(reading(&system).await?.len() == 2)).await?;
-    // The database waits for a reader for 10 s in all.
-    eventually_within(Duration::from_secs(20), "the snapshots are gone", async || {
+    // The database waits for a reader for 10 s in all. The readers are cut off after 60 s.
+    eventually_within(Duration::from_secs(40), "the snapshots are gone", async || {
         Ok(reading(&system).await?.is_empty())
     })
     .await?;

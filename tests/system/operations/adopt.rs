@@ -10,7 +10,7 @@ use super::{
     ALEMBIC, ALEMBIC_HEAD, CONSTRAINT, ORM, TABLES, attachments, contents, migrate, post,
     python_database, run, update,
 };
-use harness::{Fixture, NOW, System, answer, eventually, replay, tests};
+use harness::{Fixture, NOW, System, eventually, replay, tests};
 
 tests!(
     a_database_of_alembic_is_adopted_and_used_by_both,
@@ -301,9 +301,10 @@ async fn one_batch_raises_an_incident_to_the_impact_that_another_leaves(
     let mut scope = system.database.begin().await?;
     sqlx::query("SELECT 1 FROM sdb_scope FOR UPDATE").execute(&mut *scope).await?;
     // The first is taken alone; the others wait for its end.
-    for body in [update("DNS", "R1", 1), update("CDN", "R1", 3), update("DNS", "R1", 2)] {
-        let request = system.update(&body).header("Prefer", "respond-async");
-        ensure!(answer(request).await?.status == 202);
+    system.post_async(0, &update("DNS", "R1", 1)).await?;
+    system.waits_for_a_lock().await?;
+    for body in [update("CDN", "R1", 3), update("DNS", "R1", 2)] {
+        system.post_async(0, &body).await?;
     }
     let queue = system.topology().await?.queue(0);
     eventually("the worker has all", async || Ok(system.waiting(&queue).await? == 0)).await?;

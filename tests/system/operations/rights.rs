@@ -10,14 +10,12 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
 use futures_util::future::try_join;
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, postgres::PgConnectOptions};
-use tokio::time::sleep;
 
 use harness::{Fixture, System, eventually, tests};
 
@@ -64,8 +62,15 @@ async fn the_owners_role_migrates_and_detaches(fixture: Arc<Fixture>) -> Result<
     let options: PgConnectOptions = roles.system.database_uri.parse()?;
     let last = PgConnection::connect_with(&options.application_name("worker")).await?;
     let ends = async {
-        sleep(Duration::from_millis(500)).await;
-        Ok(last.close().await?)
+        // The command has met it at least once.
+        let looked = "SELECT count(*) FROM pg_stat_activity
+            WHERE datname = current_database() AND usename = 'ro_owner'
+                AND query LIKE 'SELECT EXISTS (SELECT FROM pg_stat_activity%'";
+        eventually("the command looks for sessions", async || {
+            Ok(roles.system.count(looked).await? > 0)
+        })
+        .await?;
+        anyhow::Ok(last.close().await?)
     };
     try_join(roles.works(&["detach"], "owner"), ends).await?;
     roles.works(&["migrate"], "owner").await?;

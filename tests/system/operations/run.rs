@@ -69,7 +69,8 @@ async fn a_stopped_run_leaves_nothing_and_the_next_start_finds_its_data(
 
     // An incident, and a catalogue that has less than the sample catalogue and more.
     let post = r#"curl -sS "$URL/api/v1/component_status" -H "Authorization: Bearer $TOKEN" \
-        -H 'Content-Type: application/json' -d '{"name": "Object Storage", "impact": 2,
+        -H 'Prefer: wait=30' -H 'Content-Type: application/json' \
+        -d '{"name": "Object Storage", "impact": 2,
         "text": "Before the stop", "attributes": [{"name": "region", "value": "Region 1"}]}'"#;
     shell(&environment, post).await?;
     let file = fixture.folder.join("catalogue.yaml");
@@ -154,7 +155,7 @@ async fn several_gateways_and_workers_run_and_share_the_work(fixture: Arc<Fixtur
     // What one gateway takes, the other shows.
     let post = format!(
         r#"curl -sSf '{}' -H "Authorization: Bearer $TOKEN" -H 'Content-Type: application/json' \
-        -d '{{"name": "Kubernetes", "impact": 1,
+        -H 'Prefer: wait=30' -d '{{"name": "Kubernetes", "impact": 1,
              "attributes": [{{"name": "region", "value": "Region 1"}}]}}'"#,
         run.url(1, "/api/v1/component_status")
     );

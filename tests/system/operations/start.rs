@@ -188,8 +188,11 @@ async fn foreign_settings_are_passed_over_and_unknown_ones_warned_of(
         ensure!(python.len() == 1 && python[0]["level"] == "INFO", "{python:?}");
         let names = "SDB_GITHUB_CLIENT_SECRET, SDB_SESSION_COOKIE_NAME, SDB_SQLALCHEMY_ECHO";
         ensure!(python[0]["names"] == names, "{python:?}");
-        let warnings: Vec<Value> =
-            log_lines(&log).into_iter().filter(|line| line["level"] == "WARN").collect();
+        // Others may warn of a machine that is slow.
+        let warnings: Vec<Value> = log_lines(&log)
+            .into_iter()
+            .filter(|line| line["level"] == "WARN" && line["name"].is_string())
+            .collect();
         let unknown: Vec<&Value> = warnings.iter().map(|warning| &warning["name"]).collect();
         ensure!(unknown == ["SDB_BACTH", "SDB_SECRET_KYE"], "{warnings:?}");
         ensure!(!log.contains("hush"), "a value is shown: {log}");

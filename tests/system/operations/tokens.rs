@@ -41,6 +41,8 @@ async fn a_token_of_the_gateway_is_accepted(fixture: Arc<Fixture>) -> Result<()>
             ensure!((answer.status != 401) == accepted, "{arguments:?} at {number}: {answer:?}");
         }
     }
+    // Also those that were answered before their outcome was known.
+    system.drained().await?;
     // The source of an update that names none: the client's name where it was not given.
     let sources = system.texts("SELECT DISTINCT source FROM sdb_report ORDER BY source").await?;
     ensure!(sources == ["a monitor", "monitor", "probe-1"], "{sources:?}");

@@ -1,14 +1,14 @@
 //! Many readers, readers that make up what they ask for, and what is slow to read: nobody waits for another's.
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::Range, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use futures_util::future::{join_all, try_join_all};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::Value;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
-use super::{live::Reader, page, page_with, plant, rendered, shows};
+use super::{Page, live::Reader, page, page_with, plant, rendered, shows};
 use harness::{Component, Fixture, System, eventually, status_update, tests};
 
 tests!(
@@ -27,6 +27,20 @@ const SESSIONS: &str = "SELECT count(*) FROM pg_stat_activity
 /// Those of them that wait for a lock.
 const WAITING: &str = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
     AND application_name = 'gateway' AND wait_event_type = 'Lock'";
+/// A request is answered 503 after the database has not answered for 2 s or more: PostgreSQL itself ends what waits for
+/// a lock for 5 s. That happens where a machine stalls, and so for some time only.
+const UNANSWERED: Range<Duration> = Duration::from_secs(2)..Duration::from_secs(60);
+
+/// A page or a document for one who asks again when the database did not answer in time.
+async fn in_the_end(system: &System, path: &str, headers: &[(&str, &str)]) -> Result<Page> {
+    let began = Instant::now();
+    loop {
+        let page = page_with(system, path, headers).await?;
+        if page.status != 503 || !UNANSWERED.contains(&began.elapsed()) {
+            return Ok(page);
+        }
+    }
+}
 
 async fn a_thousand_readers_of_events_cost_the_database_nothing(
     fixture: Arc<Fixture>,
@@ -40,8 +54,10 @@ async fn a_thousand_readers_of_events_cost_the_database_nothing(
     for reader in &mut readers {
         ensure!(reader.next().await?.is_some());
     }
-    ensure!(system.count(SESSIONS).await? <= sessions + 1, "they have sessions of their own");
-    // Whatever asks for the version waits for this lock: one task for all of them, and the copy of the catalogue.
+    let more = system.count(SESSIONS).await? - sessions;
+    ensure!(more < 20, "1,000 readers have {more} sessions of their own");
+    // Whatever asks for the version waits for this lock: one task for all of them, and the copy of the catalogue. If
+    // it takes long, each of both asks again on another session.
     let mut held = system.database.begin().await?;
     sqlx::raw_sql("LOCK TABLE sdb_version").execute(&mut *held).await?;
     eventually("a version is being read", async || Ok(system.count(WAITING).await? > 0)).await?;
@@ -49,7 +65,7 @@ async fn a_thousand_readers_of_events_cost_the_database_nothing(
     sleep(Duration::from_millis(600)).await;
     let waiting = system.count(WAITING).await?;
     held.rollback().await?;
-    ensure!(waiting <= 2, "{waiting} statements wait for 1,000 readers");
+    ensure!(waiting < 20, "{waiting} statements wait for 1,000 readers");
 
     // All of them learn of a change and load the page at once, as browsers do.
     let before = rendered(&system).await?;
@@ -92,17 +108,15 @@ async fn lists_do_not_wait_for_bars(fixture: Arc<Fixture>) -> Result<()> {
     system.components(CATALOGUE).await?;
     let mut held = system.database.begin().await?;
     sqlx::raw_sql("LOCK TABLE sdb_affected").execute(&mut *held).await?;
-    let (first, meanwhile) = tokio::join!(page(&system, "/"), async {
+    let (first, ()) = tokio::try_join!(in_the_end(&system, "/", &[]), async {
         eventually("the bars are read", async || Ok(system.count(WAITING).await? > 0)).await?;
         let lists = page(&system, "/api/v1/incidents").await?;
         let history = page(&system, "/history").await?;
         held.rollback().await?;
         ensure!(lists.status == 200 && history.status == 200, "{lists:?}, {history:?}");
         anyhow::Ok(())
-    });
-    meanwhile?;
-    // PostgreSQL may have ended the reading, which waited for a lock.
-    ensure!([200, 503].contains(&first?.status));
+    })?;
+    ensure!(first.status == 200, "{first:?}");
     shows(&system, "/", "All components are operational").await?;
     system.finish().await
 }
@@ -118,12 +132,12 @@ async fn documents_that_clients_make_up_hold_up_no_others(fixture: Arc<Fixture>)
     let mut held = system.database.begin().await?;
     sqlx::raw_sql("LOCK TABLE incident_status").execute(&mut *held).await?;
     let hosts: Vec<String> = (0..6).map(|n| format!("{n}.example.org")).collect();
-    let feeds = join_all(hosts.iter().map(|host| async {
-        let headers = [("Host", host.as_str())];
-        page_with(&system, "/feed.atom", &headers).await
-    }));
+    let feeds =
+        join_all(hosts.iter().map(|host| async {
+            in_the_end(&system, "/feed.atom", &[("Host", host.as_str())]).await
+        }));
     let paths: Vec<String> = (1..=6).map(|id| format!("/incidents/{id}")).collect();
-    let incidents = join_all(paths.iter().map(|path| page(&system, path)));
+    let incidents = join_all(paths.iter().map(|path| in_the_end(&system, path, &[])));
     let (feeds, incidents, meanwhile) = tokio::join!(feeds, incidents, async {
         eventually("one is being written", async || Ok(system.count(WAITING).await? > 0)).await?;
         // Long enough for the others to come.
@@ -133,7 +147,7 @@ async fn documents_that_clients_make_up_hold_up_no_others(fixture: Arc<Fixture>)
         let badge = page(&system, "/badge.svg").await?;
         let availability = page(&system, "/v2/availability").await?;
         held.rollback().await?;
-        ensure!(waiting == 1, "{waiting} of them are written at once");
+        ensure!(waiting <= 1, "{waiting} of them are written at once");
         ensure!(badge.status == 200 && availability.status == 200, "{badge:?}, {availability:?}");
         anyhow::Ok(())
     });

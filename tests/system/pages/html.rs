@@ -48,16 +48,14 @@ async fn the_page_says_what_is_wrong_and_since_when(fixture: Arc<Fixture>) -> Re
         "attributes": [{ "name": "region", "value": "R1" }] });
     ensure!(system.post(&update).await?.status == 201);
     let now = shows(&system, "/", "Outage of 1 component").await?;
-    for text in [
-        "No answers",
-        "detected by monitoring",
-        "3 of 4 components are operational",
-        "DNS (R1)",
-        // The bars are of before.
-        "The last 90 days: Outage on 1 day",
-    ] {
+    for text in
+        ["No answers", "detected by monitoring", "3 of 4 components are operational", "DNS (R1)"]
+    {
         ensure!(now.has(text), "{text}: {}", now.text);
     }
+    // The bars are of before. Midnight may have passed since.
+    let bars = ["1 day", "2 days"].map(|days| format!("The last 90 days: Outage on {days}"));
+    ensure!(bars.iter().any(|bar| now.has(bar)), "{}", now.text);
     let incident = page(&system, "/incidents/1").await?;
     ensure!(incident.status == 200 && incident.has("No answers") && incident.has("not known yet"));
     let component = page(&system, "/components/1").await?;
@@ -152,7 +150,10 @@ async fn pages_follow_what_others_write(fixture: Arc<Fixture>) -> Result<()> {
         Ok(page(&system, "/incidents/2").await?.has("in progress"))
     })
     .await?;
-    ensure!(page_with(&system, "/", &[("If-None-Match", &tag)]).await?.status == 200);
+    // On a machine that stalls, it may have begun before the first look.
+    let seen_before = !now.has("in progress");
+    let again = page_with(&system, "/", &[("If-None-Match", &tag)]).await?;
+    ensure!(!seen_before || again.status == 200, "the tag misses that it begins");
     system.finish().await
 }
 

@@ -140,7 +140,7 @@ async fn an_update_whose_component_id_was_reused_is_parked(fixture: Arc<Fixture>
     now_another.component.attributes =
         vec![Attribute { name: "region".to_owned(), value: "R2".to_owned() }];
     publisher.send_update(&now_another).await?;
-    let behind = system.post(&dns).await?;
+    let behind = settled(&system, &dns).await?;
     ensure!(behind.status == 201, "{behind:?}");
     let grown = message(&system, 2, "CDN").await?;
     publisher.send_update(&grown).await?;

@@ -23,7 +23,7 @@ use shared::{
     wire::message::UpdateMessage,
 };
 
-use harness::{Answer, Fixture, System, answer, tests_of};
+use harness::{Answer, Fixture, System, tests_of};
 
 tests_of!(causes, requeue, retries);
 
@@ -127,5 +127,5 @@ pub(crate) async fn refuse(system: &System, table: &str, text: &str, how: &str) 
 
 /// Posts an update and waits for its outcome, however slow the machine is.
 pub(crate) async fn settled(system: &System, update: &Value) -> Result<Answer> {
-    answer(system.update(update).header("Prefer", "wait=30")).await
+    system.post(update).await
 }

@@ -1,10 +1,9 @@
 //! What fails for a passing reason is tried again, and nothing goes out of order.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 use sqlx::AssertSqlSafe;
-use tokio::time::sleep;
 
 use super::{Publisher, in_order, message, refuse, settled, update, with_components};
 use harness::{Fixture, eventually, replay, tests};
@@ -54,10 +53,11 @@ async fn a_lock_that_is_held_for_long_parks_nothing(fixture: Arc<Fixture>) -> Re
     for impact in [1, 2, 3] {
         ids.push(system.post_async(0, &update("DNS", impact, "held")).await?);
     }
-    // Longer than the worker waits for a lock.
-    sleep(Duration::from_secs(7)).await;
+    eventually("the worker has given up once", async || {
+        Ok(system.workers[0].log()?.contains("trying again"))
+    })
+    .await?;
     ensure!(system.receipt(&ids[0]).await?["state"] == "pending");
-    ensure!(system.workers[0].log()?.contains("trying again"), "the worker did not give up once");
     scope.commit().await?;
     for (id, outcome) in ids.iter().zip(["opened", "raised", "raised"]) {
         ensure!(system.applied(id).await?["outcome"] == outcome);

@@ -56,11 +56,21 @@ fn steps(document: &str, heading: &str) -> Result<Vec<Step>> {
     Ok(steps)
 }
 
+/// Has `curl` wait for outcomes, unless it says otherwise: the default wait is over before a slow machine has
+/// decided an update.
+const PATIENT: &str = "curl() {
+    case \"$*\" in
+        *'Prefer: '*) command curl \"$@\" ;;
+        *) command curl -H 'Prefer: wait=30' \"$@\" ;;
+    esac
+}
+";
+
 /// Pastes the steps into one shell, and compares the statuses of all that `curl` sends.
 async fn play(shell: &str, environment: &Path, folder: &Path, steps: &[Step]) -> Result<String> {
     // `curl` says each status, whatever else the command makes of the answer.
     fs::write(folder.join(".curlrc"), "write-out = \"%{stderr}@status %{http_code}\\n\"\n")?;
-    let mut script = format!(". '{}'\n", environment.display());
+    let mut script = format!(". '{}'\n{PATIENT}", environment.display());
     for step in steps {
         script.push_str("echo '@step' >&2\n");
         script.push_str(&step.script);

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection, raw_sql};
 use tokio::task::spawn_blocking;
 
-use harness::{Fixture, System, eventually, tests};
+use harness::{Fixture, System, eventually, log_lines, tests};
 
 tests!(
     both_servers_are_reached_over_ipv6,
@@ -66,7 +66,10 @@ async fn both_servers_are_reached_over_ipv6(fixture: Arc<Fixture>) -> Result<()>
     ensure!(!peers.is_empty() && peers.iter().all(|peer| *peer == "::1"), "{connections}");
     for process in system.gateways.iter().chain(&system.workers) {
         let log = process.log()?;
-        ensure!(!log.contains("WARN"), "{log}");
+        // Those of a setting: others may warn of a machine that is slow.
+        let is_of_a_setting =
+            |line: &Value| line["level"] == "WARN" && line.to_string().contains("SDB_");
+        ensure!(!log_lines(&log).iter().any(is_of_a_setting), "{log}");
     }
     system.finish().await
 }
@@ -322,7 +325,7 @@ async fn sessions_without_triggers_are_refused_until_they_are_reset(
         eventually("the session is refused", async || Ok(process.log()?.contains(says))).await?;
     }
     ensure!(system.get("/api/v1/incidents").await?.status == 503);
-    ensure!(system.post(&dns(2)).await?.status == 202);
+    ensure!(system.post_with_default_wait(&dns(2)).await?.status == 202);
     let mut another = system.launch("worker", &[])?;
     ensure!(!another.ended().await?.success() && another.log()?.contains(says));
 

@@ -73,9 +73,9 @@ async fn the_old_primary_is_not_used(pair: &Pair, system: &System, burst: &Burst
     let after = position(old, system)?;
     ensure!(before == after, "the old primary has {after} instead of {before}");
     ensure!(position(&pair.standby, system)? != before, "nothing was decided by the new primary");
+    let says = "it is an old primary: its timeline is 1, and 2 was seen";
     for worker in &system.workers {
-        let log = worker.log()?;
-        ensure!(log.contains("it is an old primary: its timeline is 1, and 2 was seen"), "{log}");
+        eventually("the worker says so", async || Ok(worker.log()?.contains(says))).await?;
     }
     Ok(())
 }

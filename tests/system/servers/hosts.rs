@@ -47,10 +47,15 @@ async fn a_server_that_does_not_answer_does_not_hold_up_the_others(
     ensure!(answer.status == 201, "{answer:?}");
     let own = format!("127.0.0.1:{}", fixture.postgres().port());
     let admin = system.workers[0].admin_address().await?;
-    for report in [readiness(&system, 0).await?, ready(&system, &admin).await?.body] {
-        ensure!(report["database"]["server"] == own && report["status"] == "ready", "{report}");
-        ensure!(why_not(&report, port) == "it did not answer within 1 s", "{report}");
-    }
+    let is_right = |report: &Value| {
+        report["database"]["server"] == own
+            && report["status"] == "ready"
+            && why_not(report, port) == "it did not answer within 1 s"
+    };
+    eventually("the gateway reports it", async || Ok(is_right(&readiness(&system, 0).await?)))
+        .await?;
+    eventually("the worker reports it", async || Ok(is_right(&ready(&system, &admin).await?.body)))
+        .await?;
     drop(silent);
     eventually("the refusal shows", async || {
         Ok(why_not(&readiness(&system, 0).await?, port).contains("refused"))

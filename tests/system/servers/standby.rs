@@ -47,7 +47,7 @@ async fn what_a_standby_records_is_not_declared(fixture: Arc<Fixture>) -> Result
 
     let standby = "the database is a standby (in recovery)";
     for _ in 0..20 {
-        let answer = system.post(&dns()).await?;
+        let answer = system.post_with_default_wait(&dns()).await?;
         ensure!(answer.status == 503, "taken for queues that nobody consumes: {answer:?}");
         tokio::time::sleep(std::time::Duration::from_millis(200)).await;
     }

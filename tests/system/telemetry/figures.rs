@@ -34,19 +34,31 @@ const UPDATES: usize = 300;
 /// Those at once.
 const CLIENTS: usize = 16;
 
+/// Waits until the first gateway says that it reaches a server, which it asks for each answer, not for long.
+async fn reaches(system: &System, server: &str) -> Result<()> {
+    let label = format!("server=\"{server}\"");
+    eventually(&format!("the gateway reaches {server}"), async || {
+        let told = Scrape::of(system, &system.addresses[0]).await?;
+        Ok(told.sum("sdb_server_reachable", &[&label]) == 1.0)
+    })
+    .await
+}
+
 async fn the_metrics_of_a_burst_add_up(fixture: Arc<Fixture>) -> Result<()> {
     let (system, workers) = watched(&fixture, 1).await?;
     let (gateway, worker) = (&system.addresses[0], &workers[0]);
     burst::add_components(&system).await?;
     let posts = stream::iter(0..UPDATES).map(|number| {
         let update = system.update(&burst::update(number));
-        let waits = number.is_multiple_of(3);
-        answer(if waits { update } else { update.header("Prefer", "respond-async") })
+        let prefer = if number.is_multiple_of(3) { "wait=30" } else { "respond-async" };
+        answer(update.header("Prefer", prefer))
     });
     let answers: Vec<Answer> = posts.buffer_unordered(CLIENTS).try_collect().await?;
     ensure!(answers.iter().all(|answer| [200, 201, 202].contains(&answer.status)), "{answers:?}");
     let unknown = system.post(&json!({ "name": "Unknown", "impact": 1 })).await?;
     ensure!(unknown.status == 400, "{unknown:?}");
+    // Then the list does not change any more.
+    system.drained().await?;
     let path = "/api/v1/incidents";
     let list = system.get(path).await?;
     system.get(path).await?;
@@ -54,8 +66,9 @@ async fn the_metrics_of_a_burst_add_up(fixture: Arc<Fixture>) -> Result<()> {
         system.request_to(0, Method::GET, path).header("If-None-Match", list.header("etag"));
     ensure!(answer(again).await?.status == 304);
     ensure!(system.get("/nowhere/at/all").await?.status == 404);
-    system.drained().await?;
 
+    reaches(&system, "postgresql").await?;
+    reaches(&system, "rabbitmq").await?;
     let told = Scrape::of(&system, gateway).await?;
     told.is("sdb_updates_accepted_total", &[], UPDATES)?;
     told.is("sdb_updates_answered_total", &[], UPDATES)?;
@@ -81,7 +94,6 @@ async fn the_metrics_of_a_burst_add_up(fixture: Arc<Fixture>) -> Result<()> {
     }
     told.is("sdb_updates_in_flight", &[], 0)?;
     told.is("sdb_updates_in_flight_limit", &[], 2048)?;
-    told.is("sdb_server_reachable", &[], 2)?;
     told.is("sdb_ready", &[], 1)?;
     told.is("sdb_reconnects_total", &[], 0)?;
 
@@ -243,14 +255,15 @@ async fn a_gateway_without_rabbitmq_shows_what_it_refuses(fixture: Arc<Fixture>)
     let mut system = System::prepared(&fixture).await?;
     system.start_gateway_unready(&[("SDB_AMQP_URI", "amqp://u:p@127.0.0.1:1/sd")]).await?;
     system.components(&[("DNS", &[])]).await?;
-    let refused = system.post(&json!({ "name": "DNS", "impact": 1 })).await?;
+    let update = json!({ "name": "DNS", "impact": 1 });
+    let refused = system.post_with_default_wait(&update).await?;
     ensure!(refused.status == 503, "{refused:?}");
     let told = Scrape::of(&system, &system.addresses[0]).await?;
     told.is("sdb_updates_refused_total", &["reason=\"rabbitmq_absent\""], 1)?;
     told.is("sdb_updates_refused_total", &[], 1)?;
     told.is("sdb_updates_accepted_total", &[], 0)?;
     told.is("sdb_server_reachable", &["server=\"rabbitmq\""], 0)?;
-    told.is("sdb_server_reachable", &["server=\"postgresql\""], 1)?;
+    reaches(&system, "postgresql").await?;
     told.is("sdb_ready", &[], 1)?;
     system.finish_with_parked()
 }

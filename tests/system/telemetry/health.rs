@@ -1,8 +1,13 @@
 //! Health and readiness, by HTTP and by command.
 
-use std::{io::Write, net::TcpStream, sync::Arc, time::Duration};
+use std::{
+    io::{BufRead, BufReader, Write},
+    net::TcpStream,
+    sync::Arc,
+    time::Duration,
+};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
@@ -54,14 +59,14 @@ async fn health_commands_report_whether_the_process_is_healthy(
         // Also where it is served on every address.
         for address in [format!("127.0.0.1:{port}"), format!("0.0.0.0:{port}")] {
             let variables = [(name, address.as_str())];
-            let (well, said) = fixture.command(program, &["health"], &variables).await?;
-            ensure!(well && said.contains("ok"), "{said}");
-            eventually("it is ready", async || {
-                let ready = ["health", "--ready"];
-                let (well, said) = fixture.command(program, &ready, &variables).await?;
-                Ok(well && said.contains("ready"))
-            })
-            .await?;
+            // The command waits for 2 s, which a busy process may need.
+            for (arguments, says) in [(&["health"][..], "ok"), (&["health", "--ready"], "ready")] {
+                eventually(&format!("it is {says}"), async || {
+                    let (well, said) = fixture.command(program, arguments, &variables).await?;
+                    Ok(well && said.contains(says))
+                })
+                .await?;
+            }
         }
         let address = format!("0.0.0.0:{port}");
         let variables = [(name, address.as_str())];
@@ -108,14 +113,17 @@ async fn a_gateway_is_watched_whatever_its_clients_do(fixture: Arc<Fixture>) -> 
     })
     .await?;
     for path in ["/healthz", "/readyz", "/metrics"] {
-        let got = asked(&address, path).await?.with_context(|| path.to_owned())?;
-        ensure!(got.status == 200, "{path}: {got:?}");
+        eventually(&format!("{path} is answered"), async || {
+            Ok(asked(&address, path).await?.is_ok_and(|got| got.status == 200))
+        })
+        .await?;
     }
     let variables = [("SDB_ADMIN_ADDRESS", address.as_str()), ("SDB_BIND", "127.0.0.1:1")];
     for arguments in [&["health"][..], &["health", "--ready"]] {
-        let (well, said) =
-            fixture.command(&fixture.binaries.gateway, arguments, &variables).await?;
-        ensure!(well, "{arguments:?}: {said}");
+        eventually(&format!("{arguments:?} succeeds"), async || {
+            Ok(fixture.command(&fixture.binaries.gateway, arguments, &variables).await?.0)
+        })
+        .await?;
     }
     drop(strangers);
     eventually("clients are served again", async || {
@@ -127,7 +135,7 @@ async fn a_gateway_is_watched_whatever_its_clients_do(fixture: Arc<Fixture>) -> 
     let slow = begin_request(&system.addresses[0])?;
     system.gateways[0].signal(Signal::SIGTERM)?;
     eventually("it says that it stops", async || {
-        let ready = asked(&address, "/readyz").await??;
+        let Ok(ready) = asked(&address, "/readyz").await? else { return Ok(false) };
         let stopping = json!("the gateway is stopping");
         Ok(ready.status == 503 && ready.body["reasons"][0] == stopping)
     })
@@ -138,14 +146,20 @@ async fn a_gateway_is_watched_whatever_its_clients_do(fixture: Arc<Fixture>) -> 
     system.finish_with_parked()
 }
 
-/// A request whose body is not sent, so that it is under way.
+/// A request whose body the gateway waits for, so that it is under way.
 fn begin_request(address: &str) -> Result<TcpStream> {
     let mut stream = TcpStream::connect(address)?;
     let token = token(harness::SECRET, &json!({ "stackmon": "dummy" }));
     write!(
         stream,
         "POST /api/v1/component_status HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\
-        Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{{"
+        Content-Type: application/json\r\nContent-Length: 100\r\n\
+        Expect: 100-continue\r\n\r\n"
     )?;
+    // It asks for the body once it reads it.
+    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    let mut said = String::new();
+    BufReader::new(&stream).read_line(&mut said)?;
+    ensure!(said.starts_with("HTTP/1.1 100"), "{said}");
     Ok(stream)
 }

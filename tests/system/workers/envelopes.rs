@@ -145,8 +145,8 @@ async fn updates_that_come_at_once_share_messages_and_each_gets_its_outcome(
     let names = ["DNS", "CDN", "Mail", "VPN"];
     let posts = (0..120).map(|n| {
         let body = json!({ "name": names[n % 4], "impact": 1 + n % 3, "text": n.to_string() });
-        let request = system.update(&body);
-        answer(if n % 5 == 0 { request.header("Prefer", "respond-async") } else { request })
+        let prefer = if n % 5 == 0 { "respond-async" } else { "wait=30" };
+        answer(system.update(&body).header("Prefer", prefer))
     });
     for (n, answered) in futures_util::future::join_all(posts).await.into_iter().enumerate() {
         let answered = answered?;

@@ -11,6 +11,7 @@ use lapin::{
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
+use super::topology_is_changed;
 use harness::{
     Fixture, Process, System, answer,
     burst::{Burst, took_effect_once},
@@ -47,8 +48,7 @@ async fn the_number_of_partitions_changes_in_a_burst_and_nothing_is_lost_or_over
     system.start_gateway(&[]).await?;
     let burst = Burst::start(&system).await?;
     for partitions in ["3", "16", "1"] {
-        let (done, said) = change(&system, partitions).await?;
-        ensure!(done, "{said}");
+        topology_is_changed(&system, &["--partitions", partitions]).await?;
         burst.is_decided().await?;
         ensure!(shown(&system).await?["partitions"].to_string() == partitions);
     }
@@ -73,10 +73,10 @@ async fn a_worker_that_is_killed_while_the_queues_are_emptied_loses_nothing(
         system.workers[0].signal(Signal::SIGKILL)?;
         Ok(held.rollback().await?)
     };
-    let (changed, killed): (_, Result<()>) = tokio::join!(change(&system, "5"), killed);
+    let changing = topology_is_changed(&system, &["--partitions", "5"]);
+    let (changed, killed): (_, Result<()>) = tokio::join!(changing, killed);
     killed?;
-    let (done, said) = changed?;
-    ensure!(done, "{said}");
+    changed?;
     burst.is_decided().await?;
     let sent = burst.stop().await?;
     system.drained().await?;
@@ -92,11 +92,11 @@ async fn a_change_that_can_not_be_finished_leaves_all_as_it_was(
     ensure!(system.post(&status_update("DNS", 1)).await?.status == 201);
     // Nobody empties the queues.
     drop(system.workers.remove(0));
-    ensure!(system.post(&status_update("DNS", 2)).await?.status == 202);
+    ensure!(system.post_with_default_wait(&status_update("DNS", 2)).await?.status == 202);
     let (changed, refused) = tokio::join!(
         change(&system, "16"),
         eventually("updates are refused meanwhile", async || {
-            let answer = system.post(&status_update("DNS", 2)).await?;
+            let answer = system.post_with_default_wait(&status_update("DNS", 2)).await?;
             let message = answer.body["message"].as_str().unwrap_or_default();
             let ready = system.get("/readyz").await?;
             Ok(answer.status == 503
@@ -111,7 +111,7 @@ async fn a_change_that_can_not_be_finished_leaves_all_as_it_was(
     let shape = shown(&system).await?;
     ensure!(shape["partitions"] == 8 && shape["version"] == 1 && shape["phase"] == "open");
     eventually("updates are taken again", async || {
-        Ok(system.post(&status_update("DNS", 2)).await?.status == 202)
+        Ok(system.post_with_default_wait(&status_update("DNS", 2)).await?.status == 202)
     })
     .await?;
     system.start_worker(&[]).await?;
@@ -127,7 +127,7 @@ async fn a_change_that_was_killed_is_taken_back_by_the_next(fixture: Arc<Fixture
         drop(system.workers.remove(0));
         system.sql(&format!("UPDATE sdb_topology SET phase = '{phase}'")).await?;
         eventually("updates are refused", async || {
-            Ok(system.post(&status_update("DNS", 1)).await?.status == 503)
+            Ok(system.post_with_default_wait(&status_update("DNS", 1)).await?.status == 503)
         })
         .await?;
         let (done, said) = change(&system, "8").await?;
@@ -148,7 +148,8 @@ async fn a_change_that_was_killed_is_taken_back_by_the_next(fixture: Arc<Fixture
 
 async fn is_decided(system: &System) -> Result<()> {
     eventually("updates are decided", async || {
-        Ok([200, 201].contains(&system.post(&status_update("DNS", 1)).await?.status))
+        let request = system.update(&status_update("DNS", 1)).header("Prefer", "wait=10");
+        Ok([200, 201].contains(&answer(request).await?.status))
     })
     .await
 }
@@ -203,8 +204,7 @@ async fn a_change_that_is_killed_is_taken_back_by_a_worker(fixture: Arc<Fixture>
     is_recorded(&system, "version = 2").await?;
     command.signal(Signal::SIGKILL)?;
     burst.is_decided().await?;
-    let (done, said) = change(&system, "5").await?;
-    ensure!(done, "{said}");
+    topology_is_changed(&system, &["--partitions", "5"]).await?;
     burst.is_decided().await?;
     let sent = burst.stop().await?;
     system.drained().await?;

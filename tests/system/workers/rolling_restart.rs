@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use harness::{
     Answer, Fixture, System, answer,
     burst::{Sent, add_components, outcome, took_effect_once, update},
-    eventually, tests,
+    eventually, free_ports, tests,
     verdict::Answered,
 };
 
@@ -66,6 +66,8 @@ impl Clients<'_> {
             .post(format!("http://{}/api/v1/component_status", self.addresses[gateway]))
             .bearer_auth(&self.token)
             .header("Idempotency-Key", format!("update {number}"))
+            // The default wait may be over before a slow machine has confirmed it.
+            .header("Prefer", "wait=10")
             .json(&update(number));
         let at = Instant::now();
         let response = answer(request).await?;
@@ -85,10 +87,15 @@ impl Clients<'_> {
 async fn in_a_rolling_restart_every_update_is_taken_after_one_more_try_at_most(
     fixture: Arc<Fixture>,
 ) -> Result<()> {
-    let mut system = System::start(&fixture).await?;
-    system.start_gateway(&[]).await?;
-    system.start_worker(&[]).await?;
-    system.start_worker(&[]).await?;
+    let mut system = System::prepared(&fixture).await?;
+    for _ in 0..3 {
+        system.start_worker(&[]).await?;
+    }
+    // Ports that the system gives to nobody else while their gateway is away.
+    let port = free_ports(2)?;
+    for port in [port, port + 1] {
+        system.start_gateway(&[("SDB_BIND", &format!("127.0.0.1:{port}"))]).await?;
+    }
     add_components(&system).await?;
     let (gateways, workers) =
         (std::mem::take(&mut system.gateways), std::mem::take(&mut system.workers));

@@ -122,7 +122,7 @@ async fn a_gateway_sends_what_is_recorded(fixture: Arc<Fixture>) -> Result<()> {
     let wanted = recorded("major", update.id, 1, update.received_at.as_micros());
     ensure!(text == wanted, "{text}\ninstead of\n{wanted}");
 
-    // One that waits for its outcome, with an idempotency key.
+    // One that waits for its outcome, in vain, with an idempotency key.
     let accepted = answer(system.update(&body).header("Idempotency-Key", "a-key")).await?;
     ensure!(accepted.status == 202, "{accepted:?}");
     let message = party.next().await?;
@@ -156,7 +156,7 @@ async fn a_gateway_sends_reports_only_where_workers_read_them(fixture: Arc<Fixtu
     let named = json!({ "name": "DNS", "impact": 1, "text": "Slow", "source": source });
     let ok = json!({ "name": "DNS", "impact": "ok", "text": "Slow", "source": source });
     for body in [&named, &ok, &json!({ "name": "DNS", "impact": "ok" })] {
-        let refused = system.post(body).await?;
+        let refused = system.post_with_default_wait(body).await?;
         let text = refused.body["message"].as_str().unwrap_or_default();
         ensure!(
             refused.status == 503 && text.contains("worker topology change --wire 3"),
@@ -278,7 +278,9 @@ async fn a_result_that_a_gateway_does_not_know_costs_no_other_its_outcome(
         let properties = BasicProperties::default();
         party.send("", reply_to.as_str(), body.as_bytes(), properties).await
     };
-    let (dns, cdn, replied) = tokio::join!(system.post(&dns), system.post(&cdn), reply);
+    // That of DNS waits in vain.
+    let (dns, cdn, replied) =
+        tokio::join!(system.post_with_default_wait(&dns), system.post(&cdn), reply);
     replied?;
     let (dns, cdn) = (dns?, cdn?);
     ensure!(dns.status == 202, "{dns:?}");

@@ -83,7 +83,8 @@ async fn metric(system: &System, line: &str) -> Result<f64> {
 async fn a_client_that_is_gone_gives_its_places_back(fixture: Arc<Fixture>) -> Result<()> {
     let system = System::start(&fixture).await?;
     system.components(&[("DNS", &[]), ("CDN", &[])]).await?;
-    ensure!(statuses(&results(many(&system, &[update("DNS", 1)])).await?) == [201]);
+    let first = many(&system, &[update("DNS", 1)]).header("Prefer", "wait=20");
+    ensure!(statuses(&results(first).await?) == [201]);
     system.workers[0].signal(Signal::SIGSTOP)?;
     let updates: Vec<Value> = (0..40).map(|n| update(["DNS", "CDN"][n % 2], 2)).collect();
     let body = json!({ "updates": updates }).to_string();
@@ -96,7 +97,7 @@ async fn a_client_that_is_gone_gives_its_places_back(fixture: Arc<Fixture>) -> R
     // As a client that gives up: it resets the connection.
     client.set_zero_linger()?;
     drop(client);
-    let limit = Duration::from_secs(5);
+    let limit = Duration::from_secs(20);
     eventually_within(limit, "the places are free", async || Ok(in_flight().await? == 0.0)).await?;
     system.workers[0].signal(Signal::SIGCONT)?;
     system.drained().await?;

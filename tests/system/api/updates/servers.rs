@@ -23,7 +23,7 @@ async fn without_postgres_updates_are_accepted(fixture: Arc<Fixture>) -> Result<
     system.components(&[("DNS", &[]), ("CDN", &[])]).await?;
     own.postgres().stop();
     let updates = [update("DNS", 1), update("Unknown", 1), update("CDN", 1), update("DNS", 2)];
-    let accepted = results(many(&system, &updates)).await?;
+    let accepted = results(many(&system, &updates).header("Prefer", "wait=8")).await?;
     // That one may be new, and nobody can be asked.
     ensure!(statuses(&accepted) == [202, 503, 202, 202], "{accepted:?}");
     own.postgres().start()?;
@@ -54,7 +54,7 @@ async fn without_rabbitmq_each_is_refused(fixture: Arc<Fixture>) -> Result<()> {
     })
     .await?;
     let updates = [update("DNS", 1), update("Nobody", 1), update("DNS", 2)];
-    let refused = results(many_to(&system, 1, &updates)).await?;
+    let refused = results(many_to(&system, 1, &updates).header("Prefer", "wait=20")).await?;
     ensure!(statuses(&refused) == [503, 400, 503], "{refused:?}");
     for result in refused.iter().filter(|result| result["status"] == 503) {
         let error = result["error"].as_str().unwrap_or_default();

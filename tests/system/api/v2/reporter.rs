@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use futures_util::future::try_join_all;
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
+use tokio::time::sleep;
 
 use super::{COMPONENTS, EVENTS, events, is_refused, read, report, reported};
 use harness::{Fixture, System, answer, eventually, tests};
@@ -32,6 +33,9 @@ const OTHERS: usize = 400;
 /// Updates in each of its requests.
 const AT_ONCE: usize = 50;
 
+/// What other monitoring waits for after each answer. The limits of the reporters are not to measure the CPU.
+const PACE: Duration = Duration::from_millis(200);
+
 /// Other monitoring, which posts many updates at once to a gateway, without end.
 async fn burst(system: &System, gateway: usize) -> Result<()> {
     for request in 0.. {
@@ -43,6 +47,7 @@ async fn burst(system: &System, gateway: usize) -> Result<()> {
         let many = many.bearer_auth(&system.token).json(&json!({ "updates": updates }));
         let answer = answer(many).await?;
         ensure!(answer.status == 200, "{answer:?}");
+        sleep(PACE).await;
     }
     Ok(())
 }
@@ -261,7 +266,8 @@ async fn a_report_that_is_refused_changes_nothing(fixture: Arc<Fixture>) -> Resu
         (with("type", json!("maintenance")), 400, "type"),
         (with("system", json!(false)), 403, "worker incident open"),
     ] {
-        is_refused(&answer(reported(&system, 0, &body)).await?, status, message)?;
+        let refused = answer(reported(&system, 0, &body).header("Prefer", "wait=20")).await?;
+        is_refused(&refused, status, message)?;
     }
     let nobody = system.request_to(0, Method::POST, EVENTS).json(&report(&[1], 1));
     is_refused(&answer(nobody).await?, 401, "")?;
@@ -304,7 +310,7 @@ async fn ids_of_components_are_not_given_again(fixture: Arc<Fixture>) -> Result<
     .await?;
     system.catalogue_seen().await?;
     is_refused(
-        &answer(reported(&system, 0, &report(&[3], 1))).await?,
+        &answer(reported(&system, 0, &report(&[3], 1)).header("Prefer", "wait=20")).await?,
         400,
         "component does not exist, component_id: 3",
     )?;

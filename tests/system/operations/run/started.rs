@@ -27,8 +27,9 @@ use tokio::{
 
 use harness::{Fixture, eventually_within, free_ports};
 
-/// A start takes longer than most that is waited for: RabbitMQ's alone, and a build.
-const START_LIMIT: Duration = Duration::from_secs(120);
+/// A start takes longer than most that is waited for: RabbitMQ's alone, and a build. The limits of what is started
+/// end sooner, and say what is missing.
+const START_LIMIT: Duration = Duration::from_secs(300);
 
 /// What is to be started.
 pub(crate) struct Start {

@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use harness::{
-    CLAIM, COMPONENT_STATUS, Clock, Fixture, SECRET, System, answer, eventually, status_update,
-    tests, token,
+    CLAIM, COMPONENT_STATUS, Clock, Fixture, NOW, SECRET, System, answer, eventually,
+    status_update, tests, token,
 };
 use jsonwebtoken::get_current_timestamp;
 use reqwest::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{DAY, HOUR, MINUTE};
+use super::{DAY, HOUR, MINUTE, serves};
 
 tests!(
     updates_are_stamped_by_the_databases_clock,
@@ -26,7 +26,7 @@ async fn start(fixture: &Arc<Fixture>, clock: &Clock) -> Result<System> {
     let mut system = System::prepared(fixture).await?;
     system.start_worker(&[]).await?;
     system.start_gateway_unready(&clock.variables()?).await?;
-    eventually("the gateway serves", async || Ok(readiness(&system).await?.0 == 200)).await?;
+    serves(&system, 0).await?;
     system.components(&[("DNS", &[])]).await?;
     Ok(system)
 }
@@ -56,20 +56,21 @@ async fn is_ready(system: &System, reason: &str) -> Result<()> {
 
 /// Posts an update, and checks that it is applied and stamped by the database's clock.
 async fn is_applied(system: &System) -> Result<()> {
+    let sent = system.texts(&format!("SELECT {NOW}::text")).await?.concat();
     let answer = system.post(&json!({ "name": "DNS", "impact": 1 })).await?;
     ensure!([200, 201].contains(&answer.status), "{answer:?}");
     let id: Uuid = answer.header("update-id").parse()?;
-    is_stamped_right(system, id).await
+    is_stamped_right(system, id, &sent).await
 }
 
-/// The id and `received_at` are of the last ten seconds by the database's clock, and not of its future.
-async fn is_stamped_right(system: &System, id: Uuid) -> Result<()> {
+/// The id and `received_at` are at most ten seconds older than when the update was sent by the database's clock,
+/// and not of its future.
+async fn is_stamped_right(system: &System, id: Uuid, sent: &str) -> Result<()> {
     let right = format!(
         "SELECT count(*) FROM sdb_inbox,
-            (SELECT clock_timestamp() AT TIME ZONE 'UTC' AS now) AS clock
-        WHERE id = '{id}' AND received_at BETWEEN now - interval '10 s' AND decided_at
-            AND id BETWEEN sdb_first_id(now - interval '10 s')
-                AND sdb_first_id(now + interval '1 ms')"
+            (SELECT timestamp '{sent}' - interval '10 s' AS earliest) AS sent
+        WHERE id = '{id}' AND received_at BETWEEN earliest AND decided_at
+            AND id BETWEEN sdb_first_id(earliest) AND sdb_first_id({NOW} + interval '1 ms')"
     );
     ensure!(system.count(&right).await? == 1, "{id} is not stamped by the database's clock");
     let receipt = system.get(&format!("/api/v1/updates/{id}")).await?;
@@ -95,7 +96,7 @@ async fn updates_are_stamped_by_the_databases_clock(fixture: Arc<Fixture>) -> Re
         system.gateways.clear();
         system.addresses.clear();
         system.start_gateway_unready(&clock.variables()?).await?;
-        eventually("the gateway serves", async || Ok(readiness(&system).await?.0 == 200)).await?;
+        serves(&system, 0).await?;
         is_ready(&system, reason).await.with_context(|| format!("{seconds} s"))?;
         is_applied(&system).await.with_context(|| format!("{seconds} s"))?;
         let metrics = answer(system.request_to(0, Method::GET, "/metrics")).await?.body;

@@ -6,12 +6,12 @@ use anyhow::{Context, Result, ensure};
 use harness::{
     Fixture, System, answer,
     burst::{Burst, took_effect_once},
-    eventually, same, status_update, tests,
+    same, status_update, tests,
 };
 use reqwest::Method;
 use serde_json::Value;
 
-use super::{DAY, HOUR, MINUTE, are_stamped_right, clocks};
+use super::{DAY, HOUR, MINUTE, are_stamped_right, clocks, serves};
 
 tests!(every_gateway_has_the_receipts_and_lists_of_all, clocks_that_jump_in_a_burst_change_nothing,);
 
@@ -21,10 +21,7 @@ async fn start_gateways(system: &mut System, clocks: &[harness::Clock]) -> Resul
         system.start_gateway_unready(&clock.variables()?).await?;
     }
     for gateway in 0..clocks.len() {
-        eventually("the gateway is ready", async || {
-            Ok(answer(system.request_to(gateway, Method::GET, "/readyz")).await?.status == 200)
-        })
-        .await?;
+        serves(system, gateway).await?;
     }
     Ok(())
 }

@@ -9,7 +9,9 @@ mod workers;
 use std::{fs, sync::Arc};
 
 use anyhow::{Result, ensure};
-use harness::{Clock, Fixture, System, tests_of};
+use harness::{Clock, Fixture, System, answer, eventually, tests_of};
+use reqwest::Method;
+use serde_json::Value;
 
 tests_of!(commands, gateway, gateways, workers);
 
@@ -26,6 +28,19 @@ async fn clocks(fixture: &Arc<Fixture>, seconds: &[i64]) -> Result<Vec<Clock>> {
         clocks.push(Clock::ahead(&folder, *seconds).await?);
     }
     Ok(clocks)
+}
+
+/// Waits until a gateway takes updates: nothing is wrong but the clock, if that.
+async fn serves(system: &System, gateway: usize) -> Result<()> {
+    let is_of_clock = |reason: &Value| {
+        reason.as_str().is_some_and(|reason| reason.starts_with("the clock of this machine"))
+    };
+    eventually("the gateway serves", async || {
+        let ready = answer(system.request_to(gateway, Method::GET, "/readyz")).await?;
+        let mut reasons = ready.body["reasons"].as_array().into_iter().flatten();
+        Ok(ready.status == 200 && reasons.all(is_of_clock))
+    })
+    .await
 }
 
 /// Every update has an id and times by the database's clock.

@@ -109,7 +109,7 @@ async fn a_collector_that_takes_nothing_harms_nothing(fixture: Arc<Fixture>) -> 
     system.start_gateway(&gateway).await?;
     system.components(&[("DNS", &[])]).await?;
     for number in 0..100 {
-        let posted = answer(system.update(&status_update("DNS", 1))).await?;
+        let posted = system.post(&status_update("DNS", 1)).await?;
         ensure!(posted.status == if number == 0 { 201 } else { 200 }, "{posted:?}");
     }
     let lost = "spans are lost: the collector does not take them";

@@ -62,9 +62,9 @@ async fn a_stranger_decides_neither_trace_nor_sampling(fixture: Arc<Fixture>) ->
     let spans = asked(&collector, "known").await?;
     ensure!(spans[0].trace == trace_id(5) && spans[0].parent == CLIENT, "{spans:#?}");
     let quiet = system.update(&status_update("DNS", 1)).header("traceparent", named(6, "00"));
-    ensure!(answer(quiet).await?.status == 201);
+    ensure!(answer(quiet.header("Prefer", "wait=30")).await?.status == 201);
     let update = within(system.update(&status_update("DNS", 1)), &trace_id(7));
-    ensure!(answer(update).await?.status == 200);
+    ensure!(answer(update.header("Prefer", "wait=30")).await?.status == 200);
     collector.wait_for(&trace_id(7), &[REQUEST, PROCESS]).await?;
     ensure!(collector.trace(&trace_id(6)).is_empty(), "{:#?}", collector.trace(&trace_id(6)));
     // What names no trace at all is no error, and leads nowhere.

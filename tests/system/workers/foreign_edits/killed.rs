@@ -12,14 +12,19 @@ tests!(what_is_noted_is_applied_once_although_workers_are_killed);
 /// Workers that apply at the same time.
 const WORKERS: usize = 3;
 /// How many of them are killed, one after the other.
-const KILLED: i64 = 6;
+const KILLED: usize = 6;
+/// The first of the incidents of which something is noted, how many there are, and how many are applied between
+/// two kills.
+const FIRST: usize = 100;
+const INCIDENTS: usize = 60;
+const AT_ONCE: usize = 8;
 
 /// Much is noted long ago: of each incident, that it began, that components left and came back, and of some the end.
 async fn note_much(system: &System) -> Result<()> {
     system
         .sql("INSERT INTO component (name) SELECT 'C' || n FROM generate_series(1, 60) AS n")
         .await?;
-    for id in 100..160 {
+    for id in FIRST..FIRST + INCIDENTS {
         let open = format!(
             "INSERT INTO incident (id, text, start_date, impact, system)
             VALUES ({id}, 'By hand', '2026-01-01 10:00', 2, false);
@@ -51,41 +56,45 @@ async fn what_is_noted_is_applied_once_although_workers_are_killed(
 ) -> Result<()> {
     let mut system = without_workers(&fixture).await?;
     note_much(&system).await?;
-    // Each application takes so long that it is met at any point.
-    system
-        .sql(
-            "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$
-            BEGIN PERFORM pg_sleep(0.002); RETURN NEW; END $$;
-            CREATE TRIGGER slow BEFORE INSERT OR UPDATE ON sdb_affected
-            FOR EACH ROW EXECUTE FUNCTION slow()",
-        )
-        .await?;
+    // Whoever applies waits in the midst of an incident until the test lets it go on.
+    let gate = format!(
+        "CREATE TABLE gate AS SELECT {FIRST} AS incident;
+        CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            WHILE EXISTS (SELECT FROM gate WHERE (NEW.incident_id, NEW.component_id) > (incident, 30)) LOOP
+                PERFORM pg_sleep(0.05);
+            END LOOP;
+            RETURN NEW;
+        END $$;
+        CREATE TRIGGER wait BEFORE INSERT OR UPDATE ON sdb_affected
+        FOR EACH ROW EXECUTE FUNCTION wait()"
+    );
+    system.sql(&gate).await?;
     let expected = rows(&system, "sdb_affected_interval").await?;
     for _ in 0..WORKERS {
         system.start_worker(&[]).await?;
     }
-    let applying = "FROM pg_stat_activity WHERE datname = current_database() AND state = 'active'
-        AND pid <> pg_backend_pid() AND query LIKE '%sdb_affected_apply_some%'";
-    let all = noted(&system).await?;
-    let mut killed = 0;
-    eventually("all is applied", async || {
+    let waiting = "FROM pg_stat_activity WHERE datname = current_database() AND state = 'active'
+        AND wait_event = 'PgSleep' AND query LIKE '%sdb_affected_apply_some%'";
+    let waiters = format!("SELECT count(*) {waiting}");
+    for killed in 1..=KILLED {
+        let all_wait = async || Ok(system.count(&waiters).await? == WORKERS as i64);
+        eventually("every worker applies", all_wait).await?;
         ensure!(rows(&system, "sdb_affected_interval").await? == expected, "readers see it");
-        let left = noted(&system).await?;
-        let is_due = killed < KILLED && left * (KILLED + 2) < all * (KILLED + 1 - killed);
-        if is_due && system.count(&format!("SELECT count(*) {applying}")).await? > 0 {
-            drop(system.workers.remove(0));
-            // A server notices the end of a client at once only if its machine closes the connection.
-            if killed % 2 == 0 {
-                system.sql(&format!("SELECT pg_terminate_backend(pid) {applying}")).await?;
-            }
-            killed += 1;
-            let worker = system.launch("worker", &[])?;
-            system.workers.push(worker);
+        drop(system.workers.remove(0));
+        // A server notices the end of a client at once only if its machine closes the connection.
+        if killed % 2 == 0 {
+            system.sql(&format!("SELECT pg_terminate_backend(pid) {waiting}")).await?;
         }
-        Ok(left == 0)
-    })
-    .await?;
-    ensure!(killed == KILLED, "{killed} were killed: there is too little to apply");
+        let worker = system.launch("worker", &[])?;
+        system.workers.push(worker);
+        let next = FIRST + killed * AT_ONCE;
+        system.sql(&format!("UPDATE gate SET incident = {next}")).await?;
+        let left = format!("SELECT count(*) FROM sdb_affected_change WHERE incident_id < {next}");
+        eventually("some are applied", async || Ok(system.count(&left).await? == 0)).await?;
+    }
+    system.sql("UPDATE gate SET incident = 1000").await?;
+    eventually("all is applied", async || Ok(noted(&system).await? == 0)).await?;
     ensure!(rows(&system, "sdb_affected").await? == expected, "the record is another one");
     ensure!(rows(&system, "sdb_affected_interval").await? == expected, "readers see another one");
     system.finish().await

@@ -65,7 +65,7 @@ async fn a_lock_on_an_incident_delays_updates_and_its_edit_counts(
         &format!("UPDATE incident SET system = false, impact = 2 WHERE id = {incident}"),
     )
     .await?;
-    let late = system.post(&update("DNS", 2)).await?;
+    let late = system.post_with_default_wait(&update("DNS", 2)).await?;
     ensure!(late.status == 202 && late.body["state"] == "pending", "{late:?}");
     let other = accepted(&system, "CDN", 1).await?;
     // It is tried again and again.

@@ -102,9 +102,11 @@ async fn a_clock_that_went_back_a_little_keeps_decisions_in_order(
     let began = Instant::now();
     decided(&system, "DNS", 1, 201).await?;
     decided(&system, "DNS", 1, 200).await?;
+    let ahead = format!("SELECT count(*) FROM sdb_inbox WHERE decided_at > {NOW}");
+    let ahead = system.count(&ahead).await?;
+    // On a slow machine the clock may have come up with them.
     if began.elapsed() < Duration::from_secs(4) {
-        let ahead = format!("SELECT count(*) FROM sdb_inbox WHERE decided_at > {NOW}");
-        ensure!(system.count(&ahead).await? == 2, "the decisions are not after the newest one");
+        ensure!(ahead == 2, "the decisions are not after the newest one");
     }
     let steps = "SELECT count(*) FROM (SELECT decided_at - lag(decided_at) OVER (ORDER BY position)
         AS step FROM sdb_inbox) AS steps WHERE step <= interval '0'";

@@ -64,7 +64,8 @@ async fn partitions_are_dropped_after_their_days_and_not_before(
         Ok(ready.status == 200 && ready.body["reasons"].as_array().map(Vec::len) == Some(1))
     })
     .await?;
-    let second = answer(system.update_to(1, &status_update("DNS", 1))).await?;
+    let second = system.update_to(1, &status_update("DNS", 1)).header("Prefer", "wait=30");
+    let second = answer(second).await?;
     ensure!(second.status == 200, "{second:?}");
     system.finish_without_replay().await
 }
