@@ -91,7 +91,7 @@ async fn a_change_of_the_topology_spreads_the_leaders(fixture: Arc<Fixture>) -> 
     system.finish().await
 }
 
-/// What helps if RabbitMQ dies within a declaration (`docs/operations/alerts.md`).
+/// What helps if RabbitMQ dies within a declaration (`docs/setup/high-availability.md`).
 async fn a_queue_whose_declaration_was_broken_off_is_completed_by_hand(
     fixture: Arc<Fixture>,
 ) -> Result<()> {
