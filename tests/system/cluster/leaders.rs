@@ -13,12 +13,16 @@ tests!(
     a_queue_whose_declaration_was_broken_off_is_completed_by_hand,
 );
 
-/// The node that leads each queue of the partitions, if one does.
-async fn known_leaders(cluster: &Cluster, system: &System) -> Result<Vec<(String, Option<usize>)>> {
+/// The node that leads each queue of the partitions, if the node `asked` knows one.
+async fn known_leaders(
+    cluster: &Cluster,
+    asked: usize,
+    system: &System,
+) -> Result<Vec<(String, Option<usize>)>> {
     let topology = system.topology().await?;
     let queues = (0..topology.partitions).map(|partition| topology.queue(partition));
     let led = |queue: String| {
-        let leader = cluster.leader(0, &system.vhost, &queue)?;
+        let leader = cluster.leader(asked, &system.vhost, &queue)?;
         Ok((queue, leader))
     };
     queues.map(led).collect()
@@ -28,7 +32,7 @@ async fn known_leaders(cluster: &Cluster, system: &System) -> Result<Vec<(String
 async fn leaders(cluster: &Cluster, system: &System) -> Result<Vec<usize>> {
     let mut leaders = Vec::new();
     eventually("all queues are led", async || {
-        let known = known_leaders(cluster, system).await?;
+        let known = known_leaders(cluster, 0, system).await?;
         leaders = known.iter().filter_map(|(_, leader)| *leader).collect();
         Ok(leaders.len() == known.len())
     })
@@ -37,10 +41,14 @@ async fn leaders(cluster: &Cluster, system: &System) -> Result<Vec<usize>> {
 }
 
 /// The queues of the partitions that have no leader for as long as elections take.
-pub(super) async fn without_leader(cluster: &Cluster, system: &System) -> Result<Vec<String>> {
+pub(super) async fn without_leader(
+    cluster: &Cluster,
+    asked: usize,
+    system: &System,
+) -> Result<Vec<String>> {
     let end = Instant::now() + Duration::from_secs(20);
     loop {
-        let known = known_leaders(cluster, system).await?;
+        let known = known_leaders(cluster, asked, system).await?;
         let without: Vec<String> = known
             .into_iter()
             .filter_map(|(queue, leader)| leader.is_none().then_some(queue))
