@@ -1,63 +1,30 @@
 //! Which nodes lead the queues.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use deploy::servers::{Cluster, DEFAULT_NAME};
 use harness::{Fixture, System, answer, eventually, status_update, tests};
 use shared::domain::component::ComponentId;
-use tokio::time::{Instant, sleep};
 
 tests!(
     a_change_of_the_topology_spreads_the_leaders,
     a_queue_whose_declaration_was_broken_off_is_completed_by_hand,
 );
 
-/// The node that leads each queue of the partitions, if the node `asked` knows one.
-async fn known_leaders(
-    cluster: &Cluster,
-    asked: usize,
-    system: &System,
-) -> Result<Vec<(String, Option<usize>)>> {
-    let topology = system.topology().await?;
-    let queues = (0..topology.partitions).map(|partition| topology.queue(partition));
-    let led = |queue: String| {
-        let leader = cluster.leader(asked, &system.vhost, &queue)?;
-        Ok((queue, leader))
-    };
-    queues.map(led).collect()
-}
-
 /// The node that leads each queue of the partitions, once all are led.
-async fn leaders(cluster: &Cluster, system: &System) -> Result<Vec<usize>> {
+pub(super) async fn leaders(cluster: &Cluster, system: &System) -> Result<Vec<usize>> {
+    let topology = system.topology().await?;
     let mut leaders = Vec::new();
     eventually("all queues are led", async || {
-        let known = known_leaders(cluster, 0, system).await?;
-        leaders = known.iter().filter_map(|(_, leader)| *leader).collect();
+        let known: Vec<Option<usize>> = (0..topology.partitions)
+            .map(|partition| cluster.leader(0, &system.vhost, &topology.queue(partition)))
+            .collect::<Result<_>>()?;
+        leaders = known.iter().flatten().copied().collect();
         Ok(leaders.len() == known.len())
     })
     .await?;
     Ok(leaders)
-}
-
-/// The queues of the partitions that have no leader for as long as elections take.
-pub(super) async fn without_leader(
-    cluster: &Cluster,
-    asked: usize,
-    system: &System,
-) -> Result<Vec<String>> {
-    let end = Instant::now() + Duration::from_secs(20);
-    loop {
-        let known = known_leaders(cluster, asked, system).await?;
-        let without: Vec<String> = known
-            .into_iter()
-            .filter_map(|(queue, leader)| leader.is_none().then_some(queue))
-            .collect();
-        if without.is_empty() || Instant::now() >= end {
-            return Ok(without);
-        }
-        sleep(Duration::from_millis(200)).await;
-    }
 }
 
 async fn a_change_of_the_topology_spreads_the_leaders(fixture: Arc<Fixture>) -> Result<()> {

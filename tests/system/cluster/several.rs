@@ -8,7 +8,7 @@ use harness::{Fixture, answer, eventually, tests};
 use reqwest::Method;
 use tokio::time::Instant;
 
-use super::{Nodes, OnCluster, leaders::without_leader};
+use super::{Nodes, OnCluster, leaders::leaders};
 
 tests!(
     two_nodes_are_killed,
@@ -68,11 +68,15 @@ async fn the_number_of_partitions_is_changed_while_nodes_are_killed(
         OnCluster::start(&fixture, &[ALL, ALL], &[ALL, ALL]).await?;
     load.trouble();
     let mut changed = 0;
-    for (node, partitions, after) in [(1, "5", 300), (2, "4", 1_400), (0, "6", 2_500)] {
+    // While gateways stop to publish, while the queues are emptied, and right after the change. Not while the new
+    // queues are declared: RabbitMQ may break that off, and needs help then.
+    for (node, partitions, after) in [(1, "5", Some(300)), (2, "4", Some(1_100)), (0, "6", None)] {
         let arguments = ["topology", "change", "--partitions", partitions];
         let killing = async {
-            tokio::time::sleep(Duration::from_millis(after)).await;
-            cluster.node(node)?.kill();
+            if let Some(after) = after {
+                tokio::time::sleep(Duration::from_millis(after)).await;
+                cluster.node(node)?.kill();
+            }
             anyhow::Ok(())
         };
         let began = Instant::now();
@@ -83,16 +87,12 @@ async fn the_number_of_partitions_is_changed_while_nodes_are_killed(
         let is_said = said.contains("Updates take") || said.contains("nothing was changed");
         ensure!(is_said, "after {:?}: {said}", began.elapsed());
         changed += usize::from(done);
-        // RabbitMQ may be killed in the midst of a declaration. Workers can't go on while the node is away then.
-        let broken_off = without_leader(&cluster, (node + 1) % 3, &system).await?;
-        if broken_off.is_empty() {
-            load.burst().is_decided().await?;
+        if after.is_none() {
+            leaders(&cluster, &system).await?;
+            cluster.node(node)?.kill();
         }
+        load.burst().is_decided().await?;
         cluster.heal(node)?;
-        for queue in broken_off {
-            println!("the declaration of {queue} was broken off");
-            cluster.complete_declaration(&system.vhost, &queue)?;
-        }
         load.burst().is_decided().await?;
     }
     let version = system.topology().await?.version;
