@@ -93,19 +93,17 @@ async fn streamed(bench: &mut Bench, grown: &System) -> Result<()> {
         }
         Ok(size)
     }));
-    let bytes = sizes.await?.iter().sum::<usize>() as f64;
-    let megabytes = bytes / 1e6;
+    let each = sizes.await?.iter().sum::<usize>() as f64 / STREAMS as f64;
     let seconds = begin.elapsed().as_secs_f64();
     let gateway = grown.gateways.first().context("there is no gateway")?;
     let mebibyte = f64::from(1 << 20);
     let peak = gateway.peak_memory()? as f64 / mebibyte;
-    let streams = STREAMS as f64;
-    let most = BESIDE + streams * (bytes / streams / mebibyte).min(IN_MEMORY);
+    let most = BESIDE + STREAMS as f64 * (each / mebibyte).min(IN_MEMORY);
     bench.add(
         Row::new(
             format!(
                 "gateway's peak memory, the full list of {:.0} MB to {STREAMS} readers at once",
-                megabytes / streams
+                each / 1e6
             ),
             Figure::alone(peak),
             Unit::Mebibytes,
@@ -114,7 +112,7 @@ async fn streamed(bench: &mut Bench, grown: &System) -> Result<()> {
     );
     bench.report.notes.push(format!(
         "The full list had {:.0} MB/s for all {STREAMS} readers together.",
-        megabytes / seconds
+        each * STREAMS as f64 / 1e6 / seconds
     ));
     Ok(())
 }

@@ -4,6 +4,7 @@ pub mod burst;
 mod clock;
 mod cluster;
 pub mod http;
+mod locks;
 mod pair;
 pub mod pipeline;
 mod process;
@@ -45,7 +46,9 @@ pub use self::{
     pair::{Pair, Replication, connect},
     process::{ADMIN, Process, free_ports, log_lines},
     publish::publish,
-    requests::{Answer, COMPONENT_STATUS, INCIDENTS, answer, same, status_update},
+    requests::{
+        Answer, COMPONENT_STATUS, INCIDENTS, answer, same, status_update, unless_unanswered,
+    },
     system::{CLAIM, Component, NOW, SECRET, SEVERAL_PARTITIONS, System, token},
 };
 

@@ -1,8 +1,11 @@
 //! Requests to the gateways of a system, and their answers.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use reqwest::{Method, RequestBuilder, header::HeaderMap};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::{System, eventually};
 
@@ -60,7 +63,20 @@ impl System {
     /// Posts an update and returns the answer. It waits for the outcome as long as a gateway allows: the
     /// default wait is over before a slow machine has decided the update.
     pub async fn post(&self, body: &Value) -> Result<Answer> {
-        answer(self.update(body).header("Prefer", "wait=30")).await
+        self.post_and_wait(30, body).await
+    }
+
+    /// The same with another wait, in seconds: shorter where the answer may be lost, so that there is another try.
+    pub async fn post_and_wait(&self, seconds: u8, body: &Value) -> Result<Answer> {
+        answer(self.update(body).header("Prefer", format!("wait={seconds}"))).await
+    }
+
+    /// Posts an update until it is answered with its outcome.
+    pub async fn is_decided(&self, body: &Value) -> Result<()> {
+        eventually("an update is decided", async || {
+            Ok([200, 201].contains(&self.post_and_wait(10, body).await?.status))
+        })
+        .await
     }
 
     /// The same for a client that does not say how long it waits.
@@ -117,4 +133,21 @@ pub async fn answer(request: RequestBuilder) -> Result<Answer> {
         (false, false) => Value::String(String::from_utf8(bytes.into())?),
     };
     Ok(Answer { status, headers, body })
+}
+
+/// Asks again while the answer is 503 because the database did not answer in time, as where a machine stalls: after
+/// 2 s or more, and for some time only.
+pub async fn unless_unanswered<T>(
+    ask: impl AsyncFn() -> Result<T>,
+    status: impl Fn(&T) -> u16,
+) -> Result<T> {
+    let began = Instant::now();
+    loop {
+        let answered = ask().await?;
+        let is_unanswered =
+            (Duration::from_secs(2)..Duration::from_secs(60)).contains(&began.elapsed());
+        if status(&answered) != 503 || !is_unanswered {
+            return Ok(answered);
+        }
+    }
 }

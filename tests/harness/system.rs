@@ -307,13 +307,6 @@ impl System {
         eventually("the update is queued", async || Ok(self.waiting(&queue).await? == 1)).await
     }
 
-    /// Waits until a session of the database waits for a lock.
-    pub async fn waits_for_a_lock(&self) -> Result<()> {
-        let waiting = "SELECT count(*) FROM pg_stat_activity
-            WHERE datname = current_database() AND wait_event_type = 'Lock'";
-        eventually("a session waits for a lock", async || Ok(self.count(waiting).await? > 0)).await
-    }
-
     /// A connection to RabbitMQ of the test's own.
     pub async fn connect_to_rabbitmq(&self) -> Result<Connection> {
         let settings = Settings::new([("SDB_AMQP_URI".to_owned(), self.amqp_uri.clone())]);

@@ -1,5 +1,5 @@
-//! What a worker reports about itself. It does so to whoever starts it as services report to systemd, whatever
-//! its settings are; its readiness it serves only where a setting says so.
+//! What a worker reports about itself: to the program that starts it, as services report to systemd. This needs no
+//! setting; over HTTP, a worker says only with one whether it is ready.
 
 use std::{
     io,

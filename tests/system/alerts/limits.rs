@@ -1,6 +1,12 @@
 //! What bounds alerts: the rate of a token, places in flight, and the memory for bodies.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -83,8 +89,7 @@ async fn a_request_without_any_place_waits_for_one(fixture: Arc<Fixture>) -> Res
     system.start_gateway(&[("SDB_MAX_IN_FLIGHT", "1")]).await?;
     system.components(&[("DNS", &[])]).await?;
     // Without what every decision needs there is no outcome, and the only place is taken for so long.
-    let mut scope = system.database.begin().await?;
-    sqlx::query("SELECT FROM sdb_scope FOR UPDATE").execute(&mut *scope).await?;
+    let scope = system.hold_scope().await?;
     let first = system.update(&json!({ "name": "DNS", "impact": 1 })).header("Prefer", "wait=30");
     let first = tokio::spawn(answer(first));
     eventually("it is in flight", async || {
@@ -128,21 +133,26 @@ async fn a_storm_of_alerts_is_taken_in_bounded_memory(fixture: Arc<Fixture>) -> 
         .collect();
     // A slow machine does not take all of them in the time of one request: they are sent again, as by their senders.
     let limit = Duration::from_secs(90);
+    let sent_again = AtomicBool::new(false);
     let all_are_taken = async |path: &str| {
         eventually_within(limit, "all are taken", async || {
             let taken = answer(send(&system, path, &alerts)).await?;
             ensure!([200, 503].contains(&taken.status), "{taken:?}");
-            Ok(taken.status == 200)
+            let is_taken = taken.status == 200;
+            sent_again.fetch_or(!is_taken, Ordering::Relaxed);
+            Ok(is_taken)
         })
         .await
     };
     tokio::try_join!(all_are_taken(ALERTS), all_are_taken(WEBHOOK))?;
     let accepted = metrics(&system, 0).await?.sum("sdb_alerts_total", &["result=\"accepted\""]);
-    ensure!(accepted >= 10_000.0, "{accepted}");
+    let may_be_more = sent_again.into_inner();
+    ensure!(accepted == 10_000.0 || (may_be_more && accepted > 10_000.0), "{accepted}");
     let peak = system.gateways[0].peak_memory()?;
     ensure!(peak < 200 * 1024 * 1024, "{peak} bytes");
     eventually_within(limit, "all are applied", async || system.is_drained().await).await?;
-    ensure!(system.count("SELECT count(*) FROM sdb_inbox").await? >= 10_000);
+    let applied = system.count("SELECT count(*) FROM sdb_inbox").await?;
+    ensure!(applied == 10_000 || (may_be_more && applied > 10_000), "{applied}");
     ensure!(incidents(&system).await? == ["0: DNS"]);
     system.finish().await
 }

@@ -280,8 +280,7 @@ async fn an_idempotency_key_belongs_to_one_source(fixture: Arc<Fixture>) -> Resu
         ensure!(answer.status == status, "{subject}: {answer:?}");
     }
     // In one batch: a worker waits until all are there.
-    let mut pause = system.database.begin().await?;
-    sqlx::query("SELECT FROM sdb_scope FOR UPDATE").execute(&mut *pause).await?;
+    let pause = system.hold_scope().await?;
     of("a", "CDN", "of the first batch", "respond-async").await?;
     system.waits_for_a_lock().await?;
     let mut ids = Vec::new();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use deploy::servers::{Cluster, DEFAULT_NAME};
-use harness::{Fixture, System, answer, eventually, status_update, tests};
+use harness::{Fixture, System, eventually, status_update, tests};
 use shared::domain::component::ComponentId;
 
 tests!(
@@ -44,18 +44,8 @@ async fn a_change_of_the_topology_spreads_the_leaders(fixture: Arc<Fixture>) -> 
 
     // The queues of earlier releases.
     system.worker_succeeds(&["topology", "change", "--arguments", "1"]).await?;
-    let topology = system.topology().await?;
-    eventually("node 1 leads the queues that it declared", async || {
-        let of_earlier = leaders(&cluster, &system).await?;
-        for (partition, leader) in (0..topology.partitions).zip(&of_earlier) {
-            // A node that stalls for a moment loses an election. It may be refused to lead for another moment.
-            if *leader != 1 {
-                drop(cluster.lead(&system.vhost, &topology.queue(partition), 1));
-            }
-        }
-        Ok(of_earlier == [1; 6])
-    })
-    .await?;
+    let of_earlier = leaders(&cluster, &system).await?;
+    ensure!(of_earlier == [1; 6], "nodes {of_earlier:?} lead queues that node 1 declared");
     // Node 1 may lead none of the new ones: the earlier ones may still be there when they are declared.
     system.worker_succeeds(&["topology", "change", "--arguments", "3"]).await?;
     let of_newest = leaders(&cluster, &system).await?;
@@ -89,11 +79,7 @@ async fn a_queue_whose_declaration_was_broken_off_is_completed_by_hand(
     cluster.complete_declaration(&system.vhost, &half)?;
     leaders(&cluster, &system).await?;
     for name in ["DNS", "CDN"] {
-        eventually("updates are decided", async || {
-            let request = system.update(&status_update(name, 1)).header("Prefer", "wait=5");
-            Ok([200, 201].contains(&answer(request).await?.status))
-        })
-        .await?;
+        system.is_decided(&status_update(name, 1)).await?;
     }
     system.drained().await?;
     system.finish().await

@@ -109,8 +109,7 @@ pub(crate) async fn survived(mut system: System, burst: Burst) -> Result<()> {
     for component in 0..harness::burst::COMPONENTS {
         eventually("the first worker decides", async || {
             // Not the longest: the way of an answer may be lost with a connection.
-            let request = system.update(&update(component)).header("Prefer", "wait=10");
-            let answer = answer(request).await?;
+            let answer = system.post_and_wait(10, &update(component)).await?;
             ensure!(answer.status < 300, "{answer:?}");
             Ok(answer.status < 202)
         })

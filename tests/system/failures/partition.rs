@@ -65,7 +65,7 @@ async fn a_partition_that_does_not_confirm_does_not_stop_the_others(
     suspend(&system, &queue).await?;
     let stuck = json!({ "name": "DNS", "impact": 1 });
     let free = json!({ "name": "CDN", "impact": 1 });
-    let refused = answer(system.update(&stuck).header("Prefer", "wait=1")).await?;
+    let refused = system.post_and_wait(1, &stuck).await?;
     ensure!(refused.status == 503, "{refused:?}");
     // Long enough for the lane's channel to be given up, and for RabbitMQ to be late with closing it.
     let until = Instant::now() + Duration::from_secs(60);
@@ -74,7 +74,7 @@ async fn a_partition_that_does_not_confirm_does_not_stop_the_others(
         let waiting = answer(system.update(&stuck).header("Prefer", "wait=1"));
         refused.push(tokio::spawn(waiting));
         for _ in 0..5 {
-            let taken = answer(system.update(&free).header("Prefer", "wait=5")).await?;
+            let taken = system.post_and_wait(5, &free).await?;
             ensure!(taken.status < 300, "{taken:?}");
             sleep(Duration::from_millis(200)).await;
         }

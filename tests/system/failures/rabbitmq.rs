@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use anyhow::{Result, ensure};
 use futures_util::future::try_join_all;
 use harness::{
-    Fixture, System, answer,
+    Fixture, System,
     burst::{Burst, add_components, update},
     eventually,
     proxy::Proxy,
@@ -143,8 +143,7 @@ async fn an_update_whose_confirm_timed_out_is_not_queued_later(
 
     own.rabbitmq().ctl(&["set_vm_memory_high_watermark", "absolute", "1GiB"])?;
     eventually("updates are decided again", async || {
-        let request = system.update(&update(0)).header("Prefer", "wait=5");
-        Ok(answer(request).await?.status == 200)
+        Ok(system.post_and_wait(5, &update(0)).await?.status == 200)
     })
     .await?;
     // What is on its way is in the queues by then: the same connections would have brought it.

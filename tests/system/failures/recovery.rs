@@ -53,11 +53,7 @@ async fn without_the_broker_updates_get_503_at_once_and_lists_go_on(
     let vhost = system.vhost.clone();
     tokio::task::spawn_blocking(move || rabbitmq.rabbitmq().create_vhost(&vhost)).await??;
     // The first ones may be answered 202: the worker, too, has to come back.
-    eventually("updates are taken and decided again", async || {
-        let request = system.update(&status_update("DNS", 2)).header("Prefer", "wait=5");
-        Ok([200, 201].contains(&harness::answer(request).await?.status))
-    })
-    .await?;
+    system.is_decided(&status_update("DNS", 2)).await?;
     let incidents = system.get("/api/v1/incidents").await?;
     ensure!(incidents.body[0]["impact"] == 2, "{incidents:?}");
     system.finish().await
@@ -268,8 +264,7 @@ async fn a_worker_that_is_asked_to_stop_ends_cleanly(fixture: Arc<Fixture>) -> R
 async fn a_gateway_that_is_asked_to_stop_answers_what_it_has(fixture: Arc<Fixture>) -> Result<()> {
     let mut system = with_dns(&fixture).await?;
     // The request waits for its outcome, and the worker for this.
-    let mut held = system.database.begin().await?;
-    sqlx::query("SELECT FROM sdb_scope FOR UPDATE").execute(&mut *held).await?;
+    let held = system.hold_scope().await?;
     let request =
         tokio::spawn(system.update(&status_update("DNS", 1)).header("Prefer", "wait=30").send());
     system.waits_for_a_lock().await?;

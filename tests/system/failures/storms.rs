@@ -136,8 +136,7 @@ async fn a_storm_fills_the_queue_and_drains(fixture: Arc<Fixture>) -> Result<()>
     system.start_gateway(&[]).await?;
     add_components(&system).await?;
     // Someone holds what every decision needs.
-    let mut scope = system.database.begin().await?;
-    sqlx::query("SELECT FROM sdb_scope FOR UPDATE").execute(&mut *scope).await?;
+    let scope = system.hold_scope().await?;
 
     let client = async |client: usize| -> Result<Heard> {
         let mut heard = Heard::default();

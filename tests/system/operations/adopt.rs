@@ -298,8 +298,7 @@ async fn one_batch_raises_an_incident_to_the_impact_that_another_leaves(
     post(&system, &update("DNS", "R1", 1), 201, 1).await?;
     post(&system, &update("CDN", "R1", 2), 201, 2).await?;
 
-    let mut scope = system.database.begin().await?;
-    sqlx::query("SELECT 1 FROM sdb_scope FOR UPDATE").execute(&mut *scope).await?;
+    let scope = system.hold_scope().await?;
     // The first is taken alone; the others wait for its end.
     system.post_async(0, &update("DNS", "R1", 1)).await?;
     system.waits_for_a_lock().await?;

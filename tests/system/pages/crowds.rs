@@ -1,6 +1,6 @@
 //! Many readers, readers that make up what they ask for, and what is slow to read: nobody waits for another's.
 
-use std::{ops::Range, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use futures_util::future::{join_all, try_join_all};
@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 use super::{Page, live::Reader, page, page_with, plant, rendered, shows};
-use harness::{Component, Fixture, System, eventually, status_update, tests};
+use harness::{Component, Fixture, System, eventually, status_update, tests, unless_unanswered};
 
 tests!(
     a_thousand_readers_of_events_cost_the_database_nothing,
@@ -27,19 +27,14 @@ const SESSIONS: &str = "SELECT count(*) FROM pg_stat_activity
 /// Those of them that wait for a lock.
 const WAITING: &str = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
     AND application_name = 'gateway' AND wait_event_type = 'Lock'";
-/// A request is answered 503 after the database has not answered for 2 s or more: PostgreSQL itself ends what waits for
-/// a lock for 5 s. That happens where a machine stalls, and so for some time only.
-const UNANSWERED: Range<Duration> = Duration::from_secs(2)..Duration::from_secs(60);
+/// PostgreSQL ends a statement that waits for a lock after so long, and a gateway gives one up for a version that it has
+/// waited for after 2 s.
+const LOCK_LIMIT: Duration = Duration::from_secs(5);
+const VERSION_LIMIT: Duration = Duration::from_secs(2);
 
 /// A page or a document for one who asks again when the database did not answer in time.
 async fn in_the_end(system: &System, path: &str, headers: &[(&str, &str)]) -> Result<Page> {
-    let began = Instant::now();
-    loop {
-        let page = page_with(system, path, headers).await?;
-        if page.status != 503 || !UNANSWERED.contains(&began.elapsed()) {
-            return Ok(page);
-        }
-    }
+    unless_unanswered(async || page_with(system, path, headers).await, |page| page.status).await
 }
 
 async fn a_thousand_readers_of_events_cost_the_database_nothing(
@@ -54,18 +49,24 @@ async fn a_thousand_readers_of_events_cost_the_database_nothing(
     for reader in &mut readers {
         ensure!(reader.next().await?.is_some());
     }
-    let more = system.count(SESSIONS).await? - sessions;
-    ensure!(more < 20, "1,000 readers have {more} sessions of their own");
-    // Whatever asks for the version waits for this lock: one task for all of them, and the copy of the catalogue. If
-    // it takes long, each of both asks again on another session.
+    // On a machine that stalls, a session may be replaced by another one.
+    let have_none = async || Ok(system.count(SESSIONS).await? <= sessions + 1);
+    eventually("they have no sessions of their own", have_none).await?;
+    // Whatever asks for the version waits for this lock: one task for all of them, and the copy of the catalogue.
     let mut held = system.database.begin().await?;
     sqlx::raw_sql("LOCK TABLE sdb_version").execute(&mut *held).await?;
+    let began = Instant::now();
     eventually("a version is being read", async || Ok(system.count(WAITING).await? > 0)).await?;
     // Long enough for others to come.
     sleep(Duration::from_millis(600)).await;
     let waiting = system.count(WAITING).await?;
+    // Each of both asks again on another session then.
+    let is_late = began.elapsed() >= VERSION_LIMIT;
     held.rollback().await?;
-    ensure!(waiting < 20, "{waiting} statements wait for 1,000 readers");
+    ensure!(
+        waiting <= 2 || (is_late && waiting < 20),
+        "{waiting} statements wait for 1,000 readers"
+    );
 
     // All of them learn of a change and load the page at once, as browsers do.
     let before = rendered(&system).await?;
@@ -131,6 +132,7 @@ async fn documents_that_clients_make_up_hold_up_no_others(fixture: Arc<Fixture>)
     shows(&system, "/badge.svg", ">Major problem<").await?;
     let mut held = system.database.begin().await?;
     sqlx::raw_sql("LOCK TABLE incident_status").execute(&mut *held).await?;
+    let began = Instant::now();
     let hosts: Vec<String> = (0..6).map(|n| format!("{n}.example.org")).collect();
     let feeds =
         join_all(hosts.iter().map(|host| async {
@@ -143,11 +145,13 @@ async fn documents_that_clients_make_up_hold_up_no_others(fixture: Arc<Fixture>)
         // Long enough for the others to come.
         sleep(Duration::from_millis(500)).await;
         let waiting = system.count(WAITING).await?;
+        // The one that waits may have been ended.
+        let is_late = began.elapsed() >= LOCK_LIMIT;
         // These read another table.
         let badge = page(&system, "/badge.svg").await?;
         let availability = page(&system, "/v2/availability").await?;
         held.rollback().await?;
-        ensure!(waiting <= 1, "{waiting} of them are written at once");
+        ensure!(waiting == 1 || is_late, "{waiting} of them are written at once");
         ensure!(badge.status == 200 && availability.status == 200, "{badge:?}, {availability:?}");
         anyhow::Ok(())
     });

@@ -162,8 +162,7 @@ async fn an_update_whose_component_id_was_reused_is_parked(fixture: Arc<Fixture>
 
 /// Posts updates so that the worker has all of them but the first in one batch.
 async fn in_one_batch(system: &System, updates: &[Value]) -> Result<Vec<String>> {
-    let mut scope = system.database.begin().await?;
-    sqlx::query("SELECT 1 FROM sdb_scope FOR UPDATE").execute(&mut *scope).await?;
+    let scope = system.hold_scope().await?;
     let mut ids = Vec::new();
     for update in updates {
         ids.push(system.post_async(0, update).await?);

@@ -47,8 +47,7 @@ async fn a_redelivered_update_takes_effect_once(fixture: Arc<Fixture>) -> Result
 
 async fn a_lock_that_is_held_for_long_parks_nothing(fixture: Arc<Fixture>) -> Result<()> {
     let system = with_components(&fixture).await?;
-    let mut scope = system.database.begin().await?;
-    sqlx::query("SELECT 1 FROM sdb_scope FOR UPDATE").execute(&mut *scope).await?;
+    let scope = system.hold_scope().await?;
     let mut ids = Vec::new();
     for impact in [1, 2, 3] {
         ids.push(system.post_async(0, &update("DNS", impact, "held")).await?);
@@ -86,8 +85,7 @@ async fn what_passes_is_tried_again_and_never_parked(fixture: Arc<Fixture>) -> R
         system.applied(&id).await?;
     }
     // Its connection is ended in the middle of a batch.
-    let mut scope = system.database.begin().await?;
-    sqlx::query("SELECT 1 FROM sdb_scope FOR UPDATE").execute(&mut *scope).await?;
+    let scope = system.hold_scope().await?;
     let id = system.post_async(0, &update("CDN", 1, "cut")).await?;
     let cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
         WHERE datname = current_database() AND application_name = 'worker'

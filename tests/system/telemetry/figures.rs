@@ -196,8 +196,7 @@ async fn updates_that_wait_and_transactions_that_fail_show(fixture: Arc<Fixture>
     system.components(&[("DNS", &[])]).await?;
     let address = system.workers[0].admin_address().await?;
     // The worker holds one update, and can't apply it.
-    let mut held = system.database.begin().await?;
-    sqlx::query("SELECT FROM sdb_scope FOR UPDATE").execute(&mut *held).await?;
+    let held = system.hold_scope().await?;
     for _ in 0..5 {
         let update = system.update(&json!({ "name": "DNS", "impact": 1 }));
         let accepted = answer(update.header("Prefer", "respond-async")).await?;

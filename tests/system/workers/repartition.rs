@@ -65,8 +65,7 @@ async fn a_worker_that_is_killed_while_the_queues_are_emptied_loses_nothing(
     system.start_worker(&[]).await?;
     let burst = Burst::start(&system).await?;
     // What the workers hold stays unsettled until one of them is dead.
-    let mut held = system.database.begin().await?;
-    sqlx::query("SELECT 1 FROM sdb_scope FOR UPDATE").execute(&mut *held).await?;
+    let held = system.hold_scope().await?;
     burst.is_accepted().await?;
     let killed = async {
         burst.is_refused_by(0, "the number of partitions is being changed").await?;
@@ -133,7 +132,7 @@ async fn a_change_that_was_killed_is_taken_back_by_the_next(fixture: Arc<Fixture
         let (done, said) = change(&system, "8").await?;
         ensure!(done && said.contains("open again, as they were"), "{said}");
         system.start_worker(&[]).await?;
-        is_decided(&system).await?;
+        system.is_decided(&status_update("DNS", 1)).await?;
     }
     // Or finished.
     system.drained().await?;
@@ -142,16 +141,8 @@ async fn a_change_that_was_killed_is_taken_back_by_the_next(fixture: Arc<Fixture
     let (done, said) = change(&system, "3").await?;
     ensure!(done, "{said}");
     system.start_worker(&[]).await?;
-    is_decided(&system).await?;
+    system.is_decided(&status_update("DNS", 1)).await?;
     system.finish().await
-}
-
-async fn is_decided(system: &System) -> Result<()> {
-    eventually("updates are decided", async || {
-        let request = system.update(&status_update("DNS", 1)).header("Prefer", "wait=10");
-        Ok([200, 201].contains(&answer(request).await?.status))
-    })
-    .await
 }
 
 async fn is_recorded(system: &System, condition: &str) -> Result<()> {
@@ -175,8 +166,7 @@ async fn a_change_that_is_killed_is_taken_back_by_a_worker(fixture: Arc<Fixture>
     let burst = Burst::start(&system).await?;
     burst.is_decided().await?;
     // While the queues are emptied: what the worker holds stays unsettled.
-    let mut held = system.database.begin().await?;
-    sqlx::query("SELECT 1 FROM sdb_scope FOR UPDATE").execute(&mut *held).await?;
+    let held = system.hold_scope().await?;
     let command = launch_change(&system, "killed-1", "3")?;
     is_recorded(&system, "phase = 'draining'").await?;
     burst.is_refused_by(0, "the number of partitions is being changed").await?;
@@ -218,8 +208,7 @@ async fn a_change_that_is_killed_is_taken_back_by_a_worker(fixture: Arc<Fixture>
 async fn a_change_that_stalls_is_taken_back_by_a_worker(fixture: Arc<Fixture>) -> Result<()> {
     let system = System::start(&fixture).await?;
     let burst = Burst::start(&system).await?;
-    let mut held = system.database.begin().await?;
-    sqlx::query("SELECT 1 FROM sdb_scope FOR UPDATE").execute(&mut *held).await?;
+    let held = system.hold_scope().await?;
     let mut command = launch_change(&system, "stalled", "3")?;
     burst.is_refused_by(0, "the number of partitions is being changed").await?;
     command.signal(Signal::SIGSTOP)?;
@@ -271,7 +260,7 @@ async fn a_queue_without_a_leader_is_not_deleted(fixture: Arc<Fixture>) -> Resul
     // Now that it has one, it can be changed.
     let (done, said) = change(&system, "3").await?;
     ensure!(done, "{said}");
-    is_decided(&system).await?;
+    system.is_decided(&status_update("DNS", 1)).await?;
     system.finish().await
 }
 
@@ -289,7 +278,7 @@ async fn a_marker_that_was_left_behind_is_passed_over(fixture: Arc<Fixture>) -> 
         channel.basic_publish("".into(), queue.into(), options, b"{}", properties).await?;
     }
     connection.close(200, "done".into()).await?;
-    is_decided(&system).await?;
+    system.is_decided(&status_update("DNS", 1)).await?;
     // Nothing is parked.
     system.finish().await
 }

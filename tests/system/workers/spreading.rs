@@ -5,7 +5,6 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
-use serde_json::{Value, json};
 use shared::wire::message::NEWEST;
 use tokio::{task::spawn_blocking, time::Instant};
 use worker::{
@@ -13,7 +12,7 @@ use worker::{
     store::workers::MemberId,
 };
 
-use harness::{Answer, Fixture, System, answer, eventually, replay, status_update, tests};
+use harness::{Fixture, System, eventually, replay, status_update, tests};
 
 tests!(
     partitions_are_spread_evenly_over_the_workers_that_live,
@@ -93,34 +92,17 @@ async fn more_workers_than_partitions_stand_by(fixture: Arc<Fixture>) -> Result<
     are_spread(&system, &[1, 1]).await?;
     // The one that stands by takes over.
     system.workers[0].signal(Signal::SIGKILL)?;
-    eventually("both components are decided", async || {
-        let (dns, cdn) = (status_update("DNS", 1), json!({ "name": "CDN", "impact": 1 }));
-        let dns = post_for_a_while(&system, &dns).await?;
-        let cdn = post_for_a_while(&system, &cdn).await?;
-        Ok([dns.status, cdn.status].iter().all(|status| [200, 201].contains(status)))
-    })
-    .await?;
+    for name in ["DNS", "CDN"] {
+        system.is_decided(&status_update(name, 1)).await?;
+    }
     are_spread(&system, &[1, 1]).await?;
     system.finish().await
-}
-
-/// Posts updates of one component until one is answered with its outcome.
-async fn is_decided(system: &System) -> Result<()> {
-    eventually("updates are decided", async || {
-        Ok([200, 201].contains(&post_for_a_while(system, &status_update("DNS", 1)).await?.status))
-    })
-    .await
-}
-
-/// Posts an update, and waits for its outcome while a worker may be missed: not so long that there is no other try.
-async fn post_for_a_while(system: &System, update: &Value) -> Result<Answer> {
-    answer(system.update(update).header("Prefer", "wait=10")).await
 }
 
 /// What was taken is in the inbox once, the state follows from it, and both workers have a share.
 async fn no_harm_was_done(system: System, taken: i64) -> Result<()> {
     are_spread(&system, &[4, 4]).await?;
-    is_decided(&system).await?;
+    system.is_decided(&status_update("DNS", 1)).await?;
     system.drained().await?;
     ensure!(system.count("SELECT count(*) FROM sdb_inbox").await? >= taken);
     ensure!(system.count("SELECT count(*) FROM incident").await? == 1);
@@ -141,7 +123,7 @@ async fn a_worker_that_stalls_between_batches_is_replaced_and_does_no_harm(
         taken += 1;
     }
     system.start_worker(&[]).await?;
-    is_decided(&system).await?;
+    system.is_decided(&status_update("DNS", 1)).await?;
     ensure!(system.count("SELECT count(*) FROM sdb_inbox").await? > taken);
     system.workers[0].signal(Signal::SIGCONT)?;
     no_harm_was_done(system, taken).await
@@ -161,7 +143,7 @@ async fn a_worker_that_stalls_in_its_transaction_is_replaced_and_does_no_harm(
     held.rollback().await?;
 
     system.start_worker(&[]).await?;
-    is_decided(&system).await?;
+    system.is_decided(&status_update("DNS", 1)).await?;
     let first = system.receipt(&id).await?;
     ensure!(first["outcome"] == "opened", "{first}");
     system.workers[0].signal(Signal::SIGCONT)?;
@@ -203,8 +185,7 @@ async fn a_second_signal_ends_a_worker_at_once_and_loses_nothing(
 ) -> Result<()> {
     let mut system = System::start(&fixture).await?;
     system.components(&[("DNS", &[])]).await?;
-    let mut held = system.database.begin().await?;
-    sqlx::query("SELECT 1 FROM sdb_scope FOR UPDATE").execute(&mut *held).await?;
+    let held = system.hold_scope().await?;
     let id = system.post_async(0, &status_update("DNS", 1)).await?;
     system.waits_for_a_lock().await?;
     let mut worker = system.workers.remove(0);

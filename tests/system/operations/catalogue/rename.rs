@@ -70,8 +70,7 @@ async fn a_category_is_renamed_while_updates_wait(fixture: Arc<Fixture>) -> Resu
     let opened = system.post(&update("VPN", &[("region", "EU-NL")], 1)).await?;
     ensure!(opened.status == 201, "{opened:?}");
 
-    let mut scope = system.database.begin().await?;
-    sqlx::query("SELECT FROM sdb_scope FOR UPDATE").execute(&mut *scope).await?;
+    let scope = system.hold_scope().await?;
     // It names the component by its category as it was.
     let body = update("VPN", &[("category", "Network"), ("region", "EU-NL")], 3);
     let posted = answer(system.update(&body).header("Prefer", "respond-async")).await?;
@@ -227,8 +226,7 @@ async fn what_changes_before_the_lock_is_noticed(fixture: Arc<Fixture>) -> Resul
         (Some(open), "UPDATE component SET name = 'Else' WHERE name = 'B'"),
         (Some(open), "DELETE FROM component WHERE name = 'B'"),
     ] {
-        let mut scope = system.database.begin().await?;
-        sqlx::query("SELECT FROM sdb_scope FOR UPDATE").execute(&mut *scope).await?;
+        let scope = system.hold_scope().await?;
         let run = async {
             match command {
                 None => apply(&system, &catalogue, &[]).await,

@@ -235,8 +235,7 @@ async fn a_batch_is_linked_to_the_messages_of_all_its_traces(fixture: Arc<Fixtur
     system.start_worker(&collector.variables()).await?;
     system.start_gateway(&collector.variables()).await?;
     system.components(&[("DNS", &[]), ("CDN", &[])]).await?;
-    let mut scope = system.database.begin().await?;
-    sqlx::query("SELECT 1 FROM sdb_scope FOR UPDATE").execute(&mut *scope).await?;
+    let scope = system.hold_scope().await?;
     // The first is in a transaction that waits, and the others come together after it.
     let traces: Vec<String> = (0..200).map(trace_id).collect();
     for (number, trace) in traces.iter().enumerate() {
@@ -295,8 +294,7 @@ async fn a_redelivered_update_stays_in_its_trace(fixture: Arc<Fixture>) -> Resul
     system.start_gateway(&[endpoint, delay]).await?;
     system.components(&[("DNS", &[])]).await?;
 
-    let mut scope = system.database.begin().await?;
-    sqlx::query("SELECT 1 FROM sdb_scope FOR UPDATE").execute(&mut *scope).await?;
+    let scope = system.hold_scope().await?;
     let trace = trace_id(0);
     let request =
         within(system.update(&status_update("DNS", 1)), &trace).header("Prefer", "respond-async");
@@ -336,8 +334,7 @@ async fn an_update_that_is_parked_is_logged_with_its_trace(fixture: Arc<Fixture>
     system.start_worker(&collector.variables()).await?;
     system.start_gateway(&collector.variables()).await?;
     system.components(&[("DNS", &[])]).await?;
-    let mut scope = system.database.begin().await?;
-    sqlx::query("SELECT 1 FROM sdb_scope FOR UPDATE").execute(&mut *scope).await?;
+    let scope = system.hold_scope().await?;
     let trace = trace_id(0);
     let request =
         within(system.update(&status_update("DNS", 1)), &trace).header("Prefer", "respond-async");

@@ -56,7 +56,7 @@ async fn what_is_noted_is_applied_once_although_workers_are_killed(
 ) -> Result<()> {
     let mut system = without_workers(&fixture).await?;
     note_much(&system).await?;
-    // Whoever applies waits in the midst of an incident until the test lets it go on.
+    // A worker that applies waits in the midst of an incident until the test lets it go on.
     let gate = format!(
         "CREATE TABLE gate AS SELECT {FIRST} AS incident;
         CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$
