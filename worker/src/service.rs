@@ -19,7 +19,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     apply_affected,
-    broker::{Consumer, ReplySender},
+    broker::{BrokenQueues, Consumer, ReplySender},
     config::Config,
     housekeeping::Housekeeping,
     observe::{blockers::Blockers, http, readiness::Readiness, sampling},
@@ -117,6 +117,7 @@ async fn consume(config: Config, readiness: Arc<Readiness>, stop: &CancellationT
         batch: config.batch,
         inbox_days: config.inbox_days,
         replies,
+        broken: BrokenQueues::default(),
         readiness,
         is_measured: config.admin.is_some(),
         stop: stop.clone(),

@@ -24,6 +24,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Time limit of one attempt.
 const READ_LIMIT: Duration = Duration::from_secs(10);
 
+/// The largest number of partitions.
+pub const MOST_PARTITIONS: u16 = 1024;
+
 /// The exchanges and queues of status updates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Topology {
@@ -155,7 +158,7 @@ impl Topology {
         // The ranges fit the narrower types.
         Ok(Self {
             version: 1,
-            partitions: settings.number("SDB_PARTITIONS", 1..=1024)? as u16,
+            partitions: settings.number("SDB_PARTITIONS", 1..=MOST_PARTITIONS.into())? as u16,
             queue_limit: settings.number("SDB_QUEUE_LIMIT", 1..=100_000_000)?,
             prefetch: settings.number("SDB_PREFETCH", 1..=10_000)? as u16,
             wire: message::NEWEST,
@@ -260,6 +263,12 @@ impl Topology {
     #[must_use]
     pub fn dead_letter_queue(&self) -> String {
         format!("sdb.dead.v{}", self.version)
+    }
+
+    /// All queues.
+    pub fn queues(self) -> impl Iterator<Item = String> {
+        let partitions = (0..self.partitions).map(move |partition| self.queue(partition));
+        partitions.chain([self.dead_letter_queue()])
     }
 }
 

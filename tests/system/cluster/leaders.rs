@@ -4,13 +4,9 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use deploy::servers::{Cluster, DEFAULT_NAME};
-use harness::{Fixture, System, eventually, status_update, tests};
-use shared::domain::component::ComponentId;
+use harness::{Fixture, System, eventually, tests};
 
-tests!(
-    a_change_of_the_topology_spreads_the_leaders,
-    a_queue_whose_declaration_was_broken_off_is_completed_by_hand,
-);
+tests!(a_change_of_the_topology_spreads_the_leaders,);
 
 /// The node that leads each queue of the partitions, once all are led.
 pub(super) async fn leaders(cluster: &Cluster, system: &System) -> Result<Vec<usize>> {
@@ -53,34 +49,5 @@ async fn a_change_of_the_topology_spreads_the_leaders(fixture: Arc<Fixture>) -> 
         [0, 2].iter().all(|node| of_newest.contains(node)),
         "nodes {of_newest:?} lead the queues"
     );
-    system.finish().await
-}
-
-/// What helps if RabbitMQ dies within a declaration (`docs/setup/high-availability.md`).
-async fn a_queue_whose_declaration_was_broken_off_is_completed_by_hand(
-    fixture: Arc<Fixture>,
-) -> Result<()> {
-    let fixture = fixture.with_cluster()?;
-    let cluster = fixture.cluster.clone().context("the cluster")?;
-    let mut system = System::prepared_with(&fixture, &[("SDB_PARTITIONS", "2")]).await?;
-    system.start_worker(&[]).await?;
-    system.start_gateway(&[]).await?;
-    system.components(&[("DNS", &[]), ("CDN", &[])]).await?;
-    leaders(&cluster, &system).await?;
-    let half = system.topology().await?.queue(ComponentId(1).partition(2));
-    for node in 0..3 {
-        cluster.lose_member(node, &system.vhost, &half)?;
-    }
-    eventually("the queue has no leader", async || {
-        Ok(system.post_with_default_wait(&status_update("DNS", 1)).await?.status == 503)
-    })
-    .await?;
-
-    cluster.complete_declaration(&system.vhost, &half)?;
-    leaders(&cluster, &system).await?;
-    for name in ["DNS", "CDN"] {
-        system.is_decided(&status_update(name, 1)).await?;
-    }
-    system.drained().await?;
     system.finish().await
 }

@@ -1,6 +1,7 @@
 //! RabbitMQ as a cluster of three nodes, of which some fail in the middle of a burst of updates. Whatever
 //! it is, all that was answered 2xx takes effect once and in order, and no process needs a restart.
 
+mod broken_queues;
 mod leaders;
 mod load;
 mod machines;
@@ -16,7 +17,7 @@ use harness::{ADMIN, Fixture, System, tests_of};
 
 use self::load::Load;
 
-tests_of!(nodes, own_node, several, leaders, machines);
+tests_of!(nodes, own_node, several, leaders, broken_queues, machines);
 
 /// One for each node to lead.
 const PARTITIONS: u16 = 3;

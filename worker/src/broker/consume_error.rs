@@ -1,8 +1,10 @@
 //! Why a worker stops consuming, and whether its node of RabbitMQ is the cause.
 
+use std::{error::Error, iter::successors};
+
 use shared::amqp::{broker::ConnectError, topology::DeclareError};
 
-use super::{deliveries::DeliveryError, node_trial::TrialError};
+use super::{broken_queues, deliveries::DeliveryError, node_trial::TrialError};
 use crate::membership::MembershipError;
 
 /// Why a worker stopped consuming.
@@ -29,6 +31,12 @@ pub(crate) enum ConsumeError {
 }
 
 impl ConsumeError {
+    /// Whether RabbitMQ ended the connection because of a fault of its own: a queue may be the cause.
+    pub(super) fn is_internal(&self) -> bool {
+        let causes = successors(Some(self as &(dyn Error + 'static)), |error| (*error).source());
+        causes.filter_map(|error| error.downcast_ref()).any(broken_queues::is_internal)
+    }
+
     /// Whether another node of RabbitMQ may serve the worker better.
     pub(super) const fn is_of_the_node(&self) -> bool {
         match self {

@@ -2,7 +2,9 @@
 //! the messages of operators' commands.
 
 mod acknowledgements;
+mod broken_queues;
 mod consume_error;
+mod consumer;
 mod deliveries;
 mod node_trial;
 mod nodes;
@@ -16,4 +18,4 @@ pub(crate) mod requeue;
 mod session;
 mod start_deliveries;
 
-pub(crate) use self::{replies::ReplySender, session::Consumer};
+pub(crate) use self::{broken_queues::BrokenQueues, consumer::Consumer, replies::ReplySender};

@@ -29,6 +29,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use super::broken_queues::{BrokenQueues, is_internal};
 use crate::membership::Share;
 
 /// Time for a node to start a delivery.
@@ -65,6 +66,7 @@ pub(crate) enum TrialError {
 pub(super) async fn consume(
     connection: &Connection,
     database: &Mutex<Database>,
+    broken: &BrokenQueues,
     stop: &CancellationToken,
 ) -> Result<(), TrialError> {
     let reading = async {
@@ -79,8 +81,8 @@ pub(super) async fn consume(
         return Ok(());
     }
     let topology = recorded.topology;
-    match consume_one(connection, &topology, stop).await {
-        Err(TrialError::Broker(_)) => {}
+    match consume_one(connection, &topology, broken, stop).await {
+        Err(TrialError::Broker(error)) if !is_internal(&error) => {}
         tried => return tried,
     }
     let declaring = declare(connection, &topology, database);
@@ -90,7 +92,7 @@ pub(super) async fn consume(
             declared.map_err(|_| TrialError::Undeclared)??;
         }
     }
-    consume_one(connection, &topology, stop).await
+    consume_one(connection, &topology, broken, stop).await
 }
 
 /// Tries again while the worker consumes, if there are several nodes; returns once this one can't serve it any
@@ -99,6 +101,7 @@ pub(super) async fn fails(
     connection: &Connection,
     broker: &Broker,
     share: &Share,
+    broken: &BrokenQueues,
     stop: &CancellationToken,
 ) -> TrialError {
     if !broker.has_several_hosts() || share.recorded.phase != Phase::Open {
@@ -108,7 +111,7 @@ pub(super) async fn fails(
         sleep(EVERY).await;
         // A queue that is missing is declared again, and a connection that fails is noticed.
         if let Err(error @ TrialError::Silent) =
-            consume_one(connection, share.topology(), stop).await
+            consume_one(connection, share.topology(), broken, stop).await
         {
             return error;
         }
@@ -132,11 +135,16 @@ async fn declare(
 async fn consume_one(
     connection: &Connection,
     topology: &Topology,
+    broken: &BrokenQueues,
     stop: &CancellationToken,
 ) -> Result<(), TrialError> {
     let some = (0..topology.partitions.min(PARTITIONS)).map(|one| (topology.queue(one), ALONE));
     let mut queues = vec![(topology.dead_letter_queue(), Duration::ZERO)];
     queues.extend(some);
+    queues.retain(|(queue, _)| !broken.contains(queue));
+    if queues.is_empty() {
+        return Ok(());
+    }
     let opening = try_join_all(queues.iter().map(|_| connection.create_channel()));
     let channels = timeout(LIMIT, opening).await.map_err(|_| TrialError::Silent)??;
     let consuming = channels.iter().zip(queues);
@@ -164,7 +172,11 @@ async fn consume_one(
     }
 }
 
-async fn start(channel: &Channel, queue: String, prefetch: u16) -> Result<Consumer, lapin::Error> {
+pub(super) async fn start(
+    channel: &Channel,
+    queue: String,
+    prefetch: u16,
+) -> Result<Consumer, lapin::Error> {
     channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
     let (options, none) = (BasicConsumeOptions::default(), FieldTable::default());
     channel.basic_consume(queue.into(), "trial".into(), options, none).await

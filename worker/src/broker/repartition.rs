@@ -3,12 +3,13 @@
 //!
 //! The updates of a component keep their order because they all pass through one queue. With another
 //! number of partitions they pass through another queue, and the last update of the old queue must be
-//! applied before the first one of the new queue is consumed. So gateways stop publishing, the exchanges
-//! are deleted, workers drain the old queues and stop consuming, each queue is proved to be empty
-//! (`proof`), and only then are new queues recorded. If the command dies on the way, the workers undo it
-//! (`store/topology.rs`).
+//! applied before the first one of the new queue is consumed. So the new queues are declared (`new_queues`),
+//! gateways stop publishing, the exchanges are deleted, workers drain the old queues and stop consuming, each
+//! queue is proved to be empty (`empty_queue_proof`), and only then are the new queues recorded. If the
+//! command dies on the way, the workers undo it (`store/topology.rs`).
 
 mod empty_queue_proof;
+mod new_queues;
 
 use std::time::Duration;
 
@@ -32,10 +33,13 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::empty_queue_proof::is_marker;
-use self::empty_queue_proof::{HeldQueue, hold_all};
+use self::{
+    empty_queue_proof::{HeldQueue, hold_all},
+    new_queues::NewQueues,
+};
 use crate::store::{
     command_locks,
-    topology::{end_when_stalled, expect_all_read, may_stall, record},
+    topology::{end_when_stalled, expect_all_read, may_stall, record, while_held},
     workers::{self, MemberId},
 };
 
@@ -45,8 +49,9 @@ const NOTICE: Duration = Duration::from_secs(1);
 /// meanwhile.
 const DRAIN_LIMIT: Duration = Duration::from_secs(7);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// Time for RabbitMQ to end a connection.
+/// Time for RabbitMQ to begin a channel or to end a connection.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
+const UNDONE: &str = "nothing was changed, and updates are taken again";
 
 /// The topology and the workers, as shown to an operator.
 #[derive(Debug, Serialize)]
@@ -133,15 +138,44 @@ async fn change_alone(
     }
     // Checked before the queues are closed, and again when the new topology is recorded.
     expect_all_read(database, new.wire).await?;
-    let connection = broker.connect("worker: topology").await?;
-    let channel = connection.create_channel().await?;
+    if phase != Phase::Open {
+        // An earlier change was killed. Its queues are not kept closed while new ones are declared.
+        record(database, old, old, Phase::Open).await?;
+    }
     end_when_stalled(database).await?;
+    let new_queues = NewQueues::make(database, broker, new, stop).await?;
+    match replace(database, broker, old, &new_queues, stop).await {
+        Ok(said) => Ok(said),
+        Err(error) => Err(new_queues.discard(database, broker, error).await),
+    }
+}
 
-    let emptied = empty_or_undo(database, broker, &channel, old, stop).await?;
-    record(database, old, new, Phase::Open).await.context(
-        "whether it was changed is not known, `worker topology show` tells: if it was not, a worker \
-        opens the queues again within seconds",
-    )?;
+/// Empties the old queues and records the new ones.
+async fn replace(
+    database: &mut PgConnection,
+    broker: &Broker,
+    old: Topology,
+    new_queues: &NewQueues,
+    stop: &CancellationToken,
+) -> Result<String> {
+    let connecting = async { Ok(broker.connect("worker: topology").await?) };
+    let connection = while_held(database, connecting).await.context("nothing was changed")?;
+    let opening = async { Ok(timeout(CLOSE_LIMIT, connection.create_channel()).await??) };
+    let channel = while_held(database, opening).await.context("nothing was changed")?;
+
+    let new = new_queues.topology;
+    let emptied = empty_or_undo(database, broker, &channel, old, new_queues, stop).await?;
+    if let Err(error) = record(database, old, new, Phase::Open).await {
+        close(&emptied.connection).await;
+        // The record has one version: if it is open as it was, it was not changed.
+        if record(database, old, old, Phase::Open).await.is_ok() {
+            return Err(error.context(UNDONE));
+        }
+        return Err(error.context(
+            "whether it was changed is not known, `worker topology show` tells: if it was not, a worker \
+            opens the queues again within seconds",
+        ));
+    }
     // From here on a stall is harmless, and so is a time limit that can't be reset.
     drop(may_stall(database).await);
     let deleted = emptied.delete(&channel, old).await;
@@ -195,10 +229,16 @@ async fn empty_or_undo(
     broker: &Broker,
     channel: &Channel,
     topology: Topology,
+    new_queues: &NewQueues,
     stop: &CancellationToken,
 ) -> Result<Emptied> {
     record(database, topology, topology, Phase::Draining).await?;
-    let emptying = timeout(NOTICE + DRAIN_LIMIT, empty(database, broker, channel, topology));
+    let emptying = async {
+        let emptied = empty(database, broker, channel, topology).await?;
+        new_queues.are_recorded_next(channel).await?;
+        Ok(emptied)
+    };
+    let emptying = timeout(NOTICE + DRAIN_LIMIT, emptying);
     let emptied = tokio::select! {
         emptied = emptying => emptied
             .unwrap_or_else(|_| Err(anyhow!("the queues were not empty within {} s; do workers run?",
@@ -210,7 +250,7 @@ async fn empty_or_undo(
         "nothing was changed, but the queues are closed: a worker opens them again within \
         seconds; if none runs, start one or run this again",
     )?;
-    Err(error.context("nothing was changed, and updates are taken again"))
+    Err(error.context(UNDONE))
 }
 
 /// Waits until the queues are empty and no worker holds messages of them; they are closed then.
@@ -254,7 +294,7 @@ impl Emptied {
     /// None if a queue is not empty; its messages are returned to the workers then, in order.
     async fn prove(broker: &Broker, topology: Topology) -> Result<Option<Self>> {
         let connection = broker.connect("worker: topology, empty queues").await?;
-        let proved = match hold_all(&connection, topology, queues(topology)).await {
+        let proved = match hold_all(&connection, topology, topology.queues()).await {
             // A message may have arrived while other queues were being proved.
             Ok(Some(mut held)) => Ok((!held.iter_mut().any(HeldQueue::has_more)).then_some(held)),
             other => other,
@@ -305,7 +345,7 @@ struct Left {
 
 async fn look(channel: &Channel, topology: Topology) -> Result<Left> {
     let mut left = Left::default();
-    for queue in queues(topology) {
+    for queue in topology.queues() {
         let passive = QueueDeclareOptions { passive: true, ..Default::default() };
         let declared =
             channel.queue_declare(queue.as_str().into(), passive, FieldTable::default()).await?;
@@ -313,9 +353,4 @@ async fn look(channel: &Channel, topology: Topology) -> Result<Left> {
         left.consumers += declared.consumer_count();
     }
     Ok(left)
-}
-
-fn queues(topology: Topology) -> impl Iterator<Item = String> {
-    let partitions = (0..topology.partitions).map(move |partition| topology.queue(partition));
-    partitions.chain([topology.dead_letter_queue()])
 }

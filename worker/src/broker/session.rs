@@ -1,4 +1,4 @@
-//! Consumes messages in batches, and sends acknowledgements and replies after each commit.
+//! A session with RabbitMQ: consumes messages in batches, and sends acknowledgements and replies after each commit.
 //! [`crate::batch`] applies the batches.
 
 use std::{
@@ -11,61 +11,30 @@ use std::{
 use futures_util::{Stream, StreamExt, stream::select_all};
 use lapin::Connection;
 use shared::{
-    amqp::{
-        broker::{Broker, ConnectError},
-        topology::Phase,
-    },
-    database::{ConnectOptions, Database},
+    amqp::topology::Phase,
+    database::ConnectOptions,
     telemetry::{chain, metrics::WORKER, traces},
     wire::message::{UpdateResult, Verdict},
 };
 use sqlx::PgConnection;
-use tokio::{
-    sync::Mutex,
-    time::{Instant, sleep, sleep_until, timeout},
-};
-use tokio_util::sync::CancellationToken;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::{
     acknowledgements::Acknowledgements,
     consume_error::ConsumeError,
+    consumer::Consumer,
     deliveries::{DeliveryError, QueueKind, Received},
     node_trial, nodes,
     redeclare::redeclare,
-    replies::{Reply, ReplySender},
+    replies::Reply,
     start_deliveries::Starting,
 };
 use crate::{
     batch::{DeferredQueue, Expired, Incoming, MessageResult, apply_with_retries, within},
     membership::{Member, MembershipError, Share},
-    observe::{
-        blockers::Blockers,
-        readiness::{PURPOSE, Readiness},
-        sampling,
-    },
+    observe::{readiness::PURPOSE, sampling},
     store::{incident_row_locks::LockableRow, workers::MemberId},
 };
-
-/// Consumes this worker's share of the partitions.
-pub(crate) struct Consumer {
-    pub(crate) broker: Broker,
-    pub(crate) database: Mutex<Database>,
-    /// Maximum number of updates in one transaction.
-    pub(crate) batch: usize,
-    /// Days that the record of each update is kept.
-    pub(crate) inbox_days: u32,
-    pub(crate) replies: ReplySender,
-    /// Logs the sessions that have locked rows which updates need.
-    pub(crate) blockers: Blockers,
-    /// What this worker reports about itself.
-    pub(crate) readiness: Arc<Readiness>,
-    /// Whether the queues are sampled for metrics.
-    pub(crate) is_measured: bool,
-    /// Cancelled when the worker must stop after its last batch is committed and acknowledged.
-    pub(crate) stop: CancellationToken,
-    /// Cancelled when even that took too long.
-    pub(crate) abandon: CancellationToken,
-}
 
 /// Time for RabbitMQ to declare the queues and start every delivery.
 const SETUP_LIMIT: Duration = Duration::from_secs(30);
@@ -82,59 +51,21 @@ const BATCH_LIMIT: Duration = Duration::from_secs(300);
 const MAX_BATCH_TIME: Duration = Duration::from_secs(20 * 60);
 
 impl Consumer {
-    /// Joins the live workers and consumes this worker's share, session by session, until it must stop or
-    /// something fails.
-    pub(crate) async fn take_part(&self) -> Result<(), ConsumeError> {
-        // Joins only once it could consume: a worker without RabbitMQ, or on a node that has lost the others
-        // of its cluster, would block its share.
-        let Some(mut connection) = self.connect().await? else { return Ok(()) };
-        let tried = node_trial::consume(&connection, &self.database, &self.stop).await;
-        tried.map_err(ConsumeError::from).inspect_err(|error| self.blame_the_node(error))?;
-        if self.stop.is_cancelled() {
-            return Ok(());
-        }
-        let member = Member::join(self.database.lock().await.options()).await?;
-        let ended = loop {
-            if let Err(error) = self.session(connection, &member).await {
-                self.blame_the_node(&error);
-                break Err(error);
-            }
-            connection = match self.connect().await {
-                Ok(Some(connection)) => connection,
-                Ok(None) => break Ok(()),
-                Err(error) => break Err(error.into()),
-            };
-        };
-        member.leave().await;
-        ended
-    }
-
-    /// Avoids the node of the last connection for a while, if the error came from there.
-    fn blame_the_node(&self, error: &ConsumeError) {
-        if error.is_of_the_node() {
-            self.broker.lost(PURPOSE, &chain(error));
-        }
-    }
-
-    /// None when the worker must stop.
-    async fn connect(&self) -> Result<Option<Connection>, ConnectError> {
-        tokio::select! {
-            biased;
-            () = self.stop.cancelled() => Ok(None),
-            connected = self.broker.connect(PURPOSE) => connected.map(Some),
-        }
-    }
-
     /// One session with the broker. It ends after a committed and acknowledged batch when this worker's
     /// share changes or the worker must stop; or at once when something fails.
     ///
     /// Unacknowledged messages are redelivered then, perhaps to another worker. The inbox recognizes
     /// those that were committed.
-    async fn session(&self, connection: Connection, member: &Member) -> Result<(), ConsumeError> {
+    pub(super) async fn session(
+        &self,
+        connection: Connection,
+        member: &Member,
+    ) -> Result<(), ConsumeError> {
         let share = member.share()?;
         let mut deliveries = Starting::default();
+        let left_out = self.left_out(&share);
         let declared_by = ConnectOptions::clone(self.database.lock().await.options());
-        let starting = self.start(&connection, &share, member.id, &mut deliveries);
+        let starting = self.start(&connection, &share, member.id, &left_out, &mut deliveries);
         let started = tokio::select! {
             started = timeout(SETUP_LIMIT, starting) => Some(started),
             () = self.stop.cancelled() => None,
@@ -144,10 +75,11 @@ impl Consumer {
         let mut batches = select_all(deliveries.into_deliveries()).ready_chunks(self.batch);
         WORKER.held.set(0);
         let mut acknowledgements = Acknowledgements::new(share.topology().prefetch);
-        let mut failing = pin!(node_trial::fails(&connection, &self.broker, &share, &self.stop));
+        let mut failing =
+            pin!(node_trial::fails(&connection, &self.broker, &share, &self.broken, &self.stop));
         let ended = match started {
             Some(Ok(Ok(()))) => {
-                self.readiness.consuming(member.id, share.clone());
+                self.readiness.consuming(member.id, share.clone(), left_out.clone());
                 let working =
                     self.work_through(&mut batches, &share, member, &mut acknowledgements);
                 let ended = tokio::select! {
@@ -156,6 +88,7 @@ impl Consumer {
                     () = sampling::queues(&connection, &share), if self.is_measured => Ok(()),
                     () = redeclare(&connection, &share, declared_by) => Ok(()),
                     () = nodes::watch(&self.broker, &share) => Ok(()),
+                    () = self.broken.mended(&self.broker, share.topology(), &left_out) => Ok(()),
                     failure = &mut failing => Err(failure.into()),
                 };
                 let rest = self.acknowledge_rest(&mut acknowledgements, &connection).await;
@@ -195,12 +128,13 @@ impl Consumer {
         }
     }
 
-    /// Declares the queues and starts consuming those of the share.
+    /// Declares the queues and starts consuming those of the share that are not left out.
     async fn start(
         &self,
         connection: &Connection,
         share: &Share,
         member: MemberId,
+        left_out: &[String],
         deliveries: &mut Starting,
     ) -> Result<(), ConsumeError> {
         // While the queues are being drained they exist, and must not be created again.
@@ -213,21 +147,24 @@ impl Consumer {
             database.with(declare).await?;
             channel.close(200, "declared".into()).await?;
         }
-        let partitions =
-            share.partitions.iter().map(|partition| share.topology().queue(*partition));
-        let mut queues: Vec<_> = partitions.map(|queue| (queue, QueueKind::Partition)).collect();
-        if share.dead_letters {
-            queues.push((share.topology().dead_letter_queue(), QueueKind::DeadLetters));
-        }
+        let mut queues = queues(share);
+        queues.retain(|(queue, _)| !left_out.contains(queue));
         deliveries.consume_all(connection, share, member, queues).await?;
         tracing::info!(
             host = self.broker.report(PURPOSE).server,
             partitions = ?share.partitions,
             of = share.topology().partitions,
             topology = share.topology().version,
+            left_out = (!left_out.is_empty()).then(|| left_out.join(", ")),
             "consuming"
         );
         Ok(())
+    }
+
+    /// The queues of the share that can't be consumed.
+    fn left_out(&self, share: &Share) -> Vec<String> {
+        let queues = queues(share).into_iter().map(|(queue, _)| queue);
+        queues.filter(|queue| self.broken.contains(queue)).collect()
     }
 
     async fn work_through(
@@ -356,6 +293,16 @@ impl Consumer {
         }
         Ok(committed)
     }
+}
+
+/// The queues of a share.
+fn queues(share: &Share) -> Vec<(String, QueueKind)> {
+    let partitions = share.partitions.iter().map(|partition| share.topology().queue(*partition));
+    let mut queues: Vec<_> = partitions.map(|queue| (queue, QueueKind::Partition)).collect();
+    if share.dead_letters {
+        queues.push((share.topology().dead_letter_queue(), QueueKind::DeadLetters));
+    }
+    queues
 }
 
 /// The messages of a committed batch, in order.

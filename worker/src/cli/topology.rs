@@ -5,7 +5,7 @@ use clap::{Subcommand, value_parser};
 use shared::{
     amqp::{
         broker::Broker,
-        topology::{ARGUMENTS, Recorded},
+        topology::{ARGUMENTS, MOST_PARTITIONS, Recorded},
     },
     process::{output, stop_signal},
     settings::Settings,
@@ -33,7 +33,7 @@ pub enum TopologyCommand {
     #[command(arg_required_else_help = true)]
     Change {
         /// Number of queues that the components are distributed over.
-        #[arg(long, value_parser = value_parser!(u16).range(1..=1024))]
+        #[arg(long, value_parser = value_parser!(u16).range(1..=i64::from(MOST_PARTITIONS)))]
         partitions: Option<u16>,
         /// Messages that one queue holds.
         #[arg(long, value_parser = value_parser!(u32).range(1..=100_000_000))]

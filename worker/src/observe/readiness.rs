@@ -19,7 +19,7 @@ enum WorkerState {
     /// It does not consume, because something failed.
     Unavailable(String),
     /// It consumes its share. Without a partition it stands by.
-    Consuming { member: MemberId, share: Share },
+    Consuming { member: MemberId, share: Share, left_out: Vec<String> },
 }
 
 /// What connections for updates are for, in RabbitMQ's lists and in reports.
@@ -61,12 +61,12 @@ impl Readiness {
         WORKER.queue.clear();
     }
 
-    /// Records that the worker consumes its share.
-    pub(crate) fn consuming(&self, member: MemberId, share: Share) {
+    /// Records that the worker consumes its share, without the queues that it must leave out.
+    pub(crate) fn consuming(&self, member: MemberId, share: Share, left_out: Vec<String>) {
         WORKER.owned.set(share.partitions.len() as i64);
         WORKER.partitions.set(share.topology().partitions.into());
-        let before =
-            std::mem::replace(&mut *self.state.lock(), WorkerState::Consuming { member, share });
+        let next = WorkerState::Consuming { member, share, left_out };
+        let before = std::mem::replace(&mut *self.state.lock(), next);
         if matches!(before, WorkerState::Unavailable(_)) {
             COMMON.reconnects.of(Server::Rabbitmq).inc();
         }
@@ -95,13 +95,16 @@ impl Readiness {
         let (is_consuming, mut reasons, share) = match &*self.state.lock() {
             WorkerState::WaitingFor(reason) => (false, vec![(*reason).to_owned()], Value::Null),
             WorkerState::Unavailable(reason) => (false, vec![reason.clone()], Value::Null),
-            WorkerState::Consuming { member, share } => {
-                let reasons = match share.recorded.phase {
+            WorkerState::Consuming { member, share, left_out } => {
+                let mut reasons = match share.recorded.phase {
                     Phase::Open => Vec::new(),
                     Phase::Draining | Phase::Closed => {
                         vec!["the number of partitions is being changed".to_owned()]
                     }
                 };
+                reasons.extend(left_out.iter().map(|queue| {
+                    format!("{queue} is left out: RabbitMQ ends connections that consume it")
+                }));
                 let topology = share.topology();
                 let share = json!({
                     "worker": member.0,

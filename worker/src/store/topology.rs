@@ -6,15 +6,22 @@
 //! step of a command uses the session that holds the lock, so that a command which lost the lock can't
 //! record anything.
 
-use anyhow::{Result, ensure};
+use std::{pin::pin, time::Duration};
+
+use anyhow::{Context, Result, ensure};
 use shared::amqp::topology::{Phase, Recorded, Topology};
 use sqlx::{Connection, PgConnection};
+use tokio::time::{sleep, timeout};
 
 use super::workers::{self, MemberId};
 
 /// Seconds after which the session of a stalled command is terminated, which releases its lock. Longer
 /// than any pause of a change between two statements.
 const STALL_LIMIT: u8 = 12;
+/// How often the session is asked meanwhile.
+const ASK_EVERY: Duration = Duration::from_secs(1);
+/// Time for an answer.
+const ASK_LIMIT: Duration = Duration::from_secs(5);
 
 /// Makes the server terminate this session if its command stalls. PostgreSQL before 14 does not support
 /// this.
@@ -25,6 +32,23 @@ pub(crate) async fn end_when_stalled(database: &mut PgConnection) -> Result<(), 
 /// Permits the session to be idle again.
 pub(crate) async fn may_stall(database: &mut PgConnection) -> Result<(), sqlx::Error> {
     set_idle_limit(database, "0").await
+}
+
+/// Waits for work that does not use the session, and asks the session meanwhile and right before: so it is not
+/// idle, and the work is given up once the lock may be lost.
+pub(crate) async fn while_held<T>(
+    database: &mut PgConnection,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    let mut work = pin!(work);
+    loop {
+        let asking = sqlx::query("SELECT 1").execute(&mut *database);
+        timeout(ASK_LIMIT, asking).await.context("the database does not answer")??;
+        tokio::select! {
+            done = &mut work => return done,
+            () = sleep(ASK_EVERY) => {}
+        }
+    }
 }
 
 async fn set_idle_limit(database: &mut PgConnection, limit: &str) -> Result<(), sqlx::Error> {

@@ -29,6 +29,14 @@ const LIMITED_BYTES: u16 = 3;
 /// 32 KiB.
 const BYTES_EACH: i64 = 16 * 1024;
 
+const DURABLE: ExchangeDeclareOptions = ExchangeDeclareOptions {
+    passive: false,
+    durable: true,
+    auto_delete: false,
+    internal: false,
+    nowait: false,
+};
+
 /// Why the queues could not be declared.
 #[derive(Debug, thiserror::Error)]
 pub enum DeclareError {
@@ -75,6 +83,19 @@ impl Topology {
         Ok(transaction.commit().await?)
     }
 
+    /// Declares the queues of a topology that is about to be recorded, for the command that holds the lock to do that.
+    /// Updates can't reach them yet: the exchanges follow under the lock on the record, when it is recorded.
+    ///
+    /// # Errors
+    /// When RabbitMQ refuses.
+    pub async fn declare_queues(&self, channel: &Channel) -> Result<(), lapin::Error> {
+        self.declare_dead_letters(channel).await?;
+        for partition in 0..self.partitions {
+            self.declare_partition(channel, partition).await?;
+        }
+        Ok(())
+    }
+
     /// Checks that the exchanges exist, which they do while updates may be published; for use while the
     /// database is unavailable. If one does not exist, RabbitMQ closes the channel.
     ///
@@ -105,52 +126,57 @@ impl Topology {
     }
 
     async fn declare_all(&self, channel: &Channel) -> Result<(), lapin::Error> {
-        let durable = ExchangeDeclareOptions { durable: true, ..Default::default() };
-        let dead_queue = self.dead_letter_queue();
-        channel
-            .exchange_declare(
-                dead_queue.as_str().into(),
-                ExchangeKind::Fanout,
-                durable,
-                FieldTable::default(),
-            )
-            .await?;
-        let mut dead = self.quorum();
-        // Since 4.0 RabbitMQ has a default limit of 20, but this queue has no dead-letter queue.
-        dead.insert("x-delivery-limit".into(), AMQPValue::LongInt(DELIVERY_LIMIT));
-        declare_queue(channel, &dead_queue, dead).await?;
-        bind(channel, &dead_queue, &dead_queue, "").await?;
+        self.declare_dead_letters(channel).await?;
 
         // Arguments never change: a declaration with different arguments would be refused.
         let mut arguments = FieldTable::default();
-        arguments.insert("alternate-exchange".into(), text(&dead_queue));
+        arguments.insert("alternate-exchange".into(), text(&self.dead_letter_queue()));
         channel
-            .exchange_declare(self.exchange().into(), ExchangeKind::Direct, durable, arguments)
+            .exchange_declare(self.exchange().into(), ExchangeKind::Direct, DURABLE, arguments)
             .await?;
         let (publish_exchange, none) = (self.publish_exchange(), FieldTable::default());
         channel
-            .exchange_declare(publish_exchange.into(), ExchangeKind::Direct, durable, none)
+            .exchange_declare(publish_exchange.into(), ExchangeKind::Direct, DURABLE, none)
             .await?;
 
         for partition in 0..self.partitions {
-            let mut arguments = self.quorum();
-            arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
-            arguments.insert("x-delivery-limit".into(), AMQPValue::LongInt(DELIVERY_LIMIT));
-            arguments.insert("x-dead-letter-exchange".into(), text(&dead_queue));
-            arguments.insert("x-dead-letter-strategy".into(), text("at-least-once"));
-            arguments.insert("x-overflow".into(), text("reject-publish"));
-            arguments
-                .insert("x-max-length".into(), AMQPValue::LongLongInt(self.queue_limit.into()));
-            if self.arguments >= LIMITED_BYTES {
-                let bytes = i64::from(self.queue_limit) * BYTES_EACH;
-                arguments.insert("x-max-length-bytes".into(), AMQPValue::LongLongInt(bytes));
-            }
+            self.declare_partition(channel, partition).await?;
             let (queue, key) = (self.queue(partition), self.routing_key(partition));
-            declare_queue(channel, &queue, arguments).await?;
             bind(channel, &queue, &self.exchange(), &key).await?;
             bind(channel, &queue, &self.publish_exchange(), &key).await?;
         }
         Ok(())
+    }
+
+    async fn declare_dead_letters(&self, channel: &Channel) -> Result<(), lapin::Error> {
+        // The exchange has the same name.
+        let queue = self.dead_letter_queue();
+        let (exchange, none) = (queue.as_str().into(), FieldTable::default());
+        channel.exchange_declare(exchange, ExchangeKind::Fanout, DURABLE, none).await?;
+        let mut arguments = self.quorum();
+        // Since 4.0 RabbitMQ has a default limit of 20, but this queue has no dead-letter queue.
+        arguments.insert("x-delivery-limit".into(), AMQPValue::LongInt(DELIVERY_LIMIT));
+        declare_queue(channel, &queue, arguments).await?;
+        bind(channel, &queue, &queue, "").await
+    }
+
+    async fn declare_partition(
+        &self,
+        channel: &Channel,
+        partition: u16,
+    ) -> Result<(), lapin::Error> {
+        let mut arguments = self.quorum();
+        arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
+        arguments.insert("x-delivery-limit".into(), AMQPValue::LongInt(DELIVERY_LIMIT));
+        arguments.insert("x-dead-letter-exchange".into(), text(&self.dead_letter_queue()));
+        arguments.insert("x-dead-letter-strategy".into(), text("at-least-once"));
+        arguments.insert("x-overflow".into(), text("reject-publish"));
+        arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(self.queue_limit.into()));
+        if self.arguments >= LIMITED_BYTES {
+            let bytes = i64::from(self.queue_limit) * BYTES_EACH;
+            arguments.insert("x-max-length-bytes".into(), AMQPValue::LongLongInt(bytes));
+        }
+        declare_queue(channel, &self.queue(partition), arguments).await
     }
 
     /// The arguments that all queues have.
