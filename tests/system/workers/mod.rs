@@ -4,6 +4,7 @@ pub(crate) mod envelopes;
 mod foreign_edits;
 mod held_rows;
 mod inbox;
+mod new_queues;
 mod repartition;
 mod rolling_restart;
 pub(crate) mod spreading;
@@ -20,6 +21,7 @@ tests_of!(
     foreign_edits,
     held_rows,
     inbox,
+    new_queues,
     repartition,
     rolling_restart,
     spreading,

@@ -12,11 +12,11 @@
 //!
 //! Deleting would be fatal after another command recorded the version. So a command deletes only while its
 //! session holds the lock, and asks the session before every step. One that stalls between the question and
-//! the step is cut off by RabbitMQ (its heartbeats) before PostgreSQL gives the lock to another.
+//! the step for long is cut off by RabbitMQ (its heartbeats), before PostgreSQL ends the session as idle.
 
 use std::time::Duration;
 
-use anyhow::{Context, Error, Result, anyhow};
+use anyhow::{Context, Error, Result, anyhow, ensure};
 use futures_util::future::try_join_all;
 use lapin::{
     Channel, Connection, ExchangeKind,
@@ -156,10 +156,13 @@ impl NewQueues {
                 timeout(LEADER_LIMIT, connection.create_channel()).await.map_err(Error::from)??;
             for queue in queues {
                 let (options, none) = (BasicConsumeOptions::default(), FieldTable::default());
-                let tag = "worker topology change".into();
+                // Each gets a tag of its own.
+                let tag = "".into();
                 let started = channel.basic_consume(queue.as_str().into(), tag, options, none);
                 // The consumer is cancelled at once; the queue is empty.
-                drop(timeout(LEADER_LIMIT, started).await.map_err(|_| no_leader(queue))??);
+                let started = timeout(LEADER_LIMIT, started).await.map_err(|_| no_leader(queue))?;
+                // RabbitMQ may end the connection, and does not say because of which queue.
+                drop(started.context("a new queue can't be consumed")?);
             }
             Ok(())
         });
@@ -198,7 +201,7 @@ impl NewQueues {
         // The session holds the lock as long as it answers, so this is not changed by others.
         let reading = timeout(FIND_LIMIT, Recorded::read(database)).await;
         let recorded = reading.context("the database does not answer")??.topology.version;
-        anyhow::ensure!(recorded < self.topology.version, "they may be recorded");
+        ensure!(recorded < self.topology.version, "they may be recorded");
         self.delete(database, broker).await
     }
 
