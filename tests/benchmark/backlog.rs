@@ -146,10 +146,12 @@ pub(crate) async fn affected(bench: &mut Bench) -> Result<()> {
         for is_recorded in [run % 2 == 0, run % 2 != 0] {
             if is_recorded {
                 with.run(backlog, &mut recorded).await?;
-                // Before the other one is measured: it must not pay for this.
+                // What is left, and the end of its incidents, is applied before the next run, which must not pay for it.
+                close_all(&with.system).await?;
                 apply_record(&with.system, backlog, &mut applied).await?;
             } else {
                 without.run(backlog, &mut unrecorded).await?;
+                close_all(&without.system).await?;
             }
         }
     }

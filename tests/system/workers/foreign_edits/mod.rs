@@ -5,6 +5,7 @@ mod affected;
 mod incidents;
 mod killed;
 mod noted;
+mod plans;
 mod random;
 mod relations;
 mod transactions;
@@ -17,7 +18,7 @@ use sqlx::{AssertSqlSafe, PgConnection, Postgres, Transaction};
 
 use harness::{Component, Fixture, System, eventually, tests_of};
 
-tests_of!(affected, incidents, killed, noted, random, relations, transactions);
+tests_of!(affected, incidents, killed, noted, plans, random, relations, transactions);
 
 /// The components' ids are 1, 2 and 3.
 const COMPONENTS: &[Component<'_>] = &[("DNS", &[]), ("CDN", &[]), ("Mail", &[])];

@@ -32,7 +32,10 @@ pub(super) async fn without_workers(fixture: &Arc<Fixture>) -> Result<System> {
 }
 
 /// A transaction that notes, as a batch does.
-async fn noting(system: &System, statements: &str) -> Result<Transaction<'static, Postgres>> {
+pub(super) async fn noting(
+    system: &System,
+    statements: &str,
+) -> Result<Transaction<'static, Postgres>> {
     begin(system, &format!("SET LOCAL sdb.affected_later = 'on'; {statements}")).await
 }
 
