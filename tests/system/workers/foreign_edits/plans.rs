@@ -6,8 +6,13 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use super::noted::{noted, noting, without_workers};
+use super::{
+    begin,
+    noted::{noted, noting, without_workers},
+    run,
+};
 use harness::{Fixture, System, tests};
+use shared::database::BY_INDEX;
 
 tests!(
     a_batch_reads_its_own_incidents_only,
@@ -35,10 +40,12 @@ async fn crowded(fixture: &Arc<Fixture>) -> Result<System> {
 
 async fn a_batch_reads_its_own_incidents_only(fixture: Arc<Fixture>) -> Result<()> {
     let system = crowded(&fixture).await?;
-    // The planner's settings are those of a worker's session (shared/src/database/connect.rs).
-    let join = "SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off;
-        INSERT INTO incident_component_relation SELECT 1, id FROM component WHERE id > 1000";
-    let mut batch = noting(&system, join).await?;
+    let mut batch = noting(&system, &by_index()).await?;
+    run(
+        &mut batch,
+        "INSERT INTO incident_component_relation SELECT 1, id FROM component WHERE id > 1000",
+    )
+    .await?;
     let read = read(&mut batch, "incident").await?;
     batch.commit().await?;
     ensure!(noted(&system).await? == 1);
@@ -105,17 +112,22 @@ async fn what_is_noted_is_read_once(fixture: Arc<Fixture>) -> Result<()> {
 async fn ends_are_applied_one_by_one(fixture: Arc<Fixture>) -> Result<()> {
     const ENDS: i64 = 3_000;
     let system = crowded(&fixture).await?;
-    // With statistics of a table that was empty, and with those of a full one.
-    for (incident, analyze) in [(1_001, ""), (1_002, "ANALYZE")] {
+    let one_each = "INSERT INTO sdb_affected (incident_id, component_id, impact, began, ended)
+        SELECT id, 1, 2, '2025-01-01', '2025-01-02' FROM incident WHERE id > 2000; ANALYZE;";
+    // The statistics are those of an empty table, of incidents with one component each, and as they should be.
+    for (incident, before, analyze) in
+        [(1_001, "", ""), (1_002, one_each, ""), (1_003, "", "ANALYZE")]
+    {
         let much = format!(
-            "INSERT INTO sdb_affected (incident_id, component_id, impact, began)
+            "{before}
+            INSERT INTO sdb_affected (incident_id, component_id, impact, began)
             SELECT {incident}, n, 2, '2025-01-01' FROM generate_series(1, {ENDS}) AS n;
             INSERT INTO sdb_affected_change (incident_id, recorded_at, components, ended)
             SELECT {incident}, '2025-01-01', array_agg(n), '2025-01-02' FROM generate_series(1, {ENDS}) AS n;
             {analyze}"
         );
         system.sql(&much).await?;
-        let mut transaction = system.database.begin().await?;
+        let mut transaction = begin(&system, &by_index()).await?;
         let applied: bool = sqlx::query_scalar("SELECT sdb_affected_apply_some('0', '0')")
             .fetch_one(&mut *transaction)
             .await?;
@@ -127,6 +139,11 @@ async fn ends_are_applied_one_by_one(fixture: Arc<Fixture>) -> Result<()> {
         ensure!(read < 10 * ENDS, "{read} intervals were read to end {ENDS}");
     }
     system.finish_without_replay().await
+}
+
+/// Has the planner work in this transaction as in a worker's.
+fn by_index() -> String {
+    BY_INDEX.map(|(name, value)| format!("SET LOCAL {name} = {value};")).concat()
 }
 
 /// Rows of a table that the transaction has read.
