@@ -31,8 +31,12 @@ pub(crate) enum ConsumeError {
 }
 
 impl ConsumeError {
-    /// Whether RabbitMQ ended the connection because of a fault of its own: a queue may be the cause.
-    pub(super) fn is_internal(&self) -> bool {
+    /// Whether a queue may be the cause: RabbitMQ ended the connection because of a fault of its own, or did not start
+    /// a delivery.
+    pub(super) fn is_of_a_queue(&self) -> bool {
+        if matches!(self, Self::Delivery(DeliveryError::Silent)) {
+            return true;
+        }
         let causes = successors(Some(self as &(dyn Error + 'static)), |error| (*error).source());
         causes.filter_map(|error| error.downcast_ref()).any(broken_queues::is_internal)
     }

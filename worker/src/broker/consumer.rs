@@ -62,7 +62,7 @@ impl Consumer {
             if error.is_of_the_node() {
                 self.broker.lost(PURPOSE, &chain(error));
             }
-            if error.is_internal() {
+            if error.is_of_a_queue() {
                 tokio::select! {
                     () = self.find_broken_queues() => {}
                     () = self.stop.cancelled() => {}

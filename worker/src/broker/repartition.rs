@@ -39,7 +39,7 @@ use self::{
 };
 use crate::store::{
     command_locks,
-    topology::{end_when_stalled, expect_all_read, may_stall, record, while_held},
+    topology::{end_when_stalled, expect_all_read, may_stall, record, while_locked},
     workers::{self, MemberId},
 };
 
@@ -49,8 +49,11 @@ const NOTICE: Duration = Duration::from_secs(1);
 /// meanwhile.
 const DRAIN_LIMIT: Duration = Duration::from_secs(7);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// Time for RabbitMQ to begin a channel or to end a connection.
+/// Time for RabbitMQ to open a channel.
+const OPEN_LIMIT: Duration = Duration::from_secs(2);
+/// Time for RabbitMQ to end a connection.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
+const UNCHANGED: &str = "nothing was changed";
 const UNDONE: &str = "nothing was changed, and updates are taken again";
 
 /// The topology and the workers, as shown to an operator.
@@ -159,9 +162,9 @@ async fn replace(
     stop: &CancellationToken,
 ) -> Result<String> {
     let connecting = async { Ok(broker.connect("worker: topology").await?) };
-    let connection = while_held(database, connecting).await.context("nothing was changed")?;
-    let opening = async { Ok(timeout(CLOSE_LIMIT, connection.create_channel()).await??) };
-    let channel = while_held(database, opening).await.context("nothing was changed")?;
+    let connection = while_locked(database, connecting).await.context(UNCHANGED)?;
+    let opening = async { Ok(timeout(OPEN_LIMIT, connection.create_channel()).await??) };
+    let channel = while_locked(database, opening).await.context(UNCHANGED)?;
 
     let new = new_queues.topology;
     let emptied = empty_or_undo(database, broker, &channel, old, new_queues, stop).await?;
@@ -330,10 +333,14 @@ impl Emptied {
 }
 
 /// Closes a connection; RabbitMQ requeues what its consumers hold.
-async fn close(connection: &Connection) {
-    if !matches!(timeout(CLOSE_LIMIT, connection.close(200, "done".into())).await, Ok(Ok(()))) {
+/// Returns whether it has.
+async fn close(connection: &Connection) -> bool {
+    let closed = timeout(CLOSE_LIMIT, connection.close(200, "done".into())).await;
+    let is_closed = matches!(closed, Ok(Ok(())));
+    if !is_closed {
         tracing::debug!("a connection did not end in time");
     }
+    is_closed
 }
 
 /// The messages and consumers of the queues.

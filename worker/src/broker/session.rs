@@ -3,12 +3,13 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
+    iter::from_fn,
     pin::pin,
     sync::Arc,
     time::Duration,
 };
 
-use futures_util::{Stream, StreamExt, stream::select_all};
+use futures_util::{FutureExt, Stream, StreamExt, stream::select_all};
 use lapin::Connection;
 use shared::{
     amqp::topology::Phase,
@@ -92,7 +93,7 @@ impl Consumer {
                     failure = &mut failing => Err(failure.into()),
                 };
                 let rest = self.acknowledge_rest(&mut acknowledgements, &connection).await;
-                let ended = ended.and(rest);
+                let ended = ended.map_err(|error| with_cause(error, &mut batches)).and(rest);
                 match &ended {
                     Ok(()) => self.readiness.waiting_for("the partitions are being shared anew"),
                     Err(error) => self.readiness.unavailable(chain(error)),
@@ -325,6 +326,18 @@ fn trace_decisions(settled: &[(Received, Option<Verdict>)]) {
             trace.decided(verdict);
         }
     }
+}
+
+/// The same error, or why the connection ended, which the deliveries know.
+fn with_cause(
+    error: ConsumeError,
+    batches: &mut (impl Stream<Item = Vec<Result<Received, DeliveryError>>> + Unpin),
+) -> ConsumeError {
+    if !matches!(error, ConsumeError::Delivery(DeliveryError::Ended)) {
+        return error;
+    }
+    let received = from_fn(|| batches.next().now_or_never().flatten()).flatten();
+    received.filter_map(Result::err).next().map_or(error, ConsumeError::from)
 }
 
 /// Waits until a connection is lost: neither waiting for deliveries nor applying a batch notices it.

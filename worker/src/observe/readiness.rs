@@ -63,8 +63,11 @@ impl Readiness {
 
     /// Records that the worker consumes its share, without the queues that it must leave out.
     pub(crate) fn consuming(&self, member: MemberId, share: Share, left_out: Vec<String>) {
-        WORKER.owned.set(share.partitions.len() as i64);
-        WORKER.partitions.set(share.topology().partitions.into());
+        let topology = share.topology();
+        let consumed =
+            share.partitions.iter().filter(|one| !left_out.contains(&topology.queue(**one)));
+        WORKER.owned.set(consumed.count() as i64);
+        WORKER.partitions.set(topology.partitions.into());
         let next = WorkerState::Consuming { member, share, left_out };
         let before = std::mem::replace(&mut *self.state.lock(), next);
         if matches!(before, WorkerState::Unavailable(_)) {
@@ -102,9 +105,11 @@ impl Readiness {
                         vec!["the number of partitions is being changed".to_owned()]
                     }
                 };
-                reasons.extend(left_out.iter().map(|queue| {
-                    format!("{queue} is left out: RabbitMQ ends connections that consume it")
-                }));
+                reasons.extend(
+                    left_out
+                        .iter()
+                        .map(|queue| format!("{queue} can't be consumed: it is left out")),
+                );
                 let topology = share.topology();
                 let share = json!({
                     "worker": member.0,

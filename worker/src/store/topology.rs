@@ -34,9 +34,9 @@ pub(crate) async fn may_stall(database: &mut PgConnection) -> Result<(), sqlx::E
     set_idle_limit(database, "0").await
 }
 
-/// Waits for work that does not use the session, and asks the session meanwhile and right before: so it is not
-/// idle, and the work is given up once the lock may be lost.
-pub(crate) async fn while_held<T>(
+/// Does work that does not use the session. Asks the session right before and every second: so it is not idle, and
+/// the work is given up once the lock may be lost.
+pub(crate) async fn while_locked<T>(
     database: &mut PgConnection,
     work: impl Future<Output = Result<T>>,
 ) -> Result<T> {

@@ -17,7 +17,7 @@ use shared::database::BY_INDEX;
 tests!(
     a_batch_reads_its_own_incidents_only,
     what_is_noted_is_read_once,
-    ends_are_applied_one_by_one,
+    each_end_reads_its_own_intervals,
 );
 
 /// The components of an incident.
@@ -109,21 +109,33 @@ async fn what_is_noted_is_read_once(fixture: Arc<Fixture>) -> Result<()> {
     system.finish_without_replay().await
 }
 
-async fn ends_are_applied_one_by_one(fixture: Arc<Fixture>) -> Result<()> {
+async fn each_end_reads_its_own_intervals(fixture: Arc<Fixture>) -> Result<()> {
     const ENDS: i64 = 3_000;
     let system = crowded(&fixture).await?;
     let one_each = "INSERT INTO sdb_affected (incident_id, component_id, impact, began, ended)
         SELECT id, 1, 2, '2025-01-01', '2025-01-02' FROM incident WHERE id > 2000; ANALYZE;";
+    let (each, half, whole) = (
+        format!("SELECT array_agg(n) FROM generate_series(1, {ENDS}) AS n"),
+        format!("SELECT array_agg(n) FROM generate_series(1, {ENDS}, 2) AS n"),
+        "SELECT NULL::integer[]".to_owned(),
+    );
+    let both = format!("{half} UNION ALL {whole}");
     // The statistics are those of an empty table, of incidents with one component each, and as they should be.
-    for (incident, before, analyze) in
-        [(1_001, "", ""), (1_002, one_each, ""), (1_003, "", "ANALYZE")]
-    {
+    for (incident, before, ends, analyze) in [
+        (1_001, "", &each, ""),
+        (1_002, one_each, &each, ""),
+        (1_003, "", &whole, ""),
+        (1_004, "", &both, ""),
+        (1_005, "", &each, "ANALYZE"),
+        (1_006, "", &whole, "ANALYZE"),
+        (1_007, "", &both, "ANALYZE"),
+    ] {
         let much = format!(
             "{before}
             INSERT INTO sdb_affected (incident_id, component_id, impact, began)
             SELECT {incident}, n, 2, '2025-01-01' FROM generate_series(1, {ENDS}) AS n;
             INSERT INTO sdb_affected_change (incident_id, recorded_at, components, ended)
-            SELECT {incident}, '2025-01-01', array_agg(n), '2025-01-02' FROM generate_series(1, {ENDS}) AS n;
+            SELECT {incident}, '2025-01-01', of_these, '2025-01-02' FROM ({ends}) AS noted (of_these);
             {analyze}"
         );
         system.sql(&much).await?;

@@ -4,26 +4,24 @@
 //! it never has a leader. So each new queue is consumed for a moment, which requires its leader, while nothing
 //! is changed yet. If one can't be, all are deleted again, and the change fails.
 //!
-//! A killed command leaves its queues behind: they may be broken, or have other arguments than the next change
-//! wants, so that one deletes them first. But a version that is not recorded may have been in use, before the
-//! database was restored from a backup, and its queues may hold updates. The sign tells these apart: an
-//! exchange that is declared before the queues and deleted before their version is recorded. Queues without it
-//! are never deleted here.
+//! A killed command leaves its queues behind, which may be broken. The next one deletes them, and takes another
+//! version all the same: a node that stalls may execute a deletion later, when the version would be in use. A version
+//! that is not recorded may also have been in use, before the database was restored from a backup, and its queues may
+//! hold updates. The sign tells these apart: an exchange that is declared before the queues and deleted before their
+//! version is recorded. Queues without it are never deleted here.
 //!
 //! Deleting would be fatal after another command recorded the version. So a command deletes only while its
-//! session holds the lock, and asks the session before every step. One that stalls between the question and
-//! the step for long is cut off by RabbitMQ (its heartbeats), before PostgreSQL ends the session as idle.
+//! session holds the lock, and asks the session before every step.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
-use anyhow::{Context, Error, Result, anyhow, ensure};
+use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 use futures_util::future::try_join_all;
 use lapin::{
     Channel, Connection, ExchangeKind,
     options::{
         BasicConsumeOptions, ExchangeDeclareOptions, ExchangeDeleteOptions, QueueDeleteOptions,
     },
-    protocol::{AMQPErrorKind, AMQPSoftError},
     types::FieldTable,
 };
 use shared::{
@@ -37,9 +35,10 @@ use sqlx::PgConnection;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::close;
-use crate::store::topology::while_held;
+use super::{super::broken_queues::is_missing, UNCHANGED, close};
+use crate::store::topology::while_locked;
 
+const STOPPED: &str = "stopped by a signal";
 /// What the connections are for, in RabbitMQ's lists.
 const PURPOSE: &str = "worker: topology, new queues";
 /// Time for RabbitMQ to say what is there.
@@ -59,11 +58,12 @@ const AT_ONCE: usize = 32;
 /// The queues of a topology that is not recorded yet.
 pub(super) struct NewQueues {
     pub(super) topology: Topology,
-    /// Whether they certainly hold no updates.
-    are_disposable: bool,
+    /// Whether RabbitMQ may still declare some of them.
+    are_being_declared: bool,
 }
 
 /// What is there of a version that is not recorded.
+#[derive(PartialEq, Eq)]
 enum Found {
     Nothing,
     /// What a killed command left behind, without updates.
@@ -73,7 +73,7 @@ enum Found {
 }
 
 impl NewQueues {
-    /// Declares them and proves that each has a leader.
+    /// Declares them and proves that each has a leader. Their version is the next one of which nothing is there.
     ///
     /// # Errors
     /// When a queue has no leader in time, when RabbitMQ or the database fails, and on `stop`: nothing is
@@ -84,30 +84,43 @@ impl NewQueues {
         topology: Topology,
         stop: &CancellationToken,
     ) -> Result<Self> {
-        let mut new = Self { topology, are_disposable: false };
-        let made = tokio::select! {
-            made = new.make_alone(database, broker) => made,
-            () = stop.cancelled() => Err(anyhow!("stopped by a signal")),
-        };
-        let Err(error) = made else { return Ok(new) };
-        Err(new.discard(database, broker, error.context("nothing was changed")).await)
+        let mut new = Self { topology, are_being_declared: false };
+        new.choose_version(database, broker, stop).await.context(UNCHANGED)?;
+        let (is_over, declared) = new.declare(database, broker, stop).await;
+        new.are_being_declared = !is_over;
+        match declared {
+            Ok(()) => Ok(new),
+            Err(error) => Err(new.discard(database, broker, error.context(UNCHANGED)).await),
+        }
     }
 
-    async fn make_alone(&mut self, database: &mut PgConnection, broker: &Broker) -> Result<()> {
-        let found = while_held(database, self.find(broker)).await?;
-        if matches!(found, Found::Leftovers) {
-            let deleted = self.delete(database, broker).await;
-            deleted.context("the queues that an earlier change left behind can't be deleted")?;
+    async fn choose_version(
+        &mut self,
+        database: &mut PgConnection,
+        broker: &Broker,
+        stop: &CancellationToken,
+    ) -> Result<()> {
+        loop {
+            ensure!(!stop.is_cancelled(), STOPPED);
+            let found = while_locked(database, self.find(broker)).await?;
+            if found == Found::Nothing {
+                return Ok(());
+            }
+            if found == Found::Leftovers
+                && let Err(error) = self.delete(database, broker).await
+            {
+                let (version, reason) = (self.topology.version, chain(error.as_ref()));
+                tracing::warn!(version, reason, "queues of a change that was killed remain");
+            }
+            self.topology.version += 1;
         }
-        self.are_disposable = !matches!(found, Found::Unknown);
-        while_held(database, self.declare(broker)).await
     }
 
     async fn find(&self, broker: &Broker) -> Result<Found> {
         let connection = broker.connect(PURPOSE).await?;
         let finding = async {
             let is_there = async |exchange| is_there(&connection, exchange).await;
-            // The first and the last of what is declared and deleted, with a sign and without.
+            // The sign is declared first and deleted last; without it, the exchange of dead letters is.
             Ok(match is_there(self.sign()).await? {
                 // It was recorded after all, by an earlier release, which does not know the sign.
                 true if is_there(self.topology.publish_exchange()).await? => Found::Unknown,
@@ -121,31 +134,58 @@ impl NewQueues {
         found.context("RabbitMQ did not answer in time")?
     }
 
-    async fn declare(&self, broker: &Broker) -> Result<()> {
-        let connection = broker.connect(PURPOSE).await?;
+    /// Returns also whether RabbitMQ certainly declares no more of them.
+    async fn declare(
+        &self,
+        database: &mut PgConnection,
+        broker: &Broker,
+        stop: &CancellationToken,
+    ) -> (bool, Result<()>) {
+        let connecting = async { Ok(broker.connect(PURPOSE).await?) };
+        let connection = match while_locked(database, connecting).await {
+            Ok(connection) => connection,
+            Err(error) => return (true, Err(error)),
+        };
+        let are_led = async {
+            let declared = self.declare_all(&connection).await;
+            let answered = declared.is_ok();
+            let led = match declared {
+                Ok(()) => self.are_led(&connection).await,
+                Err(error) => Err(error),
+            };
+            Ok((answered, led))
+        };
+        let mut working = pin!(while_locked(database, are_led));
+        let led = tokio::select! {
+            led = &mut working => led,
+            () = stop.cancelled() => Ok((false, Err(anyhow!(STOPPED)))),
+        };
+        // What RabbitMQ has not declared then, it does not declare any more. The work still has its channels: while one
+        // that was dropped is being closed, the connection can't be.
+        let is_closed = close(&connection).await;
+        let (answered, led) = led.unwrap_or_else(|error| (false, Err(error)));
+        if let Err(error) = &led {
+            // Another node is to delete them.
+            broker.lost(PURPOSE, &chain(error.as_ref()));
+        }
+        (answered || is_closed, led)
+    }
+
+    async fn declare_all(&self, connection: &Connection) -> Result<()> {
         let declaring = async {
             let channel = connection.create_channel().await?;
-            if self.are_disposable {
-                let durable = ExchangeDeclareOptions { durable: true, ..Default::default() };
-                let (sign, none) = (self.sign().into(), FieldTable::default());
-                channel.exchange_declare(sign, ExchangeKind::Direct, durable, none).await?;
-            }
+            let durable = ExchangeDeclareOptions { durable: true, ..Default::default() };
+            let (sign, none) = (self.sign().into(), FieldTable::default());
+            channel.exchange_declare(sign, ExchangeKind::Direct, durable, none).await?;
             self.topology.declare_queues(&channel).await
         };
         let limit = DECLARE_LIMIT + MORE_FOR_EACH * self.topology.partitions.into();
-        let declared = match timeout(limit, declaring).await {
+        match timeout(limit, declaring).await {
             Ok(declared) => declared.context("the new queues can't be declared"),
             Err(_) => {
-                Err(anyhow!("RabbitMQ did not declare the new queues within {} s", limit.as_secs()))
+                bail!("RabbitMQ did not declare the new queues within {} s", limit.as_secs())
             }
-        };
-        let are_led = match declared {
-            Ok(()) => self.are_led(&connection).await,
-            Err(error) => Err(error),
-        };
-        close(&connection).await;
-        // Another node is to delete them.
-        are_led.inspect_err(|error| broker.lost(PURPOSE, &chain(error.as_ref())))
+        }
     }
 
     /// Consumes each queue for a moment.
@@ -185,10 +225,13 @@ impl NewQueues {
         broker: &Broker,
         failure: Error,
     ) -> Error {
-        if !self.are_disposable {
-            return failure;
+        // The session holds the lock as long as it answers, so others don't change the record.
+        let reading = timeout(FIND_LIMIT, Recorded::read(database)).await;
+        match reading {
+            Ok(Ok(recorded)) if recorded.topology.version < self.topology.version => {}
+            _ => return failure,
         }
-        match self.discard_unrecorded(database, broker).await {
+        match self.delete(database, broker).await {
             Ok(()) => failure,
             Err(error) => {
                 let (failure, reason) = (chain(failure.as_ref()), chain(error.as_ref()));
@@ -197,17 +240,10 @@ impl NewQueues {
         }
     }
 
-    async fn discard_unrecorded(&self, database: &mut PgConnection, broker: &Broker) -> Result<()> {
-        // The session holds the lock as long as it answers, so this is not changed by others.
-        let reading = timeout(FIND_LIMIT, Recorded::read(database)).await;
-        let recorded = reading.context("the database does not answer")??.topology.version;
-        ensure!(recorded < self.topology.version, "they may be recorded");
-        self.delete(database, broker).await
-    }
-
     /// Deletes all that may be there of the version.
     async fn delete(&self, database: &mut PgConnection, broker: &Broker) -> Result<()> {
-        let connection = while_held(database, async { Ok(broker.connect(PURPOSE).await?) }).await?;
+        let connection =
+            while_locked(database, async { Ok(broker.connect(PURPOSE).await?) }).await?;
         let deleting = self.delete_by(&connection, database);
         let deleted = timeout(DELETE_ALL_LIMIT, deleting).await;
         close(&connection).await;
@@ -227,9 +263,9 @@ impl NewQueues {
             });
             in_time(database, try_join_all(deleting)).await?;
         }
-        // The sign is last, so that what remains is deleted by the next command.
-        let dead = self.topology.dead_letter_queue();
-        for exchange in [dead, self.sign()] {
+        // The sign is last, and stays while more may come, so that what remains is deleted by the next command.
+        let sign = (!self.are_being_declared).then(|| self.sign());
+        for exchange in [Some(self.topology.dead_letter_queue()), sign].into_iter().flatten() {
             let deleting = channels.iter().take(1).map(|channel| {
                 channel.exchange_delete(exchange.as_str().into(), ExchangeDeleteOptions::default())
             });
@@ -260,7 +296,7 @@ async fn in_time<T>(
         let done = timeout(DELETE_LIMIT, step).await;
         Ok(done.context("RabbitMQ did not delete some of them in time")??)
     };
-    while_held(database, step).await
+    while_locked(database, step).await
 }
 
 /// Whether an exchange exists.
@@ -276,9 +312,4 @@ async fn is_there(connection: &Connection, exchange: String) -> Result<bool> {
         Err(error) if is_missing(&error) => Ok(false),
         Err(error) => Err(error.into()),
     }
-}
-
-fn is_missing(error: &lapin::Error) -> bool {
-    let lapin::ErrorKind::ProtocolError(error) = error.kind() else { return false };
-    *error.kind() == AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND)
 }
