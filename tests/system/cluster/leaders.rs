@@ -35,14 +35,14 @@ async fn a_change_of_the_topology_spreads_the_leaders(fixture: Arc<Fixture>) -> 
     );
     cluster.first().eval(&delete_others)?;
     // All that is declared is declared on node 1.
-    let uri = cluster.vhost_uri(&system.vhost, &[1])?;
-    system.start_worker(&[("SDB_AMQP_URI", &uri)]).await?;
+    system.amqp_uri = cluster.vhost_uri(&system.vhost, &[1])?;
+    system.start_worker(&[]).await?;
 
     // The queues of earlier releases.
     system.worker_succeeds(&["topology", "change", "--arguments", "1"]).await?;
     let of_earlier = leaders(&cluster, &system).await?;
     ensure!(of_earlier == [1; 6], "nodes {of_earlier:?} lead queues that node 1 declared");
-    // Node 1 may lead none of the new ones: the earlier ones may still be there when they are declared.
+    // Node 1 may lead none of the new ones: the earlier ones are still there when they are declared.
     system.worker_succeeds(&["topology", "change", "--arguments", "3"]).await?;
     let of_newest = leaders(&cluster, &system).await?;
     ensure!(
