@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use shared::amqp::{broker::Broker, topology::Topology};
 use tokio::time::{sleep, timeout};
 
-use super::node_trial;
+use super::deliveries::start;
 
 /// What the connections are for, in RabbitMQ's lists.
 const PURPOSE: &str = "worker: trial of a queue";
@@ -87,7 +87,7 @@ async fn tried(broker: &Broker, topology: &Topology, queue: &str) -> Trial {
     let Ok(connection) = broker.connect(PURPOSE).await else { return Trial::Unknown };
     let mut consuming = pin!(async {
         let channel = connection.create_channel().await?;
-        node_trial::start(&channel, queue.to_owned(), topology.prefetch).await
+        start(&channel, queue.to_owned(), topology.prefetch).await
     });
     let started = timeout(LIMIT, &mut consuming).await;
     drop(timeout(CLOSE_LIMIT, connection.close(200, "tried".into())).await);

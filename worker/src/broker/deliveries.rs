@@ -10,7 +10,7 @@ use std::{
 
 use futures_util::{Stream, StreamExt, stream};
 use lapin::{
-    Acker, Channel,
+    Acker, Channel, Consumer,
     message::Delivery,
     options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions},
     types::{AMQPValue, FieldTable, ShortString},
@@ -121,6 +121,17 @@ pub(super) async fn consume(
         })
         .chain(stream::once(async { Err(DeliveryError::Ended) }));
     Ok(Box::pin(deliveries))
+}
+
+/// Consumes a queue for a trial.
+pub(super) async fn start(
+    channel: &Channel,
+    queue: String,
+    prefetch: u16,
+) -> Result<Consumer, lapin::Error> {
+    channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
+    let (options, none) = (BasicConsumeOptions::default(), FieldTable::default());
+    channel.basic_consume(queue.into(), "trial".into(), options, none).await
 }
 
 /// The delivery, unless it is a marker of a gateway, or one left behind by a killed `worker topology change`:

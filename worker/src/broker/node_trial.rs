@@ -10,11 +10,7 @@ use futures_util::{
     future::{join_all, try_join_all},
     stream::FuturesUnordered,
 };
-use lapin::{
-    Channel, Connection, Consumer,
-    options::{BasicConsumeOptions, BasicQosOptions},
-    types::FieldTable,
-};
+use lapin::Connection;
 use shared::{
     amqp::{
         broker::Broker,
@@ -29,7 +25,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::broken_queues::{BrokenQueues, is_internal};
+use super::{
+    broken_queues::{BrokenQueues, is_internal},
+    deliveries::start,
+};
 use crate::membership::Share;
 
 /// Time for a node to start a delivery.
@@ -170,14 +169,4 @@ async fn consume_one(
         None if stop.is_cancelled() => Ok(()),
         None => Err(TrialError::Silent),
     }
-}
-
-pub(super) async fn start(
-    channel: &Channel,
-    queue: String,
-    prefetch: u16,
-) -> Result<Consumer, lapin::Error> {
-    channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
-    let (options, none) = (BasicConsumeOptions::default(), FieldTable::default());
-    channel.basic_consume(queue.into(), "trial".into(), options, none).await
 }

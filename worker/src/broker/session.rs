@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     iter::from_fn,
-    pin::pin,
+    pin::{Pin, pin},
     sync::Arc,
     time::Duration,
 };
@@ -25,7 +25,8 @@ use super::{
     consume_error::ConsumeError,
     consumer::Consumer,
     deliveries::{DeliveryError, QueueKind, Received},
-    node_trial, nodes,
+    node_trial::{self, TrialError},
+    nodes,
     redeclare::redeclare,
     replies::Reply,
     start_deliveries::Starting,
@@ -65,7 +66,6 @@ impl Consumer {
         let share = member.share()?;
         let mut deliveries = Starting::default();
         let left_out = self.left_out(&share);
-        let declared_by = ConnectOptions::clone(self.database.lock().await.options());
         let starting = self.start(&connection, &share, member.id, &left_out, &mut deliveries);
         let started = tokio::select! {
             started = timeout(SETUP_LIMIT, starting) => Some(started),
@@ -75,30 +75,12 @@ impl Consumer {
         // Messages that are ready form one batch, from all queues; order within each queue is kept.
         let mut batches = select_all(deliveries.into_deliveries()).ready_chunks(self.batch);
         WORKER.held.set(0);
-        let mut acknowledgements = Acknowledgements::new(share.topology().prefetch);
         let mut failing =
             pin!(node_trial::fails(&connection, &self.broker, &share, &self.broken, &self.stop));
         let ended = match started {
             Some(Ok(Ok(()))) => {
-                self.readiness.consuming(member.id, share.clone(), left_out.clone());
-                let working =
-                    self.work_through(&mut batches, &share, member, &mut acknowledgements);
-                let ended = tokio::select! {
-                    ended = working => ended,
-                    () = lost(&connection) => Err(DeliveryError::Ended.into()),
-                    () = sampling::queues(&connection, &share), if self.is_measured => Ok(()),
-                    () = redeclare(&connection, &share, declared_by) => Ok(()),
-                    () = nodes::watch(&self.broker, &share) => Ok(()),
-                    () = self.broken.mended(&self.broker, share.topology(), &left_out) => Ok(()),
-                    failure = &mut failing => Err(failure.into()),
-                };
-                let rest = self.acknowledge_rest(&mut acknowledgements, &connection).await;
-                let ended = ended.map_err(|error| with_cause(error, &mut batches)).and(rest);
-                match &ended {
-                    Ok(()) => self.readiness.waiting_for("the partitions are being shared anew"),
-                    Err(error) => self.readiness.unavailable(chain(error)),
-                }
-                ended
+                let failing = failing.as_mut();
+                self.consume(&connection, &share, member, left_out, &mut batches, failing).await
             }
             Some(Ok(Err(error))) => Err(error),
             Some(Err(_)) => Err(ConsumeError::Silent),
@@ -113,6 +95,37 @@ impl Consumer {
             closed.map_err(|_| ConsumeError::Silent)??;
         }
         Ok(())
+    }
+
+    /// Consumes until the session must end, and sends the last acknowledgements.
+    async fn consume(
+        &self,
+        connection: &Connection,
+        share: &Share,
+        member: &Member,
+        left_out: Vec<String>,
+        batches: &mut (impl Stream<Item = Vec<Result<Received, DeliveryError>>> + Unpin),
+        failing: Pin<&mut impl Future<Output = TrialError>>,
+    ) -> Result<(), ConsumeError> {
+        let declared_by = ConnectOptions::clone(self.database.lock().await.options());
+        let mut acknowledgements = Acknowledgements::new(share.topology().prefetch);
+        self.readiness.consuming(member.id, share.clone(), left_out.clone());
+        let ended = tokio::select! {
+            ended = self.work_through(batches, share, member, &mut acknowledgements) => ended,
+            () = lost(connection) => Err(DeliveryError::Ended.into()),
+            () = sampling::queues(connection, share), if self.is_measured => Ok(()),
+            () = redeclare(connection, share, declared_by) => Ok(()),
+            () = nodes::watch(&self.broker, share) => Ok(()),
+            () = self.broken.mended(&self.broker, share.topology(), &left_out) => Ok(()),
+            failure = failing => Err(failure.into()),
+        };
+        let rest = self.acknowledge_rest(&mut acknowledgements, connection).await;
+        let ended = ended.map_err(|error| with_cause(error, batches)).and(rest);
+        match &ended {
+            Ok(()) => self.readiness.waiting_for("the partitions are being shared anew"),
+            Err(error) => self.readiness.unavailable(chain(error)),
+        }
+        ended
     }
 
     /// Sends the acknowledgements that still wait at the end of a session: of committed updates, whatever
