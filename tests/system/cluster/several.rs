@@ -73,8 +73,8 @@ async fn the_number_of_partitions_is_changed_while_nodes_are_killed(
     for (node, partitions, after) in [
         (1, "5", Some(150)),
         (0, "4", Some(300)),
-        (1, "5", Some(800)),
-        (2, "4", Some(1_600)),
+        (1, "7", Some(800)),
+        (2, "8", Some(1_600)),
         (0, "6", None),
     ] {
         let arguments = ["topology", "change", "--partitions", partitions];
