@@ -128,18 +128,6 @@ impl Cluster {
         Ok(())
     }
 
-    /// Takes a queue's member from a node, which still counts it: so it is where the node that declared the queue died
-    /// before it had started the members of the others. What the member had is lost.
-    ///
-    /// # Errors
-    /// When the node does not answer.
-    pub fn lose_member(&self, index: usize, vhost: &str, queue: &str) -> Result<()> {
-        let lose = format!("ra:force_delete_server(quorum_queues, {{'{vhost}_{queue}', node()}}).");
-        let answer = self.node(index)?.eval(&lose)?;
-        ensure!(answer == "ok", "the member stays: {answer}");
-        Ok(())
-    }
-
     /// Has a queue whose declaration was broken off led, as operators do: a node that starts also starts its members
     /// of such queues, but they wait for someone to call an election.
     ///

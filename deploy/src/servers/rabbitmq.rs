@@ -244,8 +244,22 @@ impl RabbitMq {
         evaluate(erl_call, &self.erlang_name, expressions)
     }
 
-    /// The same for what is to return `ok`.
-    fn eval_to_ok(&self, expressions: &str) -> Result<()> {
+    /// Takes a queue's member from this node, which still counts it: so it is where the node that declared the queue died
+    /// before it had started the members. What the member had is lost.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub fn lose_member(&self, vhost: &str, queue: &str) -> Result<()> {
+        self.eval_to_ok(&format!(
+            "ra:force_delete_server(quorum_queues, {{'{vhost}_{queue}', node()}})."
+        ))
+    }
+
+    /// The same as `eval` for what is to return `ok`.
+    ///
+    /// # Errors
+    /// When it does not, or fails.
+    pub fn eval_to_ok(&self, expressions: &str) -> Result<()> {
         let value = self.eval(expressions)?;
         if value != "ok" {
             bail!("RabbitMQ answered `{value}` to `{expressions}`");

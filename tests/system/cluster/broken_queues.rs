@@ -27,7 +27,7 @@ async fn it_is_completed_by_hand(fixture: Arc<Fixture>) -> Result<()> {
     leaders(&cluster, &system).await?;
     let half = system.topology().await?.queue(ComponentId(1).partition(2));
     for node in 0..3 {
-        cluster.lose_member(node, &system.vhost, &half)?;
+        cluster.node(node)?.lose_member(&system.vhost, &half)?;
     }
     eventually("the queue has no leader", async || {
         Ok(system.post_with_default_wait(&status_update("DNS", 1)).await?.status == 503)
@@ -59,7 +59,7 @@ async fn it_stops_no_other(fixture: Arc<Fixture>) -> Result<()> {
     for broken in [topology.queue(ComponentId(1).partition(2)), topology.dead_letter_queue()] {
         cluster.lead(&system.vhost, &broken, 1)?;
         for node in 0..3 {
-            cluster.lose_member(node, &system.vhost, &broken)?;
+            cluster.node(node)?.lose_member(&system.vhost, &broken)?;
         }
         cluster.node(1)?.kill();
         // One that consumes it already notices nothing.

@@ -61,8 +61,7 @@ fn once_declared(fixture: &Fixture, member: &str, action: &str) -> Result<()> {
         "spawn(fun() -> Wait = fun Wait(0) -> never; Wait(N) -> case whereis({member}) of \
             undefined -> timer:sleep(2), Wait(N - 1); _ -> {action} end end, Wait(60000) end), ok."
     );
-    ensure!(fixture.rabbitmq().eval(&plant)? == "ok");
-    Ok(())
+    fixture.rabbitmq().eval_to_ok(&plant)
 }
 
 /// The queues and exchanges of a version.
@@ -101,11 +100,7 @@ async fn what_a_killed_change_left_behind_does_not_hinder_the_next(
     signal_while_it_declares(&fixture, &system, &left, Signal::SIGKILL).await?;
     is_unchanged(&system).await?;
     // One that RabbitMQ does not run, as if a node had died.
-    let lose = format!(
-        "ra:force_delete_server(quorum_queues, {{{}, node()}}).",
-        member(&system, &left.queue(2))
-    );
-    ensure!(fixture.rabbitmq().eval(&lose)? == "ok");
+    fixture.rabbitmq().lose_member(&system.vhost, &left.queue(2))?;
     ensure!(declared(&fixture, &system, 2)?.len() > 10, "it left nothing behind");
     system.is_decided(&status_update("DNS", 1)).await?;
 

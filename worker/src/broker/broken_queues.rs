@@ -6,7 +6,10 @@
 use std::{collections::BTreeSet, future::ready, pin::pin, time::Duration};
 
 use futures_util::{StreamExt, stream};
-use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
+use lapin::{
+    ErrorKind,
+    protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError},
+};
 use parking_lot::Mutex;
 use shared::amqp::{broker::Broker, topology::Topology};
 use tokio::time::{sleep, timeout};
@@ -52,19 +55,19 @@ impl BrokenQueues {
     }
 
     /// Tries what is left out, at intervals; returns when one of these queues need not be left out any more.
-    pub(super) async fn mended(&self, broker: &Broker, topology: &Topology, queues: &[String]) {
+    pub(super) async fn fixed(&self, broker: &Broker, topology: &Topology, queues: &[String]) {
         loop {
             sleep(EVERY).await;
-            let mut is_mended = false;
+            let mut is_fixed = false;
             // Those of other workers, too: this one may have to consume them soon.
             for queue in topology.queues().filter(|queue| self.contains(queue)) {
                 if tried(broker, topology, &queue).await == Trial::Succeeds {
                     tracing::info!(queue, "this queue can be consumed again");
                     self.0.lock().remove(&queue);
-                    is_mended |= queues.contains(&queue);
+                    is_fixed |= queues.contains(&queue);
                 }
             }
-            if is_mended {
+            if is_fixed {
                 return;
             }
         }
@@ -87,7 +90,7 @@ async fn tried(broker: &Broker, topology: &Topology, queue: &str) -> Trial {
     let Ok(connection) = broker.connect(PURPOSE).await else { return Trial::Unknown };
     let mut consuming = pin!(async {
         let channel = connection.create_channel().await?;
-        start(&channel, queue.to_owned(), topology.prefetch).await
+        start(&channel, queue, "trial", topology.prefetch).await
     });
     let started = timeout(LIMIT, &mut consuming).await;
     drop(timeout(CLOSE_LIMIT, connection.close(200, "tried".into())).await);
@@ -102,12 +105,14 @@ async fn tried(broker: &Broker, topology: &Topology, queue: &str) -> Trial {
 
 /// Whether RabbitMQ ended a connection because of a fault of its own.
 pub(super) fn is_internal(error: &lapin::Error) -> bool {
-    let lapin::ErrorKind::ProtocolError(error) = error.kind() else { return false };
-    *error.kind() == AMQPErrorKind::Hard(AMQPHardError::INTERNALERROR)
+    is(error, AMQPErrorKind::Hard(AMQPHardError::INTERNALERROR))
 }
 
 /// Whether RabbitMQ knows no such queue or exchange.
 pub(super) fn is_missing(error: &lapin::Error) -> bool {
-    let lapin::ErrorKind::ProtocolError(error) = error.kind() else { return false };
-    *error.kind() == AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND)
+    is(error, AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND))
+}
+
+fn is(error: &lapin::Error, kind: AMQPErrorKind) -> bool {
+    matches!(error.kind(), ErrorKind::ProtocolError(error) if *error.kind() == kind)
 }

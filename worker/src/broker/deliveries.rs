@@ -98,16 +98,8 @@ pub(super) async fn consume(
     kind: QueueKind,
     arrivals: Arc<AtomicU64>,
 ) -> Result<Deliveries, lapin::Error> {
-    channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
     let queue: Arc<str> = queue.into();
-    let consumer = channel
-        .basic_consume(
-            queue.as_ref().into(),
-            format!("worker {}", member.0).into(),
-            BasicConsumeOptions::default(),
-            FieldTable::default(),
-        )
-        .await?;
+    let consumer = start(&channel, &queue, &format!("worker {}", member.0), prefetch).await?;
     let deliveries = consumer
         .filter_map(not_a_marker)
         .flat_map(move |delivery| {
@@ -123,15 +115,16 @@ pub(super) async fn consume(
     Ok(Box::pin(deliveries))
 }
 
-/// Consumes a queue for a trial.
+/// Starts a consumer. The prefetch count is that of all consumers: returned messages keep their order only then.
 pub(super) async fn start(
     channel: &Channel,
-    queue: String,
+    queue: &str,
+    tag: &str,
     prefetch: u16,
 ) -> Result<Consumer, lapin::Error> {
     channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
     let (options, none) = (BasicConsumeOptions::default(), FieldTable::default());
-    channel.basic_consume(queue.into(), "trial".into(), options, none).await
+    channel.basic_consume(queue.into(), tag.into(), options, none).await
 }
 
 /// The delivery, unless it is a marker of a gateway, or one left behind by a killed `worker topology change`:

@@ -150,7 +150,7 @@ async fn consume_one(
     let mut consuming: FuturesUnordered<_> = consuming
         .map(async |(channel, (queue, after))| {
             sleep(after).await;
-            start(channel, queue, topology.prefetch).await
+            start(channel, &queue, "trial", topology.prefetch).await
         })
         .collect();
     // It has the consumer.

@@ -116,7 +116,7 @@ impl Consumer {
             () = sampling::queues(connection, share), if self.is_measured => Ok(()),
             () = redeclare(connection, share, declared_by) => Ok(()),
             () = nodes::watch(&self.broker, share) => Ok(()),
-            () = self.broken.mended(&self.broker, share.topology(), &left_out) => Ok(()),
+            () = self.broken.fixed(&self.broker, share.topology(), &left_out) => Ok(()),
             failure = failing => Err(failure.into()),
         };
         let rest = self.acknowledge_rest(&mut acknowledgements, connection).await;

@@ -13,14 +13,16 @@ use lapin::{
     BasicProperties, Channel, Confirmation, Connection, Consumer,
     message::Delivery,
     options::{
-        BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions,
-        ConfirmSelectOptions, QueueDeclareOptions, QueueDeleteOptions,
+        BasicAckOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions,
+        QueueDeleteOptions,
     },
     types::FieldTable,
 };
 use shared::{amqp::topology::Topology, wire::marker};
 use tokio::time::sleep;
 use uuid::Uuid;
+
+use crate::broker::deliveries::start;
 
 /// The body of a marker, for people who find one.
 const BODY: &[u8] = br#"{"marker":"worker topology change: shows that the queue is empty"}"#;
@@ -63,16 +65,7 @@ async fn hold(
 ) -> Result<Option<HeldQueue>> {
     let channel = connection.create_channel().await?;
     channel.confirm_select(ConfirmSelectOptions::default()).await?;
-    // The same prefetch as workers: returned messages keep their order only among consumers with the same
-    // prefetch.
-    channel.basic_qos(topology.prefetch, BasicQosOptions::default()).await?;
-    let consumer = channel
-        .basic_consume(
-            queue.as_str().into(),
-            "worker topology change".into(),
-            BasicConsumeOptions::default(),
-            FieldTable::default(),
-        )
+    let consumer = start(&channel, &queue, "worker topology change", topology.prefetch)
         .await
         .with_context(|| format!("{queue} can't be consumed"))?;
     let mut held = HeldQueue { queue, channel, consumer: ManuallyDrop::new(consumer) };

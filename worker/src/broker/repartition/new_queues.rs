@@ -265,11 +265,10 @@ impl NewQueues {
         }
         // The sign is last, and stays while more may come, so that what remains is deleted by the next command.
         let sign = (!self.are_being_declared).then(|| self.sign());
+        let channel = in_time(database, connection.create_channel()).await?;
         for exchange in [Some(self.topology.dead_letter_queue()), sign].into_iter().flatten() {
-            let deleting = channels.iter().take(1).map(|channel| {
-                channel.exchange_delete(exchange.as_str().into(), ExchangeDeleteOptions::default())
-            });
-            in_time(database, try_join_all(deleting)).await?;
+            let options = ExchangeDeleteOptions::default();
+            in_time(database, channel.exchange_delete(exchange.into(), options)).await?;
         }
         Ok(())
     }
