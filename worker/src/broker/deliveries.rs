@@ -15,9 +15,11 @@ use lapin::{
     options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions},
     types::{AMQPValue, FieldTable, ShortString},
 };
-use shared::{telemetry::traces, wire::envelope};
+use shared::{
+    telemetry::traces,
+    wire::{envelope, marker},
+};
 
-use super::repartition::is_marker;
 use crate::{
     batch::{Deferrable, Delivered, Incoming, UnpackedUpdate},
     store::workers::MemberId,
@@ -138,6 +140,11 @@ async fn not_a_marker(
         }
         other => Some(other),
     }
+}
+
+/// Whether a delivery is a marker, which a killed command may leave behind, and gateways publish.
+pub(super) fn is_marker(delivery: &Delivery) -> bool {
+    delivery.properties.kind().as_ref().is_some_and(|kind| kind.as_str() == marker::TYPE)
 }
 
 /// What a queue is for.

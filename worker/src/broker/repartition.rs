@@ -32,7 +32,6 @@ use sqlx::PgConnection;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::empty_queue_proof::is_marker;
 use self::{
     empty_queue_proof::{HeldQueue, hold_all},
     new_queues::NewQueues,

@@ -11,7 +11,6 @@ use anyhow::{Context, Result, ensure};
 use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
 use lapin::{
     BasicProperties, Channel, Confirmation, Connection, Consumer,
-    message::Delivery,
     options::{
         BasicAckOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions,
         QueueDeleteOptions,
@@ -22,7 +21,7 @@ use shared::{amqp::topology::Topology, wire::marker};
 use tokio::time::sleep;
 use uuid::Uuid;
 
-use crate::broker::deliveries::start;
+use crate::broker::deliveries::{is_marker, start};
 
 /// The body of a marker, for people who find one.
 const BODY: &[u8] = br#"{"marker":"worker topology change: shows that the queue is empty"}"#;
@@ -30,11 +29,6 @@ const PERSISTENT: u8 = 2;
 /// Number of queues proved concurrently.
 const AT_ONCE: usize = 32;
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-
-/// Whether a delivery is a marker, which a killed command may leave behind, and gateways publish.
-pub(crate) fn is_marker(delivery: &Delivery) -> bool {
-    delivery.properties.kind().as_ref().is_some_and(|kind| kind.as_str() == marker::TYPE)
-}
 
 /// A queue that is empty and has no other consumer.
 pub(super) struct HeldQueue {
