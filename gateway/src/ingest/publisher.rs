@@ -35,7 +35,6 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use futures_util::future::join_all;
 use shared::{
     amqp::{
         broker::Broker,
@@ -63,7 +62,7 @@ use self::{
     exchange::{FenceError, Later, LinkExchange, RETRY_PAUSE, delete_all},
     link::{LOOK_EVERY, Link, LinkError, OPEN_LIMIT, Opening, PURPOSE, SECOND_PURPOSE},
     second_link::SecondLink,
-    ticket::{Queued, Ticket},
+    ticket::Queued,
 };
 use super::pending::PendingRequests;
 use crate::store::pools::Pool;
@@ -153,7 +152,9 @@ impl Publisher {
         for (partition, queued) in partitions {
             link.submit(partition, queued);
         }
-        let confirmed = async |(ticket, publishing): (Ticket, Option<Publishing>)| {
+        // One after the other: a message's updates are confirmed together, and wake this once.
+        let mut confirmed = Vec::with_capacity(tickets.len());
+        for (ticket, publishing) in tickets {
             let sent = match ticket.confirmed().await {
                 Err(PublishError::Absent) if self.state() == BrokerState::Changing => {
                     Err(PublishError::Changing)
@@ -163,9 +164,9 @@ impl Publisher {
             if let Some(publishing) = publishing {
                 publishing.end(sent.err().map(|error| format!("{error:?}")));
             }
-            sent
-        };
-        join_all(tickets.into_iter().map(confirmed)).await
+            confirmed.push(sent);
+        }
+        confirmed
     }
 
     /// The link, if it accepts updates.

@@ -16,7 +16,6 @@ pub(crate) use self::{
 use std::sync::Arc;
 
 use axum::http::StatusCode;
-use futures_util::future::join_all;
 use shared::{
     domain::{
         component::Component,
@@ -165,15 +164,9 @@ impl<'a> Intake<'a> {
         // Updates of one component keep their order, so all wait until the last one is resolved. The
         // limit leaves time to publish them.
         let by = if count > 1 { terms::lookup_end(deadline) } else { deadline };
-        // Concurrently: updates with unknown components share one reading of the catalogue.
-        let message = async |update| match update {
-            Ok(update) => self.message(update, terms, wire, by).await,
-            Err(error) => Err(Unresolved::Refused(error)),
-        };
-        let resolving = join_all(updates.into_iter().map(message));
         tokio::select! {
             biased;
-            resolved = resolving => resolved,
+            resolved = self.messages(updates, terms, wire, by) => resolved,
             () = self.stop.ends() => {
                 (0..count).map(|_| Err(ApiError::stopping().into())).collect()
             }

@@ -1,6 +1,6 @@
 //! Resolves what a client sent to the message for the worker.
 
-use std::fmt::Display;
+use std::{fmt::Display, sync::Arc};
 
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -19,7 +19,7 @@ use super::{
     ComponentRef, Intake, StatusUpdate,
     terms::{Checked, Terms},
 };
-use crate::http::error::ApiError;
+use crate::{http::error::ApiError, store::catalogue::Catalogue};
 
 /// Why an update has no message.
 #[derive(Debug)]
@@ -70,21 +70,78 @@ pub(crate) fn unknown_id(id: impl Display) -> ApiError {
 }
 
 impl Intake<'_> {
-    /// The message for the worker: here an update gets its id and its time of arrival, both by the
-    /// database's clock. `wire` is the version of messages that is recorded, if it is known and matters.
-    pub(super) async fn message(
+    /// The message of each update for the worker, or why there is none. The database is asked only for what
+    /// the gateway does not know, once for all updates and until `by`. `wire` is the version of messages that is
+    /// recorded, if it is known and matters.
+    pub(super) async fn messages(
         &self,
-        update: StatusUpdate,
+        updates: Vec<Result<StatusUpdate, ApiError>>,
         terms: &Terms<'_>,
         wire: Option<u16>,
-        deadline: Instant,
-    ) -> Result<UpdateMessage, Unresolved> {
+        by: Instant,
+    ) -> Vec<Result<UpdateMessage, Unresolved>> {
         let older = wire.filter(|wire| *wire < message::REPORTS);
-        if let Some(wire) = older.filter(|_| update.needs_report()) {
-            return Err(needs_reports(wire).into());
+        let written = |update: Result<StatusUpdate, ApiError>| match (older, update?) {
+            (Some(wire), update) if update.needs_report() => Err(needs_reports(wire).into()),
+            (_, update) => Ok(update),
+        };
+        let updates: Vec<Result<StatusUpdate, Unresolved>> =
+            updates.into_iter().map(written).collect();
+        let Some((catalogue, is_current)) = self.catalogue_for(updates.iter().flatten(), by).await
+        else {
+            return updates.into_iter().map(|update| update.and(Err(unread_catalogue()))).collect();
+        };
+        let encoding = catalogue.narrow_encoding.as_deref();
+        if encoding.is_some() {
+            let texts = updates.iter().flatten().flat_map(|update| texts(update, terms, older));
+            terms.check(self.database, texts.map(|(_, text)| text)).await;
         }
-        let component = self.find_component(&update.component, deadline).await?;
-        self.check_text("text", &update.text, terms).await?;
+        let message = |update: Result<StatusUpdate, Unresolved>| {
+            let update = update?;
+            let component = match update.component.find(&catalogue) {
+                Ok(component) => component.clone(),
+                Err(NoComponent::NotFound) if is_current => {
+                    return Err(not_found(&update.component));
+                }
+                Err(NoComponent::NotFound) => return Err(unasked_catalogue()),
+                Err(NoComponent::Ambiguous(candidates)) => {
+                    return Err(Unresolved::Ambiguous(candidates.list(Component::short_label)));
+                }
+            };
+            if let Some(encoding) = encoding {
+                check_texts(&update, terms, older, encoding)?;
+            }
+            self.message(update, component, terms, older)
+        };
+        updates.into_iter().map(message).collect()
+    }
+
+    /// The catalogue that has the components of these updates, and whether it is current: it is read again for
+    /// one that is missing, unless the database can't be asked. None before it was read at all.
+    async fn catalogue_for(
+        &self,
+        mut updates: impl Iterator<Item = &StatusUpdate>,
+        by: Instant,
+    ) -> Option<(Arc<Catalogue>, bool)> {
+        let catalogue = self.catalogue.get()?;
+        let lacks = |update: &StatusUpdate| {
+            matches!(update.component.find(&catalogue), Err(NoComponent::NotFound))
+        };
+        if !updates.any(lacks) {
+            return Some((catalogue, true));
+        }
+        let is_current = timeout_at(by, self.catalogue.refresh_for_miss()).await.unwrap_or(false);
+        Some((self.catalogue.get()?, is_current))
+    }
+
+    /// The message of an update: here it gets its id and its time of arrival, both by the database's clock.
+    fn message(
+        &self,
+        update: StatusUpdate,
+        component: Component,
+        terms: &Terms<'_>,
+        older: Option<u16>,
+    ) -> Result<UpdateMessage, Unresolved> {
         let now = self.now()?;
         let StatusUpdate { condition, text, idempotency_key, report, .. } = update;
         let idempotency = idempotency_key.map(|key| {
@@ -98,29 +155,12 @@ impl Intake<'_> {
             let fingerprint = digest.iter().map(|byte| format!("{byte:02x}")).collect();
             Idempotency { key, fingerprint }
         });
-        let report = match older {
-            Some(_) => None,
-            None => Some(self.with_source(report, terms).await?),
-        };
+        let report = older.is_none().then(|| {
+            let source = source(&report, terms).to_owned();
+            Report { source, ..report }
+        });
         let (id, received_at) = (UpdateId::at(now), now);
         Ok(UpdateMessage { id, component, condition, text, received_at, idempotency, report })
-    }
-
-    /// A report with its source: the given one, or else the subject of the token.
-    async fn with_source(&self, report: Report, terms: &Terms<'_>) -> Result<Report, Unresolved> {
-        let source =
-            if report.source.is_empty() { terms.subject.to_owned() } else { report.source };
-        self.check_text("source", &source, terms).await?;
-        self.check_text("key", &report.key, terms).await?;
-        Ok(Report { source, ..report })
-    }
-
-    /// Checks that the subject can be the source of updates.
-    ///
-    /// # Errors
-    /// 422 when the database's encoding lacks a character of it.
-    pub(crate) async fn check_subject(&self, terms: &Terms<'_>) -> Result<(), ApiError> {
-        Ok(self.check_text("source", terms.subject, terms).await?)
     }
 
     /// The present, by the database's clock.
@@ -136,68 +176,86 @@ impl Intake<'_> {
         })
     }
 
-    async fn find_component(
-        &self,
-        wanted: &ComponentRef,
-        deadline: Instant,
-    ) -> Result<Component, Unresolved> {
-        for tried_again in [false, true] {
-            let catalogue = self.catalogue.get().ok_or_else(|| {
-                GATEWAY.refused.of(Refused::Catalogue).inc();
-                ApiError::unavailable(
-                    "The catalogue was not read yet; nothing was queued, try again",
-                )
-            })?;
-            let found = match wanted {
-                ComponentRef::Named { name, attributes } => catalogue.find(name, attributes),
-                ComponentRef::Id(id) => catalogue.with_id(*id).ok_or(NoComponent::NotFound),
-            };
-            match found {
-                Ok(component) => return Ok(component.clone()),
-                Err(NoComponent::NotFound) if !tried_again => {
-                    let asked = timeout_at(deadline, self.catalogue.refresh_for_miss()).await;
-                    if !asked.unwrap_or(false) {
-                        GATEWAY.refused.of(Refused::Catalogue).inc();
-                        let error = ApiError::unavailable(
-                            "The component is unknown, and the database can't be asked whether it \
-                            is new; nothing was queued, try again",
-                        );
-                        return Err(error.into());
-                    }
-                }
-                Err(NoComponent::NotFound) => {}
-                Err(NoComponent::Ambiguous(candidates)) => {
-                    let candidates = candidates.list(Component::short_label);
-                    return Err(Unresolved::Ambiguous(candidates));
-                }
-            }
-        }
-        Err(match wanted {
-            ComponentRef::Named { .. } => Unresolved::NotFound,
-            ComponentRef::Id(id) => unknown_id(id).into(),
-        })
-    }
-
-    /// Refuses a text that the database can't store.
-    async fn check_text(
-        &self,
-        field: &'static str,
-        text: &str,
-        terms: &Terms<'_>,
-    ) -> Result<(), Unresolved> {
+    /// Checks that the subject can be the source of updates.
+    ///
+    /// # Errors
+    /// 422 when the database's encoding lacks a character of it.
+    pub(crate) async fn check_subject(&self, terms: &Terms<'_>) -> Result<(), ApiError> {
         let catalogue = self.catalogue.get();
-        let encoding = catalogue.as_ref().and_then(|c| c.narrow_encoding.as_ref());
-        let Some(encoding) = encoding.filter(|_| !text.is_ascii()) else { return Ok(()) };
-        let is_refused = match terms.check(self.database, text).await {
-            Checked::Storable => false,
-            Checked::Lacking => true,
-            Checked::Unknown => terms.refuses_unchecked && field == "text",
-        };
-        if is_refused {
-            return Err(Unresolved::Text { field, encoding: encoding.clone() });
-        }
-        Ok(())
+        let encoding =
+            catalogue.as_ref().and_then(|catalogue| catalogue.narrow_encoding.as_deref());
+        let Some(encoding) = encoding else { return Ok(()) };
+        terms.check(self.database, [terms.subject]).await;
+        Ok(check_text("source", terms.subject, terms, encoding)?)
     }
+}
+
+/// The source of a report: the given one, or else the subject of the token.
+fn source<'a>(report: &'a Report, terms: &'a Terms<'_>) -> &'a str {
+    if report.source.is_empty() { terms.subject } else { &report.source }
+}
+
+/// What the database has to store of an update, each with its field.
+fn texts<'a>(
+    update: &'a StatusUpdate,
+    terms: &'a Terms<'_>,
+    older: Option<u16>,
+) -> impl Iterator<Item = (&'static str, &'a str)> {
+    let report = &update.report;
+    let of_report = [("source", source(report, terms)), ("key", report.key.as_str())];
+    let of_report = of_report.into_iter().filter(move |_| older.is_none());
+    std::iter::once(("text", update.text.as_str())).chain(of_report)
+}
+
+fn check_texts(
+    update: &StatusUpdate,
+    terms: &Terms<'_>,
+    older: Option<u16>,
+    encoding: &str,
+) -> Result<(), Unresolved> {
+    texts(update, terms, older)
+        .try_for_each(|(field, text)| check_text(field, text, terms, encoding))
+}
+
+/// Refuses a text that the database can't store.
+fn check_text(
+    field: &'static str,
+    text: &str,
+    terms: &Terms<'_>,
+    encoding: &str,
+) -> Result<(), Unresolved> {
+    let is_refused = match terms.checked(text) {
+        Checked::Storable => false,
+        Checked::Lacking => true,
+        Checked::Unknown => terms.refuses_unchecked && field == "text",
+    };
+    if is_refused {
+        return Err(Unresolved::Text { field, encoding: encoding.to_owned() });
+    }
+    Ok(())
+}
+
+fn not_found(component: &ComponentRef) -> Unresolved {
+    match component {
+        ComponentRef::Named { .. } => Unresolved::NotFound,
+        ComponentRef::Id(id) => unknown_id(id).into(),
+    }
+}
+
+/// 503: the catalogue was not read yet.
+fn unread_catalogue() -> Unresolved {
+    GATEWAY.refused.of(Refused::Catalogue).inc();
+    ApiError::unavailable("The catalogue was not read yet; nothing was queued, try again").into()
+}
+
+/// 503: the component may be newer than the gateway's copy of the catalogue.
+fn unasked_catalogue() -> Unresolved {
+    GATEWAY.refused.of(Refused::Catalogue).inc();
+    ApiError::unavailable(
+        "The component is unknown, and the database can't be asked whether it is new; nothing was \
+        queued, try again",
+    )
+    .into()
 }
 
 /// 503: messages of the recorded version have no reports.

@@ -2,11 +2,13 @@
 
 use shared::{
     domain::{
-        component::{Attribute, ComponentId},
+        component::{Attribute, Component, ComponentId, NoComponent},
         condition::Condition,
     },
     wire::message::Report,
 };
+
+use crate::store::catalogue::Catalogue;
 
 /// How a client refers to a component.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +19,19 @@ pub(crate) enum ComponentRef {
         attributes: Vec<Attribute>,
     },
     Id(ComponentId),
+}
+
+impl ComponentRef {
+    /// The component in a catalogue.
+    pub(super) fn find<'a>(
+        &self,
+        catalogue: &'a Catalogue,
+    ) -> Result<&'a Component, NoComponent<'a>> {
+        match self {
+            Self::Named { name, attributes } => catalogue.find(name, attributes),
+            Self::Id(id) => catalogue.with_id(*id).ok_or(NoComponent::NotFound),
+        }
+    }
 }
 
 /// An update as the client sent it.

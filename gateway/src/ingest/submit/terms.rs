@@ -1,13 +1,11 @@
 //! What applies to all updates of a request, and whether the database can store their texts.
 
-use std::{collections::HashMap, sync::Arc};
+use std::collections::{BTreeSet, HashMap};
 
+use futures_util::future::join_all;
 use parking_lot::Mutex;
 use shared::database;
-use tokio::{
-    sync::OnceCell,
-    time::{Instant, timeout_at},
-};
+use tokio::time::{Instant, timeout_at};
 
 use crate::store::{catalogue, pools::Pool};
 
@@ -29,7 +27,7 @@ pub(crate) struct Terms<'a> {
     /// accepted; such an update is parked if it turns out that its title can't be stored.
     pub(super) refuses_unchecked: bool,
     /// Each text is asked for once, however many updates have it.
-    checks: Mutex<HashMap<String, Arc<OnceCell<Checked>>>>,
+    checks: Mutex<HashMap<String, Checked>>,
 }
 
 /// Whether the database can store a text.
@@ -60,17 +58,36 @@ impl<'a> Terms<'a> {
         Self { is_dry_run, refuses_unchecked: true, ..terms }
     }
 
-    /// Asks the database whether it can store a text, unless it was asked before.
-    pub(super) async fn check(&self, database: &Pool, text: &str) -> Checked {
-        let cell = self.checks.lock().entry(text.to_owned()).or_default().clone();
-        let ask = async || {
-            let by = lookup_end(self.deadline);
-            match timeout_at(by, catalogue::hold(database, text)).await {
+    /// Asks the database which texts it can store, at once for all that it was not asked before.
+    pub(super) async fn check<'t>(
+        &self,
+        database: &Pool,
+        texts: impl IntoIterator<Item = &'t str>,
+    ) {
+        let new: BTreeSet<&str> = {
+            let checks = self.checks.lock();
+            let new = |text: &&str| !text.is_ascii() && !checks.contains_key(*text);
+            texts.into_iter().filter(new).collect()
+        };
+        let by = lookup_end(self.deadline);
+        let checked = join_all(new.into_iter().map(async |text| {
+            let checked = match timeout_at(by, catalogue::hold(database, text)).await {
                 Ok(Ok(())) => Checked::Storable,
                 Ok(Err(error)) if database::lacks_characters(&error) => Checked::Lacking,
                 Ok(Err(_)) | Err(_) => Checked::Unknown,
-            }
-        };
-        *cell.get_or_init(ask).await
+            };
+            (text.to_owned(), checked)
+        }));
+        let checked = checked.await;
+        self.checks.lock().extend(checked);
+    }
+
+    /// Whether the database can store a text that it was asked for.
+    pub(super) fn checked(&self, text: &str) -> Checked {
+        // Every encoding has these.
+        if text.is_ascii() {
+            return Checked::Storable;
+        }
+        self.checks.lock().get(text).copied().unwrap_or(Checked::Unknown)
     }
 }
