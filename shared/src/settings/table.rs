@@ -147,7 +147,7 @@ pub const SETTINGS: &[Setting] = &[
         "SDB_QUEUE_LIMIT",
         Some("100000"),
         "both",
-        "Maximum number of messages in one queue; further ones get 503. A message has one update, or up to 32 that arrived at once. Recorded likewise",
+        "Maximum number of messages in one queue; further ones get 503. A message has one update, or up to 128 that arrived at once. Recorded likewise",
     ),
     setting(
         "SDB_PREFETCH",

@@ -23,8 +23,9 @@ impl EnvelopeLimits {
             let messages = (UNCONFIRMED_OF_ALL / usize::from(partitions.max(1))).clamp(1, 64);
             Self { messages, messages_before_gathering: messages, updates: 1, bytes: usize::MAX }
         } else {
-            // Chosen by measurement: with one before gathering, an update waits for a whole confirmation.
-            Self { messages: 3, messages_before_gathering: 2, updates: 32, bytes: 32 * 1024 }
+            // Chosen by measurement: with one before gathering, an update waits for a whole confirmation. The
+            // bytes bound what a worker holds, whose prefetch count is of messages.
+            Self { messages: 3, messages_before_gathering: 2, updates: 128, bytes: 32 * 1024 }
         }
     }
 
@@ -58,8 +59,8 @@ mod tests {
             (0, 1, 300, true),
             (1, 1, 300, true),
             (2, 1, 300, false),
-            (2, 31, 300, false),
-            (2, 32, 300, true),
+            (2, 127, 250, false),
+            (2, 128, 250, true),
             (2, 4, 8 * 1024, true),
             (2, 4, 8 * 1024 - 1, false),
             (3, 500, 300, false),
