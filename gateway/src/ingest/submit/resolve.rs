@@ -81,19 +81,22 @@ impl Intake<'_> {
         by: Instant,
     ) -> Vec<Result<UpdateMessage, Unresolved>> {
         let older = wire.filter(|wire| *wire < message::REPORTS);
-        let written = |update: Result<StatusUpdate, ApiError>| match (older, update?) {
+        let expressible = |update: Result<StatusUpdate, ApiError>| match (older, update?) {
             (Some(wire), update) if update.needs_report() => Err(needs_reports(wire).into()),
             (_, update) => Ok(update),
         };
         let updates: Vec<Result<StatusUpdate, Unresolved>> =
-            updates.into_iter().map(written).collect();
+            updates.into_iter().map(expressible).collect();
+        let has_reports = older.is_none();
         let Some((catalogue, is_current)) = self.catalogue_for(updates.iter().flatten(), by).await
         else {
-            return updates.into_iter().map(|update| update.and(Err(unread_catalogue()))).collect();
+            let refused = |update: Result<_, _>| update.and_then(|_| Err(unread_catalogue()));
+            return updates.into_iter().map(refused).collect();
         };
         let encoding = catalogue.narrow_encoding.as_deref();
         if encoding.is_some() {
-            let texts = updates.iter().flatten().flat_map(|update| texts(update, terms, older));
+            let texts =
+                updates.iter().flatten().flat_map(|update| texts(update, terms, has_reports));
             terms.check(self.database, texts.map(|(_, text)| text)).await;
         }
         let message = |update: Result<StatusUpdate, Unresolved>| {
@@ -109,9 +112,9 @@ impl Intake<'_> {
                 }
             };
             if let Some(encoding) = encoding {
-                check_texts(&update, terms, older, encoding)?;
+                check_texts(&update, terms, has_reports, encoding)?;
             }
-            self.message(update, component, terms, older)
+            self.message(update, component, terms, has_reports)
         };
         updates.into_iter().map(message).collect()
     }
@@ -140,7 +143,7 @@ impl Intake<'_> {
         update: StatusUpdate,
         component: Component,
         terms: &Terms<'_>,
-        older: Option<u16>,
+        has_report: bool,
     ) -> Result<UpdateMessage, Unresolved> {
         let now = self.now()?;
         let StatusUpdate { condition, text, idempotency_key, report, .. } = update;
@@ -155,7 +158,7 @@ impl Intake<'_> {
             let fingerprint = digest.iter().map(|byte| format!("{byte:02x}")).collect();
             Idempotency { key, fingerprint }
         });
-        let report = older.is_none().then(|| {
+        let report = has_report.then(|| {
             let source = source(&report, terms).to_owned();
             Report { source, ..report }
         });
@@ -199,25 +202,26 @@ fn source<'a>(report: &'a Report, terms: &'a Terms<'_>) -> &'a str {
 fn texts<'a>(
     update: &'a StatusUpdate,
     terms: &'a Terms<'_>,
-    older: Option<u16>,
+    has_reports: bool,
 ) -> impl Iterator<Item = (&'static str, &'a str)> {
     let report = &update.report;
     let of_report = [("source", source(report, terms)), ("key", report.key.as_str())];
-    let of_report = of_report.into_iter().filter(move |_| older.is_none());
+    let of_report = of_report.into_iter().filter(move |_| has_reports);
     std::iter::once(("text", update.text.as_str())).chain(of_report)
 }
 
+/// Refuses an update with a text that the database can't store.
 fn check_texts(
     update: &StatusUpdate,
     terms: &Terms<'_>,
-    older: Option<u16>,
+    has_reports: bool,
     encoding: &str,
 ) -> Result<(), Unresolved> {
-    texts(update, terms, older)
+    texts(update, terms, has_reports)
         .try_for_each(|(field, text)| check_text(field, text, terms, encoding))
 }
 
-/// Refuses a text that the database can't store.
+/// `terms` has what the database said of the text.
 fn check_text(
     field: &'static str,
     text: &str,
