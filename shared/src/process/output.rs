@@ -24,7 +24,8 @@ pub fn line(line: impl Display) -> io::Result<()> {
     }
 }
 
-/// Prints a line to standard error, as far as that can be written.
+/// Prints a line to standard error, as far as that can be written: at once, because it has no buffer, and others may
+/// write to the same file.
 pub fn error(line: impl Display) {
-    writeln!(io::stderr(), "{line}").ok();
+    io::stderr().write_all(format!("{line}\n").as_bytes()).ok();
 }

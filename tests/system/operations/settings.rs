@@ -6,8 +6,8 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use super::file;
-use harness::{CLAIM, Fixture, Process, SECRET, System, answer, eventually, tests, token};
+use super::{file, refused};
+use harness::{CLAIM, Fixture, SECRET, System, answer, tests, token};
 
 tests!(
     tokens_of_the_python_dashboard_stay_good_however_its_settings_are_written,
@@ -94,11 +94,8 @@ async fn tokens_of_the_python_dashboard_stay_good_however_its_settings_are_writt
 }
 
 /// The last line of a gateway that does not start.
-async fn refused(system: &mut System, variables: &[(&str, &str)]) -> Result<String> {
-    let process: Process = system.launch("gateway", variables)?;
-    eventually("it ends", async || Ok(process.log()?.lines().any(|l| l.starts_with("gateway: "))))
-        .await?;
-    let log = process.log()?;
+async fn last_line(system: &mut System, variables: &[(&str, &str)]) -> Result<String> {
+    let log = refused(system, "gateway", variables).await?;
     Ok(log.lines().last().unwrap_or_default().to_owned())
 }
 
@@ -120,7 +117,7 @@ async fn keys_and_claims_that_are_no_text_there_are_refused(fixture: Arc<Fixture
         ("SDB_API_PAYLOAD_KEY", "5", "as JSON it is a number"),
         ("SDB_API_PAYLOAD_KEY", "\"exp\"", "a claim of your own"),
     ] {
-        let said = refused(&mut system, &[(name, written)]).await?;
+        let said = last_line(&mut system, &[(name, written)]).await?;
         ensure!(said.starts_with(&format!("gateway: {name} is ")), "{written}: {said}");
         ensure!(said.contains(says) && !said.contains("hush"), "{written}: {said}");
     }
@@ -220,10 +217,10 @@ async fn a_secret_file_that_cannot_be_used_stops_both_programs(
         [("gateway", "SDB_SECRET_KEY"), ("gateway", "SDB_AMQP_URI"), ("worker", "SDB_DATABASE_URI")]
     {
         let variable = format!("{name}_FILE");
-        let log = super::refused(&mut system, program, &[(&variable, none)]).await?;
+        let log = refused(&mut system, program, &[(&variable, none)]).await?;
         let says = format!("{program}: {name} and {variable} are both set: set one of them");
         ensure!(log.contains(&says), "{log}");
-        let log = super::refused(&mut system, program, &[(name, ""), (&variable, none)]).await?;
+        let log = refused(&mut system, program, &[(name, ""), (&variable, none)]).await?;
         let says = format!("{program}: {variable}: {none} can't be used: No such file");
         ensure!(log.contains(&says), "{log}");
     }
