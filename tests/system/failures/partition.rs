@@ -110,7 +110,5 @@ async fn leader(system: &System, queue: &str, action: &str) -> Result<()> {
         system.vhost
     );
     let servers = system.context.clone();
-    let said = tokio::task::spawn_blocking(move || servers.rabbitmq().eval(&statement)).await??;
-    ensure!(said == "ok", "{said}");
-    Ok(())
+    tokio::task::spawn_blocking(move || servers.rabbitmq().eval_to_ok(&statement)).await?
 }

@@ -243,9 +243,7 @@ async fn a_queue_without_a_leader_is_not_deleted(fixture: Arc<Fixture>) -> Resul
                 ra:{action}_server(quorum_queues, amqqueue:get_pid(Q)) end.",
             system.vhost
         );
-        let done = fixture.rabbitmq().eval(&query)?;
-        ensure!(done == "ok", "{done}");
-        Ok(())
+        fixture.rabbitmq().eval_to_ok(&query)
     };
     leader("stop")?;
     ensure!(system.waiting(&queue).await? == 0, "it counts, so this shows nothing");

@@ -76,7 +76,7 @@ pub(crate) async fn one(database: &mut PgConnection, name: &ComponentName) -> Re
 fn pick<'a>(catalogue: &'a ByName, name: &ComponentName) -> Result<&'a Component> {
     match name {
         ComponentName::Id(id) => {
-            catalogue.get(*id).ok_or_else(|| anyhow!("there is no component {id}"))
+            catalogue.with_id(*id).ok_or_else(|| anyhow!("there is no component {id}"))
         }
         ComponentName::Name(name, attributes) => match catalogue.find(name, attributes) {
             Ok(component) => Ok(component),

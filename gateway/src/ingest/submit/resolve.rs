@@ -1,6 +1,6 @@
 //! Resolves what a client sent to the message for the worker.
 
-use std::{fmt::Display, sync::Arc};
+use std::fmt::Display;
 
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -88,28 +88,31 @@ impl Intake<'_> {
         let updates: Vec<Result<StatusUpdate, Unresolved>> =
             updates.into_iter().map(expressible).collect();
         let has_reports = older.is_none();
-        let Some((catalogue, is_current)) = self.catalogue_for(updates.iter().flatten(), by).await
-        else {
+        let Some(mut catalogue) = self.catalogue.get() else {
             let refused = |update: Result<_, _>| update.and_then(|_| Err(unread_catalogue()));
             return updates.into_iter().map(refused).collect();
         };
+        let mut components = find_all(updates.iter().flatten(), &catalogue);
+        let mut is_current = true;
+        if components.iter().any(Option::is_none) {
+            let asked = timeout_at(by, self.catalogue.refresh_for_miss()).await;
+            is_current = asked.unwrap_or(false);
+            catalogue = self.catalogue.get().unwrap_or(catalogue);
+            components = find_all(updates.iter().flatten(), &catalogue);
+        }
         let encoding = catalogue.narrow_encoding.as_deref();
         if encoding.is_some() {
             let texts =
                 updates.iter().flatten().flat_map(|update| texts(update, terms, has_reports));
             terms.check(self.database, texts.map(|(_, text)| text)).await;
         }
+        let mut components = components.into_iter();
         let message = |update: Result<StatusUpdate, Unresolved>| {
             let update = update?;
-            let component = match update.component.find(&catalogue) {
-                Ok(component) => component.clone(),
-                Err(NoComponent::NotFound) if is_current => {
-                    return Err(not_found(&update.component));
-                }
-                Err(NoComponent::NotFound) => return Err(unasked_catalogue()),
-                Err(NoComponent::Ambiguous(candidates)) => {
-                    return Err(Unresolved::Ambiguous(candidates.list(Component::short_label)));
-                }
+            let component = match components.next().flatten() {
+                Some(found) => found?,
+                None if is_current => return Err(not_found(&update.component)),
+                None => return Err(unasked_catalogue()),
             };
             if let Some(encoding) = encoding {
                 check_texts(&update, terms, has_reports, encoding)?;
@@ -117,24 +120,6 @@ impl Intake<'_> {
             self.message(update, component, terms, has_reports)
         };
         updates.into_iter().map(message).collect()
-    }
-
-    /// The catalogue that has the components of these updates, and whether it is current: it is read again for
-    /// one that is missing, unless the database can't be asked. None before it was read at all.
-    async fn catalogue_for(
-        &self,
-        mut updates: impl Iterator<Item = &StatusUpdate>,
-        by: Instant,
-    ) -> Option<(Arc<Catalogue>, bool)> {
-        let catalogue = self.catalogue.get()?;
-        let lacks = |update: &StatusUpdate| {
-            matches!(update.component.find(&catalogue), Err(NoComponent::NotFound))
-        };
-        if !updates.any(lacks) {
-            return Some((catalogue, true));
-        }
-        let is_current = timeout_at(by, self.catalogue.refresh_for_miss()).await.unwrap_or(false);
-        Some((self.catalogue.get()?, is_current))
     }
 
     /// The message of an update: here it gets its id and its time of arrival, both by the database's clock.
@@ -191,6 +176,21 @@ impl Intake<'_> {
         terms.check(self.database, [terms.subject]).await;
         Ok(check_text("source", terms.subject, terms, encoding)?)
     }
+}
+
+/// The component of each update, or why it names several; none where the catalogue has no such component.
+fn find_all<'a>(
+    updates: impl Iterator<Item = &'a StatusUpdate>,
+    catalogue: &Catalogue,
+) -> Vec<Option<Result<Component, Unresolved>>> {
+    let find = |update: &StatusUpdate| match update.component.find(catalogue) {
+        Ok(component) => Some(Ok(component.clone())),
+        Err(NoComponent::NotFound) => None,
+        Err(NoComponent::Ambiguous(candidates)) => {
+            Some(Err(Unresolved::Ambiguous(candidates.list(Component::short_label))))
+        }
+    };
+    updates.map(find).collect()
 }
 
 /// The source of a report: the given one, or else the subject of the token.

@@ -111,13 +111,6 @@ impl ByName {
         &self.components
     }
 
-    /// The component with this id.
-    #[must_use]
-    pub fn get(&self, id: super::ComponentId) -> Option<&Component> {
-        let place = self.components.binary_search_by_key(&id, |component| component.id).ok()?;
-        self.components.get(place)
-    }
-
     /// The component with this name and exactly these attributes, the lowest id of several; otherwise
     /// the only component with this name whose attributes include these.
     ///
