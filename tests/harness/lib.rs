@@ -149,25 +149,36 @@ impl Harness {
         let name = test.name.trim_start_matches("system::").replace("::", "_");
         let folder = self.folder.join("logs").join(&name);
         fs::create_dir_all(&folder)?;
+        let database = short(&name);
         let context = Arc::new(Fixture {
             servers: self.servers.clone(),
             own_postgres: None,
             cluster: None,
             shared_cluster: self.cluster.clone(),
             binaries: self.binaries.clone(),
-            name: short(&name),
+            name: database.clone(),
             folder: folder.clone(),
             has_journal: true,
         });
         let run =
             || self.runtime.block_on(async { timeout(TEST_LIMIT, (test.run)(context)).await });
         let problem = match catch_unwind(AssertUnwindSafe(run)) {
-            Ok(Ok(Ok(()))) => return Ok(()),
+            Ok(Ok(Ok(()))) => match self.clear(&database) {
+                Ok(()) => return Ok(()),
+                Err(error) => format!("what it made can't be removed: {error:#}"),
+            },
             Ok(Ok(Err(error))) => format!("{error:#}"),
             Ok(Err(_)) => format!("took longer than {} s", TEST_LIMIT.as_secs()),
             Err(_) => "panicked".to_owned(),
         };
         Err(format!("{problem}\n{}", tails(&folder)).into())
+    }
+
+    /// Removes a test's virtual host and database. The queues of all tests together would take more memory than the
+    /// server may have.
+    fn clear(&self, name: &str) -> Result<()> {
+        self.servers.rabbitmq().delete_vhost(name)?;
+        self.servers.postgres().drop_database(name)
     }
 }
 
