@@ -172,7 +172,7 @@ metrics! {
             = PerWord::new(seconds),
             "Duration of a batch's transaction";
         "sdb_queue_messages" queue: Family<PartitionLabel, Gauge> = Family::default(),
-            "Messages waiting in the queue of a partition, each of up to 32 updates, without those that the worker holds";
+            "Messages waiting in the queue of a partition, each of up to 128 updates, without those that the worker holds";
         "sdb_rabbitmq_nodes_unreachable" unreachable_nodes: Gauge = Gauge::default(),
             "Nodes in the address of RabbitMQ that this worker can't connect to; 0 unless it is the one that tries them";
         "sdb_partitions_owned" owned: Gauge = Gauge::default(),
