@@ -4,3 +4,11 @@ SET search_path FROM CURRENT AS $$
 BEGIN
     RETURN QUERY SELECT id FROM component WHERE id = ANY(ids) ORDER BY id FOR KEY SHARE SKIP LOCKED;
 END $$;
+
+-- As at the end of 0011_affected_later.sql: a temporary table must not take the place of the component's.
+DO $$
+BEGIN
+    EXECUTE format('ALTER FUNCTION sdb_keep_components SET search_path = %s, pg_temp',
+        (SELECT string_agg(quote_ident(name), ', ' ORDER BY place)
+            FROM unnest(current_schemas(false)) WITH ORDINALITY AS schemas (name, place)));
+END $$;
