@@ -23,28 +23,35 @@ const OTHER_COMPONENTS: u32 = 9_900;
 const CLOSED: u32 = 20_000;
 /// Longer than a worker may take for a backlog, or RabbitMQ for getting one.
 const BACKLOG_LIMIT: Duration = Duration::from_secs(120);
+/// Updates in one message of a storm.
+const TOGETHER: usize = 100;
 /// A commit takes so long on a slow disk, in µs (`commit_delay`).
 const SLOW_COMMIT: u32 = 5_000;
 
-/// From a backlog, by one worker.
+/// From a backlog, by one worker: of single messages, and of envelopes, as a storm leaves them.
 pub(crate) async fn drain(bench: &mut Bench) -> Result<()> {
     let backlog = bench.scale.backlog;
     for sequence in [Sequence::Repeating, Sequence::Changing] {
         let what = format!("one worker, a backlog of {backlog} {}", sequence.words());
+        let together = format!("{what}, {TOGETHER} in each message");
         say(&what);
         let prepared = bench.prepared(&format!("drain_{}", sequence.word())).await?;
         let mut drain = Drain::start(prepared, sequence).await?;
-        let (mut drains, mut commits) = (Runs::default(), Runs::default());
+        let (mut single, mut envelopes) = (Runs::default(), Runs::default());
+        let mut commits = Runs::default();
         for _ in 0..bench.scale.runs {
-            drain.run(backlog, &mut drains).await?;
+            drain.run(backlog, &mut single).await?;
+            drain.run_of(backlog, TOGETHER, &mut envelopes).await?;
             let database = &drain.system.database;
             commits.add(baselines::batch_commits(database, bench.scale.time).await?);
         }
-        bench.note(&what, &drains);
-        bench.add(
-            Row::rate(what, &drains)?
-                .beside("PostgreSQL, rows in commits of 512", Figure::rate(&commits)?),
-        );
+        for (what, runs) in [(what, &single), (together, &envelopes)] {
+            bench.note(&what, runs);
+            bench.add(
+                Row::rate(what, runs)?
+                    .beside("PostgreSQL, rows in commits of 512", Figure::rate(&commits)?),
+            );
+        }
         drain.publisher.close().await?;
     }
     Ok(())
@@ -261,6 +268,11 @@ impl Drain {
     }
 
     async fn run(&mut self, backlog: u64, runs: &mut Runs) -> Result<()> {
+        self.run_of(backlog, 1, runs).await
+    }
+
+    /// The same with so many updates in each message.
+    async fn run_of(&mut self, backlog: u64, in_each: usize, runs: &mut Runs) -> Result<()> {
         let mut worker = self.system.workers.pop().context("there is no worker")?;
         worker.signal(Signal::SIGTERM)?;
         let status = worker.ended().await?;
@@ -270,7 +282,7 @@ impl Drain {
             self.publisher.rewind();
         }
         let before = Changes::position(&self.system).await?;
-        self.publisher.fill(backlog).await?;
+        self.publisher.fill(backlog, in_each).await?;
         // Each run begins like the others, and none has the checkpoint of what another one wrote.
         self.system.sql("CHECKPOINT").await?;
 

@@ -1,6 +1,7 @@
 //! A bare publisher: what RabbitMQ confirms when nothing else is done.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -17,12 +18,15 @@ use lapin::{
         BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions,
         ConfirmSelectOptions, QueueDeclareOptions, QueuePurgeOptions,
     },
-    types::FieldTable,
+    types::{AMQPValue, FieldTable},
 };
 use shared::{
     amqp::topology::Topology,
     domain::{component::Component, timestamp::Timestamp, update_id::UpdateId},
-    wire::message::UpdateMessage,
+    wire::{
+        envelope::{self, Entry},
+        message::UpdateMessage,
+    },
 };
 use tokio::{task::JoinSet, time::Instant};
 use uuid::Builder;
@@ -57,6 +61,8 @@ struct Prepared {
     body: Vec<u8>,
     key: String,
     id: String,
+    /// The ids of an envelope's updates; none for a single one.
+    ids: Option<String>,
 }
 
 impl Publisher {
@@ -109,7 +115,7 @@ impl Publisher {
             report,
         };
         let key = self.topology.routing_key(partition);
-        Ok(Prepared { body: message.encode(), key, id: id.to_string() })
+        Ok(Prepared { body: message.encode(), key, id: id.to_string(), ids: None })
     }
 
     /// As fast as RabbitMQ confirms, with so many unconfirmed at once: on as many channels as a gateway
@@ -119,15 +125,18 @@ impl Publisher {
         self.send(prepared, u64::MAX, self.channels.len(), in_flight, time).await
     }
 
-    /// Fills the queues with so many different updates, in their order, all confirmed.
-    pub(crate) async fn fill(&mut self, count: u64) -> Result<()> {
+    /// Fills the queues with so many different updates, in their order, all confirmed, with so many of a partition
+    /// in each message.
+    pub(crate) async fn fill(&mut self, count: u64, in_each: usize) -> Result<()> {
         let mut left = count;
         while left > 0 {
             let part = left.min(PREPARED);
-            let prepared = (0..part).map(|_| self.prepare()).collect::<Result<_>>()?;
+            let prepared = (0..part).map(|_| self.prepare()).collect::<Result<Vec<_>>>()?;
+            let prepared = if in_each > 1 { envelopes(prepared, in_each) } else { prepared };
+            let messages = prepared.len() as u64;
             // On one channel: the updates of a component keep their order.
-            let run = self.send(prepared, part, 1, 1_000, Duration::from_secs(300)).await?;
-            ensure!(run.failed == 0, "{} updates were refused", run.failed);
+            let run = self.send(prepared, messages, 1, 1_000, Duration::from_secs(300)).await?;
+            ensure!(run.failed == 0, "{} messages were refused", run.failed);
             left -= part;
         }
         Ok(())
@@ -248,7 +257,7 @@ impl Sending {
             let message = self.prepared.get(place).context("nothing is prepared")?;
             let (exchange, key) = (self.exchange.as_str().into(), message.key.as_str().into());
             let options = BasicPublishOptions::default();
-            let properties = properties_of(&message.id);
+            let properties = message.properties();
             let published =
                 channel.basic_publish(exchange, key, options, &message.body, properties).await?;
             unconfirmed.push(published);
@@ -263,6 +272,42 @@ impl Sending {
         }
         Ok((confirmed, failed))
     }
+}
+
+impl Prepared {
+    fn properties(&self) -> BasicProperties {
+        let properties = properties_of(&self.id);
+        let Some(ids) = &self.ids else { return properties };
+        let mut headers = FieldTable::default();
+        headers.insert(envelope::IDS_HEADER.into(), AMQPValue::LongString(ids.as_str().into()));
+        properties.with_type("status-updates".into()).with_headers(headers)
+    }
+}
+
+/// Puts messages with one update each together as a gateway does, so many of a partition in each.
+fn envelopes(single: Vec<Prepared>, in_each: usize) -> Vec<Prepared> {
+    let mut partitions: BTreeMap<String, Vec<Prepared>> = BTreeMap::new();
+    for message in single {
+        partitions.entry(message.key.clone()).or_default().push(message);
+    }
+    let all = partitions.values().flat_map(|messages| messages.chunks(in_each));
+    all.filter_map(|together| {
+        let entry = |message: &Prepared| Entry {
+            message: message.body.clone(),
+            wants_reply: false,
+            trace: None,
+        };
+        let entries: Vec<Entry> = together.iter().map(entry).collect();
+        let ids: Vec<&str> = together.iter().map(|message| message.id.as_str()).collect();
+        let first = together.first()?;
+        Some(Prepared {
+            body: envelope::encode(&entries),
+            key: first.key.clone(),
+            id: first.id.clone(),
+            ids: Some(ids.join(",")),
+        })
+    })
+    .collect()
 }
 
 fn properties_of(id: &str) -> BasicProperties {
