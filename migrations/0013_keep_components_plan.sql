@@ -1,11 +1,10 @@
 -- PostgreSQL would plan a function in SQL anew at each call, which took a batch 70 µs while all others waited.
-CREATE OR REPLACE FUNCTION sdb_keep_components(ids integer[]) RETURNS SETOF integer LANGUAGE plpgsql SECURITY DEFINER
-SET search_path FROM CURRENT AS $$
+CREATE OR REPLACE FUNCTION sdb_keep_components(ids integer[]) RETURNS SETOF integer LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
     RETURN QUERY SELECT id FROM component WHERE id = ANY(ids) ORDER BY id FOR KEY SHARE SKIP LOCKED;
 END $$;
 
--- As at the end of 0011_affected_later.sql: a temporary table must not take the place of the component's.
+-- As at the end of 0011_affected_later.sql: a temporary table must not take the place of the catalogue's.
 DO $$
 BEGIN
     EXECUTE format('ALTER FUNCTION sdb_keep_components SET search_path = %s, pg_temp',

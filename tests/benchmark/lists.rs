@@ -14,13 +14,12 @@ use crate::{
 };
 
 const CONNECTIONS: usize = 64;
+/// Connections to PostgreSQL that read one row each.
+const READERS: u32 = 32;
 /// The least share of what a bare web server serves, for 50 incidents.
 const OF_FEW: f64 = 0.7;
 /// The same for 1,000 incidents.
 const OF_MANY: f64 = 0.9;
-
-/// Connections to PostgreSQL that read one row each.
-const READERS: u32 = 32;
 
 /// The bytes of a list and its tag, as a client gets them that takes no compression.
 async fn body(system: &System, path: &str) -> Result<(Vec<u8>, String)> {

@@ -61,8 +61,7 @@ struct Prepared {
     body: Vec<u8>,
     key: String,
     id: String,
-    /// The ids of an envelope's updates; none for a single one.
-    ids: Option<String>,
+    properties: BasicProperties,
 }
 
 impl Publisher {
@@ -115,7 +114,8 @@ impl Publisher {
             report,
         };
         let key = self.topology.routing_key(partition);
-        Ok(Prepared { body: message.encode(), key, id: id.to_string(), ids: None })
+        let id = id.to_string();
+        Ok(Prepared { body: message.encode(), key, properties: properties_of(&id), id })
     }
 
     /// As fast as RabbitMQ confirms, with so many unconfirmed at once: on as many channels as a gateway
@@ -192,7 +192,7 @@ impl Publisher {
         let begin = Instant::now();
         while begin.elapsed() < time {
             let sent = Instant::now();
-            let properties = properties_of(&message.id).with_reply_to(name.clone());
+            let properties = message.properties.clone().with_reply_to(name.clone());
             let (exchange, key) = (self.topology.exchange(), self.topology.routing_key(0));
             let options = BasicPublishOptions::default();
             let published = channel
@@ -257,7 +257,7 @@ impl Sending {
             let message = self.prepared.get(place).context("nothing is prepared")?;
             let (exchange, key) = (self.exchange.as_str().into(), message.key.as_str().into());
             let options = BasicPublishOptions::default();
-            let properties = message.properties();
+            let properties = message.properties.clone();
             let published =
                 channel.basic_publish(exchange, key, options, &message.body, properties).await?;
             unconfirmed.push(published);
@@ -271,16 +271,6 @@ impl Sending {
             count(confirmation)?;
         }
         Ok((confirmed, failed))
-    }
-}
-
-impl Prepared {
-    fn properties(&self) -> BasicProperties {
-        let properties = properties_of(&self.id);
-        let Some(ids) = &self.ids else { return properties };
-        let mut headers = FieldTable::default();
-        headers.insert(envelope::IDS_HEADER.into(), AMQPValue::LongString(ids.as_str().into()));
-        properties.with_type("status-updates".into()).with_headers(headers)
     }
 }
 
@@ -299,13 +289,13 @@ fn envelopes(single: Vec<Prepared>, in_each: usize) -> Vec<Prepared> {
         };
         let entries: Vec<Entry> = together.iter().map(entry).collect();
         let ids: Vec<&str> = together.iter().map(|message| message.id.as_str()).collect();
-        let first = together.first()?;
-        Some(Prepared {
-            body: envelope::encode(&entries),
-            key: first.key.clone(),
-            id: first.id.clone(),
-            ids: Some(ids.join(",")),
-        })
+        let mut headers = FieldTable::default();
+        headers.insert(envelope::IDS_HEADER.into(), AMQPValue::LongString(ids.join(",").into()));
+        let Prepared { key, id, properties, .. } = together.first()?;
+        let properties =
+            properties.clone().with_type("status-updates".into()).with_headers(headers);
+        let body = envelope::encode(&entries);
+        Some(Prepared { body, key: key.clone(), id: id.clone(), properties })
     })
     .collect()
 }

@@ -149,21 +149,21 @@ impl Harness {
         let name = test.name.trim_start_matches("system::").replace("::", "_");
         let folder = self.folder.join("logs").join(&name);
         fs::create_dir_all(&folder)?;
-        let database = short(&name);
+        let short_name = short(&name);
         let context = Arc::new(Fixture {
             servers: self.servers.clone(),
             own_postgres: None,
             cluster: None,
             shared_cluster: self.cluster.clone(),
             binaries: self.binaries.clone(),
-            name: database.clone(),
+            name: short_name.clone(),
             folder: folder.clone(),
             has_journal: true,
         });
         let run =
             || self.runtime.block_on(async { timeout(TEST_LIMIT, (test.run)(context)).await });
         let problem = match catch_unwind(AssertUnwindSafe(run)) {
-            Ok(Ok(Ok(()))) => match self.clear(&database) {
+            Ok(Ok(Ok(()))) => match self.clear(&short_name) {
                 Ok(()) => return Ok(()),
                 Err(error) => format!("what it made can't be removed: {error:#}"),
             },
